@@ -1,0 +1,221 @@
+"""Configurations: frozen dataclasses to JSON and back, strictly, and the look-up of names.
+
+A configuration written next to a result must make that result again, so nothing is guessed on the way back: an unknown
+field, a missing one or one of another type is an error that names the field and the nearest known name.
+"""
+
+import dataclasses
+import difflib
+import functools
+import importlib.util
+import json
+import math
+import numbers
+import operator
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave. The message is one line that names the file or field and the fix."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """ " did you mean 'x'?" (with the leading space) for the name most like `name`, or "" when none is near."""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f" did you mean {matches[0]!r}?" if matches else ""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as JSON-able data: tuples become lists, nested dataclasses dicts.
+
+    A field whose type is a union of dataclasses is written with a "kind" entry, the name of the class.
+    """
+    assert dataclasses.is_dataclass(config), f"{config!r} is not a dataclass"
+    return _to_json(config, type(config))
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
+    """The dataclass `cls` of `data`, the inverse of `to_dict`. `where` (a file or a word) starts every message.
+
+    Supports int, float, bool, str, None, Literal, tuples, Optional, dataclasses and unions of dataclasses.
+    Raises UserError for an unknown field, a missing one, a wrong type or a value that the class refuses.
+    """
+    return _build(cls, data, where, "")
+
+
+def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
+    """The entry `name` of `registry`, or the function of a Python file for a name like "my_runs.py:big_dit"."""
+    if name in registry:
+        return registry[name]
+    file, colon, attribute = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        return _load_attribute(Path(file), attribute, what)
+    known = ", ".join(registry)
+    raise UserError(f"unknown {what} {name!r};{nearest(name, registry)} known: {known}, or FILE.py:FUNCTION")
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """One line "dotted.field: a's value vs b's value" for each field in which two JSON-able dicts differ."""
+    return [f"{field}: {left} vs {right}" for field, left, right in compare(a, b)]
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(dotted field, a's value, b's value) for each difference, the values as JSON, "nothing" for an absent field."""
+    found = []
+    for key in sorted(a.keys() | b.keys()):
+        field = f"{prefix}{key}"
+        if key in a and key in b and isinstance(a[key], Mapping) and isinstance(b[key], Mapping):
+            found += compare(a[key], b[key], f"{field}.")
+        elif key not in a or key not in b or a[key] != b[key]:
+            left, right = (json.dumps(side[key]) if key in side else "nothing" for side in (a, b))
+            found.append((field, left, right))
+    return found
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; of any other type, that type alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _dataclasses(hint: Any) -> dict[str, type]:
+    return {member.__name__: member for member in _members(hint) if dataclasses.is_dataclass(member)}  # type: ignore
+
+
+def _element(hint: Any, index: int) -> Any:
+    """The type of one element of a value of type `hint`, a tuple or a union with one tuple."""
+    for member in _members(hint):
+        arguments = typing.get_args(member)
+        if typing.get_origin(member) is tuple:
+            return arguments[0] if arguments[-1] is Ellipsis else arguments[index]
+    raise TypeError(f"{hint} has no place for a tuple")
+
+
+def _to_json(value: Any, hint: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        hints = _hints(type(value))  # type: ignore
+        fields = {name: _to_json(getattr(value, name), hints[name]) for name in hints}
+        return {"kind": type(value).__name__, **fields} if len(_dataclasses(hint)) > 1 else fields
+    if isinstance(value, tuple | list):
+        return [_to_json(item, _element(hint, index)) for index, item in enumerate(value)]
+    if value is None or isinstance(value, bool | str):
+        return value
+    # 1 and 1.0 are equal, but their JSON is not: a float field is always written as a float.
+    if isinstance(value, numbers.Integral) and float not in _members(hint):
+        return operator.index(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"{value!r} cannot be written as JSON")
+
+
+def _build(cls: type[T], data: Any, where: str, path: str) -> T:
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where}: {path or 'the whole'} must be an object with fields, not {data!r}")
+    dot = f"{path}." if path else ""
+    hints = _hints(cls)
+    for name in data:
+        if name not in hints:
+            raise UserError(f"{where}: unknown field '{dot}{name}';{nearest(name, hints)} known: {', '.join(hints)}")
+    for field in dataclasses.fields(cls):  # type: ignore
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.init and field.name not in data and not optional:
+            raise UserError(f"{where}: field '{dot}{field.name}' is missing")
+    values = {name: _convert(hints[name], value, where, f"{dot}{name}") for name, value in data.items()}
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise UserError(f"{where}: {f'{path}: ' if path else ''}{error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
+    if len(_members(hint)) > 1:
+        return _convert_union(hint, value, where, path)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where, path)  # type: ignore
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if any(type(value) is type(choice) and value == choice for choice in arguments):
+            return value
+        raise UserError(f"{where}: field '{path}' must be {_type_name(hint)}, not {value!r}{_near(value, arguments)}")
+    if origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise UserError(f"{where}: field '{path}' must have {len(arguments)} elements, not {len(value)}")
+        return tuple(_convert(_element(hint, i), item, where, f"{path}[{i}]") for i, item in enumerate(value))
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint in (int, bool, str, type(None)) and type(value) is hint:
+        return value
+    raise UserError(f"{where}: field '{path}' must be {_type_name(hint)}, not {value!r}")
+
+
+def _convert_union(hint: Any, value: Any, where: str, path: str) -> Any:
+    classes = _dataclasses(hint)
+    if isinstance(value, Mapping) and len(classes) > 1:
+        kind = value.get("kind")
+        if kind not in classes:
+            choices = ", ".join(classes)
+            raise UserError(
+                f"{where}: field '{path}.kind' must be one of {choices}, not {kind!r}{_near(kind, classes)}"
+            )
+        return _build(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where, path)
+    if isinstance(value, Mapping) and classes:
+        return _build(next(iter(classes.values())), value, where, path)
+    if value is None and type(None) in _members(hint):
+        return None
+    candidates = [member for member in _members(hint) if member not in (type(None), *classes.values())]
+    if len(candidates) == 1 and not classes:
+        return _convert(candidates[0], value, where, path)  # its message says most
+    for member in candidates:
+        try:
+            return _convert(member, value, where, path)
+        except UserError:
+            continue
+    raise UserError(f"{where}: field '{path}' must be {_type_name(hint)}, not {value!r}")
+
+
+def _near(name: Any, names: Iterable[Any]) -> str:
+    near = nearest(name, [known for known in names if isinstance(known, str)]) if isinstance(name, str) else ""
+    return near and f";{near}"
+
+
+def _type_name(hint: Any) -> str:
+    names = {int: "an integer", float: "a finite number", bool: "true or false", str: "a string", type(None): "null"}
+    if len(_members(hint)) > 1:
+        return " or ".join(_type_name(member) for member in _members(hint))
+    if typing.get_origin(hint) is tuple:
+        return "a list"
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"
+
+
+def _load_attribute(file: Path, attribute: str, what: str) -> Any:
+    if not file.is_file():
+        raise UserError(f"{what} {file}:{attribute}: there is no file {file}")
+    name = f"tessera_user_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses of the file look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{what} {file}:{attribute}: line {error.lineno} is not Python: {error.msg}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{what} {file}:{attribute}: the file has no function {attribute!r}{_near(attribute, names)}")
+    return found

@@ -1,0 +1,261 @@
+"""Files between the stages: atomic writes, tables, and the manifest that every stage's directory has.
+
+A file is there whole or not at all. A directory's `manifest.json` says what made it (stage, configuration, hashes of
+the inputs' manifests); it holds no times and no absolute paths, so equal work gives equal bytes on any machine.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tessera
+from tessera.config import UserError, compare
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"  # what the names of unfinished files start with
+
+# The command that makes each input, for the messages about a missing one.
+_VERBS = {
+    "images": "collect",
+    "recipe": "augment",
+    "captions": "caption",
+    "encoded": "encode",
+    "plain": "encode",
+    "augmented": "encode",
+    "run": "train",
+    "prompts": "prompts",
+    "export": "export",
+    "samples": "generate",
+    "scores": "evaluate",
+}
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it at the end; removed if the body raises.
+
+    The parent directory is made. `durable` waits until the disk has the bytes; thousands of small files that can be
+    made again do without.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        if durable:
+            _sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable and os.name == "posix":
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes `data` atomically: keys sorted, one a line, so equal data are equal bytes. NaN is refused (ValueError)."""
+    text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_json(path: Path) -> Any:
+    """The data of a JSON file; UserError if it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); delete it and make it again") from error
+
+
+def write_table(path: Path, table: "pa.Table | Mapping[str, Sequence[Any]]", schema: "pa.Schema | None" = None) -> None:
+    """Writes a Parquet file (zstd) atomically. `table`: an Arrow table, or columns by name with an optional schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not isinstance(table, pa.Table):
+        table = pa.table(dict(table), schema=schema)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":
+    """The Arrow table of a Parquet file, `columns` of it (None = all). UserError: missing, damaged, without them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            for column in columns or ():
+                if column not in names:
+                    raise UserError(f"{path}: has no column {column!r}; it has {', '.join(names)}")
+            return file.read(columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: is not a Parquet file or is damaged; make it again") from error
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a directory's manifest.json says."""
+
+    stage: str
+    complete: bool
+    config: dict[str, Any]
+    """As `tessera.config.to_dict` gives it."""
+    inputs: dict[str, str]
+    """SHA-256 of each input directory's manifest.json, by the input's name."""
+    counts: dict[str, int]
+    """How many of what was made, e.g. {"records": 2048}."""
+    rejects: dict[str, str]
+    """The reason for each input item left out, by its key."""
+    facts: dict[str, Any]
+    """What later stages need to know, e.g. ids and shapes."""
+    sha256: str
+    """Of manifest.json itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A directory that a stage is filling, or has filled."""
+
+    directory: Path
+    done: bool
+    """True: everything is there, made with this configuration from these inputs."""
+    head: dict[str, Any]
+    """stage, config and inputs, as they stand in the manifest."""
+
+    def finish(
+        self,
+        counts: Mapping[str, int],
+        rejects: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Marks the directory complete. The last write of a stage."""
+        assert not self.done, f"{self.directory} was complete already"
+        _write_manifest(self.directory, self.head, complete=True, counts=counts, rejects=rejects, facts=facts)
+
+
+def open_stage(
+    directory: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path] | None = None
+) -> Stage:
+    """Opens `directory` for the work of `stage` with `config` (of `to_dict`) on the directories `inputs`.
+
+    New or empty: starts it. Made by the same stage, configuration and inputs: goes on, or is `.done`. Anything else is
+    a UserError: nothing that someone else made is written over.
+    """
+    directory = Path(directory)
+    hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
+    # Compared as the file will give them back: tuples are lists there.
+    head = json.loads(json.dumps({"stage": stage, "config": dict(config), "inputs": hashes}, allow_nan=False))
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: is a file; give a directory for the output of {stage}")
+    if not (directory / MANIFEST).exists():
+        _start(directory, head)
+        return Stage(directory, False, head)
+    found = read_manifest(directory, must_be_complete=False)
+    _check_same(directory, found, head)
+    if not found.complete:
+        for leftover in directory.rglob(f"{TEMPORARY}*"):  # of a killed process
+            if leftover.is_file():
+                leftover.unlink()
+    return Stage(directory, found.complete, head)
+
+
+def read_manifest(
+    directory: Path, stage: str | tuple[str, ...] | None = None, *, must_be_complete: bool = True
+) -> Manifest:
+    """The manifest of `directory`; UserError if there is none, it is unfinished, or of a stage other than `stage`."""
+    path = Path(directory) / MANIFEST
+    stages = (stage,) if isinstance(stage, str) else stage or ()
+    if not path.exists():
+        state = "has no manifest.json" if path.parent.is_dir() else "there is no such directory"
+        made = f"made by {' or '.join(f'`tessera {name}`' for name in stages)}" if stages else "made by tessera"
+        raise UserError(f"{directory}: {state}; give a directory {made}")
+    data = read_json(path)
+    fields = [field.name for field in dataclasses.fields(Manifest) if field.name != "sha256"]
+    if not isinstance(data, dict) or any(name not in data for name in fields):
+        raise UserError(f"{path}: is not a manifest of tessera; delete the directory and make it again")
+    manifest = Manifest(**{name: data[name] for name in fields}, sha256=sha256_file(path))
+    if stages and manifest.stage not in stages:
+        raise UserError(f"{directory}: was made by `tessera {manifest.stage}`, wanted is {' or '.join(stages)}")
+    if must_be_complete and not manifest.complete:
+        raise UserError(
+            f"{directory}: is unfinished; run `tessera {manifest.stage}` on it again, it goes on from there"
+        )
+    return manifest
+
+
+def _input_hash(name: str, path: Path, stage: str) -> str:
+    if not (path / MANIFEST).exists():
+        verb = _VERBS.get(name)
+        fix = f"make it first with `tessera {verb}`" if verb else "give a directory made by tessera"
+        state = "has no manifest.json" if path.is_dir() else "does not exist"
+        raise UserError(f"{path}: {state}, and `tessera {stage}` needs it as its {name}; {fix}")
+    return read_manifest(path).sha256
+
+
+def _start(directory: Path, head: dict[str, Any]) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be made: {error.strerror}") from error
+    if any(not entry.name.startswith(TEMPORARY) for entry in directory.iterdir()):
+        raise UserError(f"{directory}: has files in it that tessera did not make; choose a new or empty directory")
+    for entry in directory.iterdir():
+        entry.unlink()
+    _write_manifest(directory, head, complete=False)
+
+
+def _check_same(directory: Path, found: Manifest, head: dict[str, Any]) -> None:
+    if found.stage != head["stage"]:
+        raise UserError(
+            f"{directory}: was made by `tessera {found.stage}`, not `tessera {head['stage']}`; choose another --out"
+        )
+    pairs = compare(found.config, head["config"])
+    pairs += [(f"input {name}", a[:13], b[:13]) for name, a, b in compare(found.inputs, head["inputs"])]
+    if pairs:
+        fields = "; ".join(f"{field}: the directory has {a}, this call has {b}" for field, a, b in pairs)
+        raise UserError(f"{directory}: was made otherwise: {fields} (choose another --out, or delete the directory)")
+
+
+def _write_manifest(
+    directory: Path,
+    head: dict[str, Any],
+    *,
+    complete: bool,
+    counts: Mapping[str, int] | None = None,
+    rejects: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    rest = {"counts": dict(counts or {}), "rejects": dict(rejects or {}), "facts": dict(facts or {})}
+    tool = {"name": "tessera", "version": tessera.__version__}
+    write_json(directory / MANIFEST, {"tool": tool, **head, "complete": complete, **rest})

@@ -1,0 +1,39 @@
+"""The miniature world: draws a scene, renders it, says it in words; no files."""
+
+from tessera.miniature.words import NUMBER_WORDS, describe, place, plural, relation
+from tessera.miniature.world import (
+    BACKGROUNDS,
+    COLORS,
+    JITTER,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    WorldConfig,
+    draw_composed,
+    draw_scene,
+    mix_scene,
+    render,
+    scene_key,
+    size_word,
+)
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLORS",
+    "JITTER",
+    "NUMBER_WORDS",
+    "SHAPES",
+    "SIZES",
+    "TEXTURES",
+    "WorldConfig",
+    "describe",
+    "draw_composed",
+    "draw_scene",
+    "mix_scene",
+    "place",
+    "plural",
+    "relation",
+    "render",
+    "scene_key",
+    "size_word",
+]

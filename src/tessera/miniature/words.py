@@ -1,0 +1,138 @@
+"""Says a miniature scene in words: the long captions of paper section 3.1, from ground truth in place of a captioner.
+
+A caption tells composition, place, size, colour, texture, shape and background. Several phrasings say the same facts;
+which one is chosen is a function of the address (seed, number).
+"""
+
+import re
+
+import numpy as np
+
+from tessera.miniature.world import BACKGROUNDS
+from tessera.records import Scene, SceneObject
+from tessera.runtime import philox
+
+NUMBER_WORDS = ("no", "one", "two", "three", "four")
+_COLUMNS = ("left", "", "right")
+_ROWS = ("top", "", "bottom")
+
+
+def plural(shape: str) -> str:
+    return {"cross": "crosses", "moon": "moons"}.get(shape, f"{shape}s")
+
+
+def place(center: tuple[float, float], fine: bool = False) -> str:
+    """Words for a centre given as (x, y) fractions of the frame; `fine` names small offsets from the middle."""
+    x, y = center
+    if fine:
+        near = 0.03
+        side = "left" if x < 0.5 - near else "right" if x > 0.5 + near else ""
+        row = "above" if y < 0.5 - near else "below" if y > 0.5 + near else ""
+        if not side and not row:
+            return "exactly in the center"
+        if side and row:
+            return f"near the center slightly {row} and to the {side}"
+        return f"near the center slightly {row or f'to the {side}'}"
+    column = _COLUMNS[int(np.clip(x * 3, 0, 2))]
+    row = _ROWS[int(np.clip(y * 3, 0, 2))]
+    if column and row:
+        return f"in the {row} {column} corner"
+    if column:
+        return f"on the {column}"
+    return f"at the {row}" if row else "in the center"
+
+
+def relation(first: SceneObject, second: SceneObject) -> str:
+    """How `first` lies to `second`, along the axis of the larger distance."""
+    dx, dy = first.center[0] - second.center[0], first.center[1] - second.center[1]
+    if abs(dx) >= abs(dy):
+        return "to the left of" if dx < 0 else "to the right of"
+    return "above" if dy < 0 else "below"
+
+
+def describe(scene: Scene, seed: int, number: int) -> str:
+    """Long caption of a scene of one to four objects; (seed, number) chooses the phrasing."""
+    rng = philox(seed, "miniature/words", number)
+    say = {1: _describe_one, 2: _describe_two}.get(len(scene.objects), _describe_many)
+    return with_articles(say(scene, rng))
+
+
+def with_articles(text: str) -> str:
+    """English: "a" before a colour or shape that begins with a vowel becomes "an"."""
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+
+
+def _pick(rng: np.random.Generator, *choices: str) -> str:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _noun(thing: SceneObject, rng: np.random.Generator) -> str:
+    """One object with all its attributes, in one of several orders."""
+    return _pick(
+        rng,
+        f"{thing.size} {thing.color} {thing.shape} with a {thing.texture} surface",
+        f"{thing.size} {thing.texture} {thing.color} {thing.shape}",
+        f"{thing.color} {thing.shape} which is {thing.size} and {thing.texture}",
+    )
+
+
+def _describe_one(scene: Scene, rng: np.random.Generator) -> str:
+    (thing,) = scene.objects
+    noun = _noun(thing, rng)
+    where = place(thing.center, fine=True)
+    behind = BACKGROUNDS[scene.backgrounds[0]][0]
+    return _pick(
+        rng,
+        f"The image shows a single object, a {noun}, placed {where}. Behind it there is {behind}.",
+        f"A {noun} stands alone {where} of the picture. The background is {behind}.",
+        f"Against {behind} there is one {noun}. It lies {where}.",
+        f"The scene is composed of a {noun} in front of {behind}. The object is {where}.",
+    )
+
+
+def _ground(scene: Scene, rng: np.random.Generator, first: str, second: str) -> str:
+    grounds = [BACKGROUNDS[name][0] for name in scene.backgrounds]
+    if len(set(grounds)) == 1:
+        return _pick(rng, f"Behind both there is {grounds[0]}.", f"The background is {grounds[0]}.")
+    return _pick(
+        rng,
+        f"The {first} is in front of {grounds[0]} and the {second} is in front of {grounds[1]}.",
+        f"Behind the {first} there is {grounds[0]}, behind the {second} there is {grounds[1]}.",
+    )
+
+
+def _describe_two(scene: Scene, rng: np.random.Generator) -> str:
+    # The order of naming is drawn too: a caption must not tell which picture was the base.
+    first, second = scene.objects if rng.random() < 0.5 else scene.objects[::-1]
+    grounds = scene.backgrounds if first is scene.objects[0] else scene.backgrounds[::-1]
+    ordered = Scene(objects=(first, second), backgrounds=grounds, seed=scene.seed)
+    a, b = _noun(first, rng), _noun(second, rng)
+    where_a, where_b = place(first.center), place(second.center)
+    if first.shape != second.shape:
+        name_a, name_b = first.shape, second.shape
+    else:
+        name_a, name_b = f"{first.color} {first.shape}", f"{second.color} {second.shape}"
+    rel = relation(first, second)
+    ground = _ground(ordered, rng, name_a, name_b)
+    return _pick(
+        rng,
+        f"The image shows two objects, a {a} {where_a} and a {b} {where_b}. {ground}",
+        f"A {a} is {rel} a {b}. {ground}",
+        f"There is a {a} {where_a}. A {b} is {where_b}. The {name_a} is {rel} the {name_b}. {ground}",
+        f"The scene is composed of a {a} and a {b}. The {name_a} is {where_a} and the {name_b} is {where_b}. {ground}",
+    )
+
+
+def _describe_many(scene: Scene, rng: np.random.Generator) -> str:
+    count = NUMBER_WORDS[len(scene.objects)]
+    behind = BACKGROUNDS[scene.backgrounds[0]][0]
+    if len({(o.shape, o.color) for o in scene.objects}) == 1:
+        thing = scene.objects[0]
+        named = f"{count} {thing.size} {thing.color} {plural(thing.shape)} with a {thing.texture} surface"
+    else:
+        named = f"{count} objects, " + ", ".join(f"a {_noun(o, rng)} {place(o.center)}" for o in scene.objects)
+    return _pick(
+        rng,
+        f"The image shows {named}. Behind them there is {behind}.",
+        f"The scene is composed of {named}. The background is {behind}.",
+    )

@@ -1,0 +1,298 @@
+"""The miniature world: a small stand-in for ImageNet that can be drawn, said in words and judged exactly.
+
+Every picture holds ONE object, roughly centred; its class is its shape. Colour, texture, size, background and exact
+place are attributes that the class name does not tell, so a long caption carries what "An image of <class-name>"
+does not (paper section 3.1), and every prompt with two objects is out of distribution (section 3.2).
+No files are read or written here; scenes are a function of an address (seed, purpose, number).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tessera.config import UserError, nearest
+from tessera.records import Placement, Scene, SceneObject
+from tessera.runtime import philox
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (222, 32, 38),
+    "green": (18, 196, 66),
+    "blue": (38, 66, 232),
+    "yellow": (248, 220, 24),
+    "purple": (150, 38, 206),
+    "cyan": (20, 214, 222),
+    "orange": (250, 128, 16),
+    "pink": (250, 110, 190),
+}
+TEXTURES = ("plain", "striped", "dotted", "checkered")
+SIZES: dict[str, tuple[float, float]] = {"small": (0.30, 0.35), "medium": (0.38, 0.43), "large": (0.46, 0.50)}
+"""Object diameter as a fraction of the frame; at most one half, so that two objects fit side by side."""
+
+BACKGROUNDS: dict[str, tuple[str, tuple[int, int, int], tuple[int, int, int]]] = {
+    # name: (how a caption calls it, colour at the top, colour at the bottom)
+    "sky": ("a clear blue sky", (118, 166, 214), (176, 208, 236)),
+    "grass": ("dark green grass", (46, 84, 38), (62, 104, 46)),
+    "sand": ("pale yellow sand", (206, 182, 138), (222, 200, 158)),
+    "night": ("a black night sky", (14, 16, 30), (24, 26, 46)),
+    "snow": ("white snow", (236, 240, 246), (246, 248, 252)),
+    "brick": ("a brown brick wall", (116, 74, 60), (126, 82, 66)),
+}
+JITTER = 0.09
+"""The centre of a single object lies within this fraction of the frame from the middle, on each axis."""
+
+_SUPERSAMPLE = 3
+
+
+def _circle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return u * u + v * v <= 1
+
+
+def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.maximum(np.abs(u), np.abs(v)) <= 0.88
+
+
+def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return (v <= 0.85) & (v >= -1 + 1.85 * np.abs(u))
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    a, b = np.abs(u), np.abs(v)
+    return (np.minimum(a, b) <= 0.3) & (np.maximum(a, b) <= 1)
+
+
+def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    r2 = u * u + v * v
+    return (r2 <= 1) & (r2 >= 0.54**2)
+
+
+def _moon(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return (u * u + v * v <= 1) & ((u - 0.55) ** 2 + v * v >= 0.8**2)
+
+
+def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Five points: in each of ten mirrored sectors the edge is a straight line from tip (r = 1) to notch (r = 0.42)."""
+    sector = np.pi / 5
+    angle = np.abs((np.arctan2(u, -v) + sector) % (2 * sector) - sector)  # 0 at a tip, pi/5 at a notch
+    notch = 0.42 * np.array([np.cos(sector), np.sin(sector)])
+    r = np.hypot(u, v)
+    x, y = r * np.cos(angle), r * np.sin(angle)
+    return (x - 1) * notch[1] - y * (notch[0] - 1) <= 0
+
+
+def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    x, y = 1.15 * u, 0.15 - 1.12 * v
+    return (x * x + y * y - 1) ** 3 - x * x * y**3 <= 0
+
+
+_INSIDE = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "cross": _cross,
+    "ring": _ring,
+    "moon": _moon,
+    "star": _star,
+    "heart": _heart,
+}
+SHAPES = tuple(_INSIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """Which miniature world: the same config and number always give the same scene."""
+
+    num_images: int = 8000
+    """Pictures in the training set."""
+    size: int = 32
+    """Side of a picture in pixels, at least 16."""
+    shapes: tuple[str, ...] = SHAPES
+    """Classes; shapes[number % len(shapes)] is the class of picture `number`, so classes are balanced."""
+    colors: tuple[str, ...] = tuple(COLORS)
+    textures: tuple[str, ...] = TEXTURES
+    backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.num_images < 1:
+            raise UserError(f"world.num_images is {self.num_images}: give at least 1")
+        if self.size < 16:
+            raise UserError(f"world.size is {self.size}: give at least 16 pixels")
+        for field, known in (
+            ("shapes", SHAPES),
+            ("colors", tuple(COLORS)),
+            ("textures", TEXTURES),
+            ("backgrounds", tuple(BACKGROUNDS)),
+        ):
+            chosen = getattr(self, field)
+            if not chosen or len(set(chosen)) != len(chosen):
+                raise UserError(f"world.{field} is {chosen!r}: name at least one, none twice")
+            for name in chosen:
+                if name not in known:
+                    raise UserError(f"world.{field}: unknown {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+
+
+def scene_key(world: WorldConfig, number: int) -> str:
+    """Key of training picture `number`: class/stem, the stem six digits wide."""
+    return f"{world.shapes[number % len(world.shapes)]}/{number:06d}"
+
+
+def draw_scene(world: WorldConfig, number: int) -> Scene:
+    """Training scene `number`: one object of class shapes[number % len(shapes)], near the middle."""
+    rng = philox(world.seed, "miniature/scene", number)
+    shape = world.shapes[number % len(world.shapes)]
+    center = tuple(float(c) for c in 0.5 + rng.uniform(-JITTER, JITTER, 2))
+    return Scene(
+        objects=(_draw_object(world, rng, shape=shape, center=center),),
+        backgrounds=(str(rng.choice(world.backgrounds)),),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def draw_composed(world: WorldConfig, number: int, objects: int, purpose: str, same: bool = False) -> Scene:
+    """A scene of several objects that do not touch, on one seam-free background: for the judge, never for training a model.
+
+    `same`: all objects share shape and colour, as counting prompts ask. Raises UserError when `objects` is not in 1..4.
+    """
+    if not 1 <= objects <= 4:
+        raise UserError(f"draw_composed: {objects} objects asked, 1 to 4 can be placed")
+    rng = philox(world.seed, f"miniature/composed/{purpose}", number)
+    while True:  # a draw that does not fit is thrown away whole, which keeps the others unbiased
+        placed: list[SceneObject] = []
+        first = _draw_object(world, rng, center=(0.5, 0.5))
+        for _ in range(200):
+            if len(placed) == objects:
+                break
+            shape, color = (first.shape, first.color) if same else (None, None)
+            thing = _draw_object(world, rng, shape=shape, color=color, center=(0.5, 0.5), scale=1 if objects < 3 else 0.8)
+            margin = thing.diameter / 2 + 0.01
+            center = tuple(float(c) for c in rng.uniform(margin, 1 - margin, 2))
+            apart = [np.hypot(center[0] - o.center[0], center[1] - o.center[1]) - (o.diameter + thing.diameter) / 2 for o in placed]
+            if all(gap > 0.02 for gap in apart):
+                placed.append(_moved(thing, center, thing.diameter))
+        if len(placed) == objects:
+            return Scene(
+                objects=tuple(placed), backgrounds=(str(rng.choice(world.backgrounds)),), seed=int(rng.integers(2**31))
+            )
+
+
+def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str = "aligned") -> Scene:
+    """What a CutMix picture of two single-object scenes shows: both objects where they come to lie, both backgrounds.
+
+    With `half_view="aligned"` an object cut by the seam keeps its full diameter; its centre is that of its visible half.
+    """
+    left, top, right, bottom = (edge / placement.size for edge in placement.box)
+    first, second = base.objects[0], partner.objects[0]
+    if placement.pattern == "half":
+        axis = 0 if top == 0 and bottom == 1 and left > 0 else 1  # 0: beside each other, 1: one above the other
+        if half_view == "centre":
+            first = _moved(first, _shift(first.center, axis, -0.25), first.diameter)
+            second = _moved(second, _shift(second.center, axis, 0.25), second.diameter)
+        else:
+            first = _moved(first, _shift(first.center, axis, -first.diameter / 4), first.diameter)
+            second = _moved(second, _shift(second.center, axis, second.diameter / 4), second.diameter)
+    else:
+        x, y = second.center
+        second = _moved(second, (left + x * (right - left), top + y * (bottom - top)), second.diameter * (right - left))
+    return Scene(
+        objects=(first, second), backgrounds=(base.backgrounds[0], partner.backgrounds[0]), seed=base.seed
+    )
+
+
+def render(scene: Scene, size: int = 32) -> np.ndarray:
+    """Picture of a scene: uint8 (size, size, 3). Only the first background is drawn (mixed scenes are composed, not rendered)."""
+    rng = philox(scene.seed, "miniature/pixels")
+    canvas = _background(scene.backgrounds[0], size, rng)  # (S, S, 3) float
+    fine = size * _SUPERSAMPLE
+    grid = (np.arange(fine) + 0.5) / fine
+    for thing in scene.objects:
+        u = ((grid - thing.center[0]) * (2 / thing.diameter))[None, :]
+        v = ((grid - thing.center[1]) * (2 / thing.diameter))[:, None]
+        rows = np.flatnonzero(np.abs(v[:, 0]) <= 1.2)
+        columns = np.flatnonzero(np.abs(u[0]) <= 1.2)
+        if not len(rows) or not len(columns):
+            continue
+        # Whole pixels around the object only: most of a picture is background.
+        y0, y1 = rows[0] // _SUPERSAMPLE, rows[-1] // _SUPERSAMPLE + 1
+        x0, x1 = columns[0] // _SUPERSAMPLE, columns[-1] // _SUPERSAMPLE + 1
+        inside = _INSIDE[thing.shape](
+            u[:, x0 * _SUPERSAMPLE : x1 * _SUPERSAMPLE], v[y0 * _SUPERSAMPLE : y1 * _SUPERSAMPLE]
+        )
+        cover = inside.reshape(y1 - y0, _SUPERSAMPLE, x1 - x0, _SUPERSAMPLE).mean((1, 3))[..., None]  # (h, w, 1)
+        shade = _texture(thing.texture, x0, y0, x1, y1, size)[..., None]
+        color = np.array(COLORS[thing.color], dtype=np.float64) * shade
+        canvas[y0:y1, x0:x1] += cover * (color - canvas[y0:y1, x0:x1])
+    return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
+
+
+def _draw_object(
+    world: WorldConfig,
+    rng: np.random.Generator,
+    *,
+    center: tuple[float, ...],
+    shape: str | None = None,
+    color: str | None = None,
+    scale: float = 1.0,
+) -> SceneObject:
+    size = str(rng.choice(list(SIZES)))
+    return SceneObject(
+        shape=shape or str(rng.choice(world.shapes)),
+        color=color or str(rng.choice(world.colors)),
+        texture=str(rng.choice(world.textures)),
+        size=size,
+        center=(center[0], center[1]),
+        diameter=float(rng.uniform(*SIZES[size])) * scale,
+    )
+
+
+def size_word(diameter: float) -> str:
+    """The word for a diameter (fraction of the frame); below the smallest rendered size it is "tiny"."""
+    if diameter < 0.25:
+        return "tiny"
+    return "small" if diameter < 0.365 else "medium" if diameter < 0.445 else "large"
+
+
+def _moved(thing: SceneObject, center: tuple[float, ...], diameter: float) -> SceneObject:
+    return SceneObject(
+        shape=thing.shape,
+        color=thing.color,
+        texture=thing.texture,
+        size=size_word(diameter),
+        center=(center[0], center[1]),
+        diameter=diameter,
+    )
+
+
+def _shift(center: tuple[float, float], axis: int, by: float) -> tuple[float, float]:
+    return (center[0] + by, center[1]) if axis == 0 else (center[0], center[1] + by)
+
+
+def _background(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
+    _, top, bottom = BACKGROUNDS[name]
+    ramp = np.linspace(0, 1, size)[:, None, None]
+    canvas = (1 - ramp) * np.array(top, dtype=np.float64) + ramp * np.array(bottom, dtype=np.float64)
+    canvas = np.repeat(canvas, size, axis=1)  # (S, S, 3)
+    if name == "night":
+        stars = rng.integers(0, size, (max(2, size // 5), 2))
+        canvas[stars[:, 1], stars[:, 0]] += rng.uniform(50, 110, (len(stars), 1))
+    elif name == "brick":
+        course, length = max(3, size // 6), max(6, size // 3)
+        y, x = np.mgrid[:size, :size]
+        mortar = (y % course == 0) | ((x + (y // course % 2) * (length // 2)) % length == 0)
+        canvas[mortar] *= 0.72
+    else:
+        noise = rng.normal(0, {"grass": 7.0, "sand": 4.0}.get(name, 1.5), (size, size, 1))
+        canvas += noise
+    return canvas
+
+
+def _texture(name: str, x0: int, y0: int, x1: int, y1: int, size: int) -> np.ndarray:
+    """Brightness factor (h, w) of an object's surface: the colour stays the same, only lighter or darker."""
+    y, x = np.mgrid[y0:y1, x0:x1]
+    cell = max(2, size // 16)
+    dark = {
+        "plain": lambda: np.zeros(x.shape, dtype=bool),
+        "striped": lambda: y // cell % 2 == 1,
+        "dotted": lambda: (y // cell % 2 == 1) & (x // cell % 2 == 1),
+        "checkered": lambda: (x // cell + y // cell) % 2 == 1,
+    }[name]()
+    return np.where(dark, 0.66, 1.0)

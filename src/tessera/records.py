@@ -1,0 +1,142 @@
+"""The records that pass between modules: immutable, with shapes, units and ranges beside the fields.
+
+B images or captions, L text tokens, D text width, C x H x W latents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tessera.config import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneObject:
+    """One object of a rendered picture."""
+
+    shape: str
+    """The class, e.g. "circle"."""
+    color: str
+    texture: str
+    size: str
+    """In words, e.g. "small"; `diameter` is the number."""
+    center: tuple[float, float]
+    """x (rightwards), y (downwards) as fractions of the frame, 0..1."""
+    diameter: float
+    """Fraction of the frame, above 0, at most 1."""
+
+    def __post_init__(self):
+        if not 0 < self.diameter <= 1:
+            raise UserError(f"diameter must be in (0, 1], not {self.diameter}")
+        if len(self.center) != 2 or not all(0 <= value <= 1 for value in self.center):
+            raise UserError(f"center must be two numbers in [0, 1], not {self.center}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A picture's ground truth. Rendering it twice gives the same pixels."""
+
+    objects: tuple[SceneObject, ...]
+    backgrounds: tuple[str, ...]
+    """One for the whole frame, or one behind each object (a CutMix picture)."""
+    seed: int
+    """Address of the render's random details (texture phase, background noise), >= 0."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where CutMix pastes the partner's picture (paper section 3, Table 1's CM rows)."""
+
+    pattern: str
+    """"half", "quarter", "ninth" or "sixteenth"."""
+    box: tuple[int, int, int, int]
+    """left, top, right, bottom in pixels; right and bottom exclusive."""
+    size: int
+    """Side of the square picture in pixels."""
+
+    def __post_init__(self):
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= self.size and 0 <= top < bottom <= self.size):
+            raise UserError(f"box {self.box} of the placement is empty or leaves a picture of {self.size} pixels")
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoding:
+    """Encoded captions, padded to one length."""
+
+    embeddings: Tensor
+    """(B, L, D) floating point; padding is zero."""
+    mask: Tensor
+    """(B, L) bool, True = real token."""
+
+    @classmethod
+    def stack(cls, items: Sequence[np.ndarray | Tensor]) -> TextEncoding:
+        """Pads B arrays (L_i, D) with zeros to the longest: embeddings (B, L, D) in the first one's dtype."""
+        import torch
+
+        tensors = [torch.as_tensor(item) for item in items]
+        length, width = max(len(tensor) for tensor in tensors), tensors[0].shape[1]
+        embeddings = tensors[0].new_zeros(len(tensors), length, width)  # (B, L, D)
+        mask = torch.zeros(len(tensors), length, dtype=torch.bool, device=embeddings.device)  # (B, L)
+        for row, tensor in enumerate(tensors):
+            embeddings[row, : len(tensor)] = tensor
+            mask[row, : len(tensor)] = True
+        return cls(embeddings, mask)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
+        """The same on `device`, embeddings in `dtype`; None keeps what is."""
+        return TextEncoding(self.embeddings.to(device=device, dtype=dtype), self.mask.to(device=device))
+
+    def pad_to(self, length: int) -> TextEncoding:
+        """The same with `length` >= L tokens; the added ones are zero and masked."""
+        import torch.nn.functional as F
+
+        extra = length - self.mask.shape[1]
+        if extra < 0:
+            raise ValueError(f"a text encoding of {self.mask.shape[1]} tokens cannot be padded to {length}")
+        return TextEncoding(F.pad(self.embeddings, (0, 0, 0, extra)), F.pad(self.mask, (0, extra)))
+
+    def select(self, rows: Any) -> TextEncoding:
+        """The captions `rows`: a slice, integer tensor or bool tensor over B."""
+        return TextEncoding(self.embeddings[rows], self.mask[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class DenoiserState:
+    """What a denoiser hands to its next call on the same samples; None at the first step."""
+
+    latent_tokens: Tensor | None = None
+    """RIN's latent tokens (B, latent tokens, width) of the previous step."""
+    text_cache: Any = None
+    """The network's own form of the refined text, the same at every step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one loss needs."""
+
+    latents: Tensor
+    """(B, C, H, W) clean latents."""
+    text: TextEncoding
+    t: Tensor
+    """(B,) time, 0 = clean, 1 = noise."""
+    alpha_bar: Tensor
+    """(B,) signal power at t."""
+    noise: Tensor
+    """(B, C, H, W) standard normal."""
+    dropped: Tensor
+    """(B,) bool, True = the caption is replaced by the null condition."""
+    numbers: Tensor
+    """(B,) int64 global sample numbers."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on `device`."""
+        return Batch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))

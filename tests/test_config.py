@@ -1,0 +1,204 @@
+"""Configurations go to JSON and back unchanged, and every mistake is one line that names the field."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.config import UserError, compare, differences, from_dict, lookup, nearest, to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small:
+    width: int = 8
+    ratio: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    width: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    name: str
+    kind_of: Literal["eps", "x0"] = "eps"
+    flag: bool = False
+    limit: int | None = None
+    floor: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    names: tuple[str, ...] = ()
+    small: Small = Small()
+    model: Small | Other = Other()
+    models: tuple[Small | Other, ...] = ()
+    maybe: Small | None = None
+    either: int | str = 1
+    mode: Literal["fast", "exact"] | None = None
+
+    def __post_init__(self):
+        if self.limit is not None and self.limit < 0:
+            raise UserError(f"limit must be at least 0, not {self.limit}")
+
+
+smalls = st.builds(Small, width=st.integers(), ratio=st.floats(allow_nan=False, allow_infinity=False))
+models = smalls | st.builds(Other, width=st.integers())
+finite = st.floats(allow_nan=False, allow_infinity=False)
+configs = st.builds(
+    Config,
+    name=st.text(),
+    kind_of=st.sampled_from(["eps", "x0"]),
+    flag=st.booleans(),
+    limit=st.none() | st.integers(min_value=0),
+    floor=st.none() | finite,
+    betas=st.tuples(finite, finite),
+    names=st.lists(st.text()).map(tuple),
+    small=smalls,
+    model=models,
+    models=st.lists(models, max_size=3).map(tuple),
+    maybe=st.none() | smalls,
+    either=st.integers() | st.text(),
+    mode=st.sampled_from([None, "fast", "exact"]),
+)
+
+
+@given(configs)
+def test_json_round_trip(config):
+    data = to_dict(config)
+    assert json.loads(json.dumps(data)) == data
+    assert from_dict(Config, json.loads(json.dumps(data))) == config
+
+
+def test_json_form():
+    data = to_dict(Config(name="a", model=Small(ratio=1), models=(Other(),), maybe=Small()))
+    assert data["betas"] == [0.9, 0.999]
+    assert data["model"] == {"kind": "Small", "width": 8, "ratio": 1.0}
+    assert type(data["model"]["ratio"]) is float  # 1 and 1.0 are equal in Python, not in the file's bytes
+    assert data["models"] == [{"kind": "Other", "width": 8}]
+    assert data["maybe"] == {"width": 8, "ratio": 4.0}
+
+
+def test_defaults_fill_in():
+    assert from_dict(Config, {"name": "a"}) == Config(name="a")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nane": "b"}, "unknown field 'nane'; did you mean 'name'?"),
+        ({"small": {"widht": 3}}, "unknown field 'small.widht'; did you mean 'width'?"),
+        ({"name": 3}, "field 'name' must be a string, not 3"),
+        ({"flag": 1}, "field 'flag' must be true or false, not 1"),
+        ({"limit": True}, "field 'limit' must be an integer, not True"),
+        ({"limit": 2.0}, "field 'limit' must be an integer, not 2.0"),
+        ({"limit": -1}, "limit must be at least 0, not -1"),
+        ({"floor": "x"}, "field 'floor' must be a finite number, not 'x'"),
+        ({"floor": float("nan")}, "field 'floor' must be a finite number, not nan"),
+        ({"kind_of": "epz"}, "field 'kind_of' must be one of 'eps', 'x0', not 'epz'; did you mean 'eps'?"),
+        ({"mode": "fasst"}, "field 'mode' must be one of 'fast', 'exact', not 'fasst'; did you mean 'fast'?"),
+        ({"kind_of": ["eps"]}, "field 'kind_of' must be one of 'eps', 'x0', not ['eps']"),
+        ({"betas": [0.9]}, "field 'betas' must have 2 elements, not 1"),
+        ({"names": ["a", 1]}, "field 'names[1]' must be a string, not 1"),
+        ({"names": "abc"}, "field 'names' must be a list, not 'abc'"),
+        ({"small": 3}, "small must be an object with fields, not 3"),
+        ({"small": {"ratio": None}}, "field 'small.ratio' must be a finite number, not None"),
+        ({"model": {"width": 3}}, "field 'model.kind' must be one of Small, Other, not None"),
+        ({"model": {"kind": "Smal"}}, "must be one of Small, Other, not 'Smal'; did you mean 'Small'?"),
+        ({"model": {"kind": "Other", "ratio": 3}}, "unknown field 'model.ratio'"),
+        ({"models": [{"kind": "Other", "width": "3"}]}, "field 'models[0].width' must be an integer, not '3'"),
+        ({"maybe": 3}, "field 'maybe' must be a Small or null, not 3"),
+        ({"either": None}, "field 'either' must be an integer or a string, not None"),
+        ({"either": 1.5}, "field 'either' must be an integer or a string, not 1.5"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(UserError) as caught:
+        from_dict(Config, {"name": "a", **change}, where="run.json")
+    assert str(caught.value).startswith("run.json: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_field():
+    with pytest.raises(UserError, match=r"^config: field 'name' is missing$"):
+        from_dict(Config, {})
+
+
+def test_user_error_of_a_nested_config_says_where():
+    @dataclass(frozen=True)
+    class Outer:
+        inner: Config
+
+    with pytest.raises(UserError, match=r"^config: inner: limit must be at least 0, not -1$"):
+        from_dict(Outer, {"inner": {"name": "a", "limit": -1}})
+
+
+def test_differences_name_dotted_fields():
+    a = to_dict(Config(name="a"))
+    b = to_dict(Config(name="a", small=Small(width=9), names=("x",)))
+    assert differences(a, b) == ['names: [] vs ["x"]', "small.width: 8 vs 9"]
+    assert differences(a, a) == []
+    assert compare({"x": 1}, {"y": None}) == [("x", "1", "nothing"), ("y", "nothing", "null")]
+
+
+@given(configs, configs)
+def test_differences_are_empty_only_for_equal_configs(a, b):
+    assert (differences(to_dict(a), to_dict(b)) == []) == (a == b)
+    assert differences(to_dict(a), to_dict(replace(a, flag=not a.flag))) != []
+
+
+def test_nearest():
+    assert nearest("miniture", ["miniature", "smoke"]) == " did you mean 'miniature'?"
+    assert nearest("zzz", ["miniature", "smoke"]) == ""
+
+
+def test_lookup():
+    registry = {"miniature": 1, "smoke": 2}
+    assert lookup("smoke", registry) == 2
+    message = re.escape("unknown preset 'smok'; did you mean 'smoke'? known: miniature, smoke, or FILE.py:FUNCTION")
+    with pytest.raises(UserError, match=f"^{message}$"):
+        lookup("smok", registry)
+    with pytest.raises(UserError, match="unknown sampler 'zzz'; known: miniature, smoke"):
+        lookup("zzz", registry, "sampler")
+
+
+def test_lookup_of_a_function_in_a_file(tmp_path):
+    file = tmp_path / "my_runs.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine:\n    width: int = 3\n"
+        "def big_dit():\n    return Mine()\n"
+        "number = 3\n"
+    )
+    function = lookup(f"{file}:big_dit", {})
+    assert function().width == 3
+    assert to_dict(function()) == {"width": 3}
+    with pytest.raises(UserError, match="the file has no function 'big_dot'; did you mean 'big_dit'"):
+        lookup(f"{file}:big_dot", {})
+    with pytest.raises(UserError, match=r"the file has no function 'number'$"):
+        lookup(f"{file}:number", {})
+    with pytest.raises(UserError, match="there is no file"):
+        lookup(f"{tmp_path / 'absent.py'}:f", {})
+    file.write_text("x = 1\ndef (:\n")
+    with pytest.raises(UserError, match="line 2 is not Python"):
+        lookup(f"{file}:f", {})
+
+
+def test_floor_0_is_imported_without_torch():
+    code = (
+        "import sys; import tessera.config, tessera.runtime, tessera.records, tessera.files, tessera.shards; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    source = Path(__file__).parents[1] / "src"
+    assert (
+        subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(source)!r}); {code}"]).returncode
+        == 0
+    )
