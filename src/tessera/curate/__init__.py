@@ -1,0 +1,1 @@
+"""Curation: sources to square crops, the CutMix recipe, captions, encodings (paper section 3)."""

@@ -1,0 +1,189 @@
+"""caption: images/ (or a recipe of augmented ones) -> captions.parquet (paper section 3.1).
+
+Captioners: `aio`, "An image of <class-name>", the paper's baseline; `scene`, long descriptions of the miniature from
+its ground truth; `import`, captions that the user has. An augmented picture's caption tells one scene with both objects
+and where they are, never that it is a composite (paper appendix B).
+
+captions.parquet: key, text, captioner, prompt, settings (JSON), revision.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tessera.config import UserError, to_dict
+from tessera.curate.augment import Recipe, RecipeRow, read_recipe
+from tessera.curate.captions_file import read_captions_file
+from tessera.curate.collect import ImageRow, is_complete, read_images, read_scenes
+from tessera.files import open_stage, read_manifest, read_table, sha256_file, write_table
+from tessera.miniature import describe, mix_scene, place
+from tessera.records import Placement
+from tessera.runtime import address, progress
+
+CAPTIONS_TABLE = "captions.parquet"
+Captioner = Literal["aio", "scene", "import"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig:
+    """Where captions come from."""
+
+    captioner: Captioner = "aio"
+    """"aio": from the class name; "scene": from the miniature's ground truth; "import": from a file."""
+    seed: int = 0
+    """Address of the choice between phrasings, 0 or more."""
+    file: str | None = None
+    """For "import", the captions file; recorded as NAME@HASH of its bytes. None for the other captioners."""
+
+    def __post_init__(self):
+        if self.captioner not in ("aio", "scene", "import"):
+            raise UserError(f"captioner must be aio, scene or import, not {self.captioner!r}")
+        if self.seed < 0:
+            raise UserError(f"seed must be 0 or more, not {self.seed}")
+        if self.file is not None and self.captioner != "import":
+            raise UserError(f"file {self.file!r} is given, but the captioner is {self.captioner}: make it import")
+
+
+def caption(
+    out: Path, images: Path, config: CaptionConfig, recipe: Path | None = None, captions_file: Path | None = None
+) -> None:
+    """Makes `out`/captions.parquet: a caption for each picture of `images`, or of `recipe`'s augmented ones if given.
+
+    captions_file: for the captioner `import` (default: the config's file), .csv, .tsv, .jsonl or .parquet, with columns
+    `key` or `file_name` and `text` or `caption`. UserError: no ground truth for `scene`, or pictures without a caption
+    in the file.
+    """
+    out, images = Path(out), Path(images)
+    inputs = {"images": images}
+    if recipe is not None:
+        check_made_from(Path(recipe), {"images": images})
+        inputs["recipe"] = Path(recipe)
+    if config.captioner == "import":
+        captions_file = captions_file or (Path(config.file) if config.file else None)
+        if captions_file is None:
+            raise UserError("captioner import needs a captions file: .csv, .tsv, .jsonl or .parquet")
+        if not Path(captions_file).is_file():
+            raise UserError(f"{captions_file}: there is no such captions file")
+        revision = sha256_file(Path(captions_file))[:12]
+        config = replace(config, file=f"{Path(captions_file).name}@{revision}")
+    elif captions_file is not None:
+        raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")
+    else:
+        revision = "1"
+
+    texts: dict[str, str] = {}
+    if not is_complete(out):
+        rows = read_images(images)
+        mixed = read_recipe(Path(recipe)) if recipe is not None else None
+        texts = _make_texts(images, rows, mixed, config, captions_file)
+    stage = open_stage(out, stage="caption", config=to_dict(config), inputs=inputs)
+    if stage.done:
+        return
+    prompt = {"aio": "An image of <class-name>", "scene": "ground truth", "import": ""}[config.captioner]
+    settings = json.dumps({"file": config.file} if config.captioner == "import" else {"seed": config.seed})
+    constant = {"captioner": config.captioner, "prompt": prompt, "settings": settings, "revision": revision}
+    columns = {"key": list(texts), "text": list(texts.values())}
+    write_table(out / CAPTIONS_TABLE, {**columns, **{name: [text] * len(texts) for name, text in constant.items()}})
+    stage.finish({"records": len(texts), "distinct": len(set(texts.values()))})
+
+
+def read_captions(captions: Path) -> dict[str, str]:
+    """Key -> text of a completed captions directory."""
+    read_manifest(captions, "caption")
+    columns = read_table(Path(captions) / CAPTIONS_TABLE, ["key", "text"]).to_pydict()
+    return dict(zip(columns["key"], columns["text"]))
+
+
+def check_made_from(directory: Path, inputs: Mapping[str, Path]) -> None:
+    """UserError unless the stage output `directory` was made from the directories `inputs`, as they are now."""
+    manifest = read_manifest(directory)
+    for name, path in inputs.items():
+        if manifest.inputs.get(name) != read_manifest(path).sha256:
+            raise UserError(
+                f"{directory}: was made from other {name} than {path}; run `tessera {manifest.stage}` again"
+            )
+
+
+def aio_caption(class_name: str) -> str:
+    """The paper's baseline caption (section 3.1)."""
+    return f"An image of {class_name}"
+
+
+def aio_mix_caption(base: str, partner: str, placement: Placement, swap: bool = False) -> str:
+    """The same for an augmented picture: both class names and where they are; `swap` names the partner first."""
+    left, top, right, bottom = (edge / placement.size for edge in placement.box)
+    if placement.pattern == "half":
+        base_place, partner_place = ("on the left", "on the right") if left > 0 else ("at the top", "at the bottom")
+    else:
+        base_place, partner_place = "in the center", place(((left + right) / 2, (top + bottom) / 2))
+    first, second = f"{base} {base_place}", f"{partner} {partner_place}"
+    return aio_caption(f"{second} and {first}" if swap else f"{first} and {second}")
+
+
+def _make_texts(
+    images: Path, rows: list[ImageRow], mixed: Recipe | None, config: CaptionConfig, captions_file: Path | None
+) -> dict[str, str]:
+    """Key -> caption of the pictures `rows`, or of the recipe's."""
+    mixes = mixed.rows if mixed else None
+    if config.captioner == "aio":
+        return _aio(rows, mixes, config.seed)
+    if config.captioner == "scene":
+        return _scenes(images, rows, mixes, config.seed, mixed.config.half_view if mixed else "aligned")
+    assert captions_file is not None
+    return _imported(Path(captions_file), rows, mixes)
+
+
+def _aio(rows: list[ImageRow], mixes: list[RecipeRow] | None, seed: int) -> dict[str, str]:
+    if mixes is None:
+        return {row.key: aio_caption(row.class_name) for row in rows}
+    classes = {row.key: row.class_name for row in rows}
+    return {
+        # The order is drawn: a caption must not tell which picture was the base.
+        mix.key: aio_mix_caption(
+            classes[mix.base], classes[mix.partner], mix.placement, swap=address(seed, "caption", mix.key) % 2 == 1
+        )
+        for mix in mixes
+    }
+
+
+def _scenes(
+    images: Path, rows: list[ImageRow], mixes: list[RecipeRow] | None, seed: int, half_view: str
+) -> dict[str, str]:
+    scenes = read_scenes(images)
+    texts = {}
+    with progress("caption", len(rows if mixes is None else mixes)) as bar:
+        if mixes is None:
+            for row in rows:
+                texts[row.key] = describe(scenes[row.key], seed, address("caption", row.key))
+                bar.advance()
+            return texts
+        for mix in mixes:
+            scene = mix_scene(scenes[mix.base], scenes[mix.partner], mix.placement, half_view)
+            texts[mix.key] = describe(scene, seed, address("caption", mix.key))
+            bar.advance()
+    return texts
+
+
+def _imported(path: Path, rows: list[ImageRow], mixes: list[RecipeRow] | None) -> dict[str, str]:
+    """The file's captions by key; a picture may be named by its key, its source or its crop's file."""
+    if mixes is None:
+        names = {name: row.key for row in reversed(rows) for name in (row.source, row.file, row.key) if name}
+        names |= {row.key: row.key for row in rows}  # a key wins over another picture's file of that name
+        keys = [row.key for row in rows]
+    else:
+        keys = [mix.key for mix in mixes]
+        names = {key: key for key in keys}
+    texts: dict[str, str] = {}
+    for name, text in read_captions_file(path):
+        key = names.get(name)
+        if key is None or not text.strip():
+            continue
+        if texts.setdefault(key, text) != text:
+            raise UserError(f"{path}: has two different captions for {name!r}; leave one")
+    missing = [key for key in keys if key not in texts]
+    if missing:
+        listed = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(f"{path}: has no caption for {len(missing)} of {len(keys)} pictures: {listed}; add them")
+    return {key: texts[key] for key in keys}

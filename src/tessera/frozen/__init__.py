@@ -1,0 +1,1 @@
+"""Frozen encoders behind one interface: image latents and text embeddings."""

@@ -1,0 +1,129 @@
+"""augment: the recipe's rows, by address."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.config import UserError
+from tessera.curate.augment import AugmentConfig, augment, draw_recipe, read_recipe
+from tessera.curate.collect import ImageRow, read_images
+from tessera.curate.pictures import read_png
+from tessera.cutmix import PATTERNS, compose, count_placements, placement_at
+from tessera.files import read_manifest, read_table
+
+
+def pictures(*counts: int) -> list[ImageRow]:
+    """So many pictures of class c0, c1, ..."""
+    return [
+        ImageRow(f"c{c}/{i:04d}", f"c{c}", f"c{c}/{i:04d}.png", 9, 9, "", None)
+        for c, count in enumerate(counts)
+        for i in range(count)
+    ]
+
+
+def test_stage_writes_the_drawn_rows_and_does_nothing_again(images, tmp_path):
+    out = tmp_path / "recipe"
+    config = AugmentConfig(half_view="centre", seed=3)
+    augment(out, images, config)
+    recipe = read_recipe(out)
+    assert recipe.rows == draw_recipe(read_images(images), config, 16)
+    assert recipe.config == config
+    table = read_table(out / "recipe.parquet")
+    assert table.column_names == ["key", "base", "partner", "pattern", "left", "top", "right", "bottom", "seed"]
+    assert read_manifest(out).counts == {"records": 24} | dict.fromkeys(PATTERNS, 6)
+    first = (out / "recipe.parquet").read_bytes()
+    (out / "recipe.parquet").unlink()
+    augment(out, images, config)
+    assert not (out / "recipe.parquet").exists()
+    augment(tmp_path / "again", images, config)
+    assert (tmp_path / "again" / "recipe.parquet").read_bytes() == first
+    with pytest.raises(UserError, match=r"seed: the directory has 3, this call has 4"):
+        augment(out, images, replace(config, seed=4))
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=4), st.integers(0, 99), st.sampled_from(["all", *PATTERNS]))
+def test_rows_do_not_depend_on_order_and_mix_other_classes(counts, seed, pattern):
+    rows = pictures(*counts)
+    config = AugmentConfig(pattern=pattern, seed=seed)
+    recipe = draw_recipe(rows, config, 32)
+    shuffled = rows.copy()
+    random.Random(seed).shuffle(shuffled)
+    assert draw_recipe(shuffled, config, 32) == recipe
+    assert [row.base for row in recipe] == sorted(row.key for row in rows)
+    assert len({row.key for row in recipe}) == len(rows)
+    for row in recipe:
+        assert row.partner.split("/")[0] != row.base.split("/")[0]
+    used = Counter(row.placement.pattern for row in recipe)
+    if pattern == "all":
+        assert max(used.values()) - min(used[p] for p in PATTERNS) <= 1
+    else:
+        assert used == {pattern: len(rows)}
+
+
+def test_a_row_stays_when_the_config_says_the_same():
+    rows = pictures(40, 40)
+    one = {row.base: row for row in draw_recipe(rows, AugmentConfig(pattern="half"), 32)}
+    other = {row.base: row for row in draw_recipe(rows, AugmentConfig(pattern="quarter"), 32)}
+    assert all(one[key].partner == other[key].partner and one[key].seed == other[key].seed for key in one)
+    third = {row.base: row for row in draw_recipe(rows, AugmentConfig(pattern="half", seed=1), 32)}
+    assert sum(one[key].partner == third[key].partner for key in one) < 20
+
+
+def test_partners_patterns_and_boxes_are_uniform_and_independent():
+    rows = pictures(2000, 600, 400)
+    recipe = draw_recipe(rows, AugmentConfig(seed=11), 32)
+    # Partners of class 0 are the 1000 others: 600 and 400 of 2000 rows expected in proportion.
+    partners = Counter(row.partner.split("/")[0] for row in recipe if row.base.startswith("c0/"))
+    assert abs(partners["c1"] - 1200) < 4 * (2000 * 0.6 * 0.4) ** 0.5
+    each = Counter(row.partner for row in recipe if row.base.startswith("c0/"))
+    assert sum((each[row.key] - 2) ** 2 / 2 for row in rows[2000:]) < 1000 + 6 * 2000**0.5
+    for pattern in PATTERNS:
+        mine = [row for row in recipe if row.placement.pattern == pattern]
+        assert len(mine) == 750
+        share = sum(row.base.startswith("c0/") for row in mine) / 750
+        assert abs(share - 2 / 3) < 4 * (2 / 9 / 750) ** 0.5
+        boxes = Counter(row.placement for row in mine)
+        count = count_placements(pattern, 32)
+        wanted = 750 / count
+        squares = sum((boxes[placement_at(pattern, 32, i)] - wanted) ** 2 / wanted for i in range(count))
+        assert squares < count - 1 + 6 * (2 * count) ** 0.5 + 4
+
+
+def test_partner_and_box_are_independent():
+    recipe = draw_recipe(pictures(1000, 1000), AugmentConfig(pattern="quarter", seed=2), 32)
+    table = Counter((int(row.partner[-4:]) % 4, row.placement.box) for row in recipe)
+    wanted = len(recipe) / 16
+    assert sum((n - wanted) ** 2 / wanted for n in table.values()) + (16 - len(table)) * wanted < 15 + 6 * 30**0.5
+
+
+def test_pictures_are_written_on_request(images, tmp_path):
+    out = tmp_path / "recipe"
+    config = AugmentConfig(half_view="centre")
+    augment(out, images, config)
+    assert not list(out.glob("*/*.png"))
+    augment(out, images, config, write_images=True)
+    recipe = read_recipe(out)
+    assert len(list(out.glob("*/*.png"))) == 24
+    for row in recipe.rows:
+        base, partner = (read_png(images / f"{key}.png") for key in (row.base, row.partner))
+        expected = compose(base, partner, row.placement, "centre")
+        assert np.array_equal(read_png(out / f"{row.key}.png"), expected)
+
+
+def test_errors():
+    with pytest.raises(UserError, match=r"one class only \('c0'\).*add a second class folder"):
+        draw_recipe(pictures(3), AugmentConfig(), 32)
+    with pytest.raises(UserError, match="pictures of 15 px"):
+        draw_recipe(pictures(2, 2), AugmentConfig(), 15)
+    for bad, message in (
+        ({"pattern": "third"}, "pattern must be all, half"),
+        ({"half_view": "x"}, "half_view must be"),
+        ({"seed": -1}, "seed must be 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            AugmentConfig(**bad)

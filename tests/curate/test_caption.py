@@ -1,0 +1,196 @@
+"""caption: class names, ground truth or a user's file to one text per picture."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tessera.config import UserError
+from tessera.curate.augment import AugmentConfig, augment, read_recipe
+from tessera.curate.caption import CaptionConfig, aio_mix_caption, caption, read_captions
+from tessera.curate.collect import read_images, read_scenes
+from tessera.cutmix import placement_at
+from tessera.files import read_manifest, read_table
+
+IMPORT = CaptionConfig(captioner="import")
+TRICKY = 'He said "look, a \u732b",\nthen\t left; it\'s 5\\" \u00e9'
+
+
+@pytest.fixture(scope="module")
+def recipe(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("recipe") / "recipe"
+    augment(out, images, AugmentConfig(half_view="centre"))
+    return out
+
+
+def test_aio(images, tmp_path):
+    out = tmp_path / "captions"
+    caption(out, images, CaptionConfig())
+    assert read_captions(out) == {row.key: f"An image of {row.class_name}" for row in read_images(images)}
+    row = read_table(out / "captions.parquet").to_pylist()[0]
+    assert row == {
+        "key": "circle/000000",
+        "text": "An image of circle",
+        "captioner": "aio",
+        "prompt": "An image of <class-name>",
+        "settings": '{"seed": 0}',
+        "revision": "1",
+    }
+    assert read_manifest(out).counts == {"records": 24, "distinct": 3}
+    (out / "captions.parquet").unlink()
+    caption(out, images, CaptionConfig())
+    assert not (out / "captions.parquet").exists()
+
+
+def test_aio_of_mixes_names_both_and_where(images, recipe, tmp_path):
+    caption(tmp_path / "captions", images, CaptionConfig(), recipe=recipe)
+    texts = read_captions(tmp_path / "captions")
+    rows = read_recipe(recipe).rows
+    assert list(texts) == [row.key for row in rows]
+    for row in rows:
+        first, second = row.base.split("/")[0], row.partner.split("/")[0]
+        assert first in texts[row.key]
+        assert second in texts[row.key]
+    swapped = [texts[r.key].startswith(f"An image of {r.partner.split('/')[0]}") for r in rows]
+    assert 0 < sum(swapped) < len(rows)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "index", "expected"),
+    [
+        ("half", 0, "An image of fox on the left and cat on the right"),
+        ("half", 1, "An image of fox at the top and cat at the bottom"),
+        ("quarter", 1, "An image of fox in the center and cat in the top right corner"),
+        ("quarter", 2, "An image of fox in the center and cat in the bottom left corner"),
+    ],
+)
+def test_places_of_mixes(pattern, index, expected):
+    assert aio_mix_caption("fox", "cat", placement_at(pattern, 256, index)) == expected
+
+
+def test_places_of_a_ninth_on_each_border():
+    found = {aio_mix_caption("fox", "cat", placement_at("ninth", 256, 4 * 74 + side)) for side in range(4)}
+    places = ("at the top", "at the bottom", "on the left", "on the right")
+    assert found == {f"An image of fox in the center and cat {place}" for place in places}
+    swapped = aio_mix_caption("fox", "cat", placement_at("half", 32, 0), swap=True)
+    assert swapped == "An image of cat on the right and fox on the left"
+
+
+def test_scene_tells_the_ground_truth(images, recipe, tmp_path):
+    caption(tmp_path / "plain", images, CaptionConfig(captioner="scene"))
+    scenes = read_scenes(images)
+    plain = read_captions(tmp_path / "plain")
+    assert list(plain) == [row.key for row in read_images(images)]
+    for key, text in plain.items():
+        thing = scenes[key].objects[0]
+        assert all(word in text for word in (thing.shape, thing.color, thing.texture, thing.size))
+    caption(tmp_path / "mixed", images, CaptionConfig(captioner="scene"), recipe=recipe)
+    mixed = read_captions(tmp_path / "mixed")
+    for row in read_recipe(recipe).rows:
+        for key in (row.base, row.partner):
+            thing = scenes[key].objects[0]
+            assert all(word in mixed[row.key] for word in (thing.shape, thing.color, thing.texture))
+    caption(tmp_path / "again", images, CaptionConfig(captioner="scene"))
+    assert read_captions(tmp_path / "again") == plain
+    caption(tmp_path / "other", images, CaptionConfig(captioner="scene", seed=1))
+    assert read_captions(tmp_path / "other") != plain
+
+
+def write_captions(path, rows, name="key", text="text"):
+    if path.suffix == ".jsonl":
+        path.write_text(
+            "\n".join(json.dumps({name: k, text: v, "more": 1}, ensure_ascii=False) for k, v in rows) + "\n\n"
+        )
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({name: [k for k, _ in rows], text: [v for _, v in rows]}), path)
+    else:
+        with open(path, "w", newline="", encoding="utf-8-sig" if name == "key" else "utf-8") as file:
+            writer = csv.writer(file, dialect="excel-tab" if path.suffix == ".tsv" else "excel")
+            writer.writerows([("more", name, text), *(("", k, v) for k, v in rows)])
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("columns", [("key", "text"), ("file_name", "caption")])
+def test_import_keeps_texts_as_they_are(images, tmp_path, suffix, columns):
+    keys = [row.key for row in read_images(images)]
+    texts = {key: f"{TRICKY} {i}" for i, key in enumerate(keys)}
+    names = keys if columns[0] == "key" else [f".\\{key}.png".replace("/", "\\") for key in keys]
+    rows = [*zip(names, texts.values()), ("stranger/1", "of another set")]
+    path = write_captions(tmp_path / f"mine{suffix}", rows, *columns)
+    caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+    assert read_captions(tmp_path / "captions") == texts
+    config = read_manifest(tmp_path / "captions").config
+    assert config["file"].startswith(f"mine{suffix}@")
+    caption(tmp_path / "captions", images, replace(IMPORT, file=str(path)))
+    write_captions(path, [*rows, ("stranger/2", "changed")], *columns)
+    with pytest.raises(UserError, match=r"file: the directory has"):
+        caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+
+
+def test_import_for_mixes(images, recipe, tmp_path):
+    texts = {row.key: f"both of {row.key}" for row in read_recipe(recipe).rows}
+    path = write_captions(tmp_path / "mine.csv", texts.items())
+    caption(tmp_path / "captions", images, IMPORT, recipe=recipe, captions_file=path)
+    assert read_captions(tmp_path / "captions") == texts
+
+
+def test_import_errors(images, tmp_path):
+    out = tmp_path / "captions"
+    keys = [row.key for row in read_images(images)]
+
+    def fails(path, message):
+        with pytest.raises(UserError, match=message) as caught:
+            caption(out, images, IMPORT, captions_file=path)
+        assert "\n" not in str(caught.value)
+
+    def text(name, content):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    rows = [(key, "a caption") for key in keys[4:]]
+    path = write_captions(tmp_path / "few.csv", [*rows, (keys[0], "  ")])
+    fails(
+        path, r"few.csv: has no caption for 4 of 24 pictures: 'circle/000000', 'circle/000003', 'circle/000006', \.\.\."
+    )
+    fails(
+        write_captions(tmp_path / "two.csv", [*rows, (keys[4], "another")]), f"two different captions for '{keys[4]}'"
+    )
+    fails(tmp_path / "gone.csv", "no such captions file")
+    fails(text("a.txt", b""), r"captions can be read from \.csv, \.tsv, \.jsonl, \.parquet")
+    fails(text("a.csv", b""), "has no column key or file_name; it has none")
+    fails(text("a.csv", b"key,words\n"), "has no column text or caption; it has key, words")
+    fails(text("a.csv", b"key,text\na,b,c\n"), "line 2 has not as many fields")
+    fails(text("a.csv", b"key,text\na\n"), "line 2 has not as many fields")
+    fails(text("a.csv", b'key,text\na,"b\n'), "is not well formed near line 1")
+    fails(text("a.csv", b"key,text\na,\xff\n"), "is not UTF-8")
+    fails(text("a.jsonl", b'{"key": "a"\n'), "line 1 is not JSON")
+    fails(text("a.jsonl", b"[]\n"), 'line 1 is not an object; write {"key"')
+    fails(text("a.jsonl", b'{"key": 1, "text": "b"}\n'), "key and text must be strings")
+    fails(text("a.parquet", b"none"), "not a Parquet file")
+    with pytest.raises(UserError, match="needs a captions file"):
+        caption(out, images, IMPORT)
+    with pytest.raises(UserError, match="the captioner is aio: make it import"):
+        caption(out, images, CaptionConfig(), captions_file=path)
+
+
+def test_recipe_of_other_images_is_refused(images, recipe, tmp_path):
+    from tessera.curate.collect import CollectConfig, collect
+    from tessera.miniature import WorldConfig
+
+    collect(tmp_path / "images", CollectConfig(size=16, world=WorldConfig(size=16, num_images=8, seed=77)))
+    with pytest.raises(UserError, match="was made from other images than"):
+        caption(tmp_path / "captions", tmp_path / "images", CaptionConfig(), recipe=recipe)
+
+
+def test_bad_configs():
+    for bad, message in (
+        ({"captioner": "llava"}, "captioner must be aio, scene or import"),
+        ({"seed": -1}, "seed must be 0"),
+        ({"file": "a.csv"}, "the captioner is aio: make it import"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CaptionConfig(**bad)

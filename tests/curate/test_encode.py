@@ -1,0 +1,203 @@
+"""encode: records hold what the pictures and captions say, in shuffled order, and survive a stop."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tessera.config import UserError
+from tessera.curate import encode as encode_module
+from tessera.curate.augment import AugmentConfig, augment, read_recipe
+from tessera.curate.caption import CaptionConfig, caption, read_captions
+from tessera.curate.collect import CollectConfig, collect, read_images
+from tessera.curate.encode import EncodeConfig, encode
+from tessera.curate.pictures import read_png
+from tessera.cutmix import compose
+from tessera.files import read_manifest
+from tessera.frozen.text import Words
+from tessera.frozen.vae import PixelUnshuffle
+from tessera.shards import open_encoded
+
+CONFIG = EncodeConfig(shard_size=10, text="words:32", latents="pixel-unshuffle:2")
+
+
+@pytest.fixture(scope="module")
+def recipe(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("recipe") / "recipe"
+    augment(out, images, AugmentConfig(half_view="centre", seed=1))
+    return out
+
+
+@pytest.fixture(scope="module")
+def captions(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("captions") / "captions"
+    caption(out, images, CaptionConfig(captioner="scene"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def mixed_captions(images, recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("captions") / "captions"
+    caption(out, images, CaptionConfig(), recipe=recipe)
+    return out
+
+
+def files(directory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_records_of_pictures(images, captions, tmp_path):
+    encode(tmp_path / "encoded", images, captions, CONFIG)
+    store = open_encoded(tmp_path / "encoded")
+    rows = {row.key: row for row in read_images(images)}
+    texts = read_captions(captions)
+    codec, words = PixelUnshuffle(factor=2), Words(32)
+    keys = [store[i].key for i in range(len(store))]
+    assert sorted(keys) == sorted(rows)
+    assert keys != sorted(rows)
+    for i in range(len(store)):
+        record = store[i]
+        assert record.class_name == rows[record.key].class_name
+        assert record.caption == texts[record.key]
+        assert np.abs(record.text - words.encode([record.caption])[0]).max() < 0.02
+        pixels = read_png(images / f"{record.key}.png")
+        assert np.array_equal(codec.decode(record.latent_mean[None])[0], pixels)
+        assert not record.latent_std.any()
+    assert np.array_equal(store.null_condition, words.null_condition)
+    manifest = read_manifest(tmp_path / "encoded", "encode")
+    assert manifest.counts == {"records": 24, "shards": 3}
+    assert {**manifest.facts, "null_condition": None, "text": None} == {
+        "latent_codec": "pixel-unshuffle:2",
+        "text_encoder": "words:32",
+        "null_condition": None,
+        "latent_shape": [12, 8, 8],
+        "text_width": 32,
+        "image_size": 16,
+        "text": None,
+    }
+    lengths = words.count_tokens(list(texts.values()))
+    assert manifest.facts["text"]["mean_tokens"] == pytest.approx(np.mean(lengths), abs=1e-3)
+    assert manifest.facts["text"]["longest"] == max(lengths)
+    assert manifest.facts["text"]["share_cut"] == 0
+
+
+def test_records_of_mixes_are_composed_from_their_row(images, recipe, mixed_captions, tmp_path):
+    encode(tmp_path / "encoded", images, mixed_captions, CONFIG, recipe=recipe)
+    store = open_encoded(tmp_path / "encoded")
+    rows = {row.key: row for row in read_recipe(recipe).rows}
+    assert {store[i].key for i in range(len(store))} == set(rows)
+    for i in range(len(store)):
+        record = store[i]
+        row = rows[record.key]
+        base, partner = (read_png(images / f"{key}.png") for key in (row.base, row.partner))
+        expected = compose(base, partner, row.placement, "centre")
+        assert np.array_equal(PixelUnshuffle(factor=2).decode(record.latent_mean[None])[0], expected)
+        assert record.class_name == f"{row.base.split('/')[0]} + {row.partner.split('/')[0]}"
+
+
+def test_text_as_fp16_or_not_at_all(images, captions, tmp_path):
+    encode(tmp_path / "fp16", images, captions, replace(CONFIG, text_encoding="fp16"))
+    record = open_encoded(tmp_path / "fp16")[0]
+    assert np.array_equal(record.text, Words(32).encode([record.caption])[0].astype(np.float16).astype(np.float32))
+    encode(tmp_path / "none", images, captions, replace(CONFIG, text_encoding="none"))
+    assert open_encoded(tmp_path / "none")[0].text is None
+
+
+def test_each_text_is_encoded_and_each_picture_decoded_once(images, recipe, mixed_captions, tmp_path, monkeypatch):
+    seen, read = [], []
+
+    class Counting(Words):
+        def encode(self, texts):
+            seen.extend(texts)
+            return super().encode(texts)
+
+    monkeypatch.setattr(encode_module, "load_text_encoder", lambda _: Counting(32))
+    monkeypatch.setattr(encode_module, "read_png", lambda path: (read.append(path), read_png(path))[1])
+    encode(tmp_path / "encoded", images, mixed_captions, replace(CONFIG, shard_size=100), recipe=recipe)
+    seen.remove("")  # of the null condition
+    assert sorted(seen) == sorted(set(read_captions(mixed_captions).values()))
+    assert len(read) == len(set(read)) == 24
+
+
+def test_a_small_memory_gives_the_same(images, recipe, mixed_captions, tmp_path, monkeypatch):
+    encode(tmp_path / "large", images, mixed_captions, CONFIG, recipe=recipe)
+    monkeypatch.setattr(encode_module, "CACHE_BYTES", 3 * 3 * 16 * 16)
+    encode(tmp_path / "small", images, mixed_captions, CONFIG, recipe=recipe)
+    assert files(tmp_path / "small") == files(tmp_path / "large")
+
+
+def test_again_and_after_a_stop(images, captions, tmp_path, monkeypatch):
+    encode(tmp_path / "whole", images, captions, CONFIG)
+    out = tmp_path / "out"
+    written = []
+
+    def stop_at_two(path, records, **options):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_shard(path, records, **options)
+
+    write_shard = encode_module.write_shard
+    with monkeypatch.context() as patch:
+        patch.setattr(encode_module, "write_shard", stop_at_two)
+        with pytest.raises(KeyboardInterrupt):
+            encode(out, images, captions, CONFIG)
+        written.remove("shard-00000.arrow")
+        (out / "shard-00000.arrow").unlink()
+        with pytest.raises(KeyboardInterrupt):
+            encode(out, images, captions, CONFIG)
+    assert written == ["shard-00001.arrow", "shard-00000.arrow"]
+    encode(out, images, captions, CONFIG)
+    assert files(out) == files(tmp_path / "whole")
+    (out / "shard-00000.arrow").unlink()
+    encode(out, images, captions, CONFIG)
+    assert not (out / "shard-00000.arrow").exists()
+
+
+def test_order_is_of_the_seed(images, captions, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        encode(tmp_path / name, images, captions, replace(CONFIG, seed=seed))
+    one, other = (open_encoded(tmp_path / name) for name in ("a", "b"))
+    assert [one[i].key for i in range(24)] != [other[i].key for i in range(24)]
+
+
+def test_errors_name_the_culprit(images, captions, mixed_captions, recipe, tmp_path):
+    with pytest.raises(UserError, match="was made from other recipe than"):
+        encode(tmp_path / "a", images, captions, CONFIG, recipe=recipe)
+    with pytest.raises(UserError, match="multiple of 5, not 16"):
+        encode(tmp_path / "a", images, captions, replace(CONFIG, latents="pixel-unshuffle:5"))
+    with pytest.raises(UserError, match="has no caption for 24 of 24 pictures: 'circle/000000'"):
+        encode(tmp_path / "a", images, mixed_captions, CONFIG)
+    copy = shutil.copytree(images, tmp_path / "images")
+    bad = copy / "star" / "000005.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"star/000005\.png: is missing or damaged"):
+        encode(tmp_path / "b", copy, captions, CONFIG)
+    shutil.copy(copy / "star" / "000002.png", bad)
+    encode(tmp_path / "b", copy, captions, CONFIG)
+    with pytest.raises(UserError, match="made otherwise: shard_size"):
+        encode(tmp_path / "b", copy, captions, replace(CONFIG, shard_size=7))
+
+
+def test_bad_configs():
+    for bad, message in (
+        ({"text_encoding": "fp8"}, "text_encoding must be int8, fp16 or none"),
+        ({"shard_size": 0}, "shard_size must be 1"),
+        ({"seed": -1}, "seed must be 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            EncodeConfig(**bad)
+
+
+def test_a_users_messy_folder_goes_the_whole_way(messy, tmp_path):
+    images, recipe = tmp_path / "images", tmp_path / "recipe"
+    collect(images, CollectConfig(source="mine", size=16), messy)
+    augment(recipe, images, AugmentConfig())
+    for name, rows in (("plain", None), ("mixed", recipe)):
+        caption(tmp_path / name / "captions", images, CaptionConfig(), recipe=rows)
+        encode(tmp_path / name / "encoded", images, tmp_path / name / "captions", EncodeConfig(), recipe=rows)
+        store = open_encoded(tmp_path / name / "encoded")
+        assert len(store) == 293
+    classes = {store[i].class_name for i in range(293)}
+    assert classes >= {"red fox + \u732b", "Caf\u00e9 noir + grey cat"}

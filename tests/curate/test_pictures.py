@@ -1,0 +1,177 @@
+"""Any picture file to the right pixels, or to the reason why not."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera.curate.pictures import RejectedPicture, is_whole_png, picture_size, read_png, square_crop, write_png
+
+BLOCKS = np.array([[[220, 30, 30], [30, 200, 40]], [[40, 60, 210], [230, 210, 50]]], np.uint8)
+
+
+def blocks(width=64, height=64) -> Image.Image:
+    """Red, green / blue, yellow quarters."""
+    return Image.fromarray(BLOCKS).resize((width, height), Image.Resampling.NEAREST)
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def quarters(crop: np.ndarray) -> np.ndarray:
+    """The colours in the middle of the four quarters (2, 2, 3)."""
+    size = len(crop)
+    return crop[size // 4 :: size // 2, size // 4 :: size // 2].astype(int)
+
+
+def test_central_square_with_pillows_bicubic(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    crop = square_crop(save(tmp_path / "a.png", Image.fromarray(pixels)), 32)
+    expected = Image.fromarray(pixels[:, 15:55]).resize((32, 32), Image.Resampling.BICUBIC)
+    assert np.array_equal(crop.pixels, np.asarray(expected))
+    assert (crop.width, crop.height) == (70, 40)
+    same = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert np.array_equal(square_crop(save(tmp_path / "b.png", Image.fromarray(same)), 32).pixels, same)
+
+
+@pytest.mark.parametrize("size", [(3, 2), (1, 1), (1, 3000), (2000, 5)])
+def test_tiny_and_thin_pictures(tmp_path, size):
+    crop = square_crop(save(tmp_path / "a.png", blocks(*size)), 48)
+    assert crop.pixels.shape == (48, 48, 3)
+    assert (crop.width, crop.height) == size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_undone(tmp_path, orientation):
+    stored = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    image = blocks(96, 64) if stored is None else blocks(96, 64).transpose(stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.jpg", image, exif=exif, quality=95)
+    crop = square_crop(path, 32)
+    assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 12
+    assert (crop.width, crop.height) == (96, 64) == picture_size(path)
+
+
+def test_damaged_exif_does_not_matter(tmp_path):
+    exif = b"Exif\0\0II*\0" + bytes(range(200, 230))
+    crop = square_crop(save(tmp_path / "a.jpg", blocks(), exif=exif, quality=95), 32)
+    assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 12
+
+
+def test_transparency_is_over_white(tmp_path):
+    clear = blocks().convert("RGBA")
+    clear.putalpha(Image.fromarray(np.repeat([[255, 128]], 64, 0).repeat(32, 1).astype(np.uint8)))
+    half = np.rint(BLOCKS[:, 1] * (128 / 255) + 255 * (127 / 255))
+    for name in ("a.png", "a.webp"):
+        found = quarters(
+            square_crop(save(tmp_path / name, clear, **({"lossless": True} if "webp" in name else {})), 32).pixels
+        )
+        assert np.abs(found[:, 0] - BLOCKS[:, 0]).max() <= 1
+        assert np.abs(found[:, 1] - half).max() <= 2
+    palette = blocks().quantize(4)
+    path = save(tmp_path / "p.png", palette, transparency=palette.getpixel((0, 0)))
+    found = quarters(square_crop(path, 32).pixels)
+    assert found[0, 0].tolist() == [255, 255, 255]
+    assert np.abs(found[1] - BLOCKS[1]).max() <= 3
+    path = save(tmp_path / "c.png", blocks(), transparency=tuple(BLOCKS[0, 1].tolist()))
+    assert quarters(square_crop(path, 32).pixels)[0, 1].tolist() == [255, 255, 255]
+    path = save(tmp_path / "l.png", blocks().convert("L"), transparency=blocks().convert("L").getpixel((0, 0)))
+    assert quarters(square_crop(path, 32).pixels)[0, 0].tolist() == [255, 255, 255]
+
+
+def test_grey_of_every_depth(tmp_path):
+    grey = np.array([[0, 80], [160, 255]], np.uint8).repeat(16, 0).repeat(16, 1)
+    stored = {
+        "8.png": Image.fromarray(grey),
+        "16.png": Image.fromarray(grey.astype(np.uint16) * 257),
+        "16.tif": Image.fromarray(grey.astype(np.uint16) * 257),
+        "32.tif": Image.fromarray(grey.astype(np.int32) * 257),
+        "float.tif": Image.fromarray(grey.astype(np.float32) / 255),
+        "255.tif": Image.fromarray(grey.astype(np.float32)),
+        "alpha.png": Image.fromarray(grey).convert("LA"),
+    }
+    for name, image in stored.items():
+        crop = square_crop(save(tmp_path / name, image), 32)
+        assert np.array_equal(crop.pixels, grey[..., None].repeat(3, 2)), name
+    two = square_crop(save(tmp_path / "1.png", Image.fromarray(grey).point(lambda v: 255 * (v > 100)).convert("1")), 32)
+    assert np.array_equal(two.pixels[:, :, 0], np.where(grey > 100, 255, 0))
+
+
+def test_cmyk(tmp_path):
+    path = save(tmp_path / "a.jpg", blocks().convert("CMYK"), quality=95)
+    assert np.abs(quarters(square_crop(path, 32).pixels) - BLOCKS).max() < 20
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [blocks(), Image.new("RGB", (64, 64))]
+    for name in ("a.gif", "a.webp", "a.png"):
+        path = save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:])
+        assert np.abs(quarters(square_crop(path, 32).pixels) - BLOCKS).max() < 12, name
+
+
+def test_large_jpeg_is_decoded_small_with_the_same_look(tmp_path):
+    path = save(tmp_path / "a.jpg", blocks(1200, 900), quality=95)
+    crop = square_crop(path, 32)
+    assert (crop.width, crop.height) == (1200, 900)
+    assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 12
+
+
+def test_every_bad_picture_has_its_reason(tmp_path, bad_pictures):
+    for name, (data, reason) in bad_pictures.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RejectedPicture) as caught:
+            square_crop(tmp_path / name, 32)
+        assert str(caught.value) == reason, name
+    with pytest.raises(RejectedPicture, match=r"^cannot be opened: No such file or directory$"):
+        square_crop(tmp_path / "gone.jpg", 32)
+
+
+@pytest.mark.parametrize("kind", range(14))
+def test_damage_anywhere_is_a_reject_or_a_picture(tmp_path, kind, good_picture):
+    rng = random.Random(kind)
+    suffix, data = good_picture(kind, 7)
+    path = tmp_path / f"a{suffix}"
+    for _ in range(25):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged[: rng.randint(1, len(damaged))] if rng.random() < 0.5 else damaged)
+        reason = ""
+        try:
+            shape = square_crop(path, 16).pixels.shape
+        except RejectedPicture as reject:
+            reason = str(reject)
+        assert str(tmp_path) not in reason
+        assert reason or shape == (16, 16, 3)
+
+
+def test_png_is_written_whole(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    path = tmp_path / "class" / "a.png"
+    assert not is_whole_png(path)
+    write_png(path, pixels)
+    first = path.read_bytes()
+    assert is_whole_png(path)
+    assert np.array_equal(read_png(path), pixels)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(first))), pixels)
+    write_png(path, pixels)
+    assert path.read_bytes() == first
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.png"]
+    for cut in (b"", first[:5], first[:-1]):
+        path.write_bytes(cut)
+        assert not is_whole_png(path)
