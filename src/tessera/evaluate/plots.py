@@ -1,0 +1,228 @@
+"""Plots of the report as inline SVG that takes its colours from the page, so they follow light and dark mode.
+
+Every plot is drawn twice, wide and narrow; the page's style shows the one that fits the screen, with readable text.
+Arms differ by colour (a palette safe for colour-blind readers), marker and dash.
+"""
+
+import hashlib
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ARM_COLORS = 5
+"""Arms that the page has colours for: --arm-0 to --arm-4; further arms start again."""
+
+_WIDE, _NARROW = 9.0, 4.2  # figure widths in inches; one inch is 72 units of the SVG, text is 10 units
+_MARKERS = ("o", "s", "D", "^", "v")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+# matplotlib only takes true colours: these stand for the page's own and are replaced in the SVG.
+_INK, _SOFT, _RULE = "#010203", "#010204", "#010205"
+_ARMS = tuple(f"#01021{i}" for i in range(ARM_COLORS))
+_VARIABLES = {_INK: "--ink", _SOFT: "--soft", _RULE: "--rule"} | {c: f"--arm-{i}" for i, c in enumerate(_ARMS)}
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _SOFT,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "xtick.color": _RULE,
+    "ytick.color": _RULE,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": _RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dots:
+    """Scores of one arm under one kind of prompts."""
+
+    arm: str
+    color: int
+    """The arm's number in the report."""
+    values: tuple[tuple[float, float, float] | None, ...]
+    """(low, value, high) for each measure, within 0..1; None = not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line of a plot over the images seen in training."""
+
+    arm: str
+    color: int
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dots]]], alt: str) -> Markup:
+    """Dots with 95% intervals: measures downwards, one panel (title, arms) for each kind of prompts. Returns markup."""
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        rows, columns = (len(panels), 1) if narrow else (1, len(panels))
+        arms = max(len(dots) for _, dots in panels)
+        height = 0.6 + len(measures) * (0.16 + 0.13 * arms)
+        figure.set_size_inches(_NARROW if narrow else _WIDE, height * rows + 0.35)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
+        for axes, (title, dots) in zip(grid, panels):
+            _draw_dots(axes, measures, dots)
+            axes.set_title(title)
+        # One legend for all panels: they show the same arms.
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+
+    return _both(draw, alt, f"scores {measures} {alt}")
+
+
+def _draw_dots(axes: "Axes", measures: Sequence[str], dots: Sequence[Dots]) -> None:
+    for n, arm in enumerate(dots):
+        shift = (n - (len(dots) - 1) / 2) * 0.62 / max(len(dots), 2)
+        found = [(row + shift, value) for row, value in enumerate(arm.values) if value is not None]
+        color, marker = _ARMS[arm.color % ARM_COLORS], _MARKERS[arm.color % ARM_COLORS]
+        for y, (low, _, high) in found:
+            axes.plot([low, high], [y, y], color=color, linewidth=2, alpha=0.55, solid_capstyle="round")
+        axes.plot(
+            [value for _, (_, value, _) in found],
+            [y for y, _ in found],
+            linestyle="none",
+            marker=marker,
+            markersize=5.5,
+            color=color,
+            label=arm.arm,
+        )
+    axes.set_yticks(range(len(measures)), measures)
+    axes.set_ylim(len(measures) - 0.45, -0.55)  # the first measure on top
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def curve_plot(curves: Sequence[Curve], y_label: str, alt: str) -> Markup:
+    """Lines over images seen; the y axis is logarithmic when all values are positive. Returns markup."""
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+        figure.set_size_inches(_NARROW if narrow else _WIDE, 2.9)
+        axes = figure.subplots()
+        for curve in curves:
+            axes.plot(
+                curve.x,
+                curve.y,
+                color=_ARMS[curve.color % ARM_COLORS],
+                linestyle=_DASHES[curve.color % ARM_COLORS],
+                linewidth=1.6,
+                marker="o" if len(curve.x) == 1 else None,
+                label=curve.arm,
+            )
+        if all(value > 0 for curve in curves for value in curve.y):
+            axes.set_yscale("log", subs=[1, 1.5, 2, 3, 5, 7])
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            low = min(value for curve in curves for value in curve.y)
+            high = max(value for curve in curves for value in curve.y)
+            axes.set_ylim(low / 1.1, high * 1.1)
+            axes.set_yticks(_log_ticks(low / 1.1, high * 1.1))
+            axes.minorticks_off()
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if narrow else 8, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        axes.set_xlim(left=0)
+        axes.grid()
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, labelcolor=_SOFT)
+        axes.set_xlabel("images seen in training")
+        axes.set_ylabel(y_label)
+        axes.legend(loc="upper right")
+
+    return _both(draw, alt, f"curve {y_label} {alt}")
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Three to ten round numbers in [low, high], both positive."""
+    decades = [10.0**power for power in range(-12, 13)]
+    for steps in (
+        (1,),
+        (1, 3),
+        (1, 2, 5),
+        (1, 1.5, 2, 3, 5, 7),
+        tuple(range(1, 10)),
+        tuple(n / 10 for n in range(10, 100)),
+    ):
+        ticks = [step * decade for decade in decades for step in steps if low <= step * decade <= high]
+        if len(ticks) >= 3:
+            return ticks[:: -(-len(ticks) // 10)]
+    return [low, high]
+
+
+def _short(value: float) -> str:
+    """1500 -> "1.5k", 2000000 -> "2M"."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def _both(draw: Callable[["Figure", bool], None], alt: str, salt: str) -> Markup:
+    """The wide and the narrow form of a plot; the page's classes `wide` and `narrow` show one of them."""
+    shown = "".join(
+        f'<div class="{name}">{_svg(lambda figure, narrow=narrow: draw(figure, narrow), alt, f"{name} {salt}")}</div>'
+        for name, narrow in (("wide", False), ("narrow", True))
+    )
+    # Safe as it is: every text in it went through matplotlib's XML writer or html.escape.
+    return Markup(f'<div class="plot">{shown}</div>')
+
+
+def _svg(draw: Callable[["Figure"], None], alt: str, salt: str) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    # The salt makes element ids the same on every run and different between the plots of one page.
+    style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": salt}
+    with matplotlib.rc_context(style):
+        figure = Figure(layout="constrained")
+        canvas = FigureCanvasSVG(figure)
+        draw(figure)
+        buffer = io.StringIO()
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _inline(buffer.getvalue(), alt, salt)
+
+
+def _inline(svg: str, alt: str, salt: str) -> str:
+    """matplotlib's SVG file as part of a page: no prologue, no fixed size, own ids, the page's colours and font."""
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    view_box = re.search(r'viewBox="([^"]*)"', svg)
+    assert view_box is not None
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    prefix = f"p{hashlib.sha256(salt.encode()).hexdigest()[:8]}-"
+    body = re.sub(r'\bid="', f'id="{prefix}', body)
+    body = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}", body)
+    body = re.sub(r"font: ([^;\"]*?)([\d.]+)px [^;\"]*", r"font: \1\2px system-ui, sans-serif", body)
+    for color, variable in _VARIABLES.items():
+        body = body.replace(color, f"var({variable})")
+    text = html.escape(alt, quote=True)
+    return (
+        f'<svg viewBox="{view_box[1]}" role="img" aria-label="{text}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+    )

@@ -1,0 +1,1 @@
+"""From an export and prompts to pictures."""

@@ -1,0 +1,211 @@
+"""Prompts to a folder of pictures in GenEval's layout, resumable prompt by prompt.
+
+NNNNN/metadata.jsonl      the prompt's own object, with the text that was drawn added as "text"; written last
+NNNNN/samples/0000.png    picture k
+NNNNN/grid.png            all pictures of the prompt side by side, if there are several
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tessera.config import UserError, nearest, to_dict
+from tessera.files import atomic_path, open_stage, sha256_file
+from tessera.runtime import progress, set_threads
+
+Sampler = Literal["ddim", "ddpm", "dpmpp_2m"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What to draw for every prompt, and how."""
+
+    per_prompt: int = 2
+    """Pictures of each prompt, 1 to 10000."""
+    seed: int = 0
+    """Picture k of prompt i is a function of (seed, i, k) and the settings below."""
+    steps: int | None = None
+    """Sampling steps, at least 1. None = the export's."""
+    guidance_scale: float | None = None
+    """w in uncond + w (cond - uncond), finite; 1 = off. None = the export's."""
+    extended: bool = False
+    """Draw each prompt's extended text in place of its short one (paper section 4.1)."""
+    sampler: Sampler = "ddim"
+    batch_size: int = 32
+    """Pictures drawn at once, at least 1; rounded down to whole prompts."""
+    threads: int | None = None
+    """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
+
+    def __post_init__(self):
+        if not 1 <= self.per_prompt <= 10_000:
+            raise UserError(f"per_prompt is {self.per_prompt}: give 1 to 10000 pictures for each prompt")
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"steps is {self.steps}: give at least 1 sampling step")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise UserError(f"guidance_scale is {self.guidance_scale}: give a finite number; 1 turns guidance off")
+        if self.sampler not in get_args(Sampler):
+            known = get_args(Sampler)
+            raise UserError(
+                f"unknown sampler {self.sampler!r};{nearest(self.sampler, known)} known: {', '.join(known)}"
+            )
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}: give at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"threads is {self.threads}: give at least 1")
+
+
+def read_prompts(path: str | Path, extended: bool = False) -> list[tuple[dict[str, Any], str]]:
+    """(metadata, text to draw) of each prompt of a file; empty lines are passed over.
+
+    `.jsonl`: a GenEval metadata object on each line, of which "prompt" is needed, and with `extended` also "extended":
+    {"text": ...}. Any other name: plain text, one prompt a line. Raises UserError that names the file and line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such prompts file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
+        raise UserError(f"{path} {reason}: give a .jsonl or .txt file of prompts") from None
+    is_json = path.suffix.lower() in (".jsonl", ".json")
+    if extended and not is_json:
+        raise UserError(f"{path} holds plain prompts without extended texts: give a .jsonl file, or turn extended off")
+    found = [
+        _read_line(f"{path} line {number}", line, is_json, extended)
+        # Only line feeds end a line: JSON may hold other Unicode line separators inside a string.
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
+    if not found:
+        raise UserError(f"{path} holds no prompts: write one on each line")
+    return found
+
+
+def _read_line(where: str, line: str, is_json: bool, extended: bool) -> tuple[dict[str, Any], str]:
+    if not is_json:
+        return {"prompt": line.strip()}, line.strip()
+    try:
+        metadata = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): mend or remove the line") from None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt"), str):
+        raise UserError(f'{where} is not a JSON object with a text "prompt": mend or remove the line')
+    if not extended:
+        return metadata, metadata["prompt"]
+    longer = metadata.get("extended")
+    if not isinstance(longer, dict) or not isinstance(longer.get("text"), str):
+        raise UserError(f'{where} has no "extended": {{"text": ...}}: add it, or turn extended off')
+    return metadata, longer["text"]
+
+
+def generate(
+    out: str | Path,
+    export: str | Path,
+    prompts_file: str | Path,
+    config: GenerateConfig = GenerateConfig(),
+    *,
+    device: str | None = None,
+) -> None:
+    """Draws `config.per_prompt` pictures of every prompt into `out`; goes on where it stopped, does nothing when done.
+
+    `device`: "cuda", "mps" or "cpu"; None = the best there is. Batches are whole prompts in the file's order, so what
+    is drawn together never depends on where an earlier call stopped, and the bytes of the pictures do not either.
+    Raises UserError for a bad prompts file, a missing export or a folder that holds something else.
+    """
+    out, export, prompts_file = Path(out), Path(export), Path(prompts_file)
+    prompts = read_prompts(prompts_file, config.extended)
+    described = {name: value for name, value in to_dict(config).items() if name != "threads"}
+    described["prompts"] = {"count": len(prompts), "sha256": sha256_file(prompts_file)}
+    stage = open_stage(out, stage="generate", config=described, inputs={"export": export})
+    if stage.done:
+        return
+
+    # torch is only imported once there is something to draw.
+    from tessera.generate.pipeline import Pipeline
+
+    set_threads(config.threads)
+    pipeline = Pipeline.load(export, device)
+    finished = [_finished(out / f"{i:05d}", config.per_prompt) for i in range(len(prompts))]
+    total = len(prompts) * config.per_prompt
+    per_batch = max(1, config.batch_size // config.per_prompt)
+    with progress("generate", total, completed=sum(finished) * config.per_prompt) as bar:
+        for start in range(0, len(prompts), per_batch):
+            members = range(start, min(start + per_batch, len(prompts)))
+            if all(finished[i] for i in members):
+                continue
+            pictures = _draw(pipeline, [prompts[i][1] for i in members], members, config)
+            for i, own in zip(members, pictures):
+                if not finished[i]:
+                    _write_prompt(out / f"{i:05d}", *prompts[i], own)
+                    bar.advance(config.per_prompt)
+    used = {
+        "steps": pipeline.info.sampling_steps if config.steps is None else config.steps,
+        "guidance_scale": pipeline.info.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+        "image_size": pipeline.info.image_size,
+    }
+    stage.finish(counts={"prompts": len(prompts), "images": total}, facts=used)
+
+
+def _draw(pipeline, texts: list[str], members: range, config: GenerateConfig) -> NDArray[np.uint8]:
+    """uint8 (prompts, per_prompt, S, S, 3) of one batch; a prompt with more pictures than a batch holds is split."""
+    rows = [(text, (i, k)) for text, i in zip(texts, members) for k in range(config.per_prompt)]
+    drawn = []
+    for start in range(0, len(rows), config.batch_size):
+        part = rows[start : start + config.batch_size]
+        drawn.append(
+            pipeline.images(
+                [text for text, _ in part],
+                [address for _, address in part],
+                seed=config.seed,
+                steps=config.steps,
+                guidance_scale=config.guidance_scale,
+                sampler=config.sampler,
+            )
+        )
+    pictures = np.concatenate(drawn)  # (prompts * per_prompt, S, S, 3)
+    return pictures.reshape(len(members), config.per_prompt, *pictures.shape[1:])
+
+
+def _finished(directory: Path, per_prompt: int) -> bool:
+    # The metadata file is written last, so it alone says that the pictures are whole; somebody may have deleted some.
+    samples = directory / "samples"
+    return (directory / "metadata.jsonl").is_file() and all(
+        (samples / f"{k:04d}.png").is_file() for k in range(per_prompt)
+    )
+
+
+def _write_prompt(directory: Path, metadata: dict[str, Any], text: str, pictures: NDArray[np.uint8]) -> None:
+    (directory / "samples").mkdir(parents=True, exist_ok=True)
+    for k, picture in enumerate(pictures):
+        _write_png(directory / "samples" / f"{k:04d}.png", picture)
+    if len(pictures) > 1:
+        _write_png(directory / "grid.png", image_grid(pictures))
+    line = json.dumps({**metadata, "text": text}, ensure_ascii=False)
+    with atomic_path(directory / "metadata.jsonl", durable=False) as temporary:
+        temporary.write_text(line + "\n", encoding="utf-8", newline="\n")
+
+
+def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    with atomic_path(path, durable=False) as temporary:  # thousands of small files that can be drawn again
+        Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def image_grid(pictures: NDArray[np.uint8], gap: int = 2) -> NDArray[np.uint8]:
+    """Pictures (N, H, W, 3) row by row on white, as square as whole columns allow, `gap` pixels apart: (h, w, 3)."""
+    count, height, width, _ = pictures.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for n, picture in enumerate(pictures):
+        top, left = n // columns * (height + gap), n % columns * (width + gap)
+        grid[top : top + height, left : left + width] = picture
+    return grid

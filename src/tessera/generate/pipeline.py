@@ -1,0 +1,142 @@
+"""From prompts to pictures: the network, text encoder and latent codec of one export, put together.
+
+B = pictures of a batch, S = picture side in pixels, (C, H, W) = shape of one picture's latents.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tessera.config import UserError
+from tessera.diffusion.loss import as_denoiser
+from tessera.diffusion.sampler import Callback, Generators, get_sampler
+from tessera.diffusion.schedule import get_schedule
+from tessera.frozen.text import load_text_encoder
+from tessera.frozen.vae import load_codec
+from tessera.records import TextEncoding
+from tessera.runtime import address, philox, pick_device
+from tessera.weights import ExportInfo, load_export
+
+SAMPLES_PER_PROMPT = 2**20
+"""Addresses kept for each prompt: picture k of prompt i draws its noise at i * SAMPLES_PER_PROMPT + k."""
+
+
+def sample_noise(shape: Sequence[int], addresses: Sequence[tuple[int, int]], seed: int) -> Tensor:
+    """Start noise (B, C, H, W), float32, of the pictures at `addresses` = (prompt index, k).
+
+    A picture's noise is a function of (seed, its address). Raises UserError when an index is negative or k is not
+    below SAMPLES_PER_PROMPT.
+    """
+    rows = []
+    for prompt, k in addresses:
+        if prompt < 0 or not 0 <= k < SAMPLES_PER_PROMPT:
+            raise UserError(
+                f"address ({prompt}, {k}): the prompt index is at least 0 and 0 <= k < {SAMPLES_PER_PROMPT}"
+            )
+        rows.append(philox(seed, "sample", prompt * SAMPLES_PER_PROMPT + k).standard_normal(tuple(shape)))
+    return torch.from_numpy(np.stack(rows).astype(np.float32))  # (B, C, H, W)
+
+
+def step_generators(addresses: Sequence[tuple[int, int]], seed: int) -> list[torch.Generator]:
+    """One CPU generator a picture for the noise that `ddpm` adds at every step, seeded by (seed, address)."""
+    return [torch.Generator().manual_seed(address(seed, "sample/steps", prompt, k)) for prompt, k in addresses]
+
+
+class Pipeline:
+    """One trained model with everything it needs to draw.
+
+    A picture is a function of its text, its address and the sampling settings. Rows of a batch do not see each other,
+    but matrix kernels may round differently for another number of rows or of padded tokens: pictures of the same
+    address from differently composed batches agree to about one level of 255, from equally composed ones bit by bit.
+    """
+
+    def __init__(self, network: torch.nn.Module, info: ExportInfo, *, device: torch.device | str = "cpu"):
+        self.network = network.eval()
+        self.info = info
+        self.device = torch.device(device)
+        self.text_encoder = load_text_encoder(info.text_encoder)
+        self.codec = load_codec(info.latent_codec)
+        self.latent_shape: tuple[int, ...] = tuple(self.codec.latent_shape(info.image_size))  # (C, H, W)
+
+    @classmethod
+    def load(
+        cls, export_dir: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "Pipeline":
+        """The model of an export folder on `device`, its weights in `dtype`; None = the best device, float32."""
+        chosen = device if isinstance(device, torch.device) else pick_device(device)
+        network, info = load_export(Path(export_dir), chosen, dtype or torch.float32)
+        return cls(network, info, device=chosen)
+
+    def encode(self, prompts: Sequence[str]) -> TextEncoding:
+        """One row per prompt; a prompt that occurs several times is encoded once."""
+        distinct = list(dict.fromkeys(prompts))
+        encoded = dict(zip(distinct, self.text_encoder.encode(distinct)))
+        return TextEncoding.stack([encoded[prompt] for prompt in prompts]).to(self.device, torch.float32)  # (B, L, D)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        text: TextEncoding,
+        noise: Tensor,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str = "ddim",
+        generator: Generators | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Final latents (B, C, H, W), float32 and still normalised; None = the export's own steps and guidance.
+
+        `generator` is needed by `ddpm` alone. Raises UserError for an unknown sampler, steps < 1 or a guidance that is
+        not a finite number.
+        """
+        info = self.info
+        return get_sampler(sampler)(
+            as_denoiser(self.network, info.prediction),
+            noise.to(self.device, torch.float32),
+            get_schedule(info.noise_schedule),
+            info.sampling_steps if steps is None else steps,
+            info.guidance_scale if guidance_scale is None else guidance_scale,
+            text=text,
+            null=torch.as_tensor(info.null_condition).to(self.device, torch.float32),
+            clip_denoised=info.clip_denoised,
+            generator=generator,
+            callback=callback,
+        )
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Normalised latents (B, C, H, W) -> pictures uint8 (B, S, S, 3). Raises UserError when some are not finite."""
+        if not latents.isfinite().all():
+            raise UserError("the model drew values that are not finite: export a checkpoint from before it diverged")
+        scale, shift = (
+            torch.tensor(values)[:, None, None] for values in (self.info.latent_scale, self.info.latent_shift)
+        )
+        return self.codec.decode(latents.cpu().float() / scale + shift)  # (B, S, S, 3)
+
+    def images(
+        self,
+        prompts: Sequence[str],
+        addresses: Sequence[tuple[int, int]],
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str = "ddim",
+        callback: Callback | None = None,
+    ) -> np.ndarray:
+        """Pictures uint8 (B, S, S, 3): one for each prompt of the batch, its noise drawn at (seed, its address)."""
+        if not prompts or len(prompts) != len(addresses):
+            raise UserError(f"{len(prompts)} prompts and {len(addresses)} addresses: give one address for each picture")
+        latents = self.sample(
+            self.encode(prompts),
+            sample_noise(self.latent_shape, addresses, seed),
+            steps=steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            generator=step_generators(addresses, seed),
+            callback=callback,
+        )
+        return self.decode(latents)

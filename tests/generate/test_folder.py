@@ -1,0 +1,203 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tessera.config import UserError, from_dict, to_dict
+from tessera.files import read_manifest
+from tessera.generate import folder
+from tessera.generate.folder import GenerateConfig, generate, image_grid, read_prompts
+from tessera.generate.pipeline import Pipeline
+
+LINES = [
+    {"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": f"a circle {i}"} for i in range(5)
+]
+for line in LINES:
+    line["extended"] = {"text": f"The picture shows {line['prompt']} on white snow.", "extender": "rules"}
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES) + "\n")
+    return path
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_layout_is_genevals(tmp_path, export, prompts):
+    out = tmp_path / "samples"
+    generate(out, export, prompts, GenerateConfig(per_prompt=3, steps=2, batch_size=7, seed=4), device="cpu")
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["00000", "00001", "00002", "00003", "00004", "manifest.json"]
+    for number, line in enumerate(LINES):
+        own = out / f"{number:05d}"
+        written = json.loads((own / "metadata.jsonl").read_text())
+        assert written == line | {"text": line["prompt"]}
+        assert sorted(path.name for path in (own / "samples").iterdir()) == ["0000.png", "0001.png", "0002.png"]
+        assert pixels(own / "grid.png").shape == (34, 34, 3)  # two columns of 16 px with a gap
+    manifest = read_manifest(out, "generate")
+    assert manifest.counts == {"prompts": 5, "images": 15}
+    assert manifest.facts == {"steps": 2, "guidance_scale": 2.0, "image_size": 16}
+    assert manifest.inputs.keys() == {"export"}
+    drawn = np.stack([pixels(out / "00003" / "samples" / f"{k:04d}.png") for k in range(3)])
+    expected = Pipeline.load(export, "cpu").images(
+        [LINES[3]["prompt"]] * 3, [(3, k) for k in range(3)], seed=4, steps=2
+    )
+    assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_extended_texts_are_drawn_and_noted(tmp_path, export, prompts):
+    config = GenerateConfig(per_prompt=1, steps=1)
+    generate(tmp_path / "short", export, prompts, config, device="cpu")
+    generate(tmp_path / "long", export, prompts, GenerateConfig(per_prompt=1, steps=1, extended=True), device="cpu")
+    metadata = json.loads((tmp_path / "long" / "00000" / "metadata.jsonl").read_text())
+    assert metadata["prompt"] == LINES[0]["prompt"]
+    assert metadata["text"] == LINES[0]["extended"]["text"]
+    pictures = [(tmp_path / kind / "00000" / "samples" / "0000.png").read_bytes() for kind in ("short", "long")]
+    assert pictures[0] != pictures[1]
+    assert not (tmp_path / "long" / "00000" / "grid.png").exists()  # one picture needs no grid
+
+
+def test_done_is_not_done_again(tmp_path, export, prompts, monkeypatch):
+    out = tmp_path / "samples"
+    config = GenerateConfig(per_prompt=1, steps=1)
+    generate(out, export, prompts, config, device="cpu")
+    before = tree(out)
+    monkeypatch.setattr(Pipeline, "load", None)
+    generate(out, export, prompts, config, device="cpu")
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("written_before_the_stop", [0, 1, 2, 4])
+def test_interrupted_is_uninterrupted(tmp_path, export, prompts, monkeypatch, written_before_the_stop):
+    """Also when the stop falls into the middle of a batch, and with other threads when it goes on."""
+    config = GenerateConfig(per_prompt=2, steps=2, batch_size=5)
+    generate(tmp_path / "whole", export, prompts, config, device="cpu")
+    real, count = folder._write_prompt, 0
+
+    def stop_after(*arguments):
+        nonlocal count
+        if count == written_before_the_stop:
+            raise KeyboardInterrupt
+        count += 1
+        real(*arguments)
+
+    monkeypatch.setattr(folder, "_write_prompt", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path / "parts", export, prompts, config, device="cpu")
+    assert not read_manifest(tmp_path / "parts", must_be_complete=False).complete
+    drawn = []
+
+    def note(directory, *arguments):
+        drawn.append(directory.name)
+        real(directory, *arguments)
+
+    monkeypatch.setattr(folder, "_write_prompt", note)
+    generate(tmp_path / "parts", export, prompts, GenerateConfig(**vars(config) | {"threads": 1}), device="cpu")
+    assert drawn == [f"{number:05d}" for number in range(written_before_the_stop, 5)]
+    assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
+
+
+def test_a_prompt_with_more_pictures_than_a_batch(tmp_path, export, prompts):
+    generate(tmp_path / "a", export, prompts, GenerateConfig(per_prompt=5, steps=1, batch_size=2), device="cpu")
+    generate(tmp_path / "b", export, prompts, GenerateConfig(per_prompt=5, steps=1, batch_size=64), device="cpu")
+    for number in range(5):
+        for k in range(5):
+            name = Path(f"{number:05d}", "samples", f"{k:04d}.png")
+            one, other = (pixels(tmp_path / batch / name).astype(int) for batch in "ab")
+            assert np.abs(one - other).max() <= 1
+
+
+def test_plain_text_prompts(tmp_path, export):
+    path = tmp_path / "mine.txt"
+    path.write_text("\ufeffa red circle\n\n  zwei Kreise \u2028 auf Schnee  \n", encoding="utf-8")
+    generate(tmp_path / "samples", export, path, GenerateConfig(per_prompt=1, steps=1), device="cpu")
+    assert (tmp_path / "samples" / "00001" / "metadata.jsonl").is_file()
+    assert not (tmp_path / "samples" / "00002").exists()
+    assert [text for _, text in read_prompts(path)] == ["a red circle", "zwei Kreise \u2028 auf Schnee"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "extended", "message"),
+    [
+        ("p.jsonl", None, False, r"p\.jsonl: no such prompts file"),
+        ("p.jsonl", "", False, "holds no prompts"),
+        ("p.txt", " \n\n", False, "holds no prompts"),
+        ("p.jsonl", '{"prompt": "a"}\n\n{"prompt": "b"\n', False, r"p\.jsonl line 3 is not JSON"),
+        ("p.jsonl", '{"prompt": "a"}\n["b"]\n', False, "line 2 is not a JSON object"),
+        ("p.jsonl", '{"prompt": 3}\n', False, "line 1 is not a JSON object with a text"),
+        ("p.jsonl", '{"prompt": "a"}\n', True, 'line 1 has no "extended"'),
+        ("p.txt", "a\n", True, "without extended texts"),
+        ("p.txt", b"\xff\xfe\x00", False, "not UTF-8"),
+    ],
+)
+def test_bad_prompt_files_are_named_before_anything_is_made(tmp_path, export, name, content, extended, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message) as caught:
+        generate(tmp_path / "out", export, path, GenerateConfig(extended=extended), device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_export_and_a_folder_of_something_else(tmp_path, export, prompts):
+    with pytest.raises(UserError, match=r"nowhere.*tessera export"):
+        generate(tmp_path / "out", tmp_path / "nowhere", prompts, device="cpu")
+    assert not (tmp_path / "out").exists()
+    config = GenerateConfig(per_prompt=1, steps=1)
+    generate(tmp_path / "out", export, prompts, config, device="cpu")
+    with pytest.raises(UserError, match=r"seed: the directory has 0, this call has 1"):
+        generate(tmp_path / "out", export, prompts, GenerateConfig(per_prompt=1, steps=1, seed=1), device="cpu")
+    prompts.write_text('{"prompt": "another"}\n')
+    with pytest.raises(UserError, match=r"prompts\.count"):
+        generate(tmp_path / "out", export, prompts, config, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"per_prompt": 0},
+        {"per_prompt": 10_001},
+        {"seed": -1},
+        {"steps": 0},
+        {"guidance_scale": math.nan},
+        {"guidance_scale": math.inf},
+        {"sampler": "dimm"},
+        {"batch_size": 0},
+        {"threads": 0},
+    ],
+)
+def test_config_refuses(wrong):
+    (field,) = wrong
+    with pytest.raises(UserError, match=field):
+        GenerateConfig(**wrong)
+
+
+def test_config_survives_json():
+    config = GenerateConfig(per_prompt=3, guidance_scale=2, sampler="dpmpp_2m")
+    assert from_dict(GenerateConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 12), side=st.integers(1, 5), gap=st.integers(0, 3))
+def test_grid_shows_every_picture(count, side, gap):
+    pictures = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(side, 1).repeat(side, 2).repeat(3, 3)
+    grid = image_grid(pictures, gap)
+    shown, areas = np.unique(grid[..., 0][(grid[..., 0] < count)], return_counts=True)
+    assert shown.tolist() == list(range(count))
+    assert set(areas.tolist()) == {side * side}
+    assert grid.shape[0] <= grid.shape[1]

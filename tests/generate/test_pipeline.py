@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+
+from tessera.config import UserError
+from tessera.generate.pipeline import SAMPLES_PER_PROMPT, Pipeline, sample_noise
+from tessera.runtime import philox
+
+PROMPTS = ["a red circle", "a blue square to the left of a green heart on pale yellow sand", "a star", "two moons", "x"]
+ADDRESSES = [(0, 0), (1, 0), (1, 1), (7, 0), (70_000, 3)]
+
+
+@pytest.fixture(scope="module")
+def pipeline(export):
+    return Pipeline.load(export, device="cpu")
+
+
+def test_pictures_have_the_right_form_and_are_repeatable(pipeline):
+    first = pipeline.images(PROMPTS, ADDRESSES, seed=3)
+    assert first.dtype == np.uint8
+    assert first.shape == (5, 16, 16, 3)
+    np.testing.assert_array_equal(first, pipeline.images(PROMPTS, ADDRESSES, seed=3))
+
+
+def test_a_picture_is_the_same_in_any_batch(pipeline):
+    together = pipeline.images(PROMPTS, ADDRESSES, seed=1).astype(int)
+    alone = [pipeline.images([p], [a], seed=1)[0].astype(int) for p, a in zip(PROMPTS, ADDRESSES)]
+    assert np.abs(together - np.stack(alone)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 2}, {"steps": 4}, {"guidance_scale": 1.0}, {"sampler": "dpmpp_2m"}, {"sampler": "ddpm"}]
+)
+def test_every_setting_has_an_effect(pipeline, change):
+    base = pipeline.images(PROMPTS[:2], ADDRESSES[:2], seed=1)
+    assert not np.array_equal(base, pipeline.images(PROMPTS[:2], ADDRESSES[:2], **{"seed": 1, **change}))
+
+
+def test_the_text_has_an_effect(pipeline):
+    one, other = (pipeline.images([text], [(0, 0)]) for text in ("a red circle", "a blue circle"))
+    assert not np.array_equal(one, other)
+
+
+def test_ddpm_noise_does_not_depend_on_the_batch(pipeline):
+    together = pipeline.images(PROMPTS, ADDRESSES, seed=1, sampler="ddpm").astype(int)
+    alone = pipeline.images(PROMPTS[3:4], ADDRESSES[3:4], seed=1, sampler="ddpm").astype(int)
+    assert np.abs(together[3] - alone[0]).max() <= 1
+
+
+def test_defaults_are_the_exports(pipeline):
+    spelled = pipeline.images(PROMPTS, ADDRESSES, steps=3, guidance_scale=2.0, sampler="ddim")
+    np.testing.assert_array_equal(pipeline.images(PROMPTS, ADDRESSES), spelled)
+
+
+def test_noise_has_an_address():
+    noise = sample_noise((4, 8, 8), [(3, 2), (0, 1)], seed=5)
+    assert noise.dtype == torch.float32
+    expected = philox(5, "sample", 3 * SAMPLES_PER_PROMPT + 2).standard_normal((4, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(noise[0].numpy(), expected)
+    for wrong in [(-1, 0), (0, -1), (0, SAMPLES_PER_PROMPT)]:
+        with pytest.raises(UserError, match="address"):
+            sample_noise((4, 8, 8), [wrong], seed=5)
+
+
+def test_latents_are_put_back_on_the_codecs_scale(tmp_path, make_export, pipeline):
+    """Decoding undoes (codec's latents - shift) * scale, with one number and with one for each channel."""
+    shifts = tuple(0.01 * channel for channel in range(48))
+    other = Pipeline.load(make_export(tmp_path / "e", latent_scale=(4.0,), latent_shift=shifts), device="cpu")
+    pictures = philox(0, "test").integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    latents = torch.from_numpy(pipeline.codec.encode(pictures)[0])  # (2, 48, 4, 4)
+    normalized = (latents - torch.tensor(shifts)[:, None, None]) * 4
+    np.testing.assert_array_equal(other.decode(normalized), pictures)
+    np.testing.assert_array_equal(pipeline.decode(latents), pictures)
+
+
+def test_user_mistakes_are_named(pipeline, tmp_path):
+    with pytest.raises(UserError, match="sampler"):
+        pipeline.images(PROMPTS, ADDRESSES, sampler="ddmi")
+    with pytest.raises(UserError, match="steps"):
+        pipeline.images(PROMPTS, ADDRESSES, steps=0)
+    with pytest.raises(UserError, match="guidance"):
+        pipeline.images(PROMPTS, ADDRESSES, guidance_scale=float("nan"))
+    with pytest.raises(UserError, match="one address for each picture"):
+        pipeline.images(PROMPTS, ADDRESSES[:2])
+    with pytest.raises(UserError, match="finite"):
+        pipeline.decode(torch.full((1, 48, 4, 4), float("nan")))
+    with pytest.raises(UserError, match="export"):
+        Pipeline.load(tmp_path / "nothing", device="cpu")
+
+
+def test_half_precision_weights_draw_nearly_the_same(export, pipeline):
+    half = Pipeline.load(export, device="cpu", dtype=torch.bfloat16)
+    difference = half.images(PROMPTS, ADDRESSES).astype(int) - pipeline.images(PROMPTS, ADDRESSES).astype(int)
+    assert np.abs(difference).mean() < 8
