@@ -1,0 +1,125 @@
+"""The training loss of the paper's Eq. 1-2 and the denoiser that a trained network becomes.
+
+Which picture goes with which t (Eq. 3-4, Algorithm 1) is decided where the batch is drawn; here a batch already says
+its alpha_bar, noise and dropped captions, so the loss draws nothing and changes nothing: same batch, same loss.
+
+Shapes: latents, noise, x (B, C, H, W); alpha_bar, dropped (B,); text embeddings (B, L, D), mask (B, L).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tessera.config import UserError
+from tessera.diffusion.schedule import PREDICTIONS, add_noise, check_prediction, to_eps, velocity
+from tessera.records import Batch, DenoiserState, TextEncoding
+
+__all__ = ["PREDICTIONS", "X0_WEIGHT_LIMIT", "Denoiser", "as_denoiser", "diffusion_loss", "drop_captions", "null_text"]
+
+Network = Callable[..., tuple[Tensor, DenoiserState]]
+"""network(x, alpha_bar, text, state=None) -> (output, DenoiserState); a DiT, a RIN or any function like them."""
+
+X0_WEIGHT_LIMIT = 3.0
+"""The largest weight of x0-prediction's loss, reached where 1 - alpha_bar falls below 1 / 3: so that the few almost
+clean samples of a batch, whose weight would grow without bound, do not outshout the others."""
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """denoise(x, alpha_bar, text, state=None) -> (eps, DenoiserState), around a network that outputs `prediction`.
+
+    Calling it converts to eps in float32. Where alpha_bar is near 0 that conversion and the way back to x0 lose
+    digits, so the samplers take `network` and `prediction` from here and convert the raw output themselves.
+    """
+
+    network: Network
+    prediction: str
+
+    def __call__(
+        self, x: Tensor, alpha_bar: Tensor, text: TextEncoding | None, state: DenoiserState | None = None
+    ) -> tuple[Tensor, DenoiserState]:
+        output, state = self.network(x, alpha_bar, text, state)
+        return to_eps(self.prediction, output.float(), x.float(), alpha_bar.float()), state
+
+
+def as_denoiser(network: Network, prediction: str) -> Denoiser:
+    """Wraps a network that outputs `prediction` ("eps", "x0" or "v"). Raises UserError for another name."""
+    check_prediction(prediction)
+    return Denoiser(network, prediction)
+
+
+def null_text(null_condition: Tensor, rows: int, length: int) -> TextEncoding:
+    """The null condition (1, D) as `rows` rows padded to `length` tokens; the mask is True on that one token alone."""
+    embeddings = null_condition.new_zeros(rows, length, null_condition.shape[-1])  # (rows, L, D)
+    embeddings[:, 0] = null_condition
+    mask = torch.zeros(rows, length, dtype=torch.bool, device=null_condition.device)  # (rows, L)
+    mask[:, 0] = True
+    return TextEncoding(embeddings, mask)
+
+
+def drop_captions(text: TextEncoding, dropped: Tensor, null_condition: Tensor) -> TextEncoding:
+    """A new encoding in which the rows marked in `dropped` (B,) hold the null condition (1, D) and nothing else."""
+    rows, length = text.mask.shape
+    null = null_text(null_condition.to(text.embeddings), rows, length)
+    return TextEncoding(
+        torch.where(dropped[:, None, None], null.embeddings, text.embeddings),
+        torch.where(dropped[:, None], null.mask, text.mask),
+    )
+
+
+def diffusion_loss(
+    network: Any,
+    batch: Batch,
+    null_condition: Tensor,
+    *,
+    prediction: str = "eps",
+    self_condition_keep: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error of a network on a batch (paper Eq. 1-2). Returns (loss, per-sample loss (B,), detached).
+
+    `prediction` is what the network outputs. "eps": || eps - eps_theta ||^2, the paper's. "v": the same on v. "x0":
+    on x0 with weight 1 / (1 - alpha_bar), which is the loss on v written in x0, since v_theta - v =
+    -(x0_theta - x0) / sigma; the weight is limited to X0_WEIGHT_LIMIT. Means over channels and positions, then over
+    samples, so a batch's loss is its micro-batches' losses weighted by their sizes.
+
+    `null_condition` (1, D): the encoding of "", which replaces the captions marked in `batch.dropped`.
+
+    `self_condition_keep` (B,) bool turns on RIN's self-conditioning (Jabri et al. 2023, latent self-conditioning): a
+    first forward without gradient, on the marked samples only, gives the latent tokens that the second one starts
+    from; the others start from zeros. Text is refined once for both. On a GPU keep this mask on the CPU: its rows are
+    counted here. Raises UserError for a network that has no latent tokens.
+    """
+    check_prediction(prediction)
+    latents, noise, alpha_bar = batch.latents.float(), batch.noise.float(), batch.alpha_bar.float()
+    x = add_noise(latents, noise, alpha_bar)  # (B, C, H, W)
+    text = drop_captions(batch.text, batch.dropped, null_condition)
+    state = None
+    if self_condition_keep is not None:
+        state = _self_condition(network, x, alpha_bar, text, self_condition_keep)
+    output, _ = network(x, alpha_bar, text, state)
+
+    target = {"eps": noise, "x0": latents}.get(prediction)
+    if target is None:
+        target = velocity(latents, noise, alpha_bar)
+    per_sample = (output.float() - target).square().flatten(1).mean(1)  # (B,)
+    if prediction == "x0":
+        per_sample = per_sample / (1 - alpha_bar).clamp_min(1 / X0_WEIGHT_LIMIT)
+    return per_sample.mean(), per_sample.detach()
+
+
+def _self_condition(network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncoding, keep: Tensor) -> DenoiserState:
+    """What the second forward starts from: latent tokens of the first one, zeros where not kept, and refined text."""
+    cache = network.encode_text(text)
+    rows = keep.nonzero().squeeze(1).to(x.device)  # (kept,)
+    if len(rows) == 0:
+        return DenoiserState(text_cache=cache)
+    with torch.no_grad():
+        first = DenoiserState(text_cache=cache.select(rows))
+        _, first = network(x[rows], alpha_bar[rows], text.select(rows), first)
+    if first.latent_tokens is None:
+        raise UserError("self_condition_prob: this network has no latent tokens to pass on; set it to 0")
+    tokens = first.latent_tokens.new_zeros(len(x), *first.latent_tokens.shape[1:])  # (B, N, D)
+    return DenoiserState(latent_tokens=tokens.index_copy(0, rows, first.latent_tokens), text_cache=cache)

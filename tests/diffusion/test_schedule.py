@@ -1,0 +1,137 @@
+"""Schedules against diffusers' tables and closed forms; conversions as round trips."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.config import UserError
+from tessera.diffusion import schedule as sch
+
+TIMES = torch.linspace(0, 1, 2001, dtype=torch.float64)
+NAMES = list(sch.SCHEDULES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_schedule_falls_from_one_and_stays_positive(name, dtype):
+    alpha_bar = sch.get_schedule(name)(TIMES.to(dtype))
+    assert alpha_bar.dtype == dtype
+    assert alpha_bar.shape == TIMES.shape
+    assert alpha_bar[0] == 1
+    assert (alpha_bar.diff() < 0).all()
+    assert alpha_bar.min() >= sch.FLOOR * (1 - 1e-6)
+    assert (1 - alpha_bar >= 0).all()
+
+
+def test_linear_is_one_minus_t_with_a_floor():
+    assert sch.linear(torch.tensor([0.0, 0.25, 1.0])).tolist() == pytest.approx([1, 0.75, 1e-9], rel=1e-6)
+    assert sch.linear(0.4).item() == 0.6
+    assert sch.linear(1).item() == 1e-9
+
+
+def test_cosine_and_sigmoid_closed_forms():
+    for t in (0.1, 0.5, 0.9):
+        f = [math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2 for u in (t, 0.0)]
+        assert sch.cosine(t).item() == pytest.approx(f[0] / f[1], rel=1e-12)
+    assert sch.sigmoid(0.5).item() == pytest.approx(0.5, rel=1e-12)
+    assert sch.sigmoid(0.2).item() == pytest.approx(1 - sch.sigmoid(0.8).item(), rel=1e-12)
+    low, middle, high = (1 / (1 + math.exp(-u)) for u in (-3, 6 * 0.3 - 3, 3))
+    assert sch.sigmoid(0.3).item() == pytest.approx((high - middle) / (high - low), rel=1e-12)
+    assert sch.sigmoid(1.0).item() == 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("scaled_linear", {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}),
+        ("ddpm_linear", {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}),
+        ("cosine", {"beta_schedule": "squaredcos_cap_v2"}),
+    ],
+)
+def test_integer_steps_are_those_of_diffusers(name, settings):
+    diffusers = pytest.importorskip("diffusers")
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    ours = sch.SCHEDULES[name](t)
+    for scheduler in (diffusers.DDIMScheduler, diffusers.DDPMScheduler):
+        theirs = scheduler(num_train_timesteps=1000, **settings).alphas_cumprod.double()
+        last = 999 if name == "cosine" else 1000  # theirs limits the very last beta to 0.999
+        torch.testing.assert_close(ours[:last], theirs[:last], rtol=2e-4 if name == "cosine" else 2e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["scaled_linear", "ddpm_linear"])
+def test_between_integer_steps_the_logarithm_is_linear(name):
+    alpha_bar = sch.SCHEDULES[name](torch.tensor([0.5, 0.50025, 0.501], dtype=torch.float64)).log()
+    assert alpha_bar[1].item() == pytest.approx(0.75 * alpha_bar[0].item() + 0.25 * alpha_bar[2].item(), rel=1e-9)
+
+
+def test_tau_400_of_1000_on_each_schedule():
+    values = [sch.SCHEDULES[name](0.4).item() for name in ("linear", "scaled_linear", "ddpm_linear")]
+    assert values == pytest.approx([0.60, 0.426, 0.195], abs=5e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_t_at_inverts(name):
+    schedule = sch.SCHEDULES[name]
+    t = TIMES[1:-1:50]
+    torch.testing.assert_close(sch.t_at(schedule, schedule(t)), t, rtol=0, atol=1e-9)
+    assert sch.t_at(schedule, torch.tensor([[0.5, 0.7]])).shape == (1, 2)
+
+
+def test_t_at_gives_the_nearer_end_for_values_out_of_reach():
+    assert sch.t_at(sch.scaled_linear, 1e-4).item() == pytest.approx(1, abs=1e-12)
+    assert sch.t_at(sch.scaled_linear, 1.0).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_step_grid():
+    assert sch.step_grid(4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    with pytest.raises(UserError, match="steps"):
+        sch.step_grid(0)
+
+
+def test_log_snr():
+    assert sch.log_snr(0.5).item() == 0
+    assert sch.log_snr(0.9).item() == pytest.approx(math.log(9))
+    assert sch.log_snr(1.0).item() == math.inf
+
+
+def test_unknown_names_are_user_errors():
+    with pytest.raises(UserError, match="linear"):
+        sch.get_schedule("linaer")
+    with pytest.raises(UserError, match="eps"):
+        sch.check_prediction("epsilon")
+
+
+@given(
+    st.lists(st.floats(1e-6, 1 - 1e-6), min_size=3, max_size=3),
+    st.sampled_from(sch.PREDICTIONS),
+    st.integers(0, 2**31),
+)
+def test_conversions_are_round_trips_in_float64(alpha_bars, prediction, seed):
+    alpha_bar = torch.tensor(alpha_bars, dtype=torch.float64)
+    x0, eps = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = sch.add_noise(x0, eps, alpha_bar)
+    output = {"eps": eps, "x0": x0, "v": sch.velocity(x0, eps, alpha_bar)}[prediction]
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(sch.to_x0(prediction, output, x, alpha_bar), x0, **close)
+    torch.testing.assert_close(sch.to_eps(prediction, output, x, alpha_bar), eps, **close)
+    torch.testing.assert_close(sch.v_from_eps(eps, x, alpha_bar), sch.velocity(x0, eps, alpha_bar), **close)
+    torch.testing.assert_close(sch.v_from_x0(x0, x, alpha_bar), sch.velocity(x0, eps, alpha_bar), **close)
+
+
+def test_a_float_alpha_bar_is_that_of_every_sample():
+    x0, eps = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = sch.add_noise(x0, eps, torch.full((3,), 0.3))
+    torch.testing.assert_close(sch.add_noise(x0, eps, 0.3), x)
+    torch.testing.assert_close(sch.x0_from_eps(eps, x, 0.3), x0)
+    assert sch.eps_from_x0(x0, x, 0.3).dtype == torch.float32
+
+
+def test_conversions_stay_finite_at_both_ends():
+    x = torch.ones(2, 1, 1, 1)
+    for alpha_bar in (torch.tensor([1.0, 1e-9]), 1.0, 1e-9, 0.0):
+        for prediction in sch.PREDICTIONS:
+            assert sch.to_x0(prediction, 0.5 * x, x, alpha_bar).isfinite().all()
+            assert sch.to_eps(prediction, 0.5 * x, x, alpha_bar).isfinite().all()

@@ -1,0 +1,310 @@
+"""Metrics against scipy, the prdc package, closed forms and simulations."""
+
+import contextlib
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera import metrics
+from tessera.config import UserError
+from tessera.metrics import (
+    PRDC,
+    Interval,
+    Moments,
+    bootstrap,
+    clip_score,
+    cosine_scores,
+    frechet_distance,
+    frechet_from_moments,
+    paired_bootstrap,
+    prdc,
+)
+
+
+def features(rows, width, seed=0, rank=None):
+    rng = np.random.default_rng(seed)
+    rank = rank or width
+    mixing = rng.normal(size=(rank, width)) / math.sqrt(rank)
+    return rng.normal(size=(rows, rank)) @ mixing + rng.normal(size=width)
+
+
+def scipy_frechet(a, b):
+    linalg = pytest.importorskip("scipy.linalg")
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = linalg.sqrtm(first @ second)
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * np.trace(root).real
+
+
+@pytest.mark.parametrize(("rows", "other"), [(200, 150), (40, 300)])
+def test_frechet_distance_is_scipy_s(rows, other):
+    a, b = features(rows, 20), features(other, 20, seed=1)
+    assert frechet_distance(a, b) == pytest.approx(scipy_frechet(a, b), rel=1e-10)
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-10)
+
+
+def test_frechet_distance_of_axis_aligned_gaussians_has_a_closed_form():
+    a, b = features(300, 1), features(200, 1, seed=1)
+    expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+    shift = np.array([3.0, 0, -4.0])
+    c = features(50, 3)
+    assert frechet_distance(c, c + shift) == pytest.approx(25, rel=1e-9)
+    assert frechet_distance(c, 3 * c) == pytest.approx(
+        4 * (c.mean(0) ** 2).sum() + 4 * np.trace(np.cov(c, rowvar=False)), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(("rows", "width", "rank"), [(100, 8, 8), (100, 8, 3), (10, 30, 30), (30, 30, 30), (50, 8, 1)])
+def test_a_set_is_at_distance_0_from_itself(rows, width, rank):
+    x = features(rows, width, rank=rank)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(x, x[::-1]) == pytest.approx(0, abs=1e-6)
+
+
+def test_fewer_images_than_widths_by_either_way():
+    """Singular values of the features, or eigenvectors of the rank-deficient covariances."""
+    for rows, other in ((10, 12), (10, 60), (60, 10), (31, 30)):
+        a, b = features(rows, 30), features(other, 30, seed=1)
+        parts = [Moments(30), Moments(30)]
+        parts[0].update(a)
+        parts[1].update(b)
+        assert frechet_distance(a, b) == pytest.approx(frechet_from_moments(*parts), rel=1e-6)
+
+
+def test_constant_features_are_points():
+    a, b = np.ones((5, 3)), np.full((7, 3), 3.0)
+    assert frechet_distance(a, b) == pytest.approx(12, rel=1e-12)
+    x = features(40, 3)
+    point = np.tile(x.mean(0), (40, 1))
+    assert frechet_distance(x, point) == pytest.approx(np.trace(np.cov(x, rowvar=False)), rel=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=5), st.floats(-1e6, 1e6))
+def test_merged_moments_are_those_of_the_whole(sizes, offset):
+    x = features(40 + sum(sizes), 4) + offset
+    pieces = np.split(x, np.cumsum(sizes))
+    whole, merged = Moments(4), Moments(4)
+    for piece in pieces[:-1]:
+        whole.update(piece)
+    rest = Moments(4)
+    rest.update(pieces[-1])
+    merged.merge(rest)
+    merged.merge(whole)
+    merged.merge(Moments(4))
+    assert merged.count == len(x)
+    np.testing.assert_allclose(merged.mean, x.mean(0), rtol=1e-12)
+    centred = x - x.mean(0)
+    np.testing.assert_allclose(merged.covariance, centred.T @ centred / (len(x) - 1), rtol=1e-7, atol=1e-8)
+
+
+def test_torch_features_of_any_precision():
+    x, y = features(60, 5), features(70, 5, seed=1)
+    assert frechet_distance(torch.tensor(x), torch.tensor(y)) == frechet_distance(x, y)
+    half = torch.tensor(x).bfloat16()
+    assert frechet_distance(half, y) == frechet_distance(half.double().numpy(), y)
+
+
+def clouds(rows, other, width, offset=0.0):
+    """Two overlapping sets, so that the scores are not all 0 or 1."""
+    rng = np.random.default_rng(4)
+    return rng.normal(size=(rows, width)) + offset, 1.1 * rng.normal(size=(other, width)) + 0.1 + offset
+
+
+def reference_prdc(real, fake, k):
+    package = pytest.importorskip("prdc")
+    with contextlib.redirect_stdout(io.StringIO()):
+        return package.compute_prdc(real, fake, k)
+
+
+def as_dict(result: PRDC):
+    return {name: getattr(result, name) for name in ("precision", "recall", "density", "coverage")}
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("width", [2, 64])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_prdc_is_the_package_s(k, width, offset, monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK_ENTRIES", 1000)  # several blocks, with a rest
+    real, fake = clouds(133, 90, width, offset)
+    expected = reference_prdc(real, fake, k)
+    assert as_dict(prdc(real, fake, k)) == pytest.approx(expected, abs=1e-12)
+    assert 0 < min(expected.values()) < 1
+    assert 0 < expected["precision"] < 1
+
+
+def plain_prdc(real, fake, k):
+    """The definition, all distances at once, from differences."""
+
+    def distances(a, b):
+        return np.square(a[:, None] - b[None]).sum(2)
+
+    radii = [np.sort(distances(x, x) + np.diag(np.full(len(x), np.inf)), axis=1)[:, k - 1] for x in (real, fake)]
+    cross = distances(real, fake)
+    inside = cross < radii[0][:, None]
+    recall = (cross < radii[1]).any(1).mean()
+    return {
+        "precision": inside.any(0).mean(),
+        "recall": recall,
+        "density": inside.sum(0).mean() / k,
+        "coverage": inside.any(1).mean(),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 6), st.sampled_from([1.0, 1e-3, 1e5]))
+def test_prdc_decides_ties_exactly(seed, k, width, scale):
+    """Points of a small lattice: most distances coincide with a radius, many are 0; strictly inside is what counts."""
+    rng = np.random.default_rng(seed)
+    real, fake = rng.integers(0, 3, (40, width)) * scale, rng.integers(0, 4, (30, width)) * scale
+    centred = [(x - real.mean(0)) / max(np.abs(y - real.mean(0)).max() for y in (real, fake)) for x in (real, fake)]
+    assert as_dict(prdc(real, fake, k)) == pytest.approx(plain_prdc(*centred, k), abs=1e-12)
+
+
+def test_prdc_of_one_point_many_times_is_0():
+    """All radii are 0 and nothing is strictly inside."""
+    same = np.full((20, 3), 7.0)
+    assert as_dict(prdc(same, same, 3)) == dict.fromkeys(("precision", "recall", "density", "coverage"), 0.0)
+
+
+def test_prdc_of_far_and_of_identical_sets():
+    real = features(100, 6)
+    far = prdc(real, real + 1e3, 3)
+    assert as_dict(far) == dict.fromkeys(("precision", "recall", "density", "coverage"), 0.0)
+    near = prdc(real, real + 1e-9, 3)
+    assert (near.precision, near.recall, near.coverage) == (1, 1, 1)
+    collapsed = prdc(real, np.tile(real[:1], (50, 1)), 3)
+    assert collapsed.precision == 1
+    assert collapsed.recall < 0.1 < collapsed.density
+    assert prdc(real, collapsed_fake := np.tile(real[:1], (50, 1)), 3) != prdc(collapsed_fake, real, 3)
+
+
+def test_one_outlier_does_not_blur_the_others():
+    real, fake = clouds(80, 80, 8)
+    real[0] *= 1e6
+    result = prdc(real, fake, 3)
+    assert as_dict(result) == pytest.approx(plain_prdc(real, fake, 3), abs=1e-12)
+    assert 0 < result.recall < 1
+
+
+def test_cosine_scores():
+    a, b = np.array([[1.0, 0], [2, 2], [0, -3]]), np.array([[5.0, 0], [0, 1], [0, 1]])
+    np.testing.assert_allclose(cosine_scores(a, b), [1, math.sqrt(0.5), -1], rtol=1e-12)
+    assert clip_score(a, b) == pytest.approx(100 * math.sqrt(0.5) / 3)
+    assert clip_score(a, -a) == 0
+    torch.testing.assert_close(
+        torch.tensor(cosine_scores(features(9, 7), features(9, 7, seed=1))),
+        torch.cosine_similarity(torch.tensor(features(9, 7)), torch.tensor(features(9, 7, seed=1))),
+    )
+
+
+def coverage(draw, truth, repeats=2000):
+    """Share of `repeats` intervals that hold the truth; draw(rng) -> Interval."""
+    rng = np.random.default_rng(0)
+    hits = [interval.low <= truth <= interval.high for interval in (draw(rng, seed) for seed in range(repeats))]
+    return np.mean(hits)
+
+
+@pytest.mark.parametrize(("clusters", "per_cluster"), [(40, 1), (15, 1), (25, 4)])
+def test_intervals_hold_the_truth_95_times_of_100(clusters, per_cluster):
+    labels = np.repeat(np.arange(clusters), per_cluster)
+
+    def draw(rng, seed):
+        shared = rng.normal(size=clusters)[labels]
+        values = 0.3 + shared + 0.5 * rng.normal(size=len(labels))
+        return bootstrap(values, None if per_cluster == 1 else labels, n=300, seed=seed)
+
+    assert 0.93 <= coverage(draw, 0.3) <= 0.97
+
+
+def test_without_clusters_correlated_values_look_more_certain_than_they_are():
+    labels = np.repeat(np.arange(25), 4)
+
+    def draw(rng, seed):
+        return bootstrap(rng.normal(size=25)[labels], n=200, seed=seed)
+
+    assert coverage(draw, 0.0, repeats=300) < 0.8
+
+
+def test_paired_intervals_hold_the_truth_and_are_narrower():
+    labels = np.repeat(np.arange(30), 2)
+    widths = []
+
+    def draw(rng, seed):
+        difficulty = 3 * rng.normal(size=30)[labels]
+        a, b = (difficulty + rng.normal(size=30)[labels] + 0.3 * rng.normal(size=60) for _ in range(2))
+        interval = paired_bootstrap(a + 0.5, b, labels, n=300, seed=seed)
+        apart = bootstrap(a, labels, n=300, seed=seed)
+        widths.append((interval.high - interval.low) / (apart.high - apart.low))
+        return interval
+
+    assert 0.93 <= coverage(draw, 0.5, repeats=1500) <= 0.97
+    assert np.mean(widths) < 0.7
+
+
+def test_a_statistic_of_rows_gives_the_mean_s_interval():
+    rng = np.random.default_rng(0)
+    values, labels = rng.normal(size=60), [f"prompt {number // 3}" for number in range(60)]
+    plain = bootstrap(values, labels, n=200, seed=3)
+    assert plain == Interval(plain.low, pytest.approx(values.mean()), plain.high)
+    by_hand = bootstrap(values, labels, np.mean, n=200, seed=3)
+    assert (by_hand.low, by_hand.value, by_hand.high) == pytest.approx((plain.low, plain.value, plain.high), rel=1e-12)
+    other = values + rng.normal(size=60)
+    paired = paired_bootstrap(values, other, labels, n=200, seed=3)
+    by_hand = paired_bootstrap(values, other, labels, np.mean, n=200, seed=3)
+    assert (by_hand.low, by_hand.value, by_hand.high) == pytest.approx((paired.low, paired.value, paired.high))
+
+
+def test_a_statistic_may_use_several_columns():
+    """The mean of task means, as GenEval's overall score."""
+    rows = np.array([[0, 1], [0, 1], [1, 0], [1, 0], [1, 1], [0, 0]], dtype=float)
+
+    def overall(rows):
+        return float(np.mean([rows[rows[:, 0] == task, 1].mean() for task in np.unique(rows[:, 0])]))
+
+    interval = bootstrap(rows, statistic=overall, n=100)
+    assert interval.value == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert interval.low <= interval.value <= interval.high
+
+
+def test_intervals_depend_on_the_seed_alone(monkeypatch):
+    values = features(30, 1)[:, 0]
+    assert bootstrap(values, seed=1) == bootstrap(values, seed=1)
+    assert bootstrap(values, seed=1) != bootstrap(values, seed=2)
+    whole = bootstrap(values, seed=1)
+    monkeypatch.setattr(metrics, "BLOCK_ENTRIES", 100)
+    assert bootstrap(values, seed=1) == whole
+
+
+def test_clusters_of_one_kind_have_no_width():
+    assert bootstrap([1.0] * 8) == Interval(1, 1, 1)
+    assert bootstrap([0.0, 1.0, 1.0, 0.0], ["a"] * 4) == Interval(0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: frechet_distance(np.zeros((1, 3)), np.zeros((5, 3))), "real: 1 images"),
+        (lambda: frechet_distance(np.zeros((5, 3)), np.zeros((5, 4))), "4 wide"),
+        (lambda: frechet_distance(np.zeros(5), np.zeros((5, 4))), "shape"),
+        (lambda: frechet_distance(np.full((5, 3), np.nan), np.zeros((5, 3))), "NaN"),
+        (lambda: prdc(np.zeros((3, 3)), np.zeros((5, 3)), 3), "real: 3 images"),
+        (lambda: prdc(np.zeros((3, 3)), np.zeros((5, 3)), 0), "k: 0"),
+        (lambda: cosine_scores(np.ones((3, 3)), np.ones((2, 3))), "pairs"),
+        (lambda: cosine_scores(np.ones((3, 3)), np.zeros((3, 3))), "zero"),
+        (lambda: bootstrap([]), "at least one value"),
+        (lambda: bootstrap([1.0, 2.0], ["a"]), "1 labels for 2"),
+        (lambda: bootstrap(np.ones((2, 2))), "shape"),
+        (lambda: paired_bootstrap([1.0], [1.0, 2.0]), "pairs"),
+        (lambda: Moments(3).covariance, "at least 2"),
+        (lambda: Moments(3).update(np.zeros((2, 4))), "4 wide"),
+    ],
+)
+def test_bad_input_is_a_user_error(call, words):
+    with pytest.raises(UserError, match=words):
+        call()
