@@ -10,10 +10,11 @@ import pytest
 
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment, read_recipe
-from tessera.curate.caption import CaptionConfig, aio_mix_caption, caption, read_captions
+from tessera.curate.caption import CaptionConfig, aio_mix_caption, caption, joined_caption, read_captions
 from tessera.curate.collect import read_images, read_scenes
 from tessera.cutmix import placement_at
 from tessera.files import read_manifest, read_table
+from tessera.records import Placement
 
 IMPORT = CaptionConfig(captioner="import")
 TRICKY = 'He said "look, a \u732b",\nthen\t left; it\'s 5\\" \u00e9'
@@ -136,6 +137,24 @@ def test_import_for_mixes(images, recipe, tmp_path):
     path = write_captions(tmp_path / "mine.csv", texts.items())
     caption(tmp_path / "captions", images, IMPORT, recipe=recipe, captions_file=path)
     assert read_captions(tmp_path / "captions") == texts
+
+
+def test_import_of_the_pictures_own_captions_joins_them_for_mixes(images, recipe, tmp_path):
+    keys = [row.key for row in read_images(images)]
+    rows = read_recipe(recipe).rows
+    told = {key: f"A thing called {key}." for key in keys} | {rows[0].key: "both of them"}
+    path = write_captions(tmp_path / "mine.csv", told.items())
+    caption(tmp_path / "captions", images, IMPORT, recipe=recipe, captions_file=path)
+    texts = read_captions(tmp_path / "captions")
+    assert texts[rows[0].key] == "both of them"  # the file's own words win
+    for row in rows[1:]:
+        assert f"A thing called {row.base}." in texts[row.key]
+        assert f"A thing called {row.partner}." in texts[row.key]
+    half = Placement("half", (16, 0, 32, 32), 32)
+    assert joined_caption("A cat.", "A dog", half) == "On the left, A cat. On the right, A dog."
+    (tmp_path / "less.csv").write_text("key,text\n" + "".join(f"{key},x\n" for key in keys[1:]))
+    with pytest.raises(UserError, match="has no caption for"):
+        caption(tmp_path / "other", images, IMPORT, recipe=recipe, captions_file=tmp_path / "less.csv")
 
 
 def test_import_errors(images, tmp_path):

@@ -111,13 +111,17 @@ def aio_caption(class_name: str) -> str:
     return f"An image of {class_name}"
 
 
-def aio_mix_caption(base: str, partner: str, placement: Placement, swap: bool = False) -> str:
-    """The same for an augmented picture: both class names and where they are; `swap` names the partner first."""
+def mix_places(placement: Placement) -> tuple[str, str]:
+    """Where the base and the partner of an augmented picture are, in words."""
     left, top, right, bottom = (edge / placement.size for edge in placement.box)
     if placement.pattern == "half":
-        base_place, partner_place = ("on the left", "on the right") if left > 0 else ("at the top", "at the bottom")
-    else:
-        base_place, partner_place = "in the center", place(((left + right) / 2, (top + bottom) / 2))
+        return ("on the left", "on the right") if left > 0 else ("at the top", "at the bottom")
+    return "in the center", place(((left + right) / 2, (top + bottom) / 2))
+
+
+def aio_mix_caption(base: str, partner: str, placement: Placement, swap: bool = False) -> str:
+    """The same for an augmented picture: both class names and where they are; `swap` names the partner first."""
+    base_place, partner_place = mix_places(placement)
     first, second = f"{base} {base_place}", f"{partner} {partner_place}"
     return aio_caption(f"{second} and {first}" if swap else f"{first} and {second}")
 
@@ -166,24 +170,45 @@ def _scenes(
     return texts
 
 
+def joined_caption(base: str, partner: str, placement: Placement) -> str:
+    """One caption for an augmented picture out of its two pictures' own, for want of a captioner that has seen it."""
+    base_place, partner_place = mix_places(placement)
+    first, second = (text.strip().rstrip(".") for text in (base, partner))
+    return f"{base_place.capitalize()}, {first}. {partner_place.capitalize()}, {second}."
+
+
 def _imported(path: Path, rows: list[ImageRow], mixes: list[RecipeRow] | None) -> dict[str, str]:
-    """The file's captions by key; a picture may be named by its key, its source or its crop's file."""
+    """The file's captions by key; a picture may be named by its key, its source or its crop's file.
+
+    An augmented picture that the file does not name gets its two pictures' captions joined.
+    """
+    told = list(read_captions_file(path))
+    names = {name: row.key for row in reversed(rows) for name in (row.source, row.file, row.key) if name}
+    names |= {row.key: row.key for row in rows}  # a key wins over another picture's file of that name
     if mixes is None:
-        names = {name: row.key for row in reversed(rows) for name in (row.source, row.file, row.key) if name}
-        names |= {row.key: row.key for row in rows}  # a key wins over another picture's file of that name
         keys = [row.key for row in rows]
+        texts = _named(path, told, names)
     else:
         keys = [mix.key for mix in mixes]
-        names = {key: key for key in keys}
-    texts: dict[str, str] = {}
-    for name, text in read_captions_file(path):
-        key = names.get(name)
-        if key is None or not text.strip():
-            continue
-        if texts.setdefault(key, text) != text:
-            raise UserError(f"{path}: has two different captions for {name!r}; leave one")
+        texts = _named(path, told, {key: key for key in keys})
+        parts = _named(path, told, names) if len(texts) < len(keys) else {}
+        for mix in mixes:
+            if mix.key not in texts and mix.base in parts and mix.partner in parts:
+                texts[mix.key] = joined_caption(parts[mix.base], parts[mix.partner], mix.placement)
     missing = [key for key in keys if key not in texts]
     if missing:
         listed = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(f"{path}: has no caption for {len(missing)} of {len(keys)} pictures: {listed}; add them")
     return {key: texts[key] for key in keys}
+
+
+def _named(path: Path, told: list[tuple[str, str]], names: Mapping[str, str]) -> dict[str, str]:
+    """Key -> text of the lines whose name is one of `names` (name -> key)."""
+    texts: dict[str, str] = {}
+    for name, text in told:
+        key = names.get(name)
+        if key is None or not text.strip():
+            continue
+        if texts.setdefault(key, text) != text:
+            raise UserError(f"{path}: has two different captions for {name!r}; leave one")
+    return texts

@@ -37,6 +37,8 @@ BACKGROUNDS: dict[str, tuple[str, tuple[int, int, int], tuple[int, int, int]]] =
     "snow": ("white snow", (236, 240, 246), (246, 248, 252)),
     "brick": ("a brown brick wall", (116, 74, 60), (126, 82, 66)),
 }
+SHADE = 0.75
+"""Brightness of the dark parts of a texture."""
 JITTER = 0.09
 """The centre of a single object lies within this fraction of the frame from the middle, on each axis."""
 
@@ -109,6 +111,7 @@ class WorldConfig:
     """Classes; shapes[number % len(shapes)] is the class of picture `number`, so classes are balanced."""
     colors: tuple[str, ...] = tuple(COLORS)
     textures: tuple[str, ...] = TEXTURES
+    sizes: tuple[str, ...] = tuple(SIZES)
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
     seed: int = 0
 
@@ -121,6 +124,7 @@ class WorldConfig:
             ("shapes", SHAPES),
             ("colors", tuple(COLORS)),
             ("textures", TEXTURES),
+            ("sizes", tuple(SIZES)),
             ("backgrounds", tuple(BACKGROUNDS)),
         ):
             chosen = getattr(self, field)
@@ -233,7 +237,7 @@ def _draw_object(
     color: str | None = None,
     scale: float = 1.0,
 ) -> SceneObject:
-    size = str(rng.choice(list(SIZES)))
+    size = str(rng.choice(world.sizes))
     return SceneObject(
         shape=shape or str(rng.choice(world.shapes)),
         color=color or str(rng.choice(world.colors)),
@@ -295,4 +299,4 @@ def _texture(name: str, x0: int, y0: int, x1: int, y1: int, size: int) -> np.nda
         "dotted": lambda: (y // cell % 2 == 1) & (x // cell % 2 == 1),
         "checkered": lambda: (x // cell + y // cell) % 2 == 1,
     }[name]()
-    return np.where(dark, 0.66, 1.0)
+    return np.where(dark, SHADE, 1.0)

@@ -1,0 +1,304 @@
+"""run: chains every stage, from pictures to report, in one working folder; arms train beside each other.
+
+    images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  runs/ARM/  export/ARM/
+    samples/ARM/SET/  scores/ARM/SET/  report/index.html  stages.json  logs/ARM.log
+
+Each arm (train, export, generate, evaluate) is a process of its own with its own share of the cores. A stage that is
+complete is not done again, so running the same command goes on wherever the last one stopped.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tessera.config import UserError, compare, from_dict, to_dict
+from tessera.files import read_json, read_manifest, write_json
+from tessera.presets import Arm, RunConfig
+from tessera.runtime import STATUS_VARIABLE, progress
+
+CONFIG = "config.json"
+POLL_SECONDS = 0.3
+PLAIN, AUGMENTED = "plain", "augmented"
+
+
+def run(out: Path, config: RunConfig, *, images: Path | None = None, captions: Path | None = None, resume: bool = False) -> Path:
+    """Does all stages of `config` in the working folder `out`; returns the report's path.
+
+    `images`: the user's folder, for a preset without a world; `captions`: a file of captions for it. `resume`: there
+    has to be something to go on with. Raises UserError for bad input, KeyboardInterrupt when stopped: nothing that was
+    done is lost.
+    """
+    out = Path(out)
+    if resume and not (out / CONFIG).exists():
+        raise UserError(f"{out}: there is nothing to resume; leave out --resume to start")
+    _claim(out, config)
+    with _locked(out):
+        clock = Clock(out)
+        _curate(out, config, clock, images, captions)
+        _train_arms(out, config, clock)
+        from tessera.evaluate.report import report
+
+        clock.join(out, config)
+        clock.time("report", out / "report", lambda: report(out / "report", out, [arm.name for arm in config.arms]))
+    return out / "report" / "index.html"
+
+
+class Clock:
+    """Seconds spent in each stage, over all calls that it took; kept in timings/ and gathered in stages.json."""
+
+    def __init__(self, out: Path):
+        self.folder = out / "timings"
+
+    def time(self, stage: str, directory: Path, work: Callable[[], None]) -> None:
+        """Does `work`, which fills `directory`; the time counts unless the directory was complete before."""
+        if _complete(directory):
+            work()  # returns at once, or says what does not match
+            return
+        path = self.folder / f"{stage.replace(' ', '-')}.json"
+        before = read_json(path)["seconds"] if path.exists() else 0.0
+        start = time.monotonic()
+        try:
+            work()
+        finally:
+            write_json(path, {"stage": stage, "seconds": round(before + time.monotonic() - start, 2)})
+
+    def join(self, out: Path, config: RunConfig) -> None:
+        """Writes stages.json: the stages in the order of the work."""
+        names = ["collect", "augment", "prompts"]
+        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "encode")]
+        names += [f"{verb} {arm.name}" for verb in ("train", "export", "generate", "evaluate") for arm in config.arms]
+        paths = [self.folder / f"{name.replace(' ', '-')}.json" for name in names]
+        write_json(out / "stages.json", [read_json(path) for path in paths if path.exists()])
+
+
+def _sets(config: RunConfig) -> dict[str, tuple[str, bool]]:
+    """Name of each encoded set -> (captioner, augmented or not)."""
+    sets = {}
+    for arm in config.arms:
+        sets[f"{PLAIN}-{arm.captioner}"] = (arm.captioner, False)
+        if arm.augmented:
+            sets[f"{AUGMENTED}-{arm.captioner}"] = (arm.captioner, True)
+    return sets
+
+
+def _claim(out: Path, config: RunConfig) -> None:
+    """Writes the resolved configuration into a new folder; a folder of another configuration is an error."""
+    path, ours = out / CONFIG, json.loads(json.dumps(to_dict(config)))
+    if path.exists():
+        pairs = compare(read_json(path), ours)
+        if pairs:
+            fields = "; ".join(f"{field}: the folder has {a}, this call has {b}" for field, a, b in pairs[:5])
+            raise UserError(f"{out}: was made otherwise: {fields} (choose another --out, or delete the folder)")
+    elif out.exists() and (not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir())):
+        raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
+    else:
+        write_json(path, ours)
+
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    with open(out / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another tessera run is working in this folder; wait for it or stop it") from None
+        yield
+
+
+def _complete(directory: Path) -> bool:
+    path = directory / "manifest.json"
+    return path.exists() and read_json(path).get("complete", False)
+
+
+def _curate(out: Path, config: RunConfig, clock: Clock, images: Path | None, captions: Path | None) -> None:
+    from tessera.curate.augment import augment
+    from tessera.curate.caption import CaptionConfig, caption
+    from tessera.curate.collect import collect
+    from tessera.curate.encode import encode
+
+    pictures = out / "images"
+    clock.time("collect", pictures, lambda: collect(pictures, config.collect, images))
+    if any(arm.augmented for arm in config.arms):
+        clock.time("augment", out / "recipe", lambda: augment(out / "recipe", pictures, config.augment))
+    _make_prompts(out, config, clock, pictures)
+    for name, (captioner, augmented) in _sets(config).items():
+        recipe = out / "recipe" if augmented else None
+        words = CaptionConfig(captioner=captioner, seed=config.collect.world.seed if config.collect.world else 0)
+        texts, encoded = out / "captions" / name, out / "encoded" / name
+        file = captions if captioner == "import" else None
+        clock.time(f"caption {name}", texts, lambda: caption(texts, pictures, words, recipe=recipe, captions_file=file))
+        clock.time(f"encode {name}", encoded, lambda: encode(encoded, pictures, texts, config.encode, recipe=recipe))
+
+
+def _make_prompts(out: Path, config: RunConfig, clock: Clock, pictures: Path) -> None:
+    """The judge's prompts over the miniature world, or "An image of <class-name>" for a user's classes."""
+    if config.prompts is not None:
+        from tessera.evaluate.prompts import prompts
+
+        asked = config.prompts
+        clock.time("prompts", out / "prompts", lambda: prompts(out / "prompts", pictures, asked))
+        return
+    from tessera.curate.caption import aio_caption
+    from tessera.curate.collect import read_images
+
+    names = sorted({row.class_name for row in read_images(pictures)})[: config.class_prompts]
+    lines = [json.dumps({"prompt": aio_caption(name), "tag": "class"}, ensure_ascii=False) for name in names]
+    path = prompts_file(out)
+    text = "\n".join(lines) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        from tessera.files import atomic_path
+
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def prompts_file(out: Path) -> Path:
+    return out / "prompts" / "prompts.jsonl"
+
+
+def run_arm(out: Path, config: RunConfig, arm: Arm) -> None:
+    """Train, export, generate and (where there is a judge) evaluate one arm, in this process."""
+    from tessera.generate.folder import generate
+    from tessera.train.export import export
+    from tessera.train.loop import train
+
+    clock, name = Clock(out), arm.name
+    encoded = out / "encoded"
+    augmented = encoded / f"{AUGMENTED}-{arm.captioner}" if arm.augmented else None
+    trained, exported = out / "runs" / name, out / "export" / name
+    clock.time(
+        f"train {name}", trained, lambda: train(trained, encoded / f"{PLAIN}-{arm.captioner}", augmented, arm.train)
+    )
+    clock.time(f"export {name}", exported, lambda: export(exported, trained, config.export))
+    for kind, settings in config.sample_sets().items():
+        samples = out / "samples" / name / kind
+        clock.time(
+            f"generate {name}", samples, lambda s=samples, g=settings: generate(s, exported, prompts_file(out), g)
+        )
+        if config.evaluate is not None:
+            from tessera.evaluate.miniature import evaluate
+
+            judged, how = out / "scores" / name / kind, config.evaluate
+            clock.time(f"evaluate {name}", judged, lambda s=samples, j=judged, e=how: evaluate(j, s, e))
+
+
+def _train_arms(out: Path, config: RunConfig, clock: Clock) -> None:
+    waiting = list(config.arms)
+    running: list[Child] = []
+    total = sum(arm.train.num_images for arm in config.arms)
+    done = sum(_trained(out, arm) for arm in config.arms)
+    try:
+        with progress("train", total, completed=done) as bar:
+            while waiting or running:
+                while waiting and len(running) < config.parallel:
+                    running.append(Child(out, waiting.pop(0)))
+                time.sleep(POLL_SECONDS)
+                for child in running:
+                    child.show(bar)
+                for child in [child for child in running if child.ended()]:
+                    running.remove(child)
+    except BaseException:
+        for child in running:
+            child.stop()
+        raise
+
+
+def _trained(out: Path, arm: Arm) -> int:
+    return arm.train.num_images if _complete(out / "runs" / arm.name) else 0
+
+
+class Child:
+    """One arm's process. It ends by itself when this process is gone, whatever ended it (its standard input closes)."""
+
+    def __init__(self, out: Path, arm: Arm):
+        self.arm, self.out = arm, out
+        self.log = out / "logs" / f"{arm.name}.log"
+        self.status = out / "logs" / f"{arm.name}.status.json"
+        self.counted = _trained(out, arm)
+        self.note = ""
+        self.log.parent.mkdir(exist_ok=True)
+        self.status.unlink(missing_ok=True)
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tessera.run", str(out), arm.name],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {STATUS_VARIABLE: str(self.status)},
+                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
+            )
+
+    def show(self, bar: Any) -> None:
+        """Moves the common bar by the images this arm has trained since, and says what it is doing."""
+        with contextlib.suppress(FileNotFoundError):
+            status = json.loads(self.status.read_bytes())
+            if status["description"] == "train":
+                bar.advance(status["completed"] - self.counted)
+                self.counted = status["completed"]
+            self.note = f"{status['description']} {status['completed']}/{status['total']}"
+        bar.advance(0, **{self.arm.name: self.note})
+
+    def ended(self) -> bool:
+        code = self.process.poll()
+        if code is None:
+            return False
+        if code != 0:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            why = lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+            raise UserError(f"arm {self.arm.name}: {why} (all it said: {self.log})")
+        return True
+
+    def stop(self) -> None:
+        """Asks the arm to save and end, and waits for it."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def _end_with_parent() -> None:
+    """Ends this process at once when its standard input closes: the parent is gone."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock would be held when this process ends
+            pass
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _main(folder: str, arm_name: str) -> int:
+    out = Path(folder)
+    _end_with_parent()
+    try:
+        config = from_dict(RunConfig, read_json(out / CONFIG), str(out / CONFIG))
+        run_arm(out, config, next(arm for arm in config.arms if arm.name == arm_name))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 2
+    except Exception as error:
+        traceback.print_exc()  # into the arm's log; the last line is what the user sees
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1], sys.argv[2]))

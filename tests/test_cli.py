@@ -1,0 +1,107 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tessera.cli import VERBS
+
+
+def tessera(*args, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "tessera.cli", *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TESSERA_QUIET": "1", "COLUMNS": "120"},
+        timeout=120,
+    )
+
+
+def fails(*args, cwd=None):
+    """The one line that a wrong call says."""
+    result = tessera(*args, cwd=cwd)
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    return lines[0]
+
+
+def test_help_names_every_verb_and_does_not_import_torch():
+    code = "import sys; from tessera.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for verb in VERBS:
+        assert verb.__name__ in result.stdout
+    for heavy in ("torch", "pyarrow", "matplotlib", "PIL"):
+        assert f"'{heavy}'" not in result.stdout
+
+
+@pytest.mark.parametrize("verb", [verb.__name__ for verb in VERBS])
+def test_every_verbs_help_shows_an_example(verb):
+    result = tessera(verb, "--help")
+    assert result.returncode == 0
+    assert f"Example: tessera {verb} " in result.stdout
+
+
+def test_version():
+    assert tessera("--version").stdout.strip()[0].isdigit()
+
+
+def test_unknown_words_are_answered_with_near_ones(tmp_path):
+    assert "miniature" in fails("run", "miniatur", "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    for args in (("colect",), ("run", "miniature", "--ot", "x")):
+        result = tessera(*args)
+        assert result.returncode == 2
+        assert "nrecognized" in result.stderr
+    assert "ta_ia" in fails("train", "miniature:taia", "--plain", "x", "--out", tmp_path / "y")
+    assert "which arm" in fails("train", "miniature", "--plain", "x", "--out", tmp_path / "y")
+
+
+def test_bad_input_is_one_line_that_names_it(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "empty" in fails("collect", empty, "--out", tmp_path / "images")
+    assert "nowhere" in fails("collect", tmp_path / "nowhere", "--out", tmp_path / "images")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    from PIL import Image
+
+    Image.new("RGB", (20, 20)).save(flat / "a.png")
+    assert "--single-class" in fails("collect", flat, "--out", tmp_path / "images")
+    assert "--images" in fails("run", "my-pictures", "--out", tmp_path / "run")
+    assert "draws its own" in fails("run", "miniature", "--images", flat, "--out", tmp_path / "run")
+    assert "tessera collect" in fails("augment", tmp_path / "none", "--out", tmp_path / "recipe")
+    assert "nothing to resume" in fails("run", "miniature", "--resume", "--out", tmp_path / "run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    assert "did not make" in fails("run", "miniature", "--out", tmp_path / "full")
+
+
+def test_stages_by_hand_and_a_directory_of_another_configuration(tmp_path):
+    made = tessera("collect", "miniature", "--num-images", 24, "--out", "images", cwd=tmp_path)
+    assert made.stdout.startswith("images: ")
+    assert "24" in made.stdout
+    assert tessera("augment", "images", "--out", "recipe", cwd=tmp_path).returncode == 0
+    args = ("caption", "images", "--recipe", "recipe", "--captioner", "scene", "--out", "captions")
+    assert tessera(*args, cwd=tmp_path).returncode == 0
+    assert tessera("encode", "images", "captions", "--recipe", "recipe", "--out", "mixed", cwd=tmp_path).returncode == 0
+    line = fails("augment", "images", "--pattern", "half", "--out", "recipe", cwd=tmp_path)
+    assert "pattern" in line
+    assert '"all"' in line
+    assert '"half"' in line
+
+
+def test_one_class_has_no_partner(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30), (number * 80, 0, 0)).save(tmp_path / "photos" / f"{number}.jpg")
+    made = tessera("collect", "photos", "--single-class", "cat", "--size", 32, "--out", "images", cwd=tmp_path)
+    assert made.returncode == 0
+    assert "class" in fails("augment", "images", "--out", "recipe", cwd=tmp_path)

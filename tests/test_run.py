@@ -1,0 +1,181 @@
+"""The whole path at smoke size: from an empty folder, again, and after being killed in the middle."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera.config import from_dict, to_dict
+from tessera.presets import RUN_PRESETS, RunConfig, load_run_preset, load_train_preset, miniature_smoke
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
+
+
+def start(*args):
+    command = [sys.executable, "-m", "tessera.cli", "run", *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def run(*args):
+    process = start(*args)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file that holds no times: all but logs, timings and the report, which shows them."""
+    timed = {"logs", "timings", "report"}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.relative_to(folder).parts[0] not in timed
+        and path.name not in {"log.jsonl", "stages.json", ".lock"}
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "smoke"
+    said = run("miniature-smoke", "--out", folder)
+    return folder, said
+
+
+def test_the_whole_path(whole):
+    folder, said = whole
+    page = folder / "report" / "index.html"
+    assert said.strip().splitlines()[-1] == f"Report: {page}"
+    text = page.read_text()
+    assert "<html" in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    for arm in ("ta", "ta_ia"):
+        for kind in ("short", "extended"):
+            scores = json.loads((folder / "scores" / arm / kind / "scores.json").read_text())
+            assert scores["protocol"]
+            assert len(list((folder / "samples" / arm / kind).glob("*/samples/*.png"))) == 12
+    stages = [entry["stage"] for entry in json.loads((folder / "stages.json").read_text())]
+    assert stages[0] == "collect"
+    assert {"augment", "train ta", "train ta_ia", "generate ta", "evaluate ta_ia"} <= set(stages)
+
+
+def test_arms_differ_only_by_what_they_are_about(whole):
+    folder, _ = whole
+    plain, mixed = (json.loads((folder / "runs" / arm / "config.json").read_text()) for arm in ("ta", "ta_ia"))
+    assert {name for name in plain if plain[name] != mixed[name]} == {"augment_prob"}
+    prompts = [
+        [json.loads(path.read_text())["prompt"] for path in sorted((folder / "samples" / arm).rglob("metadata.jsonl"))]
+        for arm in ("ta", "ta_ia")
+    ]
+    assert prompts[0] == prompts[1]
+
+
+def test_again_nothing_is_done(whole):
+    folder, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    run("miniature-smoke", "--out", folder)
+    changed = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and before.get(path) != path.stat().st_mtime_ns
+    }
+    assert not {name for name in changed if not name.startswith("logs/") and name not in {".lock", "stages.json"}}
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_killed_in_the_middle_of_training_then_resumed_the_bytes_are_the_same(whole, tmp_path):
+    folder, _ = whole
+    other = tmp_path / "killed"
+    process = start("miniature-smoke", "--out", other)
+    wait_for(other / "runs" / "ta_ia" / "checkpoints" / "000000000240")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (other / "report").exists()
+    run("miniature-smoke", "--resume", "--out", other)
+    assert contents(other) == contents(folder)
+
+
+def test_ctrl_c_says_so_in_one_line_and_goes_on(whole, tmp_path):
+    folder, _ = whole
+    other = tmp_path / "stopped"
+    process = start("miniature-smoke", "--out", other)
+    wait_for(other / "runs" / "ta" / "manifest.json")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "stopped" in said.strip().splitlines()[-1]
+    assert "Traceback" not in said
+    run("miniature-smoke", "--out", other)
+    assert contents(other) == contents(folder)
+
+
+def test_another_configuration_and_a_second_run_at_once_are_refused(whole, tmp_path):
+    folder, _ = whole
+    process = start("miniature", "--out", folder)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "was made otherwise" in said
+    import fcntl
+
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = start("miniature-smoke", "--out", folder)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "another tessera run" in said
+
+
+def test_my_pictures_from_any_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("red fox", "grey_wolf"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 255, (40 + 9 * number, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.{['png', 'jpg', 'webp', 'gif'][number]}")
+    (tmp_path / "photos" / "red fox" / "broken.jpg").write_text("not a picture")
+    preset = tmp_path / "small.py"
+    preset.write_text(
+        "from dataclasses import replace\n"
+        "from tessera.presets import miniature_smoke, my_pictures\n"
+        "def toy():\n"
+        "    smoke, base = miniature_smoke(), my_pictures()\n"
+        "    train = replace(smoke.arms[1].train, num_images=96)\n"
+        "    return replace(base, arms=(replace(base.arms[0], train=train),), export=smoke.export)\n"
+    )
+    said = run(f"{preset}:toy", "--images", tmp_path / "photos", "--out", tmp_path / "out")
+    assert "Report:" in said
+    text = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "broken.jpg" in text
+    prompts = (tmp_path / "out" / "prompts" / "prompts.jsonl").read_text()
+    assert "An image of red fox" in prompts
+    assert "An image of grey wolf" in prompts
+
+
+@pytest.mark.parametrize("name", RUN_PRESETS)
+def test_presets_survive_json(name):
+    config = RUN_PRESETS[name]()
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config))), name) == config
+
+
+def test_user_presets_and_variants(tmp_path):
+    assert load_run_preset("miniature-smoke") == miniature_smoke()
+    one = load_run_preset("my-pictures", images=tmp_path, single_class="cat")
+    assert [arm.name for arm in one.arms] == ["aio"]
+    assert one.arms[0].train.augment_prob == 0
+    told = load_run_preset("my-pictures", images=tmp_path, with_captions=True)
+    assert [(arm.name, arm.captioner) for arm in told.arms] == [("ta_ia", "import")]
+    assert load_train_preset("miniature:ta", num_images=96, seed=5).seed == 5
