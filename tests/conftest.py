@@ -4,6 +4,6 @@ import os
 
 os.environ.setdefault("TESSERA_QUIET", "1")
 
-import torch  # noqa: E402
+import torch
 
 torch.set_num_threads(1)

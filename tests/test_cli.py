@@ -32,7 +32,8 @@ def fails(*args, cwd=None):
 
 
 def test_help_names_every_verb_and_does_not_import_torch():
-    code = "import sys; from tessera.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
+    code = "import sys\nfrom tessera.cli import main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for verb in VERBS:
         assert verb.__name__ in result.stdout

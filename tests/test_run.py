@@ -70,7 +70,7 @@ def test_the_whole_path(whole):
 def test_arms_differ_only_by_what_they_are_about(whole):
     folder, _ = whole
     plain, mixed = (json.loads((folder / "runs" / arm / "config.json").read_text()) for arm in ("ta", "ta_ia"))
-    assert {name for name in plain if plain[name] != mixed[name]} == {"augment_prob"}
+    assert {name for name in plain if plain[name] != mixed[name]} == {"augment_prob", "augment_start_image"}
     prompts = [
         [json.loads(path.read_text())["prompt"] for path in sorted((folder / "samples" / arm).rglob("metadata.jsonl"))]
         for arm in ("ta", "ta_ia")
@@ -101,7 +101,7 @@ def test_killed_in_the_middle_of_training_then_resumed_the_bytes_are_the_same(wh
     folder, _ = whole
     other = tmp_path / "killed"
     process = start("miniature-smoke", "--out", other)
-    wait_for(other / "runs" / "ta_ia" / "checkpoints" / "000000000240")
+    wait_for(other / "runs" / "ta_ia" / "checkpoints" / "000000000320")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (other / "report").exists()
@@ -145,7 +145,8 @@ def test_my_pictures_from_any_folder(tmp_path):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(4):
             pixels = rng.integers(0, 255, (40 + 9 * number, 50, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.{['png', 'jpg', 'webp', 'gif'][number]}")
+            suffix = ("png", "jpg", "webp", "gif")[number]
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.{suffix}")
     (tmp_path / "photos" / "red fox" / "broken.jpg").write_text("not a picture")
     preset = tmp_path / "small.py"
     preset.write_text(

@@ -96,7 +96,7 @@ def augment(
         images: Directory made by collect.
         out: Directory to make.
         pattern: half, quarter, ninth, sixteenth, or all four in equal parts.
-        half_view: What half shows: the base's left (top) half beside the partner's right (bottom) half, or both centres.
+        half_view: half shows the base's left (top) half beside the partner's right (bottom) half, or both centres.
         seed: Seed of the draws.
         write_images: Write the mixed pictures out too.
     """
@@ -396,7 +396,8 @@ def _positional(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _description() -> str:
-    return "Train your own text-to-image model on a small, curated, labelled image set. Start with: tessera run miniature"
+    purpose = "Train your own text-to-image model on a small, curated, labelled image set."
+    return f"{purpose} Start with: tessera run miniature"
 
 
 def _fail(message: str, code: int, prefix: str = "error: ") -> NoReturn:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
-from tessera.files import read_json, read_manifest, write_json
+from tessera.curate.caption import Captioner
+from tessera.files import read_json, write_json
 from tessera.presets import Arm, RunConfig
 from tessera.runtime import STATUS_VARIABLE, progress
 
@@ -31,7 +32,9 @@ POLL_SECONDS = 0.3
 PLAIN, AUGMENTED = "plain", "augmented"
 
 
-def run(out: Path, config: RunConfig, *, images: Path | None = None, captions: Path | None = None, resume: bool = False) -> Path:
+def run(
+    out: Path, config: RunConfig, *, images: Path | None = None, captions: Path | None = None, resume: bool = False
+) -> Path:
     """Does all stages of `config` in the working folder `out`; returns the report's path.
 
     `images`: the user's folder, for a preset without a world; `captions`: a file of captions for it. `resume`: there
@@ -49,7 +52,7 @@ def run(out: Path, config: RunConfig, *, images: Path | None = None, captions: P
         from tessera.evaluate.report import report
 
         clock.join(out, config)
-        clock.time("report", out / "report", lambda: report(out / "report", out, [arm.name for arm in config.arms]))
+        clock.do("report", report, out / "report", out, [arm.name for arm in config.arms])
     return out / "report" / "index.html"
 
 
@@ -59,16 +62,16 @@ class Clock:
     def __init__(self, out: Path):
         self.folder = out / "timings"
 
-    def time(self, stage: str, directory: Path, work: Callable[[], None]) -> None:
-        """Does `work`, which fills `directory`; the time counts unless the directory was complete before."""
+    def do(self, stage: str, work: Callable[..., None], directory: Path, *args: Any, **kwargs: Any) -> None:
+        """work(directory, ...), which fills `directory`; the time counts unless that was complete before."""
         if _complete(directory):
-            work()  # returns at once, or says what does not match
+            work(directory, *args, **kwargs)  # returns at once, or says what does not match
             return
         path = self.folder / f"{stage.replace(' ', '-')}.json"
         before = read_json(path)["seconds"] if path.exists() else 0.0
         start = time.monotonic()
         try:
-            work()
+            work(directory, *args, **kwargs)
         finally:
             write_json(path, {"stage": stage, "seconds": round(before + time.monotonic() - start, 2)})
 
@@ -81,9 +84,9 @@ class Clock:
         write_json(out / "stages.json", [read_json(path) for path in paths if path.exists()])
 
 
-def _sets(config: RunConfig) -> dict[str, tuple[str, bool]]:
+def _sets(config: RunConfig) -> dict[str, tuple[Captioner, bool]]:
     """Name of each encoded set -> (captioner, augmented or not)."""
-    sets = {}
+    sets: dict[str, tuple[Captioner, bool]] = {}
     for arm in config.arms:
         sets[f"{PLAIN}-{arm.captioner}"] = (arm.captioner, False)
         if arm.augmented:
@@ -130,17 +133,17 @@ def _curate(out: Path, config: RunConfig, clock: Clock, images: Path | None, cap
     from tessera.curate.encode import encode
 
     pictures = out / "images"
-    clock.time("collect", pictures, lambda: collect(pictures, config.collect, images))
+    clock.do("collect", collect, pictures, config.collect, images)
     if any(arm.augmented for arm in config.arms):
-        clock.time("augment", out / "recipe", lambda: augment(out / "recipe", pictures, config.augment))
+        clock.do("augment", augment, out / "recipe", pictures, config.augment)
     _make_prompts(out, config, clock, pictures)
     for name, (captioner, augmented) in _sets(config).items():
         recipe = out / "recipe" if augmented else None
         words = CaptionConfig(captioner=captioner, seed=config.collect.world.seed if config.collect.world else 0)
         texts, encoded = out / "captions" / name, out / "encoded" / name
         file = captions if captioner == "import" else None
-        clock.time(f"caption {name}", texts, lambda: caption(texts, pictures, words, recipe=recipe, captions_file=file))
-        clock.time(f"encode {name}", encoded, lambda: encode(encoded, pictures, texts, config.encode, recipe=recipe))
+        clock.do(f"caption {name}", caption, texts, pictures, words, recipe=recipe, captions_file=file)
+        clock.do(f"encode {name}", encode, encoded, pictures, texts, config.encode, recipe=recipe)
 
 
 def _make_prompts(out: Path, config: RunConfig, clock: Clock, pictures: Path) -> None:
@@ -148,8 +151,7 @@ def _make_prompts(out: Path, config: RunConfig, clock: Clock, pictures: Path) ->
     if config.prompts is not None:
         from tessera.evaluate.prompts import prompts
 
-        asked = config.prompts
-        clock.time("prompts", out / "prompts", lambda: prompts(out / "prompts", pictures, asked))
+        clock.do("prompts", prompts, out / "prompts", pictures, config.prompts)
         return
     from tessera.curate.caption import aio_caption
     from tessera.curate.collect import read_images
@@ -179,20 +181,16 @@ def run_arm(out: Path, config: RunConfig, arm: Arm) -> None:
     encoded = out / "encoded"
     augmented = encoded / f"{AUGMENTED}-{arm.captioner}" if arm.augmented else None
     trained, exported = out / "runs" / name, out / "export" / name
-    clock.time(
-        f"train {name}", trained, lambda: train(trained, encoded / f"{PLAIN}-{arm.captioner}", augmented, arm.train)
-    )
-    clock.time(f"export {name}", exported, lambda: export(exported, trained, config.export))
+    plain = encoded / f"{PLAIN}-{arm.captioner}"
+    clock.do(f"train {name}", train, trained, plain, augmented, arm.train)
+    clock.do(f"export {name}", export, exported, trained, config.export)
     for kind, settings in config.sample_sets().items():
         samples = out / "samples" / name / kind
-        clock.time(
-            f"generate {name}", samples, lambda s=samples, g=settings: generate(s, exported, prompts_file(out), g)
-        )
+        clock.do(f"generate {name}", generate, samples, exported, prompts_file(out), settings)
         if config.evaluate is not None:
             from tessera.evaluate.miniature import evaluate
 
-            judged, how = out / "scores" / name / kind, config.evaluate
-            clock.time(f"evaluate {name}", judged, lambda s=samples, j=judged, e=how: evaluate(j, s, e))
+            clock.do(f"evaluate {name}", evaluate, out / "scores" / name / kind, samples, config.evaluate)
 
 
 def _train_arms(out: Path, config: RunConfig, clock: Clock) -> None:

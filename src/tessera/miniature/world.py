@@ -153,7 +153,7 @@ def draw_scene(world: WorldConfig, number: int) -> Scene:
 
 
 def draw_composed(world: WorldConfig, number: int, objects: int, purpose: str, same: bool = False) -> Scene:
-    """A scene of several objects that do not touch, on one seam-free background: for the judge, never for training a model.
+    """A scene of several objects that do not touch, on one seam-free background: for the judge, not for training.
 
     `same`: all objects share shape and colour, as counting prompts ask. Raises UserError when `objects` is not in 1..4.
     """
@@ -167,11 +167,11 @@ def draw_composed(world: WorldConfig, number: int, objects: int, purpose: str, s
             if len(placed) == objects:
                 break
             shape, color = (first.shape, first.color) if same else (None, None)
-            thing = _draw_object(world, rng, shape=shape, color=color, center=(0.5, 0.5), scale=1 if objects < 3 else 0.8)
+            scale = 1.0 if objects < 3 else 0.8
+            thing = _draw_object(world, rng, shape=shape, color=color, center=(0.5, 0.5), scale=scale)
             margin = thing.diameter / 2 + 0.01
             center = tuple(float(c) for c in rng.uniform(margin, 1 - margin, 2))
-            apart = [np.hypot(center[0] - o.center[0], center[1] - o.center[1]) - (o.diameter + thing.diameter) / 2 for o in placed]
-            if all(gap > 0.02 for gap in apart):
+            if all(_gap(o, center, thing.diameter) > 0.02 for o in placed):
                 placed.append(_moved(thing, center, thing.diameter))
         if len(placed) == objects:
             return Scene(
@@ -182,7 +182,7 @@ def draw_composed(world: WorldConfig, number: int, objects: int, purpose: str, s
 def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str = "aligned") -> Scene:
     """What a CutMix picture of two single-object scenes shows: both objects where they come to lie, both backgrounds.
 
-    With `half_view="aligned"` an object cut by the seam keeps its full diameter; its centre is that of its visible half.
+    With `half_view="aligned"` an object cut by the seam keeps its full diameter; its centre is its visible half's.
     """
     left, top, right, bottom = (edge / placement.size for edge in placement.box)
     first, second = base.objects[0], partner.objects[0]
@@ -197,13 +197,14 @@ def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str 
     else:
         x, y = second.center
         second = _moved(second, (left + x * (right - left), top + y * (bottom - top)), second.diameter * (right - left))
-    return Scene(
-        objects=(first, second), backgrounds=(base.backgrounds[0], partner.backgrounds[0]), seed=base.seed
-    )
+    return Scene(objects=(first, second), backgrounds=(base.backgrounds[0], partner.backgrounds[0]), seed=base.seed)
 
 
 def render(scene: Scene, size: int = 32) -> np.ndarray:
-    """Picture of a scene: uint8 (size, size, 3). Only the first background is drawn (mixed scenes are composed, not rendered)."""
+    """Picture of a scene: uint8 (size, size, 3).
+
+    Only the first background is drawn: mixed scenes are composed from pictures, not rendered.
+    """
     rng = philox(scene.seed, "miniature/pixels")
     canvas = _background(scene.backgrounds[0], size, rng)  # (S, S, 3) float
     fine = size * _SUPERSAMPLE
@@ -264,6 +265,12 @@ def _moved(thing: SceneObject, center: tuple[float, ...], diameter: float) -> Sc
         center=(center[0], center[1]),
         diameter=diameter,
     )
+
+
+def _gap(thing: SceneObject, center: tuple[float, ...], diameter: float) -> float:
+    """Free space between an object and a circle, as a fraction of the frame; negative where they overlap."""
+    distance = float(np.hypot(center[0] - thing.center[0], center[1] - thing.center[1]))
+    return distance - (thing.diameter + diameter) / 2
 
 
 def _shift(center: tuple[float, float], axis: int, by: float) -> tuple[float, float]:

@@ -1,0 +1,225 @@
+"""Trains the miniature's detector on rendered pictures and writes src/tessera/assets/miniature_detector.safetensors.
+
+    python scripts/train_detector.py                 # the shipped weights: about 10 minutes on an idle core
+    python scripts/train_detector.py --steps 300     # a quick look
+
+Everything is a function of --seed: scenes by address, one thread, no other source of chance. No generated picture is
+ever used, and the held-out scenes ("judge/heldout") are drawn at other addresses than the training ones.
+Beside plain renders it sees pictures a diffusion model may make: blurred, bent, noisy, darker; with a seam in the
+background; and things that are no shape: objects cut in half, ragged blobs, empty backgrounds, noise, shuffled patches.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from tessera.evaluate.calibrate import measure_judge
+from tessera.evaluate.colors import SIZE
+from tessera.evaluate.detector import GRID, WEIGHTS, Detector
+from tessera.files import atomic_path
+from tessera.miniature import BACKGROUNDS, COLORS, SHAPES, WorldConfig, draw_composed, render
+from tessera.records import Scene
+from tessera.runtime import philox, progress, set_threads
+
+OUT = Path(__file__).parents[1] / "src" / "tessera" / "assets" / WEIGHTS
+POSITIVE, IGNORED = 1.0, 1.6  # cells nearer than this to a centre are the object's; those up to IGNORED are nobody's
+
+
+def training_picture(world: WorldConfig, number: int) -> tuple[np.ndarray, Scene]:
+    """Picture `number`, uint8 (32, 32, 3), and the scene of those objects that are to be found in it."""
+    rng = philox(world.seed, "judge/train/kind", number)
+    count = int(rng.choice([0, 1, 2, 3, 4], p=[0.12, 0.3, 0.38, 0.1, 0.1]))
+    if count == 0:
+        whole = draw_composed(world, number, 1, "judge/train")
+        scene = replace(whole, objects=())
+    else:
+        scene = whole = draw_composed(world, number, count, "judge/train", same=bool(rng.random() < 0.3))
+    if rng.random() < 0.3:  # smaller than the world draws them: pasted objects are
+        factor = rng.uniform(0.75, 1)
+        scene = replace(scene, objects=tuple(replace(o, diameter=o.diameter * factor) for o in scene.objects))
+    picture, kind = render(scene, SIZE), rng.random()
+    if kind < 0.2:  # a seam in the background: the same objects before two grounds
+        other = render(replace(scene, backgrounds=(str(rng.choice(world.backgrounds)),)), SIZE)
+        picture = np.where(_box(rng)[..., None], other, picture)
+    elif kind < 0.32 and scene.objects:  # one object cut through its middle is no object
+        cut, kept = scene.objects[0], scene.objects[1:]
+        without = render(replace(scene, objects=kept), SIZE)
+        axis = (np.arange(SIZE) + 0.5) / SIZE
+        beside, middle = (axis[None, :], cut.center[0]) if rng.random() < 0.5 else (axis[:, None], cut.center[1])
+        gone = (beside > middle) == (rng.random() < 0.5)
+        picture = np.where(np.broadcast_to(gone, (SIZE, SIZE))[..., None], without, picture)
+        scene = replace(scene, objects=kept)
+    elif not scene.objects and kind < 0.8:
+        garbage = (_blob, _noise, _shuffled)[int(rng.integers(3))]
+        picture = garbage(picture if garbage is _blob else render(whole, SIZE), rng)
+    return picture, scene
+
+
+def _box(rng: np.random.Generator) -> np.ndarray:
+    """A half, quarter or any box of the frame: bool (32, 32)."""
+    inside = np.zeros((SIZE, SIZE), dtype=bool)
+    half = SIZE // 2
+    if rng.random() < 0.5:
+        inside[half:] = True
+        return inside if rng.random() < 0.5 else inside.T
+    size = int(rng.integers(SIZE // 4, half + 1))
+    left, top = rng.integers(0, SIZE - size + 1, 2)
+    inside[top : top + size, left : left + size] = True
+    return inside
+
+
+def _blob(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A ragged, soft-edged patch of an object colour."""
+    v, u = np.mgrid[:SIZE, :SIZE] / SIZE - rng.uniform(0.3, 0.7, 2)[:, None, None]
+    angle, radius = np.arctan2(v, u), np.hypot(u, v)
+    edge = rng.uniform(0.12, 0.25)
+    for wave in (1, 2, 3, 5):
+        edge = edge + 0.05 * rng.uniform(-1, 1) * np.sin(wave * angle + rng.uniform(0, 2 * np.pi))
+    soft = rng.uniform(0.06, 0.2)
+    cover = np.clip((edge - radius) / soft + 0.5, 0, 1)[..., None] * rng.uniform(0.4, 1)
+    color = np.array(COLORS[str(rng.choice(list(COLORS)))])
+    return np.round(picture * (1 - cover) + color * cover).astype(np.uint8)
+
+
+def _noise(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Noise in cells of 1 to 8 pixels, around the picture's mean colour or any."""
+    cells = SIZE // int(rng.choice([1, 2, 4, 8]))
+    mean = picture.mean((0, 1)) if rng.random() < 0.5 else rng.uniform(0, 255, 3)
+    grey = rng.normal(0, 1, (cells, cells, 1)) if rng.random() < 0.3 else rng.normal(0, 1, (cells, cells, 3))
+    noise = np.kron(grey * rng.uniform(10, 120), np.ones((SIZE // cells, SIZE // cells, 1)))
+    return np.clip(mean + noise, 0, 255).astype(np.uint8)
+
+
+def _shuffled(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The picture's 4 px patches in any order."""
+    n = SIZE // 4
+    patches = picture.reshape(n, 4, n, 4, 3).transpose(0, 2, 1, 3, 4).reshape(n * n, 4, 4, 3)
+    return rng.permutation(patches).reshape(n, n, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(SIZE, SIZE, 3)
+
+
+def targets(scene: Scene) -> np.ndarray:
+    """float32 (5, 16, 16): shape class (8 = nothing, -1 = ignored), colour, offset x, offset y, log(2 diameter)."""
+    out = np.zeros((5, GRID, GRID), dtype=np.float32)
+    out[0] = len(SHAPES)
+    axis = np.arange(GRID) + 0.5
+    for thing in scene.objects:
+        dx, dy = (thing.center[0] * GRID - axis)[None, :], (thing.center[1] * GRID - axis)[:, None]
+        distance = np.hypot(dx, dy)
+        mine = distance < POSITIVE
+        out[0][(distance < IGNORED) & (out[0] == len(SHAPES))] = -1
+        for layer, value in enumerate(
+            (SHAPES.index(thing.shape), list(COLORS).index(thing.color), dx, dy, np.log(2 * thing.diameter))
+        ):
+            out[layer][mine] = np.broadcast_to(value, (GRID, GRID))[mine]
+    return out
+
+
+def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (B, 3, 32, 32) in [-1, 1] as a small diffusion model might draw them: softer, noisier, off in tone."""
+    batch = len(pictures)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator) * (high - low) + low
+
+    # Bent: each point is taken from one or two pixels away.
+    bend = torch.randn(batch, 2, 7, 7, generator=generator) * uniform(-0.03, 0.06, 1, 1, 1).clamp(min=0)
+    field = F.interpolate(bend, size=SIZE, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)  # (B, 32, 32, 2)
+    straight = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), [batch, 3, SIZE, SIZE], align_corners=False)
+    soft = F.grid_sample(pictures, straight + field, padding_mode="border", align_corners=False)
+    kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
+    blur = (kernel[:, None] * kernel[None, :]).expand(3, 1, 3, 3)
+    for _ in range(2):
+        once = F.conv2d(F.pad(soft, (1, 1, 1, 1), mode="replicate"), blur, groups=3)
+        soft = soft + (once - soft) * uniform(-0.8, 1, 1, 1, 1).clamp(min=0)
+    # The grid of patches that a transformer leaves.
+    tile = torch.randn(batch, 3, 4, 4, generator=generator) * uniform(-0.03, 0.06, 1, 1, 1).clamp(min=0)
+    soft = soft + tile.repeat(1, 1, SIZE // 4, SIZE // 4)
+    noise = torch.randn(pictures.shape, generator=generator) * uniform(-0.04, 0.08, 1, 1, 1).clamp(min=0)
+    coarse = torch.randn(batch, 3, 8, 8, generator=generator) * uniform(-0.05, 0.08, 1, 1, 1).clamp(min=0)
+    stain = F.interpolate(coarse, size=SIZE, mode="bilinear")
+    return soft * uniform(0.85, 1.1, 3, 1, 1) + uniform(-0.08, 0.08, 3, 1, 1) + noise + stain
+
+
+def loss_of(network: Detector, pictures: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of shape and colour, absolute error of the geometry; the latter two on the objects' cells."""
+    shape, color, geometry = network(pictures)
+    label = target[:, 0].long()
+    mine = (label >= 0) & (label < len(SHAPES))
+    number = mine.sum().clamp(min=1)
+    loss = F.cross_entropy(shape, label, ignore_index=-1, reduction="sum") / number
+    loss = loss + F.cross_entropy(color.permute(0, 2, 3, 1)[mine], target[:, 1][mine].long())
+    return loss + (geometry - target[:, 2:]).abs().permute(0, 2, 3, 1)[mine].mean()
+
+
+def initialise(network: Detector, generator: torch.Generator) -> None:
+    """He initialisation of the convolutions; the head starts small and sure that there is nothing."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+    nn.init.normal_(network.head.weight, std=0.01, generator=generator)
+    assert network.head.bias is not None
+    nn.init.zeros_(network.head.bias)
+    with torch.no_grad():
+        network.head.bias[len(SHAPES)] = 4.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps of --batch pictures")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=48000, help="rendered training pictures")
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    set_threads(1)
+    started = time.monotonic()
+    world = WorldConfig(seed=args.seed)
+    assert set(world.backgrounds) == set(BACKGROUNDS)
+    pictures = np.empty((args.pictures, SIZE, SIZE, 3), dtype=np.uint8)
+    target = np.empty((args.pictures, 5, GRID, GRID), dtype=np.float16)
+    with progress("render", args.pictures) as bar:
+        for number in range(args.pictures):
+            pictures[number], scene = training_picture(world, number)
+            target[number] = targets(scene)
+            bar.advance()
+
+    generator = torch.Generator().manual_seed(args.seed)
+    network = Detector()
+    initialise(network, generator)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore
+    optimiser = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=0.02)
+    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps, pct_start=0.1)
+    with progress("train", args.steps, unit="steps") as bar:
+        for step in range(args.steps):
+            rows = philox(args.seed, "judge/train/batch", step).integers(0, args.pictures, args.batch)
+            clean = torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            loss = loss_of(network, disturb(clean, generator), torch.from_numpy(target[rows]).float())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            plan.step()
+            bar.advance(loss=round(float(loss.detach()), 3))
+
+    # The weights are judged as they are shipped: in fp16.
+    state = {
+        name: value.half().contiguous() for name, value in network.state_dict().items() if value.is_floating_point()
+    }
+    with atomic_path(args.out) as temporary:
+        temporary.write_bytes(save(state))
+    print(f"wrote {args.out}: {args.out.stat().st_size} bytes, {time.monotonic() - started:.0f} s")
+    shipped = Detector()
+    shipped.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    for name, value in measure_judge(WorldConfig(seed=args.seed), 2000, shipped.eval()).items():
+        print(f"{name:24s} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Judging pictures and reporting the numbers with their protocol and interval."""

@@ -1,0 +1,239 @@
+"""DiT-I (paper appendix A): a diffusion transformer (Peebles & Xie, 2023) with cross-attention to text (PixArt-alpha).
+
+Own to DiT-I: two self-attention blocks refine the text first, QK-norm in every self- and cross-attention, LayerScale on
+every residual branch. The paper does not say how the noise level enters; the parameter count leaves PixArt's
+adaLN-single, one modulation for all blocks plus a learned table in each.
+Letters: B batch, N patches, D width, L text tokens, H heads, E width of a head.
+"""
+
+from dataclasses import dataclass, fields
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tessera.models.layers import (
+    MLP,
+    NORM_EPS,
+    CrossAttention,
+    Network,
+    SelfAttention,
+    TimeEmbedding,
+    check_latents,
+    key_bias,
+    patchify,
+    require,
+    sincos_positions_2d,
+    unpatchify,
+)
+from tessera.models.text import TextCache, TextRefiner
+from tessera.records import DenoiserState, TextEncoding
+
+TIME_CHANNELS = 256
+"""Channels of the noise level's sinusoid."""
+MODULATIONS = 6
+"""Shift, scale and gate of the self-attention, then of the MLP."""
+CPU_BFLOAT16_KEYS = 32
+"""In bfloat16 on a CPU, products over a number of keys that is not a multiple of this take twice the time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """The shape of a DiT-I; the defaults are the paper's DiT-I L/2."""
+
+    latent_channels: int = 4
+    """Channels of the image latents."""
+    latent_size: int = 32
+    """Height and width of the image latents; a multiple of patch_size."""
+    patch_size: int = 2
+    """Side of the square of latents behind one token."""
+    width: int = 1024
+    """Width of all tokens; a multiple of 4 and of heads."""
+    depth: int = 24
+    """Number of blocks."""
+    heads: int = 16
+    """Attention heads, in the refiner too."""
+    mlp_ratio: int = 4
+    """Hidden width of every MLP over `width`."""
+    text_width: int = 2048
+    """Width of the text encoder's tokens."""
+    refiner_depth: int = 2
+    """Self-attention blocks that refine the text."""
+    text_positions: bool = False
+    """Adds fixed positions to the text, for encoders whose tokens carry none."""
+    qk_norm: bool = True
+    """Normalises queries and keys in every attention."""
+    layer_scale_init: float = 0.1
+    """Starting value of every LayerScale, > 0."""
+    conv_stem: bool = False
+    """Adds residual 3 x 3 convolutions before the patches and after them; the latter see the noisy latents too, so that
+    little noise is taken off locally (for the miniature)."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type is int:
+                least = 0 if field.name == "refiner_depth" else 1
+                require(getattr(self, field.name) >= least, field.name, getattr(self, field.name), f"at least {least}")
+        require(self.latent_size % self.patch_size == 0, "latent_size", self.latent_size, "a multiple of patch_size")
+        require(
+            self.width % 4 == 0 and self.width % self.heads == 0, "width", self.width, "a multiple of 4 and of heads"
+        )
+        require(self.layer_scale_init > 0, "layer_scale_init", self.layer_scale_init, "above 0")
+
+
+DIT_I_S2 = DiTConfig(width=384, depth=12, heads=6)
+"""33.9M parameters."""
+DIT_I_B2 = DiTConfig(width=768, depth=12, heads=12)
+"""133.6M parameters."""
+DIT_I_L2 = DiTConfig()
+"""The paper's DiT-I: 438.3M parameters."""
+DIT_I_XL2 = DiTConfig(width=1152, depth=28, heads=16)
+"""639.3M parameters."""
+
+
+class ConvResidual(nn.Module):
+    """x + Conv(GELU(Conv(x, seen))), 3 x 3: (B, C, H, W) -> the same; `seen` (B, C, H, W) is looked at beside x."""
+
+    def __init__(self, channels: int, seen: int = 0):
+        super().__init__()
+        hidden = max(32, channels)
+        self.conv_in = nn.Conv2d(channels + seen, hidden, 3, padding=1)
+        self.conv_out = nn.Conv2d(hidden, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        inputs = x if seen is None else torch.cat([x, seen], 1)
+        return x + self.conv_out(F.gelu(self.conv_in(inputs)))
+
+
+class DiTBlock(nn.Module):
+    """Modulated self-attention, cross-attention to text, modulated MLP.
+
+    The queries to text come from the residual stream as it is: QK-norm does what a norm there would do (PixArt-alpha
+    has none). The LayerScale of the modulated branches is part of their gates, see `DiT.modulation`.
+    """
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        width, heads, qk_norm = config.width, config.heads, config.qk_norm
+        self.norm_shape = (width,)
+        self.attention = SelfAttention(width, heads, qk_norm=qk_norm)
+        self.cross_attention = CrossAttention(width, width, width, heads, qk_norm=qk_norm)
+        self.mlp = MLP(width, config.mlp_ratio)
+        self.attention_scale = nn.Parameter(torch.full((width,), config.layer_scale_init))
+        self.cross_scale = nn.Parameter(torch.full((width,), config.layer_scale_init))
+        self.mlp_scale = nn.Parameter(torch.full((width,), config.layer_scale_init))
+
+    def forward(self, x: Tensor, modulation: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """x (B, N, D), modulation (6, B, 1, D), text's key and value (B, H, L, E), bias (B, 1, 1, L) -> (B, N, D)."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind(0)  # (B, 1, D) each
+        mixed = self.attention(torch.addcmul(shift, F.layer_norm(x, self.norm_shape, eps=NORM_EPS), scale))
+        x = torch.addcmul(x, mixed, gate)
+        x = torch.addcmul(x, self.cross_attention(x, key, value, bias), self.cross_scale)
+        mixed = self.mlp(torch.addcmul(mlp_shift, F.layer_norm(x, self.norm_shape, eps=NORM_EPS), mlp_scale))
+        return torch.addcmul(x, mixed, mlp_gate)
+
+
+class DiT(Network):
+    """The denoiser DiT-I."""
+
+    TABLES = ("modulation_tables", "out_table")
+    positions: Tensor
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.config = config
+        width = config.width
+        patch_width = config.patch_size**2 * config.latent_channels
+        self.stem = ConvResidual(config.latent_channels) if config.conv_stem else nn.Identity()
+        self.patch_embedding = nn.Linear(patch_width, width)
+        self.register_buffer("positions", torch.empty(0), persistent=False)
+        self.time = TimeEmbedding(TIME_CHANNELS, width)
+        self.time_modulation = nn.Linear(width, MODULATIONS * width)
+        self.modulation_tables = nn.Parameter(torch.zeros(config.depth, MODULATIONS, width))
+        self.text = TextRefiner(
+            config.text_width,
+            width,
+            config.refiner_depth,
+            config.heads,
+            config.mlp_ratio,
+            positions=config.text_positions,
+            qk_norm=config.qk_norm,
+            layer_scale_init=config.layer_scale_init,
+        )
+        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
+        self.out_table = nn.Parameter(torch.zeros(2, width))
+        self.out_projection = nn.Linear(width, patch_width)
+        self.head = ConvResidual(config.latent_channels, config.latent_channels) if config.conv_stem else None
+        self.reset_buffers()
+        self.initialize()
+
+    def reset_buffers(self) -> None:
+        side = self.config.latent_size // self.config.patch_size
+        weight = self.patch_embedding.weight
+        self.positions = sincos_positions_2d(side, side, self.config.width, weight.device).to(weight.dtype)  # (N, D)
+
+    def initialize_special(self) -> None:
+        """Modulation starts as the identity at any noise level, with gates of 1: LayerScale alone keeps branches small.
+
+        adaLN-zero's gates of 0 on top of it would slow a small model down. The output starts at 0 (DiT).
+        """
+        nn.init.zeros_(self.time_modulation.weight)
+        nn.init.zeros_(self.modulation_tables)
+        with torch.no_grad():
+            self.modulation_tables[:, [1, 2, 4, 5]] = 1.0  # scales and gates
+        nn.init.zeros_(self.out_table)
+        nn.init.zeros_(self.out_projection.weight)
+        if self.head is not None:
+            nn.init.zeros_(self.head.conv_out.weight)
+
+    def encode_text(self, text: TextEncoding) -> TextCache:
+        """Refined text with its keys and values in every block."""
+        tokens, mask = self.text(text)  # (B, L, D)
+        if tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16:
+            extra = -mask.shape[1] % CPU_BFLOAT16_KEYS
+            tokens, mask = F.pad(tokens, (0, 0, 0, extra)), F.pad(mask, (0, extra))
+        pairs = [block.cross_attention.keys_values(tokens) for block in cast(list[DiTBlock], self.blocks)]
+        keys, values = zip(*pairs)
+        return TextCache(tokens=tokens, bias=key_bias(mask, tokens.dtype), keys=keys, values=values)
+
+    def modulation(self, time: Tensor) -> Tensor:
+        """Time embedding (B, D) -> shift, scale, gate of attention and MLP for every block, (depth, 6, B, 1, D).
+
+        Each branch's LayerScale is multiplied into its gate: the product is the same and the tokens are touched once.
+        """
+        shared = self.time_modulation(F.silu(time)).unflatten(-1, (MODULATIONS, -1)).transpose(0, 1)  # (6, B, D)
+        modulation = self.modulation_tables[:, :, None] + shared  # (depth, 6, B, D)
+        one = torch.ones_like(self.out_table[0])
+        scales = [
+            torch.stack([one, one, block.attention_scale, one, one, block.mlp_scale])
+            for block in cast(list[DiTBlock], self.blocks)
+        ]
+        return (modulation * torch.stack(scales)[:, :, None]).unsqueeze(3)  # (depth, 6, B, 1, D)
+
+    def forward(
+        self, x: Tensor, alpha_bar: Tensor, text: TextEncoding, state: DenoiserState | None = None
+    ) -> tuple[Tensor, DenoiserState]:
+        """One call of the network.
+
+        x: noisy latents (B, C, H, W). alpha_bar (B,): their signal power. text: B captions; not looked at where `state`
+        has a text cache. Returns the prediction (B, C, H, W) in x's dtype and the state for the next step.
+        """
+        config = self.config
+        check_latents(x, config.latent_channels, config.latent_size)
+        cache = state.text_cache if state is not None and state.text_cache is not None else self.encode_text(text)
+        dtype = self.patch_embedding.weight.dtype
+
+        tokens = self.patch_embedding(patchify(self.stem(x.to(dtype)), config.patch_size)) + self.positions  # (B, N, D)
+        time = self.time(alpha_bar)  # (B, D)
+        modulation = self.modulation(time)  # (depth, 6, B, 1, D)
+        for block, layer, key, value in zip(self.blocks, modulation.unbind(0), cache.keys, cache.values):
+            tokens = block(tokens, layer, key, value, cache.bias)
+
+        shift, scale = (self.out_table[:, None] + time).unsqueeze(2).unbind(0)  # (B, 1, D) each
+        tokens = torch.addcmul(shift, F.layer_norm(tokens, (config.width,), eps=NORM_EPS), 1 + scale)
+        patches = self.out_projection(tokens)  # (B, N, p p C)
+        output = unpatchify(patches, config.patch_size, config.latent_size, config.latent_size)  # (B, C, H, W)
+        if self.head is not None:
+            output = self.head(output, x.to(dtype))
+        return output.to(x.dtype), DenoiserState(text_cache=cache)

@@ -1,0 +1,272 @@
+"""Layers of both networks: attention, feed-forward blocks, patches, positions, the noise level's embedding.
+
+Letters in shape comments: B batch, N and L tokens, D width, H attention heads, E width of a head (D = H E).
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tessera.config import UserError
+
+NORM_EPS = 1e-6
+FREQUENCY_BASE = 10_000.0
+TIME_SCALING = 1000.0
+"""The network receives alpha_bar in [0, 1]; its sinusoid is taken of 1000 alpha_bar."""
+
+
+def sinusoid(values: Tensor, channels: int) -> Tensor:
+    """Sinusoids of scalars in float32: frequencies 10000^(-2i / channels), laid out [cos | sin].
+
+    values (...,) -> (..., channels); channels is even.
+    """
+    assert channels % 2 == 0, channels
+    exponents = torch.arange(0, channels, 2, dtype=torch.float32, device=values.device) / channels
+    angles = values.float().unsqueeze(-1) * FREQUENCY_BASE**-exponents  # (..., channels / 2)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)  # (..., channels)
+
+
+def sincos_positions(length: int, width: int, device: torch.device | str | None = None) -> Tensor:
+    """Fixed 1-D positions 0 .. length - 1 -> (length, width) float32, [cos | sin] over the width."""
+    return sinusoid(torch.arange(length, dtype=torch.float32, device=device), width)
+
+
+def sincos_positions_2d(height: int, width: int, channels: int, device: torch.device | str | None = None) -> Tensor:
+    """Fixed positions of a grid, row-major -> (height * width, channels) float32.
+
+    The first half of the channels holds the row's sinusoid, the second half the column's; channels: a multiple of 4.
+    """
+    rows = sincos_positions(height, channels // 2, device)
+    columns = sincos_positions(width, channels // 2, device)
+    grid = [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)]
+    return torch.cat(grid, dim=-1).flatten(0, 1)  # (height * width, channels)
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """Images (B, C, H, W) -> patches (B, (H / p) (W / p), p p C), row-major; inside a patch (row, column, channel)."""
+    batch, channels, height, width = images.shape
+    p = patch_size
+    patches = images.view(batch, channels, height // p, p, width // p, p)
+    return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, (height // p) * (width // p), p * p * channels)
+
+
+def unpatchify(patches: Tensor, patch_size: int, height: int, width: int) -> Tensor:
+    """The inverse of `patchify`: (B, (height / p) (width / p), p p C) -> (B, C, height, width)."""
+    batch, p = len(patches), patch_size
+    grid = patches.view(batch, height // p, width // p, p, p, -1)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, height, width)
+
+
+def key_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A key mask as numbers added to attention scores: (B, L) bool, True = visible -> (B, 1, 1, L).
+
+    Hidden keys get half the lowest finite number: their weight is exactly 0 beside any visible key, and a row without a
+    visible key stays finite, which -inf would not.
+    """
+    hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return hidden.masked_fill_(~mask, torch.finfo(dtype).min / 2)[:, None, None]  # (B, 1, 1, L)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(query key^T / sqrt(E) + bias) value: (B, H, N, E), twice (B, H, L, E), (B, 1, 1, L) -> (B, N, H E).
+
+    When a CPU has to compute gradients the products are written out: there the fused kernel's backward is slower (in
+    bfloat16 five times), and at these lengths the score matrix is small.
+    """
+    if query.device.type == "cpu" and torch.is_grad_enabled():
+        mixed = _plain_attention(query, key, value, bias)
+    else:
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return mixed.transpose(1, 2).flatten(2)  # (B, N, H E)
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """As `attention`, -> (B, H, N, E); scale and bias go into the product of queries and keys."""
+    batch, heads, channels = len(query), query.shape[1], query.shape[3]
+    query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # (B H, N or L, E)
+    start = query.new_zeros(1, 1, 1) if bias is None else bias.expand(-1, heads, -1, -1).flatten(0, 1)  # (B H, 1, L)
+    scores = torch.baddbmm(
+        start, query, key.transpose(1, 2), beta=0 if bias is None else 1, alpha=channels**-0.5
+    )  # (B H, N, L)
+    return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, (batch, heads))
+
+
+class QKNorm(nn.LayerNorm):
+    """QK-norm (Henry et al., 2020): queries and keys are normalised over each head's channels, with a learned gain.
+
+    The statistic is LayerNorm's without an offset (as in ViT-22B), the one form with a fused kernel on every device.
+    """
+
+    def __init__(self, head_width: int):
+        super().__init__(head_width, eps=NORM_EPS, bias=False)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one matrix for queries, keys and values; biases everywhere."""
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.query_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
+        self.key_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, N, D), bias (B, 1, 1, N) over keys or None -> (B, N, D)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, E)
+        query, key, value = qkv.unbind(0)
+        return self.out(attention(self.query_norm(query), self.key_norm(key), value, bias))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head cross-attention. Keys and values are computed apart, so that those of a fixed context can be kept."""
+
+    def __init__(
+        self, query_width: int, context_width: int, attention_width: int, heads: int, *, qk_norm: bool = False
+    ):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(query_width, attention_width)
+        self.key_value = nn.Linear(context_width, 2 * attention_width)
+        self.out = nn.Linear(attention_width, query_width)
+        self.query_norm = QKNorm(attention_width // heads) if qk_norm else nn.Identity()
+        self.key_norm = QKNorm(attention_width // heads) if qk_norm else nn.Identity()
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """context (B, L, context width) -> keys and values, (B, H, L, E) each."""
+        kv = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (2, B, H, L, E)
+        key, value = kv.unbind(0)
+        return self.key_norm(key), value
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, N, query width), key and value of `keys_values`, bias (B, 1, 1, L) or None -> (B, N, query width)."""
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)
+        return self.out(attention(self.query_norm(query), key, value, bias))
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, Linear: (..., D) -> (..., D)."""
+
+    def __init__(self, width: int, ratio: int):
+        super().__init__()
+        self.up = nn.Linear(width, ratio * width)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+def layer_norm(width: int) -> nn.LayerNorm:
+    """The LayerNorm of every pre-norm block: affine, eps 1e-6."""
+    return nn.LayerNorm(width, eps=NORM_EPS)
+
+
+class SelfBlock(nn.Module):
+    """Pre-norm self-attention and MLP, with LayerScale (Touvron et al., 2021) on both if an initial value is given."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: int,
+        *,
+        qk_norm: bool = False,
+        layer_scale_init: float | None = None,
+    ):
+        super().__init__()
+        self.attention_norm = layer_norm(width)
+        self.attention = SelfAttention(width, heads, qk_norm=qk_norm)
+        self.mlp_norm = layer_norm(width)
+        self.mlp = MLP(width, mlp_ratio)
+        self.layer_scaled = layer_scale_init is not None
+        if layer_scale_init is not None:
+            self.attention_scale = nn.Parameter(torch.full((width,), layer_scale_init))
+            self.mlp_scale = nn.Parameter(torch.full((width,), layer_scale_init))
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, N, D), bias (B, 1, 1, N) over keys or None -> (B, N, D)."""
+        mixed = self.attention(self.attention_norm(x), bias)
+        x = torch.addcmul(x, mixed, self.attention_scale) if self.layer_scaled else x + mixed
+        mixed = self.mlp(self.mlp_norm(x))
+        return torch.addcmul(x, mixed, self.mlp_scale) if self.layer_scaled else x + mixed
+
+
+class TimeEmbedding(nn.Module):
+    """A scalar in [0, 1] (B,) -> (B, width): sinusoid, Linear, SiLU, Linear.
+
+    standardize: the sinusoid is brought to zero mean and unit (unbiased) variance over its channels, as CAD-I does.
+    """
+
+    def __init__(self, channels: int, width: int, *, standardize: bool = False):
+        super().__init__()
+        self.channels = channels
+        self.standardize = standardize
+        self.hidden = nn.Linear(channels, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, value: Tensor) -> Tensor:
+        waves = sinusoid(TIME_SCALING * value.float(), self.channels)  # (B, channels)
+        if self.standardize:
+            spread, mean = torch.std_mean(waves, dim=-1, keepdim=True)
+            waves = (waves - mean) / spread
+        return self.out(F.silu(self.hidden(waves.to(self.hidden.weight.dtype))))
+
+
+class Network(nn.Module):
+    """What DiT and RIN have in common; not a network by itself."""
+
+    TABLES: tuple[str, ...] = ()
+    """Names of the parameters that are learned tables, not matrices of a product: no weight decay, no Muon."""
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def table_names(self) -> frozenset[str]:
+        """The parameters' full names that end in one of `TABLES`."""
+        return frozenset(name for name, _ in self.named_parameters() if name.split(".")[-1] in self.TABLES)
+
+    def reset_buffers(self) -> None:
+        """Computes the fixed tables anew; needed after a network built on the meta device was given its parameters."""
+
+    def initialize(self) -> None:
+        """Sets every parameter to its starting value:
+
+        | parameters                                  | start                                                   |
+        |---------------------------------------------|---------------------------------------------------------|
+        | matrices of Linear (fused ones as a whole)  | Xavier uniform (DiT, RIN)                               |
+        | convolutions                                | Xavier uniform                                          |
+        | all biases                                  | 0                                                       |
+        | norms                                       | gain 1, offset 0                                        |
+        | LayerScale                                  | set by its block: `layer_scale_init`                    |
+        | learned tables                              | normal, std 0.02, truncated at two std                  |
+        | the rest                                    | `initialize_special` of the network                     |
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(cast(Tensor, module.bias))
+        tables = self.table_names
+        for name, parameter in self.named_parameters():
+            if name in tables:
+                nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
+        self.initialize_special()
+
+    def initialize_special(self) -> None:
+        """The starting values that differ from `initialize`'s table."""
+
+
+def require(condition: bool, field: str, value: object, rule: str) -> None:
+    """UserError that names a config field unless the condition holds."""
+    if not condition:
+        raise UserError(f"{field} must be {rule}, not {value}")
+
+
+def check_latents(x: Tensor, channels: int, size: int) -> None:
+    """ValueError unless x is (B, channels, size, size)."""
+    if x.shape[1:] != (channels, size, size):
+        raise ValueError(f"x is {tuple(x.shape)}; this network takes latents (B, {channels}, {size}, {size})")

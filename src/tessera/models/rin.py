@@ -1,0 +1,244 @@
+"""CAD-I: the recurrent interface network (Jabri et al., 2023) with text, as in CAD (Dufour et al., 2024) and the paper.
+
+A few latent tokens do the computing; they read from and write to the interface tokens, one per image patch.
+Letters: B batch, N interface tokens (patches), W their width, Z latent tokens, D their width, L condition tokens.
+"""
+
+from dataclasses import dataclass, fields
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from tessera.models.layers import (
+    MLP,
+    CrossAttention,
+    Network,
+    SelfBlock,
+    TimeEmbedding,
+    check_latents,
+    key_bias,
+    layer_norm,
+    patchify,
+    require,
+    unpatchify,
+)
+from tessera.models.text import TextCache, TextRefiner
+from tessera.records import DenoiserState, TextEncoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class RINConfig:
+    """The shape of a RIN; the defaults are the paper's CAD-I (L)."""
+
+    latent_channels: int = 4
+    """Channels of the image latents."""
+    latent_size: int = 32
+    """Height and width of the image latents; a multiple of patch_size."""
+    patch_size: int = 2
+    """Side of the square of latents behind one interface token."""
+    interface_width: int = 256
+    """Width of the interface tokens, and at most that of the attention between them and the latent tokens."""
+    num_latent_tokens: int = 256
+    """Number of latent tokens."""
+    latent_width: int = 1024
+    """Width of the latent tokens and of the condition; a multiple of 8 and of all head counts."""
+    blocks: int = 4
+    """Number of blocks (condition, read, compute, write)."""
+    layers_per_block: int = 4
+    """Self-attention layers on the latent tokens in each block."""
+    read_write_heads: int = 16
+    """Heads of every cross-attention."""
+    compute_heads: int = 16
+    """Heads of the self-attention on latent tokens."""
+    mlp_ratio: int = 4
+    """Hidden width of every MLP over its width."""
+    text_width: int = 2048
+    """Width of the text encoder's tokens."""
+    refiner_depth: int = 2
+    """Self-attention blocks that refine the text."""
+    refiner_heads: int = 16
+    """Heads of those blocks."""
+    text_registers: int = 16
+    """Learned tokens put before the text; at least 1."""
+    text_positions: bool = False
+    """Adds fixed positions to the text, for encoders whose tokens carry none."""
+    coherence: bool = False
+    """Adds the published class's coherence token before the registers; the paper trains without it."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type is int:
+                least = 0 if field.name == "refiner_depth" else 1
+                require(getattr(self, field.name) >= least, field.name, getattr(self, field.name), f"at least {least}")
+        require(self.latent_size % self.patch_size == 0, "latent_size", self.latent_size, "a multiple of patch_size")
+        require(self.latent_width % 8 == 0, "latent_width", self.latent_width, "a multiple of 8")
+        for heads in ("read_write_heads", "compute_heads", "refiner_heads"):
+            require(
+                self.latent_width % getattr(self, heads) == 0,
+                "latent_width",
+                self.latent_width,
+                f"a multiple of {heads}",
+            )
+        require(
+            self.read_write_width % self.read_write_heads == 0,
+            "interface_width",
+            self.interface_width,
+            "a multiple of read_write_heads",
+        )
+
+    @property
+    def read_write_width(self) -> int:
+        """Width of the attention between interface and latent tokens."""
+        return min(self.latent_width, self.interface_width)
+
+
+CAD_I_L = RINConfig()
+"""The paper's CAD-I: 330.2M parameters."""
+CAD_I_BASE = RINConfig(num_latent_tokens=128, latent_width=768, compute_heads=12)
+"""The smaller one of the published code: 188.4M parameters."""
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm cross-attention, then MLP. Only the query stream is normalised; the context comes as it is."""
+
+    def __init__(self, query_width: int, context_width: int, attention_width: int, heads: int, mlp_ratio: int):
+        super().__init__()
+        self.attention_norm = layer_norm(query_width)
+        self.attention = CrossAttention(query_width, context_width, attention_width, heads)
+        self.mlp_norm = layer_norm(query_width)
+        self.mlp = MLP(query_width, mlp_ratio)
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, N, query width); key, value (B, H, L, E) from `attention.keys_values` -> (B, N, query width)."""
+        x = x + self.attention(self.attention_norm(x), key, value, bias)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class RINBlock(nn.Module):
+    """Latent tokens take in the condition, read the interface, compute, and write back."""
+
+    def __init__(self, config: RINConfig):
+        super().__init__()
+        latent, interface, shared = config.latent_width, config.interface_width, config.read_write_width
+        heads, ratio = config.read_write_heads, config.mlp_ratio
+        self.condition = CrossBlock(latent, latent, latent, heads, ratio)
+        self.read = CrossBlock(latent, interface, shared, heads, ratio)
+        self.compute = nn.ModuleList(
+            SelfBlock(latent, config.compute_heads, ratio) for _ in range(config.layers_per_block)
+        )
+        self.write = CrossBlock(interface, latent, shared, heads, ratio)
+
+    def forward(
+        self, latent: Tensor, interface: Tensor, key: Tensor, value: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """latent (B, Z, D), interface (B, N, W), condition's key and value (B, H, L, E), bias (B, 1, 1, L) -> both."""
+        latent = self.condition(latent, key, value, bias)
+        latent = self.read(latent, *self.read.attention.keys_values(interface))
+        for layer in self.compute:
+            latent = layer(latent)
+        interface = self.write(interface, *self.write.attention.keys_values(latent))
+        return latent, interface
+
+
+class PreviousTokens(nn.Module):
+    """Self-conditioning: previous latent tokens (B, Z, D) -> what they add to the initial ones; 0 before training."""
+
+    def __init__(self, width: int, mlp_ratio: int):
+        super().__init__()
+        self.norm = layer_norm(width)
+        self.mlp = MLP(width, mlp_ratio)
+        self.out_norm = layer_norm(width)
+
+    def forward(self, previous: Tensor) -> Tensor:
+        return self.out_norm(previous + self.mlp(self.norm(previous)))
+
+
+class RIN(Network):
+    """The denoiser CAD-I. `forward` returns the prediction and the latent tokens, which the next step may be given."""
+
+    TABLES = ("latent_tokens", "interface_positions", "registers", "coherence_position")
+
+    def __init__(self, config: RINConfig):
+        super().__init__()
+        self.config = config
+        latent, interface = config.latent_width, config.interface_width
+        patch_width = config.patch_size**2 * config.latent_channels
+        num_patches = (config.latent_size // config.patch_size) ** 2
+        self.patch_embedding = nn.Linear(patch_width, interface)
+        self.patch_norm = layer_norm(interface)
+        self.interface_positions = nn.Parameter(torch.zeros(num_patches, interface))
+        self.latent_tokens = nn.Parameter(torch.zeros(config.num_latent_tokens, latent))
+        self.time = TimeEmbedding(latent // 4, latent, standardize=True)
+        self.text = TextRefiner(
+            config.text_width,
+            latent,
+            config.refiner_depth,
+            config.refiner_heads,
+            config.mlp_ratio,
+            registers=config.text_registers,
+            positions=config.text_positions,
+        )
+        if config.coherence:
+            self.coherence = TimeEmbedding(latent // 4, latent, standardize=True)
+            self.coherence_position = nn.Parameter(torch.zeros(latent))
+        self.previous = PreviousTokens(latent, config.mlp_ratio)
+        self.blocks = nn.ModuleList(RINBlock(config) for _ in range(config.blocks))
+        self.out_norm = layer_norm(interface)
+        self.out_projection = nn.Linear(interface, patch_width)
+        self.initialize()
+
+    def initialize_special(self) -> None:
+        nn.init.zeros_(self.previous.out_norm.weight)
+        nn.init.zeros_(self.previous.out_norm.bias)
+
+    def encode_text(self, text: TextEncoding, coherence: float | Tensor = 1.0) -> TextCache:
+        """Refined text with its keys and values in every block.
+
+        coherence: a number in [0, 1] or one per caption (B,), for the variant with that token. The published pipeline
+        gives 1 to captions and 0 to the unconditional branch.
+        """
+        extra = None
+        if self.config.coherence:
+            level = torch.as_tensor(coherence, dtype=torch.float32, device=text.mask.device).expand(
+                len(text.mask)
+            )  # (B,)
+            extra = (self.coherence(level) + self.coherence_position)[:, None]  # (B, 1, D)
+        tokens, mask = self.text(text, extra)  # (B, R + T, D)
+        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)  # the time token comes first: (B, 1 + R + T)
+        pairs = [block.condition.attention.keys_values(tokens) for block in cast(list[RINBlock], self.blocks)]
+        keys, values = zip(*pairs)
+        return TextCache(tokens=tokens, bias=key_bias(mask, tokens.dtype), keys=keys, values=values)
+
+    def forward(
+        self, x: Tensor, alpha_bar: Tensor, text: TextEncoding, state: DenoiserState | None = None
+    ) -> tuple[Tensor, DenoiserState]:
+        """One call of the network.
+
+        x: noisy latents (B, C, H, W). alpha_bar (B,): their signal power. text: B captions; not looked at where `state`
+        has a text cache. state: previous latent tokens (B, Z, D), None = zeros. Returns the prediction (B, C, H, W) in
+        x's dtype and the state for the next step.
+        """
+        config = self.config
+        check_latents(x, config.latent_channels, config.latent_size)
+        state = state or DenoiserState()
+        cache = state.text_cache if state.text_cache is not None else self.encode_text(text)
+        dtype = self.patch_embedding.weight.dtype
+
+        interface = self.patch_norm(self.patch_embedding(patchify(x.to(dtype), config.patch_size)))
+        interface = interface + self.interface_positions  # (B, N, W)
+        time = self.time(alpha_bar)[:, None]  # (B, 1, D)
+        previous = state.latent_tokens
+        if previous is None:  # one row of zeros stands for all: they all become the same vector
+            previous = time.new_zeros(1, 1, config.latent_width)
+        latent = self.latent_tokens + time + self.previous(previous.to(dtype))  # (B, Z, D)
+
+        for block, text_key, text_value in zip(cast(list[RINBlock], self.blocks), cache.keys, cache.values):
+            time_key, time_value = block.condition.attention.keys_values(time)  # (B, H, 1, E)
+            key = torch.cat([time_key, text_key], dim=2)  # (B, H, 1 + R + T, E)
+            value = torch.cat([time_value, text_value], dim=2)
+            latent, interface = block(latent, interface, key, value, cache.bias)
+
+        patches = self.out_projection(self.out_norm(interface))  # (B, N, p p C)
+        output = unpatchify(patches, config.patch_size, config.latent_size, config.latent_size)
+        return output.to(x.dtype), DenoiserState(latent_tokens=latent, text_cache=cache)

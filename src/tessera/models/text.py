@@ -1,0 +1,94 @@
+"""Text in both networks: projection, registers, refining self-attention; and what of it is kept between steps.
+
+The noise level does not enter here, so refined text and the keys and values made of it are the same at every sampling
+step.
+Letters: B batch, T text tokens, R registers, L = tokens that cross-attention sees, D width, H heads, E width of a head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tessera.models.layers import SelfBlock, key_bias, sincos_positions
+from tessera.records import TextEncoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCache:
+    """Everything a network computes from text alone; it goes round in `DenoiserState.text_cache`."""
+
+    tokens: Tensor
+    """Refined tokens (B, L, D): registers, if any, then text."""
+    bias: Tensor
+    """Added to the scores of every cross-attention to text, (B, 1, 1, L or, in RIN, 1 + L): very low at padding."""
+    keys: tuple[Tensor, ...]
+    """Per cross-attention layer: (B, H, L, E)."""
+    values: tuple[Tensor, ...]
+    """Per cross-attention layer: (B, H, L, E)."""
+
+    def select(self, rows: Tensor) -> "TextCache":
+        """The cache of some rows of the batch: rows (n,) indices or (B,) bool."""
+        return TextCache(
+            tokens=self.tokens[rows],
+            bias=self.bias[rows],
+            keys=tuple(key[rows] for key in self.keys),
+            values=tuple(value[rows] for value in self.values),
+        )
+
+
+class TextRefiner(nn.Module):
+    """Text embeddings (B, T, text width) -> refined tokens (B, R + T, D) and the mask of the visible ones (B, R + T).
+
+    positions: adds fixed 1-D sin-cos positions to the projected text, for encoders whose tokens carry none.
+    """
+
+    def __init__(
+        self,
+        text_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: int,
+        *,
+        registers: int = 0,
+        positions: bool = False,
+        qk_norm: bool = False,
+        layer_scale_init: float = 0.1,
+    ):
+        super().__init__()
+        self.width = width
+        self.projection = nn.Linear(text_width, width)
+        self.registers = nn.Parameter(torch.zeros(registers, width)) if registers else None
+        self.blocks = nn.ModuleList(
+            SelfBlock(width, heads, mlp_ratio, qk_norm=qk_norm, layer_scale_init=layer_scale_init) for _ in range(depth)
+        )
+        self.positions = positions
+        self._table = torch.zeros(
+            0, width
+        )  # grows to the longest text seen; not a buffer: it is the same for any state
+
+    def _positions(self, tokens: Tensor) -> Tensor:
+        """Positions for tokens (B, T, D) -> (T, D) of their dtype and device."""
+        length = tokens.shape[1]
+        if len(self._table) < length or self._table.device != tokens.device or self._table.dtype != tokens.dtype:
+            self._table = sincos_positions(max(length, 64), self.width, tokens.device).to(tokens.dtype)
+        return self._table[:length]
+
+    def forward(self, text: TextEncoding, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """extra (B, n, D): further tokens that go before the registers and are always visible."""
+        tokens = self.projection(text.embeddings.to(self.projection.weight.dtype))  # (B, T, D)
+        mask = text.mask
+        if self.positions:
+            tokens = tokens + self._positions(tokens)
+        front = [] if extra is None else [extra]
+        if self.registers is not None:
+            front.append(self.registers.expand(len(tokens), -1, -1))
+        if front:
+            tokens = torch.cat([*front, tokens], dim=1)  # (B, n + R + T, D)
+            visible = mask.new_ones(len(mask), tokens.shape[1] - mask.shape[1])
+            mask = torch.cat([visible, mask], dim=1)  # (B, n + R + T)
+        bias = key_bias(mask, tokens.dtype)
+        for block in self.blocks:
+            tokens = block(tokens, bias)
+        return tokens, mask

@@ -1,0 +1,84 @@
+"""From a finished run to a folder that can be sampled from: the averaged weights and what sampling has to know."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from tessera.config import UserError, from_dict, to_dict
+from tessera.files import open_stage, read_manifest
+from tessera.models.build import build_network
+from tessera.shards import unpack_floats
+from tessera.train import checkpoint
+from tessera.train.loop import TrainConfig
+from tessera.weights import ExportInfo, save_export
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Which weights, and the sampling defaults that go with them."""
+
+    weights: Literal["ema", "online"] = "ema"
+    """The averaged weights (the paper's results) or the last ones."""
+    guidance_scale: float = 3.0
+    """uncond + w (cond - uncond): 1 = off."""
+    sampling_steps: int = 250
+    """DDIM steps, >= 1; the paper's is 250."""
+    clip_denoised: float | None = None
+    """Largest absolute value of a predicted x0, > 0; None = no limit. 1 suits latents that are pixels in [-1, 1]."""
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("ema", "online"):
+            raise UserError(f"weights: {self.weights!r} is neither 'ema' nor 'online'")
+        if self.sampling_steps < 1:
+            raise UserError(f"sampling_steps: {self.sampling_steps} is below 1")
+        if not abs(self.guidance_scale) < float("inf"):
+            raise UserError(f"guidance_scale: {self.guidance_scale} is not a finite number")
+        if self.clip_denoised is not None and not self.clip_denoised > 0:
+            raise UserError(f"clip_denoised: {self.clip_denoised} is not above 0; leave it out for no limit")
+
+
+def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
+    """Writes the weights of the complete run `run` to `out`, for `tessera.weights.load_export`.
+
+    Does nothing where that was done. Raises UserError for a run that is unfinished or has lost its last checkpoint.
+    """
+    config = config or ExportConfig()
+    out, run = Path(out), Path(run)
+    manifest = read_manifest(run, "train")
+    stage = open_stage(out, stage="export", config=to_dict(config), inputs={"run": run})
+    if stage.done:
+        return
+    trained = from_dict(TrainConfig, manifest.config, where=f"{run / 'manifest.json'}: config")
+    newest = checkpoint.latest(run)
+    if newest is None:
+        raise UserError(f"{run}: has no checkpoint any more; delete the directory and train again")
+    state = checkpoint.load(newest)
+    if state.num_images != manifest.counts["num_images"]:
+        raise UserError(f"{newest}: is not the last checkpoint of {run}; delete the directory and train again")
+    prefix = {"ema": "ema/", "online": "master/"}[config.weights]
+    with torch.device("meta"):
+        network = build_network(trained.model)
+    weights = {name.removeprefix(prefix): w for name, w in state.tensors.items() if name.startswith(prefix)}
+    network.load_state_dict(weights, assign=True)
+    facts = manifest.facts
+    info = ExportInfo(
+        latent_shift=trained.latent_shift,
+        latent_scale=trained.latent_scale,
+        noise_schedule=trained.noise_schedule,
+        prediction=trained.prediction,
+        latent_codec=facts["latent_codec"],
+        text_encoder=facts["text_encoder"],
+        image_size=facts["image_size"],
+        guidance_scale=config.guidance_scale,
+        sampling_steps=config.sampling_steps,
+        clip_denoised=config.clip_denoised,
+        arm=facts["arm"],
+        num_images=state.num_images,
+        inputs=tuple(sorted({"run": manifest.sha256, **manifest.inputs}.items())),
+        null_condition=torch.from_numpy(unpack_floats(facts["null_condition"])),
+    )
+    save_export(out, network, info)
+    parameters = sum(w.numel() for w in weights.values())
+    stage.finish(counts={"num_images": state.num_images, "parameters": parameters}, facts={"arm": facts["arm"]})

@@ -1,0 +1,316 @@
+"""Optimisers over fp32 master weights, parameter groups, learning rate, gradient clipping, EMA.
+
+Three kinds of parameter:
+| kind | which | decay | AdamW, LAMB | Muon |
+|---|---|---|---|---|
+| hidden | 2-D `.weight` inside a list of blocks | yes | decay group (LAMB: trust ratio) | Muon |
+| matrix | other `.weight` of 2 or more dimensions: patches in and out, text, time | yes | decay group | AdamW |
+| other | norms, biases, LayerScale, learned tables and tokens | no | no decay, no trust ratio | AdamW |
+"""
+
+# pyright: reportPrivateImportUsage=false
+# torch's own optimisers are made of the _foreach_ functions; they have no public name.
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from tessera.config import UserError
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
+NEWTON_SCHULZ_STEPS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights are moved. Decay, averaging and clipping are by default those of CAD-I's published recipe."""
+
+    name: Literal["adamw", "lamb", "muon"] = "adamw"
+    """`muon` moves the blocks' matrices by Muon and everything else by AdamW."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW or LAMB, > 0."""
+    muon_lr: float = 0.015
+    """Peak learning rate of Muon, > 0; a step's largest singular value, before the factor sqrt(rows / columns)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Averaging of the gradient and of its square, each in [0, 1)."""
+    weight_decay: float = 0.01
+    """Decoupled, times the learning rate, >= 0; matrices only."""
+    warmup_images: int = 0
+    """Images over which the learning rate rises linearly from 0."""
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """How it falls from there to the end of training."""
+    final_lr_fraction: float = 0.0
+    """Where it ends, as a fraction of the peak, in [0, 1]."""
+    clip_norm: float | None = 2.0
+    """Largest norm of the whole gradient, > 0; None = no limit."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "lr": self.lr > 0,
+            "muon_lr": self.muon_lr > 0,
+            "betas": len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            "weight_decay": self.weight_decay >= 0,
+            "warmup_images": self.warmup_images >= 0,
+            "final_lr_fraction": 0 <= self.final_lr_fraction <= 1,
+            "clip_norm": self.clip_norm is None or self.clip_norm > 0,
+            "name": self.name in ("adamw", "lamb", "muon"),
+            "decay": self.decay in ("cosine", "linear", "constant"),
+        }
+        for field, valid in checks.items():
+            if not valid:
+                raise UserError(f"optim.{field}: {getattr(self, field)!r} is out of range; see OptimConfig.{field}")
+
+
+def lr_fraction(config: OptimConfig, num_images: int, total_images: int) -> float:
+    """The learning rate of the step that brings the count to `num_images`, as a fraction of its peak."""
+    if num_images < config.warmup_images:
+        return num_images / config.warmup_images
+    if config.decay == "constant":
+        return 1.0
+    done = min(1.0, (num_images - config.warmup_images) / max(1, total_images - config.warmup_images))
+    fall = (1 + math.cos(math.pi * done)) / 2 if config.decay == "cosine" else 1 - done
+    return config.final_lr_fraction + (1 - config.final_lr_fraction) * fall
+
+
+def kinds(network: nn.Module) -> dict[str, Literal["hidden", "matrix", "other"]]:
+    """The kind of each parameter, by name; see the table above."""
+    found: dict[str, Literal["hidden", "matrix", "other"]] = {}
+    for name, parameter in network.named_parameters():
+        *path, leaf = name.split(".")
+        if leaf != "weight" or parameter.ndim < 2:
+            found[name] = "other"
+        elif parameter.ndim == 2 and any(part.endswith("blocks") for part in path):
+            found[name] = "hidden"
+        else:
+            found[name] = "matrix"
+    return found
+
+
+class Lamb(Optimizer):
+    """LAMB (You et al. 2020, Algorithm 2): Adam's step times |w| / |step|, unclipped, where a group has `adapt`."""
+
+    def __init__(self, params: Iterable[dict[str, Any]], betas: tuple[float, float], eps: float = 1e-6) -> None:
+        super().__init__(params, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0, "adapt": True})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {
+                        "step": torch.zeros(()),
+                        "exp_avg": torch.zeros_like(p),
+                        "exp_avg_sq": torch.zeros_like(p),
+                    }
+            grads = [p.grad for p in params if p.grad is not None]
+            steps, mean, square = ([self.state[p][k] for p in params] for k in ("step", "exp_avg", "exp_avg_sq"))
+            beta1, beta2 = group["betas"]
+            torch._foreach_add_(steps, 1)
+            count = float(steps[0])
+            torch._foreach_lerp_(mean, grads, 1 - beta1)
+            torch._foreach_mul_(square, beta2)
+            torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
+            below = torch._foreach_sqrt(square)
+            torch._foreach_div_(below, math.sqrt(1 - beta2**count))
+            torch._foreach_add_(below, group["eps"])
+            update = torch._foreach_div(mean, below)
+            torch._foreach_div_(update, 1 - beta1**count)
+            if group["weight_decay"]:
+                torch._foreach_add_(update, params, alpha=group["weight_decay"])
+            if group["adapt"]:
+                weights = torch.stack(torch._foreach_norm(params))
+                changes = torch.stack(torch._foreach_norm(update))
+                trust = torch.where((weights > 0) & (changes > 0), weights / changes, torch.ones_like(weights))
+                torch._foreach_mul_(update, list(trust.unbind()))
+            torch._foreach_add_(params, update, alpha=-group["lr"])
+
+
+class Muon(Optimizer):
+    """Muon (Jordan et al. 2024): Nesterov momentum, its matrix made orthogonal by five Newton-Schulz steps, times
+    sqrt(max(1, rows / columns)). The rule of torch.optim.Muon; but matrices of one shape, or its transpose, are worked
+    on together, which takes a third less time on a small network. `dtype`: what those five steps are computed in."""
+
+    def __init__(self, params: Iterable[Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__(params, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
+            grads = [p.grad for p in params if p.grad is not None]
+            momentum = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_lerp_(momentum, grads, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(grads, momentum, group["momentum"])
+            shapes: dict[tuple[int, ...], list[int]] = {}
+            for i, p in enumerate(params):
+                shapes.setdefault(tuple(sorted(p.shape)), []).append(i)
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            for members in shapes.values():
+                wide = torch.stack([_wide(ahead[i]) for i in members]).to(self.dtype)  # (n, small, large)
+                for i, direction in zip(members, orthogonalize(wide).float()):
+                    rows, columns = params[i].shape
+                    scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                    params[i].add_(direction if rows <= columns else direction.T, alpha=-scale)
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def orthogonalize(x: Tensor) -> Tensor:
+    """(n, rows, columns), rows <= columns -> nearly U V^T of each matrix: singular values end near 0.7 to 1.2."""
+    a, b, c = NEWTON_SCHULZ
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT  # (n, rows, rows)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+class MasterOptimizer:
+    """The weights in fp32, whatever the network computes in, and the step on them.
+
+    For an fp32 network the masters are its own parameters. For a bf16 network they are fp32 copies: gradients go up to
+    them (`add_gradients`), the rounded new weights come back down at the end of `step`.
+    """
+
+    def __init__(self, network: nn.Module, config: OptimConfig, compute: torch.dtype = torch.float32) -> None:
+        """`network` is in fp32 and is turned into `compute` here."""
+        self.config = config
+        self.names = [name for name, _ in network.named_parameters()]
+        own: list[Tensor] = list(network.parameters())
+        if compute == torch.float32:
+            self.masters: list[Tensor] = own
+        else:
+            self.masters = [p.detach().clone() for p in own]
+            network.to(compute)
+        self.network: list[Tensor] = list(network.parameters())
+        self.optimizers = self._build(kinds(network), compute)
+
+    def _build(self, kind_of: dict[str, Literal["hidden", "matrix", "other"]], compute: torch.dtype) -> list[Optimizer]:
+        by_kind = {
+            k: [m for n, m in zip(self.names, self.masters) if kind_of[n] == k] for k in ("hidden", "matrix", "other")
+        }
+        c = self.config
+        muon = c.name == "muon" and bool(by_kind["hidden"])
+        decayed = by_kind["matrix"] if muon else by_kind["hidden"] + by_kind["matrix"]
+        groups = [
+            {"params": decayed, "weight_decay": c.weight_decay},
+            {"params": by_kind["other"], "weight_decay": 0.0},
+        ]
+        groups = [g for g in groups if g["params"]]
+        if c.name == "lamb":
+            return [Lamb([g | {"adapt": g["params"] is decayed} for g in groups], c.betas)]
+        fused = self.masters[0].device.type in ("cpu", "cuda")
+        adamw = AdamW(groups, lr=c.lr, betas=c.betas, fused=fused or None)
+        if not muon:
+            return [adamw]
+        matrices = Muon(by_kind["hidden"], dtype=compute)
+        matrices.param_groups[0]["weight_decay"] = c.weight_decay
+        return [matrices, adamw]
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Takes the network's gradients, adds them to the masters' and clears the network's. Once per backward pass."""
+        if self.masters[0] is self.network[0]:
+            return  # autograd has added them already
+        pairs = [(m, p.grad) for m, p in zip(self.masters, self.network) if p.grad is not None]
+        for master, _ in pairs:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        if pairs:
+            grads = [g for _, g in pairs]
+            torch._foreach_add_([m.grad for m, _ in pairs], grads)  # type: ignore[arg-type]
+        for parameter in self.network:
+            parameter.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """The masters' gradients. One that was not computed is zero, so that a step does not depend on how its batch
+        was split into passes and ranks."""
+        for master in self.masters:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        return [m.grad for m in self.masters if m.grad is not None]
+
+    def clip(self) -> Tensor:
+        """Scales the whole gradient down to `clip_norm`; returns its norm before that, a scalar on the device."""
+        norm = torch.nn.utils.get_total_norm(self.gradients())
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.masters, self.config.clip_norm, norm)
+        return norm
+
+    @torch.no_grad()
+    def step(self, lr_fraction: float) -> None:
+        """One step at this fraction of the peak learning rates; the gradients are cleared."""
+        for optimizer in self.optimizers:
+            peak = self.config.muon_lr if isinstance(optimizer, Muon) else self.config.lr
+            for group in optimizer.param_groups:
+                group["lr"] = peak * lr_fraction
+            optimizer.step()
+        if self.masters[0] is not self.network[0]:
+            torch._foreach_copy_(self.network, self.masters)
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        for tensor in (*self.masters, *self.network):
+            tensor.grad = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """master/NAME and optim/NAME/FIELD: everything that a step depends on."""
+        name_of = {id(m): n for n, m in zip(self.names, self.masters)}
+        state = {f"master/{n}": m.detach() for n, m in zip(self.names, self.masters)}
+        for optimizer in self.optimizers:
+            for parameter, fields in optimizer.state.items():
+                state |= {f"optim/{name_of[id(parameter)]}/{field}": value for field, value in fields.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`; the names and shapes are those of a state of the same network and config."""
+        fields: dict[str, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("optim/"):
+                name, field = key.removeprefix("optim/").rsplit("/", 1)
+                fields.setdefault(name, {})[field] = value
+        name_of = {id(m): n for n, m in zip(self.names, self.masters)}
+        for name, master in zip(self.names, self.masters):
+            master.copy_(state[f"master/{name}"])
+        for optimizer in self.optimizers:
+            # Through the optimiser's own loader, which knows where a step count has to live.
+            whole = optimizer.state_dict()
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            whole["state"] = {i: fields[n] for i, p in enumerate(params) if (n := name_of[id(p)]) in fields}
+            optimizer.load_state_dict(whole)
+        if self.masters[0] is not self.network[0]:
+            torch._foreach_copy_(self.network, self.masters)
+
+
+class EMA:
+    """Averaged weights: ema <- decay * ema + (1 - decay) * weights after each step.
+
+    With `warmup` the decay of step n = 0, 1, ... is min(decay, (1 + n) / (10 + n)), so that a short run's average
+    forgets the random start.
+    """
+
+    def __init__(self, weights: list[Tensor], decay: float, warmup: bool = False) -> None:
+        self.decay, self.warmup = decay, warmup
+        self.weights = [w.detach().clone() for w in weights]
+
+    @torch.no_grad()
+    def update(self, weights: list[Tensor], step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        torch._foreach_lerp_(self.weights, [w.detach() for w in weights], 1 - decay)

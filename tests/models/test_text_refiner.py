@@ -1,0 +1,45 @@
+"""The text refiner alone."""
+
+import torch
+from small_networks import make_text
+
+from tessera.models.layers import sincos_positions
+from tessera.models.text import TextRefiner
+
+
+def refiner(**changes) -> TextRefiner:
+    torch.manual_seed(0)
+    return TextRefiner(12, 16, 2, 4, 4, **changes)
+
+
+def test_without_positions_word_order_does_not_matter():
+    text = make_text(lengths=(6,))
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    shuffled = type(text)(text.embeddings[:, order], text.mask)
+    plain, placed = refiner(), refiner(positions=True)
+    torch.testing.assert_close(plain(shuffled)[0], plain(text)[0][:, order])
+    assert (placed(shuffled)[0] - placed(text)[0][:, order]).abs().max() > 0.1
+
+
+def test_positions_are_added_to_projected_text_at_any_length():
+    text = make_text(lengths=(70, 3))
+    network = refiner(positions=True)
+    network.blocks = torch.nn.ModuleList()
+    for part in (make_text(lengths=(4,)), text):  # the table grows
+        found = network(part)[0] - network.projection(part.embeddings)
+        expected = sincos_positions(part.mask.shape[1], 16).expand_as(found)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_registers_come_first_and_are_visible():
+    text = make_text(lengths=(1, 4))
+    tokens, mask = refiner(registers=3)(text)
+    assert tokens.shape == (2, 7, 16)
+    assert mask.tolist() == [[True] * 4 + [False] * 3, [True] * 7]
+
+
+def test_position_table_follows_the_dtype():
+    network = refiner(positions=True)
+    text = make_text()
+    for dtype in (torch.float32, torch.bfloat16, torch.float32):
+        assert network.to(dtype)(text)[0].dtype == dtype

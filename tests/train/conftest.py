@@ -1,0 +1,16 @@
+"""The sets that most tests of training share."""
+
+from pathlib import Path
+
+import pytest
+from training_sets import make_records, write_set
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("sets") / "plain", make_records(37))
+
+
+@pytest.fixture(scope="session")
+def augmented(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("sets") / "augmented", make_records(23, seed=1))

@@ -1,0 +1,112 @@
+"""An export holds the averaged weights and all that sampling has to know."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from training_sets import DIT, RIN, SHAPE, WIDTH, config_of
+
+from tessera.config import UserError
+from tessera.files import read_manifest
+from tessera.records import TextEncoding
+from tessera.shards import open_encoded
+from tessera.train import checkpoint
+from tessera.train.export import ExportConfig, export
+from tessera.train.loop import train
+from tessera.train.optim import OptimConfig
+from tessera.weights import load_export
+
+
+@pytest.fixture(scope="module")
+def run(plain, augmented, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    optim = OptimConfig(name="muon", decay="constant")
+    train(folder, plain, augmented, config_of(num_images=40, optim=optim, compute="bf16", prediction="v"))
+    return folder
+
+
+@pytest.mark.parametrize(("weights", "prefix"), [("ema", "ema/"), ("online", "master/")])
+def test_weights_are_those_of_the_last_checkpoint(run, tmp_path, weights, prefix):
+    export(tmp_path / "export", run, ExportConfig(weights=weights))
+    network, _ = load_export(tmp_path / "export")
+    state = checkpoint.load(run / "checkpoints" / "000000000040").tensors
+    assert network.config == DIT
+    for name, value in network.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state[prefix + name])
+    different = [n for n in network.state_dict() if not torch.equal(state["ema/" + n], state["master/" + n])]
+    assert "out_projection.weight" in different
+
+
+def test_the_average_is_the_default(run, tmp_path):
+    export(tmp_path / "a", run)
+    export(tmp_path / "b", run, ExportConfig(weights="ema"))
+    for file in ("config.json", "model.safetensors", "manifest.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_what_sampling_has_to_know(run, plain, tmp_path):
+    config = ExportConfig(guidance_scale=2.5, sampling_steps=20, clip_denoised=1.0)
+    export(tmp_path / "export", run, config)
+    _, info = load_export(tmp_path / "export")
+    assert (info.guidance_scale, info.sampling_steps, info.clip_denoised) == (2.5, 20, 1.0)
+    assert (info.prediction, info.noise_schedule) == ("v", "linear")
+    assert (info.latent_codec, info.text_encoder, info.image_size) == ("pixel-unshuffle:4", "words:16", 16)
+    assert (info.arm, info.num_images) == ("ta_ia", 40)
+    assert torch.equal(info.null_condition, torch.from_numpy(open_encoded(plain).null_condition))
+    made_of = dict(info.inputs)
+    assert made_of["run"] == read_manifest(run).sha256
+    assert made_of["plain"] == read_manifest(plain).sha256
+    assert read_manifest(tmp_path / "export", "export").inputs == {"run": read_manifest(run).sha256}
+
+
+def test_a_rin_is_exported(plain, tmp_path):
+    config = config_of(
+        model=RIN, num_images=8, augment_prob=0.0, latent_scale=(0.5,), latent_shift=(0.1, 0.2, 0.3, 0.4)
+    )
+    train(tmp_path / "run", plain, None, config)
+    export(tmp_path / "export", tmp_path / "run")
+    network, info = load_export(tmp_path / "export")
+    text = TextEncoding(torch.zeros(1, 2, WIDTH), torch.ones(1, 2, dtype=torch.bool))
+    output, _ = network(torch.zeros(1, *SHAPE), torch.tensor([0.5]), text)
+    assert output.shape == (1, *SHAPE)
+    assert info.arm == "ta"
+    assert (info.latent_scale, info.latent_shift) == (config.latent_scale, config.latent_shift)
+
+
+def test_it_is_done_once(run, tmp_path, monkeypatch):
+    export(tmp_path / "export", run)
+    monkeypatch.setattr(checkpoint, "load", None)
+    export(tmp_path / "export", run)
+    with pytest.raises(UserError, match="guidance_scale"):
+        export(tmp_path / "export", run, ExportConfig(guidance_scale=7.0))
+
+
+def test_a_run_that_cannot_be_exported(run, tmp_path):
+    with pytest.raises(UserError, match="absent"):
+        export(tmp_path / "export", tmp_path / "absent")
+    bare = shutil.copytree(run, tmp_path / "bare")
+    shutil.rmtree(bare / "checkpoints")
+    with pytest.raises(UserError, match="bare: has no checkpoint"):
+        export(tmp_path / "export", bare)
+    manifest = (bare / "manifest.json").read_text()
+    (bare / "manifest.json").write_text(manifest.replace('"complete": true', '"complete": false'))
+    with pytest.raises(UserError, match="bare: is unfinished"):
+        export(tmp_path / "other", bare)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": "best"},
+        {"sampling_steps": 0},
+        {"guidance_scale": float("nan")},
+        {"guidance_scale": float("inf")},
+        {"clip_denoised": 0.0},
+        {"clip_denoised": float("nan")},
+    ],
+)
+def test_fields_out_of_range_are_named(changes):
+    with pytest.raises(UserError, match=next(iter(changes))):
+        ExportConfig(**changes)
