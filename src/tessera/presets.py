@@ -140,7 +140,7 @@ def miniature() -> RunConfig:
         optim=OptimConfig(
             name="muon",
             lr=1.5e-3,
-            muon_lr=0.012,
+            muon_lr=0.01,
             betas=(0.9, 0.99),
             weight_decay=0.0,
             warmup_images=1000,
@@ -165,8 +165,8 @@ def miniature() -> RunConfig:
             ),
         ),
         export=ExportConfig(guidance_scale=2.0, sampling_steps=20, clip_denoised=0.2),
-        generate=GenerateConfig(per_prompt=2, seed=1, batch_size=40, threads=1),
-        prompts=PromptConfig(per_task=20, seed=1),
+        generate=GenerateConfig(per_prompt=2, seed=7, batch_size=40, threads=1),
+        prompts=PromptConfig(per_task=20, seed=7),
         evaluate=EvaluateConfig(threads=1),
     )
 
@@ -233,7 +233,7 @@ def miniature_smoke() -> RunConfig:
         arms=tuple(arms),
         export=replace(base.export, sampling_steps=4),
         generate=replace(base.generate, per_prompt=1),
-        prompts=PromptConfig(per_task=2, seed=1),
+        prompts=PromptConfig(per_task=2, seed=7),
         evaluate=EvaluateConfig(judge_renders=40, threads=1),
     )
 

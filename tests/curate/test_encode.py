@@ -68,6 +68,7 @@ def test_records_of_pictures(images, captions, tmp_path):
     manifest = read_manifest(tmp_path / "encoded", "encode")
     assert manifest.counts == {"records": 24, "shards": 3}
     assert {**manifest.facts, "null_condition": None, "text": None} == {
+        "captioner": "scene",
         "latent_codec": "pixel-unshuffle:2",
         "text_encoder": "words:32",
         "null_condition": None,

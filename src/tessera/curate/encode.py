@@ -78,8 +78,8 @@ class _Plan:
 def encode(out: Path, images: Path, captions: Path, config: EncodeConfig, recipe: Path | None = None) -> None:
     """Makes the directory `out` of shards: a record for each picture of `images`, or of `recipe`'s augmented ones.
 
-    The manifest's facts: latent_codec, text_encoder (ids), null_condition, latent_shape, text_width, image_size, text
-    (tokens per caption, and the share of captions cut to the encoder's limit). UserError: captions of other pictures,
+    The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
+    image_size, text (tokens per caption, and the share of captions cut to the encoder's limit). UserError: captions of other pictures,
     pictures without a caption, a damaged picture, a picture side that the codec cannot take.
     """
     out, images, captions = Path(out), Path(images), Path(captions)
@@ -117,6 +117,7 @@ def encode(out: Path, images: Path, captions: Path, config: EncodeConfig, recipe
             )
 
     facts = {
+        "captioner": read_manifest(captions, "caption").config["captioner"],
         "latent_codec": codec.id,
         "text_encoder": encoder.id,
         "null_condition": pack_floats(encoder.null_condition),
