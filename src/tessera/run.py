@@ -204,8 +204,8 @@ def _train_arms(out: Path, config: RunConfig, clock: Clock) -> None:
                 while waiting and len(running) < config.parallel:
                     running.append(Child(out, waiting.pop(0)))
                 time.sleep(POLL_SECONDS)
-                for child in running:
-                    child.show(bar)
+                steps = [child.look() for child in running]
+                bar.advance(sum(steps), **{child.arm.name: child.note for child in running})
                 for child in [child for child in running if child.ended()]:
                     running.remove(child)
     except BaseException:
@@ -239,15 +239,15 @@ class Child:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
             )
 
-    def show(self, bar: Any) -> None:
-        """Moves the common bar by the images this arm has trained since, and says what it is doing."""
+    def look(self) -> int:
+        """Takes note of what this arm is doing; returns how many images it has trained on since the last look."""
         with contextlib.suppress(FileNotFoundError):
             status = json.loads(self.status.read_bytes())
-            if status["description"] == "train":
-                bar.advance(status["completed"] - self.counted)
-                self.counted = status["completed"]
+            trained = status["completed"] if status["description"] == "train" else _trained(self.out, self.arm)
+            since, self.counted = trained - self.counted, trained
             self.note = f"{status['description']} {status['completed']}/{status['total']}"
-        bar.advance(0, **{self.arm.name: self.note})
+            return since
+        return 0
 
     def ended(self) -> bool:
         code = self.process.poll()

@@ -100,7 +100,7 @@ def draw_recipe(rows: list[ImageRow], config: AugmentConfig, size: int) -> list[
         name = ordered[0].class_name if ordered else "none"
         raise UserError(
             f"images of one class only ({name!r}): CutMix pastes a picture of another class;"
-            " add a second class folder, or go without augmentation"
+            " add a second class folder, or train without it (tessera run my-pictures --single-class NAME)"
         )
     class_starts = dict(zip(class_sizes, itertools.accumulate(class_sizes.values(), initial=0)))
     seeds = {row.key: address(config.seed, "augment", row.key) for row in ordered}

@@ -171,7 +171,7 @@ def extend(line: dict[str, Any], world: WorldConfig, rng: np.random.Generator) -
     colors = rng.permutation(world.colors)
     objects = []
     for clause, color in zip(clauses, colors):
-        size = str(rng.choice(list(SIZES)))
+        size = str(rng.choice(world.sizes))
         thing = SceneObject(
             shape=clause["class"],
             color=clause.get("color", str(color)),

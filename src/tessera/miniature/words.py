@@ -15,6 +15,7 @@ from tessera.runtime import philox
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
 _COLUMNS = ("left", "", "right")
 _ROWS = ("top", "", "bottom")
+_THIRDS = (0.36, 0.64)  # a little outside 1/3 and 2/3, so that both halves of a half-mix are off the center
 
 
 def plural(shape: str) -> str:
@@ -33,8 +34,8 @@ def place(center: tuple[float, float], fine: bool = False) -> str:
         if side and row:
             return f"near the center slightly {row} and to the {side}"
         return f"near the center slightly {row or f'to the {side}'}"
-    column = _COLUMNS[int(np.clip(x * 3, 0, 2))]
-    row = _ROWS[int(np.clip(y * 3, 0, 2))]
+    column = _COLUMNS[int(np.digitize(x, _THIRDS))]
+    row = _ROWS[int(np.digitize(y, _THIRDS))]
     if column and row:
         return f"in the {row} {column} corner"
     if column:
