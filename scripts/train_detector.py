@@ -128,9 +128,11 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(batch, *shape, generator=generator) * (high - low) + low
 
-    # Bent: each point is taken from one or two pixels away.
+    # Bent, and each patch of 4 pixels a little out of place: taken from up to two pixels away.
     bend = torch.randn(batch, 2, 7, 7, generator=generator) * uniform(-0.03, 0.06, 1, 1, 1).clamp(min=0)
-    field = F.interpolate(bend, size=SIZE, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)  # (B, 32, 32, 2)
+    slip = torch.randn(batch, 2, SIZE // 4, SIZE // 4, generator=generator) * uniform(-0.04, 0.05, 1, 1, 1).clamp(min=0)
+    field = F.interpolate(bend, size=SIZE, mode="bilinear", align_corners=False) + F.interpolate(slip, size=SIZE)
+    field = field.permute(0, 2, 3, 1)  # (B, 32, 32, 2)
     straight = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), [batch, 3, SIZE, SIZE], align_corners=False)
     soft = F.grid_sample(pictures, straight + field, padding_mode="border", align_corners=False)
     kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
@@ -163,9 +165,10 @@ def initialise(network: Detector, generator: torch.Generator) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     nn.init.normal_(network.head.weight, std=0.01, generator=generator)
     assert network.head.bias is not None
-    nn.init.zeros_(network.head.bias)
     with torch.no_grad():
         network.head.bias[len(SHAPES)] = 4.0
 
