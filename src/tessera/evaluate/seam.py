@@ -8,8 +8,8 @@ largest of the three channels' absolute values of it over 255 is how visible the
 fifth lies outside objects counts as 0. A box is as visible as its least visible edge inside the frame, and a picture's
 score is that of the most visible box among all placements of all CutMix patterns. 0 = no seam, 1 = black beside white.
 
-Renders score 0.007 on average and at most 0.04, blurred and noisy ones 0.02 and at most 0.07; CutMix pictures of two
-renders 0.47 (half), 0.46 (quarter), 0.31 (ninth), 0.21 (sixteenth); a sixth of those have two equal backgrounds.
+Renders score 0.007 on average and at most 0.04, blurred, bent and noisy ones 0.02 and 0.14; CutMix pictures of two
+renders 0.47 (half), 0.46 (quarter), 0.31 (ninth), 0.22 (sixteenth); a sixth of those have two equal backgrounds.
 """
 
 from collections.abc import Sequence
