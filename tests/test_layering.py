@@ -28,10 +28,12 @@ FORBIDDEN = {"train": {"frozen"}}  # training needs no pretrained network
 # Where these may be imported at all; LAZY: and only inside functions (they take seconds, or are not installed).
 ONLY_IN = {
     "transformers": ("frozen", "generate.pipeline"),
-    "diffusers": ("frozen", "generate.pipeline"),
+    "diffusers": ("frozen", "generate.pipeline", "generate.diffusers_model", "generate.diffusers_pipeline"),
     "tyro": ("cli",),
 }
 LAZY = {"transformers", "diffusers"}
+# Their classes have diffusers' as bases. Nothing imports these two but `tessera.load_pipeline`, when it is called.
+NOT_LAZY_IN = ("generate.diffusers_model", "generate.diffusers_pipeline")
 NEVER = {"torchvision", "timm", "torchmetrics", "webdataset", "scipy", "sklearn", "pickle"}
 NO_TORCH_AT_IMPORT = {"config", "runtime", "records", "files", "shards", "cli"}
 
@@ -85,6 +87,8 @@ def internal_fault(module: str, rest: str, at_import: bool) -> str:
     source, target = module.split(".")[0], rest.split(".")[0]
     if not module:  # tessera/__init__.py: a facade that loads nothing by itself
         return "at import" if at_import else ""
+    if rest.removeprefix("generate.").startswith("diffusers_") and at_import and module not in NOT_LAZY_IN:
+        return "only inside functions"
     if target in ("", "__version__") or source == target:
         return ""
     if target not in FLOOR:
@@ -104,7 +108,7 @@ def external_fault(module: str, root: str, at_import: bool) -> str:
         return "not a dependency"
     if root in ONLY_IN and not any(module == place or module.startswith(f"{place}.") for place in ONLY_IN[root]):
         return f"only in {', '.join(ONLY_IN[root])}"
-    if root in LAZY and at_import:
+    if root in LAZY and at_import and module not in NOT_LAZY_IN:
         return "only inside functions"
     if root == "torch" and at_import and module in NO_TORCH_AT_IMPORT:
         return "slow, only inside functions"
@@ -142,6 +146,8 @@ def test_imports_point_down(path):
         ("frozen.text", "try:\n    from transformers import T5Tokenizer\nexcept ImportError:\n    pass"),
         ("generate.pipeline", "class A:\n    import diffusers"),
         ("generate.folder", "def f():\n    import diffusers"),
+        ("generate.folder", "from tessera.generate.diffusers_pipeline import TesseraPipeline"),
+        ("generate.diffusers_pipeline", "import transformers"),
         ("presets", "import tyro"),
         ("metrics", "def f():\n    from scipy import linalg"),
         ("runtime", "import torch"),
@@ -164,6 +170,8 @@ def test_the_rules_find_what_breaks_them(module, source):
         ("frozen.vae", "def f():\n    from diffusers import AutoencoderKL"),
         ("runtime", "if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
         ("cli", "import tyro\nfrom tessera import presets, run"),
+        ("generate.diffusers_pipeline", "from diffusers import DiffusionPipeline"),
+        ("generate.diffusers_pipeline", "from tessera.generate.diffusers_model import fetch"),
         ("", "def load_pipeline():\n    from tessera.generate.pipeline import Pipeline"),
     ],
 )

@@ -1,3 +1,33 @@
 """tessera: train your own text-to-image model on a small, curated, labelled image set."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from tessera.generate.diffusers_pipeline import TesseraPipeline
+
 __version__ = "0.1.0"
+
+
+def load_pipeline(
+    path_or_repo: "str | Path", device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None
+) -> "TesseraPipeline":
+    """A trained model as a diffusers pipeline: `tessera.load_pipeline("export/ta_ia")("a red fox").images[0]`.
+
+    path_or_repo: a folder of `tessera export`, one of the pipeline's `save_pretrained`, or a Hub repository owner/name
+    with the files of either. device: None = the best there is. dtype of the weights: None = float32.
+    Raises UserError for what is none of these, or where the extra `hub` is not installed.
+    """
+    from tessera.config import UserError
+
+    try:
+        from tessera.generate import diffusers_pipeline
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("diffusers", "huggingface_hub"):
+            raise
+        raise UserError(f"load_pipeline needs {missing}, run: pip install tessera-t2i[hub]") from None
+    return diffusers_pipeline.load_pipeline(path_or_repo, device, dtype)
