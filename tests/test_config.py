@@ -202,3 +202,11 @@ def test_floor_0_is_imported_without_torch():
         subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(source)!r}); {code}"]).returncode
         == 0
     )
+
+
+def test_lists_of_objects_are_compared_one_by_one():
+    before = {"arms": [{"name": "ta", "seed": 0}, {"name": "ta_ia", "seed": 0}], "sizes": [1, 2]}
+    after = {"arms": [{"name": "ta", "seed": 0}, {"name": "ta_ia", "seed": 1}], "sizes": [1, 3]}
+    assert compare(before, after) == [("arms.1.seed", "0", "1"), ("sizes", "[1, 2]", "[1, 3]")]
+    assert compare({"arms": [{"a": 1}]}, {"arms": [{"a": 1}, {"a": 2}]}) == [("arms.1", "nothing", '{"a": 2}')]
+    assert compare({"arms": None}, {"arms": [{"a": 1}]}) == [("arms", "null", '[{"a": 1}]')]

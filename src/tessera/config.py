@@ -67,16 +67,27 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(dotted field, a's value, b's value) for each difference, the values as JSON, "nothing" for an absent field."""
+    """(dotted field, a's value, b's value) for each difference, the values as JSON, "nothing" for an absent field.
+
+    Lists of objects are compared object by object: "arms.1.train.seed".
+    """
     found = []
     for key in sorted(a.keys() | b.keys()):
         field = f"{prefix}{key}"
-        if key in a and key in b and isinstance(a[key], Mapping) and isinstance(b[key], Mapping):
-            found += compare(a[key], b[key], f"{field}.")
+        left, right = (_by_number(side.get(key)) for side in (a, b))
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += compare(left, right, f"{field}.")
         elif key not in a or key not in b or a[key] != b[key]:
-            left, right = (json.dumps(side[key]) if key in side else "nothing" for side in (a, b))
-            found.append((field, left, right))
+            shown = [json.dumps(side[key]) if key in side else "nothing" for side in (a, b)]
+            found.append((field, shown[0], shown[1]))
     return found
+
+
+def _by_number(value: Any) -> Any:
+    """A list of objects as an object with its indices for names; anything else as it is."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return {str(index): item for index, item in enumerate(value)}
+    return value
 
 
 @functools.cache
