@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from tessera.cli import VERBS
+from tessera.cli import VERBS, main
+
+NAMES = [verb.__name__.replace("_", "-") for verb in VERBS]
 
 
 def tessera(*args, cwd=None):
@@ -35,13 +38,13 @@ def test_help_names_every_verb_and_does_not_import_torch():
     code = "import sys\nfrom tessera.cli import main\n"
     code += "try: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in VERBS:
-        assert verb.__name__ in result.stdout
+    for name in NAMES:
+        assert name in result.stdout
     for heavy in ("torch", "pyarrow", "matplotlib", "PIL"):
         assert f"'{heavy}'" not in result.stdout
 
 
-@pytest.mark.parametrize("verb", [verb.__name__ for verb in VERBS])
+@pytest.mark.parametrize("verb", NAMES)
 def test_every_verbs_help_shows_an_example(verb):
     result = tessera(verb, "--help")
     assert result.returncode == 0
@@ -106,3 +109,63 @@ def test_one_class_has_no_partner(tmp_path):
     made = tessera("collect", "photos", "--single-class", "cat", "--size", 32, "--out", "images", cwd=tmp_path)
     assert made.returncode == 0
     assert "class" in fails("augment", "images", "--out", "recipe", cwd=tmp_path)
+
+
+@pytest.fixture
+def export(tmp_path):
+    """An untrained model of 8 px pictures."""
+    from tessera.files import open_stage
+    from tessera.models.build import build_network
+    from tessera.models.dit import DiTConfig
+    from tessera.weights import ExportInfo, save_export
+
+    config = DiTConfig(latent_channels=48, latent_size=2, width=16, depth=1, heads=2, text_width=8, refiner_depth=1)
+    info = ExportInfo(
+        noise_schedule="linear",
+        prediction="x0",
+        latent_codec="pixel-unshuffle:4",
+        text_encoder="words:8",
+        image_size=8,
+        guidance_scale=2.0,
+        sampling_steps=2,
+        null_condition=torch.ones(1, 8),
+    )
+    stage = open_stage(tmp_path / "export", stage="export", config={})
+    save_export(tmp_path / "export", build_network(config), info)
+    stage.finish(counts={})
+    return tmp_path / "export"
+
+
+def call(*args):
+    """The command in this process; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    return ended.value.code
+
+
+def test_one_prompt_prints_where_its_picture_is(export, tmp_path, capsys, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    assert call("generate", export, "--prompt", "a red circle left of a blue square", "--device", "cpu") == 0
+    (printed,) = capsys.readouterr().out.splitlines()
+    assert printed.startswith("samples/a-red-circle-left-of-a-blue-square-")
+    with Image.open(printed) as picture:
+        assert picture.size == (8, 8)
+    before = os.stat(printed)
+    assert call("generate", export, "--prompt", "a red circle left of a blue square", "--device", "cpu") == 0
+    assert capsys.readouterr().out.splitlines() == [printed]
+    assert os.stat(printed) == before
+    assert call("generate", export, "--prompt", "", "--per-prompt", "3", "--out", "mine", "--device", "cpu") == 0
+    assert capsys.readouterr().out.splitlines() == [f"mine/00000/samples/000{k}.png" for k in range(3)]
+
+
+def test_shipped_prompts_by_name(export, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("generate", export, "--prompts", "figure4", "--extended", "--out", "drawn", "--device", "cpu") == 0
+    assert capsys.readouterr().out == "drawn: 6 images, 3 prompts\n"
+    assert call("generate", export, "--prompts", "figure5") == 2
+    assert "'figure4'" in capsys.readouterr().err
+    for both in ([], ["--prompt", "a", "--prompts", "teaser"]):
+        assert call("generate", export, *both) == 2
+        assert "either --prompt TEXT" in capsys.readouterr().err

@@ -102,3 +102,10 @@ def test_batch_moves_whole():
     tensors = [moved.latents, moved.text.embeddings, moved.text.mask, moved.t, moved.alpha_bar, moved.noise]
     assert {tensor.device.type for tensor in [*tensors, moved.dropped, moved.numbers]} == {"meta"}
     assert moved.numbers.dtype == torch.int64
+
+
+def test_null_rows_stay_known_where_rows_stay():
+    text = TextEncoding(torch.zeros(3, 2, 4), torch.ones(3, 2, dtype=torch.bool), null_rows=1)
+    assert text.to(dtype=torch.float16).null_rows == 1
+    assert text.pad_to(5).null_rows == 1
+    assert text.select([2, 0]).null_rows == 0

@@ -10,18 +10,21 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tessera
 from tessera.config import UserError, compare
+from tessera.runtime import rank
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"  # what the names of unfinished files start with
+START_PATIENCE = 120  # seconds that other ranks wait for rank 0
 
 # The command that makes each input, for the messages about a missing one.
 _VERBS = {
@@ -165,12 +168,18 @@ class Stage:
 
 
 def open_stage(
-    directory: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path] | None = None
+    directory: Path,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path] | None = None,
+    shared: bool = False,
 ) -> Stage:
     """Opens `directory` for the work of `stage` with `config` (of `to_dict`) on the directories `inputs`.
 
     New or empty: starts it. Made by the same stage, configuration and inputs: goes on, or is `.done`. Anything else is
-    a UserError: nothing that someone else made is written over.
+    a UserError: nothing that someone else made is written over. `shared`: torchrun's ranks fill it beside each other;
+    rank 0 starts it and the others wait for that, and unfinished files stay, for they may be another rank's.
     """
     directory = Path(directory)
     hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
@@ -178,16 +187,31 @@ def open_stage(
     head = json.loads(json.dumps({"stage": stage, "config": dict(config), "inputs": hashes}, allow_nan=False))
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: is a file; give a directory for the output of {stage}")
+    if shared and rank() > 0:
+        _wait_for_start(directory)
     if not (directory / MANIFEST).exists():
         _start(directory, head)
         return Stage(directory, False, head)
     found = read_manifest(directory, must_be_complete=False)
     _check_same(directory, found, head)
-    if not found.complete:
-        for leftover in directory.rglob(f"{TEMPORARY}*"):  # of a killed process
-            if leftover.is_file():
-                leftover.unlink()
+    if not found.complete and not shared:
+        remove_unfinished(directory)
     return Stage(directory, found.complete, head)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes the unfinished files of killed processes below `directory`. No process may be writing there."""
+    for leftover in directory.rglob(f"{TEMPORARY}*"):
+        if leftover.is_file():
+            leftover.unlink()
+
+
+def _wait_for_start(directory: Path) -> None:
+    last = time.monotonic() + START_PATIENCE
+    while not (directory / MANIFEST).exists():
+        if time.monotonic() > last:
+            raise UserError(f"{directory}: rank 0 did not start it within {START_PATIENCE} s; see what rank 0 says")
+        time.sleep(0.05)
 
 
 def read_manifest(

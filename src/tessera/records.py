@@ -76,6 +76,8 @@ class TextEncoding:
     """(B, L, D) floating point; padding is zero."""
     mask: Tensor
     """(B, L) bool, True = real token."""
+    null_rows: int = 0
+    """The last rows known to hold the null condition, whose first token alone is real: guidance's second branch."""
 
     @classmethod
     def stack(cls, items: Sequence[np.ndarray | Tensor]) -> TextEncoding:
@@ -93,7 +95,8 @@ class TextEncoding:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
         """The same on `device`, embeddings in `dtype`; None keeps what is."""
-        return TextEncoding(self.embeddings.to(device=device, dtype=dtype), self.mask.to(device=device))
+        embeddings = self.embeddings.to(device=device, dtype=dtype)
+        return TextEncoding(embeddings, self.mask.to(device=device), self.null_rows)
 
     def pad_to(self, length: int) -> TextEncoding:
         """The same with `length` >= L tokens; the added ones are zero and masked."""
@@ -102,10 +105,10 @@ class TextEncoding:
         extra = length - self.mask.shape[1]
         if extra < 0:
             raise ValueError(f"a text encoding of {self.mask.shape[1]} tokens cannot be padded to {length}")
-        return TextEncoding(F.pad(self.embeddings, (0, 0, 0, extra)), F.pad(self.mask, (0, extra)))
+        return TextEncoding(F.pad(self.embeddings, (0, 0, 0, extra)), F.pad(self.mask, (0, extra)), self.null_rows)
 
     def select(self, rows: Any) -> TextEncoding:
-        """The captions `rows`: a slice, integer tensor or bool tensor over B."""
+        """The captions `rows`: a slice, integer tensor or bool tensor over B; which of them are null is forgotten."""
         return TextEncoding(self.embeddings[rows], self.mask[rows])
 
 

@@ -316,9 +316,7 @@ def load_published(path_or_repo: str | Path, coherence: bool = False) -> tuple[R
     float32 on the CPU and metadata: "config" (as published), "tensors" (their number), "has_coherence", and what the
     network needs to be sampled.
     """
-    folder = Path(path_or_repo)
-    if not folder.is_dir():
-        folder = _fetch(str(path_or_repo))
+    folder = published_folder(path_or_repo)
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     data = read_json(config_path)
     if not isinstance(data, dict):
@@ -340,8 +338,11 @@ def load_published(path_or_repo: str | Path, coherence: bool = False) -> tuple[R
     return network.float().requires_grad_(False).eval(), metadata
 
 
-def _fetch(repo: str) -> Path:
-    """The two files of a Hugging Face repository in its local cache -> their folder."""
+def published_folder(path_or_repo: str | Path) -> Path:
+    """The folder itself, or where the local cache has the two files of a Hugging Face repository; fetches them."""
+    if Path(path_or_repo).is_dir():
+        return Path(path_or_repo)
+    repo = str(path_or_repo)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise UserError(f"{repo}: there is no such folder, and a Hugging Face repository is named owner/name")
     try:

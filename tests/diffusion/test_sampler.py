@@ -413,3 +413,16 @@ def test_sampler_names():
     assert get_sampler("ddim") is ddim
     with pytest.raises(UserError, match="dpmpp_2m"):
         get_sampler("dpmpp-2m")
+
+
+def test_the_null_branch_is_marked_as_such():
+    """So that networks can spare its work; a step without guidance has no null rows."""
+    seen = set()
+
+    def network(x, alpha_bar, text, state=None):
+        seen.add((len(x), text.null_rows))
+        assert text.null_rows == 0 or (text.mask[-text.null_rows :].sum(1) == 1).all()
+        return toy(x, alpha_bar, text, state)
+
+    sample("ddim", network, guidance=3.0, text=texts(), null=NULL, guidance_interval=(0.0, 0.5))
+    assert seen == {(3, 0), (6, 3)}

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tessera import files
 from tessera.config import UserError, from_dict, to_dict
-from tessera.files import read_manifest
+from tessera.files import open_stage, read_manifest
 from tessera.generate import folder
-from tessera.generate.folder import GenerateConfig, generate, image_grid, read_prompts
+from tessera.generate.folder import GenerateConfig, fresh_folder, generate, image_grid
 from tessera.generate.pipeline import Pipeline
+from tessera.generate.prompts import read_prompts
 
 LINES = [
     {"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": f"a circle {i}"} for i in range(5)
@@ -109,6 +114,84 @@ def test_interrupted_is_uninterrupted(tmp_path, export, prompts, monkeypatch, wr
     generate(tmp_path / "parts", export, prompts, GenerateConfig(**vars(config) | {"threads": 1}), device="cpu")
     assert drawn == [f"{number:05d}" for number in range(written_before_the_stop, 5)]
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
+
+
+RANK_SCRIPT = """
+import sys
+from tessera.generate.folder import GenerateConfig, generate
+config = GenerateConfig(per_prompt=2, steps=2, batch_size=4, threads=1)
+print(generate(sys.argv[1], sys.argv[2], sys.argv[3], config, device="cpu"))
+"""
+
+
+def start_rank(rank, size, *arguments):
+    environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(size), "TESSERA_QUIET": "1"}
+    command = [sys.executable, "-c", RANK_SCRIPT, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def answers(processes):
+    found = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    return found
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_two_ranks_are_one(tmp_path, export, prompts, together):
+    """Five prompts in batches of two: rank 0 draws prompts 0, 1 and 4, rank 1 draws 2 and 3."""
+    config = GenerateConfig(per_prompt=2, steps=2, batch_size=4, threads=1)
+    assert generate(tmp_path / "one", export, prompts, config, device="cpu")
+    two = tmp_path / "two"
+    if together:
+        assert "True" in answers([start_rank(rank, 2, two, export, prompts) for rank in (0, 1)])
+    else:
+        assert answers([start_rank(0, 2, two, export, prompts)]) == ["False"]
+        assert sorted(path.name for path in two.iterdir()) == ["00000", "00001", "00004", "manifest.json"]
+        assert not read_manifest(two, must_be_complete=False).complete
+        (two / "00000" / "samples" / ".tmp-0-killed.png").write_bytes(b"half")
+        (two / "00001" / "samples" / "0001.png").unlink()  # gone before the others are there
+        assert answers([start_rank(1, 2, two, export, prompts)]) == ["False"]
+        assert answers([start_rank(0, 2, two, export, prompts)]) == ["True"]
+    assert tree(two) == tree(tmp_path / "one")
+    assert generate(two, export, prompts, config, device="cpu")  # one process finds it done
+
+
+def test_other_ranks_wait_for_rank_0_and_say_so(tmp_path, export, prompts, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(files, "START_PATIENCE", 0)
+    with pytest.raises(UserError, match="rank 0 did not start it"):
+        generate(tmp_path / "out", export, prompts, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_in_place_of_a_file(tmp_path, export):
+    config = GenerateConfig(per_prompt=1, steps=1)
+    generate(tmp_path / "out", export, ["a red circle", ""], config, device="cpu")
+    assert json.loads((tmp_path / "out" / "00000" / "metadata.jsonl").read_text()) == {
+        "prompt": "a red circle",
+        "text": "a red circle",
+    }
+    assert read_manifest(tmp_path / "out").counts == {"prompts": 2, "images": 2}
+
+
+def test_fresh_folder_is_one_for_each_call(tmp_path, export, make_export):
+    config = GenerateConfig(per_prompt=1, steps=1)
+    one = fresh_folder(tmp_path, export, ["a red circle"], config)
+    assert one.parent == tmp_path
+    assert one.name.startswith("a-red-circle-")
+    assert fresh_folder(tmp_path, export, ["a red circle"], GenerateConfig(**vars(config) | {"threads": 3})) == one
+    other_export = make_export(tmp_path / "other", sampling_steps=4)
+    open_stage(tmp_path / "third", stage="export", config={"other": 1}).finish(counts={})
+    others = [
+        fresh_folder(tmp_path, export, ["a red  circle"], config),
+        fresh_folder(tmp_path, export, ["a red circle"], GenerateConfig(per_prompt=1, steps=1, seed=1)),
+        fresh_folder(tmp_path, tmp_path / "third", ["a red circle"], config),
+    ]
+    assert len({one, *others}) == 4
+    assert fresh_folder(tmp_path, other_export, "teaser", config).name.startswith("teaser-")
+    with pytest.raises(UserError, match="made by `tessera export`"):
+        fresh_folder(tmp_path, tmp_path, ["a"], config)
 
 
 def test_a_prompt_with_more_pictures_than_a_batch(tmp_path, export, prompts):

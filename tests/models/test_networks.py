@@ -200,3 +200,33 @@ def test_impossible_configs_name_the_field(config, change):
     with pytest.raises(UserError, match=rf"^({field}) must be") as error:
         config(**change)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_known_null_rows_change_nothing_but_the_coherence_token(network, grad):
+    """DiT replaces their cross-attention by a constant; RIN gives them coherence 0, as the published pipeline does."""
+    x, alpha_bar, text = make_inputs(lengths=(5, 1, 1))
+    known = TextEncoding(text.embeddings, text.mask, null_rows=2)
+    with torch.set_grad_enabled(grad):
+        if network.config == CONFIGS["rin-coherence"]:
+            coherence = torch.tensor([1.0, 0.0, 0.0])
+            expected = network(x, alpha_bar, text, DenoiserState(text_cache=network.encode_text(text, coherence)))[0]
+            assert (expected - network(x, alpha_bar, text)[0])[1:].abs().max() > 1e-3
+        else:
+            expected = network(x, alpha_bar, text)[0]
+        output, state = network(x, alpha_bar, known.pad_to(9))
+        close(output, expected)
+        assert isinstance(network, RIN) or len(state.text_cache.null_outputs) == network.config.depth
+        rows = torch.tensor([2, 0])
+        part = DenoiserState(text_cache=state.text_cache.select(rows))
+        close(network(x[rows], alpha_bar[rows], known.select(rows), part)[0], expected[rows])
+
+
+def test_null_rows_do_without_queries_in_dit():
+    network = make_network(DIT_TINY)
+    x, alpha_bar, text = make_inputs(lengths=(5, 1, 1))
+    seen = []
+    network.blocks[0].cross_attention.query.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    network(x, alpha_bar, text)
+    network(x, alpha_bar, TextEncoding(text.embeddings, text.mask, null_rows=2))
+    assert seen == [3, 1]

@@ -79,8 +79,8 @@ def encode(out: Path, images: Path, captions: Path, config: EncodeConfig, recipe
     """Makes the directory `out` of shards: a record for each picture of `images`, or of `recipe`'s augmented ones.
 
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
-    image_size, text (tokens per caption, and the share of captions cut to the encoder's limit). UserError: captions of other pictures,
-    pictures without a caption, a damaged picture, a picture side that the codec cannot take.
+    image_size, text (tokens per caption, and the share of captions cut to the encoder's limit). UserError: captions of
+    other pictures, pictures without a caption, a damaged picture, a picture side that the codec cannot take.
     """
     out, images, captions = Path(out), Path(images), Path(captions)
     inputs = {"images": images, "captions": captions}

@@ -60,9 +60,11 @@ class _Guided:
         self.low, self.high = guidance_interval if guidance_interval is not None else (0.0, 1.0)
         self.text, self.both = text, None
         if guidance != 1:
-            null_rows = null_text(null.to(text.embeddings), *text.mask.shape)
+            null_branch = null_text(null.to(text.embeddings), *text.mask.shape)
             self.both = TextEncoding(
-                torch.cat([text.embeddings, null_rows.embeddings]), torch.cat([text.mask, null_rows.mask])
+                torch.cat([text.embeddings, null_branch.embeddings]),
+                torch.cat([text.mask, null_branch.mask]),
+                null_rows=len(text.mask),
             )
         self.latent_tokens: Tensor | None = None  # (B or 2B, N, D), of the step before
         self.text_caches: dict[bool, Any] = {}  # by whether a step is guided

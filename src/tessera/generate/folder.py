@@ -5,8 +5,10 @@ NNNNN/samples/0000.png    picture k
 NNNNN/grid.png            all pictures of the prompt side by side, if there are several
 """
 
+import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError, nearest, to_dict
-from tessera.files import atomic_path, open_stage, sha256_file
-from tessera.runtime import progress, set_threads
+from tessera.files import atomic_path, open_stage, read_manifest, remove_unfinished
+from tessera.generate.prompts import Prompts, load_prompts
+from tessera.runtime import progress, rank, set_threads, world_size
 
 Sampler = Literal["ddim", "ddpm", "dpmpp_2m"]
 
@@ -62,97 +65,82 @@ class GenerateConfig:
             raise UserError(f"threads is {self.threads}: give at least 1")
 
 
-def read_prompts(path: str | Path, extended: bool = False) -> list[tuple[dict[str, Any], str]]:
-    """(metadata, text to draw) of each prompt of a file; empty lines are passed over.
-
-    `.jsonl`: a GenEval metadata object on each line, of which "prompt" is needed, and with `extended` also "extended":
-    {"text": ...}. Any other name: plain text, one prompt a line. Raises UserError that names the file and line.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such prompts file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
-        raise UserError(f"{path} {reason}: give a .jsonl or .txt file of prompts") from None
-    is_json = path.suffix.lower() in (".jsonl", ".json")
-    if extended and not is_json:
-        raise UserError(f"{path} holds plain prompts without extended texts: give a .jsonl file, or turn extended off")
-    found = [
-        _read_line(f"{path} line {number}", line, is_json, extended)
-        # Only line feeds end a line: JSON may hold other Unicode line separators inside a string.
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip()
-    ]
-    if not found:
-        raise UserError(f"{path} holds no prompts: write one on each line")
-    return found
-
-
-def _read_line(where: str, line: str, is_json: bool, extended: bool) -> tuple[dict[str, Any], str]:
-    if not is_json:
-        return {"prompt": line.strip()}, line.strip()
-    try:
-        metadata = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): mend or remove the line") from None
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt"), str):
-        raise UserError(f'{where} is not a JSON object with a text "prompt": mend or remove the line')
-    if not extended:
-        return metadata, metadata["prompt"]
-    longer = metadata.get("extended")
-    if not isinstance(longer, dict) or not isinstance(longer.get("text"), str):
-        raise UserError(f'{where} has no "extended": {{"text": ...}}: add it, or turn extended off')
-    return metadata, longer["text"]
-
-
 def generate(
     out: str | Path,
     export: str | Path,
-    prompts_file: str | Path,
+    prompts: str | Path | Sequence[str],
     config: GenerateConfig = GenerateConfig(),
     *,
     device: str | None = None,
-) -> None:
+) -> bool:
     """Draws `config.per_prompt` pictures of every prompt into `out`; goes on where it stopped, does nothing when done.
 
-    `device`: "cuda", "mps" or "cpu"; None = the best there is. Batches are whole prompts in the file's order, so what
-    is drawn together never depends on where an earlier call stopped, and the bytes of the pictures do not either.
+    `prompts`: a file, "teaser" or "figure4", or a list of texts. `device`: "cuda", "mps" or "cpu"; None = the best
+    there is. Batches are whole prompts in the file's order, so what is drawn together never depends on where an earlier
+    call stopped, and the bytes of the pictures do not either. Under torchrun rank r of w draws batches r, r + w, ...;
+    no rank waits for another, and the last one to finish completes the manifest. Returns whether it is complete.
     Raises UserError for a bad prompts file, a missing export or a folder that holds something else.
     """
-    out, export, prompts_file = Path(out), Path(export), Path(prompts_file)
-    prompts = read_prompts(prompts_file, config.extended)
-    described = {name: value for name, value in to_dict(config).items() if name != "threads"}
-    described["prompts"] = {"count": len(prompts), "sha256": sha256_file(prompts_file)}
-    stage = open_stage(out, stage="generate", config=described, inputs={"export": export})
+    out, export = Path(out), Path(export)
+    loaded = load_prompts(prompts, config.extended)
+    shared = world_size() > 1
+    described = _described(loaded, config)
+    stage = open_stage(out, stage="generate", config=described, inputs={"export": export}, shared=shared)
     if stage.done:
-        return
+        return True
 
     # torch is only imported once there is something to draw.
     from tessera.generate.pipeline import Pipeline
 
     set_threads(config.threads)
     pipeline = Pipeline.load(export, device)
-    finished = [_finished(out / f"{i:05d}", config.per_prompt) for i in range(len(prompts))]
-    total = len(prompts) * config.per_prompt
+    rows = loaded.rows
+    finished = [_finished(out / f"{i:05d}", config.per_prompt) for i in range(len(rows))]
     per_batch = max(1, config.batch_size // config.per_prompt)
-    with progress("generate", total, completed=sum(finished) * config.per_prompt) as bar:
-        for start in range(0, len(prompts), per_batch):
-            members = range(start, min(start + per_batch, len(prompts)))
+    own = list(range(0, len(rows), per_batch))[rank() :: world_size()]  # where this rank's batches start
+    batches = [range(start, min(start + per_batch, len(rows))) for start in own]
+    states = [finished[i] for members in batches for i in members]
+    total, before = len(states) * config.per_prompt, sum(states) * config.per_prompt
+    with progress("generate", total, completed=before) as bar:
+        for members in batches:
             if all(finished[i] for i in members):
                 continue
-            pictures = _draw(pipeline, [prompts[i][1] for i in members], members, config)
-            for i, own in zip(members, pictures):
+            pictures = _draw(pipeline, [rows[i][1] for i in members], members, config)
+            for i, drawn in zip(members, pictures):
                 if not finished[i]:
-                    _write_prompt(out / f"{i:05d}", *prompts[i], own)
+                    _write_prompt(out / f"{i:05d}", *rows[i], drawn)
                     bar.advance(config.per_prompt)
+    if shared:
+        folders = [out / f"{i:05d}" for i in range(len(rows))]
+        if not all(_finished(folder, config.per_prompt) for folder in folders):
+            return False
+        for folder in folders:
+            remove_unfinished(folder)
     used = {
         "steps": pipeline.info.sampling_steps if config.steps is None else config.steps,
         "guidance_scale": pipeline.info.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         "image_size": pipeline.info.image_size,
     }
-    stage.finish(counts={"prompts": len(prompts), "images": total}, facts=used)
+    stage.finish(counts={"prompts": len(rows), "images": len(rows) * config.per_prompt}, facts=used)
+    return True
+
+
+def fresh_folder(
+    parent: Path, export: Path, prompts: str | Path | Sequence[str], config: GenerateConfig = GenerateConfig()
+) -> Path:
+    """A folder below `parent` for these pictures: the prompts' name and a digest of all that the pictures depend on.
+
+    So the same call finds its folder again, and any other one gets a new one.
+    """
+    loaded = load_prompts(prompts, config.extended)
+    facts = json.dumps([_described(loaded, config), read_manifest(export, "export").sha256], sort_keys=True)
+    return parent / f"{loaded.name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+
+
+def _described(prompts: Prompts, config: GenerateConfig) -> dict[str, Any]:
+    """What stands in the manifest: all that the pictures depend on, beside the export."""
+    described = {name: value for name, value in to_dict(config).items() if name != "threads"}
+    return described | {"prompts": {"count": len(prompts.rows), "sha256": prompts.sha256}}
 
 
 def _draw(pipeline, texts: list[str], members: range, config: GenerateConfig) -> NDArray[np.uint8]:
@@ -185,6 +173,7 @@ def _finished(directory: Path, per_prompt: int) -> bool:
 
 def _write_prompt(directory: Path, metadata: dict[str, Any], text: str, pictures: NDArray[np.uint8]) -> None:
     (directory / "samples").mkdir(parents=True, exist_ok=True)
+    (directory / "metadata.jsonl").unlink(missing_ok=True)  # there again if pictures were deleted
     for k, picture in enumerate(pictures):
         _write_png(directory / "samples" / f"{k:04d}.png", picture)
     if len(pictures) > 1:

@@ -124,12 +124,29 @@ class DiTBlock(nn.Module):
         self.cross_scale = nn.Parameter(torch.full((width,), config.layer_scale_init))
         self.mlp_scale = nn.Parameter(torch.full((width,), config.layer_scale_init))
 
-    def forward(self, x: Tensor, modulation: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """x (B, N, D), modulation (6, B, 1, D), text's key and value (B, H, L, E), bias (B, 1, 1, L) -> (B, N, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor,
+        null_output: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, N, D), modulation (6, B, 1, D), text's key and value (B, H, L, E), bias (B, 1, 1, L) -> (B, N, D).
+
+        null_output (n, 1, D): what the cross-attention gives to the last n rows, which it then leaves out.
+        """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind(0)  # (B, 1, D) each
         mixed = self.attention(torch.addcmul(shift, F.layer_norm(x, self.norm_shape, eps=NORM_EPS), scale))
         x = torch.addcmul(x, mixed, gate)
-        x = torch.addcmul(x, self.cross_attention(x, key, value, bias), self.cross_scale)
+        if null_output is None:
+            mixed = self.cross_attention(x, key, value, bias)
+        else:
+            rows = len(x) - len(null_output)
+            mixed = self.cross_attention(x[:rows], key[:rows], value[:rows], bias[:rows])
+            mixed = torch.cat([mixed, null_output.expand(-1, x.shape[1], -1)])  # (B, N, D)
+        x = torch.addcmul(x, mixed, self.cross_scale)
         mixed = self.mlp(torch.addcmul(mlp_shift, F.layer_norm(x, self.norm_shape, eps=NORM_EPS), mlp_scale))
         return torch.addcmul(x, mixed, mlp_gate)
 
@@ -188,14 +205,20 @@ class DiT(Network):
             nn.init.zeros_(self.head.conv_out.weight)
 
     def encode_text(self, text: TextEncoding) -> TextCache:
-        """Refined text with its keys and values in every block."""
+        """Refined text with its keys and values in every block, and the null rows' share of each cross-attention."""
         tokens, mask = self.text(text)  # (B, L, D)
         if tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16:
             extra = -mask.shape[1] % CPU_BFLOAT16_KEYS
             tokens, mask = F.pad(tokens, (0, 0, 0, extra)), F.pad(mask, (0, extra))
-        pairs = [block.cross_attention.keys_values(tokens) for block in cast(list[DiTBlock], self.blocks)]
-        keys, values = zip(*pairs)
-        return TextCache(tokens=tokens, bias=key_bias(mask, tokens.dtype), keys=keys, values=values)
+        attentions = [block.cross_attention for block in cast(list[DiTBlock], self.blocks)]
+        keys, values = zip(*[layer.keys_values(tokens) for layer in attentions])
+        null_outputs = ()
+        if text.null_rows:
+            null_outputs = tuple(
+                layer.single_output(value[-text.null_rows :, :, :1]) for layer, value in zip(attentions, values)
+            )
+        bias = key_bias(mask, tokens.dtype)
+        return TextCache(tokens=tokens, bias=bias, keys=keys, values=values, null_outputs=null_outputs)
 
     def modulation(self, time: Tensor) -> Tensor:
         """Time embedding (B, D) -> shift, scale, gate of attention and MLP for every block, (depth, 6, B, 1, D).
@@ -227,8 +250,10 @@ class DiT(Network):
         tokens = self.patch_embedding(patchify(self.stem(x.to(dtype)), config.patch_size)) + self.positions  # (B, N, D)
         time = self.time(alpha_bar)  # (B, D)
         modulation = self.modulation(time)  # (depth, 6, B, 1, D)
-        for block, layer, key, value in zip(self.blocks, modulation.unbind(0), cache.keys, cache.values):
-            tokens = block(tokens, layer, key, value, cache.bias)
+        null_outputs = cache.null_outputs or (None,) * config.depth
+        layers = zip(self.blocks, modulation.unbind(0), cache.keys, cache.values, null_outputs)
+        for block, layer, key, value, null_output in layers:
+            tokens = block(tokens, layer, key, value, cache.bias, null_output)
 
         shift, scale = (self.out_table[:, None] + time).unsqueeze(2).unbind(0)  # (B, 1, D) each
         tokens = torch.addcmul(shift, F.layer_norm(tokens, (config.width,), eps=NORM_EPS), 1 + scale)

@@ -141,6 +141,13 @@ class CrossAttention(nn.Module):
         key, value = kv.unbind(0)
         return self.key_norm(key), value
 
+    def single_output(self, value: Tensor) -> Tensor:
+        """What every query gets from a context of one token, value (B, H, 1, E) -> (B, 1, query width).
+
+        A softmax over one key is 1 whatever the query, so queries and keys do not matter.
+        """
+        return self.out(value.transpose(1, 2).flatten(2))
+
     def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (B, N, query width), key and value of `keys_values`, bias (B, 1, 1, L) or None -> (B, N, query width)."""
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)

@@ -192,14 +192,17 @@ class RIN(Network):
         nn.init.zeros_(self.previous.out_norm.weight)
         nn.init.zeros_(self.previous.out_norm.bias)
 
-    def encode_text(self, text: TextEncoding, coherence: float | Tensor = 1.0) -> TextCache:
+    def encode_text(self, text: TextEncoding, coherence: float | Tensor | None = None) -> TextCache:
         """Refined text with its keys and values in every block.
 
-        coherence: a number in [0, 1] or one per caption (B,), for the variant with that token. The published pipeline
-        gives 1 to captions and 0 to the unconditional branch.
+        coherence: a number in [0, 1] or one per caption (B,), for the variant with that token. None = as the published
+        pipeline: 1 for captions and 0 for the unconditional branch, the text's null rows.
         """
         extra = None
         if self.config.coherence:
+            if coherence is None:
+                coherence = torch.ones(len(text.mask), device=text.mask.device)
+                coherence[len(coherence) - text.null_rows :] = 0.0
             level = torch.as_tensor(coherence, dtype=torch.float32, device=text.mask.device).expand(
                 len(text.mask)
             )  # (B,)

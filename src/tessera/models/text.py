@@ -26,9 +26,12 @@ class TextCache:
     """Per cross-attention layer: (B, H, L, E)."""
     values: tuple[Tensor, ...]
     """Per cross-attention layer: (B, H, L, E)."""
+    null_outputs: tuple[Tensor, ...] = ()
+    """Per cross-attention layer: what it gives to every query of the last n rows, (n, 1, D), where they see one token
+    alone; () = they go the common way."""
 
     def select(self, rows: Tensor) -> "TextCache":
-        """The cache of some rows of the batch: rows (n,) indices or (B,) bool."""
+        """The cache of some rows of the batch: rows (n,) indices or (B,) bool; all of them go the common way."""
         return TextCache(
             tokens=self.tokens[rows],
             bias=self.bias[rows],

@@ -1,0 +1,152 @@
+"""Guided sampling against the naive loop of the same network: python bench/sampling.py [--steps 50] [--threads 1]
+
+The naive loop refines the text and computes its keys and values at every step, and runs the conditional and the
+unconditional branch one after the other, the null condition padded to the caption's length. Full width, L = 190 tokens,
+half the depth and half the refiner (so each part keeps its share), one picture, float32, random weights. A few steps of
+both are timed in turn, in processor time if there is one thread; `--steps` steps are reckoned from the first one, which
+encodes the text, and the median of the others. GFLOP of one picture are counted by formula (FLOP = 2 x multiply-add).
+Takes about a minute on one thread.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from tessera.diffusion.loss import as_denoiser, null_text
+from tessera.diffusion.sampler import ddim
+from tessera.diffusion.schedule import get_schedule, step_grid
+from tessera.models.build import build_network
+from tessera.models.dit import DIT_I_L2, DiTConfig
+from tessera.models.rin import CAD_I_L, RINConfig
+from tessera.records import DenoiserState, TextEncoding
+
+LENGTH = 190  # text tokens
+GUIDANCE = 3.0
+CLIP = 3.0
+TIMED_STEPS = 4
+CASES: dict[str, DiTConfig | RINConfig] = {
+    "DiT-I L/2": replace(DIT_I_L2, depth=DIT_I_L2.depth // 2, refiner_depth=1),
+    "CAD-I L": replace(CAD_I_L, blocks=CAD_I_L.blocks // 2, refiner_depth=1),
+}
+
+
+def dit_flops(config: DiTConfig, length: int) -> tuple[float, float, float]:
+    """FLOP of one row: of a step without the text's share, of the text, and what the null row's constant saves."""
+    d, n = config.width, (config.latent_size // config.patch_size) ** 2
+    step = config.depth * (28 * n * d**2 + 4 * n**2 * d + 4 * n * length * d)
+    refined = 2 * length * config.text_width * d + config.refiner_depth * (24 * length * d**2 + 4 * length**2 * d)
+    saved = config.depth * (4 * n * d**2 + 4 * n * length * d)
+    return step, refined + config.depth * 4 * length * d**2, saved
+
+
+def rin_flops(config: RINConfig, length: int) -> tuple[float, float, float]:
+    """As `dit_flops`; RIN's null row sees time and registers too, so nothing of it is constant."""
+    d, w, z = config.latent_width, config.interface_width, config.num_latent_tokens
+    n, keys = (config.latent_size // config.patch_size) ** 2, length + config.text_registers
+    condition = 20 * z * d**2 + 4 * z * (keys + 1) * d
+    read = 4 * z * d * w + 4 * n * w**2 + 4 * z * n * w + 16 * z * d**2
+    compute = config.layers_per_block * (24 * z * d**2 + 4 * z**2 * d)
+    write = 4 * n * w**2 + 4 * z * d * w + 4 * n * z * w + 16 * n * w**2
+    refined = 2 * length * config.text_width * d + config.refiner_depth * (24 * keys * d**2 + 4 * keys**2 * d)
+    step = config.blocks * (condition + read + compute + write) + 16 * z * d**2
+    return step, refined + config.blocks * 4 * keys * d**2, 0.0
+
+
+def make_network(config: DiTConfig | RINConfig) -> nn.Module:
+    """Random weights; what starts at zero would hide differences."""
+    torch.manual_seed(0)
+    network = build_network(config).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if not parameter.any():
+            parameter.normal_(std=0.02)
+    return network
+
+
+def naive_steps(network, noise: Tensor, text: TextEncoding, null: Tensor, steps: int) -> Iterator[Tensor]:
+    """DDIM as `tessera.diffusion.sampler.ddim`, with everything computed anew: the latents after each step."""
+    branches = (text, null_text(null, *text.mask.shape))
+    tokens: list[Tensor | None] = [None, None]
+    alpha_bars = get_schedule("linear")(step_grid(steps)).float()
+    x = noise
+    for now, after in pairwise(alpha_bars):
+        outputs = []
+        for i, branch in enumerate(branches):
+            output, state = network(x, now.expand(len(x)), branch, DenoiserState(latent_tokens=tokens[i]))
+            tokens[i] = state.latent_tokens
+            outputs.append(output)
+        eps = outputs[1] + GUIDANCE * (outputs[0] - outputs[1])
+        x0 = ((x - (1 - now).sqrt() * eps) / now.sqrt()).clamp(-CLIP, CLIP)
+        eps = (x - now.sqrt() * x0) / (1 - now).sqrt()
+        x = after.sqrt() * x0 + (1 - after).sqrt() * eps
+        yield x
+
+
+def measure(network, noise: Tensor, text: TextEncoding, null: Tensor, clock) -> tuple[list[float], list[float], float]:
+    """Seconds of each step of our sampler and of the naive loop, by turns, and how far apart their latents are."""
+    ours, naive = [], []
+    slow = naive_steps(network, noise, text, null, TIMED_STEPS)
+    theirs = noise
+    began = clock()
+
+    def one_naive_step(*_) -> None:
+        nonlocal began, theirs
+        middle = clock()
+        theirs = next(slow)
+        ended = clock()
+        ours.append(middle - began)
+        naive.append(ended - middle)
+        began = clock()
+
+    latents = ddim(
+        as_denoiser(network, "eps"),
+        noise,
+        get_schedule("linear"),
+        TIMED_STEPS,
+        GUIDANCE,
+        text=text,
+        null=null,
+        clip_denoised=CLIP,
+        callback=one_naive_step,
+    )
+    return ours, naive, float((latents - theirs).abs().max())
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    steps = arguments.steps
+    for name, config in CASES.items():
+        network = make_network(config)
+        generator = torch.Generator().manual_seed(1)
+        shape = (1, config.latent_channels, config.latent_size, config.latent_size)
+        noise = torch.randn(shape, generator=generator)
+        text = TextEncoding.stack([torch.randn(LENGTH, config.text_width, generator=generator)])
+        null = torch.randn(1, config.text_width, generator=generator)
+        network(noise, torch.ones(1), text)  # warm
+        clock = time.process_time if arguments.threads == 1 else time.perf_counter
+        *times, difference = measure(network, noise, text, null, clock)
+        taken = [each[0] + (steps - 1) * median(each[1:]) for each in times]
+        row, encoding, saved = dit_flops(config, LENGTH) if isinstance(config, DiTConfig) else rin_flops(config, LENGTH)
+        flops = (2 * encoding + steps * (2 * row - saved), steps * 2 * (row + encoding))
+        print(
+            f"{name} at half depth, {steps} steps, {arguments.threads} thread(s): "
+            f"{taken[0]:.1f} s against {taken[1]:.1f} s, ratio {taken[1] / taken[0]:.2f}; "
+            f"{flops[0] / 1e9:.0f} against {flops[1] / 1e9:.0f} GFLOP, ratio {flops[1] / flops[0]:.2f}; "
+            f"{flops[0] / 1e9 / taken[0]:.0f} and {flops[1] / 1e9 / taken[1]:.0f} GFLOP/s; "
+            f"largest difference of the latents after {TIMED_STEPS} steps {difference:.0e}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Where prompts come from: a file, a shipped set, a list of texts."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tessera.config import UserError
+from tessera.generate.prompts import SHIPPED, load_prompts
+
+
+def test_teaser_prompts_are_the_papers_fifteen():
+    prompts = load_prompts("teaser")
+    assert len(prompts.rows) == 15
+    assert prompts.name == "teaser"
+    texts = [text for _, text in prompts.rows]
+    assert len(set(texts)) == 15
+    assert [metadata["prompt"] for metadata, _ in prompts.rows] == texts
+    starts = [
+        "This is a captivating image of a hummingbird",
+        "The image features a turtle",
+        "This is a whimsical image",
+    ]
+    assert all(text.startswith(start) for text, start in zip(texts, starts))
+    assert texts[5].count("variety of colors that contrast nicely") == 1  # a page ends inside this one
+    assert texts[-1].endswith("the appetizing and authentic nature of Mexican street food.")
+    assert all(text.endswith(".") and "  " not in text for text in texts)
+
+
+def test_figure_4_has_short_and_extended_prompts():
+    short, extended = load_prompts("figure4"), load_prompts(Path("figure4"), extended=True)
+    assert [text for _, text in short.rows][1:] == ["A hedgehog and an hourglass", "A crab sculpted from yellow cheese"]
+    for (metadata, text), (_, longer) in zip(short.rows, extended.rows):
+        assert metadata == {"prompt": text, "extended": {"text": longer}}
+        assert 100 < len(longer.split()) < 200
+    assert "cultural richness to the surreal composition" in extended.rows[0][1]  # a page ends inside this one
+    assert short.sha256 == extended.sha256
+
+
+def test_a_file_of_that_name_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("teaser").write_text("a red circle\n")
+    assert [text for _, text in load_prompts("teaser").rows] == ["a red circle"]
+
+
+def test_texts_are_prompts_as_they_are():
+    prompts = load_prompts(["A red circle, on Snow!", ""])
+    assert prompts.rows == (({"prompt": "A red circle, on Snow!"}, "A red circle, on Snow!"), ({"prompt": ""}, ""))
+    assert prompts.name == "a-red-circle-on-snow"
+    assert prompts.sha256 == hashlib.sha256(b"A red circle, on Snow!\n\n").hexdigest()
+    assert load_prompts(["../../.. \n"]).name == "empty"
+    assert load_prompts(["\u96ea\u306e\u4e2d " * 40]).name.startswith("\u96ea\u306e\u4e2d-")
+    assert len(load_prompts(["word " * 600]).name) <= 40
+
+
+@pytest.mark.parametrize(
+    ("source", "extended", "message"),
+    [
+        ("teasers", False, r"teasers: no such prompts file; did you mean 'teaser'\?.*teaser, figure4"),
+        ("teaser", True, "without extended texts"),
+        ("teaser.txt", False, r"teaser\.txt: no such prompts file"),
+        ("somewhere/teaser", False, "somewhere/teaser: no such prompts file"),
+        ([], False, r"prompt: \[\] is not a text"),
+        ([3], False, r"prompt: \[3\] is not a text"),
+        (["a\udcff"], False, "not valid Unicode"),
+        (["a"], True, "extended"),
+    ],
+)
+def test_refused(source, extended, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_prompts(source, extended)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_shipped_set_is_there():
+    for name in SHIPPED:
+        assert load_prompts(name).rows
