@@ -62,7 +62,7 @@ class Clock:
     def __init__(self, out: Path):
         self.folder = out / "timings"
 
-    def do(self, stage: str, work: Callable[..., None], directory: Path, *args: Any, **kwargs: Any) -> None:
+    def do(self, stage: str, work: Callable[..., object], directory: Path, *args: Any, **kwargs: Any) -> None:
         """work(directory, ...), which fills `directory`; the time counts unless that was complete before."""
         if _complete(directory):
             work(directory, *args, **kwargs)  # returns at once, or says what does not match
