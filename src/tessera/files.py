@@ -267,8 +267,13 @@ def _check_same(directory: Path, found: Manifest, head: dict[str, Any]) -> None:
     pairs = compare(found.config, head["config"])
     pairs += [(f"input {name}", a[:13], b[:13]) for name, a, b in compare(found.inputs, head["inputs"])]
     if pairs:
-        fields = "; ".join(f"{field}: the directory has {a}, this call has {b}" for field, a, b in pairs)
-        raise UserError(f"{directory}: was made otherwise: {fields} (choose another --out, or delete the directory)")
+        raise made_otherwise(directory, pairs)
+
+
+def made_otherwise(directory: Path, pairs: Sequence[tuple[str, str, str]]) -> UserError:
+    """The error for a directory of another configuration; `pairs` are those of `tessera.config.compare`."""
+    fields = "; ".join(f"{field}: the directory has {a}, this call has {b}" for field, a, b in pairs)
+    return UserError(f"{directory}: was made otherwise: {fields} (choose another --out, or delete the directory)")
 
 
 def _write_manifest(

@@ -23,11 +23,12 @@ from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.curate.caption import Captioner
-from tessera.files import read_json, write_json
+from tessera.files import MANIFEST, atomic_path, made_otherwise, read_json, write_json
 from tessera.presets import Arm, RunConfig
 from tessera.runtime import STATUS_VARIABLE, progress
 
 CONFIG = "config.json"
+LOCK = ".lock"
 POLL_SECONDS = 0.3
 PLAIN, AUGMENTED = "plain", "augmented"
 
@@ -48,7 +49,7 @@ def run(
     with _locked(out):
         clock = Clock(out)
         _curate(out, config, clock, images, captions)
-        _train_arms(out, config, clock)
+        _train_arms(out, config)
         from tessera.evaluate.report import report
 
         clock.join(out, config)
@@ -100,15 +101,11 @@ def _claim(out: Path, config: RunConfig) -> None:
     if path.exists():
         pairs = compare(read_json(path), ours)
         if pairs:
-            fields = "; ".join(f"{field}: the folder has {a}, this call has {b}" for field, a, b in pairs[:5])
-            raise UserError(f"{out}: was made otherwise: {fields} (choose another --out, or delete the folder)")
+            raise made_otherwise(out, pairs[:5])
     elif out.exists() and (not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir())):
         raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
     else:
         write_json(path, ours)
-
-
-LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -122,7 +119,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _complete(directory: Path) -> bool:
-    path = directory / "manifest.json"
+    path = directory / MANIFEST
     return path.exists() and read_json(path).get("complete", False)
 
 
@@ -161,8 +158,6 @@ def _make_prompts(out: Path, config: RunConfig, clock: Clock, pictures: Path) ->
     path = prompts_file(out)
     text = "\n".join(lines) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        from tessera.files import atomic_path
-
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -193,7 +188,7 @@ def run_arm(out: Path, config: RunConfig, arm: Arm) -> None:
             clock.do(f"evaluate {name}", evaluate, out / "scores" / name / kind, samples, config.evaluate)
 
 
-def _train_arms(out: Path, config: RunConfig, clock: Clock) -> None:
+def _train_arms(out: Path, config: RunConfig) -> None:
     waiting = list(config.arms)
     running: list[Child] = []
     total = sum(arm.train.num_images for arm in config.arms)
