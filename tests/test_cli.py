@@ -9,7 +9,7 @@ import torch
 
 from tessera.cli import VERBS, main
 
-NAMES = [verb.__name__.replace("_", "-") for verb in VERBS]
+NAMES = list(VERBS)
 
 
 def tessera(*args, cwd=None):
@@ -39,14 +39,14 @@ def test_help_names_every_verb_and_does_not_import_torch():
     code += "try: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for name in NAMES:
-        assert name in result.stdout
+        assert name.split(" ")[0] in result.stdout
     for heavy in ("torch", "pyarrow", "matplotlib", "PIL"):
         assert f"'{heavy}'" not in result.stdout
 
 
 @pytest.mark.parametrize("verb", NAMES)
 def test_every_verbs_help_shows_an_example(verb):
-    result = tessera(verb, "--help")
+    result = tessera(*verb.split(" "), "--help")
     assert result.returncode == 0
     assert f"Example: tessera {verb} " in result.stdout
 

@@ -110,7 +110,7 @@ def external_fault(module: str, root: str, at_import: bool) -> str:
         return f"only in {', '.join(ONLY_IN[root])}"
     if root in LAZY and at_import and module not in NOT_LAZY_IN:
         return "only inside functions"
-    if root == "torch" and at_import and module in NO_TORCH_AT_IMPORT:
+    if root == "torch" and at_import and module.split(".")[0] in NO_TORCH_AT_IMPORT:
         return "slow, only inside functions"
     return ""
 

@@ -114,7 +114,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     path = path / FILE if path.is_dir() else path
     scores = read_json(path)
     if not isinstance(scores, dict) or "verdicts" not in scores or "protocol" not in scores:
-        raise UserError(f"{path}: is not a scores.json of `tessera evaluate`")
+        raise UserError(f"{path}: is not a scores.json of `tessera evaluate miniature`")
     return scores
 
 

@@ -1,0 +1,94 @@
+"""The command `tessera`: one verb per stage, each on directories, and `run` which chains them.
+
+Torch and the stages are imported inside the verbs, so that `tessera --help` answers at once. Exit codes: 0 done, 2 bad
+input or stopped by Ctrl-C (the same command goes on from there), 1 a defect of tessera itself.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from tessera.cli import curate, evaluate, generate, train, whole
+from tessera.config import UserError
+
+VERBS: dict[str, Callable[..., None]] = {
+    "run": whole.run,
+    "collect": curate.collect,
+    "augment": curate.augment,
+    "caption": curate.caption,
+    "encode": curate.encode,
+    "train": train.train,
+    "export": train.export,
+    "import-published": generate.import_published,
+    "prompts": evaluate.prompts,
+    "generate": generate.generate,
+    "evaluate miniature": evaluate.miniature,
+    "report": evaluate.report,
+}
+"""What follows `tessera`; verbs of two words are a group's."""
+
+GROUPS = {"evaluate": "Scores of pictures, with intervals."}
+"""First word of verbs of two -> what they are for."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the command; ends the process."""
+    args = list(sys.argv[1:] if args is None else args)
+    if args in (["--version"], ["-V"]):
+        import tessera
+
+        print(tessera.__version__)
+        sys.exit(0)
+    try:
+        from tessera.runtime import stopping
+
+        with stopping():
+            _app().cli(args=args, prog="tessera", description=_description())
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("stopped; nothing that was done is lost, the same command goes on from here", 2, "")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _fail(f"no space left on the disk ({error.filename or 'while writing'}); make room, then run it again", 2)
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    except Exception as error:
+        if os.environ.get("TESSERA_DEBUG") == "1":
+            raise
+        _fail(f"{type(error).__name__}: {error} (a defect of tessera; TESSERA_DEBUG=1 shows where)", 1)
+    sys.exit(0)
+
+
+def _app() -> Any:
+    import tyro
+
+    app = tyro.extras.SubcommandApp()
+    groups = {name: tyro.extras.SubcommandApp() for name in GROUPS}
+    for name, verb in VERBS.items():
+        group, _, rest = name.rpartition(" ")
+        (groups[group] if group else app).command(name=rest)(_positional(verb))
+    for name, group in groups.items():
+        app.command(group, name=name, help=GROUPS[name])
+    return app
+
+
+def _positional(verb: Callable[..., None]) -> Callable[..., None]:
+    """Marks the parameters annotated "positional" for tyro, so that this module is read without it."""
+    import tyro
+
+    for name, hint in list(verb.__annotations__.items()):
+        if getattr(hint, "__metadata__", None) == ("positional",):
+            verb.__annotations__[name] = tyro.conf.Positional[hint.__origin__]
+    return verb
+
+
+def _description() -> str:
+    purpose = "Train your own text-to-image model on a small, curated, labelled image set."
+    return f"{purpose} Start with: tessera run miniature"
+
+
+def _fail(message: str, code: int, prefix: str = "error: ") -> NoReturn:
+    print(f"{prefix}{message}", file=sys.stderr)
+    sys.exit(code)

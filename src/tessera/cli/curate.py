@@ -1,0 +1,128 @@
+"""The verbs from pictures to encoded records."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tessera.cli.shown import say
+
+Pattern = Literal["all", "half", "quarter", "ninth", "sixteenth"]
+
+
+def collect(
+    source: Annotated[str, "positional"],
+    out: Path,
+    size: int | None = None,
+    single_class: str | None = None,
+    num_images: int = 8000,
+    seed: int = 0,
+) -> None:
+    """Pictures to square crops in class folders: the miniature world, or a folder of yours.
+
+    Example: tessera collect photos/ --out images --size 256
+
+    Args:
+        source: "miniature", or a folder with a folder of pictures for each class.
+        out: Directory to make.
+        size: Side of the crops in pixels; 32 for the miniature, 256 for a folder by default.
+        single_class: The class of a folder without class folders.
+        num_images: Pictures of the miniature.
+        seed: Seed of the miniature.
+    """
+    from tessera.curate.collect import MINIATURE, CollectConfig
+    from tessera.curate.collect import collect as collect_all
+    from tessera.miniature import WorldConfig
+
+    if source == MINIATURE:
+        side = size or 32
+        world = WorldConfig(num_images=num_images, size=side, seed=seed)
+        collect_all(out, CollectConfig(size=side, world=world))
+    else:
+        folder = Path(source)
+        config = CollectConfig(source=folder.resolve().name, size=size or 256, single_class=single_class)
+        collect_all(out, config, folder)
+    say(out)
+
+
+def augment(
+    images: Annotated[Path, "positional"],
+    out: Path,
+    pattern: Pattern = "all",
+    half_view: Literal["aligned", "centre"] = "aligned",
+    seed: int = 0,
+    write_images: bool = False,
+) -> None:
+    """The CutMix recipe of a set: which pictures are mixed, and where (paper section 3.2).
+
+    Example: tessera augment images --out recipe --pattern all
+
+    Args:
+        images: Directory made by collect.
+        out: Directory to make.
+        pattern: half, quarter, ninth, sixteenth, or all four in equal parts.
+        half_view: half shows the base's left (top) half beside the partner's right (bottom) half, or both centres.
+        seed: Seed of the draws.
+        write_images: Write the mixed pictures out too.
+    """
+    from tessera.curate.augment import AugmentConfig
+    from tessera.curate.augment import augment as augment_all
+
+    config = AugmentConfig(pattern=pattern, half_view=half_view, seed=seed)
+    augment_all(out, images, config, write_images=write_images)
+    say(out)
+
+
+def caption(
+    images: Annotated[Path, "positional"],
+    out: Path,
+    captioner: Literal["aio", "scene", "import"] = "aio",
+    recipe: Path | None = None,
+    file: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Captions of a set, or of its CutMix pictures (paper section 3.1).
+
+    Example: tessera caption images --out captions/plain --captioner scene
+
+    Args:
+        images: Directory made by collect.
+        out: Directory to make.
+        captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file).
+        recipe: Directory made by augment: caption its mixed pictures.
+        file: For import: csv, tsv, jsonl or parquet with columns key (or file_name) and text (or caption).
+        seed: Seed of the phrasings.
+    """
+    from tessera.curate.caption import CaptionConfig
+    from tessera.curate.caption import caption as caption_all
+
+    caption_all(out, images, CaptionConfig(captioner=captioner, seed=seed), recipe=recipe, captions_file=file)
+    say(out)
+
+
+def encode(
+    images: Annotated[Path, "positional"],
+    captions: Annotated[Path, "positional"],
+    out: Path,
+    recipe: Path | None = None,
+    latents: str = "pixel-unshuffle:4",
+    text: str = "words:64",
+    text_encoding: Literal["int8", "fp16", "none"] = "int8",
+) -> None:
+    """Pictures and captions to the encoded records that training reads.
+
+    Example: tessera encode images captions/plain --out encoded/plain
+
+    Args:
+        images: Directory made by collect.
+        captions: Directory made by caption.
+        out: Directory to make.
+        recipe: Directory made by augment, for captions of mixed pictures.
+        latents: Image codec.
+        text: Text encoder.
+        text_encoding: How token embeddings are stored.
+    """
+    from tessera.curate.encode import EncodeConfig
+    from tessera.curate.encode import encode as encode_all
+
+    config = EncodeConfig(latents=latents, text=text, text_encoding=text_encoding)
+    encode_all(out, images, captions, config, recipe=recipe)
+    say(out)

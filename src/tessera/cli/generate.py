@@ -1,0 +1,96 @@
+"""The verbs from usable weights to pictures."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tessera.cli.shown import say
+from tessera.config import UserError
+
+
+def import_published(
+    source: Annotated[str, "positional"],
+    out: Path,
+    null_condition: Path | None = None,
+    coherence: bool = False,
+    guidance_scale: float = 9.0,
+    steps: int = 250,
+    clip_denoised: float = 3.3,
+) -> None:
+    """The published CAD-I weights to an export that generate takes.
+
+    Example: tessera import-published Lucasdegeorge/CAD-I --out export/cad_i --null-condition null.npy
+
+    Args:
+        source: A folder with config.json and model.safetensors, or a Hugging Face repository.
+        out: Directory to make.
+        null_condition: .npy file with what google/flan-t5-xl makes of the empty text, (1, 2048).
+        coherence: Keep the coherence token, as the published pipeline does.
+        guidance_scale: Default guidance w: uncond + w (cond - uncond).
+        steps: Default number of sampling steps.
+        clip_denoised: Largest absolute value of the predicted latents.
+    """
+    from tessera.generate.published import ImportConfig
+    from tessera.generate.published import import_published as import_all
+
+    config = ImportConfig(
+        coherence=coherence, guidance_scale=guidance_scale, sampling_steps=steps, clip_denoised=clip_denoised
+    )
+    import_all(out, source, config, null_condition=null_condition)
+    say(out)
+
+
+def generate(
+    export: Annotated[Path, "positional"],
+    prompts: str | None = None,
+    prompt: str | None = None,
+    out: Path | None = None,
+    per_prompt: int | None = None,
+    extended: bool = False,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    sampler: Literal["ddim", "ddpm", "dpmpp_2m"] = "ddim",
+    seed: int = 0,
+    batch_size: int = 32,
+    device: str | None = None,
+) -> None:
+    """Pictures of one prompt, or of every prompt of a file in GenEval's folder layout; under torchrun, on many GPUs.
+
+    Example: tessera generate export/ta_ia --prompt "a red circle" or, for a file, --prompts FILE --out samples/ta_ia
+
+    Args:
+        export: Directory made by export.
+        prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; or teaser, figure4: the paper's.
+        prompt: One prompt; prints where its pictures are.
+        out: Directory to make; a fresh one below samples/ by default.
+        per_prompt: Pictures of each prompt; 2 for a file, 1 for a prompt by default.
+        extended: Draw the extended text of each prompt.
+        steps: Sampling steps; the export's by default.
+        guidance_scale: Guidance w; the export's by default.
+        sampler: How the noise is taken away.
+        seed: Picture k of prompt i is a function of (seed, i, k).
+        batch_size: Pictures drawn at once.
+        device: cuda, mps or cpu; the best there is by default.
+    """
+    from tessera.generate.folder import GenerateConfig, fresh_folder
+    from tessera.generate.folder import generate as generate_all
+
+    source = prompts if prompt is None else [prompt]
+    if source is None or (prompts is not None and prompt is not None):
+        raise UserError('give either --prompt TEXT, or --prompts with a file, "teaser" or "figure4"')
+    config = GenerateConfig(
+        per_prompt=per_prompt if per_prompt is not None else 2 if prompt is None else 1,
+        extended=extended,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        sampler=sampler,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    out = out or fresh_folder(Path("samples"), export, source, config)
+    if not generate_all(out, export, source, config, device=device):
+        return  # another rank completes it
+    if prompt is None:
+        say(out)
+    else:
+        for picture in sorted((out / "00000" / "samples").iterdir()):
+            print(picture)
