@@ -137,6 +137,20 @@ def test_pictures_are_those_of_the_plain_pipeline(pipe, export, noise):
     np.testing.assert_array_equal(pixels(pipe, noise), expected)
 
 
+def test_guidance_acts_in_its_interval(pipe, export, noise):
+    interval = (0.3, 0.7)
+    expected = Pipeline.load(export, device="cpu").images(PROMPTS, ADDRESSES, seed=5, guidance_interval=interval)
+    drawn = pipe(PROMPTS, latents=noise, guidance_interval=interval).images
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in drawn]), expected)
+
+
+def test_diffusers_finds_the_blocks_to_compile(pipe, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(module))
+    pipe.transformer.compile_repeated_blocks()
+    assert compiled == list(pipe.transformer.denoiser.blocks)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_works_and_is_the_plain_pipelines(pipe, export, noise, sampler):
     plain = Pipeline.load(export, device="cpu")

@@ -29,11 +29,26 @@ def test_a_picture_is_the_same_in_any_batch(pipeline):
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 2}, {"steps": 4}, {"guidance_scale": 1.0}, {"sampler": "dpmpp_2m"}, {"sampler": "ddpm"}]
+    "change",
+    [
+        {"seed": 2},
+        {"steps": 4},
+        {"guidance_scale": 1.0},
+        {"sampler": "dpmpp_2m"},
+        {"sampler": "ddpm"},
+        {"guidance_interval": (0.0, 0.5)},
+    ],
 )
 def test_every_setting_has_an_effect(pipeline, change):
     base = pipeline.images(PROMPTS[:2], ADDRESSES[:2], seed=1)
     assert not np.array_equal(base, pipeline.images(PROMPTS[:2], ADDRESSES[:2], **{"seed": 1, **change}))
+
+
+def test_blocks_are_compiled_when_asked(export, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("tessera.generate.pipeline.compile_blocks", compiled.append)
+    other = Pipeline.load(export, device="cpu", compile=True)
+    assert compiled == [other.network]
 
 
 def test_the_text_has_an_effect(pipeline):

@@ -14,7 +14,7 @@ from tessera.config import UserError
 from tessera.diffusion.schedule import SCHEDULES, linear
 from tessera.runtime import philox
 from tessera.shards import open_encoded, pack_floats
-from tessera.train.data import BLOCK, Algorithm1, Normalisation, check_sets, load_batch
+from tessera.train.data import BLOCK, Algorithm1, Normalisation, check_sets, latent_limit, load_batch
 
 
 def draws_of(count: int, **changes):
@@ -58,6 +58,32 @@ def test_no_augmented_sample_before_start(start):
     assert np.array_equal(late.t, always.t)
     # The augmented set starts its first epoch there.
     assert sorted(late.index[late.augmented][:53]) == list(range(53))
+
+
+def with_latents(tmp_path, mean: np.ndarray, std: np.ndarray):
+    """A set whose records hold these latents, (n, C, H, W) each."""
+    records = [
+        replace(record, latent_mean=m.astype(np.float16), latent_std=s.astype(np.float16))
+        for record, m, s in zip(make_records(len(mean)), mean, std)
+    ]
+    return open_encoded(write_set(tmp_path / "set", records))
+
+
+def test_latents_of_the_published_vae_reach_its_widest_channel(tmp_path):
+    """Channel means and spreads of the published config; half of the variance stands in the posterior's std."""
+    means, stds = np.array([5.81, 3.25, 0.12, -2.15]), np.array([4.17, 4.62, 3.71, 3.28])
+    noise = philox(0, "latents").standard_normal((600, *SHAPE))
+    mean = means[:, None, None] + stds[:, None, None] * noise * np.sqrt(0.5)
+    std = np.broadcast_to(stds[:, None, None] * np.sqrt(0.5), mean.shape)
+    store = with_latents(tmp_path, mean, std)
+    assert latent_limit(store, Normalisation(scale=(0.18215,))) == pytest.approx(3.34, abs=0.11)
+    assert latent_limit(store, Normalisation(tuple(means), tuple(0.5 / stds))) == pytest.approx(1.5, abs=0.11)
+
+
+def test_latents_never_reach_beyond_the_largest(tmp_path):
+    signs = np.where(philox(0, "signs").random((20, *SHAPE)) < 0.5, -1.0, 1.0)
+    store = with_latents(tmp_path, signs, np.zeros_like(signs))
+    assert latent_limit(store, Normalisation(scale=(0.2,))) == 0.2
 
 
 def naive(count, plain, augmented, min_t, prob, seed, start):

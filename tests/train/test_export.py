@@ -61,6 +61,12 @@ def test_what_sampling_has_to_know(run, plain, tmp_path):
     assert read_manifest(tmp_path / "export", "export").inputs == {"run": read_manifest(run).sha256}
 
 
+def test_predictions_are_limited_to_what_the_training_latents_reach(run, tmp_path):
+    export(tmp_path / "export", run)
+    _, info = load_export(tmp_path / "export")
+    assert info.clip_denoised == read_manifest(run).facts["latent_limit"] > 0
+
+
 def test_a_rin_is_exported(plain, tmp_path):
     config = config_of(
         model=RIN, num_images=8, augment_prob=0.0, latent_scale=(0.5,), latent_shift=(0.1, 0.2, 0.3, 0.4)

@@ -41,34 +41,38 @@ def import_published(
 
 def generate(
     export: Annotated[Path, "positional"],
+    prompt: Annotated[str | None, "positional"] = None,
     prompts: str | None = None,
-    prompt: str | None = None,
     out: Path | None = None,
     per_prompt: int | None = None,
     extended: bool = False,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     sampler: Literal["ddim", "ddpm", "dpmpp_2m"] = "ddim",
     seed: int = 0,
     batch_size: int = 32,
+    compile: bool = False,
     device: str | None = None,
 ) -> None:
     """Pictures of one prompt, or of every prompt of a file in GenEval's folder layout; under torchrun, on many GPUs.
 
-    Example: tessera generate export/ta_ia --prompt "a red circle" or, for a file, --prompts FILE --out samples/ta_ia
+    Example: tessera generate export/ta_ia "a red circle" or, for a file, --prompts FILE --out samples/ta_ia
 
     Args:
         export: Directory made by export.
-        prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; or teaser, figure4: the paper's.
         prompt: One prompt; prints where its pictures are.
+        prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; or teaser, figure4: the paper's.
         out: Directory to make; a fresh one below samples/ by default.
-        per_prompt: Pictures of each prompt; 2 for a file, 1 for a prompt by default.
+        per_prompt: Pictures of each prompt; 4 for a file, 1 for a prompt by default.
         extended: Draw the extended text of each prompt.
         steps: Sampling steps; the export's by default.
         guidance_scale: Guidance w; the export's by default.
+        guidance_interval: Low and high t (0 clean, 1 noise) between which guidance acts; everywhere by default.
         sampler: How the noise is taken away.
         seed: Picture k of prompt i is a function of (seed, i, k).
         batch_size: Pictures drawn at once.
+        compile: Compile the network first: a minute at the start, then faster steps.
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.generate.folder import GenerateConfig, fresh_folder
@@ -76,15 +80,17 @@ def generate(
 
     source = prompts if prompt is None else [prompt]
     if source is None or (prompts is not None and prompt is not None):
-        raise UserError('give either --prompt TEXT, or --prompts with a file, "teaser" or "figure4"')
+        raise UserError('give either a prompt, or --prompts with a file, "teaser" or "figure4"')
     config = GenerateConfig(
-        per_prompt=per_prompt if per_prompt is not None else 2 if prompt is None else 1,
+        per_prompt=per_prompt if per_prompt is not None else 4 if prompt is None else 1,
         extended=extended,
         steps=steps,
         guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
         sampler=sampler,
         seed=seed,
         batch_size=batch_size,
+        compile=compile,
     )
     out = out or fresh_folder(Path("samples"), export, source, config)
     if not generate_all(out, export, source, config, device=device):

@@ -56,7 +56,7 @@ def export(
         weights: The averaged weights or the last ones.
         guidance_scale: Default guidance w: uncond + w (cond - uncond).
         steps: Default number of sampling steps.
-        clip_denoised: Largest absolute value of the predicted latents; no limit by default.
+        clip_denoised: Largest absolute value of the predicted latents; by default what the training latents reach.
     """
     from tessera.train.export import ExportConfig
     from tessera.train.export import export as export_all

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -40,6 +40,8 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
     """
 
     null_condition: Tensor
+    _repeated_blocks: ClassVar[list[str]] = ["DiTBlock", "RINBlock"]
+    """What `pipe.transformer.compile_repeated_blocks()` compiles."""
 
     @register_to_config
     def __init__(self, network: dict[str, Any], settings: dict[str, Any]):

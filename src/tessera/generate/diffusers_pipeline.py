@@ -96,6 +96,7 @@ class TesseraPipeline(DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end: StepCallback | None = None,
         sampler: str = "ddim",
+        guidance_interval: tuple[float, float] | None = None,
         latents: Tensor | None = None,
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
@@ -113,6 +114,7 @@ class TesseraPipeline(DiffusionPipeline):
                               it began, x0 (B, C, h, w) the estimate of the final latents, to look at. Where it sets
                               `pipe._interrupt = True`, sampling stops and the estimate is the result.
         sampler               "ddim", "ddpm" or "dpmpp_2m"
+        guidance_interval     (low, high) in t: guidance acts there alone; None = everywhere
         latents               start noise (B, C, h, w) in place of drawn noise
 
         A prompt longer than the text encoder takes is cut, with a warning. Raises UserError for wrong arguments.
@@ -165,6 +167,7 @@ class TesseraPipeline(DiffusionPipeline):
                     noise,
                     steps=steps,
                     guidance_scale=guidance,
+                    guidance_interval=guidance_interval,
                     sampler=sampler,
                     generator=generators,
                     callback=after_step,

@@ -37,11 +37,15 @@ class GenerateConfig:
     """Sampling steps, at least 1. None = the export's."""
     guidance_scale: float | None = None
     """w in uncond + w (cond - uncond), finite; 1 = off. None = the export's."""
+    guidance_interval: tuple[float, float] | None = None
+    """(low, high) in t, 0 = clean, 1 = noise: guidance acts there alone. None = everywhere."""
     extended: bool = False
     """Draw each prompt's extended text in place of its short one (paper section 4.1)."""
     sampler: Sampler = "ddim"
     batch_size: int = 32
     """Pictures drawn at once, at least 1; rounded down to whole prompts."""
+    compile: bool = False
+    """Compile the network's blocks first: a minute at the start, then faster steps."""
     threads: int | None = None
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
@@ -54,6 +58,9 @@ class GenerateConfig:
             raise UserError(f"steps is {self.steps}: give at least 1 sampling step")
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
             raise UserError(f"guidance_scale is {self.guidance_scale}: give a finite number; 1 turns guidance off")
+        low, high = self.guidance_interval or (0, 1)
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"guidance_interval is ({low}, {high}): give low and high in t, 0 <= low <= high <= 1")
         if self.sampler not in get_args(Sampler):
             known = get_args(Sampler)
             raise UserError(
@@ -93,7 +100,7 @@ def generate(
     from tessera.generate.pipeline import Pipeline
 
     set_threads(config.threads)
-    pipeline = Pipeline.load(export, device)
+    pipeline = Pipeline.load(export, device, compile=config.compile)
     rows = loaded.rows
     finished = [_finished(out / f"{i:05d}", config.per_prompt) for i in range(len(rows))]
     per_batch = max(1, config.batch_size // config.per_prompt)
@@ -156,6 +163,7 @@ def _draw(pipeline, texts: list[str], members: range, config: GenerateConfig) ->
                 seed=config.seed,
                 steps=config.steps,
                 guidance_scale=config.guidance_scale,
+                guidance_interval=config.guidance_interval,
                 sampler=config.sampler,
             )
         )

@@ -16,6 +16,7 @@ from tessera.diffusion.sampler import Callback, Generators, get_sampler
 from tessera.diffusion.schedule import get_schedule
 from tessera.frozen.text import load_text_encoder
 from tessera.frozen.vae import load_codec
+from tessera.models.build import compile_blocks
 from tessera.records import TextEncoding
 from tessera.runtime import address, philox, pick_device
 from tessera.weights import ExportInfo, load_export
@@ -63,11 +64,21 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, export_dir: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        export_dir: str | Path,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        compile: bool = False,
     ) -> "Pipeline":
-        """The model of an export folder on `device`, its weights in `dtype`; None = the best device, float32."""
+        """The model of an export folder on `device`, its weights in `dtype`; None = the best device, float32.
+
+        compile: compiles the network's blocks (`tessera.models.build.compile_blocks`).
+        """
         chosen = device if isinstance(device, torch.device) else pick_device(device)
         network, info = load_export(Path(export_dir), chosen, dtype or torch.float32)
+        if compile:
+            compile_blocks(network)
         return cls(network, info, device=chosen)
 
     def encode(self, prompts: Sequence[str]) -> TextEncoding:
@@ -84,12 +95,14 @@ class Pipeline:
         *,
         steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         sampler: str = "ddim",
         generator: Generators | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """Final latents (B, C, H, W), float32 and still normalised; None = the export's own steps and guidance.
 
+        `guidance_interval` = (low, high) in t: guidance acts there alone; None = everywhere.
         `generator` is needed by `ddpm` alone. Raises UserError for an unknown sampler, steps < 1 or a guidance that is
         not a finite number.
         """
@@ -103,6 +116,7 @@ class Pipeline:
             text=text,
             null=torch.as_tensor(info.null_condition).to(self.device, torch.float32),
             clip_denoised=info.clip_denoised,
+            guidance_interval=guidance_interval,
             generator=generator,
             callback=callback,
         )
@@ -124,6 +138,7 @@ class Pipeline:
         seed: int = 0,
         steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         sampler: str = "ddim",
         callback: Callback | None = None,
     ) -> np.ndarray:
@@ -135,6 +150,7 @@ class Pipeline:
             sample_noise(self.latent_shape, addresses, seed),
             steps=steps,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
             sampler=sampler,
             generator=step_generators(addresses, seed),
             callback=callback,

@@ -210,6 +210,26 @@ class Normalisation:
         return (latents - shift) * scale
 
 
+LIMIT_RECORDS = 512
+"""Records that `latent_limit` looks at, at most."""
+
+
+def latent_limit(store: "EncodedStore", normalise: Normalisation = Normalisation()) -> float:
+    """How large normalised latents are, as a limit for a predicted x0: over channels the largest |mean| + 3 std, but no
+    more than the largest value there is. Two significant digits, from records spread over the whole set.
+    """
+    places = np.unique(np.linspace(0, len(store) - 1, LIMIT_RECORDS).astype(int)).tolist()
+    records = [store[place] for place in places]
+    means = torch.from_numpy(np.stack([r.latent_mean for r in records])).double()  # (n, C, H, W)
+    stds = torch.from_numpy(np.stack([r.latent_std for r in records])).double()
+    scale = torch.tensor(normalise.scale, dtype=torch.float64)[:, None, None]
+    means, stds = normalise(means), stds * scale
+    spread = (means.var((0, 2, 3), correction=0) + stds.square().mean((0, 2, 3))).sqrt()  # (C,): law of total variance
+    usual = means.mean((0, 2, 3)).abs() + 3 * spread
+    largest = (means.abs() + 3 * stds).amax((0, 2, 3))
+    return float(f"{float(torch.minimum(usual, largest).max()):.2g}")
+
+
 def load_batch(
     algorithm: Algorithm1,
     plain: "EncodedStore",

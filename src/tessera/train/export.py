@@ -26,7 +26,8 @@ class ExportConfig:
     sampling_steps: int = 250
     """DDIM steps, >= 1; the paper's is 250."""
     clip_denoised: float | None = None
-    """Largest absolute value of a predicted x0, > 0; None = no limit. 1 suits latents that are pixels in [-1, 1]."""
+    """Largest absolute value of a predicted x0, > 0; None = what the run's own training latents reach
+    (`tessera.train.data.latent_limit`)."""
 
     def __post_init__(self) -> None:
         if self.weights not in ("ema", "online"):
@@ -36,7 +37,9 @@ class ExportConfig:
         if not abs(self.guidance_scale) < float("inf"):
             raise UserError(f"guidance_scale: {self.guidance_scale} is not a finite number")
         if self.clip_denoised is not None and not self.clip_denoised > 0:
-            raise UserError(f"clip_denoised: {self.clip_denoised} is not above 0; leave it out for no limit")
+            raise UserError(
+                f"clip_denoised: {self.clip_denoised} is not above 0; without it the training latents' limit holds"
+            )
 
 
 def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
@@ -73,7 +76,7 @@ def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
         image_size=facts["image_size"],
         guidance_scale=config.guidance_scale,
         sampling_steps=config.sampling_steps,
-        clip_denoised=config.clip_denoised,
+        clip_denoised=config.clip_denoised or facts.get("latent_limit"),
         arm=facts["arm"],
         num_images=state.num_images,
         inputs=tuple(sorted({"run": manifest.sha256, **manifest.inputs}.items())),

@@ -23,7 +23,7 @@ from tessera.records import Batch
 from tessera.runtime import address, pick_device, progress, rank, set_threads, world_size
 from tessera.shards import EncodedStore, open_encoded
 from tessera.train import checkpoint
-from tessera.train.data import Algorithm1, Draws, Normalisation, check_sets, load_batch
+from tessera.train.data import Algorithm1, Draws, Normalisation, check_sets, latent_limit, load_batch
 from tessera.train.log import Log
 from tessera.train.optim import EMA, MasterOptimizer, lr_fraction
 from tessera.train.ranks import add_up, delayed_signals, join, leaders
@@ -73,6 +73,7 @@ def train(
     model = config.model
     shape = (model.latent_channels, model.latent_size, model.latent_size)
     facts = check_sets(plain_store, augmented_store, latent_shape=shape, text_width=model.text_width)
+    facts["latent_limit"] = latent_limit(plain_store, Normalisation(config.latent_shift, config.latent_scale))
     trainer = _Trainer(out, plain_store, augmented_store, config, place)
     if leads:
         room = max(1, KEPT_CHECKPOINTS + 1 - len(checkpoint.found(out)))
