@@ -106,6 +106,7 @@ SMALL_RIN = RINConfig(
     refiner_heads=4,
     text_registers=4,
     text_positions=True,
+    table_init_std=1.0,
 )
 """CAD-I at the same size."""
 

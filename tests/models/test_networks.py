@@ -193,6 +193,7 @@ def test_wrong_latents_are_named(network, shape):
         (RINConfig, {"compute_heads": 3}),
         (RINConfig, {"interface_width": 250}),
         (RINConfig, {"text_registers": 0}),
+        (RINConfig, {"table_init_std": 0.0}),
     ],
 )
 def test_impossible_configs_name_the_field(config, change):

@@ -1,10 +1,12 @@
 """The RIN against the published network class (tests/golden: tiny, random weights, float32)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_networks import CONFIGS, make_inputs, make_network
 
-from tessera.models.rin import RIN
+from tessera.models.rin import RIN, RINConfig
 from tessera.records import DenoiserState, TextEncoding
 from tessera.weights import convert_published, load_published_state, published_config
 
@@ -119,6 +121,17 @@ def test_trajectory_with_guidance(published):
 
 
 @torch.no_grad()
+def test_the_tables_start_as_wide_as_configured():
+    config = RINConfig(latent_size=16, num_latent_tokens=64, latent_width=64, interface_width=64, blocks=1)
+    stds = {}
+    for std in (0.02, 1.0):
+        network = RIN(replace(config, table_init_std=std))
+        stds[std] = [table.std().item() for table in (network.latent_tokens, network.interface_positions)]
+        assert network.text.registers.std().item() == pytest.approx(0.0176, rel=0.1)
+    assert stds[0.02] == pytest.approx([0.0176] * 2, rel=0.1)  # what truncation at two std leaves
+    assert stds[1.0] == pytest.approx([0.88] * 2, rel=0.1)
+
+
 def test_coherence_token_has_an_effect_and_is_cached():
     network = make_network(CONFIGS["rin-coherence"])
     x, alpha_bar, text = make_inputs()

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from tessera.config import UserError
 
 NORM_EPS = 1e-6
+TABLE_STD = 0.02
+"""Spread of the starting values of learned tables."""
 FREQUENCY_BASE = 10_000.0
 TIME_SCALING = 1000.0
 """The network receives alpha_bar in [0, 1]; its sinusoid is taken of 1000 alpha_bar."""
@@ -250,7 +252,7 @@ class Network(nn.Module):
         | all biases                                  | 0                                                       |
         | norms                                       | gain 1, offset 0                                        |
         | LayerScale                                  | set by its block: `layer_scale_init`                    |
-        | learned tables                              | normal, std 0.02, truncated at two std                  |
+        | learned tables                              | normal, std TABLE_STD, truncated at two std             |
         | the rest                                    | `initialize_special` of the network                     |
         """
         for module in self.modules():
@@ -260,7 +262,7 @@ class Network(nn.Module):
         tables = self.table_names
         for name, parameter in self.named_parameters():
             if name in tables:
-                nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
+                nn.init.trunc_normal_(parameter, std=TABLE_STD, a=-2 * TABLE_STD, b=2 * TABLE_STD)
         self.initialize_special()
 
     def initialize_special(self) -> None:

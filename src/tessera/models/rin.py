@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tessera.models.layers import (
     MLP,
+    TABLE_STD,
     CrossAttention,
     Network,
     SelfBlock,
@@ -63,6 +64,9 @@ class RINConfig:
     """Learned tokens put before the text; at least 1."""
     text_positions: bool = False
     """Adds fixed positions to the text, for encoders whose tokens carry none."""
+    table_init_std: float = TABLE_STD
+    """Spread of the learned latent tokens' and positions' starting values, > 0. Beside patches of unit norm 0.02 is
+    little: tokens are hard to tell apart at first, which long training mends and a short one does not."""
     coherence: bool = False
     """Adds the published class's coherence token before the registers; the paper trains without it."""
 
@@ -71,6 +75,7 @@ class RINConfig:
             if field.type is int:
                 least = 0 if field.name == "refiner_depth" else 1
                 require(getattr(self, field.name) >= least, field.name, getattr(self, field.name), f"at least {least}")
+        require(self.table_init_std > 0, "table_init_std", self.table_init_std, "above 0")
         require(self.latent_size % self.patch_size == 0, "latent_size", self.latent_size, "a multiple of patch_size")
         require(self.latent_width % 8 == 0, "latent_width", self.latent_width, "a multiple of 8")
         for heads in ("read_write_heads", "compute_heads", "refiner_heads"):
@@ -189,6 +194,9 @@ class RIN(Network):
         self.initialize()
 
     def initialize_special(self) -> None:
+        with torch.no_grad():
+            for table in (self.latent_tokens, self.interface_positions):
+                table.mul_(self.config.table_init_std / TABLE_STD)
         nn.init.zeros_(self.previous.out_norm.weight)
         nn.init.zeros_(self.previous.out_norm.bias)
 
