@@ -204,7 +204,7 @@ def miniature_paper() -> RunConfig:
 def miniature_cad() -> RunConfig:
     """`miniature` with the paper's other network, CAD-I (a RIN), on the same data, prompts and budget of images.
 
-    A RIN learns far slower than a DiT at this size: measured at this budget, colours and places are right, shapes blurred.
+    A RIN learns far slower than a DiT at this size: at this budget colours and places are right, shapes blurred.
 
         tessera run miniature-cad --out out/miniature-cad
     """
