@@ -35,6 +35,7 @@ _VERBS = {
     "plain": "encode",
     "augmented": "encode",
     "run": "train",
+    "init": "export",
     "prompts": "prompts",
     "export": "export",
     "samples": "generate",

@@ -14,7 +14,8 @@ from tessera.config import UserError
 from tessera.diffusion.schedule import SCHEDULES, linear
 from tessera.runtime import philox
 from tessera.shards import open_encoded, pack_floats
-from tessera.train.data import BLOCK, Algorithm1, Normalisation, check_sets, latent_limit, load_batch
+from tessera.train.batches import load_batch
+from tessera.train.data import BLOCK, Algorithm1, Normalisation, check_sets, latent_limit
 
 
 def draws_of(count: int, **changes):

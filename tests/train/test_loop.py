@@ -20,7 +20,8 @@ from tessera.files import read_json, read_manifest
 from tessera.records import Batch
 from tessera.shards import open_encoded
 from tessera.train import checkpoint, loop
-from tessera.train.data import load_batch
+from tessera.train.batches import load_batch, passes
+from tessera.train.log import MEASURED
 from tessera.train.loop import TrainConfig, _Trainer, train
 from tessera.train.optim import MasterOptimizer, OptimConfig
 
@@ -38,7 +39,7 @@ class Killed(BaseException):
 def contents(run: Path) -> dict[str, object]:
     """Every file's bytes; of the log the numbers that are not timings."""
     found: dict[str, object] = {}
-    for path in sorted(p for p in run.rglob("*") if p.is_file()):
+    for path in sorted(p for p in run.rglob("*") if p.is_file() and p.parent.name != "tensorboard"):
         name = str(path.relative_to(run))
         found[name] = log_of(run) if name == "log.jsonl" else path.read_bytes()
     return found
@@ -46,7 +47,7 @@ def contents(run: Path) -> dict[str, object]:
 
 def log_of(run: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in x.items() if k not in ("seconds", "images_per_second", "data_wait")} for x in lines]
+    return [{k: v for k, v in x.items() if k not in MEASURED} for x in lines]
 
 
 def state_of(run: Path) -> dict[str, torch.Tensor]:
@@ -236,8 +237,9 @@ def gradients_of(plain, augmented, config):
         return torch.ones(())
 
     trainer.optimizer.clip = clip
-    losses, *_ = trainer._step(trainer._read(0).passes, False)
-    return found, losses
+    numbers = passes(0, config.batch_size, config.batch_size, trainer.micro)
+    step = trainer._step([trainer.reader(part) for part in numbers], False)
+    return found, step.values[:-2]
 
 
 @pytest.mark.parametrize("model", [DIT, RIN])

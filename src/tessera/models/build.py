@@ -2,7 +2,8 @@
 
 from typing import cast
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
@@ -21,3 +22,15 @@ def compile_blocks(network: DiT | RIN) -> None:
     """
     for block in cast(nn.ModuleList, network.blocks):
         block.compile(fullgraph=True)
+
+
+def resize_positions(table: Tensor, patches: int) -> Tensor:
+    """A learned table of positions (N, W) of a square grid, interpolated (bicubic) to `patches` of another: (patches,
+    W). What training at another resolution starts from."""
+    side, wanted = round(len(table) ** 0.5), round(patches**0.5)
+    assert (side**2, wanted**2) == (len(table), patches), (len(table), patches)
+    if side == wanted:
+        return table
+    grid = table.float().T.reshape(1, -1, side, side)  # (1, W, side, side)
+    grid = F.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False)
+    return grid.flatten(2)[0].T.to(table.dtype).contiguous()  # (patches, W)

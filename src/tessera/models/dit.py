@@ -48,6 +48,9 @@ class DiTConfig:
     """Height and width of the image latents; a multiple of patch_size."""
     patch_size: int = 2
     """Side of the square of latents behind one token."""
+    position_grid: int | None = None
+    """Side, in tokens, of the grid over which positions are spread; None = the image's own. With that of a smaller
+    image, weights trained there fit a larger one."""
     width: int = 1024
     """Width of all tokens; a multiple of 4 and of heads."""
     depth: int = 24
@@ -76,6 +79,7 @@ class DiTConfig:
                 least = 0 if field.name == "refiner_depth" else 1
                 require(getattr(self, field.name) >= least, field.name, getattr(self, field.name), f"at least {least}")
         require(self.latent_size % self.patch_size == 0, "latent_size", self.latent_size, "a multiple of patch_size")
+        require(self.position_grid is None or self.position_grid >= 1, "position_grid", self.position_grid, "above 0")
         require(
             self.width % 4 == 0 and self.width % self.heads == 0, "width", self.width, "a multiple of 4 and of heads"
         )
@@ -188,7 +192,9 @@ class DiT(Network):
     def reset_buffers(self) -> None:
         side = self.config.latent_size // self.config.patch_size
         weight = self.patch_embedding.weight
-        self.positions = sincos_positions_2d(side, side, self.config.width, weight.device).to(weight.dtype)  # (N, D)
+        step = (self.config.position_grid or side) / side
+        positions = sincos_positions_2d(side, side, self.config.width, weight.device, step=step)
+        self.positions = positions.to(weight.dtype)  # (N, D)
 
     def initialize_special(self) -> None:
         """Modulation starts as the identity at any noise level, with gates of 1: LayerScale alone keeps branches small.

@@ -30,18 +30,21 @@ def sinusoid(values: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)  # (..., channels)
 
 
-def sincos_positions(length: int, width: int, device: torch.device | str | None = None) -> Tensor:
-    """Fixed 1-D positions 0 .. length - 1 -> (length, width) float32, [cos | sin] over the width."""
-    return sinusoid(torch.arange(length, dtype=torch.float32, device=device), width)
+def sincos_positions(length: int, width: int, device: torch.device | str | None = None, step: float = 1.0) -> Tensor:
+    """Fixed 1-D positions 0, step, 2 step, ... -> (length, width) float32, [cos | sin] over the width."""
+    return sinusoid(step * torch.arange(length, dtype=torch.float32, device=device), width)
 
 
-def sincos_positions_2d(height: int, width: int, channels: int, device: torch.device | str | None = None) -> Tensor:
+def sincos_positions_2d(
+    height: int, width: int, channels: int, device: torch.device | str | None = None, step: float = 1.0
+) -> Tensor:
     """Fixed positions of a grid, row-major -> (height * width, channels) float32.
 
     The first half of the channels holds the row's sinusoid, the second half the column's; channels: a multiple of 4.
+    `step`: between neighbours.
     """
-    rows = sincos_positions(height, channels // 2, device)
-    columns = sincos_positions(width, channels // 2, device)
+    rows = sincos_positions(height, channels // 2, device, step)
+    columns = sincos_positions(width, channels // 2, device, step)
     grid = [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)]
     return torch.cat(grid, dim=-1).flatten(0, 1)  # (height * width, channels)
 

@@ -36,8 +36,15 @@ class Checkpoint:
     meta: dict[str, Any]
 
 
-def save(run: Path, num_images: int, tensors: dict[str, Tensor], meta: dict[str, Any], keep: int = 2) -> Path:
-    """Writes the state after `num_images` images, then deletes all but the newest `keep`. Returns its directory.
+def save(
+    run: Path,
+    num_images: int,
+    tensors: dict[str, Tensor],
+    meta: dict[str, Any],
+    keep: int = 2,
+    every: int | None = None,
+) -> Path:
+    """Writes the state after `num_images` images, then prunes with `keep` and `every`. Returns its directory.
 
     Equal states give equal bytes. If it is killed, what is left has another name and is removed by the next `save`.
     """
@@ -58,7 +65,7 @@ def save(run: Path, num_images: int, tensors: dict[str, Tensor], meta: dict[str,
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(f"{final}: the checkpoint cannot be written: {error}") from error
-    prune(run, keep)
+    prune(run, keep, every)
     return final
 
 
@@ -73,9 +80,20 @@ def latest(run: Path) -> Path | None:
     return next(reversed(found(run)), None)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Deletes all but the newest `keep` checkpoints, and what killed saves left."""
-    for old in found(run)[:-keep]:
+def prune(run: Path, keep: int, every: int | None = None) -> None:
+    """Deletes the checkpoints but the newest `keep` and, for each multiple of `every` images (None = of nothing), the
+    first at or after it; and what killed saves left."""
+    there = found(run)
+    stay = set(there[-keep:])
+    if every is not None:
+        reached = 0
+        for path in there:
+            if int(path.name) // every > reached:
+                reached = int(path.name) // every
+                stay.add(path)
+    for old in there:
+        if old in stay:
+            continue
         # Renamed first: a half-deleted directory must not pass for a checkpoint.
         doomed = old.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{old.name}")
         os.rename(old, doomed)

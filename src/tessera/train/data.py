@@ -4,9 +4,10 @@ Every draw has an address: block b of 4096 samples takes its draws from philox(s
 comes from philox(seed, "noise", g). So sample g is the same for any batch size, any number of ranks and across any
 restart, and the loader's whole state is one integer.
 
-B samples, C x S x S latents, L text tokens of width D.
+Reading the records and making batches of them is `tessera.train.batches`.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
@@ -17,16 +18,15 @@ import torch
 
 from tessera.config import UserError
 from tessera.diffusion.schedule import get_schedule
-from tessera.records import Batch, TextEncoding
 from tessera.runtime import philox
-from tessera.shards import dequantize
 
 if TYPE_CHECKING:
-    from tessera.shards import EncodedRecord, EncodedStore
+    from tessera.shards import EncodedStore
 
 BLOCK = 4096  # samples whose draws are made together
+T_DISTRIBUTIONS = ("uniform", "logit_normal")
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
-_KEPT_BLOCKS = 2
+_KEPT_BLOCKS = 4
 _KEPT_ORDERS = 4
 
 
@@ -62,7 +62,7 @@ class Draws:
 
 
 class Algorithm1:
-    """The infinite stream of training samples: paper Algorithm 1, Eq. 2-4.
+    """The infinite stream of training samples: paper Algorithm 1, Eq. 2-4. Threads may share it.
 
     Element g >= 0 is the `Sample` of global number g: t ~ U(0, 1); a sample is augmented where t > `min_t` (the paper's
     tau), with probability `prob` (the paper's p), and g >= `start`; else plain. Each set is walked in a fresh random
@@ -70,7 +70,8 @@ class Algorithm1:
 
     `plain`, `augmented`: sized objects (encoded stores) or record counts; `augmented` may be None where `prob` is 0.
     `schedule`: its name or a function t -> alpha_bar. `caption_drop_prob`, `self_condition_prob`: of every sample,
-    independent of the rest.
+    independent of the rest. `t_distribution`: "uniform" is the paper's; "logit_normal" (Esser et al. 2024, location 0,
+    scale 1) draws middle noise levels more often.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Algorithm1:
         start: int = 0,
         caption_drop_prob: float = 0.0,
         self_condition_prob: float = 0.0,
+        t_distribution: Literal["uniform", "logit_normal"] = "uniform",
     ) -> None:
         self.sizes = (_size(plain), _size(augmented))
         if self.sizes[0] < 1:
@@ -105,7 +107,11 @@ class Algorithm1:
             raise UserError(f"augment_start_image: {start} is negative; it counts images from 0")
         self.min_t, self.prob, self.seed, self.start = min_t, prob, seed, start
         self.caption_drop_prob, self.self_condition_prob = caption_drop_prob, self_condition_prob
+        if t_distribution not in T_DISTRIBUTIONS:
+            raise UserError(f"t_distribution: {t_distribution!r} is none of {', '.join(T_DISTRIBUTIONS)}")
+        self.t_distribution = t_distribution
         self.schedule = get_schedule(schedule) if isinstance(schedule, str) else schedule
+        self._lock = threading.Lock()
         self._augmented_before = [0]  # of block b: augmented samples in blocks 0..b-1
         self._blocks: OrderedDict[int, Draws] = OrderedDict()
         self._orders: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
@@ -128,7 +134,8 @@ class Algorithm1:
         if numbers.size and numbers.min() < 0:
             raise IndexError(f"sample number {numbers.min()} is negative")
         block_of = numbers // BLOCK
-        parts = {int(b): self._block(int(b)) for b in np.unique(block_of)}
+        with self._lock:
+            parts = {int(b): self._block(int(b)) for b in np.unique(block_of)}
 
         def gather(field: str) -> np.ndarray:
             example = getattr(next(iter(parts.values())), field) if parts else np.empty(0)
@@ -144,7 +151,11 @@ class Algorithm1:
 
     def _uniforms(self, block: int, rows: int) -> np.ndarray:
         # Rows: t, rho, caption drop, self-conditioning. The first rows are the same however many are asked for.
-        return philox(self.seed, "draws", block).random((rows, BLOCK))
+        uniforms = philox(self.seed, "draws", block).random((rows, BLOCK))
+        if self.t_distribution == "logit_normal":
+            normal = torch.special.ndtri(torch.from_numpy(uniforms[0]).clamp_min(1e-300))
+            uniforms[0] = normal.sigmoid().numpy()
+        return uniforms
 
     def _augmented(self, block: int, t: np.ndarray, rho: np.ndarray) -> np.ndarray:
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
@@ -209,6 +220,11 @@ class Normalisation:
         shift, scale = (latents.new_tensor(values)[:, None, None] for values in (self.shift, self.scale))
         return (latents - shift) * scale
 
+    def undo(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse: what a codec decodes."""
+        shift, scale = (latents.new_tensor(values)[:, None, None] for values in (self.shift, self.scale))
+        return latents / scale + shift
+
 
 LIMIT_RECORDS = 512
 """Records that `latent_limit` looks at, at most."""
@@ -230,76 +246,25 @@ def latent_limit(store: "EncodedStore", normalise: Normalisation = Normalisation
     return float(f"{float(torch.minimum(usual, largest).max()):.2g}")
 
 
-def load_batch(
-    algorithm: Algorithm1,
+def check_sets(
     plain: "EncodedStore",
     augmented: "EncodedStore | None",
-    numbers: Sequence[int] | np.ndarray,
-    normalise: Normalisation = Normalisation(),
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Batch:
-    """Reads the one chosen record of each sample and makes the batch: latents drawn from the stored posterior
-    (mean + std * noise, a fresh draw at each visit) and normalised, noise by address, text padded to the longest.
-
-    Returns a `Batch`: latents, noise (B, C, H, W) float32; text (B, L, D) in `dtype`; t, alpha_bar (B,) float32.
-    Raises UserError where a store holds no text.
-    """
-    draws = algorithm.draws(numbers)
-    records = []
-    for from_augmented, index in zip(draws.augmented.tolist(), draws.index.tolist()):
-        store = augmented if from_augmented else plain
-        assert store is not None, "Algorithm1 was made with an augmented set"
-        records.append(store[index])
-    # torch, not numpy, turns fp16 into fp32: ten times faster.
-    latents = torch.from_numpy(np.stack([r.latent_mean for r in records])).float()  # (B, C, H, W)
-    noise = torch.empty_like(latents)
-    for i, (number, record) in enumerate(zip(draws.numbers.tolist(), records)):
-        philox(algorithm.seed, "noise", number).standard_normal(out=noise[i].numpy(), dtype=np.float32)
-        if record.latent_std.view(np.uint16).any():  # an exact codec (pixel-unshuffle) has no spread: nothing to draw
-            draw = philox(algorithm.seed, "posterior", number).standard_normal(latents[i].shape, dtype=np.float32)
-            latents[i].addcmul_(torch.from_numpy(record.latent_std).float(), torch.from_numpy(draw))
-    return Batch(
-        latents=normalise(latents).to(device),
-        text=_text(records).to(device, dtype),
-        t=torch.from_numpy(draws.t.astype(np.float32)).to(device),
-        alpha_bar=torch.from_numpy(draws.alpha_bar.astype(np.float32)).to(device),
-        noise=noise.to(device),
-        dropped=torch.from_numpy(draws.drop_caption).to(device),
-        numbers=torch.from_numpy(draws.numbers.copy()).to(device),
-    )
-
-
-def _text(records: "list[EncodedRecord]") -> TextEncoding:
-    """Ragged stored text -> (B, L, D) float32 padded with zeros; every record is unpacked in one go."""
-    if any(r.text_codes is None for r in records):
-        raise UserError("encoded: the store holds no text; encode it with text_encoding int8 or fp16 to train on it")
-    codes = [np.asarray(r.text_codes) for r in records]
-    lengths = [len(c) for c in codes]
-    flat = np.concatenate(codes)  # (sum of L, D)
-    if flat.dtype == np.int8:
-        flat = dequantize(flat, np.concatenate([np.asarray(r.text_scale) for r in records]))
-    embeddings = np.zeros((len(codes), max(lengths), flat.shape[1]), dtype=np.float32)
-    start = 0
-    for row, length in enumerate(lengths):
-        embeddings[row, :length] = flat[start : start + length]
-        start += length
-    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]  # (B, L)
-    return TextEncoding(torch.from_numpy(embeddings), torch.from_numpy(mask))
-
-
-def check_sets(
-    plain: "EncodedStore", augmented: "EncodedStore | None", *, latent_shape: tuple[int, int, int], text_width: int
+    latent_shape: tuple[int, int, int],
+    text_width: int,
+    encodes_text: bool = False,
 ) -> dict[str, Any]:
-    """Raises UserError unless the sets fit the model's shapes and each other. Returns the facts that a run keeps."""
+    """Raises UserError unless the sets fit the model's shapes and each other. Returns the facts that a run keeps.
+
+    `encodes_text`: there is an encoder at hand, so a set may be without text.
+    """
     for store in (plain, augmented):
         if store is None:
             continue
         where = store.directory
         if len(store) == 0:
             raise UserError(f"{where}: the set is empty; encode at least one image")
-        if store.text_encoding == "none":
+        if store.text_encoding == "none" and not encodes_text:
             raise UserError(f"{where}: holds no text; encode it with text_encoding int8 or fp16")
         if tuple(store.latent_shape) != latent_shape:
             raise UserError(f"{where}: latents are {tuple(store.latent_shape)}, the model's config says {latent_shape}")

@@ -1,7 +1,9 @@
 """log.jsonl: one line for each stretch of training, and what its averages are made of."""
 
 import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,11 @@ import numpy as np
 from tessera.files import atomic_path
 
 QUARTERS = 4
+
+
+def quarter_of(t: np.ndarray) -> np.ndarray:
+    """In which quarter of [0, 1] each time lies, 0..3, clean end first."""
+    return np.minimum((t * QUARTERS).astype(np.int64), QUARTERS - 1)
 
 
 class Window:
@@ -28,7 +35,7 @@ class Window:
 
     def add(self, losses: np.ndarray, t: np.ndarray, augmented: np.ndarray, grad_norm: float) -> None:
         """One step: losses, times and which set, of each sample (batch,); the gradient's norm before clipping."""
-        quarter = np.minimum((t * QUARTERS).astype(np.int64), QUARTERS - 1)
+        quarter = quarter_of(t)
         counts = np.bincount(quarter, minlength=QUARTERS).tolist()
         totals = np.bincount(quarter, weights=losses, minlength=QUARTERS).tolist()
         sums = self.sums
@@ -56,7 +63,7 @@ def _mean(total: float, count: int) -> float | None:
 
 
 class Log:
-    """Appends to log.jsonl. Everything but `seconds`, `images_per_second` and `data_wait` is the same on every run.
+    """Appends to log.jsonl. Everything but `MEASURED` is the same on every run.
 
     | field | meaning |
     |---|---|
@@ -68,21 +75,33 @@ class Log:
     | seconds | of training in all, without the time between a stop and a resume |
     | images_per_second | since the last line |
     | data_wait | share of that time in which the step waited for data, 0..1 |
+    | tflops | TFLOP/s of each device by formula (`tessera.models.flops`), from the texts' mean length |
+    | peak_share | of the device's stated peak, if that was given |
+    | memory_gb | most memory in use so far: the device's, on a CPU the process's |
+    | validation, validation_ema | loss on the held-out records, in all and by t, where it was measured on this line |
     """
 
     def __init__(self, path: Path, num_images: int, window: dict[str, Any] | None) -> None:
         """Drops the lines after `num_images`: the run goes on from there."""
         self.path, self.window = path, Window(window)
-        kept = [line for line in _lines(path) if line["num_images"] <= num_images]
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(_dump(line) for line in kept), encoding="utf-8", newline="\n")
+        kept = keep_lines(path, num_images)
         self._before = kept[-1]["seconds"] if kept else 0.0
         self._began = self._line_began = time.monotonic()
         self._line_images = num_images
         self.data_wait = 0.0
+        self.tokens = self.texts = 0
+        """Of the batches since the last line: text tokens and captions."""
 
-    def write(self, num_images: int, lr: float) -> dict[str, Any]:
-        """Ends the stretch with a line, which is returned."""
+    def write(
+        self,
+        num_images: int,
+        lr: float,
+        further: dict[str, Any] | None = None,
+        flops: Callable[[float], float] | None = None,
+        peak_tflops: float | None = None,
+    ) -> dict[str, Any]:
+        """Ends the stretch with a line, which is returned. `further`: what was measured at its end. `flops`: a training
+        image's FLOPs on one device, for a mean number of text tokens."""
         now = time.monotonic()
         seconds = max(now - self._line_began, 1e-9)
         line = {
@@ -93,11 +112,50 @@ class Log:
             "images_per_second": round((num_images - self._line_images) / seconds, 2),
             "data_wait": round(self.data_wait / seconds, 4),
         }
-        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(_dump(line))
-        self.window, self.data_wait = Window(), 0.0
+        if flops is not None and self.texts:
+            line["tflops"] = _rounded(flops(self.tokens / self.texts) * line["images_per_second"] / 1e12)
+            if peak_tflops is not None:
+                line["peak_share"] = _rounded(line["tflops"] / peak_tflops)
+        line["memory_gb"] = _rounded(peak_memory() / 1e9)
+        line |= further or {}
+        append_line(self.path, line)
+        self.window, self.data_wait, self.tokens, self.texts = Window(), 0.0, 0, 0
         self._line_began, self._line_images = now, num_images
         return line
+
+
+MEASURED = ("seconds", "images_per_second", "data_wait", "tflops", "peak_share", "memory_gb")
+"""The fields that differ between equal runs."""
+
+
+def _rounded(value: float) -> float:
+    """Four digits."""
+    return float(f"{value:.4g}")
+
+
+def peak_memory() -> int:
+    """Bytes: the most that this process ever had on its GPU; without one, in main memory."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    import resource  # Unix alone has it
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def keep_lines(path: Path, num_images: int) -> list[dict[str, Any]]:
+    """Drops a file's lines after `num_images`; returns the others."""
+    kept = [line for line in _lines(path) if line["num_images"] <= num_images]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(_dump(line) for line in kept), encoding="utf-8", newline="\n")
+    return kept
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8", newline="\n") as file:
+        file.write(_dump(line))
 
 
 def _dump(line: dict[str, Any]) -> str:

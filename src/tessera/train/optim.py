@@ -11,19 +11,20 @@ Three kinds of parameter:
 # pyright: reportPrivateImportUsage=false
 # torch's own optimisers are made of the _foreach_ functions; they have no public name.
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from tessera.config import UserError
+from tessera.train.optimizers import Lamb, Muon, orthogonalize
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
-NEWTON_SCHULZ_STEPS = 5
+__all__ = ["EMA", "Lamb", "MasterOptimizer", "Muon", "OptimConfig", "kinds", "lr_fraction", "orthogonalize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,115 +92,45 @@ def kinds(network: nn.Module) -> dict[str, Literal["hidden", "matrix", "other"]]
     return found
 
 
-class Lamb(Optimizer):
-    """LAMB (You et al. 2020, Algorithm 2): Adam's step times |w| / |step|, unclipped, where a group has `adapt`."""
-
-    def __init__(self, params: Iterable[dict[str, Any]], betas: tuple[float, float], eps: float = 1e-6) -> None:
-        super().__init__(params, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0, "adapt": True})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {
-                        "step": torch.zeros(()),
-                        "exp_avg": torch.zeros_like(p),
-                        "exp_avg_sq": torch.zeros_like(p),
-                    }
-            grads = [p.grad for p in params if p.grad is not None]
-            steps, mean, square = ([self.state[p][k] for p in params] for k in ("step", "exp_avg", "exp_avg_sq"))
-            beta1, beta2 = group["betas"]
-            torch._foreach_add_(steps, 1)
-            count = float(steps[0])
-            torch._foreach_lerp_(mean, grads, 1 - beta1)
-            torch._foreach_mul_(square, beta2)
-            torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
-            below = torch._foreach_sqrt(square)
-            torch._foreach_div_(below, math.sqrt(1 - beta2**count))
-            torch._foreach_add_(below, group["eps"])
-            update = torch._foreach_div(mean, below)
-            torch._foreach_div_(update, 1 - beta1**count)
-            if group["weight_decay"]:
-                torch._foreach_add_(update, params, alpha=group["weight_decay"])
-            if group["adapt"]:
-                weights = torch.stack(torch._foreach_norm(params))
-                changes = torch.stack(torch._foreach_norm(update))
-                trust = torch.where((weights > 0) & (changes > 0), weights / changes, torch.ones_like(weights))
-                torch._foreach_mul_(update, list(trust.unbind()))
-            torch._foreach_add_(params, update, alpha=-group["lr"])
-
-
-class Muon(Optimizer):
-    """Muon (Jordan et al. 2024): Nesterov momentum, its matrix made orthogonal by five Newton-Schulz steps, times
-    sqrt(max(1, rows / columns)). The rule of torch.optim.Muon; but matrices of one shape, or its transpose, are worked
-    on together, which takes a third less time on a small network. `dtype`: what those five steps are computed in."""
-
-    def __init__(self, params: Iterable[Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(params, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0})
-        self.dtype = dtype
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
-            grads = [p.grad for p in params if p.grad is not None]
-            momentum = [self.state[p]["momentum_buffer"] for p in params]
-            torch._foreach_lerp_(momentum, grads, 1 - group["momentum"])
-            ahead = torch._foreach_lerp(grads, momentum, group["momentum"])
-            shapes: dict[tuple[int, ...], list[int]] = {}
-            for i, p in enumerate(params):
-                shapes.setdefault(tuple(sorted(p.shape)), []).append(i)
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            for members in shapes.values():
-                wide = torch.stack([_wide(ahead[i]) for i in members]).to(self.dtype)  # (n, small, large)
-                for i, direction in zip(members, orthogonalize(wide).float()):
-                    rows, columns = params[i].shape
-                    scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
-                    params[i].add_(direction if rows <= columns else direction.T, alpha=-scale)
-
-
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-
-
-def orthogonalize(x: Tensor) -> Tensor:
-    """(n, rows, columns), rows <= columns -> nearly U V^T of each matrix: singular values end near 0.7 to 1.2."""
-    a, b, c = NEWTON_SCHULZ
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT  # (n, rows, rows)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
+def part_of(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that is split over the ranks (the same memory); any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
 
 
 class MasterOptimizer:
     """The weights in fp32, whatever the network computes in, and the step on them.
 
     For an fp32 network the masters are its own parameters. For a bf16 network they are fp32 copies: gradients go up to
-    them (`add_gradients`), the rounded new weights come back down at the end of `step`.
+    them (`add_gradients`), the rounded new weights come back down at the end of `step`. For a network that is split
+    over the ranks they are this rank's parts of its fp32 parameters.
     """
 
-    def __init__(self, network: nn.Module, config: OptimConfig, compute: torch.dtype = torch.float32) -> None:
-        """`network` is in fp32 and is turned into `compute` here."""
-        self.config = config
+    def __init__(
+        self,
+        network: nn.Module,
+        config: OptimConfig,
+        compute: torch.dtype = torch.float32,
+        add_up: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        """`network` is in fp32 and is turned into `compute` here, unless it is split over the ranks: then `add_up`
+        sums a tensor over them, in place."""
+        self.config, self.add_up = config, add_up
         self.names = [name for name, _ in network.named_parameters()]
         own: list[Tensor] = list(network.parameters())
-        if compute == torch.float32:
-            self.masters: list[Tensor] = own
-        else:
+        self.copied = add_up is None and compute != torch.float32
+        if add_up is not None:
+            if config.name == "muon":
+                raise UserError("optim.name: muon needs whole matrices; train without --shard, or with adamw or lamb")
+            self.masters: list[Tensor] = [part_of(p.detach()) for p in own]
+        elif self.copied:
             self.masters = [p.detach().clone() for p in own]
             network.to(compute)
+        else:
+            self.masters = own
         self.network: list[Tensor] = list(network.parameters())
         self.optimizers = self._build(kinds(network), compute)
+        self.masked = self.masters[0].device.type == "cuda"
+        """Whether a step is skipped on the device, so that nobody waits for its answer."""
 
     def _build(self, kind_of: dict[str, Literal["hidden", "matrix", "other"]], compute: torch.dtype) -> list[Optimizer]:
         by_kind = {
@@ -214,7 +145,9 @@ class MasterOptimizer:
         ]
         groups = [g for g in groups if g["params"]]
         if c.name == "lamb":
-            return [Lamb([g | {"adapt": g["params"] is decayed} for g in groups], c.betas)]
+            lamb = Lamb([g | {"adapt": g["params"] is decayed} for g in groups], c.betas)
+            lamb.add_up = self.add_up
+            return [lamb]
         fused = self.masters[0].device.type in ("cpu", "cuda")
         adamw = AdamW(groups, lr=c.lr, betas=c.betas, fused=fused or None)
         if not muon:
@@ -226,9 +159,9 @@ class MasterOptimizer:
     @torch.no_grad()
     def add_gradients(self) -> None:
         """Takes the network's gradients, adds them to the masters' and clears the network's. Once per backward pass."""
-        if self.masters[0] is self.network[0]:
+        if not self.copied and self.add_up is None:
             return  # autograd has added them already
-        pairs = [(m, p.grad) for m, p in zip(self.masters, self.network) if p.grad is not None]
+        pairs = [(m, part_of(p.grad)) for m, p in zip(self.masters, self.network) if p.grad is not None]
         for master, _ in pairs:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
@@ -249,21 +182,53 @@ class MasterOptimizer:
     def clip(self) -> Tensor:
         """Scales the whole gradient down to `clip_norm`; returns its norm before that, a scalar on the device."""
         norm = torch.nn.utils.get_total_norm(self.gradients())
+        if self.add_up is not None:
+            square = norm.square()
+            self.add_up(square)
+            norm = square.sqrt()
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.masters, self.config.clip_norm, norm)
         return norm
 
     @torch.no_grad()
-    def step(self, lr_fraction: float) -> None:
-        """One step at this fraction of the peak learning rates; the gradients are cleared."""
+    def step(self, lr_fraction: float, skip: Tensor | None = None) -> None:
+        """One step at this fraction of the peak learning rates; the gradients are cleared.
+
+        skip: a bool on the device; where it is True all stays as it is. None = False.
+        """
+        if skip is not None and not self.masked:
+            if skip:
+                self.zero_grad()
+                return
+            skip = None
         for optimizer in self.optimizers:
+            optimizer.found_inf = None if skip is None else skip.float()  # type: ignore[attr-defined]
             peak = self.config.muon_lr if isinstance(optimizer, Muon) else self.config.lr
             for group in optimizer.param_groups:
                 group["lr"] = peak * lr_fraction
             optimizer.step()
-        if self.masters[0] is not self.network[0]:
-            torch._foreach_copy_(self.network, self.masters)
+        self.refresh()
         self.zero_grad()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Rounds the masters into the network, if that has copies of its own."""
+        if self.copied:
+            torch._foreach_copy_(self.network, self.masters)
+
+    @contextlib.contextmanager
+    def using(self, weights: list[Tensor]) -> Iterator[None]:
+        """The network computes with these fp32 weights, an average say, as long as this lasts."""
+        kept = [] if self.copied else [m.detach().clone() for m in self.masters]
+        with torch.no_grad():
+            torch._foreach_copy_(self.network if self.copied else self.masters, weights)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                if kept:
+                    torch._foreach_copy_(self.masters, kept)
+            self.refresh()
 
     def zero_grad(self) -> None:
         for tensor in (*self.masters, *self.network):
@@ -295,8 +260,7 @@ class MasterOptimizer:
             params = [p for group in optimizer.param_groups for p in group["params"]]
             whole["state"] = {i: fields[n] for i, p in enumerate(params) if (n := name_of[id(p)]) in fields}
             optimizer.load_state_dict(whole)
-        if self.masters[0] is not self.network[0]:
-            torch._foreach_copy_(self.network, self.masters)
+        self.refresh()
 
 
 class EMA:
@@ -311,6 +275,13 @@ class EMA:
         self.weights = [w.detach().clone() for w in weights]
 
     @torch.no_grad()
-    def update(self, weights: list[Tensor], step: int) -> None:
+    def update(self, weights: list[Tensor], step: int, skip: Tensor | None = None) -> None:
+        """Takes in the weights after step number `step`. skip: a bool on the device; True: all stays as it is."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        torch._foreach_lerp_(self.weights, [w.detach() for w in weights], 1 - decay)
+        current = [w.detach() for w in weights]
+        if skip is None:
+            torch._foreach_lerp_(self.weights, current, 1 - decay)
+        else:
+            share = torch.where(skip, 0.0, 1 - decay)
+            for average, weight in zip(self.weights, current):
+                average.lerp_(weight, share)

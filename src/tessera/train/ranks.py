@@ -1,10 +1,12 @@
 """The processes of a run: torchrun's ranks, and the signals that stop them."""
 
 import contextlib
+import functools
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -44,21 +46,99 @@ def add_up(tensors: list[torch.Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def add_up_one(tensor: torch.Tensor) -> None:
+    """Sums a tensor over the ranks, in place."""
+    dist.all_reduce(tensor)
+
+
+BUCKET_NUMBERS = 8_000_000  # gradients in one exchange: 32 MB
+
+
+class GradientExchange:
+    """Sums the masters' gradients over the ranks while the backward pass still computes others.
+
+    Gradients lie in buckets, the last layers' first, since they are ready first. During the step's last backward pass
+    each network gradient is added to its master's as soon as it is there, and a full bucket is sent off; always in the
+    same order on all ranks. In fp32, whatever the network computes in.
+    """
+
+    def __init__(self, masters: list[torch.Tensor], network: list[torch.Tensor], bucket: int = BUCKET_NUMBERS) -> None:
+        self.masters, self.copied = masters, masters[0] is not network[0]
+        self.members: list[list[int]] = [[]]
+        size = 0
+        for i in reversed(range(len(masters))):
+            if self.members[-1] and size + masters[i].numel() > bucket:
+                self.members.append([])
+                size = 0
+            self.members[-1].append(i)
+            size += masters[i].numel()
+        self.bucket_of = {i: b for b, members in enumerate(self.members) for i in members}
+        self.flat = [
+            torch.zeros(sum(masters[i].numel() for i in members), device=masters[0].device) for members in self.members
+        ]
+        self.armed = False
+        for i, parameter in enumerate(network):
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._ready, i))
+
+    def begin(self) -> None:
+        """Before the first backward pass of a step: gradients are zero, and views of the buckets."""
+        for flat, members in zip(self.flat, self.members):
+            flat.zero_()
+            at = 0
+            for i in members:
+                master = self.masters[i]
+                master.grad = flat[at : at + master.numel()].view_as(master)
+                at += master.numel()
+
+    def arm(self) -> None:
+        """Before the last backward pass."""
+        self.missing = [len(members) for members in self.members]
+        self.sent: list[Any] = []
+        self.armed = True
+
+    def _ready(self, i: int, parameter: torch.Tensor) -> None:
+        if not self.armed:
+            return
+        if self.copied and parameter.grad is not None:
+            gradient = self.masters[i].grad
+            assert gradient is not None
+            gradient.add_(parameter.grad)
+            parameter.grad = None
+        self.missing[self.bucket_of[i]] -= 1
+        while len(self.sent) < len(self.flat) and self.missing[len(self.sent)] == 0:
+            self._send()
+
+    def _send(self) -> None:
+        self.sent.append(dist.all_reduce(self.flat[len(self.sent)], async_op=True))
+
+    def finish(self) -> None:
+        """After the last backward pass: the masters' gradients are the sums. Parameters that got none count as zero."""
+        self.armed = False
+        while len(self.sent) < len(self.flat):
+            self._send()
+        for work in self.sent:
+            work.wait()
+
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
 @contextlib.contextmanager
 def delayed_signals() -> Iterator[list[int]]:
-    """Notes Ctrl-C and SIGTERM in a list instead of stopping at once: half a step cannot be resumed. A second one
-    raises KeyboardInterrupt where it finds the program."""
+    """Notes Ctrl-C, SIGTERM and SIGUSR1 (Slurm's notice before preemption) in a list instead of stopping at once: half
+    a step cannot be resumed. A second Ctrl-C or SIGTERM raises KeyboardInterrupt where it finds the program."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may set handlers
         return
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if caught:
+        urgent = (signal.SIGINT, signal.SIGTERM)
+        if number in urgent and any(earlier in urgent for earlier in caught):
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
         yield caught
     finally:

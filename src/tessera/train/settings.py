@@ -1,13 +1,18 @@
 """What a training run is told."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
+import torch
 
 from tessera.config import UserError
 from tessera.diffusion.loss import PREDICTIONS
 from tessera.diffusion.schedule import SCHEDULES
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
+from tessera.train.data import T_DISTRIBUTIONS
 from tessera.train.optim import OptimConfig
 
 
@@ -37,6 +42,10 @@ class TrainConfig:
     """The paper's p: how often there, in [0, 1]. 0 = never; no augmented set is needed then."""
     augment_start_image: int = 0
     """Augmented images only from this sample number on: a second phase."""
+    t_distribution: Literal["uniform", "logit_normal"] = "uniform"
+    """How t is drawn; the paper's is uniform."""
+    min_snr_gamma: float | None = None
+    """Limits the weight of nearly clean samples (min-SNR, Hang et al. 2023), > 0; the paper has no such limit: None."""
     caption_drop_prob: float = 0.1
     """How often a caption is replaced by the null condition, which guidance needs, in [0, 1]."""
     self_condition_prob: float = 0.9
@@ -46,28 +55,49 @@ class TrainConfig:
     """Per step, in [0, 1)."""
     ema_warmup: bool = True
     """Averages over a growing part of a short run, so that the random start is forgotten."""
+    ema_extra_decays: tuple[float, ...] = ()
+    """Further averages kept beside it, to choose from afterwards; each costs a copy of the weights."""
     compute: Literal["fp32", "bf16"] = "bf16"
     """What the network computes in; weights, optimiser and EMA are fp32 either way."""
     seed: int = 0
     """Of the starting weights and of every draw, >= 0."""
     checkpoint_every_images: int = 1_000_000
     """Images between checkpoints, >= 1; there is one at the end in any case."""
+    keep_checkpoints: int = 2
+    """So many of the newest checkpoints are kept while training, >= 1; a finished run keeps its last one."""
+    keep_every_images: int | None = None
+    """And for ever the first checkpoint at or after each multiple of this, >= 1; None = no others."""
     log_every_images: int = 10_000
     """Images between lines of log.jsonl, >= 1."""
+    validation_records: int = 0
+    """So many records at the end of the plain set are not trained on; their loss is measured. 0 = none."""
+    validate_every_images: int | None = None
+    """Images between two such measurements, >= 1; None = with each checkpoint."""
+    sample_every_images: int | None = None
+    """Images between two grids of pictures drawn with the averaged weights, >= 1; None = none."""
     threads: int | None = None
     """CPU threads of torch; None = its own choice."""
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "batch_size", "checkpoint_every_images", "log_every_images"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is below 1")
+        counts = ("num_images", "batch_size", "checkpoint_every_images", "log_every_images", "keep_checkpoints")
+        for name in (*counts, "keep_every_images", "validate_every_images", "sample_every_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}: {value} is below 1")
         for name in ("augment_min_t", "augment_prob", "caption_drop_prob", "self_condition_prob", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
         if self.ema_decay == 1:
             raise UserError("ema_decay: 1 would keep the random start; give a value below 1, such as 0.999")
-        if self.augment_start_image < 0 or self.seed < 0:
-            raise UserError("augment_start_image and seed must not be negative")
+        extra = self.ema_extra_decays
+        if not all(0 <= decay < 1 for decay in extra) or len({*extra, self.ema_decay}) != len(extra) + 1:
+            raise UserError(f"ema_extra_decays: {list(extra)} must be in [0, 1), none twice, none equal to ema_decay")
+        if self.augment_start_image < 0 or self.seed < 0 or self.validation_records < 0:
+            raise UserError("augment_start_image, validation_records and seed must not be negative")
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise UserError(f"min_snr_gamma: {self.min_snr_gamma} is not above 0; None = off")
+        if self.t_distribution not in T_DISTRIBUTIONS:
+            raise UserError(f"t_distribution: {self.t_distribution!r} is none of {', '.join(T_DISTRIBUTIONS)}")
         if self.num_images % self.batch_size:
             below = self.num_images // self.batch_size * self.batch_size
             near = f"{below} or {below + self.batch_size}" if below else str(self.batch_size)
@@ -90,3 +120,25 @@ class TrainConfig:
             raise UserError(f"prediction {self.prediction!r} or compute {self.compute!r} is unknown")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads: {self.threads} is below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """The means by which a run is carried out. They are not what is trained, so they may differ from call to call."""
+
+    compile: bool | None = None
+    """Compile each block of the network; None = on a GPU."""
+    shard: bool = False
+    """Split weights, optimiser and averages over the ranks (FSDP2), for networks that do not fit otherwise."""
+    peak_tflops: float | None = None
+    """The device's stated peak in TFLOP/s, of which the log then says the share reached; None = unknown."""
+    wandb: str | None = None
+    """Log to this Weights & Biases project too; None = no."""
+    encode_text: Callable[[Sequence[str]], Sequence[np.ndarray]] | None = None
+    """Captions -> an array (L, D) each, for sets without stored text."""
+    decode: Callable[[torch.Tensor], np.ndarray] | None = None
+    """Stored latents (B, C, H, W) -> uint8 (B, S, S, 3), for grids of pictures."""
+
+    def __post_init__(self) -> None:
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise UserError(f"peak_tflops: {self.peak_tflops} is not above 0")

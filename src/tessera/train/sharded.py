@@ -1,0 +1,48 @@
+"""Weights, optimiser and averages split over the ranks with FSDP2, for networks that do not fit a device whole.
+
+Every rank still computes with the whole network, gathered in the compute type for the forward and the backward pass and
+given back after it; its fp32 weights, their gradients, the optimiser's state and the averages are kept in parts, rank
+r having the r-th chunk of each tensor's first dimension. Checkpoints hold whole tensors, so that any number of ranks,
+split or not, goes on from them.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from tessera.models.layers import MLP, SelfBlock
+
+
+class Shards:
+    """A network split over the ranks, in place, and the way between whole tensors and their parts."""
+
+    def __init__(self, network: nn.Module, compute: torch.dtype) -> None:
+        """`network` is in fp32. Layers that are called as modules are gathered one by one, the rest at once."""
+        # alpha_bar must stay in fp32: nothing but the weights is cast.
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for module in [m for m in network.modules() if isinstance(m, SelfBlock)]:
+            fully_shard(module, mp_policy=policy)
+        inside = {id(part) for m in network.modules() if isinstance(m, SelfBlock) for part in m.modules()}
+        for module in [m for m in network.modules() if isinstance(m, MLP) and id(m) not in inside]:
+            fully_shard(module, mp_policy=policy)
+        # Given back after every pass: averages are put in the weights' place between them.
+        fully_shard(network, mp_policy=policy, reshard_after_forward=True)
+        register_fsdp_forward_method(network, "encode_text")
+        self.layout: dict[str, DTensor] = {}
+        for name, parameter in network.named_parameters():
+            assert isinstance(parameter.data, DTensor)
+            self.layout[name] = parameter.data
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """The whole of a tensor like the parameter `name`; all ranks have to ask."""
+        like = self.layout[name]
+        split = DTensor.from_local(
+            part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
+        return split.full_tensor()
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """The inverse of `whole`; no exchange."""
+        like = self.layout[name]
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None).to_local()
