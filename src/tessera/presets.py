@@ -15,6 +15,7 @@ from tessera.curate.encode import EncodeConfig
 from tessera.evaluate.miniature import EvaluateConfig
 from tessera.evaluate.prompts import PromptConfig
 from tessera.generate.folder import GenerateConfig
+from tessera.imagenet import TRAIN_PRESETS, arms_of
 from tessera.miniature import WorldConfig
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
@@ -307,9 +308,16 @@ def load_train_preset(name: str, *, num_images: int | None = None, seed: int | N
         if not isinstance(config, TrainConfig):
             raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a TrainConfig")
     else:
-        arms = {arm.name: arm for arm in lookup(preset, RUN_PRESETS)().arms}
+        preset = preset.replace("_", "-")
+        if preset in TRAIN_PRESETS:
+            arms = arms_of(TRAIN_PRESETS[preset]())
+        else:
+            known = {known: RUN_PRESETS.get(known) for known in (*RUN_PRESETS, *TRAIN_PRESETS)}
+            found = lookup(preset, known)
+            assert found is not None
+            arms = {arm.name: arm.train for arm in found().arms}
         if not colon:
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
-        config = lookup(arm_name, arms, f"arm of {preset}").train
+        config = lookup(arm_name, arms, f"arm of {preset}")
     changes = {"num_images": num_images, "seed": seed}
     return replace(config, **{field: value for field, value in changes.items() if value is not None})

@@ -1,7 +1,7 @@
 """The verbs from encoded records to usable weights."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tessera.cli.shown import say
 
@@ -13,35 +13,69 @@ def train(
     augmented: Path | None = None,
     num_images: int | None = None,
     seed: int | None = None,
+    init: Path | None = None,
     device: str | None = None,
+    compile: bool | None = None,
+    shard: bool = False,
+    peak_tflops: float | None = None,
+    wandb: str | None = None,
     resume: bool = False,
 ) -> None:
     """Trains one arm of a preset on encoded sets (Algorithm 1); running again goes on from the last checkpoint.
 
     Example: tessera train miniature:ta_ia --plain encoded/plain --augmented encoded/mixed --out runs/ta_ia
 
+    On all GPUs of a machine: torchrun --nproc-per-node gpu -m tessera.cli train ...; on several: runs/slurm.sh.
+
     Args:
-        preset: PRESET:ARM, for example miniature:ta_ia, or FILE.py:FUNCTION that returns a TrainConfig.
+        preset: PRESET:ARM, for example dit-i-l2:ta_ia, or FILE.py:FUNCTION that returns a TrainConfig.
         plain: Directory made by encode.
         out: Run directory to make.
         augmented: Directory made by encode from a recipe.
         num_images: Samples to see in all, in place of the preset's.
         seed: Seed, in place of the preset's.
+        init: Start from these weights, a directory made by export or import-published; at random by default.
         device: cuda, mps or cpu; the best there is by default.
+        compile: Compile the network's blocks; on a GPU by default.
+        shard: Split weights and optimiser over torchrun's processes, for networks that do not fit otherwise.
+        peak_tflops: Stated peak of a device in TFLOP/s, such as 790; the log then says which share is reached.
+        wandb: Log to this project of Weights & Biases too.
         resume: Fail if there is no run to go on with.
     """
     from tessera.presets import load_train_preset
+    from tessera.train.loop import Means
     from tessera.train.loop import train as train_all
 
     config = load_train_preset(preset, num_images=num_images, seed=seed)
-    train_all(out, plain, augmented, config, resume=resume, device=device)
+    encode_text, decode = _frozen(plain, augmented, draws=config.sample_every_images is not None)
+    means = Means(
+        compile=compile, shard=shard, peak_tflops=peak_tflops, wandb=wandb, encode_text=encode_text, decode=decode
+    )
+    train_all(out, plain, augmented, config, resume=resume, device=device, init=init, means=means)
     say(out)
+
+
+def _frozen(plain: Path, augmented: Path | None, *, draws: bool) -> tuple[Any, Any]:
+    """The pretrained networks that a training needs, which `tessera.train` does not know: an encoder of captions where
+    a set holds no text, a decoder of latents where pictures are drawn."""
+    from tessera.frozen.text import load_text_encoder
+    from tessera.frozen.vae import load_codec
+    from tessera.shards import open_encoded
+
+    stores = [open_encoded(path) for path in (plain, augmented) if path is not None]
+    encode_text = decode = None
+    if any(store.text_encoding == "none" for store in stores) and "text_encoder" in stores[0].facts:
+        encode_text = load_text_encoder(stores[0].facts["text_encoder"]).encode
+    if draws and "latent_codec" in stores[0].facts:
+        decode = load_codec(stores[0].facts["latent_codec"]).decode
+    return encode_text, decode
 
 
 def export(
     run: Annotated[Path, "positional"],
     out: Path,
     weights: Literal["ema", "online"] = "ema",
+    ema_decay: float | None = None,
     guidance_scale: float = 3.0,
     steps: int = 250,
     clip_denoised: float | None = None,
@@ -54,6 +88,7 @@ def export(
         run: Directory made by train.
         out: Directory to make.
         weights: The averaged weights or the last ones.
+        ema_decay: Which of the run's averages, by its decay; the main one by default.
         guidance_scale: Default guidance w: uncond + w (cond - uncond).
         steps: Default number of sampling steps.
         clip_denoised: Largest absolute value of the predicted latents; by default what the training latents reach.
@@ -62,7 +97,11 @@ def export(
     from tessera.train.export import export as export_all
 
     config = ExportConfig(
-        weights=weights, guidance_scale=guidance_scale, sampling_steps=steps, clip_denoised=clip_denoised
+        weights=weights,
+        ema_decay=ema_decay,
+        guidance_scale=guidance_scale,
+        sampling_steps=steps,
+        clip_denoised=clip_denoised,
     )
     export_all(out, run, config)
     say(out)

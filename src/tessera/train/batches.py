@@ -21,7 +21,7 @@ from tessera.config import UserError
 from tessera.records import Batch, TextEncoding
 from tessera.runtime import philox, rank, world_size
 from tessera.shards import GROUP, EncodedRecord, EncodedStore
-from tessera.train.data import Algorithm1, Normalisation
+from tessera.train.data import AS_STORED, Algorithm1, Normalisation
 
 EncodeText = Callable[[Sequence[str]], Sequence[np.ndarray]]
 """Captions -> one float array (L, D) each; for stores without text."""
@@ -128,7 +128,7 @@ class Reader:
         algorithm: Algorithm1,
         plain: EncodedStore,
         augmented: EncodedStore | None,
-        normalise: Normalisation = Normalisation(),
+        normalise: Normalisation = AS_STORED,
         *,
         encode_text: EncodeText | None = None,
         multiple: int = 1,
@@ -203,7 +203,7 @@ def load_batch(
     plain: EncodedStore,
     augmented: EncodedStore | None,
     numbers: Sequence[int] | np.ndarray,
-    normalise: Normalisation = Normalisation(),
+    normalise: Normalisation = AS_STORED,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,

@@ -226,11 +226,13 @@ class Normalisation:
         return latents / scale + shift
 
 
+AS_STORED = Normalisation()
+
 LIMIT_RECORDS = 512
 """Records that `latent_limit` looks at, at most."""
 
 
-def latent_limit(store: "EncodedStore", normalise: Normalisation = Normalisation()) -> float:
+def latent_limit(store: "EncodedStore", normalise: Normalisation = AS_STORED) -> float:
     """How large normalised latents are, as a limit for a predicted x0: over channels the largest |mean| + 3 std, but no
     more than the largest value there is. Two significant digits, from records spread over the whole set.
     """

@@ -11,7 +11,7 @@ from tessera.files import open_stage, read_manifest
 from tessera.models.build import build_network
 from tessera.shards import unpack_floats
 from tessera.train import checkpoint
-from tessera.train.loop import TrainConfig
+from tessera.train.loop import TrainConfig, average_name
 from tessera.weights import ExportInfo, save_export
 
 
@@ -21,6 +21,8 @@ class ExportConfig:
 
     weights: Literal["ema", "online"] = "ema"
     """The averaged weights (the paper's results) or the last ones."""
+    ema_decay: float | None = None
+    """Which of the run's averages: its ema_decay or one of its ema_extra_decays; None = the former."""
     guidance_scale: float = 3.0
     """uncond + w (cond - uncond): 1 = off."""
     sampling_steps: int = 250
@@ -42,6 +44,18 @@ class ExportConfig:
             )
 
 
+def _prefix(config: ExportConfig, trained: TrainConfig) -> str:
+    """Under which the wanted weights stand in a checkpoint."""
+    if config.weights == "online":
+        return "master/"
+    if config.ema_decay in (None, trained.ema_decay):
+        return "ema/"
+    if config.ema_decay not in trained.ema_extra_decays:
+        there = ", ".join(f"{decay:g}" for decay in (trained.ema_decay, *trained.ema_extra_decays))
+        raise UserError(f"ema_decay: the run has no average with decay {config.ema_decay}; it has {there}")
+    return f"{average_name(config.ema_decay)}/"
+
+
 def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
     """Writes the weights of the complete run `run` to `out`, for `tessera.weights.load_export`.
 
@@ -60,7 +74,7 @@ def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
     state = checkpoint.load(newest)
     if state.num_images != manifest.counts["num_images"]:
         raise UserError(f"{newest}: is not the last checkpoint of {run}; delete the directory and train again")
-    prefix = {"ema": "ema/", "online": "master/"}[config.weights]
+    prefix = _prefix(config, trained)
     with torch.device("meta"):
         network = build_network(trained.model)
     weights = {name.removeprefix(prefix): w for name, w in state.tensors.items() if name.startswith(prefix)}

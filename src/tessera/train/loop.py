@@ -166,7 +166,7 @@ class _Trainer:
             compile_blocks(self.network)
         masters = self.optimizer.masters
         self.averages = {"ema": EMA(masters, config.ema_decay, config.ema_warmup)}
-        self.averages |= {f"ema@{d:g}": EMA(masters, d, config.ema_warmup) for d in config.ema_extra_decays}
+        self.averages |= {average_name(d): EMA(masters, d, config.ema_warmup) for d in config.ema_extra_decays}
         self.self_conditioned = isinstance(config.model, RINConfig) and config.self_condition_prob > 0
         self.algorithm = Algorithm1(
             len(plain) - config.validation_records,
@@ -445,6 +445,11 @@ class _Trainer:
         for name, average in self.averages.items():
             for parameter, weight in zip(self.optimizer.names, average.weights):
                 weight.copy_(tensors[f"{name}/{parameter}"])
+
+
+def average_name(decay: float) -> str:
+    """What an extra average is called in checkpoints and in the log."""
+    return f"ema@{decay!r}"
 
 
 def _parameter_of(key: str) -> str:
