@@ -1,8 +1,7 @@
 """Presets of the paper's full-size trainings, for `tessera train`: each as aio, ta and ta_ia (paper Table 1).
 
-All follow the one recipe that was published, CAD-I's (docs/differences.md says what is ours). FLOPs by formula at 190
-text tokens: 1.7e20 for 250k steps, 60 hours on one H200 at 790 TFLOP/s, 100 hours at 60% of that. The loss curve, the
-loss on 2048 held-out records and a grid of pictures stand in the run's folder. runs/imagenet.sh is the paper in order.
+All follow the one recipe that was published, CAD-I's (docs/differences.md says what is ours). The loss curve, the loss
+on 2048 held-out records and grids of pictures stand in the run's folder. runs/imagenet.sh is the paper in order.
 """
 
 from collections.abc import Callable
@@ -24,8 +23,8 @@ ARMS = ("aio", "ta", "ta_ia")
 def cad_i_l() -> TrainConfig:
     """CAD-I (RIN, 330M) at 256 px: LAMB 1e-3, 5k steps of warm-up, cosine to 0.206 of the peak, clip 2, EMA 0.9999.
 
-    Expected (paper Tables 1 and 2, TA+IA, extended prompts): FID on ImageNet below 10, GenEval 0.57. Per step and image
-    651 GFLOP: 500 hours of H100 were published, about 100 of H200 are the aim here.
+    Expected of ta_ia (paper Tables 1 and 2): FID 6.6 on ImageNet's validation set, GenEval 0.57 on extended prompts.
+    651 GFLOP an image: 1.7e20 in all, about 500 hours of one H100 by its authors' code.
 
         torchrun --nproc-per-node gpu -m tessera.cli train cad-i-l:ta_ia --plain encoded/ta --augmented encoded/ta_ia \\
             --out runs/cad-i-l-ta_ia
@@ -60,18 +59,19 @@ def cad_i_l() -> TrainConfig:
 def dit_i_l2() -> TrainConfig:
     """DiT-I L/2 (438M) at 256 px by the same recipe, for the paper gives none of its own.
 
-    Expected (paper Tables 1 and 2, TA+IA, extended prompts): GenEval 0.57. Per step and image 664 GFLOP.
+    Expected of ta_ia (paper Tables 1 and 2): FID 8.5 on ImageNet's validation set, GenEval 0.57 on extended prompts.
+    664 GFLOP an image: 1.7e20 in all, 100 hours of one H200 at 60% of 790 TFLOP/s.
 
-        torchrun --nproc-per-node gpu -m tessera.cli train dit-i-l2:ta_ia --plain encoded/ta --augmented encoded/ta_ia \\
-            --out runs/dit-i-l2-ta_ia
+        torchrun --nproc-per-node gpu -m tessera.cli train dit-i-l2:ta_ia --plain encoded/ta \\
+            --augmented encoded/ta_ia --out runs/dit-i-l2-ta_ia
     """
     return replace(cad_i_l(), model=DIT_I_L2)
 
 
 def cad_i_l_512() -> TrainConfig:
-    """CAD-I at 512 px, from weights of 256 px: the learned positions are interpolated. 50k steps at a third of the rate.
+    """CAD-I at 512 px, from weights of 256 px: the learned positions are interpolated.
 
-    Ours; later versions of the paper take this step without saying how.
+    50k steps at a third of the rate. Ours; later versions of the paper take this step without saying how.
 
         torchrun --nproc-per-node gpu -m tessera.cli train cad-i-l-512:ta_ia --init export/cad-i-l-ta_ia \\
             --plain encoded512/ta --augmented encoded512/ta_ia --out runs/cad-i-l-512-ta_ia

@@ -50,6 +50,17 @@ def test_the_last_two_are_kept(tmp_path):
     assert names(tmp_path) == ["000000001000"]
 
 
+def test_milestones_are_kept_for_ever(tmp_path):
+    """Every 20 images, or the first checkpoint after: 24 for 20, 48 for 40; 104 stands for 60, 80 and 100."""
+    for num_images in (8, 16, 24, 32, 48, 104, 112, 120, 128):
+        checkpoint.save(tmp_path, num_images, TENSORS, {}, keep=2, every=20)
+    assert [int(name) for name in names(tmp_path)] == [24, 48, 104, 120, 128]
+    checkpoint.prune(tmp_path, 1, 20)
+    assert [int(name) for name in names(tmp_path)] == [24, 48, 104, 120, 128]
+    checkpoint.prune(tmp_path, 1)
+    assert [int(name) for name in names(tmp_path)] == [128]
+
+
 def test_saving_the_same_state_again_changes_nothing(tmp_path):
     checkpoint.save(tmp_path, 8, TENSORS, {})
     checkpoint.save(tmp_path, 8, TENSORS, {})

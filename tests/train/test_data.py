@@ -44,6 +44,19 @@ def test_t_is_uniform_whatever_the_augmentation():
     assert np.array_equal(draws.t, draws_of(40_000, prob=0.0, augmented=None).t)
 
 
+def test_logit_normal_times():
+    """The logit of t is standard normal, whatever else is drawn stays the same."""
+    draws, uniform = draws_of(40_000, t_distribution="logit_normal"), draws_of(40_000)
+    logit = np.log(draws.t / (1 - draws.t))
+    assert abs(logit.mean()) < 4 / np.sqrt(40_000)
+    assert abs(logit.std() - 1) < 4 / np.sqrt(2 * 40_000)
+    assert np.array_equal(np.argsort(draws.t), np.argsort(uniform.t))
+    assert np.array_equal(draws.drop_caption, uniform.drop_caption)
+    assert not draws.augmented[draws.t <= 0.4].any()
+    with pytest.raises(UserError, match="t_distribution"):
+        draws_of(1, t_distribution="beta")
+
+
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_alpha_bar_is_the_schedule_at_t(name):
     draws = draws_of(100, schedule=name)

@@ -149,14 +149,28 @@ def test_sigkill(plain, augmented, tmp_path):
     assert contents(run) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_raises(plain, tmp_path, monkeypatch, number):
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     stop_at(monkeypatch, 2, number)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", plain, None, config_of(augment_prob=0.0))
     assert [p.name for p in checkpoint.found(tmp_path / "run")] == [f"{4 * 8:012d}"]
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == handlers
+
+
+def test_the_end_after_the_notice_does_not_break_the_save(plain, tmp_path, monkeypatch):
+    """Slurm sends SIGUSR1, and SIGTERM when time is up."""
+
+    def both(number):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before_step(monkeypatch, both)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", plain, None, config_of(augment_prob=0.0))
+    assert checkpoint.latest(tmp_path / "run") is not None
 
 
 def test_a_second_signal_does_not_wait(plain, tmp_path, monkeypatch):
@@ -352,10 +366,65 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(plain, tmp_path, monk
     assert all(np.isfinite(line["loss"]) for line in log_of(tmp_path / "run"))
 
 
-def test_five_in_a_row_end_the_run(plain, tmp_path, monkeypatch):
+def test_five_in_a_row_end_the_run(plain, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, {1, 3, 4, 5, 6, 7})
     with pytest.raises(UserError, match=r"5 steps in a row, up to image 64; lower optim\.lr"):
-        train(tmp_path / "run", plain, None, config_of(augment_prob=0.0))
+        train(tmp_path / "run", plain, None, config_of(augment_prob=0.0, checkpoint_every_images=24))
+    assert [p.name for p in checkpoint.found(tmp_path / "run")] == [f"{n:012d}" for n in (24, 48)]
+    assert capsys.readouterr().err.count("is not finite; that step is skipped") == 6
+
+
+def test_the_samples_of_skipped_steps_are_written_down(plain, tmp_path, monkeypatch):
+    original = loop.diffusion_loss
+
+    def one_bad(network, batch, *args, **options):
+        loss, per_sample = original(network, batch, *args, **options)
+        bad = (batch.numbers == 21) | (batch.numbers == 50)
+        return torch.where(bad, torch.nan, per_sample).mean() + 0 * loss, torch.where(bad, torch.inf, per_sample)
+
+    monkeypatch.setattr(loop, "diffusion_loss", one_bad)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)  # saves after the fourth step, image 32
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", plain, None, config_of(augment_prob=0.0, num_images=80))
+    file = tmp_path / "run" / "skipped.jsonl"
+    file.write_text(file.read_text() + '{"num_images": 64, "samples": [56, 63]}\n')  # of a future that did not come
+    train(tmp_path / "run", plain, None, config_of(augment_prob=0.0, num_images=80))
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"num_images": 24, "seed": 3, "samples": [16, 23], "not_finite": [21]},
+        {"num_images": 56, "seed": 3, "samples": [48, 55], "not_finite": [50]},
+    ]
+    assert read_manifest(tmp_path / "run").counts["skipped_steps"] == 2
+
+
+def test_several_averages_are_kept_and_resumed(plain, tmp_path, monkeypatch):
+    config = config_of(augment_prob=0.0, ema_decay=0.9, ema_extra_decays=(0.0, 0.5), ema_warmup=False)
+    train(tmp_path / "whole", plain, None, config)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped", plain, None, config)
+    train(tmp_path / "stopped", plain, None, config)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    state = state_of(tmp_path / "whole")
+    name = "blocks.0.mlp.up.weight"
+    assert torch.allclose(state[f"ema@0.0/{name}"], state[f"master/{name}"], atol=1e-7)
+    assert not torch.allclose(state[f"ema@0.5/{name}"], state[f"ema/{name}"])
+
+
+def test_the_room_for_checkpoints_counts_what_is_kept_for_ever(plain, tmp_path):
+    store = open_encoded(plain)
+
+    def to_come(**changes):
+        config = config_of(augment_prob=0.0, checkpoint_every_images=8, **changes)
+        trainer = _Trainer(tmp_path, store, None, config, torch.device("cpu"))
+        return trainer.checkpoints_to_come, trainer.checkpoint_bytes
+
+    count, size = to_come()
+    assert count == 3
+    assert to_come(keep_every_images=40)[0] == 3 + 4
+    assert to_come(keep_checkpoints=5)[0] == 6
+    assert to_come(ema_extra_decays=(0.5,))[1] == size // 4 * 5
 
 
 @pytest.mark.slow
@@ -464,6 +533,14 @@ def test_golden_loss_curve(plain, augmented, tmp_path, family):
         ({"self_condition_prob": 2.0}, "self_condition_prob"),
         ({"augment_start_image": -1}, "augment_start_image"),
         ({"ema_decay": 1.0}, "ema_decay"),
+        ({"ema_extra_decays": (0.5, 0.5)}, "ema_extra_decays"),
+        ({"ema_extra_decays": (1.0,)}, "ema_extra_decays"),
+        ({"min_snr_gamma": 0.0}, "min_snr_gamma"),
+        ({"t_distribution": "normal"}, "t_distribution"),
+        ({"validation_records": -1}, "validation_records"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints"),
+        ({"keep_every_images": 0}, "keep_every_images"),
+        ({"sample_every_images": 0}, "sample_every_images"),
         ({"latent_scale": (1.0, 0.0, 1.0, 1.0)}, "latent_scale"),
         ({"latent_shift": (1.0, 0.0)}, "latent_shift"),
         ({"noise_schedule": "lineer"}, "noise_schedule"),

@@ -1,5 +1,6 @@
 """The optimisers against independent ones written out here, parameter by parameter."""
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -321,3 +322,71 @@ def test_state_goes_on_bit_for_bit(name, compute):
 def test_fields_out_of_range_are_named(changes):
     with pytest.raises(UserError, match=f"optim.{next(iter(changes))}"):
         OptimConfig(**changes)
+
+
+# Skipping a step
+
+
+def trained(name, *, masked, skips, scale=1.0):
+    """The optimiser of the small network after a step for each of `skips` (True: NaN gradients, to be skipped)."""
+    network = network_of()
+    optimizer = MasterOptimizer(network, OptimConfig(name=name, lr=0.01, weight_decay=0.1))
+    optimizer.masked = masked
+    average = EMA(optimizer.masters, 0.9)
+    for step, skip in enumerate(skips):
+        set_gradients(network, step, float("nan") if skip else scale)
+        flag = torch.tensor(skip)
+        optimizer.step(1.0, flag)
+        if masked or not skip:
+            average.update(optimizer.masters, step, flag if masked else None)
+    return optimizer.state_dict() | {f"ema/{i}": w for i, w in enumerate(average.weights)}
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+def test_a_step_skipped_on_the_device_changes_nothing_at_all(name):
+    plain = trained(name, masked=True, skips=[False, False])
+    skipped = trained(name, masked=True, skips=[False, False, True, True])
+    assert plain.keys() == skipped.keys()
+    for key, value in plain.items():
+        assert torch.equal(value, skipped[key]), key
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+def test_masked_steps_are_steps(name):
+    on_host = trained(name, masked=False, skips=[False, True, False, False])
+    on_device = trained(name, masked=True, skips=[False, True, False, False])
+    # The gradients of a step depend on its number, so that the skipped one is missing from both.
+    for key, value in on_host.items():
+        assert torch.allclose(value, on_device[key], rtol=1e-4, atol=1e-6), key
+    still = trained(name, masked=False, skips=[False])
+    assert not torch.allclose(still["master/out_projection.weight"], on_host["master/out_projection.weight"])
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_the_network_uses_an_average_only_for_a_while(compute):
+    network = network_of()
+    optimizer = MasterOptimizer(network, OptimConfig(), compute)
+    before = [p.detach().clone() for p in network.parameters()]
+    masters = [m.detach().clone() for m in optimizer.masters]
+    average = [torch.full_like(m, 0.5) for m in masters]
+    with contextlib.suppress(KeyError), optimizer.using(average):
+        assert all((p == 0.5).all() for p in network.parameters())
+        raise KeyError
+    assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before))
+    assert all(torch.equal(m, b) for m, b in zip(optimizer.masters, masters))
+
+
+def test_ema_against_its_closed_form():
+    """With weights w_k after step k, the average after n steps is d^n w_0 + (1 - d) sum_k d^(n-k) w_k."""
+    weights = [torch.zeros(3, 2)]
+    averages = {decay: EMA(weights, decay) for decay in (0.5, 0.9, 0.999)}
+    points = [tensor(3, 2, seed=50 + k).double() for k in range(8)]
+    for k, point in enumerate(points):
+        weights[0].copy_(point)
+        for average in averages.values():
+            average.update(weights, k)
+    n = len(points)
+    for decay, average in averages.items():
+        closed = (1 - decay) * sum(decay ** (n - 1 - k) * point for k, point in enumerate(points))
+        assert torch.allclose(average.weights[0].double(), closed, atol=1e-6)
+        assert not torch.allclose(average.weights[0].double(), points[-1], atol=1e-2)  # inverted it would be this

@@ -32,5 +32,6 @@ def resize_positions(table: Tensor, patches: int) -> Tensor:
     if side == wanted:
         return table
     grid = table.float().T.reshape(1, -1, side, side)  # (1, W, side, side)
-    grid = F.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False)
+    # Antialiased means Keys' kernel with a = -0.5, which alone leaves a linear table linear.
+    grid = F.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False, antialias=True)
     return grid.flatten(2)[0].T.to(table.dtype).contiguous()  # (patches, W)

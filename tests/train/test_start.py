@@ -1,0 +1,141 @@
+"""Training from existing weights: exactly those, fitted to another resolution, or a refusal that says why."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from training_sets import DIT, RIN, config_of, write_set
+
+from tessera.config import UserError
+from tessera.files import open_stage, read_manifest
+from tessera.models.build import build_network, resize_positions
+from tessera.models.layers import sincos_positions_2d
+from tessera.runtime import philox
+from tessera.shards import EncodedRecord, quantize
+from tessera.train import checkpoint
+from tessera.train.export import ExportConfig, export
+from tessera.train.loop import train
+from tessera.train.optim import OptimConfig
+from tessera.weights import ExportInfo, load_export, save_export
+
+
+def export_of(folder, model, **changes):
+    """An export of random weights, as `tessera export` or `import-published` leaves it."""
+    stage = open_stage(folder, stage="export", config={"changes": str(changes), "model": str(model)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        network = build_network(model)
+    facts = {
+        "noise_schedule": "linear",
+        "prediction": "eps",
+        "latent_codec": "pixel-unshuffle:4",
+        "text_encoder": "words:16",
+        "image_size": 16,
+        "null_condition": torch.zeros(1, model.text_width),
+    }
+    save_export(folder, network, ExportInfo(**(facts | changes)))
+    stage.finish({"parameters": 1})
+    return folder
+
+
+@pytest.mark.parametrize("model", [DIT, RIN])
+def test_it_starts_from_exactly_these_weights(plain, tmp_path, model):
+    start = export_of(tmp_path / "export", model)
+    config = config_of(
+        model=model, augment_prob=0.0, num_images=8, optim=OptimConfig(lr=1e-12, decay="constant", weight_decay=0.0)
+    )
+    train(tmp_path / "run", plain, None, config, init=start)
+    export(tmp_path / "out", tmp_path / "run", ExportConfig(weights="online"))
+    before, after = (load_export(path)[0].state_dict() for path in (start, tmp_path / "out"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-9) for name in before)
+    assert read_manifest(tmp_path / "run").inputs["init"] == read_manifest(start).sha256
+    train(tmp_path / "random", plain, None, config)
+    export(tmp_path / "other", tmp_path / "random", ExportConfig(weights="online"))
+    other = load_export(tmp_path / "other")[0].state_dict()
+    assert not torch.allclose(other["text.projection.weight"], before["text.projection.weight"])
+
+
+def larger_set(folder):
+    """As `training_sets.write_set`, with latents of 8 x 8."""
+    records = []
+    for i in range(12):
+        rng = philox(3, "larger", i)
+        codes, scale = quantize(rng.standard_normal((2, 16)))
+        mean = rng.uniform(-1, 1, (4, 8, 8)).astype(np.float16)
+        records.append(
+            EncodedRecord(
+                key=f"thing/{i}",
+                class_name="thing",
+                caption="a thing",
+                text_codes=codes,
+                text_scale=scale,
+                latent_mean=mean,
+                latent_std=np.zeros_like(mean),
+            )
+        )
+    return write_set(folder, records, shape=(4, 8, 8), image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [(DIT, replace(DIT, latent_size=8, position_grid=2)), (RIN, replace(RIN, latent_size=8))],
+)
+def test_the_step_to_twice_the_resolution(tmp_path, small, large):
+    start = export_of(tmp_path / "export", small)
+    config = config_of(model=large, augment_prob=0.0, num_images=8)
+    train(tmp_path / "run", larger_set(tmp_path / "set"), None, config, init=start)
+    newest = checkpoint.latest(tmp_path / "run")
+    assert newest is not None
+    state = checkpoint.load(newest).tensors
+    if small is RIN:
+        assert state["master/interface_positions"].shape == (16, 16)
+        table = load_export(start)[0].state_dict()["interface_positions"]
+        assert torch.allclose(state["master/interface_positions"], resize_positions(table, 16), atol=0.02)
+
+
+def test_positions_are_interpolated():
+    """A table that is linear in row and column stays so inside; corners of the image keep their meaning."""
+    side, twice = 8, 16
+    grid = torch.arange(side, dtype=torch.float32)
+    table = torch.stack([grid[:, None].expand(side, side), grid.expand(side, side)], -1).reshape(-1, 2)
+    larger = resize_positions(table, twice**2).reshape(twice, twice, 2)
+    expected = (torch.arange(twice) + 0.5) / 2 - 0.5
+    assert torch.allclose(larger[4:-4, 4:-4, 0], expected[4:-4, None].expand(-1, 8), atol=1e-4)
+    assert torch.allclose(larger[4:-4, 4:-4, 1], expected[4:-4].expand(8, -1), atol=1e-4)
+    assert torch.equal(resize_positions(table, side**2), table)
+
+
+def test_computed_positions_spread_over_the_smaller_grid():
+    small = build_network(DIT)
+    large = build_network(replace(DIT, latent_size=8, position_grid=2))
+    positions = large.positions.reshape(4, 4, -1)
+    assert torch.equal(positions[::2, ::2].reshape(4, -1), small.positions)
+    assert torch.equal(large.positions, sincos_positions_2d(4, 4, DIT.width, step=0.5))
+    assert not torch.equal(build_network(replace(DIT, latent_size=8)).positions, large.positions)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "match"),
+    [
+        (replace(DIT, depth=3), {}, "depth is 3 there, here 2"),
+        (RIN, {}, "they are a RIN's, the model is a DiT"),
+        (DIT, {"prediction": "v"}, "prediction is v there, here eps"),
+        (DIT, {"noise_schedule": "cosine"}, "noise_schedule is cosine there"),
+        (DIT, {"latent_codec": "pixel-unshuffle:8"}, "latent_codec is pixel-unshuffle:8 there"),
+        (DIT, {"text_encoder": "words:17"}, "text_encoder is words:17 there, here words:16"),
+        (DIT, {"latent_scale": (0.5,)}, "latent_scale is"),
+        (replace(DIT, latent_size=8), {}, "set position_grid to 4"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(plain, tmp_path, model, changes, match):
+    start = export_of(tmp_path / "export", model, **changes)
+    with pytest.raises(UserError, match=match):
+        train(tmp_path / "run", plain, None, config_of(augment_prob=0.0), init=start)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_export_is_refused(plain, tmp_path):
+    with pytest.raises(UserError, match="is not an export"):
+        train(tmp_path / "run", plain, None, config_of(augment_prob=0.0), init=tmp_path / "absent")
+    assert not (tmp_path / "run").exists()
