@@ -1,0 +1,195 @@
+"""Several processes are one: gradients summed while they are computed, weights in parts, another number after a stop."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from training_sets import DIT, RIN, config_of
+
+from tessera.config import to_dict
+from tessera.files import read_manifest
+from tessera.train import checkpoint
+from tessera.train.log import MEASURED
+from tessera.train.loop import train
+from tessera.train.optim import MasterOptimizer, OptimConfig
+from tessera.train.ranks import GradientExchange
+
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tessera.config import from_dict
+from tessera.train import loop
+config = from_dict(loop.TrainConfig, json.loads(sys.argv[1]))
+stop, shard = int(sys.argv[2]), sys.argv[3] == "shard"
+original, steps = loop._Trainer._step, iter(range(10**6))
+def step(self, *args):
+    if next(steps) == stop and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return original(self, *args)
+loop._Trainer._step = step
+for _ in range(2):
+    try:
+        loop.train(*map(Path, sys.argv[4:]), config, device="cpu", means=loop.Means(shard=shard))
+    except KeyboardInterrupt:
+        sys.exit(7)
+"""
+
+
+def on_ranks(count, config, *paths, stop=-1, shard=False) -> list[int]:
+    """Exit codes of so many processes that train together, twice (the second time all is done). The last one is told to
+    stop before its step number `stop`; then they end with 7."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [json.dumps(to_dict(config)), str(stop), "shard" if shard else "", *map(str, paths)]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=os.environ | common | {"RANK": str(rank)})
+        for rank in range(count)
+    ]
+    try:
+        return [process.wait(120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def state_of(run: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoint.latest(run)
+    assert newest is not None
+    return checkpoint.load(newest).tensors
+
+
+def log_of(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
+
+
+def assert_same(one: Path, other: Path, atol: float = 1e-6) -> None:
+    """Checkpoints within `atol`, logs within 1e-6 relatively."""
+    a, b = state_of(one), state_of(other)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.allclose(value, b[name], atol=atol, rtol=0), (name, float((value - b[name]).abs().max()))
+    for line, again in zip(log_of(one), log_of(other), strict=True):
+        assert line.keys() == again.keys()
+        for name in ("loss", "grad_norm", "augmented_share", "loss_by_t"):
+            assert again[name] == pytest.approx(line[name], rel=1e-5), name
+        assert again["validation"]["loss"] == pytest.approx(line["validation"]["loss"], rel=1e-5)
+
+
+def config(model, **changes):
+    """Six steps of twelve. Epsilon of AdamW and LAMB magnifies rounding where a gradient is near 0: a low rate."""
+    optim = OptimConfig(name="adamw" if model is DIT else "lamb", lr=1e-4, decay="constant")
+    return config_of(
+        model=model,
+        num_images=72,
+        batch_size=12,
+        log_every_images=24,
+        validate_every_images=24,
+        validation_records=5,
+        optim=optim,
+        **changes,
+    )
+
+
+def test_two_ranks_are_one(plain, augmented, tmp_path):
+    settings = config(DIT, device_batch_size=3)
+    train(tmp_path / "one", plain, augmented, settings)
+    assert on_ranks(2, settings, tmp_path / "two", plain, augmented) == [0, 0]
+    assert_same(tmp_path / "one", tmp_path / "two")
+    assert read_manifest(tmp_path / "two").counts == read_manifest(tmp_path / "one").counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [DIT, RIN])
+@pytest.mark.parametrize("size", [12, 2])
+def test_two_ranks_and_then_three_are_one(plain, augmented, tmp_path, model, size):
+    settings = config(model, device_batch_size=size)
+    train(tmp_path / "one", plain, augmented, settings)
+    run = tmp_path / "run"
+    assert on_ranks(2, settings, run, plain, augmented, stop=2) == [7, 7]
+    newest = checkpoint.latest(run)
+    assert newest is not None
+    assert 24 < int(newest.name) < 72
+    assert on_ranks(3, settings, run, plain, augmented) == [0, 0, 0]
+    assert_same(tmp_path / "one", run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [DIT, RIN])
+def test_split_weights_are_whole_ones(plain, augmented, tmp_path, model):
+    settings = config(model, device_batch_size=3, compute="fp32")
+    train(tmp_path / "one", plain, augmented, settings)
+    assert on_ranks(2, settings, tmp_path / "split", plain, augmented, shard=True) == [0, 0]
+    assert_same(tmp_path / "one", tmp_path / "split")
+    # Stopped in parts, continued whole; and the other way round.
+    assert on_ranks(2, settings, tmp_path / "mixed", plain, augmented, stop=2, shard=True) == [7, 7]
+    train(tmp_path / "mixed", plain, augmented, settings)
+    assert_same(tmp_path / "one", tmp_path / "mixed")
+
+
+@pytest.mark.slow
+def test_split_weights_compute_in_bf16(plain, augmented, tmp_path):
+    settings = config(DIT, compute="bf16")
+    assert on_ranks(2, settings, tmp_path / "split", plain, augmented, shard=True) == [0, 0]
+    assert on_ranks(2, settings, tmp_path / "copies", plain, augmented) == [0, 0]
+    losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("split", "copies")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert all(value.dtype == torch.float32 for value in state_of(tmp_path / "split").values())
+
+
+@pytest.fixture
+def alone():
+    """A group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bucket", [1, 500, 10**9])
+def test_buckets_hold_the_gradients_of_all_passes(alone, monkeypatch, compute, bucket):
+    """Two passes; a parameter without a gradient counts as zero; buckets are sent last layers first."""
+    sent = []
+    original = dist.all_reduce
+    monkeypatch.setattr(dist, "all_reduce", lambda flat, **o: sent.append(flat) or original(flat, **o))
+
+    def build():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            layers = [torch.nn.Linear(8, 8) for _ in range(4)]
+        network = torch.nn.Sequential(*layers)
+        network.unused = torch.nn.Parameter(torch.ones(3))
+        return network, MasterOptimizer(network, OptimConfig(), compute)
+
+    x = torch.linspace(-1, 1, 32).view(2, 2, 8).to(compute)
+    network, optimizer = build()
+    exchange = GradientExchange(optimizer.masters, optimizer.network, bucket)
+    for _ in range(2):  # a second step starts from zero again
+        sent.clear()
+        exchange.begin()
+        network(x[0]).square().sum().backward()
+        optimizer.add_gradients()
+        assert not sent
+        exchange.arm()
+        network(x[1]).square().sum().backward()
+        optimizer.add_gradients()
+        exchange.finish()
+    assert [flat.data_ptr() for flat in sent] == [flat.data_ptr() for flat in exchange.flat]
+    assert sum(flat.numel() for flat in sent) == 4 * 72 + 3
+    other, reference = build()
+    for part in x:
+        other(part).square().sum().backward()
+        reference.add_gradients()
+    for name, ours, theirs in zip(optimizer.names, optimizer.gradients(), reference.gradients()):
+        assert torch.equal(ours, theirs), name
