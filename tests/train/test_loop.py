@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from training_sets import DIT, RIN, SHAPE, WIDTH, config_of, make_records, write
 from tessera.config import UserError, from_dict, to_dict
 from tessera.files import read_json, read_manifest
 from tessera.records import Batch
+from tessera.runtime import philox
 from tessera.shards import open_encoded
 from tessera.train import checkpoint, loop
 from tessera.train.batches import load_batch, passes
@@ -127,24 +127,51 @@ def test_a_run_without_a_checkpoint_yet_starts_over(plain, tmp_path, monkeypatch
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-@pytest.mark.slow
-def test_sigkill(plain, augmented, tmp_path):
-    config = config_of(num_images=8 * 100, checkpoint_every_images=40)
+KILLED_WHILE_SAVING = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tessera.config import from_dict
+from tessera.train import checkpoint, loop
+config = from_dict(loop.TrainConfig, json.loads(sys.argv[1]))
+which, share, marker = int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
+original, saves, usual = checkpoint.save, iter(range(10**6)), [0.01]
+def save(*args):
+    if next(saves) == which:
+        marker.touch()
+        threading.Thread(target=lambda: (time.sleep(share * usual[0]), os.kill(os.getpid(), signal.SIGKILL))).start()
+    began = time.monotonic()
+    original(*args)
+    usual[0] = time.monotonic() - began
+    marker.unlink(missing_ok=True)
+checkpoint.save = save
+loop.train(*map(Path, sys.argv[5:]), config, device="cpu")
+"""
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_sigkill_while_saving(plain, augmented, tmp_path, rounds):
+    """Each round is another process, killed at a random moment of its second or third save."""
+    config = config_of(num_images=8 * 100, checkpoint_every_images=8)
     train(tmp_path / "whole", plain, augmented, config)
-    script = (
-        "import json, sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
-        "from tessera.config import from_dict; from tessera.train.loop import TrainConfig, train\n"
-        "config = from_dict(TrainConfig, json.loads(sys.argv[1]))\n"
-        "train(*map(Path, sys.argv[2:]), config)\n"
-    )
-    run = tmp_path / "killed"
-    paths = [str(path) for path in (run, plain, augmented)]
-    process = subprocess.Popen([sys.executable, "-c", script, json.dumps(to_dict(config)), *paths])
-    while process.poll() is None and len(checkpoint.found(run)) < 2:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not read_manifest(run, must_be_complete=False).complete
+    run, marker = tmp_path / "killed", tmp_path / "saving"
+    paths = [str(path) for path in (marker, run, plain, augmented)]
+    moments = philox(rounds, "kill")
+    reached, amid = 0, 0
+    for _ in range(rounds):
+        which, share = int(moments.integers(1, 3)), float(moments.random())
+        arguments = [json.dumps(to_dict(config)), str(which), str(share), *paths]
+        ended = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, *arguments], timeout=120)
+        assert ended.returncode == -signal.SIGKILL
+        amid += marker.exists()
+        marker.unlink(missing_ok=True)
+        newest = checkpoint.latest(run)
+        assert newest is not None
+        assert int(newest.name) > reached  # nothing that was saved is lost
+        reached = int(newest.name)
+        assert not read_manifest(run, must_be_complete=False).complete
+    assert amid >= 0.5 * rounds
     train(run, plain, augmented, config, resume=True)
     assert contents(run) == contents(tmp_path / "whole")
 

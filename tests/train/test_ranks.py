@@ -1,4 +1,4 @@
-"""Several processes are one: gradients summed while they are computed, weights in parts, another number after a stop."""
+"""Several processes are one: gradients summed as they come, weights in parts, another number after a stop."""
 
 import json
 import os

@@ -14,6 +14,25 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tessera.models.layers import MLP, SelfBlock
 
 
+def _gather_for_text(network: nn.Module) -> None:
+    """Lets `encode_text` be called by itself, as self-conditioning does: then the weights are gathered for it; inside
+    `forward` they are there already."""
+    plain = network.encode_text
+    register_fsdp_forward_method(network, "encode_text")
+    gathering = network.encode_text
+    inside = [False]
+
+    def enter(*_args: object) -> None:
+        inside[0] = True
+
+    def leave(*_args: object) -> None:
+        inside[0] = False
+
+    network.register_forward_pre_hook(enter)
+    network.register_forward_hook(leave, always_call=True)
+    network.encode_text = lambda *args: plain(*args) if inside[0] else gathering(*args)  # type: ignore
+
+
 class Shards:
     """A network split over the ranks, in place, and the way between whole tensors and their parts."""
 
@@ -28,7 +47,9 @@ class Shards:
             fully_shard(module, mp_policy=policy)
         # Given back after every pass: averages are put in the weights' place between them.
         fully_shard(network, mp_policy=policy, reshard_after_forward=True)
-        register_fsdp_forward_method(network, "encode_text")
+        for buffer in network.buffers():  # fixed tables, which the policy does not cast
+            buffer.data = buffer.data.to(compute)
+        _gather_for_text(network)
         self.layout: dict[str, DTensor] = {}
         for name, parameter in network.named_parameters():
             assert isinstance(parameter.data, DTensor)
