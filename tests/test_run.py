@@ -33,12 +33,12 @@ def run(*args):
 
 def contents(folder: Path) -> dict[str, str]:
     """Hash of every file that holds no times: all but logs, timings and the report, which shows them."""
-    timed = {"logs", "timings", "report"}
+    timed = {"logs", "timings", "report", "tensorboard"}
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and path.relative_to(folder).parts[0] not in timed
+        and timed.isdisjoint(path.relative_to(folder).parts)
         and path.name not in {"log.jsonl", "stages.json", ".lock"}
     }
 
