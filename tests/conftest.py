@@ -4,6 +4,21 @@ import os
 
 os.environ.setdefault("TESSERA_QUIET", "1")
 
+import pytest
 import torch
 
+from tiny_models import save_t5, save_vae
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def vae_folder(tmp_path_factory):
+    """A folder with a tiny AutoencoderKL. Tests must not write in it."""
+    return save_vae(tmp_path_factory.mktemp("models") / "tiny-vae")
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory):
+    """A folder with a tiny T5 of width 64 and its tokenizer. Tests must not write in it."""
+    return save_t5(tmp_path_factory.mktemp("models") / "tiny-t5")

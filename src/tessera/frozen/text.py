@@ -1,6 +1,7 @@
 """Text encoders: captions to token embeddings, behind one interface (paper appendix A uses Flan-T5-XL).
 
-An encoder is named by a text id such as `words:64`, which is all that manifests and exports need to store.
+An encoder is named by a text id such as `words:64` or `google/flan-t5-xl`, which is all that manifests and exports need
+to store.
 
 L: tokens of one caption, the end token included; D: the encoder's width.
 """
@@ -9,15 +10,22 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
+from tessera.frozen.hub import check_float, check_loaded, find_model, is_model_name, needs_hub, quiet
+
+if TYPE_CHECKING:
+    import torch
 
 END = "</s>"
 """The token that ends every text, and the only one of the empty text."""
+T5_FILES = ("model*.safetensors", "model.safetensors.index.json", "tokenizer*.json", "spiece.model", "*tokens*.json")
+BATCH_TOKENS = 64 * 256
+"""Tokens, padding included, that go through T5 at a time."""
 
 
 class TextEncoder(Protocol):
@@ -26,6 +34,11 @@ class TextEncoder(Protocol):
     @property
     def id(self) -> str:
         """The name under which `load_text_encoder` finds this encoder."""
+        ...
+
+    @property
+    def sha256(self) -> str | None:
+        """Content hash of the pretrained model's files; None for an encoder that has none."""
         ...
 
     @property
@@ -78,6 +91,11 @@ class Words:
         return f"words:{self._width}"
 
     @property
+    def sha256(self) -> None:
+        """There are no files."""
+        return None
+
+    @property
     def width(self) -> int:
         """D, the number of values of one token."""
         return self._width
@@ -123,9 +141,135 @@ def _word_vector(word: str, width: int) -> NDArray[np.float32]:
     return (direction * np.sqrt(width / np.square(direction).sum())).astype(np.float32)
 
 
-def load_text_encoder(encoder_id: str) -> TextEncoder:
-    """The encoder called `encoder_id`, for example "words:64". Unknown ids: UserError listing those there are."""
+class T5:
+    """A pretrained T5 encoder and its tokenizer; paper appendix A: google/flan-t5-xl. Frozen.
+
+    Texts go in as they are. One text's encoding does not depend on those beside it: padding is masked, and kernels may
+    only round differently for another number of rows or columns.
+
+    name: a repository, a folder, or the id of one (`tessera.frozen.hub`). device: where it computes, None = the best
+    there is. dtype: in what, torch.float32 (None) or torch.bfloat16; T5 overflows in float16. max_tokens: longest
+    encoding, the end token included; at least 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: "str | torch.device | None" = None,
+        dtype: "torch.dtype | None" = None,
+        max_tokens: int = 256,
+    ) -> None:
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+        try:
+            from transformers import AutoTokenizer, T5EncoderModel
+            from transformers.utils import logging
+        except ImportError:
+            raise needs_hub("text", name) from None
+        import torch
+
+        from tessera.runtime import pick_device
+
+        dtype = check_float(dtype, "text", "T5")
+        self._device = device if isinstance(device, torch.device) else pick_device(device)
+        self._max_tokens = max_tokens
+        self._folder = find_model(name, T5_FILES, "text")
+        self._folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
+        if not {"tokenizer.json", "spiece.model"} & set(self._folder.files):
+            raise UserError(f"text: {self.id} has no tokenizer.json and no spiece.model; copy its tokenizer there")
+        path = str(self._folder.path)
+        try:
+            with quiet(logging):
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+                loaded: Any = T5EncoderModel.from_pretrained(
+                    path,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    dtype=dtype,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are named by check_loaded
+                )
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"text: {self.id} cannot be loaded: {reason}") from error
+        model, info = loaded
+        check_loaded(info, self._folder, "text")
+        self._model: Any = model.to(self._device).eval().requires_grad_(False)
+        if self._tokenize([""]) != [[self._tokenizer.eos_token_id]]:
+            raise UserError(f"text: the tokenizer of {self.id} does not end a text with {END}; its files are not T5's")
+
+    @property
+    def id(self) -> str:
+        """`owner/name`, `owner/name@revision` or `NAME@HASH`."""
+        return self._folder.id
+
+    @property
+    def sha256(self) -> str:
+        """Of its config.json, weights and tokenizer."""
+        return self._folder.sha256
+
+    @property
+    def width(self) -> int:
+        """D, the number of values of one token; 2048 for flan-t5-xl."""
+        return int(self._model.config.d_model)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest L that `encode` returns, the end token included."""
+        return self._max_tokens
+
+    @property
+    def null_condition(self) -> NDArray[np.float32]:
+        """The encoding of the empty text, which is the end token alone: float32 (1, D)."""
+        return self.encode([""])[0]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text and the end token, before any cut."""
+        return [len(ids) for ids in self._tokenize(texts)]
+
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """One float32 (L, D) array per text, in the texts' order; a cut keeps the end token. Batches are of one length,
+        nearly."""
+        import torch
+
+        tokens = [ids if len(ids) <= self._max_tokens else [*ids[: self._max_tokens - 1], ids[-1]]
+                  for ids in self._tokenize(texts)]  # fmt: skip
+        order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), i))
+        encoded: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        while order:
+            longest = len(tokens[order[0]])
+            count = max(BATCH_TOKENS // longest, 1)
+            batch, order = order[:count], order[count:]
+            ids = torch.full((len(batch), longest), self._tokenizer.pad_token_id)  # (b, L)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(batch):
+                ids[row, : len(tokens[i])] = torch.tensor(tokens[i])
+                mask[row, : len(tokens[i])] = 1
+            with torch.inference_mode():
+                states = self._model(input_ids=ids.to(self._device), attention_mask=mask.to(self._device))
+            states = states.last_hidden_state.float().cpu().numpy()  # (b, L, D)
+            for row, i in enumerate(batch):
+                encoded[i] = states[row, : len(tokens[i])].copy()
+        return encoded
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token numbers of each text, all of them, the end token last."""
+        return self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+
+
+def load_text_encoder(
+    encoder_id: str, device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None
+) -> TextEncoder:
+    """The encoder called `encoder_id`, for example "words:64" or "google/flan-t5-xl".
+
+    device, dtype: see `T5`; the others do without. Unknown ids: UserError listing those there are.
+    """
     family, colon, argument = encoder_id.partition(":")
-    if family != "words" or (colon and not (argument.isascii() and argument.isdigit())):
-        raise UserError(f"text: unknown text encoder {encoder_id!r}; there are: words:<width>")
-    return Words(int(argument)) if colon else Words()
+    if family == "words" and (not colon or (argument.isascii() and argument.isdigit())):
+        return Words(int(argument)) if colon else Words()
+    if family != "words" and is_model_name(encoder_id):
+        return T5(encoder_id, device, dtype)
+    raise UserError(
+        f"text: unknown text encoder {encoder_id!r}; there are: words:<width>, a Hugging Face repository such as"
+        " google/flan-t5-xl, and the folder of a T5"
+    )

@@ -58,8 +58,8 @@ class Pipeline:
         self.network = network.eval()
         self.info = info
         self.device = torch.device(device)
-        self.text_encoder = load_text_encoder(info.text_encoder)
-        self.codec = load_codec(info.latent_codec)
+        self.text_encoder = load_text_encoder(info.text_encoder, self.device)
+        self.codec = load_codec(info.latent_codec, self.device)
         self.latent_shape: tuple[int, ...] = tuple(self.codec.latent_shape(info.image_size))  # (C, H, W)
 
     @classmethod

@@ -1,0 +1,171 @@
+"""Pretrained models by name: a repository of the Hugging Face Hub, or a folder of this machine.
+
+A model's id is what manifests and exports store. It names no place on a machine:
+
+    owner/name              a repository, at its newest revision or the one in the local cache
+    owner/name@revision     a repository at a commit, tag or branch; also a folder that lies in the Hub's local cache
+    NAME@HASH               a folder called NAME whose files have this content hash (its first 12 hex digits)
+
+A folder may be given by its path. Where it is asked for by its id, it is looked for in the folders that the environment
+variable TESSERA_MODELS lists (separated as PATH is), then in the working directory, and its content must match.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tessera.config import UserError
+from tessera.files import read_json, sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+MODELS_VARIABLE = "TESSERA_MODELS"
+"""Environment variable: folders that hold model folders."""
+CONFIG_FILE = "config.json"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
+_FOLDER_ID = re.compile(r"([^/\\]+)@([0-9a-f]{12})")
+_VARIANT = re.compile(r"\.(?:fp16|bf16|fp32|non_ema)\b")  # second copies of the weights that some repositories hold
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A pretrained model's files on this machine."""
+
+    path: Path
+    id: str
+    files: tuple[str, ...]
+    """Names of the files that make up the model, sorted."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the names and contents of the model's files."""
+        return _content_hash(self.path, self.files)
+
+    def config(self, field: str, key: str, expected: str, what: str) -> dict[str, Any]:
+        """Its config.json; UserError unless the value of `key` is `expected`, as it is in every model of this class."""
+        config = read_json(self.path / CONFIG_FILE)
+        found = config.get(key) if isinstance(config, dict) else None
+        if found != expected:
+            raise UserError(f"{field}: {self.id} is {found or 'a model of another class'}, wanted is {what}")
+        return config
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `name` is the path of a folder, the id of one, or the name of a repository."""
+    return bool(_REPOSITORY.fullmatch(name) or _FOLDER_ID.fullmatch(name)) or Path(name).is_dir()
+
+
+def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
+    """The model called `name`: `patterns` are those of its files beside config.json. A repository is fetched.
+
+    field: what a UserError begins with. UserError: it cannot be fetched, a folder is missing, has no config.json or no
+    safetensors, or is not the one its id names.
+    """
+    if Path(name).is_dir():
+        return _folder(Path(name), patterns, field)
+    if match := _FOLDER_ID.fullmatch(name):
+        return _folder_by_id(name, match[1], patterns, field)
+    path = _fetch(name, patterns, field)
+    return ModelFolder(path, name, _files(path, name, patterns, field))
+
+
+def check_float(dtype: "torch.dtype | None", field: str, of: str) -> "torch.dtype":
+    """float32 for None; UserError for anything but float32 and bfloat16 (float16 overflows in these networks)."""
+    import torch
+
+    if dtype not in (None, torch.float32, torch.bfloat16):
+        raise UserError(f"{field}: {of} computes in float32 or bfloat16, not {str(dtype).removeprefix('torch.')}")
+    return dtype or torch.float32
+
+
+def needs_hub(field: str, name: str) -> UserError:
+    """The error for a pretrained model without the libraries that load it."""
+    return UserError(f'{field}: {name} needs more libraries; run: pip install "tessera-t2i[hub]"')
+
+
+@contextlib.contextmanager
+def quiet(logging: Any) -> Iterator[None]:
+    """Hides from_pretrained's bars and reports: what matters in them is checked. `logging`: the library's module."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def check_loaded(info: dict[str, Any], model: ModelFolder, field: str) -> None:
+    """UserError where from_pretrained filled weights with random numbers; `info` is its output_loading_info."""
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise UserError(f"{field}: {model.id} has not the weights of its config.json: {', '.join(missing[:3])}, ...")
+
+
+def _folder(path: Path, patterns: Sequence[str], field: str) -> ModelFolder:
+    files = _files(path, str(path), patterns, field)
+    resolved = path.resolve()
+    repository = resolved.parents[1].name if len(resolved.parents) > 1 else ""
+    if resolved.parent.name == "snapshots" and repository.startswith("models--"):  # the Hub's cache says what it is
+        return ModelFolder(path, f"{'/'.join(repository.split('--')[1:])}@{resolved.name}", files)
+    return ModelFolder(path, f"{resolved.name}@{_content_hash(path, files)[:12]}", files)
+
+
+def _folder_by_id(name: str, folder: str, patterns: Sequence[str], field: str) -> ModelFolder:
+    places = [place for place in os.environ.get(MODELS_VARIABLE, "").split(os.pathsep) if place]
+    other = ""
+    for place in (*places, "."):
+        if (path := Path(place) / folder).is_dir():
+            found = _folder(path, patterns, field)
+            if found.id == name:
+                return found
+            other = f"; {path} has other contents"
+    raise UserError(
+        f"{field}: the model folder {name} is not here{other}; set {MODELS_VARIABLE} to the folder that holds {folder}"
+    )
+
+
+def _files(path: Path, name: str, patterns: Sequence[str], field: str) -> tuple[str, ...]:
+    """The model's files in `path`, second copies of its weights left out."""
+    if not (path / CONFIG_FILE).is_file():
+        raise UserError(f"{field}: {name} has no {CONFIG_FILE}; give the folder or repository of one model")
+    found = {file.name for pattern in patterns for file in path.glob(pattern) if not _VARIANT.search(file.name)}
+    if not any(file.endswith(".safetensors") for file in found):
+        raise UserError(f"{field}: {name} has no safetensors weights ({patterns[0]}); only these are read")
+    return tuple(sorted({CONFIG_FILE, *found}))
+
+
+def _content_hash(path: Path, files: Sequence[str]) -> str:
+    lines = "".join(f"{file} {sha256_file(path / file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _fetch(name: str, patterns: Sequence[str], field: str) -> Path:
+    """Where the local cache has the files of a repository; fetches those that are missing."""
+    repository, _, revision = name.partition("@")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise needs_hub(field, name) from None
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=[CONFIG_FILE, *patterns],
+                ignore_patterns=["*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"],
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{field}: {name}: there is no such folder, and fetching it failed: {reason}") from error

@@ -1,0 +1,62 @@
+"""Tiny random models of the classes that are loaded for real, saved as their libraries save them."""
+
+import string
+from pathlib import Path
+
+import torch
+
+WORDS = ["\u2581a", "\u2581an", "\u2581of", "\u2581image", "\u2581red", "\u2581cat", "\u2581dog", "\u2581left", "ing"]
+
+
+def save_vae(folder: Path, seed: int = 0, **changes) -> Path:
+    """An AutoencoderKL of Stable Diffusion's shape, but 4 channels a group and 3 levels: 4 pixels a latent."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    settings = {
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "block_out_channels": [8, 8, 16],
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+    } | changes
+    vae = AutoencoderKL(**settings)
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    vae.save_pretrained(folder)
+    return folder
+
+
+def t5_tokenizer():
+    from transformers import T5Tokenizer
+
+    letters = [(letter, -8.0) for letter in string.ascii_lowercase + ".,'"]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -4.0), *letters]
+    vocab += [(word, -3.0) for word in WORDS]
+    return T5Tokenizer(vocab=vocab, extra_ids=0)
+
+
+def save_t5(folder: Path, seed: int = 0, encoder_only: bool = False) -> Path:
+    """A T5 of Flan-T5's shape (gated GELU, untied), width 64, with its tokenizer. The whole one has a decoder too."""
+    from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
+
+    torch.manual_seed(seed)
+    tokenizer = t5_tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=64,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
+    model = (T5EncoderModel if encoder_only else T5ForConditionalGeneration)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
