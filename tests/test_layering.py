@@ -4,7 +4,7 @@ floor 4   imagenet < presets < run < study < demo < cli
 floor 3   curate/  train/  generate/  evaluate/
 floor 2   frozen/  weights
 floor 1   diffusion/  models/  metrics  cutmix  miniature/
-floor 0   config < runtime < records < files < shards
+floor 0   config < runtime < records < files < repository < shards
 """
 
 import ast
@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "tessera"
 
 FLOORS = [
-    ["config", "runtime", "records", "files", "shards"],
+    ["config", "runtime", "records", "files", "repository", "shards"],
     ["diffusion", "models", "metrics", "cutmix", "miniature"],
     ["frozen", "weights"],
     ["curate", "train", "generate", "evaluate"],

@@ -377,26 +377,18 @@ def test_neither_folder_nor_repository(tmp_path):
     one_line(error)
 
 
-def test_repository_is_fetched_and_failures_are_one_line(published_folder, monkeypatch):
+def test_repository_is_fetched(published_folder, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     asked = []
 
-    def fetch(repo, name):
-        asked.append((repo, name))
-        return str(published_folder / name)
+    def fetch(repo, **options):
+        asked.append((repo, options))
+        return str(published_folder)
 
-    monkeypatch.setattr(hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(hub, "snapshot_download", fetch)
     network, _ = load_published("owner/name")
     assert network.parameter_count > 0
-    assert asked == [("owner/name", "config.json"), ("owner/name", "model.safetensors")]
-
-    def fail(repo, name):
-        raise hub.errors.LocalEntryNotFoundError("cannot reach the Hub\nand a long explanation")
-
-    monkeypatch.setattr(hub, "hf_hub_download", fail)
-    with pytest.raises(UserError, match=r"owner/name: .* failed: cannot reach the Hub$") as error:
-        load_published("owner/name")
-    one_line(error)
+    assert asked == [("owner/name", {"allow_patterns": ["config.json", "model.safetensors"]})]
 
 
 def test_networks_are_built_by_their_config():

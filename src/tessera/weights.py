@@ -21,6 +21,7 @@ from tessera.files import atomic_path, read_json, write_json
 from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
+from tessera.repository import fetch_repository
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -340,19 +341,5 @@ def load_published(path_or_repo: str | Path, coherence: bool = False) -> tuple[R
 
 def published_folder(path_or_repo: str | Path) -> Path:
     """The folder itself, or where the local cache has the two files of a Hugging Face repository; fetches them."""
-    if Path(path_or_repo).is_dir():
-        return Path(path_or_repo)
-    repo = str(path_or_repo)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise UserError(f"{repo}: there is no such folder, and a Hugging Face repository is named owner/name")
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise UserError(f"{repo}: there is no such folder; to fetch it, run: pip install huggingface_hub") from None
-    try:
-        files = [Path(hf_hub_download(repo, name)) for name in (CONFIG_FILE, WEIGHTS_FILE)]
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{repo}: there is no such folder, and fetching it failed: {reason}") from error
-    return files[0].parent
+    folder = Path(path_or_repo)
+    return folder if folder.is_dir() else fetch_repository(str(path_or_repo), (CONFIG_FILE, WEIGHTS_FILE))

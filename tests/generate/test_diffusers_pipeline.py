@@ -297,7 +297,7 @@ def test_a_hub_name_is_fetched(pipe, export, noise, tmp_path, monkeypatch):
         assert {"model_index.json", "transformer/*.safetensors", "model.safetensors"} <= set(options["allow_patterns"])
         return str(folders[repo])
 
-    monkeypatch.setattr("tessera.generate.diffusers_model.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     for make in (
         lambda: load_pipeline("me/saved", device="cpu"),
         lambda: load_pipeline("me/export", device="cpu"),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError
 from tessera.files import read_json, sha256_file
+from tessera.repository import REPOSITORY, fetch_repository
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 MODELS_VARIABLE = "TESSERA_MODELS"
 """Environment variable: folders that hold model folders."""
 CONFIG_FILE = "config.json"
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 _FOLDER_ID = re.compile(r"([^/\\]+)@([0-9a-f]{12})")
-_VARIANT = re.compile(r"\.(?:fp16|bf16|fp32|non_ema)\b")  # second copies of the weights that some repositories hold
+SECOND_COPIES = ["*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"]
+"""Weights once more in another precision, which some repositories hold."""
+_VARIANT = re.compile(r"\.(?:fp16|bf16|fp32|non_ema)\b")  # the same, as a pattern of names
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class ModelFolder:
 
 def is_model_name(name: str) -> bool:
     """Whether `name` is the path of a folder, the id of one, or the name of a repository."""
-    return bool(_REPOSITORY.fullmatch(name) or _FOLDER_ID.fullmatch(name)) or Path(name).is_dir()
+    return bool(REPOSITORY.fullmatch(name) or _FOLDER_ID.fullmatch(name)) or Path(name).is_dir()
 
 
 def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
@@ -72,7 +74,10 @@ def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
         return _folder(Path(name), patterns, field)
     if match := _FOLDER_ID.fullmatch(name):
         return _folder_by_id(name, match[1], patterns, field)
-    path = _fetch(name, patterns, field)
+    try:
+        path = fetch_repository(name, [CONFIG_FILE, *patterns], ignore_patterns=SECOND_COPIES)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
     return ModelFolder(path, name, _files(path, name, patterns, field))
 
 
@@ -147,25 +152,3 @@ def _files(path: Path, name: str, patterns: Sequence[str], field: str) -> tuple[
 def _content_hash(path: Path, files: Sequence[str]) -> str:
     lines = "".join(f"{file} {sha256_file(path / file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _fetch(name: str, patterns: Sequence[str], field: str) -> Path:
-    """Where the local cache has the files of a repository; fetches those that are missing."""
-    repository, _, revision = name.partition("@")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise needs_hub(field, name) from None
-    try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=[CONFIG_FILE, *patterns],
-                ignore_patterns=["*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"],
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{field}: {name}: there is no such folder, and fetching it failed: {reason}") from error

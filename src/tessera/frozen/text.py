@@ -64,6 +64,10 @@ class TextEncoder(Protocol):
         """The encoding of the empty text, float32 (1, D)."""
         ...
 
+    def to(self, device: "torch.device | str") -> None:
+        """Moves what it computes with; nothing where there is nothing to move."""
+        ...
+
 
 class Words:
     """One fixed pseudo-random vector per lower-case word, and one for the end of the text. No download, no state.
@@ -109,6 +113,9 @@ class Words:
     def null_condition(self) -> NDArray[np.float32]:
         """The end token alone, float32 (1, D)."""
         return self.encode([""])[0]
+
+    def to(self, device: "torch.device | str") -> None:
+        """There is nothing to move."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Words of each text and the end token, before any cut."""
@@ -222,6 +229,13 @@ class T5:
     def null_condition(self) -> NDArray[np.float32]:
         """The encoding of the empty text, which is the end token alone: float32 (1, D)."""
         return self.encode([""])[0]
+
+    def to(self, device: "torch.device | str") -> None:
+        """Moves the network, and with it where it computes."""
+        import torch
+
+        self._device = torch.device(device)
+        self._model.to(self._device)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text and the end token, before any cut."""

@@ -48,6 +48,10 @@ class LatentCodec(Protocol):
         """Latents of any float type (B, C, h, w), an array or a CPU tensor -> uint8 (B, S, S, 3)."""
         ...
 
+    def to(self, device: "torch.device | str") -> None:
+        """Moves what it computes with; nothing where there is nothing to move."""
+        ...
+
 
 @dataclass(frozen=True)
 class PixelUnshuffle:
@@ -80,6 +84,9 @@ class PixelUnshuffle:
         if size < 1 or size % self.factor:
             raise UserError(f"latents: {self.id} needs a picture side that is a multiple of {self.factor}, not {size}")
         return 3 * self.factor**2, size // self.factor, size // self.factor
+
+    def to(self, device: "torch.device | str") -> None:
+        """There is nothing to move."""
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """uint8 (B, S, S, 3) -> (mean, std), each float32 (B, 3 factor^2, S / factor, S / factor); std is zero."""
@@ -166,6 +173,13 @@ class Autoencoder:
         if size < 1 or size % self.factor:
             raise UserError(f"latents: {self.id} needs a picture side that is a multiple of {self.factor}, not {size}")
         return self._channels, size // self.factor, size // self.factor
+
+    def to(self, device: "torch.device | str") -> None:
+        """Moves the network, and with it where it computes."""
+        import torch
+
+        self._device = torch.device(device)
+        self._vae.to(self._device)
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """uint8 (B, S, S, 3) -> the posterior's (mean, std), each float32 (B, C, S / factor, S / factor)."""

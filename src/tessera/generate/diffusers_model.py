@@ -1,7 +1,6 @@
 """A network in diffusers' terms, for its pipeline and the Hub's tools; and how the Hub's files get here."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Any, ClassVar
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
 from tessera.config import UserError, from_dict, to_dict
@@ -19,6 +16,7 @@ from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 from tessera.records import DenoiserState, TextEncoding
+from tessera.repository import fetch_repository
 from tessera.weights import ExportInfo, ExportSettings, load_export, save_export
 
 INDEX_FILE = "model_index.json"
@@ -132,19 +130,12 @@ def fetch(
     **_: Any,
 ) -> Path:
     """The model's files of a Hub repository in the local cache -> their folder."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise UserError(f"{repo}: there is no such folder, and a Hugging Face repository is named owner/name")
-    try:
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=bool(local_files_only),
-            force_download=force_download,
-            allow_patterns=_HUB_FILES,
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{repo}: there is no such folder, and fetching it failed: {reason}") from error
-    return Path(folder)
+    return fetch_repository(
+        repo,
+        _HUB_FILES,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=bool(local_files_only),
+        force_download=force_download,
+    )

@@ -185,6 +185,7 @@ class TesseraPipeline(DiffusionPipeline):
             self._drawer = Pipeline(self.transformer.denoiser, info, device=device)
         drawer = copy.copy(self._drawer)
         drawer.network, drawer.info, drawer.device = self.transformer.placed(), info, torch.device(device)
+        drawer.offload = bool(getattr(self, "_all_hooks", ()))  # what enable_model_cpu_offload leaves
         return drawer
 
     def _check_size(self, drawer: Pipeline, height: int | None, width: int | None) -> None:

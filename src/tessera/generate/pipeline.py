@@ -58,6 +58,8 @@ class Pipeline:
         self.network = network.eval()
         self.info = info
         self.device = torch.device(device)
+        self.offload = False
+        """Text encoder and codec go back to the CPU after each use."""
         self.text_encoder = load_text_encoder(info.text_encoder, self.device)
         self.codec = load_codec(info.latent_codec, self.device)
         self.latent_shape: tuple[int, ...] = tuple(self.codec.latent_shape(info.image_size))  # (C, H, W)
@@ -84,7 +86,10 @@ class Pipeline:
     def encode(self, prompts: Sequence[str]) -> TextEncoding:
         """One row per prompt; a prompt that occurs several times is encoded once."""
         distinct = list(dict.fromkeys(prompts))
+        self.text_encoder.to(self.device)
         encoded = dict(zip(distinct, self.text_encoder.encode(distinct)))
+        if self.offload:
+            self.text_encoder.to("cpu")
         return TextEncoding.stack([encoded[prompt] for prompt in prompts]).to(self.device, torch.float32)  # (B, L, D)
 
     @torch.inference_mode()
@@ -128,7 +133,11 @@ class Pipeline:
         scale, shift = (
             torch.tensor(values)[:, None, None] for values in (self.info.latent_scale, self.info.latent_shift)
         )
-        return self.codec.decode(latents.cpu().float() / scale + shift)  # (B, S, S, 3)
+        self.codec.to(self.device)
+        pictures = self.codec.decode(latents.cpu().float() / scale + shift)  # (B, S, S, 3)
+        if self.offload:
+            self.codec.to("cpu")
+        return pictures
 
     def images(
         self,
