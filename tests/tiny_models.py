@@ -37,15 +37,15 @@ def t5_tokenizer():
     return T5Tokenizer(vocab=vocab, extra_ids=0)
 
 
-def save_t5(folder: Path, seed: int = 0, encoder_only: bool = False) -> Path:
-    """A T5 of Flan-T5's shape (gated GELU, untied), width 64, with its tokenizer. The whole one has a decoder too."""
+def save_t5(folder: Path, seed: int = 0, encoder_only: bool = False, width: int = 64) -> Path:
+    """A T5 of Flan-T5's shape (gated GELU, untied) with its tokenizer. The whole one has a decoder too."""
     from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
     torch.manual_seed(seed)
     tokenizer = t5_tokenizer()
     config = T5Config(
         vocab_size=len(tokenizer),
-        d_model=64,
+        d_model=width,
         d_kv=8,
         d_ff=48,
         num_layers=2,
