@@ -1,8 +1,8 @@
-"""Guided sampling against the naive loop of the same network: python bench/sampling.py [--steps 50] [--threads 1]
+"""Guided sampling against the naive loop of the same network: python bench/sampling.py [--steps 50] [--threads 1] [--dtype float32]
 
 The naive loop refines the text and computes its keys and values at every step, and runs the conditional and the
 unconditional branch one after the other, the null condition padded to the caption's length. Full width, L = 190 tokens,
-half the depth and half the refiner (so each part keeps its share), one picture, float32, random weights. A few steps of
+half the depth and half the refiner (so each part keeps its share), one picture, random weights. A few steps of
 both are timed in turn, in processor time if there is one thread; `--steps` steps are reckoned from the first one, which
 encodes the text, and the median of the others. GFLOP of one picture are counted by formula (FLOP = 2 x multiply-add).
 Takes about a minute on one thread.
@@ -30,6 +30,7 @@ LENGTH = 190  # text tokens
 GUIDANCE = 3.0
 CLIP = 3.0
 TIMED_STEPS = 4
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CASES: dict[str, DiTConfig | RINConfig] = {
     "DiT-I L/2": replace(DIT_I_L2, depth=DIT_I_L2.depth // 2, refiner_depth=1),
     "CAD-I L": replace(CAD_I_L, blocks=CAD_I_L.blocks // 2, refiner_depth=1),
@@ -122,11 +123,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = arguments.steps
     for name, config in CASES.items():
-        network = make_network(config)
+        network = make_network(config).to(DTYPES[arguments.dtype])
         generator = torch.Generator().manual_seed(1)
         shape = (1, config.latent_channels, config.latent_size, config.latent_size)
         noise = torch.randn(shape, generator=generator)
@@ -139,7 +141,7 @@ def main() -> None:
         row, encoding, saved = dit_flops(config, LENGTH) if isinstance(config, DiTConfig) else rin_flops(config, LENGTH)
         flops = (2 * encoding + steps * (2 * row - saved), steps * 2 * (row + encoding))
         print(
-            f"{name} at half depth, {steps} steps, {arguments.threads} thread(s): "
+            f"{name} at half depth, {arguments.dtype}, {steps} steps, {arguments.threads} thread(s): "
             f"{taken[0]:.1f} s against {taken[1]:.1f} s, ratio {taken[1] / taken[0]:.2f}; "
             f"{flops[0] / 1e9:.0f} against {flops[1] / 1e9:.0f} GFLOP, ratio {flops[1] / flops[0]:.2f}; "
             f"{flops[0] / 1e9 / taken[0]:.0f} and {flops[1] / 1e9 / taken[1]:.0f} GFLOP/s; "
