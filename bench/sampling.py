@@ -1,4 +1,4 @@
-"""Guided sampling against the naive loop of the same network: python bench/sampling.py [--steps 50] [--threads 1] [--dtype float32]
+"""Guided sampling against the naive loop of the same network: python bench/sampling.py [--steps 50] [--threads 1]
 
 The naive loop refines the text and computes its keys and values at every step, and runs the conditional and the
 unconditional branch one after the other, the null condition padded to the caption's length. Full width, L = 190 tokens,
