@@ -1,0 +1,115 @@
+"""The loader at the size of the paper's records: python bench/loader.py [--records 20000] [--folder DIR]
+
+Makes a plain and an augmented set of so many records each (180 text tokens of width 2048 in int8, latents 4 x 32 x 32,
+0.4 MB a record; 20,000 records are 8 GB a set), reads batches through `Reader` and `Loader` as training does, and says:
+how many cores 800 images/s take (processor time of the whole process, threads and all), how fast it could go, how many
+bytes a sample costs, and the same for reading a record of both sets for each sample, as the published code does. What
+the device does (text is unpacked there) is not in it. `--folder` keeps the sets for another time; they are made in
+parts of 2048, `--linked` makes every file but the first a link to it, which needs a tenth of the disk.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tessera.files import open_stage
+from tessera.runtime import philox
+from tessera.shards import EncodedRecord, open_encoded, pack_floats, shard_name, write_shard
+from tessera.train.batches import Loader, Reader, passes
+from tessera.train.data import Algorithm1, Normalisation
+
+TOKENS, WIDTH, SHAPE = 180, 2048, (4, 32, 32)
+SHARD = 2048
+BATCH = 128
+RATE = 800  # images/s of one GPU
+
+
+def records(count: int, seed: int) -> Iterator[EncodedRecord]:
+    rng = philox(seed, "bench/loader")
+    noise = rng.integers(-127, 128, (4 * TOKENS, WIDTH), dtype=np.int8)
+    latents = rng.standard_normal((64, *SHAPE)).astype(np.float16)
+    for i in range(count):
+        start = int(rng.integers(0, 3 * TOKENS))
+        yield EncodedRecord(
+            key=f"class/{seed}-{i}",
+            class_name="class",
+            caption="a caption of a hundred and thirty words " * 18,
+            text_codes=noise[start : start + TOKENS],
+            text_scale=np.full((TOKENS, WIDTH // 64), 0.01, np.float16),
+            latent_mean=latents[i % 64],
+            latent_std=np.abs(latents[(i + 7) % 64]),
+        )
+
+
+def make_set(folder: Path, count: int, seed: int, linked: bool) -> Path:
+    stage = open_stage(folder, stage="encode", config={"records": count, "seed": seed, "linked": linked})
+    if stage.done:
+        return folder
+    for number, start in enumerate(range(0, count, SHARD)):
+        size, path = min(SHARD, count - start), folder / shard_name(number)
+        if linked and number and size == SHARD:
+            if not path.exists():
+                os.link(folder / shard_name(0), path)
+        else:
+            write_shard(path, records(size, seed + 1000 * number), latent_shape=SHAPE, text_width=WIDTH)
+    facts = {"null_condition": pack_floats(np.zeros((1, WIDTH), np.float32))}
+    stage.finish({"records": count}, facts=facts)
+    return folder
+
+
+def size_of(record: EncodedRecord) -> int:
+    arrays = (record.text_codes, record.text_scale, record.latent_mean, record.latent_std)
+    return sum(a.nbytes for a in arrays if a is not None) + len(record.caption.encode())
+
+
+def measure(read, images: int) -> tuple[float, float]:
+    """Processor seconds and seconds per image."""
+    with Loader(read, passes(0, BATCH, images + 8 * BATCH, BATCH)) as loader:
+        for _ in range(8):
+            next(loader)
+        cpu, began = time.process_time(), time.perf_counter()
+        for _ in range(images // BATCH):
+            next(loader)
+        return (time.process_time() - cpu) / images, (time.perf_counter() - began) / images
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=6400)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--linked", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        sets = [make_set(folder / n, arguments.records, i, arguments.linked) for i, n in enumerate(("plain", "mixed"))]
+        plain, augmented = map(open_encoded, sets)
+        algorithm = Algorithm1(plain, augmented, 0.4, 0.5, 0, "linear", caption_drop_prob=0.1)
+        reader = Reader(algorithm, plain, augmented, Normalisation(scale=(0.18215,)))
+        one = np.mean([size_of(plain[i]) for i in range(64)])
+
+        def read_both(numbers):
+            draws = algorithm.draws(numbers)
+            for from_augmented, index in zip(draws.augmented, draws.index):
+                _ = (plain if from_augmented else augmented)[int(index) % arguments.records]
+            return reader(numbers)
+
+        cases = {"the one chosen record": (reader, one), "a record of each set": (read_both, 2 * one)}
+        for name, (read, size) in cases.items():
+            before = plain.records_read + augmented.records_read
+            cpu, wall = measure(read, arguments.images)
+            count = (plain.records_read + augmented.records_read - before) / (arguments.images + 8 * BATCH)
+            print(
+                f"{name}: {size / 1e6:.3f} MB and {count:.2f} records read a sample; {1e6 * cpu:.0f} us of processor "
+                f"time an image, so {RATE} images/s take {RATE * cpu:.2f} cores; {1 / wall:.0f} images/s at most here",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""A whole training step (loss, backward, clip, optimiser, EMA): python bench/train_step.py [--threads 1] [--batches 64]
+
+Without a GPU, at reduced depth, L = 190 text tokens, random weights and data, by turns, the best of several rounds:
+  DiT-I L/2 (no refiner, for PixArt has none) as `tessera train` steps it (bf16 compute, fp32 masters, AdamW, EMA)
+      against diffusers' PixArtTransformer2DModel of the same width, heads and depth with AdamW and EMA, once all in
+      bf16 and once in fp32 under autocast to bf16;
+  CAD-I L with our self-conditioning (first pass without gradient, on kept samples, text refined once) against a first
+      pass on all samples with the text refined again, as published.
+With a GPU: both networks at full size, compiled, at the batch sizes of `--batches`: images/s, and TFLOP/s by formula as
+a share of `--peak` (790, an H200's in practice).
+"""
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from loader import TOKENS, make_set
+
+from tessera.diffusion.loss import drop_captions
+from tessera.diffusion.schedule import add_noise
+from tessera.imagenet import cad_i_l, dit_i_l2
+from tessera.models.dit import DIT_I_L2, DiTConfig
+from tessera.models.flops import step_flops
+from tessera.models.rin import CAD_I_L
+from tessera.records import DenoiserState
+from tessera.shards import EncodedStore, open_encoded
+from tessera.train.loop import Means, TrainConfig, _Trainer
+from tessera.train.optim import OptimConfig
+
+CPU_BATCH = 4
+ROUNDS = 4
+
+
+def trainer_of(config: TrainConfig, store: EncodedStore, batch: int, device: str) -> tuple[_Trainer, list]:
+    """A trainer and one batch in its hands."""
+    config = replace(
+        config,
+        num_images=10**6 * batch,
+        batch_size=batch,
+        device_batch_size=batch,
+        augment_prob=0.0,
+        validation_records=0,
+        sample_every_images=None,
+    )
+    trainer = _Trainer(Path("unused"), store, None, config, torch.device(device), Means())
+    host = trainer.reader(range(batch))
+    return trainer, [host.pinned() if device == "cuda" else host]
+
+
+def pixart_step(config: DiTConfig, loaded: list, *, autocast: bool) -> Callable[[], None]:
+    dtype = torch.float32 if autocast else torch.bfloat16
+    torch.manual_seed(0)
+    network = PixArtTransformer2DModel(
+        num_attention_heads=config.heads,
+        attention_head_dim=config.width // config.heads,
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        num_layers=config.depth,
+        cross_attention_dim=config.width,
+        sample_size=config.latent_size,
+        patch_size=config.patch_size,
+        caption_channels=config.text_width,
+        use_additional_conditions=False,
+    ).to(dtype)
+    weights = list(network.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
+    average = [w.detach().clone() for w in weights]
+    batch = loaded[0].to("cpu", torch.bfloat16)
+    mask = batch.text.mask.to(dtype)
+
+    def step() -> None:
+        x = add_noise(batch.latents, batch.noise, batch.alpha_bar).to(dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            words = batch.text.embeddings.to(dtype)
+            output = network(x, words, (1000 * batch.t).long(), {}, encoder_attention_mask=mask).sample
+        F.mse_loss(output.float(), batch.noise).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 2.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch._foreach_lerp_(average, [w.detach() for w in weights], 1e-4)
+
+    return step
+
+
+def published_self_conditioning(trainer: _Trainer, loaded: list) -> Callable[[], None]:
+    """Our step with the published first pass: all samples, text and all."""
+
+    def step() -> None:
+        host = loaded[0]
+        batch = host.to("cpu", trainer.dtype)
+        x = add_noise(batch.latents, batch.noise, batch.alpha_bar)
+        text = drop_captions(batch.text, batch.dropped, trainer.null_condition)
+        with torch.no_grad():
+            _, first = trainer.network(x, batch.alpha_bar, text)
+        tokens = torch.where(host.self_condition[:, None, None], first.latent_tokens, 0.0)
+        output, _ = trainer.network(x, batch.alpha_bar, text, DenoiserState(latent_tokens=tokens))
+        F.mse_loss(output.float(), batch.noise).backward()
+        trainer.optimizer.add_gradients()
+        trainer.optimizer.clip()
+        trainer.optimizer.step(1.0)
+        trainer.averages["ema"].update(trainer.optimizer.masters, 10)
+
+    return step
+
+
+def by_turns(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """The fastest of several rounds of each; in processor time if there is one thread."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    best = dict.fromkeys(steps, math.inf)
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            began = clock()
+            step()
+            best[name] = min(best[name], clock() - began)
+    return best
+
+
+def on_cpu(store: EncodedStore) -> None:
+    adamw = OptimConfig(name="adamw", lr=1e-4)
+    dit = replace(DIT_I_L2, depth=2, refiner_depth=0)
+    trainer, loaded = trainer_of(replace(dit_i_l2(), model=dit, optim=adamw), store, CPU_BATCH, "cpu")
+    best = by_turns(
+        {
+            "ours": lambda: trainer._step(loaded, False),
+            "pure": pixart_step(dit, loaded, autocast=False),
+            "autocast": pixart_step(dit, loaded, autocast=True),
+        }
+    )
+    print(
+        f"DiT-I L/2, 2 blocks, batch {CPU_BATCH}: {best['ours']:.2f} s a step; PixArt in pure bf16 "
+        f"{best['pure']:.2f} s, ratio {best['pure'] / best['ours']:.2f}; in autocast {best['autocast']:.2f} s, ratio "
+        f"{best['autocast'] / best['ours']:.2f}",
+        flush=True,
+    )
+    rin = replace(CAD_I_L, blocks=1)
+    trainer, loaded = trainer_of(replace(cad_i_l(), model=rin), store, CPU_BATCH, "cpu")
+    best = by_turns(
+        {
+            "ours": lambda: trainer._step(loaded, False),
+            "published": published_self_conditioning(trainer, loaded),
+        }
+    )
+    print(
+        f"CAD-I L, 1 block, batch {CPU_BATCH}, LAMB: {best['ours']:.2f} s a step; with the published self-conditioning "
+        f"{best['published']:.2f} s, ratio {best['published'] / best['ours']:.2f}",
+        flush=True,
+    )
+
+
+def on_gpu(store: EncodedStore, batches: list[int], peak: float) -> None:
+    for name, config in (("DiT-I L/2", dit_i_l2()), ("CAD-I L", cad_i_l())):
+        for batch in batches:
+            trainer, loaded = trainer_of(config, store, batch, "cuda")
+            for _ in range(5):
+                trainer._step(loaded, False)
+            torch.cuda.synchronize()
+            began, steps = time.perf_counter(), 20
+            for _ in range(steps):
+                trainer._step(loaded, False)
+            torch.cuda.synchronize()
+            rate = steps * batch / (time.perf_counter() - began)
+            tflops = rate * step_flops(config.model, TOKENS, 0.9) / 1e12
+            print(
+                f"{name}, batch {batch}, {torch.cuda.get_device_name()}: {rate:.0f} images/s, {tflops:.0f} TFLOP/s, "
+                f"{tflops / peak:.0%} of {peak:.0f}; {torch.cuda.max_memory_allocated() / 1e9:.0f} GB",
+                flush=True,
+            )
+            torch.cuda.reset_peak_memory_stats()
+            del trainer, loaded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--peak", type=float, default=790.0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        store = open_encoded(make_set(Path(temporary) / "set", 512, 0, False))
+        if torch.cuda.is_available():
+            on_gpu(store, arguments.batches, arguments.peak)
+        else:
+            on_cpu(store)
+
+
+if __name__ == "__main__":
+    main()
