@@ -86,6 +86,6 @@ def test_with_a_bucket_that_is_never_sent(monkeypatch):
     monkeypatch.setattr(GradientExchange, "finish", forgetful)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        red(test_ranks.test_buckets_hold_the_gradients_of_all_passes, None, monkeypatch, torch.float32, 500)
+        red(test_ranks.test_buckets_hold_the_gradients_of_all_passes, None, monkeypatch, torch.float32, 100)
     finally:
         dist.destroy_process_group()
