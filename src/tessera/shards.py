@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 
 from tessera.config import UserError
-from tessera.files import MANIFEST, Manifest, atomic_path, read_manifest
+from tessera.files import MANIFEST, Manifest, atomic_path, read_manifest, sha256_file
 
 TextEncodingKind = Literal["int8", "fp16", "none"]
 GROUP = 64  # numbers that share one scale
 BATCH_ROWS = 64  # records in an Arrow record batch
+SHARD_SHA256 = "shard_sha256"
+"""In the manifest's facts: the SHA-256 of each shard, by file name."""
 _FORMAT = "tessera-encoded-1"
 _AGAIN = "delete the directory and run `tessera encode` again"
 
@@ -184,7 +186,10 @@ class EncodedStore:
         for index, path in enumerate(self._paths):
             if path.name != shard_name(index):
                 raise UserError(f"{self.directory / shard_name(index)}: is missing; {_AGAIN}")
-            layout, size = _inspect(path)
+            try:
+                layout, size = _inspect(path)
+            except UserError as error:
+                raise UserError(f"{error}{self._checksums(path)}") from error
             first = first or layout
             sizes.append(size)
             if layout != first:
@@ -195,6 +200,23 @@ class EncodedStore:
                 raise UserError(f"{path}: has {size} records, but {self._paths[0].name} has {sizes[0]}; {_AGAIN}")
         assert first is not None
         return first, sizes
+
+    def _checksums(self, path: Path) -> str:
+        """What a damaged shard's checksum is and what it was; "" where the manifest does not say."""
+        expected = self.facts.get(SHARD_SHA256, {}).get(path.name)
+        return f" (its SHA-256 is {sha256_file(path)}, its manifest says {expected})" if expected else ""
+
+    @property
+    def byte_count(self) -> int:
+        """Of all shards together."""
+        return sum(path.stat().st_size for path in self._paths)
+
+    def verify(self) -> None:
+        """Reads every shard whole. UserError names the first one whose bytes are not those that were encoded."""
+        expected = self.facts.get(SHARD_SHA256, {})
+        for path in self._paths:
+            if path.name in expected and sha256_file(path) != expected[path.name]:
+                raise UserError(f"{path}: is damaged{self._checksums(path)}; {_AGAIN}")
 
     def __len__(self) -> int:
         return self._length

@@ -14,7 +14,7 @@ from tessera.curate.collect import CollectConfig, collect, read_images
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.curate.pictures import read_png
 from tessera.cutmix import compose
-from tessera.files import read_manifest
+from tessera.files import read_manifest, sha256_file
 from tessera.frozen.text import Words
 from tessera.frozen.vae import PixelUnshuffle
 from tessera.shards import open_encoded
@@ -75,6 +75,7 @@ def test_records_of_pictures(images, captions, tmp_path):
         "latent_shape": [12, 8, 8],
         "text_width": 32,
         "image_size": 16,
+        "shard_sha256": {path.name: sha256_file(path) for path in sorted((tmp_path / "encoded").glob("*.arrow"))},
         "text": None,
     }
     lengths = words.count_tokens(list(texts.values()))

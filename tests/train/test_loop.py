@@ -15,7 +15,7 @@ import torch
 from training_sets import DIT, RIN, SHAPE, WIDTH, config_of, make_records, write_set
 
 from tessera.config import UserError, from_dict, to_dict
-from tessera.files import read_json, read_manifest
+from tessera.files import read_json, read_manifest, sha256_file
 from tessera.records import Batch
 from tessera.runtime import philox
 from tessera.shards import open_encoded
@@ -580,6 +580,22 @@ def test_a_run_of_another_config_or_other_data_is_refused(plain, augmented, tmp_
     train(out, plain, augmented, config_of(num_images=8))
     refused(r"optim\.lr", out, plain, augmented, config_of(num_images=8, optim=OptimConfig(lr=0.5)))
     refused("input plain", out, augmented, augmented, config_of(num_images=8))
+
+
+def test_a_shard_with_one_wrong_bit_is_named_with_its_checksum(tmp_path):
+    damaged = write_set(tmp_path / "set", make_records(70))
+    shard = damaged / "shard-00001.arrow"
+    right = sha256_file(shard)
+    data = bytearray(shard.read_bytes())
+    text = make_records(70)[66].text_codes
+    assert text is not None
+    data[data.index(text.tobytes())] ^= 1
+    shard.write_bytes(data)
+    message = rf"shard-00001.arrow: is damaged \(its SHA-256 is {sha256_file(shard)}, its manifest says {right}\)"
+    refused(message, tmp_path / "run", damaged, None, config_of(augment_prob=0.0))
+    shard.write_bytes(data[:-100])  # cut short: found without reading it
+    refused(rf"cut short .*its manifest says {right}", tmp_path / "run", damaged, None, config_of(augment_prob=0.0))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_checkpoint_is_named(plain, tmp_path, monkeypatch):

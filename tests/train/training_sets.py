@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tessera.files import open_stage
+from tessera.files import open_stage, sha256_file
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.runtime import philox
-from tessera.shards import EncodedRecord, pack_floats, quantize, write_encoded
+from tessera.shards import SHARD_SHA256, EncodedRecord, pack_floats, quantize, write_encoded
 from tessera.train.loop import TrainConfig
 from tessera.train.optim import OptimConfig
 
@@ -89,5 +89,6 @@ def write_set(
         "image_size": 16,
         "null_condition": pack_floats(null),
     }
+    usual[SHARD_SHA256] = {path.name: sha256_file(path) for path in sorted(directory.glob("*.arrow"))}
     stage.finish({"records": len(records)}, facts=usual | facts)
     return directory

@@ -19,6 +19,7 @@ def train(
     shard: bool = False,
     peak_tflops: float | None = None,
     wandb: str | None = None,
+    verify: bool = False,
     resume: bool = False,
 ) -> None:
     """Trains one arm of a preset on encoded sets (Algorithm 1); running again goes on from the last checkpoint.
@@ -40,6 +41,7 @@ def train(
         shard: Split weights and optimiser over torchrun's processes, for networks that do not fit otherwise.
         peak_tflops: Stated peak of a device in TFLOP/s, such as 790; the log then says which share is reached.
         wandb: Log to this project of Weights & Biases too.
+        verify: Compare the sets with their checksums first, which takes minutes for large ones.
         resume: Fail if there is no run to go on with.
     """
     from tessera.presets import load_train_preset
@@ -49,7 +51,13 @@ def train(
     config = load_train_preset(preset, num_images=num_images, seed=seed)
     encode_text, decode = _frozen(plain, augmented, draws=config.sample_every_images is not None)
     means = Means(
-        compile=compile, shard=shard, peak_tflops=peak_tflops, wandb=wandb, encode_text=encode_text, decode=decode
+        compile=compile,
+        shard=shard,
+        peak_tflops=peak_tflops,
+        wandb=wandb,
+        verify=verify,
+        encode_text=encode_text,
+        decode=decode,
     )
     train_all(out, plain, augmented, config, resume=resume, device=device, init=init, means=means)
     say(out)

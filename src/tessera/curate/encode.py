@@ -17,11 +17,11 @@ from tessera.curate.caption import check_made_from, read_captions
 from tessera.curate.collect import is_complete, read_images
 from tessera.curate.pictures import read_png
 from tessera.cutmix import compose
-from tessera.files import open_stage, read_manifest
+from tessera.files import open_stage, read_manifest, sha256_file
 from tessera.frozen.text import TextEncoder, load_text_encoder
 from tessera.frozen.vae import LatentCodec, load_codec
 from tessera.runtime import Progress, philox, progress
-from tessera.shards import EncodedRecord, TextEncodingKind, pack_floats, quantize, shard_name, write_shard
+from tessera.shards import SHARD_SHA256, EncodedRecord, TextEncodingKind, pack_floats, quantize, shard_name, write_shard
 
 CACHE_BYTES = 512 * 2**20
 """Decoded pictures that are kept: all of a small set, else about as many as a shard needs."""
@@ -124,6 +124,7 @@ def encode(out: Path, images: Path, captions: Path, config: EncodeConfig, recipe
         "latent_shape": list(latent_shape),
         "text_width": encoder.width,
         "image_size": size,
+        SHARD_SHA256: {path.name: sha256_file(path) for path in paths},
         "text": _text_facts([job.caption for job in jobs], encoder),
     }
     stage.finish({"records": len(jobs), "shards": len(paths)}, facts=facts)

@@ -49,6 +49,10 @@ COMPILED_LENGTHS = 32
 """Compiled blocks get texts padded to a multiple of this, so that they meet few lengths."""
 
 
+VERIFIED_BYTES = 10**9
+"""Sets below this are read and compared with their checksums before the first step."""
+
+
 def train(
     out: Path,
     plain: Path,
@@ -91,6 +95,10 @@ def train(
         if leaders(int(stage.done) if stage else 0, place):
             return
     opened = [open_encoded(path) for path in stores]
+    if leads:
+        for store in opened:
+            if means.verify or store.byte_count < VERIFIED_BYTES:
+                store.verify()
     plain_store, augmented_store = opened[0], opened[1] if len(opened) > 1 else None
     model = config.model
     shape = (model.latent_channels, model.latent_size, model.latent_size)

@@ -134,6 +134,8 @@ class Means:
     """The device's stated peak in TFLOP/s, of which the log then says the share reached; None = unknown."""
     wandb: str | None = None
     """Log to this Weights & Biases project too; None = no."""
+    verify: bool = False
+    """Read the sets whole and compare checksums first, minutes for large ones; small ones are verified in any case."""
     encode_text: Callable[[Sequence[str]], Sequence[np.ndarray]] | None = None
     """Captions -> an array (L, D) each, for sets without stored text."""
     decode: Callable[[torch.Tensor], np.ndarray] | None = None
