@@ -1,0 +1,349 @@
+"""scores.json: the one format of every metric's numbers, each with its interval and the protocol it came about by.
+
+    {"format": 1, "kind": "quality", "name": "ta_ia", "num_images": null, "facts": {},
+     "numbers": [{"metric", "value", "low", "high", "n", "clusters", "over", "protocol": {...}}],
+     "items":   [{"prompt", "sample", "file", "tag", "values": {metric: value}, "correct", "reason", ...}]}
+
+Numbers of unlike protocols do not compare: `comparable` names the fields that differ, `require_comparable` refuses.
+Items are the single pictures behind the numbers: what paired differences and the report's drill-down need.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tessera.config import UserError, nearest
+from tessera.files import read_json, write_json
+from tessera.metrics import Interval, bootstrap, paired_bootstrap
+
+FILE = "scores.json"
+FORMAT = 1
+KINDS = ("quality", "geneval", "dpg", "miniature")
+Over = Literal["items", "tags"]
+_UNCOMPARED = ("versions",)
+"""Recorded, but no reason to refuse: another version of a library is not another protocol."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extender:
+    """What made prompts longer."""
+
+    model: str
+    """Name of the model or the rule set."""
+    prompt: str
+    """Its instruction (template), or the sha256 of it."""
+    seed: int
+    """Seed of its draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """All that decides a number beside the pictures themselves. None = plays no part."""
+
+    metric: str
+    """The metric's name, for example "fid" or "geneval/overall"."""
+    name: str
+    """Name of the protocol, for example "paper", "full" or "legacy-cut"."""
+    encoder: str | None = None
+    """Id of the network whose features or verdicts are counted."""
+    encoder_sha256: str | None = None
+    """Of its weights."""
+    resize: str | None = None
+    """How pictures come to the network's size."""
+    rounding: str | None = None
+    """How pixels in floating point became bytes; None where they were bytes from the start."""
+    images: int | None = None
+    """N, pictures judged."""
+    reference: str | None = None
+    """SHA-256 of the reference pictures or statistics."""
+    reference_images: int | None = None
+    """How many those are."""
+    k: int | None = None
+    """Neighbours of precision, recall, density and coverage."""
+    prompts_sha256: str | None = None
+    """Of the prompt set."""
+    extender: Extender | None = None
+    """What extended the prompts; None = they were drawn as they are."""
+    settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    """What else decides this metric, for example thresholds."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries; written down, not compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """One value of one metric."""
+
+    metric: str
+    value: float
+    low: float | None = None
+    """Lower end of the 95% interval; None together with `high`: the metric has none."""
+    high: float | None = None
+    n: int
+    """Pictures (or answers) that it is made of, at least 1."""
+    clusters: int | None = None
+    """Prompts that they belong to; None = the metric knows no prompts."""
+    over: Over | None = None
+    """"items": the mean of the items' values of that metric; "tags": the mean of the tags' means; None = neither."""
+    protocol: Protocol
+
+    def __post_init__(self):
+        numbers = [x for x in (self.value, self.low, self.high) if x is not None]
+        if not all(math.isfinite(x) for x in numbers):
+            raise UserError(f"{self.metric}: {numbers} must be finite")
+        if (self.low is None) != (self.high is None):
+            raise UserError(f"{self.metric}: an interval has two ends; give low and high, or neither")
+        if self.n < 1:
+            raise UserError(f"{self.metric}: n is {self.n}, a number is of at least 1 picture")
+        if self.over not in (None, "items", "tags"):
+            raise UserError(f"{self.metric}: over is {self.over!r}; known: items, tags, null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """All numbers of one model by one judge."""
+
+    kind: str
+    """Which judge; one of KINDS."""
+    name: str
+    """The model's, or arm's, name in tables."""
+    numbers: tuple[Number, ...]
+    items: tuple[Mapping[str, Any], ...] = ()
+    """One object a picture: "prompt" and "sample" (integers), "values" {metric: value}; where there are, "file"
+    (relative to the samples), "text", "tag", "correct", "reason"."""
+    num_images: int | None = None
+    """Training images that the model had seen: its place on curves over training."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping."""
+
+    def number(self, metric: str) -> Number | None:
+        """The number of that metric; None if it was not measured."""
+        return next((number for number in self.numbers if number.metric == metric), None)
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """Writes `path`, a directory or the file scores.json itself, atomically; equal scores are equal bytes."""
+    if scores.kind not in KINDS:
+        raise UserError(f"kind is {scores.kind!r};{nearest(scores.kind, KINDS)} known: {', '.join(KINDS)}")
+    names = [number.metric for number in scores.numbers]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: the metric {twice[0]} stands there twice; give each its own name")
+    data: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": scores.kind,
+        "name": scores.name,
+        "num_images": scores.num_images,
+        "facts": dict(scores.facts),
+        "numbers": [dataclasses.asdict(number) for number in scores.numbers],
+        "items": [dict(item) for item in scores.items],
+    }
+    path = Path(path)
+    write_json(path if path.suffix == ".json" else path / FILE, data)
+
+
+def read_scores(path: Path) -> Scores:
+    """The scores of `path`, a directory or its file, those of `evaluate miniature` too. UserError if damaged."""
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    data = read_json(path)
+    if isinstance(data, dict) and "format" not in data and "verdicts" in data and "protocol" in data:
+        return _of_miniature(data, path)
+    if not isinstance(data, dict) or "numbers" not in data or "kind" not in data:
+        raise UserError(f"{path}: is not a scores.json of `tessera evaluate`; give the --out of one")
+    if data.get("format") != FORMAT:
+        raise UserError(f"{path}: has format {data.get('format')!r}, this version reads {FORMAT}; judge again")
+    if data["kind"] not in KINDS:
+        raise UserError(f"{path}: kind is {data['kind']!r}; known: {', '.join(KINDS)}")
+    if not isinstance(data["numbers"], list) or not isinstance(data.get("items", []), list):
+        raise UserError(f"{path}: numbers and items must be lists; judge again")
+    return Scores(
+        kind=data["kind"],
+        name=str(data.get("name", path.parent.name)),
+        numbers=tuple(_number(item, f"{path}: numbers[{i}]") for i, item in enumerate(data["numbers"])),
+        items=tuple(data.get("items", [])),
+        num_images=data.get("num_images"),
+        facts=data.get("facts", {}),
+    )
+
+
+def comparable(a: Number, b: Number) -> list[str]:
+    """One line "field: a's value vs b's value" for each part of the protocols that differs; [] = they compare."""
+    found = []
+    for part in dataclasses.fields(Protocol):
+        left, right = getattr(a.protocol, part.name), getattr(b.protocol, part.name)
+        if part.name in _UNCOMPARED or left == right:
+            continue
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            for key in sorted(left.keys() | right.keys()):
+                if left.get(key) != right.get(key):
+                    found.append(f"{part.name}.{key}: {left.get(key)!r} vs {right.get(key)!r}")
+        else:
+            found.append(f"{part.name}: {_short(left)} vs {_short(right)}")
+    return found
+
+
+def require_comparable(a: Number, b: Number, force: bool = False) -> None:
+    """UserError, naming what differs, unless the two came about by the same protocol or `force`."""
+    unlike = comparable(a, b)
+    if unlike and not force:
+        raise UserError(f"{a.metric}: the protocols differ ({'; '.join(unlike)}); --force compares them all the same")
+
+
+def mean_interval(
+    values: Sequence[float],
+    prompts: Sequence[Any],
+    tags: Sequence[str] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """The 95% interval of the mean of `values`, whole prompts resampled; with tags, of the mean of the tags' means."""
+    rows, statistic = _rows(values, tags)
+    return bootstrap(rows, prompts, statistic, n=resamples, seed=seed)
+
+
+def paired_difference(
+    a: Scores, b: Scores, metric: str, force: bool = False, resamples: int = 1000, seed: int = 0
+) -> Interval | None:
+    """b's value minus a's with its 95% interval, both resampled together over the same prompts and pictures.
+
+    None where the metric is no mean of items, as FID is not. UserError where protocols or pictures do not match.
+    """
+    numbers = a.number(metric), b.number(metric)
+    if numbers[0] is None or numbers[1] is None:
+        raise UserError(f"{metric}: was not measured in {(a if numbers[0] is None else b).name}")
+    require_comparable(numbers[0], numbers[1], force)
+    over = numbers[0].over
+    if over is None or over != numbers[1].over:
+        return None
+    of = [{(x["prompt"], x["sample"]): x for x in s.items if x["values"].get(metric) is not None} for s in (a, b)]
+    if of[0].keys() != of[1].keys():
+        raise UserError(f"{metric}: {a.name} and {b.name} judged different pictures; draw the same prompts in both")
+    keys = sorted(of[0])
+    if not keys:
+        return None
+    tags = [str(of[0][key].get("tag")) for key in keys] if over == "tags" else None
+    (rows_a, statistic), (rows_b, _) = (_rows([side[key]["values"][metric] for key in keys], tags) for side in of)
+    return paired_bootstrap(rows_b, rows_a, [key[0] for key in keys], statistic, n=resamples, seed=seed)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the metrics are made with."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "numpy", "pillow", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _rows(values: Sequence[float], tags: Sequence[str] | None) -> tuple[np.ndarray, Any]:
+    if tags is None:
+        return np.asarray(values, dtype=np.float64), None
+    numbers = np.unique(np.asarray(tags), return_inverse=True)[1]
+    return np.stack([numbers, np.asarray(values, dtype=np.float64)], axis=1), _mean_of_tags
+
+
+def _mean_of_tags(rows: np.ndarray) -> float:
+    """Mean over the tags in `rows` (N, 2) of each tag's mean value."""
+    tags = rows[:, 0].astype(int)
+    count = np.bincount(tags)
+    return float((np.bincount(tags, rows[:, 1])[count > 0] / count[count > 0]).mean())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{text[:13]}..." if isinstance(value, str) and len(value) == 64 else text
+
+
+def _number(data: Any, where: str) -> Number:
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: must be an object")
+    _check_fields(Number, data, where)
+    protocol = data["protocol"]
+    if not isinstance(protocol, dict):
+        raise UserError(f"{where}.protocol: must be an object")
+    _check_fields(Protocol, protocol, f"{where}.protocol")
+    extender = protocol.get("extender")
+    if extender is not None:
+        _check_fields(Extender, extender, f"{where}.protocol.extender")
+        extender = Extender(**extender)
+    for name in ("value", "low", "high", "n"):
+        value = data.get(name)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | None)
+            or (value is None and name in "value n")
+        ):
+            raise UserError(f"{where}.{name}: must be a number, not {value!r}")
+    try:
+        return Number(**{**data, "protocol": Protocol(**{**protocol, "extender": extender})})
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _check_fields(cls: type, data: Mapping[str, Any], where: str) -> None:
+    parts = dataclasses.fields(cls)
+    known = [part.name for part in parts]
+    for name in data:
+        if name not in known:
+            raise UserError(f"{where}: unknown field {name!r};{nearest(name, known)} known: {', '.join(known)}")
+    for part in parts:
+        needed = part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
+        if needed and part.name not in data:
+            raise UserError(f"{where}: the field {part.name!r} is missing")
+
+
+def _of_miniature(data: Mapping[str, Any], path: Path) -> Scores:
+    """The scores of `evaluate miniature`, whose file keeps verdicts of its own shape."""
+    old = data["protocol"]
+    extenders = old.get("extenders") or []
+    extender = None
+    if len(extenders) == 1:
+        only = extenders[0]
+        extender = Extender(model=str(only["extender"]), prompt=str(only["template"]), seed=int(only["seed"] or 0))
+    settings = {name: old.get(name) for name in ("extended", "min_score", "min_score_counting", "seam_visible_above")}
+    numbers, measured = [], []
+    for metric, interval in data.items():
+        if not isinstance(interval, dict) or not {"low", "value", "high", "images", "prompts"} <= interval.keys():
+            continue
+        measured.append(metric)
+        protocol = Protocol(
+            metric=metric,
+            name=old["metric"],
+            encoder=old.get("detector"),
+            encoder_sha256=old.get("detector_sha256"),
+            images=old.get("images"),
+            prompts_sha256=old.get("prompts_sha256"),
+            extender=extender,
+            settings=settings,
+            versions=old.get("versions", {}),
+        )
+        ends = {name: interval[name] for name in ("low", "value", "high")}
+        over: Over = "tags" if metric == "overall" else "items"
+        counts = {"n": interval["images"], "clusters": interval["prompts"]}
+        numbers.append(Number(metric=metric, **ends, **counts, over=over, protocol=protocol))
+    items = []
+    for verdict in data["verdicts"]:
+        values = {name: verdict.get(name) for name in ("both_colors", "colors_in_relation", "seam")}
+        if verdict.get("tag") in measured:
+            values |= {"overall": verdict["correct"], verdict["tag"]: verdict["correct"]}
+        if verdict.get("seam") is not None and old.get("seam_visible_above") is not None:
+            values["seam_visible"] = verdict["seam"] > old["seam_visible_above"]
+        items.append(
+            {key: verdict.get(key) for key in ("prompt", "sample", "file", "tag", "correct", "reason")}
+            | {"values": {name: float(value) for name, value in values.items() if value is not None}}
+        )
+    parent = path.parent
+    name = parent.parent.name if parent.name in ("short", "extended") else parent.name
+    return Scores(
+        kind="miniature", name=name, numbers=tuple(sorted(numbers, key=lambda x: x.metric)), items=tuple(items)
+    )
