@@ -18,9 +18,12 @@ from tessera.metrics import (
     Moments,
     bootstrap,
     clip_score,
+    cmmd,
     cosine_scores,
     frechet_distance,
     frechet_from_moments,
+    kid,
+    neighbours,
     paired_bootstrap,
     prdc,
 )
@@ -130,7 +133,7 @@ def as_dict(result: PRDC):
 @pytest.mark.parametrize("width", [2, 64])
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_prdc_is_the_package_s(k, width, offset, monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK_ENTRIES", 1000)  # several blocks, with a rest
+    monkeypatch.setattr(neighbours, "BLOCK_ENTRIES", 1000)  # several blocks, with a rest
     real, fake = clouds(133, 90, width, offset)
     expected = reference_prdc(real, fake, k)
     assert as_dict(prdc(real, fake, k)) == pytest.approx(expected, abs=1e-12)
@@ -162,8 +165,60 @@ def test_prdc_decides_ties_exactly(seed, k, width, scale):
     """Points of a small lattice: most distances coincide with a radius, many are 0; strictly inside is what counts."""
     rng = np.random.default_rng(seed)
     real, fake = rng.integers(0, 3, (40, width)) * scale, rng.integers(0, 4, (30, width)) * scale
-    centred = [(x - real.mean(0)) / max(np.abs(y - real.mean(0)).max() for y in (real, fake)) for x in (real, fake)]
-    assert as_dict(prdc(real, fake, k)) == pytest.approx(plain_prdc(*centred, k), abs=1e-12)
+    assert as_dict(prdc(real, fake, k)) == pytest.approx(plain_prdc(real, fake, k), abs=1e-12)
+
+
+@pytest.mark.parametrize("degenerate", ["duplicates", "constant columns", "fewer than widths", "float32"])
+def test_prdc_of_degenerate_features(degenerate):
+    real, fake = clouds(60, 50, 80 if degenerate == "fewer than widths" else 12)
+    if degenerate == "duplicates":
+        real[::2], fake[10:20], fake[20:30] = real[1::2], fake[:10], real[:10]
+    elif degenerate == "constant columns":
+        real[:, 3:], fake[:, 3:] = 7.0, 7.0
+    elif degenerate == "float32":
+        real, fake = real.astype(np.float32), fake.astype(np.float32)
+    expected = plain_prdc(real.astype(float), fake.astype(float), 3)
+    assert as_dict(prdc(real, fake, 3)) == pytest.approx(expected, abs=1e-12)
+
+
+def plain_mmd(x, y, kernel, unbiased):
+    """By its definition, pair by pair."""
+
+    def mean(a, b, skip):
+        values = [kernel(p, q) for i, p in enumerate(a) for j, q in enumerate(b) if not (skip and i == j)]
+        return sum(values) / len(values)
+
+    return mean(x, x, unbiased) + mean(y, y, unbiased) - 2 * mean(x, y, False)
+
+
+def test_kid_is_its_definition():
+    x, y = features(12, 5), features(12, 5, seed=1)
+    expected = plain_mmd(x, y, lambda p, q: (p @ q / 5 + 1) ** 3, True)
+    result = kid(x, y, subsets=3, size=50)
+    assert result.value == pytest.approx(expected, rel=1e-10)
+    assert result.deviation == pytest.approx(0, abs=1e-10)
+    pairwise = pytest.importorskip("sklearn.metrics.pairwise")
+    kernels = [pairwise.polynomial_kernel(a, b, degree=3) for a, b in ((x, x), (y, y), (x, y))]
+    by_sklearn = sum((k.sum() - np.trace(k)) / 132 for k in kernels[:2]) - 2 * kernels[2].mean()
+    assert result.value == pytest.approx(by_sklearn, rel=1e-10)
+
+
+def test_kid_of_subsets_is_near_that_of_all_and_a_function_of_the_seed():
+    x, y = features(300, 6), features(260, 6, seed=1)
+    whole = plain_mmd(x[:260], y, lambda p, q: (p @ q / 6 + 1) ** 3, True)
+    parts = kid(x, y, subsets=60, size=100)
+    assert parts.value == pytest.approx(whole, abs=4 * parts.deviation / math.sqrt(60) + 0.1 * abs(whole))
+    assert kid(x, y, subsets=4, size=50, seed=1) == kid(x, y, subsets=4, size=50, seed=1)
+    assert kid(x, y, subsets=4, size=50, seed=1) != kid(x, y, subsets=4, size=50, seed=2)
+
+
+def test_cmmd_is_its_definition():
+    x, y = features(40, 6), features(30, 6, seed=1)
+    unit = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, y)]
+    expected = 1000 * plain_mmd(*unit, lambda p, q: math.exp(-((p - q) ** 2).sum() / (2 * 10**2)), False)
+    assert cmmd(x, y) == pytest.approx(expected, rel=1e-9)
+    assert cmmd(3 * x, y) == pytest.approx(cmmd(x, y), rel=1e-12)
+    assert cmmd(x, x) == pytest.approx(0, abs=1e-12)
 
 
 def test_prdc_of_one_point_many_times_is_0():
@@ -295,6 +350,9 @@ def test_clusters_of_one_kind_have_no_width():
         (lambda: frechet_distance(np.full((5, 3), np.nan), np.zeros((5, 3))), "NaN"),
         (lambda: prdc(np.zeros((3, 3)), np.zeros((5, 3)), 3), "real: 3 images"),
         (lambda: prdc(np.zeros((3, 3)), np.zeros((5, 3)), 0), "k: 0"),
+        (lambda: kid(np.zeros((1, 3)), np.zeros((5, 3))), "real: 1 images"),
+        (lambda: kid(np.zeros((4, 3)), np.zeros((5, 3)), size=1), "subset"),
+        (lambda: cmmd(np.zeros((4, 3)), np.ones((5, 3))), "real: an embedding is zero"),
         (lambda: cosine_scores(np.ones((3, 3)), np.ones((2, 3))), "pairs"),
         (lambda: cosine_scores(np.ones((3, 3)), np.zeros((3, 3))), "zero"),
         (lambda: bootstrap([]), "at least one value"),

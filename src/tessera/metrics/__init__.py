@@ -1,11 +1,11 @@
-"""The mathematics of the scores: Frechet distance, precision / recall / density / coverage, cosine scores, bootstrap.
+"""The mathematics of the scores: Frechet distance, neighbours, kernels, cosine scores, bootstrap.
 
 Everything takes features (N, d), N images of width d, as NumPy arrays or torch tensors, and works in float64; which
 network made them is the caller's. Only NumPy is used. Bad input raises UserError.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -13,29 +13,29 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.metrics.kernels import KernelDistance, cmmd, kid
+from tessera.metrics.neighbours import PRDC, prdc
+from tessera.metrics.tables import as_features, same_width
 from tessera.runtime import philox
 
+__all__ = [
+    "PRDC",
+    "Interval",
+    "KernelDistance",
+    "Moments",
+    "bootstrap",
+    "clip_score",
+    "cmmd",
+    "cosine_scores",
+    "frechet_distance",
+    "frechet_from_moments",
+    "kid",
+    "paired_bootstrap",
+    "prdc",
+]
+
 BLOCK_ENTRIES = 2**21
-"""About how many distances, or bootstrap draws, are held at once: 8 MB in float32."""
-
-
-def _features(features: Any, name: str, rows: int = 1) -> np.ndarray:
-    """(N, d) float64, finite, with at least `rows` rows."""
-    if hasattr(features, "detach"):  # a torch tensor, perhaps bfloat16 and on a GPU
-        features = features.detach().cpu().double().numpy()
-    array = np.asarray(features, dtype=np.float64)
-    if array.ndim != 2:
-        raise UserError(f"{name}: features must be a table (images, width), not of shape {array.shape}")
-    if len(array) < rows:
-        raise UserError(f"{name}: {len(array)} images are too few, at least {rows} are needed")
-    if not np.isfinite(array).all():
-        raise UserError(f"{name}: features hold NaN or infinity")
-    return array
-
-
-def _same_width(real: int, fake: int) -> None:
-    if real != fake:
-        raise UserError(f"fake: features are {fake} wide, those of real {real}; use one network for both")
+"""About how many draws of a bootstrap are held at once."""
 
 
 class Moments:
@@ -49,8 +49,8 @@ class Moments:
 
     def update(self, features: Any) -> None:
         """Adds features (N, d), N >= 0."""
-        array = _features(features, "features", rows=0)
-        _same_width(len(self.mean), array.shape[1])
+        array = as_features(features, "features", rows=0)
+        same_width(len(self.mean), array.shape[1])
         if len(array):
             mean = array.mean(0)
             deviations = array - mean
@@ -58,7 +58,7 @@ class Moments:
 
     def merge(self, other: "Moments") -> None:
         """Adds what another one has seen."""
-        _same_width(len(self.mean), len(other.mean))
+        same_width(len(self.mean), len(other.mean))
         if other.count:
             self._add(other.count, other.mean, other.scatter)
 
@@ -93,7 +93,7 @@ def frechet_from_moments(real: Moments, fake: Moments) -> float:
 
     With S1 = L L^T the eigenvalues of S1 S2 are those of L^T S2 L, which is symmetric: no square root of a matrix.
     """
-    _same_width(len(real.mean), len(fake.mean))
+    same_width(len(real.mean), len(fake.mean))
     first, second = real.covariance, fake.covariance
     factor = _factor(first)
     eigenvalues = np.linalg.eigvalsh(factor.T @ second @ factor)
@@ -108,9 +108,9 @@ def frechet_distance(real: Any, fake: Any) -> float:
     With no more images than widths the trace of the root is the sum of the singular values of C1 C2^T, where C
     are the centred features over sqrt(N - 1): exact at any rank.
     """
-    real, fake = _features(real, "real", 2), _features(fake, "fake", 2)
+    real, fake = as_features(real, "real", 2), as_features(fake, "fake", 2)
     width = real.shape[1]
-    _same_width(width, fake.shape[1])
+    same_width(width, fake.shape[1])
     if min(len(real), len(fake)) > width:
         moments = [Moments(width), Moments(width)]
         for part, features in zip(moments, (real, fake), strict=True):
@@ -124,111 +124,9 @@ def frechet_distance(real: Any, fake: Any) -> float:
     return max(float(distance), 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PRDC:
-    """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020)."""
-
-    precision: float
-    """Share of the generated images inside some real image's ball, 0..1."""
-    recall: float
-    """Share of the real images inside some generated image's ball, 0..1."""
-    density: float
-    """Mean number of real balls around a generated image, over k; 0 or more, can exceed 1."""
-    coverage: float
-    """Share of the real images with a generated one in their ball, 0..1."""
-
-
-class _Distances:
-    """Squared distances between the rows of a (N, d) and b (M, d), by blocks of rows of a.
-
-    A float32 matrix product gives all of them with an error of at most `slack`; what a comparison cannot decide within
-    that is computed again from the differences, in float64.
-    """
-
-    def __init__(self, a: np.ndarray, b: np.ndarray):
-        self.a, self.b = a, b
-        self.a32, self.b32 = a.astype(np.float32), b.astype(np.float32)
-        norms = [np.linalg.norm(x, axis=1).astype(np.float32) for x in (a, b)]
-        self.a_power, self.b_power = (norm**2 for norm in norms)
-        # Rounding of d products and their sum, at most this times (|a| + |b|)^2.
-        unit = np.float32((a.shape[1] + 8) * np.finfo(np.float32).eps)
-        self.a_slack, self.b_slack = (norm * np.sqrt(unit) for norm in norms)
-
-    def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """(rows, squared distances (n, M), slack (n, M)) of each block."""
-        size = max(1, BLOCK_ENTRIES // len(self.b))
-        for start in range(0, len(self.a), size):
-            rows = slice(start, min(start + size, len(self.a)))
-            squared = (-2 * self.a32[rows]) @ self.b32.T  # (n, M)
-            squared += self.a_power[rows, None]
-            squared += self.b_power
-            slack = self.a_slack[rows, None] + self.b_slack  # (n, M)
-            slack *= slack
-            yield rows, squared, slack
-
-    def exact(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Squared distances of the pairs (a_i, b_j), some at a time."""
-        step = max(1, BLOCK_ENTRIES // self.a.shape[1])
-        parts = [slice(start, start + step) for start in range(0, len(i), step)]
-        return np.concatenate([np.zeros(0), *(np.square(self.a[i[p]] - self.b[j[p]]).sum(1) for p in parts)])
-
-    def below(self, rows: slice, squared: np.ndarray, slack: np.ndarray, limit: np.ndarray) -> np.ndarray:
-        """Whether each distance of a block is below the limit, (n, 1) or (1, M); strictly, and as if exact. (n, M)"""
-        rounded = limit.astype(np.float32)
-        result = squared < rounded
-        i, j = np.nonzero(np.abs(squared - rounded) <= slack)
-        result[i, j] = self.exact(i + rows.start, j) < np.broadcast_to(limit, squared.shape)[i, j]
-        return result
-
-
-def _squared_radii(points: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance from each point to its k-th nearest other point. (N,)"""
-    distances, radii = _Distances(points, points), np.empty(len(points))
-    for rows, squared, slack in distances.blocks():
-        np.fill_diagonal(squared[:, rows], np.inf)
-        at_most = np.partition(squared + slack, k - 1, axis=1)[:, k - 1 : k]
-        i, j = np.nonzero(squared - slack <= at_most)
-        exact = distances.exact(i + rows.start, j)
-        order = np.lexsort((exact, i))  # by row, then by distance
-        radii[rows] = exact[order][np.searchsorted(i, np.arange(len(squared))) + k - 1]
-    return radii
-
-
-def prdc(real: Any, fake: Any, k: int) -> PRDC:
-    """Precision, recall, density and coverage of features (N, d), (M, d), with balls to the k-th nearest neighbour.
-
-    The formula of Naeem et al. 2020: a point is no neighbour of itself, and inside means strictly inside.
-    Needs N, M > k >= 1. Memory grows with N + M, not with N M.
-    """
-    if k < 1:
-        raise UserError(f"k: {k} must be at least 1")
-    real, fake = _features(real, "real", k + 1), _features(fake, "fake", k + 1)
-    _same_width(real.shape[1], fake.shape[1])
-    centre = real.mean(0)  # distances stay, rounding shrinks
-    real, fake = real - centre, fake - centre
-    scale = max(np.abs(real).max(), np.abs(fake).max()) or 1.0
-    real /= scale
-    fake /= scale
-    real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
-    balls = np.zeros(len(fake), dtype=np.int64)  # real balls around each fake
-    covered, recalled = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
-    distances = _Distances(real, fake)
-    for rows, squared, slack in distances.blocks():
-        in_real = distances.below(rows, squared, slack, real_radii[rows, None])
-        balls += in_real.sum(0)
-        covered[rows] = in_real.any(1)
-        recalled[rows] = distances.below(rows, squared, slack, fake_radii[None]).any(1)
-    return PRDC(
-        precision=float((balls > 0).mean()),
-        recall=float(recalled.mean()),
-        density=float(balls.mean() / k),
-        coverage=float(covered.mean()),
-    )
-
-
 def cosine_scores(images: Any, texts: Any) -> np.ndarray:
     """Cosine of each image's embedding (N, d) with its text's (N, d), -1..1. (N,)"""
-    images, texts = _features(images, "images"), _features(texts, "texts")
+    images, texts = as_features(images, "images"), as_features(texts, "texts")
     if images.shape != texts.shape:
         raise UserError(f"texts: embeddings of shape {texts.shape}, those of images {images.shape}; they go in pairs")
     norms = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)

@@ -1,0 +1,33 @@
+"""Tables of features, checked."""
+
+from typing import Any
+
+import numpy as np
+
+from tessera.config import UserError
+
+
+def as_features(features: Any, name: str, rows: int = 1) -> np.ndarray:
+    """(N, d) float64, finite, with at least `rows` rows."""
+    return as_floats(features, name, rows).astype(np.float64, copy=False)
+
+
+def as_floats(features: Any, name: str, rows: int = 1) -> np.ndarray:
+    """(N, d), finite, with at least `rows` rows; float32 as it is, all else in float64."""
+    if hasattr(features, "detach"):  # a torch tensor, perhaps bfloat16 and on a GPU
+        features = features.detach().cpu()
+        features = (features if "float32" in str(features.dtype) else features.double()).numpy()
+    array = np.asarray(features)
+    array = array if array.dtype == np.float32 else np.asarray(array, dtype=np.float64)
+    if array.ndim != 2:
+        raise UserError(f"{name}: features must be a table (images, width), not of shape {array.shape}")
+    if len(array) < rows:
+        raise UserError(f"{name}: {len(array)} images are too few, at least {rows} are needed")
+    if not np.isfinite(array).all():
+        raise UserError(f"{name}: features hold NaN or infinity")
+    return array
+
+
+def same_width(real: int, fake: int) -> None:
+    if real != fake:
+        raise UserError(f"fake: features are {fake} wide, those of real {real}; use one network for both")
