@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, nearest
+from tessera.files import sha256_file
+from tessera.generate.caption_sets import is_caption_set, read_caption_set
 
-SHIPPED = {"teaser": "teaser.txt", "figure4": "figure4.jsonl"}
-"""The paper's prompts: the 15 of its first page (appendix E), and the three of Figure 4, short and extended (F)."""
+SHIPPED = {"teaser": "teaser.txt", "figure4": "figure4.jsonl", "geneval": "geneval.jsonl"}
+"""The paper's prompts: the 15 of its first page (appendix E), the three of Figure 4, short and extended (F), and
+GenEval's 553 as published (Table 2)."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,16 @@ class Prompts:
 
 
 def load_prompts(source: str | Path | Sequence[str], extended: bool = False) -> Prompts:
-    """Prompts of a file (see `read_prompts`), of a shipped set by its name (`SHIPPED`), or as a list of texts.
+    """Prompts of a file (`read_prompts`), a shipped set (`SHIPPED`), captions (`read_caption_set`), or a list of texts.
 
     A file that has the name of a shipped set goes first. Raises UserError.
     """
+    if isinstance(source, str | Path) and is_caption_set(str(source)):
+        if extended:
+            raise UserError(f"{source}: captions have no extended texts; turn extended off")
+        path, rows = read_caption_set(str(source))
+        name = path.parent.name if path.parent.name and path.stem == "captions" else path.stem
+        return Prompts(tuple(rows), name, sha256_file(path))
     if isinstance(source, str | Path):
         path = _shipped(Path(source))
         rows = read_prompts(path, extended)
