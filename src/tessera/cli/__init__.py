@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "prompts": evaluate.prompts,
     "generate": generate.generate,
     "evaluate miniature": evaluate.miniature,
+    "evaluate geneval": evaluate.geneval,
     "report": evaluate.report,
 }
 """What follows `tessera`; verbs of two words are a group's."""

@@ -40,6 +40,35 @@ def miniature(samples: Annotated[Path, "positional"], out: Path) -> None:
     say(out)
 
 
+def geneval(
+    out: Path,
+    detector: str,
+    samples: Path | None = None,
+    extended_samples: Path | None = None,
+    clip: str = "openai/clip-vit-large-patch14",
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """GenEval of pictures of its prompts, original and extended side by side (Table 2); under torchrun, on many GPUs.
+
+    Example: tessera evaluate geneval --samples samples/short --extended-samples samples/long --detector F --out scores
+
+    Args:
+        out: Directory to make; running again goes on where it stopped.
+        detector: mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco .pth, or a folder of transformers.
+        samples: Directory made by generate from --prompts geneval; 4 pictures of each prompt are usual.
+        extended_samples: The same with --extended.
+        clip: CLIP ViT-L/14 of the Hub or of a folder, which names the colours.
+        seed: Seed of the intervals' bootstrap.
+        device: cuda, mps or cpu; the best there is by default.
+    """
+    from tessera.evaluate.geneval_table import GenEvalConfig, evaluate_geneval
+
+    config = GenEvalConfig(detector=detector, clip=clip, seed=seed)
+    if evaluate_geneval(out, samples, config, extended=extended_samples, device=device):
+        say(out)
+
+
 def report(workspace: Annotated[Path, "positional"], out: Path | None = None) -> None:
     """One self-contained HTML page about a working folder.
 

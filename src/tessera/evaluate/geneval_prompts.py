@@ -3,6 +3,7 @@
 Seed 43 gives the published list byte for byte; it ships as the prompt set `geneval` of `tessera generate`.
 """
 
+import hashlib
 import json
 from typing import Any
 
@@ -41,6 +42,11 @@ def draw_prompts(seed: int = SEED, per_task: int = 100) -> list[Line]:
 def to_bytes(lines: list[Line]) -> bytes:
     """The lines as the published file has them: JSON in the order of the fields, one a line."""
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def prompts_sha256(lines: list[Line]) -> str:
+    """The identity of a prompt set: the SHA-256 of its file as `to_bytes` writes it."""
+    return hashlib.sha256(to_bytes(lines)).hexdigest()
 
 
 def _single_objects(rng: np.random.Generator) -> list[Line]:

@@ -39,10 +39,10 @@ def swin_s_config() -> Any:
     """The shape of the published checkpoint: Swin-S, 100 queries, COCO's 80 classes."""
     from transformers import Mask2FormerConfig, SwinConfig
 
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    swin = {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
-    # The rest is as transformers has it by default.
-    return Mask2FormerConfig(backbone_config=SwinConfig(**swin, out_features=stages), num_labels=80)
+    swin: dict[str, Any] = {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
+    swin["out_features"] = ["stage1", "stage2", "stage3", "stage4"]
+    rest: dict[str, Any] = {"num_labels": 80}  # all else is as transformers has it by default
+    return Mask2FormerConfig(backbone_config=SwinConfig(**swin), **rest)
 
 
 def load_mmdetection(path: Path, config: Any = None) -> Any:

@@ -110,7 +110,7 @@ def resized_size(height: int, width: int) -> tuple[int, int]:
 
 def resize(image: NDArray[np.uint8]) -> Tensor:
     """uint8 (H, W, 3) -> (3, h, w), float32 on whole levels 0..255: bilinear between pixel centres, no antialias."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
     size = resized_size(image.shape[0], image.shape[1])
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=False)[0].round()
 

@@ -1,0 +1,272 @@
+"""evaluate geneval: pictures of GenEval's prompts to the paper's Table 2, original and extended prompts side by side.
+
+scores.json                    the table, each number with its interval and protocol
+original/NNNNN.json            of each prompt, every picture's verdict, reason and detections
+extended/NNNNN.json            the same for pictures of the extended texts
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.config import UserError
+from tessera.evaluate import geneval, geneval_prompts
+from tessera.evaluate.samples import Samples, extenders, read_picture, read_samples, versions, work_through
+from tessera.files import open_stage, write_json
+from tessera.metrics import bootstrap
+from tessera.runtime import pick_device, set_threads, world_size
+
+FILE = "scores.json"
+METRIC = "geneval-1"
+"""Name of the protocol; a change to any rule of the judge changes it."""
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"
+_BATCH = 4  # pictures of one prompt detected at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenEvalConfig:
+    """With which networks to judge."""
+
+    detector: str
+    """mmdetection's checkpoint of Mask2Former Swin-S, or a folder of a Mask2Former saved by transformers."""
+    clip: str = DEFAULT_CLIP
+    """A CLIP of the Hub or of a folder: the colours."""
+    resamples: int = 1000
+    """Bootstrap resamples for the intervals, at least 100."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    threads: int | None = None
+    """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
+
+    def __post_init__(self):
+        if self.resamples < 100:
+            raise UserError(f"resamples is {self.resamples}: give at least 100")
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
+
+
+class _Judge:
+    """The two networks, loaded when the first picture asks for them."""
+
+    def __init__(self, config: GenEvalConfig, device: str | None):
+        self.config, self.device = config, device
+        self.networks: tuple[Any, Any] | None = None
+
+    def verdicts(self, samples: Samples, prompt: int) -> list[dict[str, Any]]:
+        """The verdict on each picture of a prompt, with its detections."""
+        if self.networks is None:
+            from tessera.frozen.clip_colors import load_colors
+            from tessera.frozen.objects import load_detector
+
+            device = pick_device(self.device)
+            detector = load_detector(Path(self.config.detector), device)
+            self.networks = detector, load_colors(self.config.clip, geneval_prompts.COLORS, device)
+        detector, colors = self.networks
+        line, out = samples.lines[prompt], []
+        for start in range(0, samples.per_prompt, _BATCH):
+            numbers = range(start, min(start + _BATCH, samples.per_prompt))
+            images = [read_picture(samples.picture(prompt, k)) for k in numbers]
+            if len({image.shape for image in images}) > 1:
+                raise UserError(f"{samples.picture(prompt, start).parent}: pictures of one prompt have one size")
+            for k, image, found in zip(numbers, images, detector.detect(images, geneval.MIN_SCORE)):
+                detections = _detections(line, image, found, colors)
+                verdict = geneval.judge(line, detections)
+                file = samples.picture(prompt, k).relative_to(samples.directory).as_posix()
+                out.append(_row(line, prompt, k, file, verdict, detections))
+        return out
+
+
+def evaluate_geneval(
+    out: Path,
+    samples: Path | None,
+    config: GenEvalConfig,
+    *,
+    extended: Path | None = None,
+    device: str | None = None,
+) -> bool:
+    """Judges directories made by `generate` from GenEval's prompts and writes `out`/scores.json.
+
+    samples: pictures of the original prompts; extended: of the same prompts' extended texts; at least one of them.
+    Goes on where it stopped; under torchrun the ranks share the prompts and the last one writes the scores. Returns
+    whether they are there. Raises UserError for missing or damaged pictures, or networks that are not the judges.
+    """
+    out = Path(out)
+    from tessera.frozen.identity import identify
+
+    folders = _folders(samples, extended)
+    for folder in folders.values():
+        _check(folder)
+    networks = {"detector": _detector_sha256(Path(config.detector)), "clip": identify(config.clip).sha256}
+    described = {"metric": METRIC, "networks": networks, "resamples": config.resamples, "seed": config.seed}
+    inputs = {name: folder.directory for name, folder in folders.items()}
+    shared = world_size() > 1
+    stage = open_stage(out, stage="evaluate", config=described, inputs=inputs, shared=shared)
+    if stage.done:
+        return True
+    set_threads(config.threads)
+    judge = _Judge(config, device)
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for name, folder in folders.items():
+        done = work_through(
+            out / name, len(folder.lines), lambda i, own=folder: judge.verdicts(own, i), description=f"geneval {name}"
+        )
+        if done is not None:
+            columns[name] = [row for rows in done for row in rows]
+    if len(columns) < len(folders):
+        return False  # another rank completes it
+    scores = {
+        name: {"protocol": protocol(folders[name], networks, config), "values": table(rows, config)}
+        for name, rows in columns.items()
+    }
+    write_json(out / FILE, {"metric": METRIC, "columns": scores})
+    counts = {
+        "images": sum(map(len, columns.values())),
+        "prompts": sum(len(folder.lines) for folder in folders.values()),
+    }
+    stage.finish(counts, facts={"metric": METRIC})
+    return True
+
+
+def table(rows: Sequence[Mapping[str, Any]], config: GenEvalConfig) -> dict[str, dict[str, Any] | None]:
+    """Accuracy of each task and of all, with 95% intervals over prompts; None where there is no picture of it.
+
+    Overall is the mean of the six tasks' accuracies over pictures, and None unless all six are there.
+    """
+    out: dict[str, dict[str, Any] | None] = {}
+    for name in ("overall", *geneval.TASKS):
+        chosen = [row for row in rows if name in ("overall", row["tag"])]
+        tags = [geneval.TASKS.index(row["tag"]) for row in chosen]
+        if not chosen or (name == "overall" and len(set(tags)) < len(geneval.TASKS)):
+            out[name] = None
+            continue
+        values = np.array([tags, [row["correct"] for row in chosen]], dtype=np.float64).T  # (N, 2)
+        prompts = [row["prompt"] for row in chosen]
+        interval = bootstrap(values, prompts, geneval.mean_of_tasks, n=config.resamples, seed=config.seed)
+        bounds = {"low": interval.low, "value": interval.value, "high": interval.high}
+        out[name] = {**bounds, "images": len(chosen), "prompts": len(set(prompts))}
+    return out
+
+
+def protocol(samples: Samples, networks: Mapping[str, str], config: GenEvalConfig) -> dict[str, Any]:
+    """All that the numbers of one column depend on."""
+    own = [{key: value for key, value in line.items() if key not in ("text", "extended")} for line in samples.lines]
+    return {
+        "metric": METRIC,
+        "detector_sha256": networks["detector"],
+        "clip_sha256": networks["clip"],
+        "min_score": geneval.MIN_SCORE,
+        "min_score_counting": geneval.MIN_SCORE_COUNTING,
+        "images": len(samples.lines) * samples.per_prompt,
+        "prompts": len(samples.lines),
+        "per_prompt": samples.per_prompt,
+        "prompts_sha256": geneval_prompts.prompts_sha256(own),
+        "extended": samples.extended,
+        "extenders": extenders(samples.lines) if samples.extended else [],
+        "interval": {"method": "95% bootstrap over prompts", "resamples": config.resamples, "seed": config.seed},
+        "versions": versions(),
+    }
+
+
+def _folders(samples: Path | None, extended: Path | None) -> dict[str, Samples]:
+    folders = {}
+    for name, path in (("original", samples), ("extended", extended)):
+        if path is not None:
+            folders[name] = read_samples(path)
+            if folders[name].extended != (name == "extended"):
+                drawn = "extended" if folders[name].extended else "original"
+                raise UserError(f"{path}: was drawn from the {drawn} prompts; give it as --{_OPTIONS[drawn]}")
+    if not folders:
+        raise UserError("give --samples, --extended-samples or both: directories made by `tessera generate`")
+    if len(folders) == 2:
+        prompts = [[line["prompt"] for line in folder.lines] for folder in folders.values()]
+        if prompts[0] != prompts[1]:
+            raise UserError(f"{samples} and {extended}: are not of the same prompts; draw both from one file")
+    return folders
+
+
+_OPTIONS = {"original": "samples", "extended": "extended-samples"}
+
+
+def _check(samples: Samples) -> None:
+    """Raises UserError unless every line can be judged."""
+    for i, line in enumerate(samples.lines):
+        where = samples.directory / f"{i:05d}" / "metadata.jsonl"
+        if line.get("tag") not in geneval.TASKS:
+            known = ", ".join(geneval.TASKS)
+            raise UserError(f"{where}: tag is {line.get('tag')!r}, not one of {known}; draw --prompts geneval")
+        for field in ("include", "exclude"):
+            clauses = line.get(field, [])
+            if not isinstance(clauses, list) or (field == "include" and not clauses):
+                raise UserError(f"{where}: {field} must be a list of clauses; draw --prompts geneval")
+            for number, clause in enumerate(clauses):
+                if not _is_clause(clause, number):
+                    raise UserError(f"{where}: {field}[{number}] is not a clause of GenEval: {clause!r}")
+
+
+def _is_clause(clause: Any, number: int) -> bool:
+    if not isinstance(clause, dict) or clause.get("class") not in geneval_prompts.CLASSES:
+        return False
+    position = clause.get("position", [geneval_prompts.RELATIONS[0], 0])
+    return (
+        type(clause.get("count")) is int
+        and clause["count"] >= 1
+        and clause.get("color", geneval_prompts.COLORS[0]) in geneval_prompts.COLORS
+        and isinstance(position, list)
+        and len(position) == 2
+        and position[0] in geneval_prompts.RELATIONS
+        and ("position" not in clause or position[1] in range(number))
+    )
+
+
+def _detector_sha256(path: Path) -> str:
+    """Of the detector's weights, which says whether a directory was begun with the same one."""
+    from tessera.files import sha256_file
+
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such detector; see `tessera evaluate geneval --help`")
+    return sha256_file(file)
+
+
+def _detections(
+    line: Mapping[str, Any], image: NDArray[np.uint8], found: Sequence[Any], colors: Any
+) -> list[geneval.Detection]:
+    """The found objects as GenEval's rules take them; a colour for those of which a clause asks one."""
+    named = [geneval_prompts.CLASSES[item.class_index] for item in found]
+    asked = {clause["class"]: clause["count"] for clause in line["include"] if "color" in clause}
+    color_of: dict[int, str] = {}
+    for name, count in asked.items():
+        members = [i for i, other in enumerate(named) if other == name][:count]  # found ones stand best first
+        parts = [(found[i].box, found[i].mask) for i in members]
+        color_of |= dict(zip(members, colors.name(image, parts, name)))
+    return [
+        geneval.Detection(name, item.score, item.box, color_of.get(i))
+        for i, (name, item) in enumerate(zip(named, found))
+    ]
+
+
+def _row(
+    line: Mapping[str, Any],
+    prompt: int,
+    k: int,
+    file: str,
+    verdict: geneval.Verdict,
+    detections: Sequence[geneval.Detection],
+) -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "sample": k,
+        "file": file,
+        "tag": line["tag"],
+        "text": line.get("text", line["prompt"]),
+        "correct": verdict.correct,
+        "reason": verdict.reason,
+        "detections": [
+            {"class": item.class_name, "score": item.score, "box": list(item.box), "color": item.color}
+            for item in detections
+        ],
+    }

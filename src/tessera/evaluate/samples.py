@@ -1,0 +1,99 @@
+"""Folders of pictures in GenEval's layout as the judges read them, and work on them prompt by prompt."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.files import read_json, read_manifest, remove_unfinished, write_json
+from tessera.runtime import progress, rank, world_size
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A directory made by `tessera generate`, with every picture in its place."""
+
+    directory: Path
+    extended: bool
+    """Drawn from the prompts' extended texts."""
+    per_prompt: int
+    """Pictures of each prompt."""
+    lines: tuple[dict[str, Any], ...]
+    """The prompts' metadata, in order; "text" is what was drawn."""
+
+    def picture(self, prompt: int, k: int) -> Path:
+        """The file of picture k of a prompt."""
+        return self.directory / f"{prompt:05d}" / "samples" / f"{k:04d}.png"
+
+
+def read_samples(directory: Path) -> Samples:
+    """The samples of `directory`; UserError if it was not made by `generate`, or lacks pictures (how many is said)."""
+    directory = Path(directory)
+    manifest = read_manifest(directory, "generate")
+    prompts, per_prompt = manifest.counts["prompts"], manifest.config["per_prompt"]
+    samples = Samples(directory, bool(manifest.config.get("extended", False)), per_prompt, ())
+    wanted = [samples.picture(i, k) for i in range(prompts) for k in range(per_prompt)]
+    wanted += [directory / f"{i:05d}" / "metadata.jsonl" for i in range(prompts)]
+    missing = [path for path in wanted if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{directory}: {len(missing)} of {len(wanted)} files are missing, the first is "
+            f"{missing[0].relative_to(directory)}; generate it again into a new directory"
+        )
+    lines = [read_json(directory / f"{i:05d}" / "metadata.jsonl") for i in range(prompts)]
+    for i, line in enumerate(lines):
+        if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
+            raise UserError(f'{directory / f"{i:05d}" / "metadata.jsonl"}: must hold an object with a text "prompt"')
+    return Samples(directory, samples.extended, per_prompt, tuple(lines))
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3); UserError if the file is damaged."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: is not a readable picture ({error}); generate it again") from error
+
+
+def extenders(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What made the extended texts of the prompts: each extender with its template and seed, once."""
+    fields = ("extender", "template", "seed")
+    extended = [line.get("extended") or {} for line in lines]
+    found = {tuple(str(entry.get(field)) for field in fields): entry for entry in extended}
+    return [
+        {field: entry.get(field) for field in fields} for _, entry in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def work_through(
+    directory: Path, count: int, work: Callable[[int], Any], *, description: str, unit: str = "prompts"
+) -> list[Any] | None:
+    """`work(number)` for each number below `count`, its result in a file of its own: directory/NNNNN.json.
+
+    What is there is not done again. Under torchrun rank r of w does numbers r, r + w, ... and waits for nobody. The
+    results in order as the files give them back, or None while another rank's are missing.
+    """
+    paths = [directory / f"{number:05d}.json" for number in range(count)]
+    own = range(rank(), count, world_size())
+    todo = [number for number in own if not paths[number].is_file()]
+    with progress(description, len(own), unit=unit, completed=len(own) - len(todo)) as bar:
+        for number in todo:
+            write_json(paths[number], work(number))
+            bar.advance()
+    if not all(path.is_file() for path in paths):
+        return None
+    if world_size() > 1:
+        remove_unfinished(directory)
+    return [read_json(path) for path in paths]
+
+
+def versions() -> dict[str, str]:
+    """The libraries that a judge's numbers depend on."""
+    return {name: metadata.version(name) for name in ("torch", "transformers", "numpy", "pillow")}

@@ -1,0 +1,276 @@
+"""Table 2 from pictures: exact with painted objects and a detector that sees them, and whole with tiny networks."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from judged import tree, write_samples
+
+from tessera.config import UserError
+from tessera.evaluate import geneval, geneval_prompts, geneval_table
+from tessera.evaluate.geneval_table import GenEvalConfig, evaluate_geneval
+from tessera.frozen.objects import FoundObject, box_of
+from tiny_judges import save_clip, save_detector
+
+PAINT = {"dog": (255, 0, 0), "cat": (0, 0, 255), "bus": (0, 255, 0)}
+"""The painted objects: the class by hue, whatever its colour is called."""
+SIDE = 40
+
+
+def clause(name, count=1, **more):
+    return {"class": name, "count": count, **more}
+
+
+LINES = [
+    {"tag": "single_object", "include": [clause("dog")], "prompt": "a photo of a dog"},
+    {"tag": "two_object", "include": [clause("dog"), clause("cat")], "prompt": "a photo of a dog and a cat"},
+    {
+        "tag": "counting",
+        "include": [clause("dog", 2)],
+        "exclude": [clause("dog", 3)],
+        "prompt": "a photo of two dogs",
+    },
+    {"tag": "colors", "include": [clause("dog", color="red")], "prompt": "a photo of a red dog"},
+    {
+        "tag": "position",
+        "include": [clause("cat"), clause("dog", position=["left of", 0])],
+        "prompt": "a photo of a dog left of a cat",
+    },
+    {
+        "tag": "color_attr",
+        "include": [clause("dog", color="red"), clause("cat", color="blue")],
+        "prompt": "a photo of a red dog and a blue cat",
+    },
+]
+for line in LINES:
+    line["extended"] = {"text": f"{line['prompt']}, in the snow", "extender": "rules", "template": "t", "seed": 0}
+
+# What each of the two pictures of each prompt shows: (class, left, top, side).
+SCENES = [
+    [[("dog", 5, 5, 8)], []],
+    [[("dog", 2, 2, 8), ("cat", 20, 20, 8)], [("dog", 2, 2, 8)]],
+    [[("dog", 2, 2, 8), ("dog", 20, 2, 8)], [("dog", 2, 2, 8), ("dog", 20, 2, 8), ("dog", 2, 20, 8)]],
+    [[("dog", 5, 5, 8)], [("dog", 5, 5, 8)]],
+    [[("dog", 2, 14, 8), ("cat", 28, 14, 8)], [("cat", 2, 14, 8), ("dog", 28, 14, 8)]],
+    [[("dog", 2, 2, 8), ("cat", 20, 20, 8)], [("cat", 2, 2, 8)]],
+]
+CORRECT = [[True, False], [True, False], [True, False], [True, True], [True, False], [True, False]]
+
+
+def paint(i, k):
+    picture = np.full((SIDE, SIDE, 3), 90, np.uint8)
+    for name, left, top, side in SCENES[i][k]:
+        picture[top : top + side, left : left + side] = PAINT[name]
+    return picture
+
+
+class SeesPaint:
+    """A detector of painted squares, each connected one an object of score 0.95."""
+
+    def detect(self, images, min_score):
+        assert min_score == 0.3
+        return [self._objects(image) for image in images]
+
+    def _objects(self, image):
+        found = []
+        for name, color in PAINT.items():
+            rest = (image == color).all(-1)
+            while rest.any():
+                top, left = np.argwhere(rest)[0]
+                mask = np.zeros_like(rest)
+                mask[top : top + 8, left : left + 8] = rest[top : top + 8, left : left + 8]
+                found.append(FoundObject(geneval_prompts.CLASSES.index(name), 0.95, box_of(mask), mask))
+                rest = rest & ~mask
+        return found
+
+
+class NamesPaint:
+    """Calls the most of what is not #999 by its hue."""
+
+    def name(self, image, objects, class_name):
+        hues = {(255, 0, 0): "red", (0, 0, 255): "blue", (0, 255, 0): "green"}
+        return [hues[tuple(image[mask][0].tolist())] for _, mask in objects]
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    root = tmp_path_factory.mktemp("networks")
+    return {"detector": str(save_detector(root / "detector")), "clip": str(save_clip(root / "clip"))}
+
+
+@pytest.fixture
+def sees_paint(monkeypatch, networks):
+    monkeypatch.setattr("tessera.frozen.objects.load_detector", lambda path, device: SeesPaint())
+    monkeypatch.setattr("tessera.frozen.clip_colors.load_colors", lambda model, colors, device: NamesPaint())
+    return GenEvalConfig(**networks, resamples=100)
+
+
+def test_a_painted_folder_by_hand(tmp_path, sees_paint):
+    samples = write_samples(tmp_path / "short", LINES, paint=paint)
+    assert evaluate_geneval(tmp_path / "scores", samples, sees_paint)
+    rows = [json.loads((tmp_path / "scores" / "original" / f"{i:05d}.json").read_text()) for i in range(6)]
+    assert [[row["correct"] for row in of_prompt] for of_prompt in rows] == CORRECT
+    assert rows[4][1]["reason"] == "expected dog left of cat, found it right of"
+    assert rows[2][1]["reason"] == "expected fewer than 3 dog, found 3"
+    assert rows[5][0]["detections"] == [
+        {"class": "dog", "score": 0.95, "box": [2, 2, 10, 10], "color": "red"},
+        {"class": "cat", "score": 0.95, "box": [20, 20, 28, 28], "color": "blue"},
+    ]
+    assert rows[0][0]["file"] == "00000/samples/0000.png"
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert scores["columns"].keys() == {"original"}
+    values = scores["columns"]["original"]["values"]
+    assert {name: values[name]["value"] for name in geneval.TASKS} == {
+        "single_object": 0.5,
+        "two_object": 0.5,
+        "counting": 0.5,
+        "colors": 1.0,
+        "position": 0.5,
+        "color_attr": 0.5,
+    }
+    assert values["overall"]["value"] == pytest.approx(3.5 / 6)
+    assert values["overall"]["images"] == 12
+    assert values["overall"]["low"] <= 3.5 / 6 <= values["overall"]["high"]
+
+
+def test_mirrored_pictures_swap_left_and_right(tmp_path, sees_paint):
+    samples = write_samples(tmp_path / "mirrored", LINES, paint=lambda i, k: paint(i, k)[:, ::-1])
+    evaluate_geneval(tmp_path / "scores", samples, sees_paint)
+    rows = [json.loads((tmp_path / "scores" / "original" / f"{i:05d}.json").read_text()) for i in range(6)]
+    swapped = [row if i != 4 else row[::-1] for i, row in enumerate(CORRECT)]
+    assert [[row["correct"] for row in of_prompt] for of_prompt in rows] == swapped
+
+
+def test_both_columns_stand_side_by_side(tmp_path, networks):
+    folders = {
+        kind: write_samples(tmp_path / kind, LINES, extended=kind == "extended") for kind in ("short", "extended")
+    }
+    config = GenEvalConfig(**networks, resamples=100)
+    out = tmp_path / "scores"
+    assert evaluate_geneval(out, folders["short"], config, extended=folders["extended"], device="cpu")
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["columns"].keys() == {"original", "extended"}
+    protocols = [scores["columns"][name]["protocol"] for name in ("original", "extended")]
+    assert protocols[0]["prompts_sha256"] == protocols[1]["prompts_sha256"]
+    assert protocols[1]["extenders"] == [{"extender": "rules", "template": "t", "seed": 0}]
+    assert protocols[0]["extenders"] == []
+    assert all(0 <= scores["columns"]["extended"]["values"][task]["value"] <= 1 for task in geneval.TASKS)
+    found = json.loads((out / "original" / "00003.json").read_text())
+    assert all(item["score"] > 0.3 for row in found for item in row["detections"])
+    before = tree(out)
+    assert evaluate_geneval(out, folders["short"], config, extended=folders["extended"], device="cpu")
+    assert tree(out) == before
+
+
+def test_two_ranks_make_what_one_process_makes(tmp_path, sees_paint, monkeypatch):
+    samples = write_samples(tmp_path / "short", LINES, paint=paint)
+    evaluate_geneval(tmp_path / "one", samples, sees_paint)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, complete in (("0", False), ("1", True)):
+        monkeypatch.setenv("RANK", rank)
+        assert evaluate_geneval(tmp_path / "two", samples, sees_paint) is complete
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_killed_half_way_gives_the_same_bytes(tmp_path, networks):
+    samples = write_samples(tmp_path / "short", LINES, paint=paint)
+
+    def command(out):
+        where = ["--samples", str(samples), "--out", str(out), "--device", "cpu"]
+        chosen = [f"--{name}={value}" for name, value in networks.items()]
+        return [sys.executable, "-m", "tessera.cli", "evaluate", "geneval", *where, *chosen]
+
+    subprocess.run(command(tmp_path / "whole"), check=True, timeout=120)
+    out = tmp_path / "killed"
+    process = subprocess.Popen(command(out))
+    until = time.monotonic() + 100
+    while not list(out.glob("original/0000[1-4].json")) and time.monotonic() < until:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(out.glob("original/0000[1-4].json"))
+    assert not (out / "scores.json").exists()
+    subprocess.run(command(out), check=True, timeout=120)
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_the_published_prompts_keep_their_hash(tmp_path):
+    lines = [line | {"text": line["prompt"]} for line in geneval_prompts.draw_prompts()]
+    samples = geneval_table.Samples(tmp_path, False, 4, tuple(lines))
+    described = geneval_table.protocol(samples, {"detector": "", "clip": ""}, GenEvalConfig(detector=""))
+    assert described["prompts_sha256"] == geneval_prompts.prompts_sha256(geneval_prompts.draw_prompts())
+    assert (described["images"], described["prompts"]) == (2212, 553)
+
+
+def remove_two(samples):
+    (samples / "00001" / "samples" / "0001.png").unlink()
+    (samples / "00004" / "samples" / "0000.png").unlink()
+
+
+def corrupt(samples):
+    path = samples / "00003" / "samples" / "0001.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def rewrite(samples, **changes):
+    path = samples / "00002" / "metadata.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (remove_two, r"2 of 18 files are missing, the first is 00001/samples/0001.png"),
+        (corrupt, r"00003/samples/0001.png: is not a readable picture"),
+        (lambda samples: rewrite(samples, tag="teaser"), r"00002/metadata.jsonl: tag is 'teaser'"),
+        (lambda samples: rewrite(samples, include=[]), "include must be a list of clauses"),
+        (lambda samples: rewrite(samples, include=[clause("circle")]), r"include\[0\] is not a clause of GenEval"),
+        (
+            lambda samples: rewrite(samples, include=[clause("dog", position=["left of", 0])]),
+            r"include\[0\] is not a clause",
+        ),
+    ],
+)
+def test_bad_samples(tmp_path, sees_paint, spoil, message):
+    samples = write_samples(tmp_path / "short", LINES, paint=paint)
+    spoil(samples)
+    with pytest.raises(UserError, match=message):
+        evaluate_geneval(tmp_path / "scores", samples, sees_paint)
+
+
+def test_what_was_judged_before_a_damaged_picture_is_kept(tmp_path, sees_paint):
+    samples = write_samples(tmp_path / "short", LINES, paint=paint)
+    whole = (samples / "00003" / "samples" / "0001.png").read_bytes()
+    corrupt(samples)
+    with pytest.raises(UserError):
+        evaluate_geneval(tmp_path / "scores", samples, sees_paint)
+    assert len(list((tmp_path / "scores" / "original").iterdir())) == 3
+    (samples / "00003" / "samples" / "0001.png").write_bytes(whole)
+    assert evaluate_geneval(tmp_path / "scores", samples, sees_paint)
+
+
+def test_folders_that_do_not_belong(tmp_path, sees_paint):
+    short = write_samples(tmp_path / "short", LINES)
+    long = write_samples(tmp_path / "long", LINES[:5], extended=True)
+    out = tmp_path / "scores"
+    with pytest.raises(UserError, match="give it as --extended-samples"):
+        evaluate_geneval(out, long, sees_paint)
+    with pytest.raises(UserError, match="not of the same prompts"):
+        evaluate_geneval(out, short, sees_paint, extended=long)
+    with pytest.raises(UserError, match="give --samples, --extended-samples or both"):
+        evaluate_geneval(out, None, sees_paint)
+    with pytest.raises(UserError, match="there is no such detector"):
+        evaluate_geneval(out, short, GenEvalConfig(detector=str(tmp_path / "none.pth"), clip=sees_paint.clip))
+    evaluate_geneval(out, short, sees_paint)
+    other = Path(tmp_path) / "other.pth"
+    other.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"was made otherwise: networks.detector"):
+        evaluate_geneval(
+            out, short, GenEvalConfig(detector=str(tmp_path / "other.pth"), clip=sees_paint.clip, resamples=100)
+        )
