@@ -30,8 +30,10 @@ ONLY_IN = {
     "transformers": ("frozen", "generate.pipeline"),
     "diffusers": ("frozen", "generate.pipeline", "generate.diffusers_model", "generate.diffusers_pipeline"),
     "tyro": ("cli",),
+    "openai": ("frozen.openai_client",),
+    "modelscope": ("frozen.vqa",),
 }
-LAZY = {"transformers", "diffusers"}
+LAZY = {"transformers", "diffusers", "openai", "modelscope"}
 # Their classes have diffusers' as bases. Nothing imports these two but `tessera.load_pipeline`, when it is called.
 NOT_LAZY_IN = ("generate.diffusers_model", "generate.diffusers_pipeline")
 NEVER = {"torchvision", "timm", "torchmetrics", "webdataset", "scipy", "sklearn", "pickle"}
@@ -149,6 +151,8 @@ def test_imports_point_down(path):
         ("generate.folder", "from tessera.generate.diffusers_pipeline import TesseraPipeline"),
         ("generate.diffusers_pipeline", "import transformers"),
         ("presets", "import tyro"),
+        ("frozen.openai_client", "import openai"),
+        ("frozen.vqa", "def f():\n    import openai"),
         ("metrics", "def f():\n    from scipy import linalg"),
         ("runtime", "import torch"),
         ("cli", "from torch import nn"),

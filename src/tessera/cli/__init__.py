@@ -26,6 +26,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": generate.generate,
     "evaluate miniature": evaluate.miniature,
     "evaluate geneval": evaluate.geneval,
+    "evaluate dpg": evaluate.dpg,
     "report": evaluate.report,
 }
 """What follows `tessera`; verbs of two words are a group's."""

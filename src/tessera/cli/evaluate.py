@@ -1,7 +1,7 @@
 """The verbs that judge pictures, and the report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tessera.cli.shown import say
 
@@ -66,6 +66,37 @@ def geneval(
 
     config = GenEvalConfig(detector=detector, clip=clip, seed=seed)
     if evaluate_geneval(out, samples, config, extended=extended_samples, device=device):
+        say(out)
+
+
+def dpg(
+    out: Path,
+    samples: Path,
+    questions: Path,
+    vqa: Literal["blip", "qwen-vl", "openai", "mplug"] = "blip",
+    vqa_model: str | None = None,
+    server: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """DPG-Bench of pictures of its prompts (Table 3), counted in both ways; under torchrun, on many GPUs.
+
+    Example: tessera evaluate dpg --samples samples/dpg --questions dpg_bench.csv --vqa blip --out scores/dpg
+
+    Args:
+        out: Directory to make; running again goes on where it stopped.
+        samples: Directory made by generate from --prompts dpg:FILE; 4 pictures of each prompt are usual.
+        questions: DPG-Bench's dpg_bench.csv.
+        vqa: Who answers: blip, qwen-vl, openai (any compatible server), or mplug, the reference (needs modelscope).
+        vqa_model: A model of the Hub, a folder, or a name on the server; the backend's own by default.
+        server: Address of the server, such as http://127.0.0.1:8000/v1; its key stands in OPENAI_API_KEY.
+        seed: Seed of the intervals' bootstrap.
+        device: cuda, mps or cpu; the best there is by default.
+    """
+    from tessera.evaluate.dpg import DpgConfig, evaluate_dpg
+
+    config = DpgConfig(backend=vqa, model=vqa_model, server=server, seed=seed)
+    if evaluate_dpg(out, samples, questions, config, device=device):
         say(out)
 
 

@@ -3,6 +3,7 @@
 The paper draws one picture for each caption of ImageNet's validation set and for 30,000 of COCO's (Table 1).
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tessera.runtime import philox
 
 COCO = "coco:"
 COCO_30K = "coco-30k:"
+DPG = "dpg:"
 CAPTIONS = "captions.parquet"
 _DRAWN = 30_000
 
@@ -21,17 +23,22 @@ Rows = list[tuple[dict[str, Any], str]]
 
 def is_caption_set(source: str) -> bool:
     """Whether the name of a prompt set is one of this module's."""
-    return source.startswith((COCO, COCO_30K)) or source.endswith(".parquet") or (Path(source) / CAPTIONS).is_file()
+    return (
+        source.startswith((COCO, COCO_30K, DPG)) or source.endswith(".parquet") or (Path(source) / CAPTIONS).is_file()
+    )
 
 
 def read_caption_set(source: str) -> tuple[Path, Rows]:
     """(the file, (metadata, text) of each prompt) of a caption set.
 
     `coco:FILE`: COCO's captions_*.json, the first caption of every image, in the order of the images' numbers.
-    `coco-30k:FILE`: those of 30,000 images, drawn once for all. A directory made by `tessera caption`, or a .parquet
-    file with columns key and text: every row in its order. Metadata holds "prompt" and "image_id" or "key".
-    Raises UserError.
+    `coco-30k:FILE`: those of 30,000 images, drawn once for all. `dpg:FILE`: the prompts of DPG-Bench's dpg_bench.csv. A
+    directory made by `tessera caption`, or a .parquet file with columns key and text: every row in its order. Metadata
+    holds "prompt" and "image_id", "item_id" or "key". Raises UserError.
     """
+    if source.startswith(DPG):
+        path = Path(source.removeprefix(DPG))
+        return path, _read_dpg(path)
     for scheme in (COCO_30K, COCO):
         if source.startswith(scheme):
             path = Path(source.removeprefix(scheme))
@@ -46,6 +53,21 @@ def read_caption_set(source: str) -> tuple[Path, Rows]:
     if not keys:
         raise UserError(f"{path}: holds no captions")
     return path, [({"prompt": text, "key": key}, text) for key, text in zip(keys, texts)]
+
+
+def _read_dpg(path: Path) -> Rows:
+    """The prompt of each item, in the file's order."""
+    limit = csv.field_size_limit(1_000_000)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            items = {row.get("item_id"): row.get("text") for row in csv.DictReader(file, strict=True)}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a csv file ({error}); give DPG-Bench's dpg_bench.csv") from error
+    finally:
+        csv.field_size_limit(limit)
+    if not items or None in items or None in items.values():
+        raise UserError(f"{path}: needs columns item_id and text in every row; give DPG-Bench's dpg_bench.csv")
+    return [({"prompt": text, "item_id": name}, text) for name, text in items.items() if name and text]
 
 
 def _read_coco(path: Path) -> Rows:

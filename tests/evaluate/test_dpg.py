@@ -1,0 +1,182 @@
+"""Table 3 from pictures: who is asked what, the answer log, and that nobody's order or number changes a byte."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from judged import tree, write_samples
+from test_dpg_scores import ANSWERS, ROWS, write_csv
+
+from tessera.config import UserError
+from tessera.evaluate.dpg import DpgConfig, evaluate_dpg
+from tessera.generate.prompts import load_prompts
+from tiny_judges import save_blip
+
+LINES = [{"prompt": text, "item_id": item} for item, text in {row[0]: row[1] for row in ROWS}.items()]
+
+# A judge that needs no network, for processes of their own: says yes by a hash of what it sees and hears.
+SCRIPT = """
+import hashlib, os, sys, time
+from pathlib import Path
+from tessera.frozen import vqa
+from tessera.evaluate.dpg import DpgConfig, evaluate_dpg
+
+class Judge:
+    def answer(self, image, questions):
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        digests = [hashlib.sha256(image.tobytes() + text.encode()).digest()[0] for text in questions]
+        return ["yes" if digest % 3 else "no" for digest in digests]
+
+vqa.load_vqa = lambda *args: Judge()
+vqa.identity = lambda backend, model: {"backend": backend, "model": "judge", "sha256": None}
+print(evaluate_dpg(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), device="cpu"))
+"""
+
+
+class Knows:
+    """Gives the answers of the example worked out by hand; the picture's first pixel says which picture it is."""
+
+    def __init__(self, words=("yes", "no")):
+        self.words, self.asked = words, 0
+
+    def answer(self, image, questions):
+        self.asked += 1
+        item, k = "abc"[image[0, 0, 0]], image[0, 0, 1]
+        numbers = {row[5]: row[2] for row in ROWS if row[0] == item}
+        return [self.words[0] if ANSWERS[item][k][numbers[text]] else self.words[1] for text in questions]
+
+
+def paint(i, k):
+    return np.full((8, 8, 3), (i, k, 0), np.uint8)
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    knows = Knows()
+    monkeypatch.setattr("tessera.frozen.vqa.load_vqa", lambda *args: knows)
+    monkeypatch.setattr("tessera.frozen.vqa.identity", lambda backend, model: {"backend": backend, "sha256": None})
+    return knows
+
+
+@pytest.fixture
+def questions(tmp_path):
+    return write_csv(tmp_path / "dpg_bench.csv")
+
+
+def test_the_example_by_hand(tmp_path, judge, questions):
+    samples = write_samples(tmp_path / "samples", LINES, paint=paint)
+    config = DpgConfig(resamples=100)
+    assert evaluate_dpg(tmp_path / "scores", samples, questions, config)
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert scores["values"]["fixed"]["overall"]["value"] == pytest.approx(50)
+    assert scores["values"]["official"]["overall"]["value"] == pytest.approx(50)
+    assert scores["values"]["fixed"]["level_1"]["entity"]["value"] == pytest.approx(62.5)
+    assert scores["values"]["official"]["level_1"]["entity"]["value"] == pytest.approx(50)
+    assert scores["values"]["fixed"]["level_2"]["entity - part"] | {"low": 0, "high": 0} == {
+        "low": 0,
+        "value": 50.0,
+        "high": 0,
+        "n": 2,
+        "prompts": 1,
+    }
+    assert scores["protocol"]["questions"] == 8
+    assert scores["unclear"] == 0
+    log = json.loads((tmp_path / "scores" / "answers" / "00001.json").read_text())
+    assert log["item_id"] == "b"
+    assert log["pictures"][0] == {"1": "no", "2": "yes", "3": "yes"}
+    asked = judge.asked
+    assert evaluate_dpg(tmp_path / "scores", samples, questions, config)
+    assert judge.asked == asked == 6
+
+
+def test_the_csv_is_a_prompt_set_and_texts_are_matched_too(tmp_path, judge, questions):
+    prompts = load_prompts(f"dpg:{questions}")
+    assert [metadata for metadata, _ in prompts.rows] == LINES
+    without_ids = [{"prompt": line["prompt"]} for line in LINES]
+    samples = write_samples(tmp_path / "samples", without_ids, paint=paint)
+    assert evaluate_dpg(tmp_path / "scores", samples, questions, DpgConfig(resamples=100))
+
+
+def run(out, samples, questions, **environment):
+    command = [sys.executable, "-c", SCRIPT, str(out), str(samples), str(questions)]
+    return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_one_process_makes_what_four_make_whatever_their_hash_seeds(tmp_path, questions):
+    samples = write_samples(tmp_path / "samples", LINES, per_prompt=3)
+    alone = run(tmp_path / "one", samples, questions, PYTHONHASHSEED="1")
+    ranks = [
+        run(tmp_path / "four", samples, questions, PYTHONHASHSEED=str(10 + r), RANK=str(r), WORLD_SIZE="4")
+        for r in range(4)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in [alone, *ranks]]
+    assert all(process.returncode == 0 for process in [alone, *ranks])
+    assert said[0] == "True"
+    assert "True" in said[1:]
+    assert tree(tmp_path / "one") == tree(tmp_path / "four")
+
+
+@pytest.mark.slow
+def test_killed_half_way_gives_the_same_bytes(tmp_path, questions):
+    samples = write_samples(tmp_path / "samples", LINES)
+    assert run(tmp_path / "whole", samples, questions).communicate(timeout=120)[0].strip() == "True"
+    process = run(tmp_path / "killed", samples, questions, SLOW="0.3")
+    until = time.monotonic() + 60
+    while not list((tmp_path / "killed").glob("answers/*.json")) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 1 <= len(list((tmp_path / "killed" / "answers").glob("0*.json"))) < 3
+    assert run(tmp_path / "killed", samples, questions).communicate(timeout=120)[0].strip() == "True"
+    assert tree(tmp_path / "whole") == tree(tmp_path / "killed")
+
+
+def test_tiny_blip(tmp_path, questions):
+    samples = write_samples(tmp_path / "samples", LINES)
+    config = DpgConfig(backend="blip", model=str(save_blip(tmp_path / "blip")), resamples=100)
+    assert evaluate_dpg(tmp_path / "scores", samples, questions, config, device="cpu")
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert scores["protocol"]["judge"]["model"] == "blip"
+    assert 0 <= scores["values"]["fixed"]["overall"]["value"] <= 100
+    with pytest.raises(UserError, match="was made otherwise: judge"):
+        evaluate_dpg(tmp_path / "scores", samples, questions, DpgConfig(backend="openai", model="m", server="x"))
+
+
+def test_a_chat_model_that_says_neither_yes_nor_no(tmp_path, judge, questions):
+    samples = write_samples(tmp_path / "samples", LINES, paint=paint)
+    config = DpgConfig(backend="openai", model="m", resamples=100)
+    whole, answer = judge.words, judge.answer
+    judge.words = ("yes", "who knows")  # most answers of the example are yes
+    judge.answer = lambda image, texts: answer(image, texts) if image[0, 0, 0] < 2 else ["banana"] * len(texts)
+    with pytest.raises(UserError, match=r"neither yes nor no to 4 of 4 questions of c, for example 'banana'"):
+        evaluate_dpg(tmp_path / "scores", samples, questions, config)
+    assert len(list((tmp_path / "scores" / "answers").iterdir())) == 2  # what was answered is kept
+    judge.words, judge.answer = whole, answer
+    assert evaluate_dpg(tmp_path / "scores", samples, questions, config)
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert scores["unclear"] == pytest.approx(3 / 16)  # one no in a, one in each picture of b
+
+
+def test_samples_that_do_not_belong(tmp_path, judge, questions):
+    short = write_samples(tmp_path / "short", LINES[:2], paint=paint)
+    with pytest.raises(UserError, match=r"1 of 3 items of .* have no pictures, the first is c"):
+        evaluate_dpg(tmp_path / "scores", short, questions)
+    other = write_samples(tmp_path / "other", [*LINES, {"prompt": "A bird."}])
+    with pytest.raises(UserError, match="prompt 00003 is not of"):
+        evaluate_dpg(tmp_path / "scores", other, questions)
+    twice = write_samples(tmp_path / "twice", [*LINES, LINES[0]])
+    with pytest.raises(UserError, match="4 prompts have"):
+        evaluate_dpg(tmp_path / "scores", twice, questions)
+    whole = write_samples(tmp_path / "whole", LINES, paint=paint)
+    (whole / "00002" / "samples" / "0001.png").write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match=r"00002/samples/0001\.png: is not a readable picture"):
+        evaluate_dpg(tmp_path / "scores", whole, questions)
+    (Path(whole) / "00001" / "samples" / "0000.png").unlink()
+    with pytest.raises(UserError, match="1 of 9 files are missing"):
+        evaluate_dpg(tmp_path / "scores", whole, questions)
