@@ -15,6 +15,7 @@ from test_dpg_scores import ANSWERS, ROWS, write_csv
 
 from tessera.config import UserError
 from tessera.evaluate.dpg import DpgConfig, evaluate_dpg
+from tessera.evaluate.scores import read_scores
 from tessera.generate.prompts import load_prompts
 from tiny_judges import save_blip
 
@@ -58,9 +59,14 @@ def paint(i, k):
 
 @pytest.fixture
 def judge(monkeypatch):
+    def who(backend, model):
+        return {"backend": backend, "model": model, "sha256": None}
+
     knows = Knows()
     monkeypatch.setattr("tessera.frozen.vqa.load_vqa", lambda *args: knows)
-    monkeypatch.setattr("tessera.frozen.vqa.identity", lambda backend, model: {"backend": backend, "sha256": None})
+    monkeypatch.setattr(
+        "tessera.frozen.vqa.identity", lambda backend, model: {"backend": backend, "model": model, "sha256": None}
+    )
     return knows
 
 
@@ -73,20 +79,17 @@ def test_the_example_by_hand(tmp_path, judge, questions):
     samples = write_samples(tmp_path / "samples", LINES, paint=paint)
     config = DpgConfig(resamples=100)
     assert evaluate_dpg(tmp_path / "scores", samples, questions, config)
-    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
-    assert scores["values"]["fixed"]["overall"]["value"] == pytest.approx(50)
-    assert scores["values"]["official"]["overall"]["value"] == pytest.approx(50)
-    assert scores["values"]["fixed"]["level_1"]["entity"]["value"] == pytest.approx(62.5)
-    assert scores["values"]["official"]["level_1"]["entity"]["value"] == pytest.approx(50)
-    assert scores["values"]["fixed"]["level_2"]["entity - part"] | {"low": 0, "high": 0} == {
-        "low": 0,
-        "value": 50.0,
-        "high": 0,
-        "n": 2,
-        "prompts": 1,
-    }
-    assert scores["protocol"]["questions"] == 8
-    assert scores["unclear"] == 0
+    scores = read_scores(tmp_path / "scores")
+    values = {number.metric: number.value for number in scores.numbers}
+    assert values["dpg/fixed/overall"] == pytest.approx(50)
+    assert values["dpg/official/overall"] == pytest.approx(50)
+    assert values["dpg/fixed/entity"] == pytest.approx(62.5)
+    assert values["dpg/fixed/level 2/entity - part"] == pytest.approx(50)
+    assert scores.number("dpg/fixed/overall").protocol.settings["questions"] == 8
+    assert scores.facts == {"unclear": 0}
+    assert scores.items[0]["reason"] == "no: Has it a hat?"
+    assert scores.items[0]["values"] == {"dpg/fixed/overall": pytest.approx(100 / 3)}  # not in the official count
+    assert scores.items[3]["values"] == pytest.approx({"dpg/fixed/overall": 200 / 3, "dpg/official/overall": 200 / 3})
     log = json.loads((tmp_path / "scores" / "answers" / "00001.json").read_text())
     assert log["item_id"] == "b"
     assert log["pictures"][0] == {"1": "no", "2": "yes", "3": "yes"}
@@ -108,42 +111,54 @@ def run(out, samples, questions, **environment):
     return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
 
 
+def test_three_ranks_make_what_one_process_makes(tmp_path, judge, questions, monkeypatch):
+    samples = write_samples(tmp_path / "samples", LINES, paint=paint)
+    config = DpgConfig(resamples=100)
+    evaluate_dpg(tmp_path / "one" / "scores", samples, questions, config)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank, complete in (("0", False), ("2", False), ("1", True)):
+        monkeypatch.setenv("RANK", rank)
+        assert evaluate_dpg(tmp_path / "three" / "scores", samples, questions, config) is complete
+    assert tree(tmp_path / "one") == tree(tmp_path / "three")
+
+
+@pytest.mark.slow
 def test_one_process_makes_what_four_make_whatever_their_hash_seeds(tmp_path, questions):
     samples = write_samples(tmp_path / "samples", LINES, per_prompt=3)
-    alone = run(tmp_path / "one", samples, questions, PYTHONHASHSEED="1")
+    alone = run(tmp_path / "one" / "scores", samples, questions, PYTHONHASHSEED="1")
     ranks = [
-        run(tmp_path / "four", samples, questions, PYTHONHASHSEED=str(10 + r), RANK=str(r), WORLD_SIZE="4")
+        run(tmp_path / "four" / "scores", samples, questions, PYTHONHASHSEED=str(10 + r), RANK=str(r), WORLD_SIZE="4")
         for r in range(4)
     ]
     said = [process.communicate(timeout=120)[0].strip() for process in [alone, *ranks]]
     assert all(process.returncode == 0 for process in [alone, *ranks])
     assert said[0] == "True"
     assert "True" in said[1:]
-    assert tree(tmp_path / "one") == tree(tmp_path / "four")
+    assert tree(tmp_path / "one" / "scores") == tree(tmp_path / "four" / "scores")
 
 
 @pytest.mark.slow
 def test_killed_half_way_gives_the_same_bytes(tmp_path, questions):
     samples = write_samples(tmp_path / "samples", LINES)
-    assert run(tmp_path / "whole", samples, questions).communicate(timeout=120)[0].strip() == "True"
-    process = run(tmp_path / "killed", samples, questions, SLOW="0.3")
+    assert run(tmp_path / "whole" / "scores", samples, questions).communicate(timeout=120)[0].strip() == "True"
+    process = run(tmp_path / "killed" / "scores", samples, questions, SLOW="0.3")
     until = time.monotonic() + 60
-    while not list((tmp_path / "killed").glob("answers/*.json")) and time.monotonic() < until:
+    while not list((tmp_path / "killed" / "scores").glob("answers/*.json")) and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert 1 <= len(list((tmp_path / "killed" / "answers").glob("0*.json"))) < 3
-    assert run(tmp_path / "killed", samples, questions).communicate(timeout=120)[0].strip() == "True"
-    assert tree(tmp_path / "whole") == tree(tmp_path / "killed")
+    assert 1 <= len(list((tmp_path / "killed" / "scores" / "answers").glob("0*.json"))) < 3
+    assert run(tmp_path / "killed" / "scores", samples, questions).communicate(timeout=120)[0].strip() == "True"
+    assert tree(tmp_path / "whole" / "scores") == tree(tmp_path / "killed" / "scores")
 
 
 def test_tiny_blip(tmp_path, questions):
     samples = write_samples(tmp_path / "samples", LINES)
     config = DpgConfig(backend="blip", model=str(save_blip(tmp_path / "blip")), resamples=100)
     assert evaluate_dpg(tmp_path / "scores", samples, questions, config, device="cpu")
-    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
-    assert scores["protocol"]["judge"]["model"] == "blip"
-    assert 0 <= scores["values"]["fixed"]["overall"]["value"] <= 100
+    overall = read_scores(tmp_path / "scores").number("dpg/fixed/overall")
+    assert overall.protocol.encoder == "blip:blip"
+    assert 0 <= overall.low <= overall.value <= overall.high <= 100
     with pytest.raises(UserError, match="was made otherwise: judge"):
         evaluate_dpg(tmp_path / "scores", samples, questions, DpgConfig(backend="openai", model="m", server="x"))
 
@@ -159,8 +174,7 @@ def test_a_chat_model_that_says_neither_yes_nor_no(tmp_path, judge, questions):
     assert len(list((tmp_path / "scores" / "answers").iterdir())) == 2  # what was answered is kept
     judge.words, judge.answer = whole, answer
     assert evaluate_dpg(tmp_path / "scores", samples, questions, config)
-    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
-    assert scores["unclear"] == pytest.approx(3 / 16)  # one no in a, one in each picture of b
+    assert read_scores(tmp_path / "scores").facts["unclear"] == pytest.approx(3 / 16)  # three times no
 
 
 def test_samples_that_do_not_belong(tmp_path, judge, questions):

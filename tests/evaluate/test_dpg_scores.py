@@ -3,9 +3,10 @@
 import pytest
 
 from tessera.config import UserError
-from tessera.evaluate.dpg import DpgConfig, table, verdict
+from tessera.evaluate.dpg import DpgConfig, numbers, verdict
 from tessera.evaluate.dpg_questions import read_questions
 from tessera.evaluate.dpg_scores import fixed, official
+from tessera.evaluate.scores import Protocol
 
 HEADER = (
     "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language"
@@ -49,7 +50,7 @@ def items(tmp_path):
 def test_fixed_by_hand(items):
     tally = fixed(items, ANSWERS)
     # a: 1 of 3 (no hat, so no red one) and 3 of 3; b: 0 of 3 (no photo, so no cat, so no black one) and 2 of 3.
-    assert tally.prompts == pytest.approx({"a": (1 / 3 + 1) / 2, "b": (0 + 2 / 3) / 2, "c": 0.5})
+    assert tally.prompts() == pytest.approx({"a": (1 / 3 + 1) / 2, "b": (0 + 2 / 3) / 2, "c": 0.5})
     assert tally.categories == {
         "entity - whole": [("a", 1), ("a", 1), ("b", 0), ("b", 1), ("c", 1), ("c", 0)],
         "entity - part": [("a", 0), ("a", 1)],
@@ -57,19 +58,23 @@ def test_fixed_by_hand(items):
         "global": [("b", 0), ("b", 1)],
         "other - text": [("c", 0), ("c", 1)],
     }
-    values = table(tally, DpgConfig(resamples=100))
-    assert values["overall"]["value"] == pytest.approx(100 * (2 / 3 + 1 / 3 + 1 / 2) / 3)
-    assert {name: entry["value"] for name, entry in values["level_1"].items()} == pytest.approx(
-        {"global": 50, "entity": 100 * 5 / 8, "attribute": 25, "other": 50}
-    )
-    assert values["level_2"]["entity - whole"]["n"] == 6
+    values = {number.metric: number for number in numbers("fixed", tally, Protocol(metric="", name=""), DpgConfig())}
+    assert values["dpg/fixed/overall"].value == pytest.approx(100 * (2 / 3 + 1 / 3 + 1 / 2) / 3)
+    assert {name: values[f"dpg/fixed/{name}"].value for name in ("global", "entity", "attribute", "other")} == {
+        "global": 50,
+        "entity": pytest.approx(100 * 5 / 8),
+        "attribute": 25,
+        "other": 50,
+    }
+    assert values["dpg/fixed/level 2/entity - whole"].n == 6
+    assert len(values) == 1 + 4 + 5
 
 
 def test_official_by_hand(items):
     tally = official(items, ANSWERS)
     # a drops out: its questions ask for the first row. b in the file's order: question 3 sees 2's own yes in picture 1,
     # so 1 of 3; and 2 of 3 in picture 2.
-    assert tally.prompts == pytest.approx({"b": (1 / 3 + 2 / 3) / 2, "c": 0.5})
+    assert tally.prompts() == pytest.approx({"b": (1 / 3 + 2 / 3) / 2, "c": 0.5})
     # Of the last picture, before the zeroing.
     assert tally.categories == {
         "entity - whole": [("b", 1), ("c", 0)],
@@ -77,9 +82,10 @@ def test_official_by_hand(items):
         "global": [("b", 1)],
         "other - text": [("c", 1)],
     }
-    values = table(tally, DpgConfig(resamples=100))
-    assert values["overall"]["value"] == pytest.approx(50)
-    assert values["level_1"]["entity"]["value"] == pytest.approx(50)
+    values = {number.metric: number for number in numbers("official", tally, Protocol(metric="", name=""), DpgConfig())}
+    assert values["dpg/official/overall"].value == pytest.approx(50)
+    assert values["dpg/official/entity"].value == pytest.approx(50)
+    assert values["dpg/official/overall"].protocol.settings == {"count": "official"}
 
 
 def test_official_passes_over_the_first_row_alone(tmp_path):
@@ -90,8 +96,8 @@ def test_official_passes_over_the_first_row_alone(tmp_path):
     ]
     items = read_questions(write_csv(tmp_path / "q.csv", rows))
     # Question 3 looks at 2 first, and does not come to the missing 1 when that says no.
-    assert official(items, {"a": [{1: True, 2: False, 3: True}]}).prompts == {"a": 0.0}
-    assert official(items, {"a": [{1: True, 2: True, 3: True}]}).prompts == {}
+    assert official(items, {"a": [{1: True, 2: False, 3: True}]}).prompts() == {"a": 0.0}
+    assert official(items, {"a": [{1: True, 2: True, 3: True}]}).prompts() == {}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from judged import tree, write_samples
 
 from tessera.config import UserError
-from tessera.evaluate import geneval, geneval_prompts, geneval_table
-from tessera.evaluate.geneval_table import GenEvalConfig, evaluate_geneval
+from tessera.evaluate import geneval_prompts, geneval_table
+from tessera.evaluate.geneval_table import GenEvalConfig, evaluate_geneval, side_by_side
+from tessera.evaluate.scores import Extender, comparable, read_scores
 from tessera.frozen.objects import FoundObject, box_of
 from tiny_judges import save_clip, save_detector
 
@@ -113,7 +114,7 @@ def sees_paint(monkeypatch, networks):
 def test_a_painted_folder_by_hand(tmp_path, sees_paint):
     samples = write_samples(tmp_path / "short", LINES, paint=paint)
     assert evaluate_geneval(tmp_path / "scores", samples, sees_paint)
-    rows = [json.loads((tmp_path / "scores" / "original" / f"{i:05d}.json").read_text()) for i in range(6)]
+    rows = [json.loads((tmp_path / "scores" / "original" / "verdicts" / f"{i:05d}.json").read_text()) for i in range(6)]
     assert [[row["correct"] for row in of_prompt] for of_prompt in rows] == CORRECT
     assert rows[4][1]["reason"] == "expected dog left of cat, found it right of"
     assert rows[2][1]["reason"] == "expected fewer than 3 dog, found 3"
@@ -122,26 +123,31 @@ def test_a_painted_folder_by_hand(tmp_path, sees_paint):
         {"class": "cat", "score": 0.95, "box": [20, 20, 28, 28], "color": "blue"},
     ]
     assert rows[0][0]["file"] == "00000/samples/0000.png"
-    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
-    assert scores["columns"].keys() == {"original"}
-    values = scores["columns"]["original"]["values"]
-    assert {name: values[name]["value"] for name in geneval.TASKS} == {
-        "single_object": 0.5,
-        "two_object": 0.5,
-        "counting": 0.5,
-        "colors": 1.0,
-        "position": 0.5,
-        "color_attr": 0.5,
+    scores = read_scores(tmp_path / "scores" / "original")
+    assert not (tmp_path / "scores" / "extended").exists()
+    assert {number.metric: number.value for number in scores.numbers} == {
+        "geneval/single_object": 0.5,
+        "geneval/two_object": 0.5,
+        "geneval/counting": 0.5,
+        "geneval/colors": 1.0,
+        "geneval/position": 0.5,
+        "geneval/color_attr": 0.5,
+        "geneval/overall": pytest.approx(3.5 / 6),
     }
-    assert values["overall"]["value"] == pytest.approx(3.5 / 6)
-    assert values["overall"]["images"] == 12
-    assert values["overall"]["low"] <= 3.5 / 6 <= values["overall"]["high"]
+    overall = scores.number("geneval/overall")
+    assert (overall.n, overall.clusters, overall.over) == (12, 6, "tags")
+    assert overall.low <= 3.5 / 6 <= overall.high
+    assert [item["correct"] for item in scores.items] == [value for row in CORRECT for value in row]
+    shown = side_by_side(tmp_path / "scores").splitlines()
+    assert shown[0].split() == ["original"]
+    assert shown[1].startswith("overall")
+    assert "58.3 [" in shown[1]
 
 
 def test_mirrored_pictures_swap_left_and_right(tmp_path, sees_paint):
     samples = write_samples(tmp_path / "mirrored", LINES, paint=lambda i, k: paint(i, k)[:, ::-1])
     evaluate_geneval(tmp_path / "scores", samples, sees_paint)
-    rows = [json.loads((tmp_path / "scores" / "original" / f"{i:05d}.json").read_text()) for i in range(6)]
+    rows = [json.loads((tmp_path / "scores" / "original" / "verdicts" / f"{i:05d}.json").read_text()) for i in range(6)]
     swapped = [row if i != 4 else row[::-1] for i, row in enumerate(CORRECT)]
     assert [[row["correct"] for row in of_prompt] for of_prompt in rows] == swapped
 
@@ -153,14 +159,18 @@ def test_both_columns_stand_side_by_side(tmp_path, networks):
     config = GenEvalConfig(**networks, resamples=100)
     out = tmp_path / "scores"
     assert evaluate_geneval(out, folders["short"], config, extended=folders["extended"], device="cpu")
-    scores = json.loads((out / "scores.json").read_text())
-    assert scores["columns"].keys() == {"original", "extended"}
-    protocols = [scores["columns"][name]["protocol"] for name in ("original", "extended")]
-    assert protocols[0]["prompts_sha256"] == protocols[1]["prompts_sha256"]
-    assert protocols[1]["extenders"] == [{"extender": "rules", "template": "t", "seed": 0}]
-    assert protocols[0]["extenders"] == []
-    assert all(0 <= scores["columns"]["extended"]["values"][task]["value"] <= 1 for task in geneval.TASKS)
-    found = json.loads((out / "original" / "00003.json").read_text())
+    columns = [read_scores(out / name) for name in ("original", "extended")]
+    numbers = [scores.number("geneval/overall") for scores in columns]
+    assert numbers[0].protocol.prompts_sha256 == numbers[1].protocol.prompts_sha256
+    assert numbers[0].protocol.extender is None
+    assert numbers[1].protocol.extender == Extender(model="rules", prompt="t", seed=0)
+    assert comparable(*numbers) == [
+        "extender: None vs Extender(model='rules', prompt='t', seed=0)",
+        "settings.extended: False vs True",
+    ]
+    assert all(0 <= number.value <= 1 for scores in columns for number in scores.numbers)
+    assert side_by_side(out).splitlines()[0].split() == ["original", "extended"]
+    found = json.loads((out / "original" / "verdicts" / "00003.json").read_text())
     assert all(item["score"] > 0.3 for row in found for item in row["detections"])
     before = tree(out)
     assert evaluate_geneval(out, folders["short"], config, extended=folders["extended"], device="cpu")
@@ -169,12 +179,12 @@ def test_both_columns_stand_side_by_side(tmp_path, networks):
 
 def test_two_ranks_make_what_one_process_makes(tmp_path, sees_paint, monkeypatch):
     samples = write_samples(tmp_path / "short", LINES, paint=paint)
-    evaluate_geneval(tmp_path / "one", samples, sees_paint)
+    evaluate_geneval(tmp_path / "one" / "scores", samples, sees_paint)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, complete in (("0", False), ("1", True)):
         monkeypatch.setenv("RANK", rank)
-        assert evaluate_geneval(tmp_path / "two", samples, sees_paint) is complete
-    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+        assert evaluate_geneval(tmp_path / "two" / "scores", samples, sees_paint) is complete
+    assert tree(tmp_path / "one" / "scores") == tree(tmp_path / "two" / "scores")
 
 
 @pytest.mark.slow
@@ -186,26 +196,26 @@ def test_killed_half_way_gives_the_same_bytes(tmp_path, networks):
         chosen = [f"--{name}={value}" for name, value in networks.items()]
         return [sys.executable, "-m", "tessera.cli", "evaluate", "geneval", *where, *chosen]
 
-    subprocess.run(command(tmp_path / "whole"), check=True, timeout=120)
-    out = tmp_path / "killed"
+    subprocess.run(command(tmp_path / "whole" / "scores"), check=True, timeout=120)
+    out = tmp_path / "killed" / "scores"
     process = subprocess.Popen(command(out))
     until = time.monotonic() + 100
-    while not list(out.glob("original/0000[1-4].json")) and time.monotonic() < until:
+    while not list(out.glob("original/verdicts/0000[1-4].json")) and time.monotonic() < until:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(out.glob("original/0000[1-4].json"))
-    assert not (out / "scores.json").exists()
+    assert list(out.glob("original/verdicts/0000[1-4].json"))
+    assert not (out / "original" / "scores.json").exists()
     subprocess.run(command(out), check=True, timeout=120)
-    assert tree(out) == tree(tmp_path / "whole")
+    assert tree(out) == tree(tmp_path / "whole" / "scores")
 
 
 def test_the_published_prompts_keep_their_hash(tmp_path):
     lines = [line | {"text": line["prompt"]} for line in geneval_prompts.draw_prompts()]
     samples = geneval_table.Samples(tmp_path, False, 4, tuple(lines))
-    described = geneval_table.protocol(samples, {"detector": "", "clip": ""}, GenEvalConfig(detector=""))
-    assert described["prompts_sha256"] == geneval_prompts.prompts_sha256(geneval_prompts.draw_prompts())
-    assert (described["images"], described["prompts"]) == (2212, 553)
+    described = geneval_table.protocol(samples, {"detector": "", "clip": ""})
+    assert described.prompts_sha256 == geneval_prompts.prompts_sha256(geneval_prompts.draw_prompts())
+    assert described.images == 2212
 
 
 def remove_two(samples):
@@ -250,7 +260,7 @@ def test_what_was_judged_before_a_damaged_picture_is_kept(tmp_path, sees_paint):
     corrupt(samples)
     with pytest.raises(UserError):
         evaluate_geneval(tmp_path / "scores", samples, sees_paint)
-    assert len(list((tmp_path / "scores" / "original").iterdir())) == 3
+    assert len(list((tmp_path / "scores" / "original" / "verdicts").iterdir())) == 3
     (samples / "00003" / "samples" / "0001.png").write_bytes(whole)
     assert evaluate_geneval(tmp_path / "scores", samples, sees_paint)
 

@@ -62,11 +62,12 @@ def geneval(
         seed: Seed of the intervals' bootstrap.
         device: cuda, mps or cpu; the best there is by default.
     """
-    from tessera.evaluate.geneval_table import GenEvalConfig, evaluate_geneval
+    from tessera.evaluate.geneval_table import GenEvalConfig, evaluate_geneval, side_by_side
 
     config = GenEvalConfig(detector=detector, clip=clip, seed=seed)
     if evaluate_geneval(out, samples, config, extended=extended_samples, device=device):
         say(out)
+        print(side_by_side(out))
 
 
 def dpg(

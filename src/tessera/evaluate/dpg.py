@@ -4,25 +4,22 @@ answers/NNNNN.json    of each prompt, what the network said to every question ab
 scores.json           what the log gives, counted as the published script counts and as its paper says
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tessera.config import UserError
 from tessera.evaluate.dpg_questions import LEVEL_1, Item, read_questions
-from tessera.evaluate.dpg_scores import Tally, fixed, official
-from tessera.evaluate.samples import Samples, read_picture, read_samples, versions, work_through
-from tessera.files import open_stage, sha256_file, write_json
-from tessera.metrics import bootstrap
+from tessera.evaluate.dpg_scores import Answers, Tally, fixed, official
+from tessera.evaluate.samples import Samples, extender, read_picture, read_samples, work_through
+from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, mean_interval, write_scores
+from tessera.files import open_stage, sha256_file
 from tessera.runtime import pick_device, set_threads, world_size
 
 if TYPE_CHECKING:
     from tessera.frozen.vqa import Backend, Vqa
 
-FILE = "scores.json"
 METRIC = "dpg-1"
 """Name of the protocol; the judge's name belongs to it too."""
 CHAT = ("qwen-vl", "openai")
@@ -89,12 +86,16 @@ def evaluate_dpg(
         return False  # another rank completes it
     answers = {entry["item_id"]: [_yes_of(picture) for picture in entry["pictures"]] for entry in log}
     said = [said for entry in log for picture in entry["pictures"] for said in picture.values()]
-    scores = {
-        "protocol": {**described, "metric": METRIC, **_protocol(folder, items, config)},
-        "values": {name: table(count(order, answers), config) for name, count in _COUNTS.items()},
-        "unclear": sum(verdict(text) is None for text in said) / len(said),
-    }
-    write_json(out / FILE, scores)
+    tallies = {name: count(order, answers) for name, count in _COUNTS.items()}
+    described = _protocol(folder, items, judge, sha256_file(questions))
+    scores = Scores(
+        kind="dpg",
+        name=out.name,
+        numbers=tuple(number for name, tally in tallies.items() for number in numbers(name, tally, described, config)),
+        items=tuple(_items(folder, order, answers, tallies)),
+        facts={"unclear": sum(verdict(text) is None for text in said) / len(said)},
+    )
+    write_scores(out, scores)
     counts = {"images": len(order) * folder.per_prompt, "prompts": len(order), "answers": len(said)}
     stage.finish(counts, facts={"metric": METRIC})
     return True
@@ -109,24 +110,50 @@ def verdict(text: str) -> bool | None:
     return {"yes": True, "no": False}.get(word[0]) if word else None
 
 
-def table(tally: Tally, config: DpgConfig) -> dict[str, Any]:
-    """Overall, level 1 and level 2 in percent, each with a 95% interval over prompts and its counts."""
-    overall = list(tally.prompts.items())
-    level_1, level_2 = tally.level_1(), tally.categories
+def numbers(count: str, tally: Tally, described: Protocol, config: DpgConfig) -> list[Number]:
+    """dpg/COUNT/overall, dpg/COUNT/LEVEL 1, dpg/COUNT/level 2/LEVEL 2: percent with 95% intervals over prompts."""
+    overall = [(item, share) for item, shares in tally.pictures.items() for share in shares]
+    level_1 = tally.level_1()
     names = [*(name for name in LEVEL_1 if name in level_1), *sorted(level_1.keys() - set(LEVEL_1))]
-    return {
-        "overall": _interval(overall, config) if overall else None,
-        "level_1": {name: _interval(level_1[name], config) for name in names},
-        "level_2": {name: _interval(level_2[name], config) for name in sorted(level_2)},
-    }
+    values = {"overall": overall} | {name: level_1[name] for name in names}
+    values |= {f"level 2/{name}": tally.categories[name] for name in sorted(tally.categories)}
+    return [_number(f"dpg/{count}/{name}", own, count, described, config) for name, own in values.items() if own]
 
 
-def _interval(values: Sequence[tuple[str, float]], config: DpgConfig) -> dict[str, Any]:
-    prompts = [name for name, _ in values]
-    percent = np.array([100 * value for _, value in values])
-    interval = bootstrap(percent, prompts, n=config.resamples, seed=config.seed)
-    bounds = {"low": interval.low, "value": interval.value, "high": interval.high}
-    return {**bounds, "n": len(values), "prompts": len(set(prompts))}
+def _number(
+    metric: str, values: Sequence[tuple[str, float]], count: str, described: Protocol, config: DpgConfig
+) -> Number:
+    prompts = [item for item, _ in values]
+    percent = [100 * value for _, value in values]
+    interval = mean_interval(percent, prompts, resamples=config.resamples, seed=config.seed)
+    return Number(
+        metric=metric,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n=len(values),
+        clusters=len(set(prompts)),
+        over="items" if metric.endswith("/overall") else None,
+        protocol=replace(described, metric=metric, settings={**described.settings, "count": count}),
+    )
+
+
+def _items(
+    samples: Samples, order: Sequence[Item], answers: Answers, tallies: Mapping[str, Tally]
+) -> Iterator[dict[str, Any]]:
+    """Every picture with what it scored, in percent, and the questions that it failed."""
+    for prompt, item in enumerate(order):
+        for k, picture in enumerate(answers[item.id]):
+            shares = {f"dpg/{count}/overall": tally.pictures.get(item.id) for count, tally in tallies.items()}
+            failed = [question.text for question in item.questions if not picture[question.number]]
+            yield {
+                "prompt": prompt,
+                "sample": k,
+                "file": samples.picture(prompt, k).relative_to(samples.directory).as_posix(),
+                "text": item.text,
+                "values": {metric: 100 * share[k] for metric, share in shares.items() if share is not None},
+                "reason": f"no: {' '.join(failed)}" if failed else "yes to every question",
+            }
 
 
 class _Asker:
@@ -180,12 +207,15 @@ def _items_of(samples: Samples, items: Sequence[Item], questions: Path) -> list[
     return order
 
 
-def _protocol(samples: Samples, items: Sequence[Item], config: DpgConfig) -> dict[str, Any]:
-    return {
-        "images": len(samples.lines) * samples.per_prompt,
-        "prompts": len(samples.lines),
-        "per_prompt": samples.per_prompt,
-        "questions": sum(len(item.questions) for item in items),
-        "interval": {"method": "95% bootstrap over prompts", "resamples": config.resamples, "seed": config.seed},
-        "versions": versions(),
-    }
+def _protocol(samples: Samples, items: Sequence[Item], judge: Mapping[str, str | None], questions: str) -> Protocol:
+    return Protocol(
+        metric="dpg",
+        name=METRIC,
+        encoder=f"{judge['backend']}:{judge['model']}",
+        encoder_sha256=judge["sha256"],
+        images=len(samples.lines) * samples.per_prompt,
+        prompts_sha256=questions,
+        extender=extender(samples),
+        settings={"per_prompt": samples.per_prompt, "questions": sum(len(item.questions) for item in items)},
+        versions=library_versions(),
+    )

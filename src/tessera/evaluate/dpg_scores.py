@@ -15,10 +15,14 @@ Answers = Mapping[str, Sequence[Mapping[int, bool]]]
 class Tally:
     """What one way of counting makes of the answers."""
 
-    prompts: dict[str, float]
-    """Item -> mean over its pictures of the share of questions with a yes, 0..1. Overall is the mean of these."""
+    pictures: dict[str, list[float]]
+    """Item -> of each picture, the share of questions with a yes, 0..1. Overall is the items' mean of means."""
     categories: dict[str, list[tuple[str, float]]]
     """Level 2 category -> (item, 0 or 1) of each answer that counts for it."""
+
+    def prompts(self) -> dict[str, float]:
+        """Item -> mean over its pictures."""
+        return {item: sum(shares) / len(shares) for item, shares in self.pictures.items()}
 
     def level_1(self) -> dict[str, list[tuple[str, float]]]:
         """The same by level 1."""
@@ -33,7 +37,7 @@ def fixed(items: Sequence[Item], answers: Answers) -> Tally:
 
     A parent that counts 0 because of its own parent makes its children 0 too, in whatever order the file has them.
     """
-    prompts: dict[str, float] = {}
+    pictures: dict[str, list[float]] = {}
     categories: dict[str, list[tuple[str, float]]] = {}
     for item in items:
         shares = []
@@ -45,8 +49,8 @@ def fixed(items: Sequence[Item], answers: Answers) -> Tally:
             shares.append(sum(scores.values()) / len(scores))
             for question in item.questions:
                 categories.setdefault(question.category, []).append((item.id, scores[question.number]))
-        prompts[item.id] = sum(shares) / len(shares)
-    return Tally(prompts, categories)
+        pictures[item.id] = shares
+    return Tally(pictures, categories)
 
 
 def official(items: Sequence[Item], answers: Answers) -> Tally:
@@ -57,21 +61,21 @@ def official(items: Sequence[Item], answers: Answers) -> Tally:
       parent's own answer.
     - Categories take the last picture alone, before the zeroing.
     """
-    prompts: dict[str, float] = {}
+    pictures: dict[str, list[float]] = {}
     categories: dict[str, list[tuple[str, float]]] = {}
     for item in items:
         questions = [question for question in item.questions if question.row != 0]
         if not questions:
             continue
-        pictures = [{q.number: float(picture[q.number]) for q in questions} for picture in answers[item.id]]
+        said = [{q.number: float(picture[q.number]) for q in questions} for picture in answers[item.id]]
         try:
-            shares = [_share_in_order(questions, dict(scores)) for scores in pictures]
+            shares = [_share_in_order(questions, dict(scores)) for scores in said]
         except KeyError:  # no such parent: the script reports the picture's name and goes on
             continue
-        prompts[item.id] = sum(shares) / len(shares)
+        pictures[item.id] = shares
         for question in questions:
-            categories.setdefault(question.category, []).append((item.id, pictures[-1][question.number]))
-    return Tally(prompts, categories)
+            categories.setdefault(question.category, []).append((item.id, said[-1][question.number]))
+    return Tally(pictures, categories)
 
 
 def _share_in_order(questions: Sequence[Question], scores: dict[int, float]) -> float:

@@ -85,13 +85,6 @@ def relative_position(a: Detection, b: Detection) -> set[str]:
     return {name for name, holds in names.items() if holds}
 
 
-def mean_of_tasks(rows: np.ndarray) -> float:
-    """Mean over the tasks in `rows` (N, 2), of task number and value, of each task's mean value."""
-    tasks = rows[:, 0].astype(int)
-    number = np.bincount(tasks)
-    return float((np.bincount(tasks, rows[:, 1])[number > 0] / number[number > 0]).mean())
-
-
 def _by_class(detections: Sequence[Detection], threshold: float) -> dict[str, list[Detection]]:
     """Detections above the threshold by class, best first, at most 16 of each; ties keep their order."""
     found: dict[str, list[Detection]] = {}

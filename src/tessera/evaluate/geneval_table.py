@@ -1,12 +1,12 @@
 """evaluate geneval: pictures of GenEval's prompts to the paper's Table 2, original and extended prompts side by side.
 
-scores.json                    the table, each number with its interval and protocol
-original/NNNNN.json            of each prompt, every picture's verdict, reason and detections
-extended/NNNNN.json            the same for pictures of the extended texts
+original/scores.json             the numbers with intervals and protocol, and every picture's verdict
+original/verdicts/NNNNN.json     of each prompt, every picture's verdict, reason and detections, as they came about
+extended/...                     the same for pictures of the extended texts
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.evaluate import geneval, geneval_prompts
-from tessera.evaluate.samples import Samples, extenders, read_picture, read_samples, versions, work_through
-from tessera.files import open_stage, write_json
-from tessera.metrics import bootstrap
+from tessera.evaluate.samples import Samples, extender, read_picture, read_samples, work_through
+from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, mean_interval, read_scores, write_scores
+from tessera.files import open_stage, sha256_file
 from tessera.runtime import pick_device, set_threads, world_size
 
-FILE = "scores.json"
+COLUMNS = ("original", "extended")
 METRIC = "geneval-1"
 """Name of the protocol; a change to any rule of the judge changes it."""
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
@@ -88,7 +88,7 @@ def evaluate_geneval(
     extended: Path | None = None,
     device: str | None = None,
 ) -> bool:
-    """Judges directories made by `generate` from GenEval's prompts and writes `out`/scores.json.
+    """Judges directories made by `generate` from GenEval's prompts and writes `out`/original/scores.json and so on.
 
     samples: pictures of the original prompts; extended: of the same prompts' extended texts; at least one of them.
     Goes on where it stopped; under torchrun the ranks share the prompts and the last one writes the scores. Returns
@@ -112,68 +112,96 @@ def evaluate_geneval(
     columns: dict[str, list[dict[str, Any]]] = {}
     for name, folder in folders.items():
         done = work_through(
-            out / name, len(folder.lines), lambda i, own=folder: judge.verdicts(own, i), description=f"geneval {name}"
+            out / name / "verdicts",
+            len(folder.lines),
+            lambda i, own=folder: judge.verdicts(own, i),
+            description=f"geneval {name}",
         )
         if done is not None:
             columns[name] = [row for rows in done for row in rows]
     if len(columns) < len(folders):
         return False  # another rank completes it
-    scores = {
-        name: {"protocol": protocol(folders[name], networks, config), "values": table(rows, config)}
-        for name, rows in columns.items()
-    }
-    write_json(out / FILE, {"metric": METRIC, "columns": scores})
-    counts = {
-        "images": sum(map(len, columns.values())),
-        "prompts": sum(len(folder.lines) for folder in folders.values()),
-    }
-    stage.finish(counts, facts={"metric": METRIC})
+    for name, rows in columns.items():
+        described = protocol(folders[name], networks)
+        scores = Scores(kind="geneval", name=out.name, numbers=numbers(rows, described, config), items=tuple(rows))
+        write_scores(out / name, scores)
+    images, prompts = sum(map(len, columns.values())), sum(len(folder.lines) for folder in folders.values())
+    stage.finish({"images": images, "prompts": prompts}, facts={"metric": METRIC})
     return True
 
 
-def table(rows: Sequence[Mapping[str, Any]], config: GenEvalConfig) -> dict[str, dict[str, Any] | None]:
-    """Accuracy of each task and of all, with 95% intervals over prompts; None where there is no picture of it.
+def numbers(rows: Sequence[Mapping[str, Any]], described: Protocol, config: GenEvalConfig) -> tuple[Number, ...]:
+    """Accuracy of each task and of all, with 95% intervals over prompts; without those of which there is no picture.
 
-    Overall is the mean of the six tasks' accuracies over pictures, and None unless all six are there.
+    Overall is the mean of the six tasks' accuracies over pictures, and left out unless all six are there.
     """
-    out: dict[str, dict[str, Any] | None] = {}
+    out = []
     for name in ("overall", *geneval.TASKS):
         chosen = [row for row in rows if name in ("overall", row["tag"])]
-        tags = [geneval.TASKS.index(row["tag"]) for row in chosen]
+        tags = [row["tag"] for row in chosen]
         if not chosen or (name == "overall" and len(set(tags)) < len(geneval.TASKS)):
-            out[name] = None
             continue
-        values = np.array([tags, [row["correct"] for row in chosen]], dtype=np.float64).T  # (N, 2)
         prompts = [row["prompt"] for row in chosen]
-        interval = bootstrap(values, prompts, geneval.mean_of_tasks, n=config.resamples, seed=config.seed)
-        bounds = {"low": interval.low, "value": interval.value, "high": interval.high}
-        out[name] = {**bounds, "images": len(chosen), "prompts": len(set(prompts))}
-    return out
+        values = [float(row["correct"]) for row in chosen]
+        interval = mean_interval(
+            values, prompts, tags if name == "overall" else None, resamples=config.resamples, seed=config.seed
+        )
+        out.append(
+            Number(
+                metric=f"geneval/{name}",
+                value=interval.value,
+                low=interval.low,
+                high=interval.high,
+                n=len(chosen),
+                clusters=len(set(prompts)),
+                over="tags" if name == "overall" else "items",
+                protocol=replace(described, metric=f"geneval/{name}"),
+            )
+        )
+    return tuple(out)
 
 
-def protocol(samples: Samples, networks: Mapping[str, str], config: GenEvalConfig) -> dict[str, Any]:
+def protocol(samples: Samples, networks: Mapping[str, str]) -> Protocol:
     """All that the numbers of one column depend on."""
     own = [{key: value for key, value in line.items() if key not in ("text", "extended")} for line in samples.lines]
-    return {
-        "metric": METRIC,
-        "detector_sha256": networks["detector"],
-        "clip_sha256": networks["clip"],
-        "min_score": geneval.MIN_SCORE,
-        "min_score_counting": geneval.MIN_SCORE_COUNTING,
-        "images": len(samples.lines) * samples.per_prompt,
-        "prompts": len(samples.lines),
-        "per_prompt": samples.per_prompt,
-        "prompts_sha256": geneval_prompts.prompts_sha256(own),
-        "extended": samples.extended,
-        "extenders": extenders(samples.lines) if samples.extended else [],
-        "interval": {"method": "95% bootstrap over prompts", "resamples": config.resamples, "seed": config.seed},
-        "versions": versions(),
-    }
+    return Protocol(
+        metric="geneval",
+        name=METRIC,
+        encoder="mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco",
+        encoder_sha256=networks["detector"],
+        resize="bilinear to 800 (long side at most 1333)",
+        images=len(samples.lines) * samples.per_prompt,
+        prompts_sha256=geneval_prompts.prompts_sha256(own),
+        extender=extender(samples),
+        settings={
+            "clip_sha256": networks["clip"],
+            "extended": samples.extended,
+            "min_score": geneval.MIN_SCORE,
+            "min_score_counting": geneval.MIN_SCORE_COUNTING,
+            "per_prompt": samples.per_prompt,
+        },
+        versions=library_versions(),
+    )
+
+
+def side_by_side(out: Path) -> str:
+    """The table of a finished directory as text: a row for each task, a column for each kind of prompts, in percent."""
+    there = [name for name in COLUMNS if (out / name).is_dir()]
+    scores = [read_scores(out / name) for name in there]
+    lines = [f"{'':<14}" + "".join(f"{name:>24}" for name in there)]
+    for task in ("overall", *geneval.TASKS):
+        cells = [found.number(f"geneval/{task}") for found in scores]
+        shown = [
+            f"{100 * cell.value:.1f} [{100 * (cell.low or 0):.1f}, {100 * (cell.high or 0):.1f}]" if cell else "-"
+            for cell in cells
+        ]
+        lines.append(f"{task:<14}" + "".join(f"{cell:>24}" for cell in shown))
+    return "\n".join(lines)
 
 
 def _folders(samples: Path | None, extended: Path | None) -> dict[str, Samples]:
     folders = {}
-    for name, path in (("original", samples), ("extended", extended)):
+    for name, path in zip(COLUMNS, (samples, extended)):
         if path is not None:
             folders[name] = read_samples(path)
             if folders[name].extended != (name == "extended"):
@@ -224,8 +252,6 @@ def _is_clause(clause: Any, number: int) -> bool:
 
 def _detector_sha256(path: Path) -> str:
     """Of the detector's weights, which says whether a directory was begun with the same one."""
-    from tessera.files import sha256_file
-
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file}: there is no such detector; see `tessera evaluate geneval --help`")
@@ -263,6 +289,7 @@ def _row(
         "file": file,
         "tag": line["tag"],
         "text": line.get("text", line["prompt"]),
+        "values": {f"geneval/{name}": float(verdict.correct) for name in ("overall", line["tag"])},
         "correct": verdict.correct,
         "reason": verdict.reason,
         "detections": [

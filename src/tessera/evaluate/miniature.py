@@ -127,7 +127,7 @@ def measures(verdicts: Sequence[Mapping[str, Any]], resamples: int, seed: int) -
     for name in MEASURES:
         rows, prompts = _rows(verdicts, name)
         if len(rows):
-            interval = bootstrap(rows, prompts, geneval.mean_of_tasks, n=resamples, seed=seed)
+            interval = bootstrap(rows, prompts, _mean_of_tasks, n=resamples, seed=seed)
             out[name] = _as_json(interval, prompts)
         else:
             out[name] = None
@@ -153,7 +153,7 @@ def paired(
     for name in MEASURES:
         (rows_a, prompts), (rows_b, _) = (_rows(scores["verdicts"], name) for scores in (scores_a, scores_b))
         if len(rows_a):
-            interval = paired_bootstrap(rows_b, rows_a, prompts, geneval.mean_of_tasks, n=resamples, seed=seed)
+            interval = paired_bootstrap(rows_b, rows_a, prompts, _mean_of_tasks, n=resamples, seed=seed)
             out[name] = _as_json(interval, prompts)
         else:
             out[name] = None
@@ -232,6 +232,13 @@ def _rows(verdicts: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
     if name == "overall" and len({task for task, _ in rows}) < len(geneval.TASKS):
         rows, prompts = [], []
     return np.array(rows, dtype=np.float64).reshape(-1, 2), np.array(prompts)
+
+
+def _mean_of_tasks(rows: np.ndarray) -> float:
+    """Mean over the tasks in `rows` (N, 2) of each task's mean value."""
+    tasks = rows[:, 0].astype(int)
+    number = np.bincount(tasks)
+    return float((np.bincount(tasks, rows[:, 1])[number > 0] / number[number > 0]).mean())
 
 
 def _as_json(interval: Interval, prompts: np.ndarray) -> dict[str, Any]:

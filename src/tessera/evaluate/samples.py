@@ -1,8 +1,7 @@
 """Folders of pictures in GenEval's layout as the judges read them, and work on them prompt by prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError
+from tessera.evaluate.scores import Extender
 from tessera.files import read_json, read_manifest, remove_unfinished, write_json
 from tessera.runtime import progress, rank, world_size
 
@@ -62,14 +62,20 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         raise UserError(f"{path}: is not a readable picture ({error}); generate it again") from error
 
 
-def extenders(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What made the extended texts of the prompts: each extender with its template and seed, once."""
-    fields = ("extender", "template", "seed")
-    extended = [line.get("extended") or {} for line in lines]
-    found = {tuple(str(entry.get(field)) for field in fields): entry for entry in extended}
-    return [
-        {field: entry.get(field) for field in fields} for _, entry in sorted(found.items(), key=lambda item: item[0])
-    ]
+def extender(samples: Samples) -> Extender | None:
+    """What made the extended texts that were drawn; None for the original prompts.
+
+    Raises UserError where several extenders share a set: its numbers would have no name.
+    """
+    if not samples.extended:
+        return None
+    entries = [line.get("extended") or {} for line in samples.lines]
+    found = {tuple(str(entry.get(field)) for field in ("extender", "template_sha256", "template")) for entry in entries}
+    if len(found) > 1:
+        raise UserError(f"{samples.directory}: its texts come from {len(found)} extenders; extend all prompts by one")
+    first = entries[0]
+    prompt = str(first.get("template_sha256") or first.get("template"))
+    return Extender(model=str(first.get("extender")), prompt=prompt, seed=int(first.get("seed") or 0))
 
 
 def work_through(
@@ -92,8 +98,3 @@ def work_through(
     if world_size() > 1:
         remove_unfinished(directory)
     return [read_json(path) for path in paths]
-
-
-def versions() -> dict[str, str]:
-    """The libraries that a judge's numbers depend on."""
-    return {name: metadata.version(name) for name in ("torch", "transformers", "numpy", "pillow")}
