@@ -7,12 +7,18 @@
 | ninth     | CM^1/9   | 85                    | flush on a border, at least 12 px from each corner               |
 | sixteenth | CM^1/16  | 64                    | anywhere 12 px inside the frame, not touching [103, 153]^2        |
 
+Beside them stands `crop`, the second augmentation of the paper's later version: a square window of one picture, of any
+side from half to three quarters of the frame, scaled up to the frame; its box is the window.
+
 Every pattern has a finite list of placements, so that drawing one is drawing one integer, and a recipe of millions of
 rows needs no generator per row. At other sizes the numbers above are scaled by size / 256 and rounded. The 12 px that
 keep the corners intact under `ninth` are the margin of `sixteenth`: the paper gives no number, and one bare
 corner pixel would not be a corner anybody sees.
 """
 
+import functools
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -26,6 +32,9 @@ HalfView = Literal["aligned", "centre"]
 
 PATTERNS: tuple[Pattern, ...] = ("half", "quarter", "ninth", "sixteenth")
 HALF_VIEWS: tuple[HalfView, ...] = ("aligned", "centre")
+
+CROP = "crop"
+"""The pattern that mixes nothing: one picture's window, scaled up."""
 
 PASTED_AREA: dict[Pattern, float] = {"half": 1 / 2, "quarter": 1 / 4, "ninth": 1 / 9, "sixteenth": 1 / 16}
 """Share of the frame that the pasted picture covers (paper section 3.2)."""
@@ -54,6 +63,8 @@ def pasted_side(pattern: str, size: int) -> int:
 
 def count_placements(pattern: str, size: int) -> int:
     """How many different placements `pattern` has in a frame of `size` pixels."""
+    if pattern == CROP:
+        return _windows(size)[-1]
     side = pasted_side(pattern, size)
     if pattern == "half":
         return 2
@@ -72,6 +83,8 @@ def placement_at(pattern: str, size: int, index: int) -> Placement:
     count = count_placements(pattern, size)
     if not 0 <= index < count:
         raise ValueError(f"{pattern} has placements 0 to {count - 1} at {size} px, not {index}")
+    if pattern == CROP:
+        return Placement(pattern, _window(size, index), size)
     side = pasted_side(pattern, size)
     far = size - side
     margin = _scaled(_MARGIN, size)
@@ -101,6 +114,8 @@ def compose(
 ) -> NDArray[np.uint8]:
     """The augmented picture: `base` with `partner` in the placement's box. Returns uint8 (S, S, 3), a new array.
 
+    For `crop` it is the box of `base`, scaled up with Pillow's bicubic filter; the partner is not used.
+
     base: uint8 (S, S, 3) with S = `placement.size`. partner: uint8 (H, W, 3) of any size; it is resized with Pillow's
     bicubic filter to the box, or for `half` to the frame, and left as it is if it has that size already.
     half_view says what `half` shows: "aligned", the base's left (top) half beside the partner's right (bottom) half,
@@ -115,6 +130,8 @@ def compose(
         raise ValueError(f"base is {base.shape[1]} x {base.shape[0]} px, but the placement is for {size} x {size} px")
 
     left, top, right, bottom = placement.box
+    if placement.pattern == CROP:
+        return np.array(_resized(np.ascontiguousarray(base[top:bottom, left:right]), size, size))
     out = base.copy()
     if placement.pattern != "half":
         out[top:bottom, left:right] = _resized(partner, right - left, bottom - top)
@@ -133,6 +150,23 @@ def compose(
         out[:kept] = base[base_from : base_from + kept]
         out[kept:] = full[partner_from : partner_from + pasted]
     return out
+
+
+@functools.lru_cache(maxsize=8)
+def _windows(size: int) -> list[int]:
+    """Numbers of windows of at most each side, from half the frame (rounded up) to three quarters (rounded down)."""
+    if size < MIN_SIZE:
+        raise ValueError(f"CutMix needs frames of at least {MIN_SIZE} px, not {size}")
+    return list(accumulate((size - side + 1) ** 2 for side in range((size + 1) // 2, 3 * size // 4 + 1)))
+
+
+def _window(size: int, index: int) -> tuple[int, int, int, int]:
+    """Window number `index`, by side, then row, then column."""
+    smaller = bisect_right(_windows(size), index)
+    side = (size + 1) // 2 + smaller
+    index -= _windows(size)[smaller - 1] if smaller else 0
+    top, left = divmod(index, size - side + 1)
+    return left, top, left + side, top + side
 
 
 def _scaled(pixels: int, size: int) -> int:

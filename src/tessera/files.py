@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: is not JSON ({error}); delete it and make it again") from error
 
 
+ROW_GROUP = 65_536
+"""Rows of a table that are in memory at a time."""
+
+
 def write_table(path: Path, table: "pa.Table | Mapping[str, Sequence[Any]]", schema: "pa.Schema | None" = None) -> None:
     """Writes a Parquet file (zstd) atomically. `table`: an Arrow table, or columns by name with an optional schema."""
     import pyarrow as pa
@@ -100,7 +104,37 @@ def write_table(path: Path, table: "pa.Table | Mapping[str, Sequence[Any]]", sch
     if not isinstance(table, pa.Table):
         table = pa.table(dict(table), schema=schema)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+
+
+@contextlib.contextmanager
+def writing_rows(path: Path, schema: "pa.Schema") -> Iterator[Callable[[Iterable[Sequence[Any]]], None]]:
+    """Gives a function that takes rows (values in the schema's order) and writes them as a Parquet file (zstd).
+
+    Row groups have `ROW_GROUP` rows however the rows come in, so equal rows are equal bytes, and memory does not grow
+    with them. The file is there at the end, whole, or not at all when the body raises.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        waiting: list[Sequence[Any]] = []
+
+        def flush() -> None:
+            columns = list(zip(*waiting)) or [[] for _ in schema]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=ROW_GROUP)
+            waiting.clear()
+
+        def write(rows: Iterable[Sequence[Any]]) -> None:
+            for row in rows:
+                waiting.append(row)
+                if len(waiting) == ROW_GROUP:
+                    flush()
+
+        yield write
+        if waiting:
+            flush()
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":

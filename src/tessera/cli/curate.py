@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tessera.cli.shown import say
 
-Pattern = Literal["all", "half", "quarter", "ninth", "sixteenth"]
+Pattern = Literal["all", "half", "quarter", "ninth", "sixteenth", "crop"]
 
 
 def collect(
@@ -13,18 +13,27 @@ def collect(
     out: Path,
     size: int | None = None,
     single_class: str | None = None,
+    split: Literal["train", "val"] = "train",
+    class_names: Path | None = None,
+    fast: bool = False,
     num_images: int = 8000,
     seed: int = 0,
 ) -> None:
-    """Pictures to square crops in class folders: the miniature world, or a folder of yours.
+    """Pictures to square crops in class folders: the miniature world, a folder of yours, or ImageNet as it comes.
+
+    The layout is told from what is there: class folders, Kaggle's tree, the official tar of tars (read in place), the
+    Hub's Parquet files, WebDataset tars.
 
     Example: tessera collect photos/ --out images --size 256
 
     Args:
-        source: "miniature", or a folder with a folder of pictures for each class.
+        source: "miniature", a folder with a folder of pictures for each class, ImageNet's tree, tar or Parquet files.
         out: Directory to make.
         size: Side of the crops in pixels; 32 for the miniature, 256 for a folder by default.
         single_class: The class of a folder without class folders.
+        split: The part of a set that has parts.
+        class_names: File that names the classes, such as LOC_synset_mapping.txt; without it one beside the pictures.
+        fast: Decode JPEG files near the crop's size: faster, and not quite the exact pixels.
         num_images: Pictures of the miniature.
         seed: Seed of the miniature.
     """
@@ -38,7 +47,14 @@ def collect(
         collect_all(out, CollectConfig(size=side, world=world))
     else:
         folder = Path(source)
-        config = CollectConfig(source=folder.resolve().name, size=size or 256, single_class=single_class)
+        config = CollectConfig(
+            source=folder.resolve().name,
+            size=size or 256,
+            single_class=single_class,
+            split=split,
+            fast=fast,
+            class_names=str(class_names) if class_names else None,
+        )
         collect_all(out, config, folder)
     say(out)
 
@@ -58,7 +74,7 @@ def augment(
     Args:
         images: Directory made by collect.
         out: Directory to make.
-        pattern: half, quarter, ninth, sixteenth, or all four in equal parts.
+        pattern: half, quarter, ninth, sixteenth, or all four in equal parts; crop mixes nothing, it enlarges a window.
         half_view: half shows the base's left (top) half beside the partner's right (bottom) half, or both centres.
         seed: Seed of the draws.
         write_images: Write the mixed pictures out too.

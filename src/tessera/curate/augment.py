@@ -10,18 +10,35 @@ are listed and on whatever machine:
 - with pattern "all", rows are ranked by the address (row's seed, "pattern") and dealt out in turn, so that each pattern
   has exactly a quarter of them (one more or less when the number is not a multiple of four), as the paper's CM^all;
 - the box is number h mod n of the pattern's n placements, h being the address (row's seed, "box").
+
+The pattern "crop" mixes nothing: its rows are windows of single pictures, which name themselves as partners.
+A recipe can be made from the names of published captions too: `tessera.curate.published_recipe`.
 """
 
-import itertools
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tessera.config import UserError, from_dict, to_dict
 from tessera.curate.collect import ImageRow, is_complete, read_images
 from tessera.curate.pictures import is_whole_png, read_png, write_png
-from tessera.cutmix import HALF_VIEWS, MIN_SIZE, PATTERNS, HalfView, Pattern, compose, count_placements, placement_at
+from tessera.curate.rows import TableRows
+from tessera.cutmix import (
+    CROP,
+    HALF_VIEWS,
+    MIN_SIZE,
+    PATTERNS,
+    HalfView,
+    Pattern,
+    compose,
+    count_placements,
+    placement_at,
+)
 from tessera.files import open_stage, read_manifest, read_table, write_table
 from tessera.records import Placement
 from tessera.runtime import address, progress
@@ -35,8 +52,9 @@ SUFFIX = "+mix"
 class AugmentConfig:
     """How pictures are mixed."""
 
-    pattern: Literal["all"] | Pattern = "all"
-    """One CutMix pattern, or "all": each of the four for a quarter of the pictures."""
+    pattern: Literal["all", "crop"] | Pattern = "all"
+    """One CutMix pattern, or "all": each of the four for a quarter of the pictures. "crop" is no mix: a window of one
+    picture, scaled up."""
     half_view: HalfView = "aligned"
     """What the half pattern shows: "aligned", the base's left (top) half beside the partner's right (bottom) half, or
     "centre", the central half of each."""
@@ -44,8 +62,8 @@ class AugmentConfig:
     """Address of the draws, 0 or more."""
 
     def __post_init__(self):
-        if self.pattern not in ("all", *PATTERNS):
-            raise UserError(f"pattern must be all, {', '.join(PATTERNS)}, not {self.pattern!r}")
+        if self.pattern not in ("all", *PATTERNS, CROP):
+            raise UserError(f"pattern must be all, {', '.join((*PATTERNS, CROP))}, not {self.pattern!r}")
         if self.half_view not in HALF_VIEWS:
             raise UserError(f"half_view must be one of {', '.join(HALF_VIEWS)}, not {self.half_view!r}")
         if self.seed < 0:
@@ -67,7 +85,7 @@ class RecipeRow:
 class Recipe:
     """A completed recipe directory: its rows sorted by key, and its configuration."""
 
-    rows: list[RecipeRow]
+    rows: Sequence[RecipeRow]
     config: AugmentConfig
 
 
@@ -78,44 +96,37 @@ def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool =
     """
     out, images = Path(out), Path(images)
     size = int(read_manifest(images, "collect").config["size"])
-    rows = [] if is_complete(out) else draw_recipe(read_images(images), config, size)
+    rows = None if is_complete(out) else draw_recipe(read_images(images), config, size)
     stage = open_stage(out, stage="augment", config=to_dict(config), inputs={"images": images})
     if not stage.done:
-        _write_recipe(out / RECIPE_TABLE, rows)
-        counts = {"records": len(rows)}
-        for pattern in PATTERNS:
-            counts[pattern] = sum(row.placement.pattern == pattern for row in rows)
-        stage.finish(counts, facts={"image_size": size})
+        assert rows is not None
+        write_recipe(out, rows)
+        stage.finish(count_patterns(rows), facts={"image_size": size})
     if write_images:
         _write_pictures(out, images)
 
 
-def draw_recipe(rows: list[ImageRow], config: AugmentConfig, size: int) -> list[RecipeRow]:
+def draw_recipe(rows: Sequence[ImageRow], config: AugmentConfig, size: int) -> "TableRows[RecipeRow]":
     """One augmented row per picture, sorted by key. UserError: one class only, or pictures below 16 px."""
     if size < MIN_SIZE:
         raise UserError(f"pictures of {size} px: CutMix needs at least {MIN_SIZE} px, collect them at a larger size")
-    ordered = sorted(rows, key=lambda row: (row.class_name, row.key))
-    class_sizes = Counter(row.class_name for row in ordered)
-    if len(class_sizes) < 2:
-        name = ordered[0].class_name if ordered else "none"
-        raise UserError(
-            f"images of one class only ({name!r}): CutMix pastes a picture of another class;"
-            " add a second class folder, or train without it (tessera run my-pictures --single-class NAME)"
-        )
-    class_starts = dict(zip(class_sizes, itertools.accumulate(class_sizes.values(), initial=0)))
-    seeds = {row.key: address(config.seed, "augment", row.key) for row in ordered}
+    keys, own, start = _by_class(rows, mixing=config.pattern != CROP)
+    n = len(keys)
+    seeds = _addresses(n, lambda i: address(config.seed, "augment", keys[i].as_py()))
     patterns = _deal_patterns(seeds, config.pattern)
-    placements = {pattern: count_placements(pattern, size) for pattern in PATTERNS}
-
-    recipe = []
-    for row in ordered:
-        seed, pattern = seeds[row.key], patterns[row.key]
-        own, start = class_sizes[row.class_name], class_starts[row.class_name]
-        other = address(seed, "partner") % (len(ordered) - own)
-        partner = ordered[other if other < start else other + own]
-        placement = placement_at(pattern, size, address(seed, "box") % placements[pattern])
-        recipe.append(RecipeRow(f"{row.key}{SUFFIX}", row.key, partner.key, placement, seed))
-    return sorted(recipe, key=lambda row: row.key)
+    if config.pattern == CROP:
+        partner = np.arange(n)
+    else:
+        other = _addresses(n, lambda i: address(int(seeds[i]), "partner")) % (n - own)
+        partner = np.where(other < start, other, other + own)
+    box_address = _addresses(n, lambda i: address(int(seeds[i]), "box"))
+    boxes = np.empty((n, 4), np.int32)
+    for pattern in dict.fromkeys(_PATTERNS[number] for number in np.unique(patterns)):
+        mine = np.flatnonzero(patterns == _PATTERNS.index(pattern))
+        count = count_placements(pattern, size)
+        for i, number in zip(mine, box_address[mine] % count):
+            boxes[i] = placement_at(pattern, size, int(number)).box
+    return _table(keys, keys.take(partner), patterns, boxes, seeds, size)
 
 
 def read_recipe(recipe: Path) -> Recipe:
@@ -123,39 +134,85 @@ def read_recipe(recipe: Path) -> Recipe:
     recipe = Path(recipe)
     manifest = read_manifest(recipe, "augment")
     config = from_dict(AugmentConfig, manifest.config, str(recipe))
-    columns = read_table(recipe / RECIPE_TABLE, list(_COLUMNS)).to_pydict()
-    size = int(manifest.facts["image_size"])
-    rows = []
-    for key, base, partner, pattern, left, top, right, bottom, seed in zip(*(columns[name] for name in _COLUMNS)):
-        rows.append(RecipeRow(key, base, partner, Placement(pattern, (left, top, right, bottom), size), seed))
-    return Recipe(rows, config)
+    table = read_table(recipe / RECIPE_TABLE, list(_COLUMNS))
+    return Recipe(_rows(table, int(manifest.facts["image_size"])), config)
 
 
-def _deal_patterns(seeds: dict[str, int], pattern: str) -> dict[str, str]:
-    """Pattern of each base key, of the rows' seeds."""
+def write_recipe(out: Path, rows: "TableRows[RecipeRow]") -> None:
+    """Writes the rows of `draw_recipe` into the directory `out`."""
+    write_table(out / RECIPE_TABLE, rows.table)
+
+
+def count_patterns(rows: "TableRows[RecipeRow]") -> dict[str, int]:
+    """The manifest's counts: records, and those of each pattern."""
+    counts = Counter(rows.table.column("pattern").to_pylist())
+    return {"records": len(rows)} | {pattern: counts[pattern] for pattern in (*PATTERNS, *([CROP] * (CROP in counts)))}
+
+
+_PATTERNS = (*PATTERNS, CROP)
+
+
+def _by_class(rows: Sequence[ImageRow], mixing: bool) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
+    """The keys (an Arrow array) by class and key; the size of each one's class, and where that class begins."""
+    import pyarrow as pa
+
+    if isinstance(rows, TableRows):
+        table = rows.table.select(["key", "class"])
+    else:
+        table = pa.table({"key": [row.key for row in rows], "class": [row.class_name for row in rows]})
+    table = table.sort_by([("class", "ascending"), ("key", "ascending")]).combine_chunks()
+    names = table["class"]
+    if table.num_rows == 0 or (mixing and names[0] == names[-1]):
+        name = names[0].as_py() if table.num_rows else "none"
+        raise UserError(
+            f"images of one class only ({name!r}): CutMix pastes a picture of another class;"
+            " add a second class folder, or train without it (tessera run my-pictures --single-class NAME)"
+        )
+    codes = table["class"].dictionary_encode().combine_chunks().indices.to_numpy()
+    sizes = np.bincount(codes)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    keys = table["key"].combine_chunks()
+    return keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys, sizes[codes], starts[codes]
+
+
+def _addresses(count: int, of: Callable[[int], int]) -> NDArray[np.int64]:
+    return np.fromiter(map(of, range(count)), np.int64, count)
+
+
+def _deal_patterns(seeds: NDArray[np.int64], pattern: str) -> NDArray[np.int64]:
+    """Number of each row's pattern in `_PATTERNS`, of the rows' seeds."""
     if pattern != "all":
-        return dict.fromkeys(seeds, pattern)
-    ranked = sorted((address(seed, "pattern"), key) for key, seed in seeds.items())
-    return {key: PATTERNS[rank % len(PATTERNS)] for rank, (_, key) in enumerate(ranked)}
+        return np.full(len(seeds), _PATTERNS.index(pattern))
+    drawn = _addresses(len(seeds), lambda i: address(int(seeds[i]), "pattern"))
+    patterns = np.empty(len(seeds), np.int64)
+    patterns[np.argsort(drawn, kind="stable")] = np.arange(len(seeds)) % len(PATTERNS)
+    return patterns
+
+
+def _rows(table: Any, size: int) -> "TableRows[RecipeRow]":
+    def make(
+        key: str, base: str, partner: str, pattern: str, left: int, top: int, right: int, bottom: int, seed: int
+    ) -> RecipeRow:
+        return RecipeRow(key, base, partner, Placement(pattern, (left, top, right, bottom), size), seed)
+
+    return TableRows(table, make)
 
 
 _COLUMNS = ("key", "base", "partner", "pattern", "left", "top", "right", "bottom", "seed")
 
 
-def _write_recipe(path: Path, rows: list[RecipeRow]) -> None:
+def _table(
+    base: Any, partner: Any, patterns: NDArray[np.int64], boxes: NDArray[np.int32], seeds: NDArray[np.int64], size: int
+) -> "TableRows[RecipeRow]":
+    """The rows, sorted by key."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    text, number = pa.string(), pa.int32()
-    types = (text, text, text, text, number, number, number, number, pa.int64())
-    values = [
-        [row.key for row in rows],
-        [row.base for row in rows],
-        [row.partner for row in rows],
-        [row.placement.pattern for row in rows],
-        *([row.placement.box[edge] for row in rows] for edge in range(4)),
-        [row.seed for row in rows],
-    ]
-    write_table(path, dict(zip(_COLUMNS, values)), pa.schema(list(zip(_COLUMNS, types))))
+    key = pc.call_function("binary_join_element_wise", [base, SUFFIX, ""])
+    pattern = pa.array(_PATTERNS).take(pa.array(patterns))
+    edges = [pa.array(np.ascontiguousarray(boxes[:, edge])) for edge in range(4)]
+    table = pa.table([key, base, partner, pattern, *edges, pa.array(seeds)], names=list(_COLUMNS))
+    return _rows(table.sort_by("key").combine_chunks(), size)
 
 
 def _write_pictures(out: Path, images: Path) -> None:

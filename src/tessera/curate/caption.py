@@ -8,7 +8,7 @@ captions.parquet: key, text, captioner, prompt, settings (JSON), revision.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -127,7 +127,7 @@ def aio_mix_caption(base: str, partner: str, placement: Placement, swap: bool = 
 
 
 def _make_texts(
-    images: Path, rows: list[ImageRow], mixed: Recipe | None, config: CaptionConfig, captions_file: Path | None
+    images: Path, rows: Sequence[ImageRow], mixed: Recipe | None, config: CaptionConfig, captions_file: Path | None
 ) -> dict[str, str]:
     """Key -> caption of the pictures `rows`, or of the recipe's."""
     mixes = mixed.rows if mixed else None
@@ -139,7 +139,7 @@ def _make_texts(
     return _imported(Path(captions_file), rows, mixes)
 
 
-def _aio(rows: list[ImageRow], mixes: list[RecipeRow] | None, seed: int) -> dict[str, str]:
+def _aio(rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] | None, seed: int) -> dict[str, str]:
     if mixes is None:
         return {row.key: aio_caption(row.class_name) for row in rows}
     classes = {row.key: row.class_name for row in rows}
@@ -153,7 +153,7 @@ def _aio(rows: list[ImageRow], mixes: list[RecipeRow] | None, seed: int) -> dict
 
 
 def _scenes(
-    images: Path, rows: list[ImageRow], mixes: list[RecipeRow] | None, seed: int, half_view: str
+    images: Path, rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] | None, seed: int, half_view: str
 ) -> dict[str, str]:
     scenes = read_scenes(images)
     texts = {}
@@ -177,7 +177,7 @@ def joined_caption(base: str, partner: str, placement: Placement) -> str:
     return f"{base_place.capitalize()}, {first}. {partner_place.capitalize()}, {second}."
 
 
-def _imported(path: Path, rows: list[ImageRow], mixes: list[RecipeRow] | None) -> dict[str, str]:
+def _imported(path: Path, rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] | None) -> dict[str, str]:
     """The file's captions by key; a picture may be named by its key, its source or its crop's file.
 
     An augmented picture that the file does not name gets its two pictures' captions joined.

@@ -1,28 +1,34 @@
 """collect: a source of labelled pictures -> images/, class folders of square crops with images.parquet beside them.
 
-The source is the built-in miniature world or a user's class folders:
-
-    SOURCE/red_fox/any name.jpg        class "red fox", key "red_fox/any name"
-    SOURCE/red_fox/more/b.webp         class "red fox", key "red_fox/more-b"
+The source is the built-in miniature world, or pictures in one of the layouts of `tessera.curate.layouts`: class
+folders, ImageNet's trees and tars, the Hub's Parquet files, WebDataset. Keys are "class label/name", so a set has the
+same keys and pixels in whatever layout it comes.
 
 images.parquet has a row for every picture found: key, class, file (relative to the directory; null for a reject), width
-and height (of the whole picture), source (relative to the source folder), reject (the reason, or null).
+and height (of the whole picture), source (its place in the source), reject (the reason, or null).
 The miniature adds scenes.parquet: key, scene (JSON of `tessera.records.Scene`).
 """
 
 import functools
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tessera.config import UserError, to_dict
+from tessera.curate.class_names import find_class_names, must_be_named, name_classes, read_class_names
 from tessera.curate.engine import map_chunks
-from tessera.curate.folder import as_text, check_layout, crop_all, find_pictures, make_keys
-from tessera.curate.pictures import is_whole_png, write_png
-from tessera.files import MANIFEST, Stage, open_stage, read_manifest, read_table, write_table
+from tessera.curate.folder import WORDNET_ID, as_text
+from tessera.curate.layouts import Source, Split, find_source
+from tessera.curate.pictures import READABLE, is_whole_png, write_png
+from tessera.curate.rows import TableRows
+from tessera.curate.sources import CropWork, Group, Index, hashes, index_groups, key_hash, listed
+from tessera.files import MANIFEST, Stage, open_stage, read_manifest, read_table, sha256_file, write_table, writing_rows
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.records import Scene, SceneObject
 from tessera.runtime import progress
@@ -30,6 +36,7 @@ from tessera.runtime import progress
 MINIATURE = "miniature"
 IMAGES_TABLE = "images.parquet"
 SCENES_TABLE = "scenes.parquet"
+_PART = 64  # pictures of a group that one process takes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,12 @@ class CollectConfig:
     """Side of the square crops in pixels, 16 to 4096."""
     single_class: str | None = None
     """The one class of all pictures of a folder, as it stands; None = the class folders name the classes."""
+    split: Split = "train"
+    """The part of a set that has parts: "train" or "val"."""
+    fast: bool = False
+    """JPEG files through simplejpeg, decoded near the size of the crop: faster, and the pixels differ a little."""
+    class_names: str | None = None
+    """A file that says what the classes are called; recorded as NAME@HASH of its bytes. None = the layout's own."""
     world: WorldConfig | None = None
     """The miniature world, of the same size; None = the default world when the source is the miniature."""
 
@@ -52,6 +65,8 @@ class CollectConfig:
             raise UserError("source is empty: give miniature or a name for the folder")
         if self.single_class is not None and not self.single_class.strip():
             raise UserError("single_class is empty: give the class's name")
+        if self.split not in ("train", "val"):
+            raise UserError(f"split must be train or val, not {self.split!r}")
         if self.world is not None and self.source != MINIATURE:
             raise UserError(f"world is for the source miniature, not for {self.source!r}: leave one of the two out")
         if self.world is not None and self.world.size != self.size:
@@ -72,10 +87,11 @@ class ImageRow:
 
 
 def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) -> None:
-    """Makes the directory `out` (images/) from the miniature, or from the folder `source_dir`.
+    """Makes the directory `out` (images/) from the miniature, or from the folder or file `source_dir`.
 
-    Pictures that are there already, from an interrupted call, are kept. UserError: the folder is missing, empty or
-    without class folders, a class has no readable picture, or the folder has changed since `out` was completed.
+    Pictures that are there already, from an interrupted call, are kept. UserError: the source is missing, empty, mixed
+    or of no known layout, two pictures have one key, nothing names the classes, a class has no readable picture, or the
+    source has changed since `out` was completed.
     """
     if source_dir is None:
         if config.source != MINIATURE:
@@ -85,7 +101,7 @@ def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) ->
     source_dir = Path(source_dir)
     if config.source == MINIATURE:
         config = replace(config, source=source_dir.resolve().name or "folder", world=None)
-    _collect_folder(Path(out), config, source_dir)
+    _collect_source(Path(out), config, source_dir)
 
 
 def is_complete(directory: Path) -> bool:
@@ -97,13 +113,15 @@ def is_complete(directory: Path) -> bool:
     return (directory / MANIFEST).exists() and read_manifest(directory, must_be_complete=False).complete
 
 
-def read_images(images: Path) -> list[ImageRow]:
+def read_images(images: Path) -> Sequence[ImageRow]:
     """The pictures of a completed images/ directory, sorted by key; rejects are left out."""
+    import pyarrow.compute as pc
+
     images = Path(images)
     read_manifest(images, "collect")
-    columns = read_table(images / IMAGES_TABLE, list(_COLUMNS)).to_pydict()
-    rows = [ImageRow(*values) for values in zip(*(columns[name] for name in _COLUMNS))]
-    return sorted((row for row in rows if row.reject is None), key=lambda row: row.key)
+    table = read_table(images / IMAGES_TABLE, list(_COLUMNS))
+    table = table.filter(pc.field("reject").is_null()).sort_by("key")
+    return TableRows(table, ImageRow)
 
 
 def read_scenes(images: Path) -> dict[str, Scene]:
@@ -124,12 +142,6 @@ def _scene(data: dict[str, Any]) -> Scene:
     return Scene(objects=objects, backgrounds=tuple(data["backgrounds"]), seed=data["seed"])
 
 
-def class_name(folder: str) -> str:
-    """The class that a folder's name says: "_" and "-" are spaces."""
-    folder = as_text(folder)
-    return " ".join(folder.replace("_", " ").replace("-", " ").split()) or folder
-
-
 def _collect_miniature(out: Path, config: CollectConfig) -> None:
     stage = open_stage(out, stage="collect", config=to_dict(config))
     if stage.done:
@@ -146,8 +158,11 @@ def _collect_miniature(out: Path, config: CollectConfig) -> None:
     keys = [scene_key(world, number) for number in range(world.num_images)]
     write_table(out / SCENES_TABLE, {"key": keys, "scene": scenes})
     side = world.size
-    rows = [ImageRow(key, key.split("/")[0], f"{key}.png", side, side, MINIATURE, None) for key in keys]
-    _finish(stage, rows, ignored=0, facts={})
+    rows = [(key, key.split("/")[0], f"{key}.png", side, side, MINIATURE, None) for key in keys]
+    tally = _Tally()
+    with writing_rows(out / IMAGES_TABLE, _schema()) as write:
+        write(tally.take(rows))
+    _finish(stage, tally, ignored=0, facts={})
 
 
 def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[str]:
@@ -162,82 +177,180 @@ def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[s
     return texts
 
 
-def _collect_folder(out: Path, config: CollectConfig, source: Path) -> None:
+class _Tally:
+    """What is counted of rows as they pass."""
+
+    def __init__(self):
+        self.good: Counter[str] = Counter()
+        self.bad: dict[str, tuple[str, str]] = {}
+        """Class -> source and reason of its first reject."""
+        self.rejects: dict[str, str] = {}
+
+    def take(self, rows: Sequence[tuple]) -> Sequence[tuple]:
+        for _, name, _, _, _, source, reject in rows:
+            if reject is None:
+                self.good[name] += 1
+            else:
+                self.rejects[source] = reject
+                self.bad.setdefault(name, (source, reject))
+        return rows
+
+
+def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
+    given = None
+    if config.class_names is not None:
+        file = Path(config.class_names)
+        given = read_class_names(file)
+        config = replace(config, class_names=f"{file.name}@{sha256_file(file)[:12]}")
     complete = is_complete(out)
+    listed.cache_clear()
     # Once all pictures are here, the source may be gone; as long as it is there, it must be the same.
-    found = None if complete and not source.is_dir() else find_pictures(source, out, config.single_class)
+    found = None if complete and not source.exists() else find_source(source, out, config.single_class, config.split)
+    indexes = _index_all(found.groups) if found is not None else []
+    digest = _digest(indexes, found.strays) if found is not None else ""
+    names: dict[str, str] = {}
     if found is not None and not complete:
-        check_layout(source, found)
+        _check_any(source, found, indexes)
+        keys = _check_keys(source, found.groups, indexes)
+        labels = {label for index in indexes for label in index.labels if label}
+        codes = {label: code for index in indexes for label, code in index.codes.items() if label}
+        if config.single_class is not None:
+            names = dict.fromkeys(labels, config.single_class.strip())
+        else:
+            given = given or (find_class_names(source) if must_be_named(labels, codes) else None)
+            names = name_classes(source, labels, codes, given, found.label_names)
     stage = open_stage(out, stage="collect", config=to_dict(config))
     if stage.done:
         then = read_manifest(out).facts["source_digest"]
-        if found is not None and then != found.digest:
+        if found is not None and then != digest:
             raise UserError(
-                f"{source}: its pictures were changed since {out} was made: {then} then, {found.digest} now"
+                f"{source}: its pictures were changed since {out} was made: {then} then, {digest} now"
                 " (choose another --out, or delete the directory)"
             )
         return
     assert found is not None
 
-    keys = make_keys(found.pictures)
-    tasks = [(source / path, out / f"{key}.png") for (path, _, _), key in zip(found.pictures, keys)]
-    results: list[tuple[int | None, int | None, str | None]] = []
-    chunks = map_chunks(functools.partial(crop_all, config.size), tasks, chunk=8, parallel_from=128)
-    with progress("collect", len(tasks)) as bar, chunks as crops:
-        for done in crops:
-            results += done
+    # ImageNet is cropped as it always was, without regard to EXIF; people's own pictures as people see them.
+    upright = not (names and all(WORDNET_ID.fullmatch(label) for label in names))
+    work = CropWork(out, config.size, config.fast, upright)
+    parts = [part for group, index in zip(found.groups, indexes) for part in _parts(group, index.count)]
+    total = sum(index.count for index in indexes)
+    tally = _Tally()
+    with writing_rows(out / IMAGES_TABLE, _schema()) as write:
+        few = total < 2 * _PART or len(parts) < 2
+        chunks = map_chunks(work, parts, chunk=1, parallel_from=len(parts) + 1 if few else 2)
+        with progress("collect", total) as bar, chunks as results:
+            for rows in results:
+                write(tally.take([(row[0], names.get(row[1], ""), *row[2:]) for row in rows]))
+                bar.advance(len(rows))
+        write(tally.take([(name, "", None, None, None, name, "lies in no class folder") for name in found.strays]))
+        _check_classes(source, tally)
+    listed.cache_clear()
+    _remove_others(out, keys)
+    counts = zip(found.groups, indexes)
+    barren = [as_text(name) for group, index in counts if not index.count for name in getattr(group, "folders", ())]
+    facts = {
+        "layout": found.layout,
+        "exif_rotation": "upright" if upright else "ignored",
+        "class_names": given.file if given else None,
+        "source_digest": digest,
+        "folders_without_pictures": sorted(name for name in barren if name),
+    }
+    _finish(stage, tally, ignored=found.ignored + sum(index.ignored for index in indexes), facts=facts)
+
+
+def _index_all(groups: Sequence[Group]) -> list[Index]:
+    indexes: list[Index] = []
+    with progress("list", len(groups)) as bar, map_chunks(index_groups, groups, chunk=4, parallel_from=64) as results:
+        for done in results:
+            indexes += done
             bar.advance(len(done))
-
-    rows = []
-    for (path, folder, _), key, (width, height, reject) in zip(found.pictures, keys, results):
-        file = None if reject else f"{key}.png"
-        name = config.single_class.strip() if config.single_class is not None else class_name(folder)
-        rows.append(ImageRow(key, name, file, width, height, as_text(path.as_posix()), reject))
-    _check_classes(source, rows)
-    for path in found.strays:
-        name = as_text(path.as_posix())
-        rows.append(ImageRow(name, "", None, None, None, name, "lies in no class folder"))
-    _remove_others(out, {row.file for row in rows})
-    facts = {"source_digest": found.digest, "folders_without_pictures": found.barren}
-    _finish(stage, rows, ignored=found.ignored, facts=facts)
+    return indexes
 
 
-def _check_classes(source: Path, rows: list[ImageRow]) -> None:
-    good = {row.class_name for row in rows if row.reject is None}
-    bad = [row for row in rows if row.class_name not in good]
+def _digest(indexes: Sequence[Index], strays: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for index in indexes:
+        digest.update(index.digest)
+    for name in strays:
+        digest.update(f"{name}\0".encode())
+    return f"{sum(index.count for index in indexes) + len(strays)} pictures ({digest.hexdigest()[:12]})"
+
+
+def _parts(group: Group, count: int) -> list[tuple[Group, int, int]]:
+    step = max(count, 1) if group.whole else _PART
+    return [(group, start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
+    if any(index.count for index in indexes):
+        return
+    if found.strays:
+        raise UserError(
+            f"{source}: has {len(found.strays)} pictures, but no class folders; expected is {source}/CLASS/PICTURE with"
+            " a folder per class. If all show one class, give --single-class NAME"
+        )
+    suffixes = " ".join(sorted(suffix[1:] for suffix in READABLE))
+    ignored = found.ignored + sum(index.ignored for index in indexes)
+    what = f"has no pictures among its {ignored} files" if ignored else "is empty"
+    raise UserError(
+        f"{source}: {what}; expected is {source}/CLASS/PICTURE, a picture being one of: {suffixes}; or ImageNet's tree"
+        " or tar, the Hub's Parquet files, WebDataset tars"
+    )
+
+
+def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index]) -> "np.ndarray":
+    """The sorted hashes of all keys. UserError: two pictures have one key."""
+    keys = hashes(b"".join(index.keys for index in indexes))
+    twice = keys[1:][keys[1:] == keys[:-1]]
+    if len(twice) == 0:
+        return keys
+    wanted = twice[:1].tobytes()
+    first = [
+        item for group, index in zip(groups, indexes) if wanted in index.keys
+        for item in listed(group).items if key_hash(item.key) == wanted
+    ]  # fmt: skip
+    raise UserError(
+        f"{source}: {len(twice)} pictures have the key of another: {first[0].source!r} and {first[1].source!r} are both"
+        f" {first[0].key!r}; rename one, or take it out"
+    )
+
+
+def _check_classes(source: Path, tally: _Tally) -> None:
+    bad = {name: first for name, first in tally.bad.items() if name and name not in tally.good}
     if not bad:
         return
-    names = sorted({row.class_name for row in bad})
-    listed = ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    names = sorted(bad)
+    listed_names = ", ".join(repr(name) for name in names[:5]) + (
+        f" and {len(names) - 5} more" if len(names) > 5 else ""
+    )
+    example, reason = bad[names[0]]
     raise UserError(
-        f"{source}: no readable picture of class {listed} ({bad[0].source!r}: {bad[0].reject});"
+        f"{source}: no readable picture of class {listed_names} ({example!r}: {reason});"
         " put readable pictures in, or take the folder out"
     )
 
 
-def _remove_others(out: Path, files: set[str | None]) -> None:
+def _remove_others(out: Path, keys: "np.ndarray") -> None:
     """Crops of an interrupted call whose source is gone since."""
     for path in out.glob("*/*.png"):
-        if path.relative_to(out).as_posix() not in files:
+        mine = np.frombuffer(key_hash(path.relative_to(out).as_posix().removesuffix(".png")), np.uint64)
+        place = int(np.searchsorted(keys, mine[0]))
+        if place == len(keys) or keys[place] != mine[0]:
             path.unlink()
 
 
 _COLUMNS = ("key", "class", "file", "width", "height", "source", "reject")
 
 
-def _finish(stage: Stage, rows: list[ImageRow], *, ignored: int, facts: dict[str, Any]) -> None:
+def _schema() -> Any:
     import pyarrow as pa
 
     text, number = pa.string(), pa.int32()
-    schema = pa.schema(list(zip(_COLUMNS, (text, text, text, number, number, text, text))))
-    write_table(stage.directory / IMAGES_TABLE, dict(zip(_COLUMNS, _columns(rows))), schema)
-    classes = Counter(row.class_name for row in rows if row.reject is None)
-    rejects = {row.source: row.reject for row in rows if row.reject is not None}
-    images = sum(classes.values())
-    counts = {"images": images, "classes": len(classes), "rejected": len(rows) - images, "ignored": ignored}
-    stage.finish(counts, rejects, {"classes": dict(sorted(classes.items())), **facts})
+    return pa.schema(list(zip(_COLUMNS, (text, text, text, number, number, text, text))))
 
 
-def _columns(rows: list[ImageRow]) -> Iterator[list[Any]]:
-    for name in ("key", "class_name", "file", "width", "height", "source", "reject"):
-        yield [getattr(row, name) for row in rows]
+def _finish(stage: Stage, tally: _Tally, *, ignored: int, facts: dict[str, Any]) -> None:
+    images = sum(tally.good.values())
+    counts = {"images": images, "classes": len(tally.good), "rejected": len(tally.rejects), "ignored": ignored}
+    stage.finish(counts, tally.rejects, {"classes": dict(sorted(tally.good.items())), **facts})
