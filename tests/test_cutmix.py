@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tessera.cutmix import (
+    CROP,
     HALF_VIEWS,
     PASTED_AREA,
     PATTERNS,
@@ -159,6 +160,25 @@ def test_draw_is_uniform(pattern, seed):
     assert set(drawn) == set(all_boxes(pattern, 16))
     chi_squared = sum((n - 50) ** 2 / 50 for n in drawn.values())
     assert chi_squared < count - 1 + 6 * (2 * count) ** 0.5
+
+
+def test_crop_is_every_window_of_half_to_three_quarters():
+    boxes = all_boxes(CROP, 16)
+    expected = {(x, y, x + s, y + s) for s in range(8, 13) for x in range(17 - s) for y in range(17 - s)}
+    assert len(boxes) == len(set(boxes))
+    assert set(boxes) == expected
+
+
+@given(placements(pattern=st.just(CROP)), st.integers(0, 2**31))
+def test_crop_shows_its_box_and_nothing_else(placement, seed):
+    size, (left, top, right, bottom) = placement.size, placement.box
+    base = picture(seed, size, size)
+    out = compose(base, base, placement)
+    window = Image.fromarray(base[top:bottom, left:right]).resize((size, size), Image.Resampling.BICUBIC)
+    assert np.array_equal(out, np.asarray(window))
+    base[top:bottom, left:right] = 0
+    assert not compose(base, base, placement).any()
+    assert CROP not in PATTERNS
 
 
 def test_bad_input_is_named():

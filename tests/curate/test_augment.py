@@ -26,6 +26,15 @@ def pictures(*counts: int) -> list[ImageRow]:
     ]
 
 
+GOLDEN = [
+    ("c0/0000", "c1/0001", "sixteenth", (36, 176, 100, 240), 6583728091680542117),
+    ("c0/0001", "c1/0001", "half", (0, 128, 256, 256), 950751515719695914),
+    ("c0/0002", "c1/0001", "ninth", (171, 33, 256, 118), 4009640017668109567),
+    ("c1/0000", "c0/0001", "half", (0, 128, 256, 256), 1172072565171266081),
+    ("c1/0001", "c0/0000", "quarter", (0, 0, 128, 128), 6433500695077989655),
+]
+
+
 def test_stage_writes_the_drawn_rows_and_does_nothing_again(images, tmp_path):
     out = tmp_path / "recipe"
     config = AugmentConfig(half_view="centre", seed=3)
@@ -113,6 +122,26 @@ def test_pictures_are_written_on_request(images, tmp_path):
         base, partner = (read_png(images / f"{key}.png") for key in (row.base, row.partner))
         expected = compose(base, partner, row.placement, "centre")
         assert np.array_equal(read_png(out / f"{row.key}.png"), expected)
+
+
+def test_crop_takes_single_pictures_and_needs_no_second_class(images, tmp_path):
+    out = tmp_path / "recipe"
+    augment(out, images, AugmentConfig(pattern="crop"), write_images=True)
+    rows = read_recipe(out).rows
+    assert len(rows) == 24
+    assert read_manifest(out).counts == {"records": 24} | dict.fromkeys(PATTERNS, 0) | {"crop": 24}
+    for row in rows:
+        assert row.base == row.partner
+        base = read_png(images / f"{row.base}.png")
+        assert np.array_equal(read_png(out / f"{row.key}.png"), compose(base, base, row.placement))
+    assert len({row.placement.box for row in rows}) > 12
+    assert len(draw_recipe(pictures(3), AugmentConfig(pattern="crop"), 32)) == 3
+
+
+def test_the_draws_are_those_of_every_version():
+    """Golden: a recipe is the same on any machine and in any later version."""
+    recipe = draw_recipe(pictures(3, 2), AugmentConfig(seed=7), 256)
+    assert [(row.base, row.partner, row.placement.pattern, row.placement.box, row.seed) for row in recipe] == GOLDEN
 
 
 def test_errors():

@@ -190,7 +190,7 @@ def test_import_errors(images, tmp_path):
     fails(text("a.jsonl", b"[]\n"), 'line 1 is not an object; write {"key"')
     fails(text("a.jsonl", b'{"key": 1, "text": "b"}\n'), "key and text must be strings")
     fails(text("a.parquet", b"none"), "not a Parquet file")
-    with pytest.raises(UserError, match="needs a captions file"):
+    with pytest.raises(UserError, match="import needs --file: a captions file"):
         caption(out, images, IMPORT)
     with pytest.raises(UserError, match="the captioner is aio: make it import"):
         caption(out, images, CaptionConfig(), captions_file=path)
@@ -213,3 +213,124 @@ def test_bad_configs():
     ):
         with pytest.raises(UserError, match=message):
             CaptionConfig(**bad)
+
+
+def keys_of(images):
+    return [row.key for row in read_images(images)]
+
+
+def test_import_from_text_files_of_the_same_stem(images, tmp_path):
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    for key, text in texts.items():
+        path = tmp_path / "mine" / f"{key}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+        path.with_suffix(".png").write_bytes(b"the picture beside it")
+    caption(tmp_path / "captions", images, IMPORT, captions_file=tmp_path / "mine")
+    assert read_captions(tmp_path / "captions") == texts
+    assert read_manifest(tmp_path / "captions").config["file"].startswith("mine@")
+    (tmp_path / "mine" / "metadata.csv").write_text("file_name,text\n")
+    with pytest.raises(UserError, match=r"captions of two kinds, metadata.csv and circle/.*\.txt; give"):
+        caption(tmp_path / "other", images, IMPORT, captions_file=tmp_path / "mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no captions: no metadata"):
+        caption(tmp_path / "other", images, IMPORT, captions_file=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_import_from_an_image_folder(images, tmp_path, name):
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_captions(folder / name, [(f"{key}.png", text) for key, text in texts.items()], "file_name", "text")
+    caption(tmp_path / "captions", images, IMPORT, captions_file=folder)
+    assert read_captions(tmp_path / "captions") == texts
+
+
+@pytest.mark.parametrize("header", ["", "key\ttext\n", "id\tkey\tcaption\n"])
+def test_import_from_a_tsv_without_quoting(images, tmp_path, header):
+    texts = {
+        key: f'"The assistant\'s" fox\tsaid: "assistant\nis {key}"\n\n\tand\tmore than "that' for key in keys_of(images)
+    }
+    before = "7\t" if header.startswith("id") else ""
+    text = header + "".join(f"{before}{key}\t{text}\n" for key, text in texts.items())
+    (tmp_path / "mine.tsv").write_text(text)
+    caption(tmp_path / "captions", images, IMPORT, captions_file=tmp_path / "mine.tsv")
+    assert read_captions(tmp_path / "captions") == texts
+
+
+def test_published_captions_say_their_recipe(tmp_path):
+    from PIL import Image
+
+    from tessera.curate.collect import CollectConfig, collect
+
+    source = tmp_path / "source"
+    for synset in ("n01440764", "n02099601"):
+        (source / synset).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (256, 256), (i * 90, 9, 9)).save(source / synset / f"{synset}_{i}.JPEG")
+    (source / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\nn02099601 golden retriever\n")
+    images = tmp_path / "images"
+    collect(images, CollectConfig(source="imagenet", size=256), source)
+    told = {
+        "n01440764_0_n02099601_1_128_0_256_256": "half",
+        "n01440764_1_n02099601_0_0_128_128_256": "quarter",
+        "n02099601_0_n01440764_0_171_40_256_125": "ninth",
+        "n02099601_0_n01440764_1_12_13_76_77": "sixteenth",
+    }
+    texts = {name: f'the {pattern}\tsays "assistant"' for name, pattern in told.items()}
+    others = {"n01440764_0_n00000001_1_128_0_256_256": "of another set", "n01440764_0": "a plain one"}
+    path = tmp_path / "published.tsv"
+    path.write_text("".join(f"{name}\t{text}\n" for name, text in (texts | others).items()))
+    config = AugmentConfig(from_captions=str(path))
+    augment(tmp_path / "recipe", images, config)
+    rows = read_recipe(tmp_path / "recipe").rows
+    assert {
+        f"{row.base.split('/')[1]}_{row.partner.split('/')[1]}_{'_'.join(map(str, row.placement.box))}": (
+            row.placement.pattern
+        )
+        for row in rows
+    } == told
+    assert read_manifest(tmp_path / "recipe").counts == {
+        "records": 4, "half": 1, "quarter": 1, "ninth": 1, "sixteenth": 1, "names_of_other_pictures": 1,
+    }  # fmt: skip
+    caption(tmp_path / "captions", images, IMPORT, recipe=tmp_path / "recipe", captions_file=path)
+    found = read_captions(tmp_path / "captions")
+    assert sorted(found.values()) == sorted(texts.values())
+    for row in rows:
+        assert row.placement.pattern in found[row.key]
+    augment(tmp_path / "recipe", images, config)  # nothing to do
+    for text, message in (
+        ("n01440764_0\tx\n", "has no name of the form base_partner_x0_y0_x1_y1, so it says no recipe"),
+        ("n01440764_0_n02099601_1_0_0_99_99\tx\n", r"box \(0, 0, 99, 99\) in the name .* is of no pattern at 256 px"),
+        ("n01440764_0_n9_1_0_0_99_99\tx\n", "has 1 names of other pictures"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            augment(tmp_path / "other", images, config)
+
+
+def test_import_from_the_hub(images, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    snapshot = tmp_path / "snapshots" / "0123456789abcdef0123"
+    (snapshot / "data").mkdir(parents=True)
+    items = list(texts.items())
+    write_captions(snapshot / "data" / "a.parquet", items[:9])
+    write_captions(snapshot / "data" / "b.parquet", items[9:])
+    asked = []
+
+    def download(name, repo_type, allow_patterns):
+        asked.append((name, repo_type))
+        assert not any(pattern.endswith("py") for pattern in allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    caption(tmp_path / "captions", images, IMPORT, captions_file="Somebody/ImageNet_captions")
+    assert read_captions(tmp_path / "captions") == texts
+    assert asked == [("Somebody/ImageNet_captions", "dataset")]
+    assert read_manifest(tmp_path / "captions").config["file"] == "Somebody/ImageNet_captions@0123456789ab"
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"^Some/where: is neither a file here nor to be had from the Hub"):
+        caption(tmp_path / "other", images, IMPORT, captions_file="Some/where")

@@ -65,6 +65,7 @@ def augment(
     pattern: Pattern = "all",
     half_view: Literal["aligned", "centre"] = "aligned",
     seed: int = 0,
+    from_captions: str | None = None,
     write_images: bool = False,
 ) -> None:
     """The CutMix recipe of a set: which pictures are mixed, and where (paper section 3.2).
@@ -77,12 +78,13 @@ def augment(
         pattern: half, quarter, ninth, sixteenth, or all four in equal parts; crop mixes nothing, it enlarges a window.
         half_view: half shows the base's left (top) half beside the partner's right (bottom) half, or both centres.
         seed: Seed of the draws.
+        from_captions: Captions named base_partner_x0_y0_x1_y1, as published: the recipe is what their names say.
         write_images: Write the mixed pictures out too.
     """
     from tessera.curate.augment import AugmentConfig
     from tessera.curate.augment import augment as augment_all
 
-    config = AugmentConfig(pattern=pattern, half_view=half_view, seed=seed)
+    config = AugmentConfig(pattern=pattern, half_view=half_view, seed=seed, from_captions=from_captions)
     augment_all(out, images, config, write_images=write_images)
     say(out)
 
@@ -92,7 +94,7 @@ def caption(
     out: Path,
     captioner: Literal["aio", "scene", "import"] = "aio",
     recipe: Path | None = None,
-    file: Path | None = None,
+    file: str | None = None,
     seed: int = 0,
 ) -> None:
     """Captions of a set, or of its CutMix pictures (paper section 3.1).
@@ -104,7 +106,8 @@ def caption(
         out: Directory to make.
         captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file).
         recipe: Directory made by augment: caption its mixed pictures.
-        file: For import: csv, tsv, jsonl or parquet with columns key (or file_name) and text (or caption).
+        file: For import: csv, tsv, jsonl or parquet with columns key (or file_name) and text (or caption); a folder
+            with metadata.csv or .jsonl, or .txt files beside the pictures; or OWNER/NAME on the Hugging Face Hub.
         seed: Seed of the phrasings.
     """
     from tessera.curate.caption import CaptionConfig

@@ -12,12 +12,12 @@ are listed and on whatever machine:
 - the box is number h mod n of the pattern's n placements, h being the address (row's seed, "box").
 
 The pattern "crop" mixes nothing: its rows are windows of single pictures, which name themselves as partners.
-A recipe can be made from the names of published captions too: `tessera.curate.published_recipe`.
+A recipe can be made from the names of published captions too: `tessera.curate.published_names`.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, from_dict, to_dict
+from tessera.curate.captions_file import find_captions
 from tessera.curate.collect import ImageRow, is_complete, read_images
 from tessera.curate.pictures import is_whole_png, read_png, write_png
+from tessera.curate.published_names import mixes_in, published_name
 from tessera.curate.rows import TableRows
 from tessera.cutmix import (
     CROP,
@@ -60,6 +62,9 @@ class AugmentConfig:
     "centre", the central half of each."""
     seed: int = 0
     """Address of the draws, 0 or more."""
+    from_captions: str | None = None
+    """Captions whose names say the rows, in place of drawing them (`tessera.curate.published_names`); recorded as
+    NAME@HASH. None = draw them."""
 
     def __post_init__(self):
         if self.pattern not in ("all", *PATTERNS, CROP):
@@ -96,12 +101,21 @@ def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool =
     """
     out, images = Path(out), Path(images)
     size = int(read_manifest(images, "collect").config["size"])
-    rows = None if is_complete(out) else draw_recipe(read_images(images), config, size)
+    captions = None
+    if config.from_captions is not None:
+        captions, name = find_captions(config.from_captions)
+        config = replace(config, from_captions=name)
+    rows, strange = None, 0
+    if not is_complete(out) and captions is not None:
+        rows, strange = _told_recipe(read_images(images), captions, config, size)
+    elif not is_complete(out):
+        rows = draw_recipe(read_images(images), config, size)
     stage = open_stage(out, stage="augment", config=to_dict(config), inputs={"images": images})
     if not stage.done:
         assert rows is not None
         write_recipe(out, rows)
-        stage.finish(count_patterns(rows), facts={"image_size": size})
+        counts = count_patterns(rows) | ({"names_of_other_pictures": strange} if captions is not None else {})
+        stage.finish(counts, facts={"image_size": size})
     if write_images:
         _write_pictures(out, images)
 
@@ -112,14 +126,14 @@ def draw_recipe(rows: Sequence[ImageRow], config: AugmentConfig, size: int) -> "
         raise UserError(f"pictures of {size} px: CutMix needs at least {MIN_SIZE} px, collect them at a larger size")
     keys, own, start = _by_class(rows, mixing=config.pattern != CROP)
     n = len(keys)
-    seeds = _addresses(n, lambda i: address(config.seed, "augment", keys[i].as_py()))
+    seeds = _addresses(keys.to_pylist(), lambda key: address(config.seed, "augment", key))
     patterns = _deal_patterns(seeds, config.pattern)
     if config.pattern == CROP:
         partner = np.arange(n)
     else:
-        other = _addresses(n, lambda i: address(int(seeds[i]), "partner")) % (n - own)
+        other = _addresses(seeds.tolist(), lambda seed: address(seed, "partner")) % (n - own)
         partner = np.where(other < start, other, other + own)
-    box_address = _addresses(n, lambda i: address(int(seeds[i]), "box"))
+    box_address = _addresses(seeds.tolist(), lambda seed: address(seed, "box"))
     boxes = np.empty((n, 4), np.int32)
     for pattern in dict.fromkeys(_PATTERNS[number] for number in np.unique(patterns)):
         mine = np.flatnonzero(patterns == _PATTERNS.index(pattern))
@@ -127,6 +141,22 @@ def draw_recipe(rows: Sequence[ImageRow], config: AugmentConfig, size: int) -> "
         for i, number in zip(mine, box_address[mine] % count):
             boxes[i] = placement_at(pattern, size, int(number)).box
     return _table(keys, keys.take(partner), patterns, boxes, seeds, size)
+
+
+def _told_recipe(
+    rows: Sequence[ImageRow], captions: Path, config: AugmentConfig, size: int
+) -> "tuple[TableRows[RecipeRow], int]":
+    """The rows that the captions' names say, sorted by key, and how many names are of other pictures."""
+    import pyarrow as pa
+
+    mixes, strange = mixes_in(captions, rows, size)
+    base, partner = (pa.array([mix[part] for mix in mixes]) for part in (0, 1))
+    placements = [placement for _, _, placement in mixes]
+    patterns = np.array([_PATTERNS.index(placement.pattern) for placement in placements])
+    boxes = np.array([placement.box for placement in placements], np.int32)
+    names = [f"{one}+{published_name('', two, place)[1:]}" for one, two, place in mixes]
+    seeds = np.array([address(config.seed, "augment", name) for name in names])
+    return _table(base, partner, patterns, boxes, seeds, size, keys=pa.array(names)), strange
 
 
 def read_recipe(recipe: Path) -> Recipe:
@@ -175,15 +205,15 @@ def _by_class(rows: Sequence[ImageRow], mixing: bool) -> tuple[Any, NDArray[np.i
     return keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys, sizes[codes], starts[codes]
 
 
-def _addresses(count: int, of: Callable[[int], int]) -> NDArray[np.int64]:
-    return np.fromiter(map(of, range(count)), np.int64, count)
+def _addresses(of: Sequence[Any], draw: Callable[[Any], int]) -> NDArray[np.int64]:
+    return np.fromiter(map(draw, of), np.int64, len(of))
 
 
 def _deal_patterns(seeds: NDArray[np.int64], pattern: str) -> NDArray[np.int64]:
     """Number of each row's pattern in `_PATTERNS`, of the rows' seeds."""
     if pattern != "all":
         return np.full(len(seeds), _PATTERNS.index(pattern))
-    drawn = _addresses(len(seeds), lambda i: address(int(seeds[i]), "pattern"))
+    drawn = _addresses(seeds.tolist(), lambda seed: address(seed, "pattern"))
     patterns = np.empty(len(seeds), np.int64)
     patterns[np.argsort(drawn, kind="stable")] = np.arange(len(seeds)) % len(PATTERNS)
     return patterns
@@ -202,13 +232,19 @@ _COLUMNS = ("key", "base", "partner", "pattern", "left", "top", "right", "bottom
 
 
 def _table(
-    base: Any, partner: Any, patterns: NDArray[np.int64], boxes: NDArray[np.int32], seeds: NDArray[np.int64], size: int
+    base: Any,
+    partner: Any,
+    patterns: NDArray[np.int64],
+    boxes: NDArray[np.int32],
+    seeds: NDArray[np.int64],
+    size: int,
+    keys: Any = None,
 ) -> "TableRows[RecipeRow]":
     """The rows, sorted by key."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    key = pc.call_function("binary_join_element_wise", [base, SUFFIX, ""])
+    key = keys if keys is not None else pc.call_function("binary_join_element_wise", [base, SUFFIX, ""])
     pattern = pa.array(_PATTERNS).take(pa.array(patterns))
     edges = [pa.array(np.ascontiguousarray(boxes[:, edge])) for edge in range(4)]
     table = pa.table([key, base, partner, pattern, *edges, pa.array(seeds)], names=list(_COLUMNS))

@@ -8,16 +8,17 @@ captions.parquet: key, text, captioner, prompt, settings (JSON), revision.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from tessera.config import UserError, to_dict
 from tessera.curate.augment import Recipe, RecipeRow, read_recipe
-from tessera.curate.captions_file import read_captions_file
+from tessera.curate.captions_file import find_captions, read_captions_file
 from tessera.curate.collect import ImageRow, is_complete, read_images, read_scenes
-from tessera.files import open_stage, read_manifest, read_table, sha256_file, write_table
+from tessera.curate.published_names import picture_names, published_name, without_suffix
+from tessera.files import open_stage, read_manifest, read_table, write_table
 from tessera.miniature import describe, mix_scene, place
 from tessera.records import Placement
 from tessera.runtime import address, progress
@@ -47,13 +48,13 @@ class CaptionConfig:
 
 
 def caption(
-    out: Path, images: Path, config: CaptionConfig, recipe: Path | None = None, captions_file: Path | None = None
+    out: Path, images: Path, config: CaptionConfig, recipe: Path | None = None, captions_file: Path | str | None = None
 ) -> None:
     """Makes `out`/captions.parquet: a caption for each picture of `images`, or of `recipe`'s augmented ones if given.
 
-    captions_file: for the captioner `import` (default: the config's file), .csv, .tsv, .jsonl or .parquet, with columns
-    `key` or `file_name` and `text` or `caption`. UserError: no ground truth for `scene`, or pictures without a caption
-    in the file.
+    captions_file: for the captioner `import` (default: the config's file), what `tessera.curate.captions_file` reads:
+    a table with columns `key` or `file_name` and `text` or `caption`, a folder, a data set of the Hub. UserError: no
+    ground truth for `scene`, or pictures without a caption in the file.
     """
     out, images = Path(out), Path(images)
     inputs = {"images": images}
@@ -61,13 +62,12 @@ def caption(
         check_made_from(Path(recipe), {"images": images})
         inputs["recipe"] = Path(recipe)
     if config.captioner == "import":
-        captions_file = captions_file or (Path(config.file) if config.file else None)
-        if captions_file is None:
-            raise UserError("captioner import needs a captions file: .csv, .tsv, .jsonl or .parquet")
-        if not Path(captions_file).is_file():
-            raise UserError(f"{captions_file}: there is no such captions file")
-        revision = sha256_file(Path(captions_file))[:12]
-        config = replace(config, file=f"{Path(captions_file).name}@{revision}")
+        wanted = captions_file or config.file
+        if wanted is None:
+            raise UserError("captioner import needs --file: a captions file, a folder, or OWNER/NAME on the Hub")
+        captions_file, name = find_captions(wanted)
+        revision = name.rpartition("@")[2]
+        config = replace(config, file=name)
     elif captions_file is not None:
         raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")
     else:
@@ -127,7 +127,11 @@ def aio_mix_caption(base: str, partner: str, placement: Placement, swap: bool = 
 
 
 def _make_texts(
-    images: Path, rows: Sequence[ImageRow], mixed: Recipe | None, config: CaptionConfig, captions_file: Path | None
+    images: Path,
+    rows: Sequence[ImageRow],
+    mixed: Recipe | None,
+    config: CaptionConfig,
+    captions_file: Path | str | None,
 ) -> dict[str, str]:
     """Key -> caption of the pictures `rows`, or of the recipe's."""
     mixes = mixed.rows if mixed else None
@@ -178,21 +182,23 @@ def joined_caption(base: str, partner: str, placement: Placement) -> str:
 
 
 def _imported(path: Path, rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] | None) -> dict[str, str]:
-    """The file's captions by key; a picture may be named by its key, its source or its crop's file.
+    """The file's captions by key; a picture may be named by its key, its source or its crop's file, or its stem.
 
-    An augmented picture that the file does not name gets its two pictures' captions joined.
+    An augmented picture is named by its key, or by `published_name`; one that the file does not name gets its two
+    pictures' captions joined.
     """
-    told = list(read_captions_file(path))
-    names = {name: row.key for row in reversed(rows) for name in (row.source, row.file, row.key) if name}
-    names |= {row.key: row.key for row in rows}  # a key wins over another picture's file of that name
+    names = picture_names(rows)
     if mixes is None:
         keys = [row.key for row in rows]
-        texts = _named(path, told, names)
+        texts = _named(path, read_captions_file(path, names), names)
     else:
         keys = [mix.key for mix in mixes]
-        texts = _named(path, told, {key: key for key in keys})
-        parts = _named(path, told, names) if len(texts) < len(keys) else {}
-        for mix in mixes:
+        mix_names = {published_name(mix.base, mix.partner, mix.placement): mix.key for mix in mixes}
+        mix_names |= {key: key for key in keys}
+        texts = _named(path, read_captions_file(path, names | mix_names), mix_names)
+        missing = len(texts) < len(keys)
+        parts = _named(path, read_captions_file(path, names | mix_names), names) if missing else {}
+        for mix in mixes if missing else ():
             if mix.key not in texts and mix.base in parts and mix.partner in parts:
                 texts[mix.key] = joined_caption(parts[mix.base], parts[mix.partner], mix.placement)
     missing = [key for key in keys if key not in texts]
@@ -202,11 +208,11 @@ def _imported(path: Path, rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] |
     return {key: texts[key] for key in keys}
 
 
-def _named(path: Path, told: list[tuple[str, str]], names: Mapping[str, str]) -> dict[str, str]:
+def _named(path: Path, told: Iterable[tuple[str, str]], names: Mapping[str, str]) -> dict[str, str]:
     """Key -> text of the lines whose name is one of `names` (name -> key)."""
     texts: dict[str, str] = {}
     for name, text in told:
-        key = names.get(name)
+        key = names.get(name) or names.get(without_suffix(name))
         if key is None or not text.strip():
             continue
         if texts.setdefault(key, text) != text:

@@ -1,27 +1,117 @@
-"""Captions that a user has: .csv, .tsv, .jsonl or .parquet with a picture's name and its text."""
+"""Captions that a user has: .csv, .tsv, .jsonl or .parquet with a picture's name and its text, or a folder.
+
+A folder has `metadata.csv` or `metadata.jsonl` (Hugging Face's ImageFolder), or a .txt file for each picture, of the
+same stem; or it is a data set of the Hub, named OWNER/NAME, whose tables are all read. A .tsv file whose captions hold
+bare quotes, tabs or line breaks is read line by line, also without a header.
+"""
 
 import csv
+import hashlib
 import json
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
-from tessera.files import read_table
+from tessera.files import read_table, sha256_file
 
 NAME_COLUMNS = ("key", "file_name")
 TEXT_COLUMNS = ("text", "caption")
 MAX_CAPTION = 10_000_000  # characters in one CSV field
 
 
-def read_captions_file(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, text) of each row, in order; texts keep their quotes, tabs and line breaks.
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_METADATA = ("metadata.csv", "metadata.jsonl")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_HUB_HINT = "give a captions file, a folder with captions, or a data set of the Hub as OWNER/NAME"
 
-    Names are brought to the form of keys and sources: "/" between parts, Unicode NFC, no leading "./".
+
+def find_captions(file: str | Path) -> tuple[Path, str]:
+    """The captions file or folder that `file` means, fetched from the Hub for OWNER/NAME; and NAME@HASH, its record.
+
+    UserError: not there. The hash is of the bytes, or the commit for a data set of the Hub.
+    """
+    path = Path(file)
+    if path.is_file():
+        return path, f"{path.name}@{sha256_file(path)[:12]}"
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for part in _files_in(path):
+            digest.update(f"{part.relative_to(path).as_posix()}\0{sha256_file(part)}\n".encode())
+        return path, f"{path.resolve().name}@{digest.hexdigest()[:12]}"
+    if path.is_absolute() or not _HUB_NAME.fullmatch(str(file)) or path.suffix.lower() in _TABLES:
+        raise UserError(f"{file}: there is no such captions file; {_HUB_HINT}")
+    snapshot = _fetch(str(file))
+    return snapshot, f"{file}@{snapshot.name[:12]}"
+
+
+def _fetch(name: str) -> Path:
+    """The folder with the tables of a data set of the Hub; no code of it is run."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(f"{name}: there is no such file; to fetch it, run: pip install huggingface_hub") from None
+    try:
+        patterns = [f"*{suffix}" for suffix in _TABLES]
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{name}: is neither a file here nor to be had from the Hub ({first}); {_HUB_HINT}") from error
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """What holds the captions of a folder. UserError: nothing does, or two kinds do."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    metadata = [path for path in files if path.name in _METADATA]
+    sidecars = [path for path in files if path.suffix.lower() == ".txt"]
+    tables = [path for path in files if path.suffix.lower() in _TABLES and path not in metadata]
+    kinds = [kind for kind in (metadata, sidecars, tables) if kind]
+    if not kinds:
+        raise UserError(f"{folder}: has no captions: no metadata.csv or .jsonl, no .txt files, none of {_TABLES}")
+    if len(kinds) > 1:
+        names = " and ".join(kind[0].relative_to(folder).as_posix() for kind in kinds)
+        raise UserError(f"{folder}: has captions of two kinds, {names}; give the file, or a folder with one of them")
+    return kinds[0]
+
+
+def read_captions_file(path: Path, known: Container[str] = ()) -> Iterator[tuple[str, str]]:
+    """(name, text) of each caption of a file or folder, in order; texts keep their quotes, tabs and line breaks.
+
+    Names are brought to the form of keys and sources: "/" between parts, Unicode NFC, no leading "./". known: names
+    that pictures have; in a .tsv file without quoting they tell a new row from the next line of a caption.
     UserError: another suffix, a missing column, a row that is not well formed, not UTF-8.
     """
-    readers = {".csv": _read_delimited, ".tsv": _read_delimited, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    if not path.is_dir():
+        yield from _read_file(path, known)
+        return
+    files = _files_in(path)
+    for file in files:
+        if file.suffix.lower() == ".txt":
+            yield _tidy(file.relative_to(path).with_suffix("").as_posix()), _read_text(file)
+        else:
+            folder = file.parent.relative_to(path).as_posix()
+            joined = file.name in _METADATA and len(files) > 1 and folder != "."
+            for name, text in _read_file(file, known):
+                yield f"{folder}/{name}" if joined else name, text
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def _read_file(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
+    readers = {
+        ".csv": _read_delimited,
+        ".tsv": lambda path: _read_tsv(path, known),
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: captions can be read from {', '.join(readers)}; convert it to one of these")
@@ -67,6 +157,56 @@ def _read_delimited(path: Path) -> Iterator[tuple[str, str]]:
         raise UserError(f"{path}: is not well formed near line {reader.line_num} ({error}); mend it") from error
     finally:
         csv.field_size_limit(limit)
+
+
+def _read_tsv(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
+    """As quoted by the rules if it is so throughout, else line by line, as the published captions are."""
+    try:
+        for _ in _read_delimited(path):
+            pass
+    except UserError:
+        yield from _read_lines(path, known)
+        return
+    yield from _read_delimited(path)
+
+
+def _read_lines(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
+    """Rows of a .tsv file without quoting: the text is the last column, and may hold anything, line breaks too.
+
+    A line begins a row when it has enough tabs and its name is a known one, or looks like one: no spaces, and a digit,
+    slash, dot or underscore.
+    """
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        lines = (line.rstrip("\n").removesuffix("\r") for line in file)
+        first = next(lines, "")
+        header = first.split("\t")
+        if any(name in header for name in (*NAME_COLUMNS, *TEXT_COLUMNS)):
+            name_column, text_column = _columns(path, header)
+            place, width = header.index(name_column), len(header)
+            if header[-1] != text_column:
+                raise UserError(f"{path}: its captions are not quoted, so {text_column} must be the last column")
+            pending = None
+        else:
+            place, width = 0, 2
+            if len(header) < 2:
+                raise UserError(f"{path}: has no column key or file_name; its first line has no tab either")
+            pending = (header[0], "\t".join(header[1:]))
+        for number, line in enumerate(lines, 2):
+            fields = line.split("\t", width - 1)
+            if len(fields) == width and _is_name(fields[place], known):
+                if pending is not None:
+                    yield pending
+                pending = (fields[place], fields[-1])
+            elif pending is not None:
+                pending = (pending[0], f"{pending[1]}\n{line}")
+            elif line:
+                raise UserError(f"{path}: line {number} has not as many fields as the header")
+        if pending is not None:
+            yield pending
+
+
+def _is_name(text: str, known: Container[str]) -> bool:
+    return _tidy(text) in known or re.fullmatch(r"\S*[\d/._]\S*", text) is not None
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
