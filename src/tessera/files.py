@@ -213,8 +213,9 @@ def open_stage(
     """Opens `directory` for the work of `stage` with `config` (of `to_dict`) on the directories `inputs`.
 
     New or empty: starts it. Made by the same stage, configuration and inputs: goes on, or is `.done`. Anything else is
-    a UserError: nothing that someone else made is written over. `shared`: torchrun's ranks fill it beside each other;
-    rank 0 starts it and the others wait for that, and unfinished files stay, for they may be another rank's.
+    a UserError: nothing that someone else made is written over. `shared`: other processes fill it beside this one, and
+    unfinished files stay, for they may be theirs. Of torchrun's ranks, rank 0 starts it and the others wait for that;
+    of an array job's tasks, whichever comes first starts it.
     """
     directory = Path(directory)
     hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
@@ -225,8 +226,9 @@ def open_stage(
     if shared and rank() > 0:
         _wait_for_start(directory)
     if not (directory / MANIFEST).exists():
-        _start(directory, head)
-        return Stage(directory, False, head)
+        _start(directory, head, shared)
+        if not shared:
+            return Stage(directory, False, head)
     found = read_manifest(directory, must_be_complete=False)
     _check_same(directory, found, head)
     if not found.complete and not shared:
@@ -282,14 +284,17 @@ def _input_hash(name: str, path: Path, stage: str) -> str:
     return read_manifest(path).sha256
 
 
-def _start(directory: Path, head: dict[str, Any]) -> None:
+def _start(directory: Path, head: dict[str, Any], shared: bool) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{directory}: cannot be made: {error.strerror}") from error
-    if any(not entry.name.startswith(TEMPORARY) for entry in directory.iterdir()):
+    strangers = any(not entry.name.startswith(TEMPORARY) for entry in directory.iterdir())
+    if shared and (directory / MANIFEST).exists():
+        return  # another process was faster
+    if strangers:
         raise UserError(f"{directory}: has files in it that tessera did not make; choose a new or empty directory")
-    for entry in directory.iterdir():
+    for entry in () if shared else directory.iterdir():
         entry.unlink()
     _write_manifest(directory, head, complete=False)
 

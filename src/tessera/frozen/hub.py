@@ -50,6 +50,12 @@ class ModelFolder:
         """Of the names and contents of the model's files."""
         return _content_hash(self.path, self.files)
 
+    @property
+    def revision(self) -> str:
+        """The commit, for a folder of the Hub's cache; else the start of the content hash."""
+        resolved = self.path.resolve()
+        return resolved.name if resolved.parent.name == "snapshots" else self.sha256[:12]
+
     def config(self, field: str, key: str, expected: str, what: str) -> dict[str, Any]:
         """Its config.json; UserError unless the value of `key` is `expected`, as it is in every model of this class."""
         config = read_json(self.path / CONFIG_FILE)

@@ -6,6 +6,7 @@ to store.
 L: tokens of one caption, the end token included; D: the encoder's width.
 """
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -156,7 +157,7 @@ class T5:
 
     name: a repository, a folder, or the id of one (`tessera.frozen.hub`). device: where it computes, None = the best
     there is. dtype: in what, torch.float32 (None) or torch.bfloat16; T5 overflows in float16. max_tokens: longest
-    encoding, the end token included; at least 1.
+    encoding, the end token included; at least 1. load: read the weights now, not when the first text comes.
     """
 
     def __init__(
@@ -165,34 +166,48 @@ class T5:
         device: "str | torch.device | None" = None,
         dtype: "torch.dtype | None" = None,
         max_tokens: int = 256,
+        load: bool = True,
     ) -> None:
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
         try:
-            from transformers import AutoTokenizer, T5EncoderModel
-            from transformers.utils import logging
+            from transformers import AutoTokenizer
         except ImportError:
             raise needs_hub("text", name) from None
         import torch
 
         from tessera.runtime import pick_device
 
-        dtype = check_float(dtype, "text", "T5")
+        self._dtype = check_float(dtype, "text", "T5")
         self._device = device if isinstance(device, torch.device) else pick_device(device)
         self._max_tokens = max_tokens
         self._folder = find_model(name, T5_FILES, "text")
-        self._folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
+        config = self._folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
         if not {"tokenizer.json", "spiece.model"} & set(self._folder.files):
             raise UserError(f"text: {self.id} has no tokenizer.json and no spiece.model; copy its tokenizer there")
-        path = str(self._folder.path)
+        try:
+            self._width = int(config["d_model"])
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(self._folder.path), local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"text: {self.id} cannot be loaded: {reason}") from error
+        if self._tokenize([""]) != [[self._tokenizer.eos_token_id]]:
+            raise UserError(f"text: the tokenizer of {self.id} does not end a text with {END}; its files are not T5's")
+        if load:
+            _ = self._model
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        from transformers import T5EncoderModel
+        from transformers.utils import logging
+
         try:
             with quiet(logging):
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
                 loaded: Any = T5EncoderModel.from_pretrained(
-                    path,
+                    str(self._folder.path),
                     use_safetensors=True,
                     local_files_only=True,
-                    dtype=dtype,
+                    dtype=self._dtype,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are named by check_loaded
                 )
@@ -201,9 +216,7 @@ class T5:
             raise UserError(f"text: {self.id} cannot be loaded: {reason}") from error
         model, info = loaded
         check_loaded(info, self._folder, "text")
-        self._model: Any = model.to(self._device).eval().requires_grad_(False)
-        if self._tokenize([""]) != [[self._tokenizer.eos_token_id]]:
-            raise UserError(f"text: the tokenizer of {self.id} does not end a text with {END}; its files are not T5's")
+        return model.to(self._device).eval().requires_grad_(False)
 
     @property
     def id(self) -> str:
@@ -218,7 +231,7 @@ class T5:
     @property
     def width(self) -> int:
         """D, the number of values of one token; 2048 for flan-t5-xl."""
-        return int(self._model.config.d_model)
+        return self._width
 
     @property
     def max_tokens(self) -> int:
@@ -272,17 +285,20 @@ class T5:
 
 
 def load_text_encoder(
-    encoder_id: str, device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None
+    encoder_id: str,
+    device: "str | torch.device | None" = None,
+    dtype: "torch.dtype | None" = None,
+    load: bool = True,
 ) -> TextEncoder:
     """The encoder called `encoder_id`, for example "words:64" or "google/flan-t5-xl".
 
-    device, dtype: see `T5`; the others do without. Unknown ids: UserError listing those there are.
+    device, dtype, load: see `T5`; the others do without. Unknown ids: UserError listing those there are.
     """
     family, colon, argument = encoder_id.partition(":")
     if family == "words" and (not colon or (argument.isascii() and argument.isdigit())):
         return Words(int(argument)) if colon else Words()
     if family != "words" and is_model_name(encoder_id):
-        return T5(encoder_id, device, dtype)
+        return T5(encoder_id, device, dtype, load=load)
     raise UserError(
         f"text: unknown text encoder {encoder_id!r}; there are: words:<width>, a Hugging Face repository such as"
         " google/flan-t5-xl, and the folder of a T5"

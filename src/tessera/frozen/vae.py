@@ -6,6 +6,7 @@ and exports need to store: `load_codec(codec.id)` gives an equal codec.
 B: pictures; S: their side in pixels; C, h, w: a latent's channels, height, width.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -121,24 +122,39 @@ class Autoencoder:
 
     name: a repository, a folder, or the id of one (`tessera.frozen.hub`). device: where it computes, None = the best
     there is. dtype: in what, torch.float32 (None) or torch.bfloat16; the posterior's last step is in float32 always.
+    load: read the weights now, not when the first picture comes.
     """
 
     def __init__(
-        self, name: str, device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None
+        self,
+        name: str,
+        device: "str | torch.device | None" = None,
+        dtype: "torch.dtype | None" = None,
+        load: bool = True,
     ) -> None:
-        try:
-            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-            from diffusers.utils import logging
-        except ImportError:
-            raise needs_hub("latents", name) from None
         import torch
 
         from tessera.runtime import pick_device
 
+        _need_diffusers(name)
         self._dtype = check_float(dtype, "latents", "a VAE")
         self._device = device if isinstance(device, torch.device) else pick_device(device)
         self._folder = find_model(name, VAE_FILES, "latents")
-        self._folder.config("latents", "_class_name", "AutoencoderKL", "an AutoencoderKL of diffusers")
+        config = self._folder.config("latents", "_class_name", "AutoencoderKL", "an AutoencoderKL of diffusers")
+        try:
+            self._channels = int(config["latent_channels"])
+            self.factor = 2 ** (len(config["block_out_channels"]) - 1)
+            """Pixels per latent position, along each side."""
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"latents: the config.json of {self.id} is not an AutoencoderKL's ({error})") from error
+        if load:
+            _ = self._vae
+
+    @functools.cached_property
+    def _vae(self) -> Any:
+        from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
+        from diffusers.utils import logging
+
         try:
             with quiet(logging):
                 loaded: Any = AutoencoderKL.from_pretrained(
@@ -153,10 +169,7 @@ class Autoencoder:
             raise UserError(f"latents: {self.id} cannot be loaded: {reason}") from error
         vae, info = loaded
         check_loaded(info, self._folder, "latents")
-        self._vae: Any = vae.to(self._device).eval().requires_grad_(False)
-        self._channels = int(vae.config.latent_channels)
-        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        """Pixels per latent position, along each side."""
+        return vae.to(self._device).eval().requires_grad_(False)
 
     @property
     def id(self) -> str:
@@ -217,6 +230,13 @@ class Autoencoder:
         return images
 
 
+def _need_diffusers(name: str) -> None:
+    try:
+        import diffusers  # noqa: F401
+    except ImportError:
+        raise needs_hub("latents", name) from None
+
+
 def _parts(count: int, side: int) -> list[slice]:
     """Runs of pictures that fit through a VAE at a time."""
     step = max(BATCH_PIXELS // side**2, 1)
@@ -233,17 +253,20 @@ CODECS = {"pixel-unshuffle": PixelUnshuffle}
 
 
 def load_codec(
-    codec_id: str, device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None
+    codec_id: str,
+    device: "str | torch.device | None" = None,
+    dtype: "torch.dtype | None" = None,
+    load: bool = True,
 ) -> LatentCodec:
     """The codec called `codec_id`, for example "pixel-unshuffle:4" or "stabilityai/sd-vae-ft-ema".
 
-    device, dtype: see `Autoencoder`; the others do without. Unknown ids: UserError listing those there are.
+    device, dtype, load: see `Autoencoder`; the others do without. Unknown ids: UserError listing those there are.
     """
     family, colon, argument = codec_id.partition(":")
     if family in CODECS and (not colon or (argument.isascii() and argument.isdigit())):
         return CODECS[family](int(argument)) if colon else CODECS[family]()
     if family not in CODECS and is_model_name(codec_id):
-        return Autoencoder(codec_id, device, dtype)
+        return Autoencoder(codec_id, device, dtype, load)
     raise UserError(
         f"latents: unknown image codec {codec_id!r}; there are: pixel-unshuffle:<factor>, a Hugging Face repository"
         " such as stabilityai/sd-vae-ft-ema, and the folder of an AutoencoderKL"

@@ -1,0 +1,152 @@
+"""The same work in this process, in processes and on Ray; what stops it is said; a dead worker costs nothing on Ray."""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tessera.config import UserError
+from tessera.curate.engine import Engine, parse_part, run_shards
+
+
+def prepare(folder: Path):
+    """The work: writes a file named after the shard, and says which process did."""
+    prepared = str(os.getpid())
+
+    def work(shard: int) -> tuple[int, str, int]:
+        if shard < 0:
+            raise UserError(f"shard {shard} is bad")
+        (folder / str(shard)).write_text("done")
+        return shard, prepared, os.getpid()
+
+    return work
+
+
+def dying(folder: Path):
+    """Kills its own process at the first try of shard 3."""
+
+    def work(shard: int) -> int:
+        if shard == 3 and not (folder / "died").exists():
+            (folder / "died").write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)
+        return shard
+
+    return work
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A local Ray cluster with logical CPUs."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+        ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def run(make, shards, engine) -> list:
+    with run_shards(make, shards, engine) as results:
+        return list(results)
+
+
+@pytest.mark.parametrize("kind", ["here", "processes"])
+def test_every_shard_is_worked_on_once(tmp_path, kind):
+    engine = Engine(kind=kind, workers=None if kind == "here" else 2)
+    done = run(functools.partial(prepare, tmp_path), range(7), engine)
+    assert sorted(shard for shard, *_ in done) == list(range(7))
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == list(range(7))
+    workers = {pid for *_, pid in done}
+    assert {int(prepared) for _, prepared, _ in done} == workers
+    assert len(workers) <= 2
+    assert (os.getpid() in workers) == (kind == "here")
+    assert run(functools.partial(prepare, tmp_path), [], engine) == []
+
+
+@pytest.mark.parametrize("kind", ["here", "processes"])
+def test_errors_of_the_work_arrive(tmp_path, kind):
+    with pytest.raises(UserError, match=r"^shard -1 is bad$"):
+        run(functools.partial(prepare, tmp_path), [1, -1], Engine(kind=kind))
+
+
+def test_a_killed_process_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"a worker process was killed.*run again to go on"):
+        run(functools.partial(dying, tmp_path), range(6), Engine(kind="processes", workers=2))
+    assert sorted(run(functools.partial(dying, tmp_path), range(6), Engine(kind="processes", workers=2))) == [*range(6)]
+
+
+def test_on_ray(tmp_path, cluster):
+    engine = Engine(kind="ray", workers=2)
+    done = run(functools.partial(prepare, tmp_path), range(7), engine)
+    assert sorted(shard for shard, *_ in done) == list(range(7))
+    assert os.getpid() not in {pid for *_, pid in done}
+    with pytest.raises(UserError, match=r"^shard -1 is bad$"):
+        run(functools.partial(prepare, tmp_path), [1, -1], engine)
+    assert sorted(run(functools.partial(dying, tmp_path), range(6), engine)) == [*range(6)]
+    assert (tmp_path / "died").exists()
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    code = (
+        "import functools, sys, time\n"
+        "from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_engine\n"
+        "from tessera.curate.engine import Engine, run_shards\n"
+        "if __name__ == '__main__':\n"
+        f"    make = functools.partial(test_engine.slow, Path({str(tmp_path)!r}))\n"
+        "    with run_shards(make, range(4), Engine(kind='processes', workers=2)) as results:\n"
+        "        list(results)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, str(script)])
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("pid-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    workers = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
+    assert len(workers) == 2
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def slow(folder: Path):
+    def work(shard: int) -> int:
+        (folder / f"pid-{os.getpid()}").write_text("")
+        time.sleep(120)
+        return shard
+
+    return work
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def test_bad_engines():
+    assert parse_part("3/8") == (3, 8)
+    assert parse_part(None) is None
+    for text in ("8", "1/2/3", "-1/4", "a/b"):
+        with pytest.raises(UserError, match=r"shard is .*: give i/n"):
+            parse_part(text)
+    for bad, message in (
+        ({"kind": "slurm"}, "engine must be here, processes or ray"),
+        ({"kind": "processes", "workers": 0}, "workers is 0"),
+        ({"workers": 2}, "workers is 2: give 1 or more, with the engine processes or ray"),
+        ({"address": "auto"}, "the engine is here: make it ray"),
+        ({"part": (4, 4)}, r"shard is 4/4: give i/n"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Engine(**bad)
