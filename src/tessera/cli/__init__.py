@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from tessera.cli import curate, evaluate, generate, train, whole
+from tessera.cli import curate, evaluate, generate, people, train, whole
 from tessera.config import UserError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate geneval": evaluate.geneval,
     "evaluate dpg": evaluate.dpg,
     "report": evaluate.report,
+    "demo": people.demo,
 }
 """What follows `tessera`; verbs of two words are a group's."""
 

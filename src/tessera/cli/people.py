@@ -1,0 +1,29 @@
+"""The verbs for people: a web page about a model, and what this machine can do."""
+
+from pathlib import Path
+from typing import Annotated
+
+
+def demo(
+    export: Annotated[Path, "positional"],
+    beside: Path | None = None,
+    workspace: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    device: str | None = None,
+) -> None:
+    """A web page to prompt a model, walk through its data and see its scores; for this machine alone.
+
+    Example: tessera demo out/miniature/export/ta_ia
+
+    Args:
+        export: Directory made by export or import-published.
+        beside: A second export to draw side by side; by default another one in the same folder.
+        workspace: Working folder with images/ and runs/; by default the one that the export lies in.
+        host: Address to listen at. Others reach the page, without a password, at any but 127.0.0.1.
+        port: Port to listen at; the first free one from 7860 on by default.
+        device: cuda, mps or cpu; the best there is by default.
+    """
+    from tessera.demo.serve import serve
+
+    serve(export, beside=beside, workspace=workspace, host=host, port=port, device=device)

@@ -1,0 +1,252 @@
+"""The web page, made of gradio's components; what it does is `studio`'s, `browse`'s and `scores`'."""
+
+import html
+import json
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from tessera.config import UserError
+from tessera.demo.browse import ALL, PAGE, Browser
+from tessera.demo.drawing import MAX_COUNT, MAX_PROMPT, MAX_SEED, MAX_STEPS
+from tessera.demo.extend import extend_prompt
+from tessera.demo.scores import show_runs
+from tessera.demo.studio import KEPT, Kept, Studio, notice
+from tessera.files import read_json
+from tessera.generate.prompts import load_prompts, read_prompts
+from tessera.miniature import WorldConfig
+
+MAX_WAITING = 16
+"""Requests that wait for their turn; further ones are told that the queue is full."""
+_HOUR = 3600
+
+
+def make_page(studio: Studio, workspace: Path | None, world: WorldConfig | None) -> gr.Blocks:
+    """The page over the models of `studio` and the working folder; `world` is the miniature's, for its extender."""
+    with gr.Blocks(title="tessera", analytics_enabled=False, delete_cache=(_HOUR // 6, _HOUR)) as page:
+        names = html.escape(", ".join(studio.drawers))
+        gr.HTML(f'<header class="top"><h1>tessera</h1><p dir="auto">{names}</p></header>')
+        with gr.Tabs():
+            with gr.Tab("Draw"):
+                _draw_tab(page, studio, examples_of(workspace), world)
+            with gr.Tab("Data"):
+                _data_tab(page, workspace)
+            with gr.Tab("Runs"):
+                _runs_tab(page, workspace)
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=2)
+    return page
+
+
+def look() -> dict[str, Any]:
+    """Theme and style for `launch`: the system's fonts, nothing from the network."""
+    fonts = ["system-ui", "sans-serif"]
+    css = resources.files("tessera").joinpath("assets", "demo.css").read_text(encoding="utf-8")
+    theme = gr.themes.Default(primary_hue="orange", font=fonts, font_mono=["ui-monospace", "monospace"])
+    return {"theme": theme, "css": css}
+
+
+def examples_of(workspace: Path | None) -> list[str]:
+    """Prompts to try: of a run's own prompts the first of each task, then the paper's."""
+    found: dict[str, str] = {}
+    path = workspace / "prompts" / "prompts.jsonl" if workspace else None
+    if path is not None and path.is_file():
+        for metadata, text in read_prompts(path):
+            found.setdefault(metadata.get("tag", text), metadata.get("extended", {}).get("text", text))
+    paper = [text for name in ("figure4", "teaser") for _, text in load_prompts(name).rows]
+    return [*list(found.values())[:6], *paper]
+
+
+def _safely(work: Callable[[], str]) -> str:
+    """What `work` gives, or its message; never a trace on the page."""
+    try:
+        return work()
+    except UserError as error:
+        return notice(str(error))
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        return notice("Something went wrong in tessera; the terminal that runs the page says what.")
+
+
+def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: WorldConfig | None) -> None:
+    info = next(iter(studio.drawers.values())).pipeline.info
+    kept = gr.State([], time_to_live=_HOUR)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            prompt = gr.Textbox(
+                label="Prompt",
+                placeholder="What to draw; long descriptions fit models of long captions best",
+                lines=4,
+                max_lines=12,
+                max_length=MAX_PROMPT,
+                autofocus=True,
+                elem_id="prompt",
+            )
+            extend = gr.Button("Extend my prompt", size="sm", elem_id="extend")
+            model = gr.Radio(
+                studio.choices,
+                value=studio.choices[0],
+                label="Model",
+                visible=len(studio.choices) > 1,
+                elem_id="model",
+            )
+            with gr.Row():
+                guidance = gr.Number(
+                    value=info.guidance_scale, label="Guidance", info="1 = off", step=0.1, elem_id="guidance"
+                )
+                steps = gr.Number(
+                    value=info.sampling_steps, label="Steps", info=f"1 to {MAX_STEPS}", step=1, elem_id="steps"
+                )
+                count = gr.Number(value=4, label="Pictures", info=f"1 to {MAX_COUNT}", step=1, elem_id="count")
+            with gr.Row(equal_height=True):
+                seed = gr.Number(value=0, label="Seed", info="same seed, same picture", step=1, elem_id="seed")
+                fresh = gr.Button("New seed", size="sm", elem_id="fresh")
+            with gr.Row():
+                draw = gr.Button("Draw", variant="primary", elem_id="draw")
+                stop = gr.Button("Stop", variant="stop", elem_id="stop")
+        with gr.Column(scale=6, min_width=320):
+            status = gr.HTML(elem_id="status", padding=False)
+            preview = gr.HTML('<p class="hint">Pictures appear here as they are drawn.</p>', elem_id="preview")
+    gr.Examples(
+        [[text] for text in examples],
+        [prompt],
+        label="Prompts to try: this run's, and the paper's",
+        example_labels=[text if len(text) <= 70 else f"{text[:69]}\u2026" for text in examples],
+        examples_per_page=8,
+        api_visibility="private",
+    )
+    gallery = gr.Gallery(
+        label="Drawn so far: choose a picture for its settings; the download is a PNG with the settings inside",
+        columns=[2, 3, 4, 6],
+        object_fit="contain",
+        format="png",
+        buttons=["download", "fullscreen"],
+        interactive=False,
+        elem_id="gallery",
+    )
+    settings = gr.HTML(elem_id="settings", padding=False)
+    chosen = gr.State(None)
+    again = gr.Button("Use these settings", size="sm", visible=False, elem_id="again")
+
+    def drawn(prompt, guidance, steps, seed, count, model, kept, request: gr.Request):
+        visitor = str(request.session_hash)
+        asked = {"prompt": prompt, "guidance_scale": guidance, "steps": steps, "seed": seed, "count": count}
+        for shown in studio.draw(visitor, model, **asked):
+            if shown.kept:
+                kept = [*reversed(shown.kept), *kept][:KEPT]
+            pictures = [(item.path, item.caption) for item in kept] if shown.kept else gr.skip()
+            yield shown.status, shown.preview, kept if shown.kept else gr.skip(), pictures
+
+    gr.on(
+        [draw.click, prompt.submit],
+        drawn,
+        [prompt, guidance, steps, seed, count, model, kept],
+        [status, preview, kept, gallery],
+        api_name="draw",
+        show_progress="hidden",
+        concurrency_limit=1,
+        concurrency_id="draw",
+        trigger_mode="once",
+    )
+
+    def stopped(request: gr.Request):
+        studio.stop(str(request.session_hash))
+
+    stop.click(stopped, queue=False, show_progress="hidden", api_visibility="private")
+    page.unload(stopped)
+    fresh.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, queue=False, api_visibility="private")
+
+    def longer(prompt, seed):
+        try:
+            return extend_prompt(str(prompt or ""), int(seed) if seed and 0 <= seed <= MAX_SEED else 0, world), ""
+        except UserError as error:
+            return gr.skip(), notice(str(error))
+
+    extend.click(longer, [prompt, seed], [prompt, status], show_progress="hidden", api_name="extend")
+
+    def selected(kept: list[Kept], event: gr.SelectData):
+        number = event.index if isinstance(event.index, int) else -1
+        if not 0 <= number < len(kept):
+            return "", None, gr.update(visible=False)
+        return _table(kept[number].settings), kept[number].settings, gr.update(visible=True)
+
+    gallery.select(selected, kept, [settings, chosen, again], show_progress="hidden", api_visibility="private")
+
+    def reuse(chosen: dict[str, Any] | None):
+        if not chosen:
+            return [gr.skip()] * 6
+        return [chosen[name] for name in ("prompt", "guidance_scale", "steps", "seed", "count", "model")]
+
+    again.click(
+        reuse, chosen, [prompt, guidance, steps, seed, count, model], show_progress="hidden", api_visibility="private"
+    )
+
+
+def _table(settings: dict[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th><td dir="auto">{html.escape(str(value))}</td></tr>'
+        for name, value in settings.items()
+    )
+    return f'<table class="settings">{rows}</table>'
+
+
+def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:
+    browser = Browser(workspace) if workspace is not None else None
+    if browser is None or not browser.names:
+        gr.HTML('<p class="hint">No curated data lie beside this export; name their working folder: --workspace DIR.</p>')
+        return
+    with gr.Row():
+        words = gr.Textbox(label="Search by word", placeholder="all words of a caption or class", elem_id="words")
+        names = gr.Dropdown(browser.names, value=browser.names[0], label="Set", elem_id="set")
+        classes = gr.Dropdown([ALL, *browser.classes], value=ALL, label="Class", elem_id="class")
+        number = gr.Number(value=1, label="Page", minimum=1, step=1, precision=0, elem_id="page")
+    found = gr.HTML(elem_id="found", padding=False)
+
+    def search(words, name, class_name, number) -> str:
+        def work() -> str:
+            entries = browser.find(str(name), str(words or "")[:1000], str(class_name))
+            pages = max(1, -(-len(entries) // PAGE))
+            shown = min(max(int(number or 1), 1), pages)
+            part = entries[(shown - 1) * PAGE : shown * PAGE]
+            return f'<p role="status">{len(entries):,} found, page {shown} of {pages}</p>{browser.cards(part)}'
+
+        return _safely(work)
+
+    asked = [words, names, classes, number]
+    for component in (words, names, classes):  # a new search starts at its first page
+        component.change(
+            lambda *asked: (1, search(*asked[:3], 1)),
+            asked,
+            [number, found],
+            show_progress="hidden",
+            trigger_mode="always_last",
+            api_visibility="private",
+        )
+    number.input(search, asked, found, show_progress="hidden", api_visibility="private")
+    page.load(search, asked, found, show_progress="hidden", api_visibility="private")
+
+
+def _runs_tab(page: gr.Blocks, workspace: Path | None) -> None:
+    if workspace is None:
+        gr.HTML('<p class="hint">No runs lie beside this export; name their working folder: --workspace DIR.</p>')
+        return
+    refresh = gr.Button("Read again", size="sm")
+    shown = gr.HTML(elem_id="runs", padding=False)
+    for event in (page.load, refresh.click):
+        event(lambda: _safely(lambda: show_runs(workspace)), None, shown, api_visibility="private")
+
+
+def world_of(workspace: Path | None, text_encoder: str) -> WorldConfig | None:
+    """The miniature world that a model knows: the working folder's, or the default one for its word encoder."""
+    from tessera.config import from_dict
+
+    path = workspace / "images" / "manifest.json" if workspace else None
+    if path is not None and path.is_file():
+        world = read_json(path).get("config", {}).get("world")
+        return None if world is None else from_dict(WorldConfig, json.loads(json.dumps(world)), str(path))
+    return WorldConfig() if text_encoder.startswith("words:") else None

@@ -1,0 +1,130 @@
+"""Starts the page: on this machine alone, without a public link, telemetry or anything else from the network."""
+
+import contextlib
+import os
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tessera.config import UserError
+from tessera.demo.browse import find_workspace
+from tessera.demo.drawing import Drawer, find_rival
+from tessera.demo.studio import Studio
+
+HOST, PORT, PORTS = "127.0.0.1", 7860, 20
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline';"
+    " script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; font-src 'self' data:; connect-src 'self' data: blob:;"
+    " media-src 'self' data: blob:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self';"
+    " frame-ancestors 'self'"
+)
+"""What the browser may load: only what this server gives."""
+
+
+class SameOriginOnly:
+    """Adds the content policy to every answer; passes streams through as they are."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+                message = {**message, "headers": [*message.get("headers", ()), *extra]}
+            await send(message)
+
+        await self.app(scope, receive, with_policy if scope["type"] == "http" else send)
+
+
+def serve(
+    export: Path,
+    *,
+    beside: Path | None = None,
+    workspace: Path | None = None,
+    host: str = HOST,
+    port: int | None = None,
+    device: str | None = None,
+) -> None:
+    """Serves the page about `export` until Ctrl-C.
+
+    beside: an export to draw side by side; None = another one in the same folder, if there is one. workspace: the
+    folder of data and runs; None = the one that the export lies in. port: None = the first free one from 7860 on.
+    UserError: no export, no gradio, no free port.
+    """
+    drawers = [Drawer(export, device)]
+    rival = beside if beside is not None else find_rival(export)
+    if rival is not None:
+        drawers.append(Drawer(rival, device))
+    if workspace is not None and not Path(workspace).is_dir():
+        raise UserError(f"{workspace}: there is no such folder; give the one that holds images/ and runs/")
+    folder = Path(workspace) if workspace is not None else find_workspace(export)
+    free = _free_port(host, port)
+    with tempfile.TemporaryDirectory(prefix="tessera-demo-", ignore_cleanup_errors=True) as scratch:
+        _quieten(Path(scratch))
+        try:
+            from tessera.demo.page import look, make_page, world_of
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "gradio":
+                raise
+            raise UserError("demo needs gradio, run: pip install tessera-t2i[demo]") from None
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+        middleware = [Middleware(SameOriginOnly)]
+        if host in (HOST, "localhost"):  # a page elsewhere that points its own name here gets nothing
+            middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]))
+        studio = Studio(drawers, Path(scratch) / "drawn")
+        world = world_of(folder, drawers[0].pipeline.info.text_encoder)
+        page = make_page(studio, folder, world)
+        page.launch(
+            server_name=host,
+            server_port=free,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            inbrowser=False,
+            ssr_mode=False,
+            mcp_server=False,
+            footer_links=[],
+            allowed_paths=[str(studio.folder)],
+            max_file_size=0,
+            state_session_capacity=100,
+            app_kwargs={"middleware": middleware},
+            **look(),
+        )
+        print(f"Demo: http://{host}:{free} (Ctrl-C ends it)", flush=True)
+        try:
+            while True:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            print("ended", flush=True)
+        finally:
+            with contextlib.redirect_stdout(open(os.devnull, "w")):
+                page.close(verbose=False)
+
+
+def _quieten(scratch: Path) -> None:
+    """No telemetry, no version checks; temporary files where they are removed at the end."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch / "cache")
+    for name in ("GRADIO_SHARE", "GRADIO_ROOT_PATH", "GRADIO_ALLOWED_PATHS", "GRADIO_MCP_SERVER"):
+        os.environ.pop(name, None)
+
+
+def _free_port(host: str, port: int | None) -> int:
+    for number in [port] if port is not None else range(PORT, PORT + PORTS):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, number))
+            except (OSError, OverflowError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                continue
+            return number
+    asked = f"port {port}" if port is not None else f"ports {PORT} to {PORT + PORTS - 1}"
+    raise UserError(f"{host}, {asked}: {reason}; choose another with --port")

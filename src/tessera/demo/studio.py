@@ -1,0 +1,173 @@
+"""What happens when somebody presses draw, stop or extend: plain Python, without the page's library.
+
+Every function here gives markup or data for the page and never raises for a wrong input: the message is what it gives.
+"""
+
+import html
+import itertools
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import tessera
+from tessera.config import UserError
+from tessera.demo.drawing import SAMPLER, Drawer, Request, Update
+from tessera.demo.pictures import data_address, write_png
+
+KEPT = 64
+"""Pictures that one visitor's gallery keeps."""
+_CAPTION = 90  # characters of the prompt under a picture
+BOTH = " beside "
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One picture of the gallery."""
+
+    path: str
+    settings: dict[str, Any]
+
+    @property
+    def caption(self) -> str:
+        """Prompt, cut short, and what else it takes to draw the picture again."""
+        said = " ".join(self.settings["prompt"].split()) or "(empty prompt)"
+        said = said if len(said) <= _CAPTION else said[: _CAPTION - 1] + "\u2026"
+        rest = "{model}, seed {seed}, {steps} steps, guidance {guidance_scale:g}".format(**self.settings)
+        return f"{said} \u00b7 {rest}"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows after an update."""
+
+    status: str
+    """Markup: progress, or a message."""
+    preview: str
+    """Markup: the pictures as they are now."""
+    kept: list[Kept] = field(default_factory=list)
+    """New pictures for the gallery."""
+    drawing: bool = False
+
+
+class Studio:
+    """The models of a page, and who is drawing."""
+
+    def __init__(self, drawers: Sequence[Drawer], folder: Path):
+        """folder: where PNG files go, in a folder for each request."""
+        names = [drawer.name for drawer in drawers]
+        if len(set(names)) < len(names):  # two exports of one name, from different working folders
+            names = [f"{drawer.export.resolve().parent.parent.name}/{drawer.name}" for drawer in drawers]
+        if len(set(names)) < len(names):
+            names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
+        self.drawers = dict(zip(names, drawers))
+        self.folder = Path(folder)
+        self._numbers = itertools.count()
+        self._stops: dict[str, set[threading.Event]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def choices(self) -> list[str]:
+        """Each model, then the first two side by side."""
+        names = list(self.drawers)
+        return names + ([BOTH.join(names[:2])] if len(names) > 1 else [])
+
+    def stop(self, visitor: str) -> None:
+        """Stops whatever this visitor has being drawn."""
+        with self._lock:
+            for event in self._stops.get(visitor, ()):
+                event.set()
+
+    def draw(self, visitor: str, choice: str, **asked: Any) -> Iterator[Shown]:
+        """Draws what is asked (the fields of Request) with one model, or with two on the same noise."""
+        event = threading.Event()
+        with self._lock:
+            self._stops.setdefault(visitor, set()).add(event)
+        try:
+            yield from self._draw(choice, event, asked)
+        except UserError as error:
+            yield Shown(notice(str(error)), "")
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            yield Shown(notice("Something went wrong in tessera; the terminal that runs the page says what."), "")
+        finally:
+            event.set()
+            with self._lock:
+                events = self._stops.get(visitor, set())
+                events.discard(event)
+                if not events:
+                    self._stops.pop(visitor, None)
+
+    def _draw(self, choice: str, stop: threading.Event, asked: dict[str, Any]) -> Iterator[Shown]:
+        if choice not in self.choices:
+            raise UserError(f"model: unknown {str(choice)[:60]!r}, there are: {', '.join(self.choices)}")
+        names = [choice] if choice in self.drawers else list(self.drawers)[:2]
+        request = Request(**asked)
+        pictures: dict[str, NDArray[np.uint8]] = {}
+        preview, kept = "", []
+        for number, name in enumerate(names):
+            drawer = self.drawers[name]
+            for update in drawer.draw(request, stop):
+                if update.pictures is not None:
+                    pictures[name] = update.pictures
+                    preview = _preview(pictures, request.prompt)
+                if update.state == "stopped":
+                    told = notice(f"Stopped after step {update.step} of {update.total}.")
+                    yield Shown(told, preview, kept)
+                    return
+                yield Shown(_progress(update, number, len(names)), preview, drawing=True)
+            kept += self._keep(drawer, name, request, pictures[name])
+        notes = [self.drawers[name].cut_note(request.prompt) for name in names]
+        told = "".join(notice(note) for note in dict.fromkeys(notes) if note)
+        yield Shown(told or '<p role="status">Done.</p>', preview, kept)
+
+    def _keep(self, drawer: Drawer, name: str, request: Request, pictures: NDArray[np.uint8]) -> list[Kept]:
+        folder = self.folder / f"{next(self._numbers):06d}"
+        kept = []
+        for k, pixels in enumerate(pictures):
+            settings = asdict(request) | {"picture": k, "sampler": SAMPLER, "model": name}
+            settings |= {"export_sha256": drawer.digest, "tessera": tessera.__version__}
+            path = folder / f"tessera-seed{request.seed}-{k}.png"
+            write_png(path, pixels, settings)
+            kept.append(Kept(str(path), settings))
+        return kept
+
+
+def notice(message: str) -> str:
+    """A message as markup."""
+    return f'<p class="notice" role="alert" dir="auto">{html.escape(message)}</p>'
+
+
+def _progress(update: Update, number: int, models: int) -> str:
+    """Progress over all models, with the time left."""
+    step, total = number * update.total + update.step, models * update.total
+    left = update.seconds_left
+    if left is not None and update.step:
+        left += (models - 1 - number) * (left / max(update.total - update.step, 1)) * update.total
+    time = "" if left is None else f", {_duration(left)} left"
+    return (
+        f'<label class="progress">step {step} of {total}{time}'
+        f'<progress value="{step}" max="{total}">{step}/{total}</progress></label>'
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _preview(pictures: dict[str, NDArray[np.uint8]], prompt: str) -> str:
+    """A row of pictures for each model."""
+    alt = html.escape(" ".join(prompt.split())[:300], quote=True)
+    rows = []
+    for name, drawn in pictures.items():
+        images = "".join(f'<img src="{data_address(pixels)}" alt="{alt}">' for pixels in drawn)
+        rows.append(f'<figure><figcaption dir="auto">{html.escape(name)}</figcaption><div>{images}</div></figure>')
+    return f'<div class="preview">{"".join(rows)}</div>'
