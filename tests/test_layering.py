@@ -32,6 +32,8 @@ ONLY_IN = {
     "tyro": ("cli",),
     "openai": ("frozen.openai_client",),
     "modelscope": ("frozen.vqa",),
+    "gradio": ("demo.page",),
+    "starlette": ("demo.serve",),
 }
 LAZY = {"transformers", "diffusers", "openai", "modelscope"}
 # Their classes have diffusers' as bases. Nothing imports these two but `tessera.load_pipeline`, when it is called.
@@ -153,6 +155,7 @@ def test_imports_point_down(path):
         ("presets", "import tyro"),
         ("frozen.openai_client", "import openai"),
         ("frozen.vqa", "def f():\n    import openai"),
+        ("demo.studio", "import gradio"),
         ("metrics", "def f():\n    from scipy import linalg"),
         ("runtime", "import torch"),
         ("cli", "from torch import nn"),

@@ -1,6 +1,6 @@
 """The curated data of a working folder, to walk through: pictures, boxes, captions, classes; searched by word.
 
-    images/  recipe/  captions/  or  captions/NAME/
+images/  recipe/  captions/  or  captions/NAME/
 """
 
 import html
@@ -130,7 +130,9 @@ class Browser:
             picture = f'<p class="notice">{html.escape(str(error))}</p>'
         about = f"{entry.mix.placement.pattern}, box {entry.mix.placement.box}" if entry.mix is not None else ""
         about = f"<small>{about}</small>" if about else ""
-        return f'<li>{picture}<b dir="auto">{name}</b><p dir="auto">{text}</p><small dir="auto">{key}</small>{about}</li>'
+        return (
+            f'<li>{picture}<b dir="auto">{name}</b><p dir="auto">{text}</p><small dir="auto">{key}</small>{about}</li>'
+        )
 
 
 def _thumb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

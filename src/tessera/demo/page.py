@@ -97,18 +97,29 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: W
             )
             with gr.Row():
                 guidance = gr.Number(
-                    value=info.guidance_scale, label="Guidance", info="1 = off", step=0.1, elem_id="guidance"
+                    value=info.guidance_scale,
+                    label="Guidance",
+                    info="1 = off",
+                    step=0.1,
+                    min_width=90,
+                    elem_id="guidance",
                 )
                 steps = gr.Number(
-                    value=info.sampling_steps, label="Steps", info=f"1 to {MAX_STEPS}", step=1, elem_id="steps"
+                    value=info.sampling_steps,
+                    label="Steps",
+                    info=f"1 to {MAX_STEPS}",
+                    step=1,
+                    min_width=90,
+                    elem_id="steps",
                 )
-                count = gr.Number(value=4, label="Pictures", info=f"1 to {MAX_COUNT}", step=1, elem_id="count")
-            with gr.Row(equal_height=True):
-                seed = gr.Number(value=0, label="Seed", info="same seed, same picture", step=1, elem_id="seed")
-                fresh = gr.Button("New seed", size="sm", elem_id="fresh")
+                count = gr.Number(
+                    value=4, label="Pictures", info=f"1 to {MAX_COUNT}", step=1, min_width=90, elem_id="count"
+                )
+                seed = gr.Number(value=0, label="Seed", info="same, same picture", step=1, min_width=90, elem_id="seed")
+            fresh = gr.Button("New seed", size="sm", elem_id="fresh")
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw")
-                stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                stop = gr.Button("Stop", elem_id="stop")
         with gr.Column(scale=6, min_width=320):
             status = gr.HTML(elem_id="status", padding=False)
             preview = gr.HTML('<p class="hint">Pictures appear here as they are drawn.</p>', elem_id="preview")
@@ -122,7 +133,7 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: W
     )
     gallery = gr.Gallery(
         label="Drawn so far: choose a picture for its settings; the download is a PNG with the settings inside",
-        columns=[2, 3, 4, 6],
+        columns=6,
         object_fit="contain",
         format="png",
         buttons=["download", "fullscreen"],
@@ -198,10 +209,12 @@ def _table(settings: dict[str, Any]) -> str:
 def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:
     browser = Browser(workspace) if workspace is not None else None
     if browser is None or not browser.names:
-        gr.HTML('<p class="hint">No curated data lie beside this export; name their working folder: --workspace DIR.</p>')
+        gr.HTML(
+            '<p class="hint">No curated data lie beside this export; name their working folder: --workspace DIR.</p>'
+        )
         return
     with gr.Row():
-        words = gr.Textbox(label="Search by word", placeholder="all words of a caption or class", elem_id="words")
+        words = gr.Textbox(label="Search by word", placeholder="red circle", elem_id="words")
         names = gr.Dropdown(browser.names, value=browser.names[0], label="Set", elem_id="set")
         classes = gr.Dropdown([ALL, *browser.classes], value=ALL, label="Class", elem_id="class")
         number = gr.Number(value=1, label="Page", minimum=1, step=1, precision=0, elem_id="page")
@@ -235,7 +248,7 @@ def _runs_tab(page: gr.Blocks, workspace: Path | None) -> None:
     if workspace is None:
         gr.HTML('<p class="hint">No runs lie beside this export; name their working folder: --workspace DIR.</p>')
         return
-    refresh = gr.Button("Read again", size="sm")
+    refresh = gr.Button("Read again", size="sm", elem_id="refresh")
     shown = gr.HTML(elem_id="runs", padding=False)
     for event in (page.load, refresh.click):
         event(lambda: _safely(lambda: show_runs(workspace)), None, shown, api_visibility="private")

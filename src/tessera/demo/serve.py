@@ -1,6 +1,5 @@
 """Starts the page: on this machine alone, without a public link, telemetry or anything else from the network."""
 
-import contextlib
 import os
 import socket
 import tempfile
@@ -102,9 +101,6 @@ def serve(
                 time.sleep(0.5)
         except KeyboardInterrupt:
             print("ended", flush=True)
-        finally:
-            with contextlib.redirect_stdout(open(os.devnull, "w")):
-                page.close(verbose=False)
 
 
 def _quieten(scratch: Path) -> None:

@@ -1,0 +1,178 @@
+"""A working folder with two untrained models of 8 px pictures, and the page about it in a process of its own."""
+
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HOSTILE = [
+    "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">",
+    "a red circle " * 770,  # 10,010 characters
+    "\U0001f98a\U0001f9d1\u200d\U0001f680 a fox \U0001f1eb\U0001f1f7 & \"quotes\" 'n' </textarea> {{7*7}} {prompt}",
+    "\u202e\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 circle",
+]
+
+# Notes every address outside this machine that the process looks up or connects to.
+GUARD = """
+import socket, sys
+noted = open(sys.argv[1], "a", buffering=1)
+HERE = ("", None, "127.0.0.1", "localhost", "::1", b"127.0.0.1", b"localhost")
+find = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    if host not in HERE:
+        noted.write(f"look up {host}\\n")
+    return find(host, *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+class Guarded(socket.socket):
+    def connect(self, address):
+        if isinstance(address, tuple) and address[0] not in HERE:
+            noted.write(f"connect {address[0]}\\n")
+        return super().connect(address)
+socket.socket = Guarded
+from tessera.cli import main
+main(sys.argv[2:])
+"""
+
+
+def save_model(folder, seed):
+    from tessera.files import open_stage
+    from tessera.models.build import build_network
+    from tessera.models.dit import DiTConfig
+    from tessera.weights import ExportInfo, save_export
+
+    torch.manual_seed(seed)
+    network = build_network(
+        DiTConfig(latent_channels=48, latent_size=2, width=64, depth=6, heads=2, text_width=8, refiner_depth=1)
+    )
+    for parameter in network.parameters():  # the output layer starts at zero, and every text would look the same
+        torch.nn.init.normal_(parameter, std=0.2)
+    info = ExportInfo(
+        noise_schedule="linear",
+        prediction="x0",
+        latent_codec="pixel-unshuffle:4",
+        text_encoder="words:8",
+        image_size=8,
+        guidance_scale=2.0,
+        sampling_steps=5,
+        null_condition=torch.ones(1, 8),
+    )
+    stage = open_stage(folder, stage="export", config={"seed": seed})
+    save_export(folder, network, info)
+    stage.finish(counts={"parameters": network.parameter_count})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory):
+    from tessera.curate.augment import AugmentConfig, augment
+    from tessera.curate.caption import CaptionConfig, caption
+    from tessera.curate.collect import CollectConfig, collect
+    from tessera.miniature import WorldConfig
+
+    out = tmp_path_factory.mktemp("workspace")
+    collect(out / "images", CollectConfig(size=32, world=WorldConfig(num_images=40, size=32, seed=3)))
+    augment(out / "recipe", out / "images", AugmentConfig())
+    caption(out / "captions" / "plain-scene", out / "images", CaptionConfig(captioner="scene"))
+    mixed = out / "captions" / "augmented-scene"
+    caption(mixed, out / "images", CaptionConfig(captioner="scene"), recipe=out / "recipe")
+    save_model(out / "export" / "ta", 0)
+    save_model(out / "export" / "ta_ia", 1)
+    run = out / "runs" / "ta"
+    run.mkdir(parents=True)
+    (run / "log.jsonl").write_text('{"num_images": 10, "loss": 0.5}\n{"num_images": 20, "loss": 0.25}\n{"num_im')
+    return out
+
+
+class Server:
+    """The page in its own process."""
+
+    def __init__(self, export, noted):
+        self.noted = Path(noted)
+        self.noted.touch()
+        arguments = [sys.executable, "-c", GUARD, noted, "demo", export, "--device", "cpu"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        self.log = self.noted.with_suffix(".log")
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [*map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            assert selector.select(timeout=180), self.log.read_text()
+        line = self.process.stdout.readline()
+        found = re.match(r"Demo: (http://127\.0\.0\.1:\d+)", line)
+        assert found, line + self.log.read_text()
+        self.address = found[1]
+
+    def memory(self):
+        """Resident bytes."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def close(self):
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(timeout=30)
+        self.process.stdout.close()
+        return code
+
+
+@pytest.fixture(scope="session")
+def server(workspace, tmp_path_factory):
+    pytest.importorskip("gradio", reason="the extra demo (gradio) is not installed")
+    running = Server(workspace / "export" / "ta", tmp_path_factory.mktemp("server") / "noted.txt")
+    yield running
+    assert running.close() == 0
+    assert running.noted.read_text() == "", "the page's server reached for the network"
+    assert "Traceback" not in running.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium in /usr/bin (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, opened; fails at the end on an error in it or a request to anywhere else."""
+    opened = browser.new_page(viewport={"width": 1200, "height": 950})
+    opened.set_default_timeout(60_000)
+    requests, errors = [], []
+    opened.on("request", lambda request: requests.append(request.url))
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.goto(server.address)
+    opened.wait_for_selector("#prompt textarea")
+    yield opened
+    opened.close()
+    assert [url for url in requests if not url.startswith((server.address, "data:", "blob:"))] == []
+    assert errors == []
+
+
+def wait_until(true, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.05)

@@ -1,0 +1,72 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tessera.config import UserError
+from tessera.demo.browse import PAGE, Browser, Entry, find_workspace
+from tessera.demo.scores import read_points, show_runs
+
+
+def test_plain_and_mixed_sets_with_boxes(workspace):
+    browser = Browser(workspace)
+    assert browser.names == ["augmented-scene", "plain-scene"]
+    plain, mixed = browser.find("plain-scene"), browser.find("augmented-scene")
+    assert len(plain) == len(mixed) == 40 > PAGE
+    assert browser.cards(plain).count("<img ") == 40
+    assert browser.cards(mixed).count("<rect ") == 40
+    entry = mixed[0]
+    left, top, right, bottom = entry.mix.placement.box
+    assert f'x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"' in browser.cards([entry])
+    whole = {e.key: browser.pixels(e) for e in plain}
+    outside = np.ones((32, 32), bool)
+    outside[top:bottom, left:right] = False
+    if entry.mix.placement.pattern != "half":  # there the base is moved too
+        assert np.array_equal(browser.pixels(entry)[outside], whole[entry.mix.base][outside])
+
+
+def test_search_by_words_and_class(workspace):
+    browser = Browser(workspace)
+    red = browser.find("plain-scene", "RED circle")
+    assert red
+    assert all("red" in e.caption and "circle" in f"{e.class_name} {e.caption}" for e in red)
+    assert {e.class_name for e in browser.find("plain-scene", "", "circle")} == {"circle"}
+    assert all("circle" in e.class_name for e in browser.find("augmented-scene", "", "circle"))
+    assert browser.find("plain-scene", "unicorn") == []
+    with pytest.raises(UserError, match="plain-scene"):
+        browser.find("nothing")
+
+
+def test_every_text_is_escaped_and_a_lost_file_is_told(workspace, tmp_path):
+    browser = Browser(workspace)
+    entry = browser.find("plain-scene")[0]
+    bad = '"><script>alert(1)</script>'
+    shown = browser.cards([replace(entry, caption=bad, class_name=bad)])
+    assert "<script" not in shown
+    assert '""' not in shown
+    copy = tmp_path / "copy"
+    shutil.copytree(workspace, copy)
+    (copy / "images" / f"{entry.key}.png").unlink()
+    assert "missing or damaged" in Browser(copy).cards([Entry(key=entry.key, class_name="x", caption="y")])
+
+
+def test_images_without_captions_and_folders_without_images(workspace, tmp_path):
+    shutil.copytree(workspace / "images", tmp_path / "w" / "images")
+    browser = Browser(tmp_path / "w")
+    assert browser.names == ["images"]
+    assert len(browser.find("images")) == 40
+    assert Browser(tmp_path).names == []
+    assert find_workspace(workspace / "export" / "ta") == workspace.resolve()
+    assert find_workspace(tmp_path / "a" / "b") is None
+
+
+def test_runs_show_curves_and_say_what_is_missing(workspace, tmp_path):
+    assert read_points(workspace / "runs" / "ta" / "log.jsonl") == [(10, 0.5), (20, 0.25)]
+    shown = show_runs(workspace)
+    assert "<svg " in shown
+    assert "Nothing was judged" in shown
+    assert "no runs" in show_runs(tmp_path)
+    (tmp_path / "runs" / "<b>x").mkdir(parents=True)
+    (tmp_path / "runs" / "<b>x" / "log.jsonl").write_text('{"num_images": 1, "loss": 0.5}\n')
+    assert "<b>x" not in show_runs(tmp_path)
