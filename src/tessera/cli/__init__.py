@@ -29,6 +29,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate dpg": evaluate.dpg,
     "report": evaluate.report,
     "demo": people.demo,
+    "doctor": people.doctor,
 }
 """What follows `tessera`; verbs of two words are a group's."""
 

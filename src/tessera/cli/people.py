@@ -27,3 +27,30 @@ def demo(
     from tessera.demo.serve import serve
 
     serve(export, beside=beside, workspace=workspace, host=host, port=port, device=device)
+
+
+def doctor(folder: Annotated[Path, "positional"] = Path(), json: bool = False) -> None:
+    """What this machine can do, and the one command that mends each lack; exit code 2 where something lacks.
+
+    Example: tessera doctor out
+
+    Args:
+        folder: Where the work is to lie.
+        json: Print JSON, for scripts.
+    """
+    import json as to_text
+    import sys
+
+    from tessera.doctor import examine, to_json
+
+    findings = examine(folder)
+    if json:
+        print(to_text.dumps(to_json(findings), indent=1))
+    else:
+        signs = {"ok": "ok  ", "lack": "LACK", "note": "    "}
+        for finding in findings:
+            print(f"{signs[finding.state]} {finding.what}: {finding.found}")
+            if finding.fix:
+                print(f"       -> {finding.fix}")
+    if any(finding.state == "lack" for finding in findings):
+        sys.exit(2)

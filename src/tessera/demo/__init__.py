@@ -1,4 +1,4 @@
-"""A web page to prompt a model and to walk through its data; needs the extra `demo` (gradio), imported by the page only.
+"""A web page to prompt a model and to walk through its data; needs the extra `demo`, which only `page` imports.
 
 drawing    requests checked, drawn step by step, stopped
 extend     a short prompt to the long caption that a model of long captions was trained on

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import themes
 
 from tessera.config import UserError
 from tessera.demo.browse import ALL, PAGE, Browser
@@ -47,7 +48,7 @@ def look() -> dict[str, Any]:
     """Theme and style for `launch`: the system's fonts, nothing from the network."""
     fonts = ["system-ui", "sans-serif"]
     css = resources.files("tessera").joinpath("assets", "demo.css").read_text(encoding="utf-8")
-    theme = gr.themes.Default(primary_hue="orange", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = themes.Default(primary_hue="orange", font=fonts, font_mono=["ui-monospace", "monospace"])
     return {"theme": theme, "css": css}
 
 
@@ -233,7 +234,7 @@ def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:
     asked = [words, names, classes, number]
     for component in (words, names, classes):  # a new search starts at its first page
         component.change(
-            lambda *asked: (1, search(*asked[:3], 1)),
+            lambda words, name, class_name, _: (1, search(words, name, class_name, 1)),
             asked,
             [number, found],
             show_progress="hidden",

@@ -36,7 +36,7 @@ def _curves(workspace: Path, labels: dict[str, str]) -> str:
 
 
 def read_points(path: Path) -> list[tuple[float, float]]:
-    """(images seen, loss) of a log.jsonl, thinned by averaging neighbours; a line cut short by a crash is passed over."""
+    """(images seen, loss) of a log.jsonl, thinned by averaging neighbours; a line cut short is passed over."""
     if not path.is_file():
         return []
     points = []
