@@ -116,7 +116,7 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: W
                 count = gr.Number(
                     value=4, label="Pictures", info=f"1 to {MAX_COUNT}", step=1, min_width=90, elem_id="count"
                 )
-                seed = gr.Number(value=0, label="Seed", info="same, same picture", step=1, min_width=90, elem_id="seed")
+                seed = gr.Number(value=0, label="Seed", info="of the noise", step=1, min_width=90, elem_id="seed")
             fresh = gr.Button("New seed", size="sm", elem_id="fresh")
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw")
@@ -133,7 +133,7 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: W
         api_visibility="private",
     )
     gallery = gr.Gallery(
-        label="Drawn so far: choose a picture for its settings; the download is a PNG with the settings inside",
+        label="Drawn so far; choose one for its settings and a PNG that holds them",
         columns=6,
         object_fit="contain",
         format="png",
