@@ -9,27 +9,22 @@ complete is not done again, so running the same command goes on wherever the las
 
 import contextlib
 import fcntl
+import functools
 import json
-import os
-import signal
-import subprocess
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.curate.caption import Captioner
 from tessera.files import MANIFEST, atomic_path, made_otherwise, read_json, write_json
+from tessera.jobs import Job, run_jobs, work
 from tessera.presets import Arm, RunConfig
-from tessera.runtime import STATUS_VARIABLE, progress
 
 CONFIG = "config.json"
 LOCK = ".lock"
-POLL_SECONDS = 0.3
 PLAIN, AUGMENTED = "plain", "augmented"
 
 
@@ -45,8 +40,8 @@ def run(
     out = Path(out)
     if resume and not (out / CONFIG).exists():
         raise UserError(f"{out}: there is nothing to resume; leave out --resume to start")
-    _claim(out, config)
-    with _locked(out):
+    claim(out, config)
+    with locked(out):
         clock = Clock(out)
         _curate(out, config, clock, images, captions)
         _train_arms(out, config)
@@ -65,7 +60,7 @@ class Clock:
 
     def do(self, stage: str, work: Callable[..., object], directory: Path, *args: Any, **kwargs: Any) -> None:
         """work(directory, ...), which fills `directory`; the time counts unless that was complete before."""
-        if _complete(directory):
+        if is_complete(directory):
             work(directory, *args, **kwargs)  # returns at once, or says what does not match
             return
         path = self.folder / f"{stage.replace(' ', '-')}.json"
@@ -95,7 +90,7 @@ def _sets(config: RunConfig) -> dict[str, tuple[Captioner, bool]]:
     return sets
 
 
-def _claim(out: Path, config: RunConfig) -> None:
+def claim(out: Path, config: RunConfig) -> None:
     """Writes the resolved configuration into a new folder; a folder of another configuration is an error."""
     path, ours = out / CONFIG, json.loads(json.dumps(to_dict(config)))
     if path.exists():
@@ -109,7 +104,8 @@ def _claim(out: Path, config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
+    """While it lasts no other process works in the folder `out`; UserError if one does."""
     with open(out / LOCK, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +114,8 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
-def _complete(directory: Path) -> bool:
+def is_complete(directory: Path) -> bool:
+    """Whether the stage that fills `directory` is done."""
     path = directory / MANIFEST
     return path.exists() and read_json(path).get("complete", False)
 
@@ -166,22 +163,33 @@ def prompts_file(out: Path) -> Path:
     return out / "prompts" / "prompts.jsonl"
 
 
-def run_arm(out: Path, config: RunConfig, arm: Arm) -> None:
-    """Train, export, generate and (where there is a judge) evaluate one arm, in this process."""
+def run_arm(
+    out: Path,
+    config: RunConfig,
+    arm: Arm,
+    plain: Path,
+    augmented: Path | None,
+    prompts: Path,
+    kinds: Sequence[str] | None = None,
+) -> None:
+    """Train, export, generate and (where there is a judge) evaluate one arm in `out`, in this process.
+
+    plain, augmented: encoded sets; `augmented` is None for an arm without. prompts: a prompts file. kinds: which of
+    `config.sample_sets()` are drawn; None = all.
+    """
     from tessera.generate.folder import generate
     from tessera.train.export import export
     from tessera.train.loop import train
 
     clock, name = Clock(out), arm.name
-    encoded = out / "encoded"
-    augmented = encoded / f"{AUGMENTED}-{arm.captioner}" if arm.augmented else None
     trained, exported = out / "runs" / name, out / "export" / name
-    plain = encoded / f"{PLAIN}-{arm.captioner}"
     clock.do(f"train {name}", train, trained, plain, augmented, arm.train)
     clock.do(f"export {name}", export, exported, trained, config.export)
     for kind, settings in config.sample_sets().items():
+        if kinds is not None and kind not in kinds:
+            continue
         samples = out / "samples" / name / kind
-        clock.do(f"generate {name}", generate, samples, exported, prompts_file(out), settings)
+        clock.do(f"generate {name}", generate, samples, exported, prompts, settings)
         if config.evaluate is not None:
             from tessera.evaluate.miniature import evaluate
 
@@ -189,108 +197,32 @@ def run_arm(out: Path, config: RunConfig, arm: Arm) -> None:
 
 
 def _train_arms(out: Path, config: RunConfig) -> None:
-    waiting = list(config.arms)
-    running: list[Child] = []
-    total = sum(arm.train.num_images for arm in config.arms)
-    done = sum(_trained(out, arm) for arm in config.arms)
-    try:
-        with progress("train", total, completed=done) as bar:
-            while waiting or running:
-                while waiting and len(running) < config.parallel:
-                    running.append(Child(out, waiting.pop(0)))
-                time.sleep(POLL_SECONDS)
-                steps = [child.look() for child in running]
-                bar.advance(sum(steps), **{child.arm.name: child.note for child in running})
-                for child in [child for child in running if child.ended()]:
-                    running.remove(child)
-    except BaseException:
-        for child in running:
-            child.stop()
-        raise
-
-
-def _trained(out: Path, arm: Arm) -> int:
-    return arm.train.num_images if _complete(out / "runs" / arm.name) else 0
-
-
-class Child:
-    """One arm's process. It ends by itself when this process is gone, whatever ended it (its standard input closes)."""
-
-    def __init__(self, out: Path, arm: Arm):
-        self.arm, self.out = arm, out
-        self.log = out / "logs" / f"{arm.name}.log"
-        self.status = out / "logs" / f"{arm.name}.status.json"
-        self.counted = _trained(out, arm)
-        self.note = ""
-        self.log.parent.mkdir(exist_ok=True)
-        self.status.unlink(missing_ok=True)
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tessera.run", str(out), arm.name],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=os.environ | {STATUS_VARIABLE: str(self.status)},
-                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
-            )
-
-    def look(self) -> int:
-        """Takes note of what this arm is doing; returns how many images it has trained on since the last look."""
-        with contextlib.suppress(FileNotFoundError):
-            status = json.loads(self.status.read_bytes())
-            trained = status["completed"] if status["description"] == "train" else _trained(self.out, self.arm)
-            since, self.counted = trained - self.counted, trained
-            self.note = f"{status['description']} {status['completed']}/{status['total']}"
-            return since
-        return 0
-
-    def ended(self) -> bool:
-        code = self.process.poll()
-        if code is None:
-            return False
-        if code != 0:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            why = lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
-            raise UserError(f"arm {self.arm.name}: {why} (all it said: {self.log})")
-        return True
-
-    def stop(self) -> None:
-        """Asks the arm to save and end, and waits for it."""
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-
-def _end_with_parent() -> None:
-    """Ends this process at once when its standard input closes: the parent is gone."""
-
-    def wait() -> None:
-        while os.read(0, 1):  # not sys.stdin, whose lock would be held when this process ends
-            pass
-        os._exit(3)
-
-    threading.Thread(target=wait, daemon=True).start()
+    jobs = [
+        Job(
+            name=arm.name,
+            what=f"arm {arm.name}",
+            module="tessera.run",
+            args=(str(out), arm.name),
+            logs=out / "logs",
+            images=arm.train.num_images,
+            trained=functools.partial(is_complete, out / "runs" / arm.name),
+        )
+        for arm in config.arms
+    ]
+    run_jobs(jobs, config.parallel)
 
 
 def _main(folder: str, arm_name: str) -> int:
     out = Path(folder)
-    _end_with_parent()
-    try:
+
+    def job() -> None:
         config = from_dict(RunConfig, read_json(out / CONFIG), str(out / CONFIG))
-        run_arm(out, config, next(arm for arm in config.arms if arm.name == arm_name))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 2
-    except Exception as error:
-        traceback.print_exc()  # into the arm's log; the last line is what the user sees
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+        arm = next(arm for arm in config.arms if arm.name == arm_name)
+        augmented = out / "encoded" / f"{AUGMENTED}-{arm.captioner}" if arm.augmented else None
+        plain = out / "encoded" / f"{PLAIN}-{arm.captioner}"
+        run_arm(out, config, arm, plain, augmented, prompts_file(out))
+
+    return work(job)
 
 
 if __name__ == "__main__":

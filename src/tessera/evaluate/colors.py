@@ -108,6 +108,15 @@ def both_colors(objects: Sequence[ColorObject], colors: Sequence[str]) -> bool:
     return set(colors) <= {item.color for item in objects}
 
 
+def color_score(objects: Sequence[ColorObject], colors: Sequence[str]) -> float:
+    """Share of `colors` (two different ones, of the objects asked for) that the two largest objects have: 0, 0.5 or 1.
+
+    Only as many objects count as were asked for, so a picture full of patches of every colour gains nothing.
+    """
+    found = {item.color for item in objects[: len(colors)]}
+    return len(found & set(colors)) / len(colors)
+
+
 def colors_in_relation(objects: Sequence[ColorObject], first: str, second: str, relation: str) -> bool:
     """Whether the largest object of colour `first` lies as asked to the largest of colour `second`.
 

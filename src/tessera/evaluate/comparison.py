@@ -24,6 +24,10 @@ TASKS = {
 ROWS = {
     "overall": ("Overall", "Mean of the six tasks below"),
     **{tag: (name, f"GenEval's {tag}") for tag, name in TASKS.items()},
+    "color_score": (
+        "Colored objects found",
+        "Share of the two colors asked for that the two largest objects have",
+    ),
     "both_colors": ("Both colors present", "Two-object prompts, whatever the shapes"),
     "colors_in_relation": ("Colors in the right relation", "Two-object prompts, whatever the shapes"),
     "seam": ("Seam score", "How visible a CutMix boundary is in the pictures, 0 = not at all"),
@@ -41,6 +45,7 @@ _JUDGE = {  # measure -> what of the judge's own accuracy stands beside it
     "position": "two_objects",
     "color_attr": "two_objects",
     "counting": "counting",
+    "color_score": "color_objects",
     "both_colors": "color_objects",
     "colors_in_relation": "color_objects",
     "seam": "seam_renders",

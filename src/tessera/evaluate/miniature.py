@@ -17,7 +17,7 @@ from PIL import Image
 from tessera.config import UserError, nearest, to_dict
 from tessera.evaluate import geneval, seam
 from tessera.evaluate.calibrate import judge_accuracy, relation_of
-from tessera.evaluate.colors import ColorObject, both_colors, color_objects, colors_in_relation
+from tessera.evaluate.colors import ColorObject, both_colors, color_objects, color_score, colors_in_relation
 from tessera.evaluate.prompts import RELATIONS, prompts_sha256
 from tessera.files import open_stage, read_json, read_manifest, write_json
 from tessera.metrics import Interval, bootstrap, paired_bootstrap
@@ -27,7 +27,7 @@ from tessera.runtime import progress, set_threads
 FILE = "scores.json"
 METRIC = "geneval-miniature-1"
 """Name of the protocol; a change to any rule of the judge changes it."""
-MEASURES = ("overall", *geneval.TASKS, "both_colors", "colors_in_relation", "seam", "seam_visible")
+MEASURES = ("overall", *geneval.TASKS, "color_score", "both_colors", "colors_in_relation", "seam", "seam_visible")
 """What scores.json holds an interval of, where it was measured."""
 _BATCH = 256
 
@@ -195,6 +195,7 @@ def _verdict(
         "tag": sample.metadata.get("tag"),
         "correct": None if verdict is None else verdict.correct,
         "reason": "no metadata to judge by" if verdict is None else verdict.reason,
+        "color_score": None if asked is None else color_score(patches, asked[:2]),
         "both_colors": None if asked is None else both_colors(patches, asked[:2]),
         "colors_in_relation": related,
         "seam": round(float(seam_score), 4),

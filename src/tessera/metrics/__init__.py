@@ -215,3 +215,37 @@ def paired_bootstrap(
         return bootstrap(a - b, clusters, None, n, seed)
     pairs = np.stack([a, b], axis=1)  # (N, 2, ...)
     return bootstrap(pairs, clusters, lambda rows: statistic(rows[:, 0]) - statistic(rows[:, 1]), n, seed)
+
+
+def crossed_bootstrap(
+    values: Any, groups: Sequence[int] | np.ndarray | None = None, n: int = 1000, seed: int = 0
+) -> Interval:
+    """The mean of `values` (S, P), S repetitions of P items, with its 95% interval from n resamples of both at once.
+
+    Rows (training seeds) and columns (prompts) are drawn with replacement, independently of each other, so the interval
+    holds for other seeds and other prompts as far as S and P can tell; of one row nothing is learned about rows.
+    groups: P small integers, for example tasks; the statistic is then the mean of the groups' means. The interval is
+    widened for few columns as in `bootstrap`.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or 0 in values.shape or n < 1:
+        raise UserError(f"crossed_bootstrap: needs values (rows, columns) and a resample, not {values.shape} and {n}")
+    rows, columns = values.shape
+    group = np.zeros(columns, dtype=np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if group.shape != (columns,):
+        raise UserError(f"groups: of shape {group.shape} for {columns} columns")
+    member = np.eye(group.max() + 1)[group]  # (P, G)
+
+    def statistic(row_weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Weights (n, S) of the rows and numbers (n, P) of the columns -> (n,)."""
+        sums, sizes = (counts * (row_weights @ values)) @ member, counts @ member  # (n, G)
+        means = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
+        return means.sum(1) / (sizes > 0).sum(1)
+
+    rng = philox(seed, "crossed bootstrap")
+    row_weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=n) / rows
+    counts = rng.multinomial(columns, np.full(columns, 1 / columns), size=n).astype(np.float64)
+    tail = _tail(columns)
+    low, high = np.quantile(statistic(row_weights, counts), [tail, 1 - tail])
+    value = statistic(np.full((1, rows), 1 / rows), np.ones((1, columns)))[0]
+    return Interval(float(low), float(value), float(high))

@@ -1,0 +1,173 @@
+"""jobs: trainings beside each other, each a process with its own log and a share of one progress line.
+
+A job's process ends by itself when this one is gone, whatever ended it. Ctrl-C reaches this process alone, which passes
+it on once, so that every job saves its state.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tessera.config import UserError
+from tessera.runtime import STATUS_VARIABLE, progress
+
+POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One process: `python -m MODULE ARGS...`, whose progress counts the images that it trains on."""
+
+    name: str
+    what: str
+    """What a message calls it, e.g. "arm ta"."""
+    module: str
+    args: tuple[str, ...]
+    logs: Path
+    """Folder of NAME.log and NAME.status.json."""
+    images: int
+    """That it trains on in all."""
+    trained: Callable[[], bool] = field(repr=False)
+    """Whether its training is over."""
+    after: str | None = None
+    """Name of the job that has to be done before this one starts."""
+
+
+def run_jobs(
+    jobs: Sequence[Job], parallel: int, *, seconds: float | None = None, stop_at_failure: bool = True
+) -> list[str]:
+    """Runs the jobs in their order, `parallel` at a time; returns the names of those that are not done.
+
+    `seconds`: after so long the running ones are asked to save and end; None = no limit. A job that fails is a
+    UserError with the last line of its log: at once, the others being stopped, or with `stop_at_failure` off at the
+    end, when the others are done.
+    """
+    waiting = list(jobs)
+    running: list[_Child] = []
+    failures: list[str] = []
+    failed: set[str] = set()
+    end = None if seconds is None else time.monotonic() + seconds
+    total = sum(job.images for job in jobs)
+    done = sum(job.images for job in jobs if job.trained())
+    try:
+        with progress("train", total, completed=done) as bar:
+            while waiting or running:
+                if end is not None and time.monotonic() > end:
+                    break
+                while len(running) < parallel and (job := _next(waiting, running, failed)):
+                    waiting.remove(job)
+                    running.append(_Child(job))
+                if not running:
+                    break  # what is left waits for a job that failed
+                time.sleep(POLL_SECONDS)
+                steps = [child.look() for child in running]
+                bar.advance(sum(steps), **{child.job.name: child.note for child in running})
+                for child in [child for child in running if child.process.poll() is not None]:
+                    running.remove(child)
+                    if child.process.returncode != 0:
+                        failed.add(child.job.name)
+                        failures.append(child.why())
+                        if stop_at_failure:
+                            raise UserError(failures[0])
+    finally:
+        left = [*(child.job.name for child in running), *(job.name for job in waiting)]
+        for child in running:
+            child.ask_to_stop()
+        for child in running:
+            child.wait()
+    if failures:
+        others = f"; {len(failures) - 1} more failed" if len(failures) > 1 else ""
+        raise UserError(f"{failures[0]}{others}; all others are done or saved")
+    return left
+
+
+def _next(waiting: Sequence[Job], running: Sequence["_Child"], failed: set[str]) -> Job | None:
+    """The first job that waits for no other one."""
+    busy = {job.name for job in waiting} | {child.job.name for child in running} | failed
+    return next((job for job in waiting if job.after not in busy), None)
+
+
+class _Child:
+    """A job's process."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.log, self.status = (job.logs / f"{job.name}.{suffix}" for suffix in ("log", "status.json"))
+        self.counted = job.images if job.trained() else 0
+        self.note = ""
+        job.logs.mkdir(parents=True, exist_ok=True)
+        self.status.unlink(missing_ok=True)
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", job.module, *job.args],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {STATUS_VARIABLE: str(self.status)},
+                start_new_session=True,
+            )
+
+    def look(self) -> int:
+        """Takes note of what it is doing; returns how many images it has trained on since the last look."""
+        with contextlib.suppress(FileNotFoundError):
+            status = json.loads(self.status.read_bytes())
+            trained = status["completed"] if status["description"] == "train" else self._trained()
+            since, self.counted = trained - self.counted, trained
+            self.note = f"{status['description']} {status['completed']}/{status['total']}"
+            return since
+        return 0
+
+    def _trained(self) -> int:
+        return self.job.images if self.job.trained() else 0
+
+    def why(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        why = lines[-1].removeprefix("error: ") if lines else f"ended with exit code {self.process.returncode}"
+        return f"{self.job.what}: {why} (all it said: {self.log})"
+
+    def ask_to_stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def wait(self) -> None:
+        try:
+            self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def work(job: Callable[[], None]) -> int:
+    """What a job's process does: calls `job`, and returns its exit code. The log's last line says what went wrong."""
+    _end_with_parent()
+    try:
+        job()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 2
+    except Exception as error:
+        traceback.print_exc()  # into the log; the last line is what the user sees
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Ends this process at once when its standard input closes: the parent is gone."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock would be held when this process ends
+            pass
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()
