@@ -70,7 +70,7 @@ def run_jobs(
                     break  # what is left waits for a job that failed
                 time.sleep(POLL_SECONDS)
                 steps = [child.look() for child in running]
-                bar.advance(sum(steps), **{child.job.name: child.note for child in running})
+                bar.advance(sum(steps), now="; ".join(f"{child.job.name} {child.note}" for child in running))
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
                     if child.process.returncode != 0:

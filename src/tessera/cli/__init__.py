@@ -15,6 +15,7 @@ from tessera.config import UserError
 
 VERBS: dict[str, Callable[..., None]] = {
     "run": whole.run,
+    "study": whole.study,
     "collect": curate.collect,
     "augment": curate.augment,
     "caption": curate.caption,

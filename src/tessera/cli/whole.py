@@ -1,7 +1,9 @@
-"""run: every stage in one call."""
+"""run: every stage in one call; study: many runs as one table."""
 
 from pathlib import Path
 from typing import Annotated
+
+from tessera.config import UserError
 
 
 def run(
@@ -31,3 +33,58 @@ def run(
     name = preset.rpartition(":")[2]
     page = run_all(out or Path("out") / name, config, images=images, captions=captions, resume=resume)
     print(f"Report: {page}")
+
+
+def study(
+    name: Annotated[str, "positional"],
+    out: Path | None = None,
+    arms: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (),
+    images: int | None = None,
+    budget: str | None = None,
+    parallel: int = 2,
+    plan: bool = False,
+) -> None:
+    """Many trainings that differ in one thing, as one table with intervals.
+
+    Example: tessera study claims --out out/studies
+
+    Args:
+        name: claims, patterns, probability, half_view, tau, phases, claims-smoke, or FILE.py:FUNCTION.
+        out: Working folder; out/studies by default. Running again goes on where the last call stopped.
+        arms: Only these of the study's arms.
+        seeds: Seeds of training; the study's own by default.
+        images: Images that each cell trains on; the study's own by default. Other shares of training move along.
+        budget: Time for this call, such as 60m or 2h; what is not done then is saved, and the same command goes on.
+        parallel: Cells trained at the same time, each a process.
+        plan: Only write what the study will do: metrics, prompts, budgets, seeds.
+    """
+    from tessera.study.plan import resized
+    from tessera.study.runner import run_study
+    from tessera.study.studies import load_study
+
+    chosen = load_study(name)
+    chosen = chosen if images is None else resized(chosen, images)
+    out, time = out or Path("out") / "studies", _seconds(budget)
+    left = run_study(chosen, out, arms=arms, seeds=seeds, parallel=parallel, seconds=time, only_plan=plan)
+    folder = out / chosen.name
+    if plan:
+        print(f"Plan: {folder / 'plan.json'}, {len(left)} cells")
+        return
+    if left:
+        print(f"{len(left)} cells are not done; the same command goes on: {', '.join(left)}")
+    print(f"Report: {folder / 'report' / 'index.html'}")
+
+
+def _seconds(budget: str | None) -> float | None:
+    """Seconds of a time such as 90s, 60m or 2h; None of None."""
+    if budget is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600}.get(budget[-1:])
+    try:
+        number = float(budget[:-1])
+    except ValueError:
+        number = 0.0
+    if unit is None or not 0 < number < float("inf"):
+        raise UserError(f"budget: {budget!r} is no time; write for example 90s, 60m or 2h")
+    return number * unit

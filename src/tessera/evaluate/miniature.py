@@ -125,7 +125,7 @@ def measures(verdicts: Sequence[Mapping[str, Any]], resamples: int, seed: int) -
     """
     out: dict[str, dict[str, Any] | None] = {}
     for name in MEASURES:
-        rows, prompts = _rows(verdicts, name)
+        rows, prompts = measured(verdicts, name)
         if len(rows):
             interval = bootstrap(rows, prompts, _mean_of_tasks, n=resamples, seed=seed)
             out[name] = _as_json(interval, prompts)
@@ -151,7 +151,7 @@ def paired(
         raise UserError("scores cannot be paired: generate the same number of pictures of each prompt in both")
     out: dict[str, dict[str, Any] | None] = {}
     for name in MEASURES:
-        (rows_a, prompts), (rows_b, _) = (_rows(scores["verdicts"], name) for scores in (scores_a, scores_b))
+        (rows_a, prompts), (rows_b, _) = (measured(scores["verdicts"], name) for scores in (scores_a, scores_b))
         if len(rows_a):
             interval = paired_bootstrap(rows_b, rows_a, prompts, _mean_of_tasks, n=resamples, seed=seed)
             out[name] = _as_json(interval, prompts)
@@ -216,7 +216,7 @@ def _verdict(
     }
 
 
-def _rows(verdicts: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def measured(verdicts: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """(task number, value) of each picture that counts for the measure `name`: (N, 2); and their prompts: (N,)."""
     rows, prompts = [], []
     for item in verdicts:

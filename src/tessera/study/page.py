@@ -1,0 +1,2 @@
+def write_page(study, out, found):
+    pass

@@ -1,0 +1,161 @@
+"""Runs a study: its data, its cells beside each other, its tables and its page.
+
+    data/                        the sets of all cells (tessera.study.data)
+    cells/ARM-XX/                one training and its judgement, named by all that it depends on
+    STUDY/plan.json              what was fixed before the runs
+    STUDY/results.json           scores, intervals, differences; equal on every run on one machine
+    STUDY/speed.json             how fast it went
+    STUDY/report/index.html      the page
+
+Several studies may share a folder; a cell that two of them have is trained once. The same command goes on wherever the
+last one stopped, cell by cell and within a cell.
+"""
+
+import functools
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tessera.config import UserError, compare, from_dict, to_dict
+from tessera.files import made_otherwise, open_stage, read_json, write_json
+from tessera.jobs import Job, run_jobs, work
+from tessera.presets import RunConfig
+from tessera.run import CONFIG, is_complete, locked, run_arm
+from tessera.study.data import Data, data_of, prepare
+from tessera.study.plan import Cell, Study, cells, plan
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    *,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    parallel: int = 2,
+    seconds: float | None = None,
+    only_plan: bool = False,
+) -> list[str]:
+    """Does what is missing of `study` in the folder `out`; returns the names of the cells that are still not done.
+
+    arms, seeds: only these; none = all of the study's. parallel: cells trained at the same time, each a process.
+    seconds: after so long in training, running cells save their state and end; None = no limit. only_plan: writes
+    plan.json alone. Raises UserError for a plan other than that which the folder's results were made by, and at the
+    end for cells that failed.
+    """
+    out = Path(out)
+    if parallel < 1:
+        raise UserError(f"parallel is {parallel}: give at least 1")
+    todo = cells(study, arms, seeds)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        study = commit_plan(replace(study, seeds=tuple(dict.fromkeys([*study.seeds, *seeds]))), out)
+        if only_plan:
+            return [cell.name for cell in todo]
+        for cell in todo:
+            prepare(out / "data", cell.config)
+        try:
+            left = run_jobs(_jobs(study, out, todo), parallel, seconds=seconds, stop_at_failure=False)
+        finally:
+            conclude(study, out)
+    return left
+
+
+def commit_plan(study: Study, out: Path) -> Study:
+    """Writes the plan, or checks that it is the one written before; returns the study with all seeds of both."""
+    path = out / study.name / "plan.json"
+    if path.exists():
+        before = read_json(path)
+        study = replace(study, seeds=tuple(dict.fromkeys([*before["seeds"], *study.seeds])))
+        ours = json.loads(json.dumps(plan(study)))
+        pairs = compare(before | {"seeds": ours["seeds"]}, ours)
+        if pairs:
+            raise made_otherwise(path, pairs[:5])
+    write_json(path, plan(study))
+    return study
+
+
+def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
+    """A job for each cell that is not done; of equal cells one."""
+    jobs: dict[str, Job] = {}
+    names = {(cell.variant.name, cell.seed): cell for cell in todo}
+    for cell in todo:
+        folder = out / "cells" / cell.folder
+        if cell.folder in jobs or all(is_complete(path) for path in score_folders(cell, study, out)):
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        ours = json.loads(json.dumps(to_dict(cell.config)))
+        if (folder / CONFIG).exists():
+            pairs = compare(read_json(folder / CONFIG), ours)
+            if pairs:
+                raise made_otherwise(folder, pairs[:5])
+        else:
+            write_json(folder / CONFIG, ours)
+        before = names[cell.variant.follows, cell.seed] if cell.variant.follows else None
+        args = (str(out), cell.folder, ",".join(study.kinds), *([before.folder] if before else []))
+        jobs[cell.folder] = Job(
+            name=cell.name,
+            what=f"cell {cell.name}",
+            module="tessera.study.runner",
+            args=args,
+            logs=out / study.name / "logs",
+            images=cell.variant.arm.train.num_images,
+            trained=functools.partial(is_complete, folder / "runs" / cell.variant.arm.name),
+            after=before.name if before else None,
+        )
+    return list(jobs.values())
+
+
+def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
+    """The directories of the scores of one cell, in the order of the study's kinds of prompts."""
+    scores = out / "cells" / cell.folder / "scores" / cell.variant.arm.name
+    return [scores / kind for kind in study.kinds]
+
+
+def conclude(study: Study, out: Path) -> None:
+    """Writes the study's results and its page from the cells that are done."""
+    from tessera.study.page import write_page
+    from tessera.study.results import results, speeds
+
+    found = results(study, out)
+    write_json(out / study.name / "results.json", found)
+    write_json(out / study.name / "speed.json", speeds(study, out))
+    write_page(study, out, found)
+
+
+def run_cell(out: Path, folder: str, kinds: Sequence[str], before: str | None) -> None:
+    """Trains and judges one cell, in this process."""
+    place = out / "cells" / folder
+    config = from_dict(RunConfig, read_json(place / CONFIG), str(place / CONFIG))
+    (arm,) = config.arms
+    data = data_of(out / "data", config)
+    if before is not None:
+        _follow(place / "runs" / arm.name, out / "cells" / before / "runs" / arm.name, config, data)
+    run_arm(place, config, arm, data.plain, data.augmented, prompts_file_of(data), kinds)
+
+
+def prompts_file_of(data: Data) -> Path:
+    return data.prompts / "prompts.jsonl"
+
+
+def _follow(run: Path, before: Path, config: RunConfig, data: Data) -> None:
+    """Starts the run directory `run` with the last checkpoint of the shorter run `before`."""
+    if (run / "checkpoints").exists():
+        return
+    inputs = {"plain": data.plain} | ({"augmented": data.augmented} if data.augmented else {})
+    open_stage(run, stage="train", config=to_dict(config.arms[0].train), inputs=inputs)
+    temporary = run / ".tmp-checkpoints"
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(before / "checkpoints", temporary)
+    temporary.rename(run / "checkpoints")
+    shutil.copy(before / "log.jsonl", run / "log.jsonl")
+
+
+def _main(out: str, folder: str, kinds: str, before: str | None = None) -> int:
+    return work(lambda: run_cell(Path(out), folder, kinds.split(","), before))
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,0 +1,235 @@
+"""The built-in studies: the paper's Tables 2, 4, 5 and Figures 5, 7, in the miniature. Each is a function.
+
+A user's own: `tessera study my_study.py:my_augmentation`, a function without arguments that returns a Study. All
+studies on `miniature`'s world share prompts that no preset was chosen by, and a budget of 24,000 images for each cell,
+about two and a half minutes of an idle core.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tessera.config import UserError, lookup
+from tessera.curate.augment import AugmentConfig
+from tessera.curate.collect import CollectConfig
+from tessera.evaluate.miniature import EvaluateConfig
+from tessera.evaluate.prompts import PromptConfig
+from tessera.presets import MINIATURE_WORLD, SMALL_DIT, SMALL_RIN, Arm, RunConfig, miniature
+from tessera.study.plan import SCORES, Study, Variant
+from tessera.train.loop import TrainConfig
+from tessera.train.optim import OptimConfig
+
+BUDGET = 24_000
+PHASE = 6_000
+"""IA comes in after a quarter of the images, as in `miniature`."""
+
+
+def base(budget: int = BUDGET) -> RunConfig:
+    """`miniature` with a study's prompts and budget, and TA alone."""
+    config = miniature()
+    arm = next(arm for arm in config.arms if arm.name == "ta")
+    return replace(
+        config,
+        arms=(replace(arm, train=replace(arm.train, num_images=budget)),),
+        prompts=PromptConfig(per_task=24, seed=21),
+        generate=replace(config.generate, per_prompt=2, seed=21),
+    )
+
+
+def aio(config: RunConfig) -> RunConfig:
+    """The run without text augmentation: captions only name the class."""
+    return replace(config, arms=(replace(config.arms[0], name="aio", captioner="aio"),))
+
+
+def with_ia(config: RunConfig, *, prob: float = 0.55, start: int | None = None, **train: float) -> RunConfig:
+    """The run with image augmentation: with probability `prob` above tau, from image number `start` on (None = a
+    quarter of all)."""
+    (arm,) = config.arms
+    start = arm.train.num_images * PHASE // BUDGET if start is None else start
+    changed = replace(arm.train, augment_prob=prob, augment_start_image=start, **train)
+    return replace(config, arms=(Arm(name="ta_ia", captioner=arm.captioner, augmented=True, train=changed),))
+
+
+def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -> RunConfig:
+    """The run with another training."""
+    (arm,) = config.arms
+    return replace(config, arms=(replace(arm, train=change(arm.train)),))
+
+
+def _family(config: RunConfig, prefix: str = "") -> tuple[Variant, ...]:
+    """AIO, TA and TA+IA of one run, each against the one before."""
+    return (
+        Variant(name=f"{prefix}aio", config=aio(config)),
+        Variant(name=f"{prefix}ta", config=config, against=f"{prefix}aio"),
+        Variant(name=f"{prefix}ta_ia", config=with_ia(config), against=f"{prefix}ta"),
+    )
+
+
+def claims() -> Study:
+    """Paper Table 2: AIO, TA and TA+IA, for DiT-I, for CAD-I (cad_*), and for DiT-I with the paper's eps-prediction.
+
+    tessera study claims --arms aio ta ta_ia --out out/studies
+    """
+    dit = base()
+    cad = retrained(dit, lambda train: replace(train, model=SMALL_RIN))
+    eps = retrained(dit, _as_the_paper)
+    return Study(
+        name="claims",
+        title="Long captions and CutMix at high noise",
+        question="Do long captions (TA) help over class names (AIO), and CutMix pictures at high noise (TA+IA) over"
+        " both? The paper's Table 2 says so, most of all for prompts of two objects.",
+        variants=(*_family(dit), *_family(cad, "cad_"), *_family(eps, "eps_")),
+        kinds=("extended", "short"),
+    )
+
+
+def _as_the_paper(train: TrainConfig) -> TrainConfig:
+    """eps-prediction, the linear schedule, AdamW."""
+    adamw = OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), warmup_images=1000, clip_norm=1.0)
+    return replace(train, prediction="eps", noise_schedule="linear", optim=adamw)
+
+
+def patterns() -> Study:
+    """Paper Table 4: the four CutMix patterns and all of them mixed.
+
+    tessera study patterns --out out/studies
+    """
+    config = with_ia(base())
+    names = ("half", "quarter", "ninth", "sixteenth", "all")
+    made = [replace(config, augment=AugmentConfig(pattern=name, half_view="centre")) for name in names]
+    return Study(
+        name="patterns",
+        title="CutMix patterns",
+        question="Which CutMix pattern helps most? The paper's Table 4 compares them at p = 0.5.",
+        variants=(
+            Variant(name="ta", config=base()),
+            *(Variant(name=name, config=each, against="ta") for name, each in zip(names, made)),
+        ),
+    )
+
+
+def probability() -> Study:
+    """Paper Table 5: p, the probability of a CutMix picture above tau, with CM 1/4 as there. p = 0 is TA.
+
+    tessera study probability --out out/studies
+    """
+    config = replace(base(), augment=AugmentConfig(pattern="quarter", half_view="centre"))
+    return Study(
+        name="probability",
+        title="How often CutMix pictures are shown",
+        question="How does the probability p of a CutMix picture above tau trade single objects for composition?"
+        " In the paper's Table 5 a p above 0.5 costs quality.",
+        variants=(
+            Variant(name="p0", config=base(), value=0.0),
+            *(
+                Variant(name=f"p{prob:g}", config=with_ia(config, prob=prob), against="p0", value=prob)
+                for prob in (0.25, 0.5, 0.75, 1.0)
+            ),
+        ),
+        axis="p",
+    )
+
+
+def half_view() -> Study:
+    """What CM 1/2 shows: the two pictures' aligned halves, which cut centred objects in two, or their central halves.
+
+    tessera study half_view --out out/studies
+    """
+    config = with_ia(base())
+    aligned = replace(config, augment=AugmentConfig(pattern="half", half_view="aligned"))
+    return Study(
+        name="half_view",
+        title="What the half pattern shows",
+        question="The published code puts the base's left half beside the partner's right half, which cuts two centred"
+        " objects in two; the central halves keep both. Which is better?",
+        variants=(
+            Variant(name="ta", config=base()),
+            Variant(name="aligned", config=aligned, against="ta"),
+            Variant(name="centre", config=config, against="aligned"),
+        ),
+    )
+
+
+def tau() -> Study:
+    """Paper Appendix C: from which noise level on CutMix pictures are shown. At tau = 0 they are shown always.
+
+    tessera study tau --out out/studies
+    """
+    values = (0.0, 0.2, 0.4, 0.6, 0.8)
+    return Study(
+        name="tau",
+        title="The noise level above which CutMix pictures are shown",
+        question="The gate is there to keep seams out of what is drawn: does the seam score fall as tau rises, and what"
+        " does that cost in composition?",
+        variants=(
+            Variant(name="ta", config=base()),
+            *(
+                Variant(name=f"tau{v:g}", config=with_ia(base(), augment_min_t=v), against="ta", value=v)
+                for v in values
+            ),
+        ),
+        scores=("seam", "seam_visible", *[name for name in SCORES if name != "seam"]),
+        axis="tau",
+    )
+
+
+def phases() -> Study:
+    """The budget at which TA+IA overtakes TA in the strict score, with IA from the start and as a second phase.
+
+    tessera study phases --out out/studies
+    """
+    variants = []
+    for budget in (12_000, 24_000, 48_000, 96_000):
+        config, suffix = base(budget), f"{budget // 1000}k"
+        variants += [
+            Variant(name=f"ta-{suffix}", config=config, value=budget),
+            Variant(name=f"start-{suffix}", config=with_ia(config, start=0), against=f"ta-{suffix}", value=budget),
+            Variant(name=f"phase-{suffix}", config=with_ia(config), against=f"ta-{suffix}", value=budget),
+        ]
+    return Study(
+        name="phases",
+        title="When image augmentation pays",
+        question="At which budget of images does TA+IA overtake TA in GenEval's strict score, with IA from the start"
+        " and as a second phase?",
+        variants=tuple(variants),
+        scores=("overall", *[name for name in SCORES if name != "overall"]),
+        axis="images seen",
+    )
+
+
+def claims_smoke() -> Study:
+    """Every step of `claims` at toy size, in half a minute: to see that it runs, not to learn anything.
+
+    tessera study claims-smoke --out out/studies-smoke
+    """
+    small = replace(SMALL_DIT, width=32, depth=1, heads=2, refiner_depth=1)
+    config = base(960)
+    config = replace(
+        retrained(
+            config, lambda t: replace(t, model=small, num_images=960, checkpoint_every_images=320, log_every_images=320)
+        ),
+        collect=CollectConfig(size=32, world=replace(MINIATURE_WORLD, num_images=240)),
+        export=replace(config.export, sampling_steps=4),
+        generate=replace(config.generate, per_prompt=1),
+        prompts=PromptConfig(per_task=2, seed=21),
+        evaluate=EvaluateConfig(judge_renders=40, threads=1),
+    )
+    return replace(claims(), name="claims-smoke", variants=_family(config))
+
+
+STUDIES: dict[str, Callable[[], Study]] = {
+    "claims": claims,
+    "patterns": patterns,
+    "probability": probability,
+    "half_view": half_view,
+    "tau": tau,
+    "phases": phases,
+    "claims-smoke": claims_smoke,
+}
+
+
+def load_study(name: str) -> Study:
+    """The study called `name`, or that of FILE.py:FUNCTION. UserError for an unknown name."""
+    study = lookup(name, STUDIES, "study")()
+    if not isinstance(study, Study):
+        raise UserError(f"study {name}: gives a {type(study).__name__}, wanted is a Study")
+    return study
