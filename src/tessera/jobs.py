@@ -147,6 +147,7 @@ class _Child:
 def work(job: Callable[[], None]) -> int:
     """What a job's process does: calls `job`, and returns its exit code. The log's last line says what went wrong."""
     _end_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born without
     try:
         job()
     except UserError as error:

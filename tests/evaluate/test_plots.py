@@ -29,9 +29,9 @@ def test_both_forms_say_the_same_with_names_as_they_are():
 
 
 def test_colors_come_from_the_page():
-    curve = Curve(arm="a", color=6, x=(1.0, 2.0), y=(1.0, 0.5))
+    curve = Curve(arm="a", color=7, x=(1.0, 2.0), y=(1.0, 0.5))
     markup = curve_plot([curve], "loss", "alt")
-    assert "var(--arm-1)" in markup  # the seventh arm starts the palette again
+    assert "var(--arm-1)" in markup  # the eighth arm has the colour of the second
     assert "var(--ink)" in markup
     assert set(re.findall(r"#[0-9a-f]{6}\b", markup)) == set()
 

@@ -50,7 +50,7 @@ def study(
     Example: tessera study claims --out out/studies
 
     Args:
-        name: claims, patterns, probability, half_view, tau, phases, claims-smoke, or FILE.py:FUNCTION.
+        name: claims, patterns, probability, half_view, tau, phases, noise, claims-smoke, or FILE.py:FUNCTION.
         out: Working folder; out/studies by default. Running again goes on where the last call stopped.
         arms: Only these of the study's arms.
         seeds: Seeds of training; the study's own by default.
@@ -59,11 +59,15 @@ def study(
         parallel: Cells trained at the same time, each a process.
         plan: Only write what the study will do: metrics, prompts, budgets, seeds.
     """
+    from tessera.study.noise import NoiseStudy, run_noise
     from tessera.study.plan import resized
     from tessera.study.runner import run_study
     from tessera.study.studies import load_study
 
     chosen = load_study(name)
+    if isinstance(chosen, NoiseStudy):
+        print(f"Report: {run_noise(chosen, out or Path('out') / 'studies')}")
+        return
     chosen = chosen if images is None else resized(chosen, images)
     out, time = out or Path("out") / "studies", _seconds(budget)
     left = run_study(chosen, out, arms=arms, seeds=seeds, parallel=parallel, seconds=time, only_plan=plan)

@@ -38,7 +38,7 @@ ROWS = {
 LOWER_IS_BETTER = ("seam", "seam_visible")
 _PLOTTED = [name for name in ROWS if name not in LOWER_IS_BETTER]
 _TILES = ("both_colors", "colors_in_relation", "single_object")
-_JUDGE = {  # measure -> what of the judge's own accuracy stands beside it
+JUDGE = {  # measure -> what of the judge's own accuracy stands beside it
     "single_object": "one_object",
     "colors": "one_object",
     "two_object": "two_objects",
@@ -64,7 +64,7 @@ class ArmScores:
 
     def interval(self, measure: str) -> tuple[float, float, float] | None:
         """(low, value, high), or None where it was not measured."""
-        return _bounds(self.scores.get(measure))
+        return bounds_of(self.scores.get(measure))
 
     def verdicts(self) -> dict[tuple[int, int], Mapping[str, Any]]:
         """(prompt, sample) -> verdict."""
@@ -101,7 +101,7 @@ def compare_arms(kinds: Mapping[str, Sequence[ArmScores]]) -> dict[str, Any] | N
         if panels
         else "",
         "tables": [_table(title, arms) for title, arms in kinds.items()],
-        "note": _note(first),
+        "note": judge_note(first[0].scores["judge"]),
         "protocol": "\n\n".join(
             f"{title}, {arm.label}\n{json.dumps(arm.scores['protocol'], indent=2, sort_keys=True, ensure_ascii=False)}"
             for title, arms in kinds.items()
@@ -122,7 +122,12 @@ def _tiles(kind: str, arms: Sequence[ArmScores]) -> list[dict[str, Any]]:
             bounds = arm.interval(measure)
             if bounds is not None:
                 cells.append(
-                    {"label": arm.label, "color": arm.color, "value": f"{bounds[1]:.2f}", "interval": _range(bounds)}
+                    {
+                        "label": arm.label,
+                        "color": arm.color,
+                        "value": f"{bounds[1]:.2f}",
+                        "interval": range_text(bounds),
+                    }
                 )
         if cells:
             tiles.append({"label": ROWS[measure][0], "about": f"{ROWS[measure][1]}, {kind.lower()}", "cells": cells})
@@ -144,10 +149,9 @@ def _table(title: str, arms: Sequence[ArmScores]) -> dict[str, Any]:
         bounds = [arm.interval(measure) for arm in arms]
         if not any(bounds):
             continue
-        cells = [{"value": f"{b[1]:.2f}", "interval": _range(b), "kind": ""} if b else _empty() for b in bounds]
-        cells += [_difference(_bounds(found[measure]), measure) for _, found in differences]
-        judge = arms[0].scores["judge"].get(_JUDGE.get(measure, ""))
-        own = "" if judge is None else f"{judge:.3f}" if measure != "seam" else f"{judge:.2f}"
+        cells = [value_cell(b) for b in bounds]
+        cells += [difference_cell(bounds_of(found[measure]), measure) for _, found in differences]
+        own = judge_text(arms[0].scores["judge"], measure)
         rows.append(
             {"label": label, "title": explanation, "strong": measure == "overall", "cells": cells, "judge": own}
         )
@@ -162,9 +166,21 @@ def _table(title: str, arms: Sequence[ArmScores]) -> dict[str, Any]:
     }
 
 
-def _difference(bounds: tuple[float, float, float] | None, measure: str) -> dict[str, str]:
+def judge_text(judge: Mapping[str, float], measure: str) -> str:
+    """The judge's own number beside a measure; empty where there is none."""
+    own = judge.get(JUDGE.get(measure, ""))
+    return "" if own is None else f"{own:.3f}" if measure != "seam" else f"{own:.2f}"
+
+
+def value_cell(bounds: tuple[float, float, float] | None) -> dict[str, str]:
+    """A cell of a table: a value with its interval (low, value, high); a dash for None."""
+    return {"value": f"{bounds[1]:.2f}", "interval": range_text(bounds), "kind": ""} if bounds else empty_cell()
+
+
+def difference_cell(bounds: tuple[float, float, float] | None, measure: str) -> dict[str, str]:
+    """The same for a difference, starred and coloured where its interval leaves 0 out."""
     if bounds is None:
-        return _empty()
+        return empty_cell()
     low, value, high = bounds
     better = (value > 0) != (measure in LOWER_IS_BETTER)
     clear = low > 0 or high < 0
@@ -177,9 +193,8 @@ def _difference(bounds: tuple[float, float, float] | None, measure: str) -> dict
     }
 
 
-def _note(arms: Sequence[ArmScores]) -> str:
-    """What the judge's own numbers mean."""
-    judge = arms[0].scores["judge"]
+def judge_note(judge: Mapping[str, float]) -> str:
+    """What the judge's own numbers and the stars mean."""
     text = "* The interval of the difference, over the same prompts and noise, leaves 0 out. "
     text += "The judge itself: its accuracy on rendered pictures of known content, for the seam score the score of "
     text += "pictures without any seam"
@@ -191,11 +206,13 @@ def _note(arms: Sequence[ArmScores]) -> str:
     return text
 
 
-def _bounds(interval: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
+def bounds_of(interval: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
+    """(low, value, high) of an interval in a scores.json."""
     return None if interval is None else (interval["low"], interval["value"], interval["high"])
 
 
-def _range(bounds: tuple[float, float, float]) -> str:
+def range_text(bounds: tuple[float, float, float]) -> str:
+    """ "low-high" of (low, value, high)."""
     return f"{bounds[0]:.2f}\u2013{bounds[2]:.2f}"
 
 
@@ -204,5 +221,6 @@ def _signed(value: float) -> str:
     return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "\u2212")
 
 
-def _empty() -> dict[str, str]:
+def empty_cell() -> dict[str, str]:
+    """A cell of what was not measured."""
     return {"value": "\u2013", "interval": "", "kind": ""}

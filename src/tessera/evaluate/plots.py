@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ARM_COLORS = 5
-"""Arms that the page has colours for: --arm-0 to --arm-4; further arms start again."""
+ARM_COLORS = 6
+"""Arms that the page has colours for: --arm-0 to --arm-5; further arms start again."""
 
 _WIDE, _NARROW = 9.0, 4.2  # figure widths in inches; one inch is 72 units of the SVG, text is 10 units
-_MARKERS = ("o", "s", "D", "^", "v")
-_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "D", "^", "v", "P")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 # matplotlib only takes true colours: these stand for the page's own and are replaced in the SVG.
 _INK, _SOFT, _RULE = "#010203", "#010204", "#010205"
 _ARMS = tuple(f"#01021{i}" for i in range(ARM_COLORS))
@@ -72,6 +72,17 @@ class Curve:
     color: int
     x: tuple[float, ...]
     y: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One measure over a setting."""
+
+    name: str
+    color: int
+    x: tuple[float, ...]
+    y: tuple[tuple[float, float, float], ...]
+    """(low, value, high) at each x."""
 
 
 def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dots]]], alt: str) -> Markup:
@@ -157,6 +168,38 @@ def curve_plot(curves: Sequence[Curve], y_label: str, alt: str) -> Markup:
         axes.legend(loc="upper right")
 
     return _both(draw, alt, f"curve {y_label} {alt}")
+
+
+def value_plot(series: Sequence[Series], x_label: str, alt: str) -> Markup:
+    """Scores within 0..1 over a setting, with 95% intervals as bands. Returns markup."""
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        figure.set_size_inches(_NARROW if narrow else _WIDE, 3.2)
+        axes = figure.subplots()
+        for line in series:
+            color = _ARMS[line.color % ARM_COLORS]
+            low, value, high = zip(*line.y)
+            axes.fill_between(line.x, low, high, color=color, alpha=0.15, linewidth=0)
+            axes.plot(
+                line.x,
+                value,
+                color=color,
+                linestyle=_DASHES[line.color % ARM_COLORS],
+                marker=_MARKERS[line.color % ARM_COLORS],
+                markersize=5,
+                linewidth=1.6,
+                label=line.name,
+            )
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xticks(sorted({x for line in series for x in line.x}))
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+        axes.grid()
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, labelcolor=_SOFT)
+        axes.set_xlabel(x_label)
+        figure.legend(loc="outside lower center", ncols=2 if narrow else 4)
+
+    return _both(draw, alt, f"values {x_label} {alt}")
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

@@ -75,14 +75,15 @@ def report(
     if stage.done:
         return
     manifests = {name: read_manifest(path) for name, path in inputs.items()}
-    page = _page(workspace, _describe_arms(names), manifests, config)
-    html = _render(page)
+    page = _page(workspace, describe_arms(names), manifests, config)
+    html = render_page(page)
     with atomic_path(out / "index.html") as temporary:
         temporary.write_text(html, encoding="utf-8", newline="\n")
     stage.finish(counts={"arms": len(names)})
 
 
-def _render(page: dict[str, Any]) -> str:
+def render_page(page: dict[str, Any]) -> str:
+    """The HTML of a page, of all that the template names."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -115,7 +116,7 @@ def _stage_directories(workspace: Path, arms: Sequence[str]) -> list[Path]:
     return [path for path in found if (path / MANIFEST).is_file()]
 
 
-def _describe_arms(names: Sequence[str]) -> list[Arm]:
+def describe_arms(names: Sequence[str]) -> list[Arm]:
     """The paper's arms have the same colours on every page; others take those that are left."""
     fixed = {"ta": 0, "ta_ia": 1, "aio": 2}
     taken = {fixed[name] for name in names if name in fixed}
@@ -243,14 +244,14 @@ def _strip(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _loss(workspace: Path, arms: Sequence[Arm]) -> str | None:
     curves = []
     for arm in arms:
-        points = _log_points(workspace / "runs" / arm.name / "log.jsonl")
+        points = log_points(workspace / "runs" / arm.name / "log.jsonl")
         if points:
             x, y = zip(*points)
             curves.append(Curve(arm=arm.label, color=arm.color, x=x, y=y))
     return curve_plot(curves, "loss", f"Training loss of {', '.join(c.arm for c in curves)}") if curves else None
 
 
-def _log_points(path: Path) -> list[tuple[float, float]]:
+def log_points(path: Path) -> list[tuple[float, float]]:
     """(images seen, loss) of a run, averaged over neighbouring lines where there are more than a plot can show."""
     if not path.is_file():
         return []
@@ -299,14 +300,15 @@ def _times(workspace: Path) -> list[dict[str, Any]]:
     return [
         {
             "stage": entry["stage"],
-            "shown": _duration(entry["seconds"]),
+            "shown": duration_text(entry["seconds"]),
             "share": round(100 * entry["seconds"] / longest, 1),
         }
         for entry in stages
     ]
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """ "8.1 s", "34 s", "9.5 min", "3.0 h"."""
     if seconds < 99.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -42,6 +42,11 @@ class Variant:
     def arm(self) -> Arm:
         return self.config.arms[0]
 
+    @property
+    def line(self) -> str:
+        """Which line of the plot it is on: its name up to the first "-", or all are on one where no name has any."""
+        return self.name.partition("-")[0] if "-" in self.name else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:

@@ -14,6 +14,7 @@ from tessera.curate.collect import CollectConfig
 from tessera.evaluate.miniature import EvaluateConfig
 from tessera.evaluate.prompts import PromptConfig
 from tessera.presets import MINIATURE_WORLD, SMALL_DIT, SMALL_RIN, Arm, RunConfig, miniature
+from tessera.study.noise import NoiseStudy
 from tessera.study.plan import SCORES, Study, Variant
 from tessera.train.loop import TrainConfig
 from tessera.train.optim import OptimConfig
@@ -216,20 +217,29 @@ def claims_smoke() -> Study:
     return replace(claims(), name="claims-smoke", variants=_family(config))
 
 
-STUDIES: dict[str, Callable[[], Study]] = {
+def noise() -> NoiseStudy:
+    """Paper Figure 7, without training: what noise hides of CutMix pictures, and what it leaves, at each t.
+
+    tessera study noise --out out/studies
+    """
+    return NoiseStudy(world=MINIATURE_WORLD)
+
+
+STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
     "claims": claims,
     "patterns": patterns,
     "probability": probability,
     "half_view": half_view,
     "tau": tau,
     "phases": phases,
+    "noise": noise,
     "claims-smoke": claims_smoke,
 }
 
 
-def load_study(name: str) -> Study:
+def load_study(name: str) -> Study | NoiseStudy:
     """The study called `name`, or that of FILE.py:FUNCTION. UserError for an unknown name."""
     study = lookup(name, STUDIES, "study")()
-    if not isinstance(study, Study):
+    if not isinstance(study, Study | NoiseStudy):
         raise UserError(f"study {name}: gives a {type(study).__name__}, wanted is a Study")
     return study
