@@ -73,6 +73,7 @@ def run_jobs(
                 bar.advance(sum(steps), now="; ".join(f"{child.job.name} {child.note}" for child in running))
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
+                    child.close()
                     if child.process.returncode != 0:
                         failed.add(child.job.name)
                         failures.append(child.why())
@@ -142,6 +143,12 @@ class _Child:
             self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
 
 def work(job: Callable[[], None]) -> int:

@@ -12,6 +12,7 @@ from tessera.evaluate.colors import (
     both_colors,
     color_mask,
     color_objects,
+    color_score,
     colors_in_relation,
     shrink,
 )
@@ -114,3 +115,13 @@ def test_components_are_those_of_a_search(number: int, edges: list[tuple[int, in
         for a, b in edges:
             reached[a] = reached[b] = min(reached[a], reached[b])
     assert _components(number, here, there).tolist() == reached
+
+
+def test_color_score_counts_the_two_largest_objects():
+    def score(*names):
+        things = [ColorObject(color=name, center=(0.5, 0.5), area=0.1) for name in names]
+        return color_score(things, ("red", "blue"))
+
+    assert score("red", "blue") == score("blue", "red") == 1
+    assert score("red") == score("red", "red", "blue") == score("blue", "green", "red") == 0.5
+    assert score() == score("green", "purple", "red", "blue") == 0

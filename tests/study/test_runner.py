@@ -1,0 +1,165 @@
+"""Whole studies at toy size: from an empty folder, again, one cell anew, stopped and gone on with."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tessera.cli.whole import _seconds
+from tessera.config import UserError
+from tessera.study.plan import resized
+from tessera.study.runner import run_study
+from tessera.study.studies import load_study
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
+TOY = """
+from dataclasses import replace
+from tessera.presets import SMALL_DIT
+from tessera.study.plan import Study, Variant
+from tessera.study.studies import claims_smoke, retrained, with_ia
+
+def config(images):
+    def shorter(train):
+        return replace(train, num_images=images, checkpoint_every_images=32, log_every_images=32,
+                       optim=replace(train.optim, decay="constant"))
+    base = retrained(claims_smoke().variants[1].config, shorter)
+    world = replace(base.collect.world, num_images=40)
+    return replace(base, collect=replace(base.collect, world=world), prompts=replace(base.prompts, per_task=1),
+                   evaluate=replace(base.evaluate, judge_renders=10))
+
+def toy():
+    return Study(name="toy", title="A <toy>", question="Does it run?", seeds=(0,), axis="images", variants=(
+        Variant(name="ta-64", config=config(64), value=64),
+        Variant(name="ta-128", config=config(128), value=128, follows="ta-64"),
+        Variant(name="ia-128", config=with_ia(config(128)), against="ta-128", value=128),
+    ))
+
+def straight():
+    study = toy()
+    return replace(study, name="straight", variants=(replace(study.variants[1], follows=None),))
+"""
+
+
+def start(*args):
+    command = [sys.executable, "-m", "tessera.cli", "study", *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def study(*args, code=0):
+    process = start(*args)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out + err
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "toy.py").write_text(TOY)
+    said = study(f"{folder / 'toy.py'}:toy", "--out", folder / "out")
+    return folder, said
+
+
+def test_a_whole_study(toy):
+    folder, said = toy
+    page = folder / "out" / "toy" / "report" / "index.html"
+    assert said.splitlines()[0] == f"Report: {page}"
+    text = page.read_text()
+    assert "A &lt;toy&gt;" in text
+    assert "<toy>" not in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    found = json.loads((folder / "out" / "toy" / "results.json").read_text())
+    assert found["missing"] == []
+    assert set(found["cells"]) == {"ta-64-seed0", "ta-128-seed0", "ia-128-seed0"}
+    assert found["plan"] == json.loads((folder / "out" / "toy" / "plan.json").read_text())
+    table = found["tables"]["extended"]
+    assert list(table["differences"]) == ["ia-128 - ta-128"]
+    assert table["arms"]["ia-128"]["scores"]["overall"]["prompts"] == 6
+    assert table["judge"]["one_object"] > 0.8
+    speed = json.loads((folder / "out" / "toy" / "speed.json").read_text())
+    assert speed["ia-128-seed0"]["num_images"] == 128
+    assert len(list((folder / "out" / "data").glob("images-*"))) == 1  # cells share what they have in common
+
+
+def manifest(cells: Path, arm: str, images: int) -> str:
+    """Bytes of the manifest of the run of `images` images."""
+    (found,) = [
+        path
+        for path in cells.glob(f"{arm}-*/runs/*/manifest.json")
+        if json.loads(path.read_text())["counts"]["num_images"] == images
+    ]
+    return found.read_text()
+
+
+def test_a_cell_that_goes_on_from_another_is_as_if_trained_in_one_go(toy, tmp_path):
+    folder, _ = toy
+    # The same configuration, so the same name: in a folder of its own.
+    study(f"{folder / 'toy.py'}:straight", "--out", tmp_path)
+    assert manifest(tmp_path / "cells", "ta", 128) == manifest(folder / "out" / "cells", "ta", 128)
+    whole, continued = (
+        json.loads((place / name / "results.json").read_text())["cells"]["ta-128-seed0"]
+        for place, name in ((tmp_path, "straight"), (folder / "out", "toy"))
+    )
+    assert whole == continued
+
+
+def test_again_nothing_is_done_and_one_cell_anew_gives_the_same(toy):
+    folder, _ = toy
+    results = (folder / "out" / "toy" / "results.json").read_bytes()
+    logs = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.log")}
+    study(f"{folder / 'toy.py'}:toy", "--out", folder / "out")
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.log")} == logs
+    (cell,) = (folder / "out" / "cells").glob("ta_ia-*")
+    shutil.rmtree(cell)
+    study(f"{folder / 'toy.py'}:toy", "--arms", "ia-128", "--out", folder / "out")
+    assert (folder / "out" / "toy" / "results.json").read_bytes() == results
+
+
+def test_what_was_fixed_cannot_be_changed_afterwards(toy):
+    folder, _ = toy
+    ours = load_study(f"{folder / 'toy.py'}:toy")
+    with pytest.raises(UserError, match=r"was made otherwise: .*num_images: the directory has 128, this call has 256"):
+        run_study(resized(ours, 256), folder / "out")
+    with pytest.raises(UserError, match="ta-128 goes on from ta-64; name that arm too"):
+        run_study(ours, folder / "out", arms=["ta-128"])
+    with pytest.raises(UserError, match="parallel is 0"):
+        run_study(ours, folder / "out", parallel=0)
+    run_study(ours, folder / "planned", seeds=[7], only_plan=True)
+    run_study(ours, folder / "planned", seeds=[3], only_plan=True)  # more seeds may come later
+    assert json.loads((folder / "planned" / "toy" / "plan.json").read_text())["seeds"] == [0, 7, 3]
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200)])
+def test_times(said, seconds):
+    assert _seconds(said) == seconds
+
+
+@pytest.mark.parametrize("said", ["5", "m", "-3m", "0s", "nanm", "infh", "3d"])
+def test_no_times(said):
+    with pytest.raises(UserError, match="write for example"):
+        _seconds(said)
+
+
+@pytest.mark.slow
+def test_claims_at_smoke_size_stopped_killed_and_gone_on_with(tmp_path):
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    study("claims-smoke", "--out", whole)
+    said = study("claims-smoke", "--budget", "6s", "--out", other)
+    assert "cells are not done; the same command goes on" in said
+    process = start("claims-smoke", "--out", other)
+    end = time.monotonic() + 120
+    while not list(other.glob("cells/ta_ia-*/runs/*/checkpoints/*")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    study("claims-smoke", "--out", other)
+    assert (other / "claims-smoke" / "results.json").read_bytes() == (
+        whole / "claims-smoke" / "results.json"
+    ).read_bytes()

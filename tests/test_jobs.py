@@ -1,0 +1,88 @@
+"""Jobs beside each other: order, failures, time limits."""
+
+import functools
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tessera.config import UserError
+from tessera.jobs import Job, run_jobs
+
+SCRIPT = """
+import pathlib, sys, time
+from tessera.config import UserError
+from tessera.jobs import work
+
+def job():
+    place, name, seconds = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    with open(place / "order", "a") as file:
+        file.write(name + " starts\\n")
+    if seconds < 0:
+        raise UserError("bad input here")
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        (place / (name + ".saved")).touch()
+        raise
+    (place / name).touch()
+
+sys.exit(work(job))
+"""
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    (tmp_path / "a_job_of_the_test.py").write_text(SCRIPT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+
+    def job(name: str, seconds: float, after: str | None = None) -> Job:
+        return Job(
+            name=name,
+            what=f"cell {name}",
+            module="a_job_of_the_test",
+            args=(str(tmp_path), name, str(seconds)),
+            logs=tmp_path / "logs",
+            images=10,
+            trained=functools.partial(Path.exists, tmp_path / name),
+            after=after,
+        )
+
+    return job
+
+
+def order(folder: Path) -> list[str]:
+    return [line.split()[0] for line in (folder / "order").read_text().splitlines()]
+
+
+def test_all_are_done_in_their_order_and_after_what_they_wait_for(make, tmp_path):
+    jobs = [make("late", 0, after="first"), make("first", 0.2), make("last", 0)]
+    assert run_jobs(jobs, 1) == []
+    assert order(tmp_path) == ["first", "late", "last"]
+
+
+def test_a_failure_is_said_with_the_last_line_of_its_log_and_stops_the_others(make, tmp_path):
+    with pytest.raises(UserError, match=r"cell bad: bad input here \(all it said: .*bad\.log\)"):
+        run_jobs([make("bad", -1), make("long", 60)], 2)
+    assert (tmp_path / "long.saved").exists()
+    assert not (tmp_path / "long").exists()
+
+
+def test_or_lets_them_finish_but_not_those_that_wait_for_it(make, tmp_path):
+    jobs = [make("bad", -1), make("follows", 0, after="bad"), make("other", 0.2), make("worse", -1)]
+    with pytest.raises(UserError, match=r"bad input here.*; 1 more failed"):
+        run_jobs(jobs, 1, stop_at_failure=False)
+    assert (tmp_path / "other").exists()
+    assert "follows" not in order(tmp_path)
+
+
+def test_when_the_time_is_over_the_running_ones_save_and_the_rest_is_left(make, tmp_path):
+    began = time.monotonic()
+    left = run_jobs([make("short", 0), make("long", 60), make("never", 0)], 1, seconds=3)
+    assert left[-1] == "never"
+    assert set(left) <= {"long", "never"}
+    assert time.monotonic() - began < 40  # it was not waited for
+    assert not (tmp_path / "never").exists()
