@@ -114,8 +114,9 @@ def decode(latents: torch.Tensor) -> np.ndarray:
     return (latents[:, :3].permute(0, 2, 3, 1).clamp(-1, 1) * 127 + 128).byte().numpy()
 
 
-def test_grids_of_pictures(sets, tmp_path):
-    settings = config(augment_prob=0.0, sample_every_images=40, latent_shift=(0.1,), latent_scale=(0.5,))
+@pytest.mark.parametrize("model", [DIT, RIN])
+def test_grids_of_pictures(sets, tmp_path, model):
+    settings = config(model=model, augment_prob=0.0, sample_every_images=40, latent_shift=(0.1,), latent_scale=(0.5,))
     seen = []
     means = Means(decode=lambda latents: seen.append(latents) or decode(latents))
     train(tmp_path / "run", sets[0], None, settings, means=means)

@@ -15,7 +15,7 @@ def train(
     seed: int | None = None,
     init: Path | None = None,
     device: str | None = None,
-    compile: bool | None = None,
+    compile: Literal["auto", "on", "off"] = "auto",
     shard: bool = False,
     peak_tflops: float | None = None,
     wandb: str | None = None,
@@ -37,7 +37,7 @@ def train(
         seed: Seed, in place of the preset's.
         init: Start from these weights, a directory made by export or import-published; at random by default.
         device: cuda, mps or cpu; the best there is by default.
-        compile: Compile the network's blocks; on a GPU by default.
+        compile: Compile the network's blocks; auto: on a GPU.
         shard: Split weights and optimiser over torchrun's processes, for networks that do not fit otherwise.
         peak_tflops: Stated peak of a device in TFLOP/s, such as 790; the log then says which share is reached.
         wandb: Log to this project of Weights & Biases too.
@@ -51,7 +51,7 @@ def train(
     config = load_train_preset(preset, num_images=num_images, seed=seed)
     encode_text, decode = _frozen(plain, augmented, draws=config.sample_every_images is not None)
     means = Means(
-        compile=compile,
+        compile={"auto": None, "on": True, "off": False}[compile],
         shard=shard,
         peak_tflops=peak_tflops,
         wandb=wandb,
