@@ -6,6 +6,7 @@ That is half the bytes of bf16 over memory and bus; padding and floating point c
 B samples, C x S x S latents, L text tokens of width D.
 """
 
+import functools
 import itertools
 import threading
 from collections import deque
@@ -221,6 +222,12 @@ def passes(start: int, batch_size: int, end: int, size: int) -> Iterator[np.ndar
         yield from np.split(mine, len(mine) // size)
 
 
+def _choose(device: torch.device | None) -> None:
+    """Makes a GPU with a number this thread's own."""
+    if device is not None and device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 class Loader:
     """What `read` makes of each of `numbers`, in their order, read ahead by threads. Close it, or use `with`."""
 
@@ -231,10 +238,14 @@ class Loader:
         *,
         threads: int = LOADER_THREADS,
         ahead: int = PASSES_AHEAD,
-        pin: bool = False,
+        device: torch.device | None = None,
     ) -> None:
-        self._read, self._numbers, self._pin = read, numbers, pin
-        self._pool = ThreadPoolExecutor(threads, "loader")
+        """`device`: for a GPU, batches wait in page-locked memory."""
+        self._read, self._numbers = read, numbers
+        self._pin = device is not None and device.type == "cuda"
+        # A thread that does not know its GPU would take memory on the first one.
+        choose = functools.partial(_choose, device)
+        self._pool = ThreadPoolExecutor(threads, "loader", initializer=choose)
         self._pending: deque[Future[HostBatch]] = deque()
         for following in itertools.islice(self._numbers, ahead):
             self._pending.append(self._pool.submit(self._work, following))

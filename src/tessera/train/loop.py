@@ -267,7 +267,7 @@ class _Trainer:
         per_step = config.batch_size // world_size() // self.micro
         with (
             delayed_signals() as caught,
-            Loader(self.reader, numbers, pin=self.device.type == "cuda") as loader,
+            Loader(self.reader, numbers, device=self.device) as loader,
             progress("train", total, completed=self.num_images) as bar,
         ):
             while self.num_images < total:

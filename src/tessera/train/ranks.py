@@ -20,6 +20,8 @@ def join(device: torch.device) -> bool:
     Once in a process, for its whole life: a second group at the same address does not come about, and leaving the group
     would wait for ranks that an error may have ended.
     """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     if world_size() > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return rank() == 0
