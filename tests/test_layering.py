@@ -28,7 +28,13 @@ FORBIDDEN = {"train": {"frozen"}}  # training needs no pretrained network
 # Where these may be imported at all; LAZY: and only inside functions (they take seconds, or are not installed).
 ONLY_IN = {
     "transformers": ("frozen", "generate.pipeline"),
-    "diffusers": ("frozen", "generate.pipeline", "generate.diffusers_model", "generate.diffusers_pipeline"),
+    "diffusers": (
+        "frozen",
+        "generate.pipeline",
+        "generate.diffusers_model",
+        "generate.diffusers_pipeline",
+        "generate.peers",
+    ),
     "tyro": ("cli",),
     "openai": ("frozen.openai_client",),
     "modelscope": ("frozen.vqa",),

@@ -40,9 +40,10 @@ def import_published(
 
 
 def generate(
-    export: Annotated[Path, "positional"],
+    export: Annotated[Path | None, "positional"] = None,
     prompt: Annotated[str | None, "positional"] = None,
     prompts: str | None = None,
+    model: str | None = None,
     out: Path | None = None,
     per_prompt: int | None = None,
     extended: bool = False,
@@ -50,8 +51,9 @@ def generate(
     guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
     sampler: Literal["ddim", "ddpm", "dpmpp_2m"] = "ddim",
+    size: int | None = None,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     compile: bool = False,
     device: str | None = None,
 ) -> None:
@@ -62,7 +64,9 @@ def generate(
     Args:
         export: Directory made by export.
         prompt: One prompt; prints where its pictures are.
-        prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; or teaser, figure4: the paper's.
+        prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; teaser, figure4 or geneval;
+            coco:FILE or coco-30k:FILE (COCO's captions_*.json), dpg:FILE (csv); or a directory made by caption.
+        model: In place of an export, another text-to-image model: a diffusers pipeline of the Hub, or a folder of one.
         out: Directory to make; a fresh one below samples/ by default.
         per_prompt: Pictures of each prompt; 4 for a file, 1 for a prompt by default.
         extended: Draw the extended text of each prompt.
@@ -70,14 +74,36 @@ def generate(
         guidance_scale: Guidance w; the export's by default.
         guidance_interval: Low and high t (0 clean, 1 noise) between which guidance acts; everywhere by default.
         sampler: How the noise is taken away.
+        size: For --model: side of the pictures in pixels; the pipeline's own by default.
         seed: Picture k of prompt i is a function of (seed, i, k).
-        batch_size: Pictures drawn at once.
+        batch_size: Pictures drawn at once; 32, or 4 with --model, by default.
         compile: Compile the network first: a minute at the start, then faster steps.
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.generate.folder import GenerateConfig, fresh_folder
     from tessera.generate.folder import generate as generate_all
 
+    if model is not None:
+        if export is not None or prompts is None or out is None:
+            raise UserError("--model needs --prompts and --out, and no export and no single prompt beside it")
+        if guidance_interval is not None or sampler != "ddim" or compile:
+            raise UserError("--model has its own sampler: leave out --sampler, --guidance-interval and --compile")
+        from tessera.generate.peers import PeerConfig, generate_peer
+
+        peer = PeerConfig(
+            per_prompt=4 if per_prompt is None else per_prompt,
+            seed=seed,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            size=size,
+            extended=extended,
+            batch_size=4 if batch_size is None else batch_size,
+        )
+        if generate_peer(out, model, prompts, peer, device=device):
+            say(out)
+        return
+    if export is None or size is not None:
+        raise UserError("give an export, or --model with a diffusers pipeline, which alone takes --size")
     source = prompts if prompt is None else [prompt]
     if source is None or (prompts is not None and prompt is not None):
         raise UserError('give either a prompt, or --prompts with a file, "teaser" or "figure4"')
@@ -89,7 +115,7 @@ def generate(
         guidance_interval=guidance_interval,
         sampler=sampler,
         seed=seed,
-        batch_size=batch_size,
+        batch_size=32 if batch_size is None else batch_size,
         compile=compile,
     )
     out = out or fresh_folder(Path("samples"), export, source, config)

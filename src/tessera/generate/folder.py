@@ -8,7 +8,7 @@ NNNNN/grid.png            all pictures of the prompt side by side, if there are 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +22,8 @@ from tessera.files import atomic_path, open_stage, read_manifest, remove_unfinis
 from tessera.generate.prompts import Prompts, load_prompts
 from tessera.runtime import progress, rank, set_threads, world_size
 
+Draw = Callable[[Sequence[str], Sequence[tuple[int, int]]], NDArray[np.uint8]]
+"""Texts and their addresses (prompt index, k) -> uint8 (B, S, S, 3)."""
 Sampler = Literal["ddim", "ddpm", "dpmpp_2m"]
 
 
@@ -101,28 +103,21 @@ def generate(
 
     set_threads(config.threads)
     pipeline = Pipeline.load(export, device, compile=config.compile)
+
+    def draw(texts: Sequence[str], addresses: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+        return pipeline.images(
+            texts,
+            addresses,
+            seed=config.seed,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            guidance_interval=config.guidance_interval,
+            sampler=config.sampler,
+        )
+
     rows = loaded.rows
-    finished = [_finished(out / f"{i:05d}", config.per_prompt) for i in range(len(rows))]
-    per_batch = max(1, config.batch_size // config.per_prompt)
-    own = list(range(0, len(rows), per_batch))[rank() :: world_size()]  # where this rank's batches start
-    batches = [range(start, min(start + per_batch, len(rows))) for start in own]
-    states = [finished[i] for members in batches for i in members]
-    total, before = len(states) * config.per_prompt, sum(states) * config.per_prompt
-    with progress("generate", total, completed=before) as bar:
-        for members in batches:
-            if all(finished[i] for i in members):
-                continue
-            pictures = _draw(pipeline, [rows[i][1] for i in members], members, config)
-            for i, drawn in zip(members, pictures):
-                if not finished[i]:
-                    _write_prompt(out / f"{i:05d}", *rows[i], drawn)
-                    bar.advance(config.per_prompt)
-    if shared:
-        folders = [out / f"{i:05d}" for i in range(len(rows))]
-        if not all(_finished(folder, config.per_prompt) for folder in folders):
-            return False
-        for folder in folders:
-            remove_unfinished(folder)
+    if not draw_folder(out, rows, config.per_prompt, config.batch_size, draw):
+        return False
     used = {
         "steps": pipeline.info.sampling_steps if config.steps is None else config.steps,
         "guidance_scale": pipeline.info.guidance_scale if config.guidance_scale is None else config.guidance_scale,
@@ -150,25 +145,46 @@ def _described(prompts: Prompts, config: GenerateConfig) -> dict[str, Any]:
     return described | {"prompts": {"count": len(prompts.rows), "sha256": prompts.sha256}}
 
 
-def _draw(pipeline, texts: list[str], members: range, config: GenerateConfig) -> NDArray[np.uint8]:
+def draw_folder(
+    out: Path, rows: Sequence[tuple[dict[str, Any], str]], per_prompt: int, batch_size: int, draw: Draw
+) -> bool:
+    """Draws what `out` lacks of the prompts `rows`, (metadata, text) each; under torchrun, this rank's share of it.
+
+    Returns whether every prompt has its pictures now.
+    """
+    finished = [_finished(out / f"{i:05d}", per_prompt) for i in range(len(rows))]
+    per_batch = max(1, batch_size // per_prompt)
+    own = list(range(0, len(rows), per_batch))[rank() :: world_size()]  # where this rank's batches start
+    batches = [range(start, min(start + per_batch, len(rows))) for start in own]
+    states = [finished[i] for members in batches for i in members]
+    total, before = len(states) * per_prompt, sum(states) * per_prompt
+    with progress("generate", total, completed=before) as bar:
+        for members in batches:
+            if all(finished[i] for i in members):
+                continue
+            pictures = _draw(draw, [rows[i][1] for i in members], members, per_prompt, batch_size)
+            for i, drawn in zip(members, pictures):
+                if not finished[i]:
+                    _write_prompt(out / f"{i:05d}", *rows[i], drawn)
+                    bar.advance(per_prompt)
+    if world_size() > 1:
+        folders = [out / f"{i:05d}" for i in range(len(rows))]
+        if not all(_finished(folder, per_prompt) for folder in folders):
+            return False
+        for folder in folders:
+            remove_unfinished(folder)
+    return True
+
+
+def _draw(draw: Draw, texts: list[str], members: range, per_prompt: int, batch_size: int) -> NDArray[np.uint8]:
     """uint8 (prompts, per_prompt, S, S, 3) of one batch; a prompt with more pictures than a batch holds is split."""
-    rows = [(text, (i, k)) for text, i in zip(texts, members) for k in range(config.per_prompt)]
+    rows = [(text, (i, k)) for text, i in zip(texts, members) for k in range(per_prompt)]
     drawn = []
-    for start in range(0, len(rows), config.batch_size):
-        part = rows[start : start + config.batch_size]
-        drawn.append(
-            pipeline.images(
-                [text for text, _ in part],
-                [address for _, address in part],
-                seed=config.seed,
-                steps=config.steps,
-                guidance_scale=config.guidance_scale,
-                guidance_interval=config.guidance_interval,
-                sampler=config.sampler,
-            )
-        )
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        drawn.append(draw([text for text, _ in part], [where for _, where in part]))
     pictures = np.concatenate(drawn)  # (prompts * per_prompt, S, S, 3)
-    return pictures.reshape(len(members), config.per_prompt, *pictures.shape[1:])
+    return pictures.reshape(len(members), per_prompt, *pictures.shape[1:])
 
 
 def _finished(directory: Path, per_prompt: int) -> bool:
