@@ -190,3 +190,25 @@ def save_qwen_vl(directory: Path) -> Path:
     tokenizer.save_pretrained(directory)
     Qwen2VLImageProcessorPil(max_pixels=56 * 56).save_pretrained(directory)
     return directory
+
+
+def save_llama(directory: Path, chat: bool = True) -> Path:
+    """A Llama over single letters that chats."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = [*string.ascii_letters, *" .,:;()\"'-"]
+    inner = Tokenizer(
+        models.BPE(vocab={c: i for i, c in enumerate([*letters, "<unk>", "<end>"])}, merges=[], unk_token="<unk>")
+    )
+    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", unk_token="<unk>")
+    if chat:
+        tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}:"
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=2048,
+                         bos_token_id=None, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

@@ -24,6 +24,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "export": train.export,
     "import-published": generate.import_published,
     "prompts": evaluate.prompts,
+    "extend-prompts": evaluate.extend_prompts,
     "generate": generate.generate,
     "evaluate miniature": evaluate.miniature,
     "evaluate geneval": evaluate.geneval,

@@ -24,6 +24,35 @@ def prompts(images: Annotated[Path, "positional"], out: Path, per_task: int = 20
     say(out)
 
 
+def extend_prompts(
+    prompts: Annotated[str, "positional"],
+    out: Path,
+    extender: Literal["llm", "rules"] = "llm",
+    model: str | None = None,
+    server: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """Longer prompts in the style of the training captions (section 4.1), for generate --extended.
+
+    Example: tessera extend-prompts geneval --out prompts/geneval --extender rules
+
+    Args:
+        prompts: geneval, a .jsonl file with "prompt" in each line, or a .txt file.
+        out: Directory to make; its prompts.jsonl is for generate --prompts.
+        extender: llm, a language model, or rules, which need none.
+        model: For llm: of the Hub, a folder, or a name on the server; Llama-3.1 8B Instruct by default.
+        server: For llm: address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.
+        seed: Each text is a function of (seed, prompt).
+        device: cuda, mps or cpu; the best there is by default.
+    """
+    from tessera.evaluate.extend import ExtendConfig
+    from tessera.evaluate.extend import extend_prompts as extend_all
+
+    if extend_all(out, prompts, ExtendConfig(extender=extender, model=model, server=server, seed=seed), device=device):
+        say(out)
+
+
 def miniature(samples: Annotated[Path, "positional"], out: Path) -> None:
     """Judges pictures of the miniature: six tasks, colours, seams, with intervals beside the judge's own accuracy.
 
