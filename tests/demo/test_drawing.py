@@ -105,7 +105,7 @@ def test_two_models_on_one_seed_keep_their_settings(workspace, tmp_path):
     assert {kept.settings["seed"] for kept in last.kept} == {7}
     for kept in last.kept:
         assert read_settings(kept.path) == kept.settings
-        assert kept.caption.endswith("seed 7 \u00b7 5 steps \u00b7 guidance 2 \u00b7 a red circle")
+        assert kept.caption.endswith("seed 7, 5 steps, guidance 2 \u00b7 a red circle")
     *_, alone = studio.draw("me", "ta_ia", **ASKED)
     pairs = zip(last.kept[3:], alone.kept)
     assert all(read_pixels(a.path) == read_pixels(b.path) for a, b in pairs)

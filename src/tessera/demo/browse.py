@@ -18,7 +18,7 @@ from tessera.curate.augment import RecipeRow, read_recipe
 from tessera.curate.caption import check_made_from, read_captions
 from tessera.curate.collect import ImageRow, read_images
 from tessera.curate.pictures import read_png
-from tessera.cutmix import compose
+from tessera.cutmix import CROP, compose
 from tessera.demo.pictures import data_address
 from tessera.files import MANIFEST, read_manifest
 
@@ -95,7 +95,8 @@ class Browser:
         return [self._mixed(mix, texts[mix.key]) for mix in self.recipe.rows if mix.key in texts]
 
     def _mixed(self, mix: RecipeRow, caption: str) -> Entry:
-        classes = f"{self.rows[mix.base].class_name} + {self.rows[mix.partner].class_name}"
+        both = dict.fromkeys(self.rows[key].class_name for key in (mix.base, mix.partner))
+        classes = " + ".join(both)
         return Entry(key=mix.key, class_name=classes, caption=caption, mix=mix)
 
     @cached_property
@@ -122,7 +123,7 @@ class Browser:
 
     def _card(self, entry: Entry) -> str:
         text, name, key = (html.escape(value) for value in (entry.caption, entry.class_name, entry.key))
-        box = _box(entry.mix) if entry.mix is not None else ""
+        box = _box(entry.mix) if entry.mix is not None and entry.mix.placement.pattern != CROP else ""
         try:
             address = data_address(_thumb(self.pixels(entry)))
             picture = f'<div class="shot"><img src="{address}" alt="{text or name}" loading="lazy">{box}</div>'

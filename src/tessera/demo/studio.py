@@ -39,9 +39,8 @@ class Kept:
         """What it takes to draw the picture again; the prompt cut short."""
         said = " ".join(self.settings["prompt"].split()) or "(empty prompt)"
         said = said if len(said) <= _CAPTION else said[: _CAPTION - 1] + "\u2026"
-        rest = "{model} \u00b7 seed {seed} \u00b7 {steps} steps \u00b7 guidance {guidance_scale:g}"
-        rest = rest.format(**self.settings)
-        return f"{rest} \u00b7 {said}"
+        told = "{model}, seed {seed}, {steps} steps, guidance {guidance_scale:g}".format(**self.settings)
+        return f"{told} \u00b7 {said}"
 
 
 @dataclass(frozen=True)
