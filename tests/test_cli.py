@@ -1,5 +1,6 @@
 """The command line as a user meets it: in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -98,6 +99,26 @@ def test_stages_by_hand_and_a_directory_of_another_configuration(tmp_path):
     assert "pattern" in line
     assert '"all"' in line
     assert '"half"' in line
+
+
+def test_json_for_scripts(tmp_path):
+    made = tessera("collect", "miniature", "--num-images", 16, "--out", "images", "--json", cwd=tmp_path)
+    told = json.loads(made.stdout)
+    assert (told["directory"], told["stage"], told["counts"]["images"]) == ("images", "collect", 16)
+    assert "--json" in tessera("--help").stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_what_the_shell_reads(shell, tmp_path):
+    script = tessera("completion", shell).stdout
+    for name in NAMES:
+        assert name.split(" ")[0] in script
+    if shell == "bash":
+        (tmp_path / "script").write_text(script)
+        asked = "source ./script; COMP_WORDS=(tessera coll); COMP_CWORD=1;"
+        asked += " $(complete -p tessera | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout.split() == ["collect"], done.stderr
 
 
 def test_one_class_has_no_partner(tmp_path):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from tessera.cli import curate, evaluate, generate, people, train, whole
+from tessera.cli import curate, evaluate, generate, people, shown, train, whole
 from tessera.config import UserError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": evaluate.report,
     "demo": people.demo,
     "doctor": people.doctor,
+    "completion": people.completion,
 }
 """What follows `tessera`; verbs of two words are a group's."""
 
@@ -47,6 +48,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
         print(tessera.__version__)
         sys.exit(0)
+    shown.as_json = shown.FLAG in args
+    args = [word for word in args if word != shown.FLAG]
     try:
         from tessera.runtime import stopping
 
@@ -92,7 +95,7 @@ def _positional(verb: Callable[..., None]) -> Callable[..., None]:
 
 def _description() -> str:
     purpose = "Train your own text-to-image model on a small, curated, labelled image set."
-    return f"{purpose} Start with: tessera run miniature"
+    return f"{purpose} Start with: tessera run miniature; --json: answers for scripts."
 
 
 def _fail(message: str, code: int, prefix: str = "error: ") -> NoReturn:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.shown import say
+from tessera.cli.shown import say, say_report
 
 
 def prompts(images: Annotated[Path, "positional"], out: Path, per_task: int = 20, seed: int = 0) -> None:
@@ -142,4 +142,4 @@ def report(workspace: Annotated[Path, "positional"], out: Path | None = None) ->
     from tessera.evaluate.report import report as report_all
 
     report_all(out or workspace / "report", workspace)
-    print(f"Report: {(out or workspace / 'report') / 'index.html'}")
+    say_report((out or workspace / "report") / "index.html")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.shown import say
+from tessera.cli.shown import say, say_files
 from tessera.config import UserError
 
 
@@ -124,5 +124,4 @@ def generate(
     if prompt is None:
         say(out)
     else:
-        for picture in sorted((out / "00000" / "samples").iterdir()):
-            print(picture)
+        say_files(sorted((out / "00000" / "samples").iterdir()))

@@ -1,7 +1,9 @@
 """The verbs for people: a web page about a model, and what this machine can do."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+
+from tessera.cli import shown
 
 
 def demo(
@@ -29,23 +31,22 @@ def demo(
     serve(export, beside=beside, workspace=workspace, host=host, port=port, device=device)
 
 
-def doctor(folder: Annotated[Path, "positional"] = Path(), json: bool = False) -> None:
+def doctor(folder: Annotated[Path, "positional"] = Path()) -> None:
     """What this machine can do, and the one command that mends each lack; exit code 2 where something lacks.
 
     Example: tessera doctor out
 
     Args:
         folder: Where the work is to lie.
-        json: Print JSON, for scripts.
     """
-    import json as to_text
+    import json
     import sys
 
     from tessera.doctor import examine, to_json
 
     findings = examine(folder)
-    if json:
-        print(to_text.dumps(to_json(findings), indent=1))
+    if shown.as_json:
+        print(json.dumps(to_json(findings)))
     else:
         signs = {"ok": "ok  ", "lack": "LACK", "note": "    "}
         for finding in findings:
@@ -54,3 +55,16 @@ def doctor(folder: Annotated[Path, "positional"] = Path(), json: bool = False) -
                 print(f"       -> {finding.fix}")
     if any(finding.state == "lack" for finding in findings):
         sys.exit(2)
+
+
+def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], "positional"]) -> None:
+    """What makes a shell complete the verbs and flags of tessera; put it where your shell looks for such files.
+
+    Example: tessera completion bash > ~/.local/share/bash-completion/completions/tessera
+
+    Args:
+        shell: Your shell.
+    """
+    from tessera import cli
+
+    cli._app().cli(args=["--tyro-print-completion", shell], prog="tessera")

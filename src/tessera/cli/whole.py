@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+from tessera.cli.shown import say_report
 from tessera.config import UserError
 
 
@@ -32,7 +33,7 @@ def run(
     config = load_run_preset(preset, images=images, with_captions=captions is not None, single_class=single_class)
     name = preset.rpartition(":")[2]
     page = run_all(out or Path("out") / name, config, images=images, captions=captions, resume=resume)
-    print(f"Report: {page}")
+    say_report(page)
 
 
 def study(
@@ -77,7 +78,7 @@ def study(
         return
     if left:
         print(f"{len(left)} cells are not done; the same command goes on: {', '.join(left)}")
-    print(f"Report: {folder / 'report' / 'index.html'}")
+    say_report(folder / "report" / "index.html")
 
 
 def _seconds(budget: str | None) -> float | None:
