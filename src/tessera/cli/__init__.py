@@ -29,6 +29,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate miniature": evaluate.miniature,
     "evaluate geneval": evaluate.geneval,
     "evaluate dpg": evaluate.dpg,
+    "evaluate quality": evaluate.quality,
     "report": evaluate.report,
     "demo": people.demo,
     "doctor": people.doctor,

@@ -130,6 +130,81 @@ def dpg(
         say(out)
 
 
+def quality(
+    samples: Path,
+    reference: Path,
+    out: Path,
+    prompts: Path | None = None,
+    metrics: tuple[str, ...] = ("fid", "kid", "fd_dinov2", "prdc", "cmmd", "clip_score"),
+    prdc: tuple[str, ...] = ("paper", "full", "dgm-eval"),
+    inception: Path = Path("pt_inception-2015-12-05-6726825d.pth"),
+    dinov2: str = "facebook/dinov2-large",
+    clip: str = "openai/clip-vit-large-patch14",
+    clip336: str = "openai/clip-vit-large-patch14-336",
+    jina: str = "jinaai/jina-clip-v2",
+    allow_remote_code: bool = False,
+    legacy_cut: bool = False,
+    rounding: Literal["round", "truncate"] = "round",
+    name: str | None = None,
+    num_images: int | None = None,
+    batch_size: int = 32,
+    cache: Path | None = None,
+    device: str | None = None,
+) -> None:
+    """FID, FD-DINOv2, precision, recall, density, coverage, KID, CMMD, CLIPScore (Table 1); torchrun: on many GPUs.
+
+    Example: tessera evaluate quality --samples samples/ta_ia --reference imagenet/val --out scores/ta_ia
+
+    Args:
+        samples: Directory made by generate, or any directory of pictures.
+        reference: Directory of pictures; or of their features, as the cache keeps them.
+        out: Directory to make; running again goes on where it stopped.
+        prompts: A caption for each picture, by lines or JSON lines, where the samples have none.
+        metrics: Which of fid, kid, fd_dinov2, prdc, cmmd, clip_score, jina_clip_score.
+        prdc: Protocols of precision and so on: paper, full, dgm-eval.
+        inception: Published weights of FID's Inception, .pth or .safetensors.
+        dinov2: Folder or Hub name for transformers, or the original dinov2_vitl14_pretrain.pth.
+        clip: CLIPScore's CLIP, a folder or a Hub name.
+        clip336: CMMD's CLIP.
+        jina: jina-clip-v2, a folder or NAME@COMMIT.
+        allow_remote_code: Run the code that jina's repository brings.
+        legacy_cut: Cut the end token off captions over 77 tokens, which reproduces the paper.
+        rounding: How .npy pictures in floating point become bytes.
+        name: The model's name in tables.
+        num_images: Training images that the model had seen, for curves over training.
+        batch_size: Pictures in one forward.
+        cache: Where features of reference pictures are kept.
+        device: cuda, mps or cpu; the best there is by default.
+    """
+    from tessera.config import UserError, from_dict
+    from tessera.evaluate.quality import NETWORK, QualityConfig, evaluate_quality
+    from tessera.runtime import pick_device
+
+    given = {"metrics": list(metrics), "prdc": list(prdc), "rounding": rounding}
+    config = from_dict(QualityConfig, given | {"batch_size": batch_size}, "evaluate quality")
+    for directory in (samples, reference):
+        if not directory.is_dir():
+            raise UserError(f"{directory}: there is no such directory")
+    from tessera.frozen.clip import load_clip, load_jina
+    from tessera.frozen.dinov2 import load_dino
+    from tessera.frozen.features import load_inception
+
+    where = pick_device(device)
+    loaders = {
+        "inception": lambda: load_inception(inception, where),
+        "dinov2": lambda: load_dino(dinov2, where),
+        "clip": lambda: load_clip(clip, where, "legacy-cut" if legacy_cut else "keep-end"),
+        "clip336": lambda: load_clip(clip336, where, squash=True),
+        "jina": lambda: load_jina(jina, where, allow_remote_code),
+    }
+    networks = {key: loaders[key]() for key in dict.fromkeys(NETWORK[metric] for metric in config.metrics)}
+    complete = evaluate_quality(
+        out, samples, reference, networks, config, prompts=prompts, name=name, num_images=num_images, cache=cache
+    )
+    if complete:
+        say(out)
+
+
 def report(workspace: Annotated[Path, "positional"], out: Path | None = None) -> None:
     """One self-contained HTML page about a working folder.
 

@@ -196,7 +196,7 @@ def require_comparable(a: Number, b: Number, force: bool = False) -> None:
 
 
 def mean_interval(
-    values: Sequence[float],
+    values: Sequence[float] | np.ndarray,
     prompts: Sequence[Any],
     tags: Sequence[str] | None = None,
     resamples: int = 1000,
@@ -245,7 +245,7 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def _rows(values: Sequence[float], tags: Sequence[str] | None) -> tuple[np.ndarray, Any]:
+def _rows(values: Sequence[float] | np.ndarray, tags: Sequence[str] | None) -> tuple[np.ndarray, Any]:
     if tags is None:
         return np.asarray(values, dtype=np.float64), None
     numbers = np.unique(np.asarray(tags), return_inverse=True)[1]

@@ -1,0 +1,305 @@
+"""evaluate quality: how good and how fitting a folder of pictures is, against a reference (paper section 4.1, Table 1).
+
+FID and KID on Inception, FD and precision / recall / density / coverage on DINOv2, CLIPScore and CMMD on CLIP, and the
+CLIPScore of jina-clip-v2, from one decoding of the pictures, into scores.json. Networks compute in float32, statistics
+in float64. Only the scores over captions have intervals: those over prompts.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera import metrics
+from tessera.config import UserError, nearest, to_dict
+from tessera.evaluate.pictures import Pictures, Reference, features_of, find_pictures, read_captions, reference_of
+from tessera.evaluate.scores import Extender, Number, Protocol, Scores, library_versions, mean_interval, write_scores
+from tessera.files import MANIFEST, open_stage, read_json, read_manifest
+from tessera.runtime import philox
+
+Metric = Literal["fid", "kid", "fd_dinov2", "prdc", "cmmd", "clip_score", "jina_clip_score"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+NETWORK: dict[Metric, str] = {
+    "fid": "inception",
+    "kid": "inception",
+    "fd_dinov2": "dinov2",
+    "prdc": "dinov2",
+    "cmmd": "clip336",
+    "clip_score": "clip",
+    "jina_clip_score": "jina",
+}
+"""Which network each metric needs."""
+CAPTIONED = ("clip_score", "jina_clip_score")
+PRDC_PROTOCOLS: dict[str, int] = {"paper": 3, "full": 3, "dgm-eval": 5}
+"""Name -> k. paper: both sets cut into 5 chunks in order, averaged; full: all at once; dgm-eval: 10,000 of each."""
+CHUNKS = 5
+DGM_EVAL = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """What to measure, and how."""
+
+    metrics: tuple[Metric, ...] = ("fid", "kid", "fd_dinov2", "prdc", "cmmd", "clip_score")
+    """Which of METRICS."""
+    prdc: tuple[Literal["paper", "full", "dgm-eval"], ...] = ("paper", "full", "dgm-eval")
+    """Protocols of precision, recall, density and coverage."""
+    rounding: Literal["round", "truncate"] = "round"
+    """How .npy pictures in floating point become bytes; `truncate` reproduces the paper."""
+    kid_subsets: int = 100
+    """Random subsets of KID, of 1000 pictures each (fewer where there are fewer)."""
+    batch_size: int = 32
+    """Pictures in one forward, at least 1."""
+    resamples: int = 1000
+    """Bootstrap resamples for the intervals, at least 100."""
+    seed: int = 0
+    """Seed of the bootstrap and of the random subsets."""
+
+    def __post_init__(self):
+        for name, known in (("metrics", METRICS), ("prdc", tuple(PRDC_PROTOCOLS))):
+            for item in getattr(self, name):
+                if item not in known:
+                    raise UserError(f"{name}: unknown {item!r};{nearest(item, known)} known: {', '.join(known)}")
+        if not self.metrics:
+            raise UserError(f"metrics is empty: give some of {', '.join(METRICS)}")
+        for name, least in (("kid_subsets", 1), ("batch_size", 1), ("resamples", 100)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}: give at least {least}")
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
+
+
+def default_cache() -> Path:
+    """Where features of reference pictures are kept: tessera/reference of the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tessera" / "reference"
+
+
+def evaluate_quality(
+    out: Path,
+    samples: Path,
+    reference: Path,
+    networks: Mapping[str, Any],
+    config: QualityConfig = QualityConfig(),
+    *,
+    prompts: Path | None = None,
+    name: str | None = None,
+    num_images: int | None = None,
+    cache: Path | None = None,
+) -> bool:
+    """Measures `samples` against `reference` into `out`/scores.json; goes on where it stopped. Whether it is complete.
+
+    samples: a directory of `generate`, or of any pictures. reference: a directory of pictures, or of their features as
+    the cache keeps them. networks: "inception", "dinov2", "clip", "clip336", "jina" -> encoder, those that the metrics
+    need. prompts: a file with a caption for each picture, where the samples have none. name: in tables; the samples
+    directory's by default. num_images: training images that the model had seen, for curves.
+    """
+    out, samples, reference = Path(out), Path(samples), Path(reference)
+    needed = {NETWORK[metric]: networks[NETWORK[metric]] for metric in config.metrics}
+    pictures = find_pictures(samples, "sample")
+    captions = read_captions(pictures, prompts) if set(config.metrics) & set(CAPTIONED) else None
+    if captions is None and (asked := [metric for metric in config.metrics if metric in CAPTIONED]):
+        raise UserError(f"{samples}: has no captions for {asked[0]}; give --prompts, or leave {asked[0]} out")
+    described = to_dict(config) | {
+        "samples": pictures.sha256,
+        "prompts": _sha256_of(captions) if captions else None,
+        "networks": {
+            key: [network.id, network.sha256, getattr(network, "cut", None)] for key, network in needed.items()
+        },
+        "reference": _reference_hash(reference),
+        "name": name or samples.name,
+        "num_images": num_images,
+    }
+    stage = open_stage(out, stage="evaluate quality", config=described, shared=True)
+    if stage.done:
+        return True
+    work = out / "work"
+    compared = {key: network for key, network in needed.items() if key in ("inception", "dinov2", "clip336")}
+    found = None
+    if compared:
+        found = reference_of(
+            reference, compared, cache or default_cache(), work / "reference", config.batch_size, config.rounding
+        )
+        if found is None:
+            return False
+    features = features_of(pictures, needed, work / "samples", config.batch_size, config.rounding, "quality")
+    if features is None:
+        return False
+    measured = _Measured(config, pictures, features, found, needed, _extender(samples), captions)
+    numbers, items, facts = measured.all()
+    write_scores(
+        out,
+        Scores(
+            kind="quality",
+            name=name or samples.name,
+            numbers=tuple(numbers),
+            items=tuple(items),
+            num_images=num_images,
+            facts=facts,
+        ),
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    counts = {"images": len(pictures.files), "numbers": len(numbers)}
+    stage.finish(counts | ({"reference": found.images} if found else {}))
+    return True
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """All that the numbers are made of."""
+
+    config: QualityConfig
+    pictures: Pictures
+    features: Mapping[str, NDArray[np.float32]]
+    reference: Reference | None
+    networks: Mapping[str, Any]
+    extender: Extender | None
+    captions: Sequence[str] | None
+
+    def all(self) -> tuple[list[Number], list[dict[str, Any]], dict[str, Any]]:
+        """(numbers, items, facts)."""
+        numbers, facts = [], {}
+        items: list[dict[str, Any]] = []
+        for metric in self.config.metrics:
+            if metric in CAPTIONED:
+                number, values, cut = self._caption_score(metric)
+                numbers.append(number)
+                facts[f"{number.metric}/captions_truncated"] = cut
+                for row, value in enumerate(values):
+                    if len(items) <= row:
+                        items.append(self._item(row))
+                    items[row]["values"][number.metric] = value
+            else:
+                numbers += self._distance(metric)
+        return numbers, items, facts
+
+    def _distance(self, metric: Metric) -> list[Number]:
+        assert self.reference is not None
+        key = NETWORK[metric]
+        real, fake = self.reference.features[key], self.features[key]
+        if metric in ("fid", "fd_dinov2"):
+            settings = {"covariance": "unbiased, float64"}
+            return [self._number(metric, metrics.frechet_distance(real, fake), "full", key, settings=settings)]
+        if metric == "kid":
+            size = min(1000, len(real), len(fake))
+            result = metrics.kid(real, fake, self.config.kid_subsets, size, self.config.seed)
+            settings = {"subsets": self.config.kid_subsets, "size": size, "seed": self.config.seed}
+            return [self._number(metric, result.value, "subsets", key, settings=settings)]
+        if metric == "cmmd":
+            settings = {"sigma": 10.0, "scale": 1000.0}
+            return [self._number(metric, metrics.cmmd(real, fake), "full", key, settings=settings)]
+        numbers = []
+        for name in self.config.prdc:
+            k = PRDC_PROTOCOLS[name]
+            for part, value in prdc_by(name, real, fake, self.config.seed).items():
+                settings = {"seed": self.config.seed} if name == "dgm-eval" else {}
+                numbers.append(self._number(f"{part}/{name}", value, name, key, k=k, settings=settings))
+        return numbers
+
+    def _caption_score(self, metric: Metric) -> tuple[Number, list[float], float]:
+        """The number, each picture's 100 cos, and the share of captions that were cut."""
+        assert self.captions is not None
+        key = NETWORK[metric]
+        texts = list(dict.fromkeys(self.captions))
+        embedded = self.networks[key].captions(texts)
+        rows = {text: row for row, text in enumerate(texts)}
+        order = [rows[text] for text in self.captions]
+        values = 100 * metrics.cosine_scores(self.features[key], embedded.features[order])
+        interval = mean_interval(values, order, None, self.config.resamples, self.config.seed)
+        low, value, high = (max(x, 0.0) for x in (interval.low, interval.value, interval.high))
+        cut = self.networks[key].cut
+        number = self._number(
+            metric if cut == "keep-end" else f"{metric}/{cut}",
+            value,
+            cut,
+            key,
+            low=low,
+            high=high,
+            clusters=len(texts),
+            over="items",
+            settings={"resamples": self.config.resamples, "seed": self.config.seed},
+        )
+        return number, values.tolist(), embedded.truncated / len(texts)
+
+    def _item(self, row: int) -> dict[str, Any]:
+        assert self.captions is not None
+        file = self.pictures.files[row]
+        folder, stem = Path(file).parent.parent.name, Path(file).stem
+        drawn = folder.isdecimal() and stem.isdecimal()
+        prompt, sample = (int(folder), int(stem)) if drawn else (row, 0)
+        return {"prompt": prompt, "sample": sample, "file": file, "text": self.captions[row], "values": {}}
+
+    def _number(self, metric: str, value: float, protocol: str, key: str, **rest: Any) -> Number:
+        network, settings = self.networks[key], rest.pop("settings", {})
+        captioned = metric.split("/")[0] in CAPTIONED
+        against = None if captioned else self.reference
+        about = Protocol(
+            metric=metric.split("/")[0],
+            name=protocol,
+            encoder=network.id,
+            encoder_sha256=network.sha256,
+            resize=network.resizing,
+            rounding=self.config.rounding if any(f.endswith(".npy") for f in self.pictures.files) else None,
+            images=len(self.pictures.files),
+            reference=against.sha256 if against else None,
+            reference_images=against.images if against else None,
+            k=rest.pop("k", None),
+            prompts_sha256=_sha256_of(self.captions) if self.captions else None,
+            extender=self.extender,
+            settings=settings,
+            versions=library_versions(),
+        )
+        return Number(metric=metric, value=float(value), n=len(self.pictures.files), protocol=about, **rest)
+
+
+def prdc_by(protocol: str, real: NDArray[Any], fake: NDArray[Any], seed: int = 0) -> dict[str, float]:
+    """Precision, recall, density and coverage of features (N, d), (M, d) by one of PRDC_PROTOCOLS."""
+    k = PRDC_PROTOCOLS[protocol]
+    if protocol == "paper":
+        least = CHUNKS * (k + 1)
+        if min(len(real), len(fake)) < least:
+            raise UserError(
+                f"prdc: the protocol 'paper' cuts both sets into {CHUNKS}, which takes at least {least} pictures of"
+                f" each, not {len(real)} and {len(fake)}; leave it out of --prdc"
+            )
+        parts = zip(np.array_split(real, CHUNKS), np.array_split(fake, CHUNKS))
+        results = [vars(metrics.prdc(a, b, k)) for a, b in parts]
+    else:
+        if protocol == "dgm-eval":
+            real, fake = (_drawn(x, seed, name) for x, name in ((real, "real"), (fake, "fake")))
+        results = [vars(metrics.prdc(real, fake, k))]
+    return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
+
+
+def _drawn(features: NDArray[Any], seed: int, name: str) -> NDArray[Any]:
+    """10,000 rows without replacement; all, where there are no more."""
+    if len(features) <= DGM_EVAL:
+        return features
+    return features[np.sort(philox(seed, f"dgm-eval/{name}").choice(len(features), DGM_EVAL, replace=False))]
+
+
+def _sha256_of(texts: Sequence[str]) -> str:
+    return hashlib.sha256("".join(f"{text}\n" for text in texts).encode()).hexdigest()
+
+
+def _reference_hash(reference: Path) -> str:
+    """What the manifest keeps of it: the names and sizes below; its content's hash stands in every protocol."""
+    if not reference.is_dir():
+        raise UserError(f"{reference}: there is no such directory of reference pictures or features")
+    lines = sorted(f"{p.relative_to(reference)} {p.stat().st_size}\n" for p in reference.rglob("*") if p.is_file())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _extender(samples: Path) -> Extender | None:
+    """What extended the prompts that were drawn, by the first line's word."""
+    if not (samples / MANIFEST).is_file() or not read_manifest(samples).config.get("extended"):
+        return None
+    first = min(samples.glob("*/metadata.jsonl"), default=None)
+    entry = (read_json(first).get("extended") or {}) if first else {}
+    prompt = str(entry.get("template_sha256") or entry.get("template"))
+    return Extender(model=str(entry.get("extender")), prompt=prompt, seed=int(entry.get("seed") or 0))

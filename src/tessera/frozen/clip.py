@@ -1,0 +1,195 @@
+"""CLIP and jina-clip-v2: pictures and captions in one space, for CLIPScore and CMMD."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tessera.config import UserError
+from tessera.frozen.features import CLIP_MEAN, CLIP_STD, column, middle_square, standardised, to_bytes
+from tessera.frozen.hub import check_loaded, find_model, quiet
+
+CLIP = "openai/clip-vit-large-patch14"
+CLIP_336 = "openai/clip-vit-large-patch14-336"
+JINA = "jinaai/jina-clip-v2"
+Cut = Literal["keep-end", "legacy-cut"]
+
+
+@dataclass(frozen=True)
+class CaptionFeatures:
+    """Embedded captions."""
+
+    features: NDArray[np.float32]
+    """(N, D)."""
+    truncated: int
+    """Captions longer than the encoder takes."""
+
+
+class ClipEncoder:
+    """CLIP: pictures and captions in one space.
+
+    network, tokenizer: transformers' CLIPModel and its tokenizer. squash: the picture is brought to the square as it
+    is, by torch's bicubic without antialias, as CMMD does; else its short side is, by Pillow's, and the middle cut out.
+    cut: what becomes of a caption over the length: `keep-end` cuts before the end token; `legacy-cut` cuts the end
+    token off, which gives all long captions one embedding (torchmetrics, and very likely the paper's ImageNet column).
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        name: str,
+        sha256: str,
+        device: torch.device | str = "cpu",
+        cut: Cut = "keep-end",
+        squash: bool = False,
+    ):
+        self.id, self.sha256, self.cut, self.squash = name, sha256, cut, squash
+        self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
+        self.tokenizer = tokenizer
+        self.side: int = network.config.vision_config.image_size
+        self.length: int = network.config.text_config.max_position_embeddings
+
+    @property
+    def resizing(self) -> str:
+        """In words."""
+        if self.squash:
+            return f"torch bicubic to {self.side} x {self.side}, no antialias"
+        return f"Pillow bicubic, short side to {self.side}, middle cut out"
+
+    def prepare(self, picture: NDArray[Any]) -> Tensor:
+        """float32 (3, S, S), standardised by CLIP's mean and deviation."""
+        if not self.squash:
+            return standardised(middle_square(Image.fromarray(to_bytes(picture)), self.side), CLIP_MEAN, CLIP_STD)
+        pixels = torch.from_numpy(to_bytes(picture) / np.float32(255)).permute(2, 0, 1)[None]
+        pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bicubic")[0]
+        return (pixels - column(CLIP_MEAN)) / column(CLIP_STD)
+
+    @torch.inference_mode()
+    def features(self, batch: Tensor) -> NDArray[np.float32]:
+        """float32 (B, D), of any length."""
+        return embedding(self.network.get_image_features(pixel_values=batch.to(self.device)))
+
+    @torch.inference_mode()
+    def captions(self, texts: Sequence[str], batch: int = 64) -> CaptionFeatures:
+        """Embeds captions; each alone decides its own embedding."""
+        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        features, truncated = [], 0
+        for first in range(0, len(texts), batch):
+            rows = [
+                [start, *ids, end]
+                for ids in self.tokenizer(list(texts[first : first + batch]), add_special_tokens=False)["input_ids"]
+            ]
+            truncated += sum(len(row) > self.length for row in rows)
+            keep = (lambda row: [*row[: self.length - 1], end]) if self.cut == "keep-end" else _head(self.length)
+            rows = [keep(row) if len(row) > self.length else row for row in rows]
+            longest = max(map(len, rows))
+            # Attention looks back only and the end token's place is the first of its kind: padding changes nothing.
+            ids = torch.tensor([row + [end] * (longest - len(row)) for row in rows])
+            for row, tokens in enumerate(rows):
+                if end not in tokens:
+                    ids[row, len(tokens) :] = 0
+            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+            features.append(
+                embedding(
+                    self.network.get_text_features(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+                )
+            )
+        return CaptionFeatures(np.concatenate(features), truncated)
+
+
+class JinaEncoder:
+    """jina-clip-v2: pictures at 512 px, captions up to 8192 tokens; its network is the repository's own code."""
+
+    def __init__(
+        self, network: Any, tokenizer: Any, name: str, sha256: str, device: torch.device | str = "cpu", side: int = 512,
+        length: int = 8192,
+    ):  # fmt: skip
+        self.id, self.sha256, self.side, self.length = name, sha256, side, length
+        self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
+        self.tokenizer = tokenizer
+        self.cut = "keep-end"
+        self.resizing = f"Pillow bicubic, short side to {side}, middle cut out"
+
+    def prepare(self, picture: NDArray[Any]) -> Tensor:
+        """float32 (3, 512, 512), standardised by CLIP's mean and deviation."""
+        return standardised(middle_square(Image.fromarray(to_bytes(picture)), self.side), CLIP_MEAN, CLIP_STD)
+
+    @torch.inference_mode()
+    def features(self, batch: Tensor) -> NDArray[np.float32]:
+        """float32 (B, 1024)."""
+        return embedding(self.network.get_image_features(pixel_values=batch.to(self.device)))
+
+    @torch.inference_mode()
+    def captions(self, texts: Sequence[str], batch: int = 16) -> CaptionFeatures:
+        """Embeds captions whole; only beyond 8192 tokens is anything cut."""
+        features, truncated = [], 0
+        for first in range(0, len(texts), batch):
+            part = list(texts[first : first + batch])
+            truncated += sum(len(ids) > self.length for ids in self.tokenizer(part)["input_ids"])
+            tokens = self.tokenizer(
+                part, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
+            ).to(self.device)
+            features.append(
+                embedding(
+                    self.network.get_text_features(
+                        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                    )
+                )
+            )
+        return CaptionFeatures(np.concatenate(features), truncated)
+
+
+def load_clip(
+    name: str = CLIP, device: torch.device | str = "cpu", cut: Cut = "keep-end", squash: bool = False
+) -> ClipEncoder:
+    """CLIP of a folder or of the Hub."""
+    from transformers import AutoTokenizer, CLIPModel
+    from transformers.utils import logging
+
+    model = find_model(name, ["*.safetensors", "*.json", "merges.txt"], "clip")
+    model.config("clip", "model_type", "clip", "CLIP")
+    with quiet(logging):
+        loaded: Any = CLIPModel.from_pretrained(model.path, output_loading_info=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+    network, info = loaded
+    check_loaded(info, model, "clip")
+    return ClipEncoder(network, tokenizer, model.id, model.sha256, device, cut, squash)
+
+
+def load_jina(name: str, device: torch.device | str = "cpu", allow_code: bool = False) -> JinaEncoder:
+    """jina-clip-v2, a folder or "jinaai/jina-clip-v2@COMMIT"; transformers has only its text half.
+
+    So the code of the repository is run, once `allow_code` says so, and only at a commit that the name pins.
+    """
+    if not allow_code:
+        raise UserError(f"jina: {name} runs its repository's code; read it, then give --allow-remote-code")
+    repository, _, revision = name.partition("@")
+    if not Path(name).is_dir() and not (len(revision) == 40 and set(revision) <= set("0123456789abcdef")):
+        raise UserError(f"jina: pin the code by its commit: {repository}@COMMIT, 40 hex digits")
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    model = find_model(name, ["*.safetensors", "*.json", "*.py"], "jina")
+    with quiet(logging):
+        network = AutoModel.from_pretrained(model.path, trust_remote_code=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+    side = getattr(network.config.vision_config, "image_size", 512)
+    return JinaEncoder(network, tokenizer, model.id, model.sha256, device, side)
+
+
+def _head(length: int) -> Any:
+    return lambda row: row[:length]
+
+
+def embedding(output: Any) -> NDArray[np.float32]:
+    """What get_*_features give, a tensor or within an output."""
+    tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return tensor.float().cpu().numpy()

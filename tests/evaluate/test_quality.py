@@ -1,0 +1,258 @@
+"""Table 1 from folders of pictures, on tiny networks: values, protocols, cache, resume after kill -9, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera import metrics
+from tessera.config import UserError
+from tessera.evaluate import pictures as pictures_module
+from tessera.evaluate.pictures import find_pictures, read_captions, read_picture
+from tessera.evaluate.quality import QualityConfig, evaluate_quality, prdc_by
+from tessera.evaluate.scores import comparable, paired_difference, read_scores
+from tessera.files import open_stage
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "frozen"))
+from tiny_encoders import save_clip, save_dino, save_inception
+
+WORDS = ["a red fox", "two blue cups", "a small house of grey stone under a pale sky, " * 4]
+
+
+def write_samples(directory: Path, seed: int, prompts: int = 12, per_prompt: int = 2) -> Path:
+    """What `generate` leaves: NNNNN/metadata.jsonl, NNNNN/samples/KKKK.png, a grid, a manifest."""
+    stage = open_stage(directory, stage="generate", config={"extended": False, "per_prompt": per_prompt})
+    rng = np.random.default_rng(seed)
+    for i in range(prompts):
+        folder = directory / f"{i:05d}"
+        (folder / "samples").mkdir(parents=True)
+        (folder / "metadata.jsonl").write_text(json.dumps({"prompt": "p", "text": f"{WORDS[i % 3]} {i}"}) + "\n")
+        for k in range(per_prompt):
+            pixels = np.kron(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+            Image.fromarray(pixels).save(folder / "samples" / f"{k:04d}.png")
+        Image.fromarray(pixels).save(folder / "grid.png")
+    stage.finish({"prompts": prompts, "images": prompts * per_prompt})
+    return directory
+
+
+class Moments:
+    """A network of no weights: means, deviations and corners of a picture; it counts what it is asked."""
+
+    def __init__(self, name: str):
+        self.id, self.sha256, self.resizing, self.cut, self.seen = name, name * 8, "none", "keep-end", 0
+
+    def prepare(self, picture):
+        import torch
+
+        self.seen += 1
+        return torch.from_numpy(picture[::4, ::4].astype(np.float32) / 255)
+
+    def features(self, batch):
+        return batch.numpy().reshape(len(batch), -1)[:, :24] + 0.5
+
+    def captions(self, texts):
+        from types import SimpleNamespace
+
+        rows = np.array([[len(t) * (j + 1) % 7 + 1.0 for j in range(24)] for t in texts], np.float32)
+        return SimpleNamespace(features=rows, truncated=1)
+
+
+def nets():
+    return {name: Moments(name) for name in ("inception", "dinov2", "clip", "clip336")}
+
+
+SMALL = QualityConfig(kid_subsets=3, batch_size=5, resamples=100)
+
+
+def test_the_numbers_are_those_of_the_metrics(tmp_path):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1, 20)
+    assert evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
+    scores = read_scores(tmp_path / "out")
+
+    def features(directory):
+        files = sorted(directory.glob("*/samples/*.png"))
+        return np.stack([np.asarray(Image.open(f))[::4, ::4].reshape(-1)[:24] / np.float32(255) + 0.5 for f in files])
+
+    real, fake = features(reference), features(samples)
+    assert scores.number("fid").value == pytest.approx(metrics.frechet_distance(real, fake), rel=1e-6)
+    assert scores.number("kid").value == pytest.approx(metrics.kid(real, fake, 3).value, rel=1e-6)
+    assert scores.number("cmmd").value == pytest.approx(metrics.cmmd(real, fake), rel=1e-6)
+    parts = [metrics.prdc(a, b, 3).density for a, b in zip(np.array_split(real, 5), np.array_split(fake, 5))]
+    assert scores.number("density/paper").value == pytest.approx(np.mean(parts))
+    assert scores.number("density/full").value == metrics.prdc(real, fake, 3).density
+    assert scores.number("recall/dgm-eval").value == metrics.prdc(real, fake, 5).recall
+    clip = scores.number("clip_score")
+    assert clip.value == pytest.approx(np.mean([item["values"]["clip_score"] for item in scores.items]))
+    assert clip.low < clip.value < clip.high
+    assert (clip.n, clip.clusters, clip.protocol.images) == (24, 12, 24)
+    fid = scores.number("fid").protocol
+    assert (fid.encoder, fid.reference_images, fid.resize) == ("inception", 40, "none")
+    assert fid.reference == find_pictures(reference, "reference").sha256
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    read = []
+    monkeypatch.setattr(pictures_module, "read_picture", lambda path, how: read.append(path) or read_picture(path, how))
+    evaluate_quality(tmp_path / "a", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
+    assert len(read) == 48
+    evaluate_quality(tmp_path / "a", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
+    assert len(read) == 48  # done
+    other = write_samples(tmp_path / "s2", 2)
+    evaluate_quality(tmp_path / "b", other, reference, nets(), SMALL, cache=tmp_path / "cache")
+    assert len(read) == 72  # the reference is known by its content
+    (folder,) = (tmp_path / "cache").iterdir()
+    evaluate_quality(tmp_path / "c", samples, folder, nets(), SMALL)
+    assert (tmp_path / "a" / "scores.json").read_bytes() == (tmp_path / "c" / "scores.json").read_bytes()
+    a, b = read_scores(tmp_path / "a"), read_scores(tmp_path / "b")
+    assert comparable(a.number("fid"), b.number("fid")) == []
+    assert paired_difference(a, b, "clip_score").value == pytest.approx(
+        b.number("clip_score").value - a.number("clip_score").value
+    )
+    changed = nets()
+    changed["dinov2"].sha256 = "f" * 64
+    with pytest.raises(UserError, match="has no features of dinov2"):
+        evaluate_quality(tmp_path / "d", samples, folder, changed, SMALL)
+
+
+def test_other_settings_are_another_protocol(tmp_path):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    config = QualityConfig(metrics=("clip_score",), resamples=100)
+    cut = nets()
+    cut["clip"].cut = "legacy-cut"
+    for name, networks in (("keep", nets()), ("cut", cut)):
+        evaluate_quality(tmp_path / name, samples, reference, networks, config)
+    kept, legacy = (read_scores(tmp_path / name) for name in ("keep", "cut"))
+    assert legacy.number("clip_score") is None  # another column
+    assert comparable(kept.number("clip_score"), legacy.number("clip_score/legacy-cut")) == [
+        "name: 'keep-end' vs 'legacy-cut'"
+    ]
+    with pytest.raises(UserError, match="made otherwise"):
+        evaluate_quality(tmp_path / "keep", samples, reference, cut, config)
+
+
+CHILD = """
+import sys, time
+sys.path[:0] = {paths!r}
+import test_quality as t
+from pathlib import Path
+from tessera.evaluate import pictures
+pictures.CHUNK = 4
+class Slow(t.Moments):
+    def features(self, batch):
+        time.sleep(0.05)
+        return super().features(batch)
+networks = {{name: Slow(name) for name in t.nets()}}
+base = Path({base!r})
+t.evaluate_quality(base / "out", base / "s", base / "r", networks, t.SMALL, cache=base / "cache")
+"""
+
+
+def test_killed_at_half_way_and_run_again_gives_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures_module, "CHUNK", 4)
+    write_samples(tmp_path / "s", 0)
+    write_samples(tmp_path / "r", 1)
+    evaluate_quality(tmp_path / "whole", tmp_path / "s", tmp_path / "r", nets(), SMALL, cache=tmp_path / "c2", name="s")
+    here = Path(__file__).parent
+    code = CHILD.format(paths=[str(here), str(here.parent / "frozen")], base=str(tmp_path))
+    child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TESSERA_QUIET": "1"})
+    try:
+        last = time.monotonic() + 120
+        while not list((tmp_path / "out" / "work" / "samples").glob("*/00000008.npy")):
+            assert child.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < last
+            time.sleep(0.01)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert not (tmp_path / "out" / "scores.json").exists()
+    networks = nets()
+    evaluate_quality(tmp_path / "out", tmp_path / "s", tmp_path / "r", networks, SMALL, cache=tmp_path / "cache")
+    assert networks["clip"].seen < 24  # it went on, and did not begin again
+    assert (tmp_path / "out" / "scores.json").read_bytes() == (tmp_path / "whole" / "scores.json").read_bytes()
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_prdc_protocols_on_few_pictures():
+    x = np.random.default_rng(0).normal(size=(19, 3))
+    with pytest.raises(UserError, match="at least 20 pictures of each, not 19"):
+        prdc_by("paper", x, x)
+    assert prdc_by("full", x, x + 1e-9)["precision"] == 1
+
+
+def test_bad_folders_name_what_is_wrong(tmp_path):
+    reference = write_samples(tmp_path / "r", 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds 0 pictures"):
+        find_pictures(tmp_path / "empty", "sample")
+    with pytest.raises(UserError, match="no such directory of sample"):
+        find_pictures(tmp_path / "none", "sample")
+    samples = write_samples(tmp_path / "s", 0)
+    gone = samples / "00003" / "samples" / "0001.png"
+    gone.unlink()
+    with pytest.raises(UserError, match="holds 23 of its 24 pictures"):
+        evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL)
+    gone.write_bytes((samples / "00000" / "samples" / "0000.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"00003/samples/0001\.png: is not a readable picture"):
+        evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "empty" / "a.png")
+    with pytest.raises(UserError, match="holds 1 pictures"):
+        find_pictures(tmp_path / "empty", "sample")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "empty" / "b.png")
+    with pytest.raises(UserError, match="has no captions for clip_score"):
+        evaluate_quality(tmp_path / "out2", tmp_path / "empty", reference, nets(), SMALL)
+    found = find_pictures(tmp_path / "empty", "sample")
+    (tmp_path / "captions.txt").write_text("one\n\ntwo\n")
+    assert read_captions(found, tmp_path / "captions.txt") == ("one", "two")
+    (tmp_path / "captions.jsonl").write_text('{"text": "one"}\nnot json\n')
+    with pytest.raises(UserError, match="jsonl:2: is not JSON"):
+        read_captions(found, tmp_path / "captions.jsonl")
+    (tmp_path / "captions.txt").write_text("one\n")
+    with pytest.raises(UserError, match="has 1 lines for 2 pictures"):
+        read_captions(found, tmp_path / "captions.txt")
+    np.save(tmp_path / "empty" / "c.npy", np.ones((4, 4)))
+    with pytest.raises(UserError, match=r"c\.npy: must be a picture"):
+        read_picture(tmp_path / "empty" / "c.npy")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("metrics", ("fidd",)), ("metrics", ()), ("prdc", ("papr",)), ("batch_size", 0), ("resamples", 9), ("seed", -1)],
+)
+def test_bad_settings_name_the_field(field, value):
+    with pytest.raises(UserError, match=field):
+        QualityConfig(**{field: value})
+
+
+def test_the_command_from_folders_of_true_classes(tmp_path, monkeypatch):
+    """Every metric, through the command line, on tiny random networks saved as users have them."""
+    from tessera import cli
+
+    samples, reference = write_samples(tmp_path / "s", 0, 10), write_samples(tmp_path / "r", 1, 10)
+    save_inception(tmp_path / "inception.safetensors")
+    save_dino(tmp_path / "dino")
+    save_clip(tmp_path / "clip")
+    save_clip(tmp_path / "clip336", 40)
+    words = ["evaluate", "quality", "--samples", str(samples), "--reference", str(reference)]
+    words += ["--out", str(tmp_path / "out"), "--inception", str(tmp_path / "inception.safetensors")]
+    words += ["--dinov2", str(tmp_path / "dino"), "--clip", str(tmp_path / "clip")]
+    words += ["--clip336", str(tmp_path / "clip336"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    with pytest.raises(SystemExit) as done:
+        cli.main(words)
+    assert done.value.code == 0
+    scores = read_scores(tmp_path / "out")
+    assert {number.metric for number in scores.numbers} == {"fid", "kid", "fd_dinov2", "cmmd", "clip_score"} | {
+        f"{part}/{name}"
+        for part in ("precision", "recall", "density", "coverage")
+        for name in ("paper", "full", "dgm-eval")
+    }
+    assert scores.facts["clip_score/captions_truncated"] == pytest.approx(0.3)
+    assert scores.number("fid").value > 0
