@@ -205,16 +205,38 @@ def quality(
         say(out)
 
 
-def report(workspace: Annotated[Path, "positional"], out: Path | None = None) -> None:
-    """One self-contained HTML page about a working folder.
+def report(
+    paths: Annotated[tuple[Path, ...], "positional"],
+    out: Path | None = None,
+    samples: tuple[Path, ...] = (),
+    force: bool = False,
+) -> None:
+    """One self-contained HTML page: about a working folder, or about scores, beside the paper's tables.
 
     Example: tessera report out/miniature
 
     Args:
-        workspace: Folder made by run.
-        out: Directory to make; WORKSPACE/report by default.
+        paths: A folder made by run; or directories with a scores.json in them, made by evaluate.
+        out: Directory to make; for a working folder, its report/ by default.
+        samples: The pictures of each of the scores, in the same order, for the page's drill-down.
+        force: Put numbers of unlike protocols in one table.
     """
+    from tessera.config import UserError
+    from tessera.evaluate.results_page import is_scores, results
+
+    if not paths:
+        raise UserError("report: give a folder made by run, or directories of scores")
+    scores = [path for path in paths if is_scores(path)]
+    if len(scores) == len(paths):
+        if out is None:
+            raise UserError("report: give --out, a directory for the page about these scores")
+        results(out, paths, samples, force)
+        say_report(out / "index.html")
+        return
+    other = next(path for path in paths if path not in scores)
+    if len(paths) > 1 or samples or force:
+        raise UserError(f"{other}: has no scores.json; give directories made by `tessera evaluate`, or one made by run")
     from tessera.evaluate.report import report as report_all
 
-    report_all(out or workspace / "report", workspace)
-    say_report((out or workspace / "report") / "index.html")
+    report_all(out or other / "report", other)
+    say_report((out or other / "report") / "index.html")

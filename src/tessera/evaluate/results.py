@@ -1,0 +1,219 @@
+"""Scores of several models as tables: measured beside the paper's printed numbers, unlike protocols apart.
+
+Pure data: `tessera.evaluate.results_page` writes it as HTML, markdown and CSV.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from tessera.config import UserError
+from tessera.evaluate.scores import Number, Scores, comparable, paired_difference
+
+LABELS = {
+    "fid": "FID",
+    "kid": "KID",
+    "fd_dinov2": "FD DINOv2",
+    "cmmd": "CMMD",
+    "clip_score": "CLIPScore",
+    "jina_clip_score": "jina-CLIPScore",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+    "overall": "Overall",
+    "single_object": "Single object",
+    "two_object": "Two objects",
+    "counting": "Counting",
+    "colors": "Colors",
+    "position": "Position",
+    "color_attr": "Color attribution",
+}
+LOWER_IS_BETTER = ("fid", "kid", "fd_dinov2", "cmmd", "seam", "seam_visible")
+TITLES = {
+    "quality": "Picture quality (Table 1)",
+    "geneval": "GenEval (Table 2)",
+    "dpg": "DPG-Bench (Table 3)",
+    "miniature": "The miniature's judge",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number as shown."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def text(self) -> str:
+        """Its value, with as many digits as a reader needs."""
+        return shown(self.value)
+
+    def interval(self) -> str:
+        """ "low to high", or "" for none."""
+        return "" if self.low is None or self.high is None else f"{shown(self.low)} to {shown(self.high)}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model."""
+
+    model: str
+    cells: tuple[Cell | None, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers that may stand in one column."""
+
+    title: str
+    columns: tuple[str, ...]
+    """Metrics; `label` names them."""
+    rows: tuple[Row, ...]
+    printed: bool = False
+    """The paper's own numbers, not measured here."""
+    note: str = ""
+    members: tuple[Scores, ...] = ()
+
+
+def shown(value: float) -> str:
+    """Two digits after the point, more for small numbers, fewer for large ones."""
+    size = abs(value)
+    return f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 0.1 or value == 0 else f"{value:.4f}"
+
+
+def label(metric: str) -> str:
+    """A column's heading: the metric, its protocol in brackets, an arrow towards the better."""
+    parts = metric.removeprefix("geneval/").removeprefix("dpg/").split("/")
+    name = next((LABELS[part] for part in parts if part in LABELS), parts[-1].replace("_", " ").capitalize())
+    rest = [part for part in parts if part not in LABELS and len(parts) > 1 and part != parts[-1]]
+    if parts[0] in LABELS:
+        rest = parts[1:]
+    arrow = "\u2193" if parts[0] in LOWER_IS_BETTER else "\u2191"
+    return f"{name}{f' ({rest[0]})' if rest else ''} {arrow}"
+
+
+def measured_tables(scores: Sequence[Scores], force: bool = False) -> list[Table]:
+    """The tables of what was measured, one for each judge and protocol; with `force`, one for each judge.
+
+    A model stands in the first table all of whose numbers have the protocols of its own.
+    """
+    tables = []
+    for kind, title in TITLES.items():
+        groups: list[list[Scores]] = []
+        for item in (item for item in scores if item.kind == kind and item.numbers):
+            fitting = next((group for group in groups if force or not unlike(group[0], item)), None)
+            if fitting is None:
+                groups.append([item])
+            else:
+                fitting.append(item)
+        for number, group in enumerate(groups):
+            note = (
+                ""
+                if number == 0
+                else f"Apart, for its protocols differ: {'; '.join(unlike(groups[0][0], group[0])[:4])}"
+            )
+            if force and any(unlike(group[0], item) for item in group[1:]):
+                note = "Unlike protocols stand together here because --force says so: their numbers do not compare."
+            tables.append(_measured(title + (_of_prompts(group[0]) if kind != "quality" else ""), group, note))
+    return tables
+
+
+def _of_prompts(scores: Scores) -> str:
+    extender = scores.numbers[0].protocol.extender
+    return f", prompts extended by {extender.model}" if extender else ", original prompts"
+
+
+def unlike(a: Scores, b: Scores) -> list[str]:
+    """How the protocols of two differ, over the metrics that both have; each difference once."""
+    found: dict[str, None] = {}
+    shared = [(number, other) for number in a.numbers if (other := b.number(number.metric)) is not None]
+    if not shared:
+        return ["they have no metric in common"]
+    for number, other in shared:
+        found |= dict.fromkeys(comparable(number, other))
+    return list(found)
+
+
+def _measured(title: str, group: Sequence[Scores], note: str) -> Table:
+    columns = tuple(dict.fromkeys(number.metric for item in group for number in item.numbers))
+    rows = tuple(Row(_name(item), tuple(_cell(item.number(metric)) for metric in columns)) for item in group)
+    return Table(title, columns, rows, note=note, members=tuple(group))
+
+
+def _name(scores: Scores) -> str:
+    return scores.name if scores.num_images is None else f"{scores.name} at {scores.num_images:,} images"
+
+
+def _cell(number: Number | None) -> Cell | None:
+    return None if number is None else Cell(number.value, number.low, number.high)
+
+
+def differences(table: Table, force: bool = False) -> list[tuple[str, str, Cell]]:
+    """(metric, "b \u2212 a", difference with its interval) of each neighbouring pair of models that drew the same."""
+    found = []
+    for a, b in itertools.pairwise(table.members):
+        for metric in table.columns:
+            if a.number(metric) is None or b.number(metric) is None:
+                continue
+            try:
+                interval = paired_difference(a, b, metric, force)
+            except UserError:  # other pictures or another protocol: nothing to pair
+                continue
+            if interval is not None:
+                cell = Cell(interval.value, interval.low, interval.high)
+                found.append((metric, f"{_name(b)} \u2212 {_name(a)}", cell))
+    return found
+
+
+def printed_tables() -> list[Table]:
+    """The paper's Tables 1 to 5 as they are printed."""
+    source = resources.files("tessera").joinpath("assets", "paper", "tables.json").read_text(encoding="utf-8")
+    tables = []
+    for data in json.loads(source).values():
+        columns = tuple(data["columns"])
+        rows = []
+        for row in data["rows"]:
+            values: dict[str, Any] = row["values"]
+            cells = tuple(None if values[name] is None else Cell(values[name]) for name in columns)
+            rows.append(Row(row["model"], cells, f"Misprint: {row['misprint']}." if "misprint" in row else ""))
+        title = f"Table {data['table']}: {data['title']}, as printed"
+        tables.append(Table(title, columns, tuple(rows), printed=True, note=data.get("note", "")))
+    return tables
+
+
+def ablation_table(scores: Sequence[Scores]) -> Table | None:
+    """What Tables 4 and 5 show of every model measured so: FID, GenEval by original and by extended prompts."""
+    columns = ("fid", "geneval/overall", "geneval/overall (extended)")
+    rows = []
+    for name in dict.fromkeys(item.name for item in scores):
+        found: dict[str, Cell] = {}
+        for item in (item for item in scores if item.name == name):
+            for metric in columns[:2]:
+                number = item.number(metric)
+                if number is not None:
+                    extended = " (extended)" if metric != "fid" and number.protocol.extender else ""
+                    found.setdefault(metric + extended, Cell(number.value, number.low, number.high))
+        if "fid" in found and len(found) > 1:
+            rows.append(Row(name, tuple(found.get(metric) for metric in columns)))
+    title = "FID beside GenEval (Tables 4 and 5)"
+    return Table(title, columns, tuple(rows), note="Protocols: see the tables above.") if rows else None
+
+
+def curve_points(scores: Sequence[Scores], metric: str) -> dict[str, list[tuple[int, float]]]:
+    """Model -> [(training images, value)] where it was measured at two or more places by one protocol (Figure 5)."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    first: Number | None = None
+    for item in scores:
+        number = item.number(metric)
+        if number is None or item.num_images is None:
+            continue
+        first = first or number
+        if not comparable(first, number):
+            found.setdefault(item.name, []).append((item.num_images, number.value))
+    return {name: sorted(points) for name, points in found.items() if len(points) > 1}

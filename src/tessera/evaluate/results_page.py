@@ -1,0 +1,257 @@
+"""report SCORES...: one self-contained page of measured tables beside the paper's, and the same as markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tessera
+from tessera.config import UserError
+from tessera.evaluate.illustrate import embed, read_pixels
+from tessera.evaluate.plots import ARM_COLORS, Curve, Dots, curve_plot, score_plot
+from tessera.evaluate.results import (
+    Cell,
+    Table,
+    ablation_table,
+    curve_points,
+    differences,
+    label,
+    measured_tables,
+    printed_tables,
+    shown,
+)
+from tessera.evaluate.scores import FILE, Scores, read_scores
+from tessera.files import atomic_path, open_stage, sha256_file
+
+PROMPTS = 24
+"""Prompts of the drill-down, those first in which the models differ most."""
+
+
+def is_scores(path: Path) -> bool:
+    """Whether `report` takes `path` for scores: a file, or a directory with scores.json in it; not a workspace."""
+    return path.is_file() or (path / FILE).is_file()
+
+
+def results(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), force: bool = False) -> None:
+    """Writes `out`/index.html, tables.md and tables.csv about scores; does nothing when they are there already.
+
+    samples: the pictures of each of `paths` in the same order, for the drill-down; none = numbers only. force: unlike
+    protocols in one table all the same. UserError: a damaged file, another number of samples than of scores.
+    """
+    out, paths = Path(out), [Path(path) for path in paths]
+    files = [path / FILE if path.is_dir() else path for path in paths]
+    scores = [read_scores(path) for path in files]
+    if not any(item.numbers for item in scores):
+        raise UserError(f"{files[0]}: holds no numbers; give scores of `tessera evaluate`")
+    if samples and len(samples) != len(paths):
+        raise UserError(f"samples: {len(samples)} directories for {len(paths)} scores; give one for each, in order")
+    config = {"scores": [sha256_file(file) for file in files], "force": force, "samples": len(samples)}
+    stage = open_stage(out, stage="report", config=config)
+    if stage.done:
+        return
+    measured = measured_tables(scores, force)
+    ablation = ablation_table(scores)
+    tables = [*measured, *([ablation] if ablation else []), *printed_tables()]
+    page = {
+        "title": "Scores of " + ", ".join(dict.fromkeys(item.name for item in scores)),
+        "version": tessera.__version__,
+        "measured": [_shown(table, force) for table in tables if not table.printed],
+        "printed": [_shown(table, force) for table in tables if table.printed],
+        "curves": _curves(scores),
+        "prompts": _drill_down(scores, samples),
+        "protocols": _protocols(scores),
+    }
+    for name, text in (
+        ("tables.md", _markdown(tables, force)),
+        ("tables.csv", _csv(tables)),
+        ("index.html", _html(page)),
+    ):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    stage.finish({"scores": len(scores), "tables": len(measured)})
+
+
+def _html(page: dict[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = resources.files("tessera").joinpath("assets", "results.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(page=page)
+
+
+def _shown(table: Table, force: bool) -> dict[str, Any]:
+    """A table as the page has it, with a plot where all its measured values lie in 0..1."""
+    rows = []
+    for number, row in enumerate(table.rows):
+        cells = [
+            {"value": c.text(), "interval": c.interval()} if c else {"value": "\u2013", "interval": ""}
+            for c in row.cells
+        ]
+        rows.append({"model": row.model, "color": number % ARM_COLORS, "cells": cells, "note": row.note})
+    pairs = [
+        {"what": f"{label(metric)[:-2]}: {pair}", "value": _signed(c), "interval": c.interval(), "clear": _clear(c)}
+        for metric, pair, c in differences(table, force)
+    ]
+    return {
+        "title": table.title,
+        "note": table.note,
+        "columns": [label(metric) for metric in table.columns],
+        "rows": rows,
+        "pairs": pairs,
+        "plot": _plot(table),
+    }
+
+
+def _plot(table: Table) -> Any:
+    """Dots with intervals of the metrics that have them and lie in 0..1; "" where there are none."""
+    chosen = [
+        i
+        for i, _ in enumerate(table.columns)
+        if any(row.cells[i] for row in table.rows)
+        and all(
+            c is None or (c.low is not None and c.low >= 0 and (c.high or 0) <= 1)
+            for c in (r.cells[i] for r in table.rows)
+        )
+    ]
+    if table.printed or not chosen:
+        return ""
+    dots = []
+    for number, row in enumerate(table.rows):
+        values = []
+        for i in chosen:
+            cell = row.cells[i]
+            values.append(
+                (cell.low, cell.value, cell.high) if cell and cell.low is not None and cell.high is not None else None
+            )
+        dots.append(Dots(arm=row.model, color=number, values=tuple(values)))
+    names = [label(table.columns[i])[:-2] for i in chosen]
+    return score_plot(names, [("", dots)], f"{table.title}: {', '.join(names)} with 95% intervals")
+
+
+def _curves(scores: Sequence[Scores]) -> list[dict[str, Any]]:
+    shown_curves = []
+    for metric in dict.fromkeys(number.metric for item in scores for number in item.numbers):
+        points = curve_points(scores, metric)
+        if points:
+            curves = [
+                Curve(arm=name, color=n, x=tuple(float(x) for x, _ in line), y=tuple(y for _, y in line))
+                for n, (name, line) in enumerate(points.items())
+            ]
+            alt = f"{label(metric)[:-2]} over training of {', '.join(points)}"
+            shown_curves.append({"title": label(metric), "plot": curve_plot(curves, label(metric)[:-2], alt)})
+    return shown_curves
+
+
+def _drill_down(scores: Sequence[Scores], samples: Sequence[Path]) -> list[dict[str, Any]]:
+    """Prompts with every model's pictures, those first whose mean values differ most between models."""
+    if not samples:
+        return []
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    spread: dict[str, dict[int, float]] = {}
+    for number, (item, folder) in enumerate(zip(scores, samples)):
+        for entry in item.items:
+            text = str(entry.get("text") or entry.get("prompt"))
+            path = Path(folder) / str(entry.get("file", ""))
+            if not _inside(path, Path(folder)) or not path.is_file():
+                continue
+            values = {name: value for name, value in entry["values"].items() if value is not None}
+            said = ", ".join(f"{label(name)[:-2]} {shown(value)}" for name, value in values.items())
+            reason = str(entry.get("reason") or "")
+            shot = {"path": path, "correct": entry.get("correct"), "said": f"{said}. {reason}" if reason else said}
+            found.setdefault(text, {}).setdefault(number, []).append(shot)
+            first = next(iter(values.values()), 0.0)
+            spread.setdefault(text, {}).setdefault(number, 0.0)
+            spread[text][number] += first
+    order = sorted(found, key=lambda text: (min(spread[text].values()) - max(spread[text].values()), text))
+    prompts = []
+    for text in order[:PROMPTS]:
+        models = []
+        for number, shots in sorted(found[text].items()):
+            pictures = [
+                {
+                    "picture": embed(read_pixels(shot["path"]), f"{scores[number].name} draws: {text}. {shot['said']}"),
+                    "correct": shot["correct"],
+                    "said": shot["said"],
+                }
+                for shot in shots[:4]
+            ]
+            models.append({"name": scores[number].name, "color": number % ARM_COLORS, "shots": pictures})
+        prompts.append({"text": text, "models": models})
+    return prompts
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _protocols(scores: Sequence[Scores]) -> list[tuple[str, str]]:
+    import dataclasses
+    import json
+
+    return [
+        (
+            f"{item.name}: {item.kind}",
+            "\n\n".join(
+                f"{number.metric} (n = {number.n})\n"
+                + json.dumps(dataclasses.asdict(number.protocol), indent=2, sort_keys=True, ensure_ascii=False)
+                for number in item.numbers
+            ),
+        )
+        for item in scores
+    ]
+
+
+def _markdown(tables: Sequence[Table], force: bool) -> str:
+    lines = ["# Scores", "", 'Ranges are 95% intervals over prompts. Tables marked "as printed" are the paper\'s.', ""]
+    for table in tables:
+        lines += [f"## {_plain(table.title)}", ""]
+        lines += [_plain(table.note), ""] if table.note else []
+        lines += [
+            "| model | " + " | ".join(_plain(label(m)) for m in table.columns) + " |",
+            "|---" * (len(table.columns) + 1) + "|",
+        ]
+        for row in table.rows:
+            cells = [f"{c.text()}{f' ({c.interval()})' if c.interval() else ''}" if c else "-" for c in row.cells]
+            lines.append(f"| {_plain(row.model)} | " + " | ".join(cells) + " |")
+        lines.append("")
+        lines += [f"{_plain(row.model)}: {_plain(row.note)}" for row in table.rows if row.note]
+        lines += [
+            f"- {_plain(label(metric)[:-2])}, {_plain(pair)}: {_signed(c)} ({c.interval()}){_clear(c)}"
+            for metric, pair, c in differences(table, force)
+        ]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text that stays text in markdown."""
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
+    return " ".join(text.split())
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    """One line a number."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["table", "printed", "model", "metric", "value", "low", "high", "note"])
+    for table in tables:
+        for row in table.rows:
+            for metric, cell in zip(table.columns, row.cells):
+                if cell is not None:
+                    ends = ["" if x is None else repr(x) for x in (cell.low, cell.high)]
+                    writer.writerow(
+                        [table.title, int(table.printed), row.model, metric, repr(cell.value), *ends, row.note]
+                    )
+    return buffer.getvalue()
+
+
+def _signed(cell: Cell) -> str:
+    return ("+" if cell.value > 0 else "") + cell.text()
+
+
+def _clear(cell: Cell) -> str:
+    """A star where the interval leaves 0 out."""
+    return "*" if cell.low is not None and cell.high is not None and (cell.low > 0 or cell.high < 0) else ""

@@ -1,0 +1,192 @@
+"""report SCORES: the paper's numbers to the letter, unlike protocols apart, everything escaped, no network."""
+
+import csv
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera import cli
+from tessera.config import UserError
+from tessera.evaluate.results import ablation_table, curve_points, label, measured_tables, printed_tables
+from tessera.evaluate.results_page import results
+from tessera.evaluate.scores import Extender, Number, Protocol, Scores, mean_interval, write_scores
+
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+HOSTILE = "<script>alert('x')</script> a | red & \"blue\" fox"
+
+
+def geneval(name: str, skill: float, seed: int = 0, extended: bool = False, prompts: int = 24, **protocol) -> Scores:
+    rng = np.random.default_rng(seed)
+    extender = Extender(model="llama", prompt="t", seed=0) if extended else None
+    items, numbers = [], []
+    for i in range(prompts):
+        for k in range(2):
+            right, tag = bool(rng.random() < skill), TASKS[i % 6]
+            values = {"geneval/overall": float(right), f"geneval/{tag}": float(right)}
+            items.append(
+                {"prompt": i, "sample": k, "file": f"{i:05d}/samples/{k:04d}.png", "text": f"{HOSTILE} {i}", "tag": tag}
+                | {"values": values, "correct": right, "reason": "found <b>fox</b>"}
+            )
+    for task in ("overall", *TASKS):
+        rows = [item for item in items if f"geneval/{task}" in item["values"]]
+        values = [row["values"][f"geneval/{task}"] for row in rows]
+        tags = [row["tag"] for row in rows] if task == "overall" else None
+        interval = mean_interval(values, [row["prompt"] for row in rows], tags, 200)
+        about = Protocol(metric=f"geneval/{task}", name="geneval", encoder="det", extender=extender, **protocol)
+        ends = {"low": interval.low, "value": interval.value, "high": interval.high}
+        over = "tags" if task == "overall" else "items"
+        numbers.append(Number(metric=about.metric, **ends, n=len(rows), clusters=prompts, over=over, protocol=about))
+    return Scores(kind="geneval", name=name, numbers=tuple(numbers), items=tuple(items))
+
+
+def quality(name: str, fid: float, num_images: int | None = None, **protocol) -> Scores:
+    about = Protocol(**{"metric": "fid", "name": "full", "images": 100, **protocol})
+    number = Number(metric="fid", value=fid, n=100, protocol=about)
+    return Scores(kind="quality", name=name, numbers=(number,), num_images=num_images)
+
+
+def write_pictures(directory: Path, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    for i in range(24):
+        for k in range(2):
+            path = directory / f"{i:05d}" / "samples" / f"{k:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.kron(rng.integers(0, 256, (4, 4, 3), np.uint8), np.ones((8, 8, 1), np.uint8))).save(path)
+    return directory
+
+
+class Page(HTMLParser):
+    """Tags, and the addresses that a page would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.images = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        attributes = dict(attrs)
+        self.addresses += [attributes[name] for name in ("src", "href", "xlink:href") if attributes.get(name)]
+        if tag == "img":
+            self.images.append(attributes)
+
+
+@pytest.fixture
+def written(tmp_path):
+    a, b = geneval("TA", 0.4), geneval("TA+IA", 0.8, 1)
+    for name, scores in {"a": a, "b": b, "q1": quality("TA", 9.5, 1000), "q2": quality("TA", 8.5, 2000)}.items():
+        write_scores(tmp_path / name, scores)
+    return tmp_path
+
+
+def test_the_page_stands_alone_and_everything_is_escaped(written):
+    pictures = [write_pictures(written / f"s{n}", n) for n in range(4)]
+    results(written / "report", [written / n for n in ("a", "b", "q1", "q2")], pictures)
+    text = (written / "report" / "index.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert "http:" not in text.replace("http://www.w3.org/", "")
+    assert "&lt;script&gt;" in text
+    assert "<b>fox</b>" not in text
+    assert len(page.images) == 24 * 4
+    assert all(image["alt"] for image in page.images)
+    assert {"Paired differences", "as printed", "Over training", "Misprint"} <= set(
+        re.findall("Paired differences|as printed|Over training|Misprint", text)
+    )
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        assert ElementTree.fromstring(svg).get("aria-label")
+    before = (written / "report" / "index.html").stat().st_mtime_ns
+    results(written / "report", [written / n for n in ("a", "b", "q1", "q2")], pictures)
+    assert (written / "report" / "index.html").stat().st_mtime_ns == before
+
+
+def test_csv_and_markdown_hold_the_same_numbers(written):
+    results(written / "report", [written / "a", written / "b"])
+    with open(written / "report" / "tables.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = {(row["model"], row["metric"]): float(row["value"]) for row in rows if row["printed"] == "0"}
+    assert measured["TA+IA", "geneval/overall"] == geneval("TA+IA", 0.8, 1).number("geneval/overall").value
+    assert sum(row["printed"] == "1" for row in rows) == 6 * 16 + 15 * 7 + 14 * 7 + 8 * 6 + 10 * 3 * 2
+    markdown = (written / "report" / "tables.md").read_text(encoding="utf-8")
+    assert "| CAD-I, TA+IA | 6.62 | 91.72 | 0.80 | 0.70 | 0.90 | 0.76 | 8.53 | 38.17 |" in markdown
+    assert "as printed" in markdown
+
+
+def test_unlike_protocols_stand_apart_unless_forced():
+    a, b, c = geneval("a", 0.5), geneval("b", 0.5, 1), geneval("c", 0.5, 2, encoder_sha256="f" * 64)
+    tables = measured_tables([a, b, c])
+    assert [[row.model for row in table.rows] for table in tables] == [["a", "b"], ["c"]]
+    assert "encoder_sha256" in tables[1].note
+    (forced,) = measured_tables([a, b, c], force=True)
+    assert [row.model for row in forced.rows] == ["a", "b", "c"]
+    assert "do not compare" in forced.note
+    apart = measured_tables([a, geneval("e", 0.5, extended=True)])
+    assert [table.title for table in apart] == [
+        "GenEval (Table 2), original prompts",
+        "GenEval (Table 2), prompts extended by llama",
+    ]
+
+
+def test_the_printed_numbers_are_consistent_with_each_other():
+    """Overall is the mean of the six tasks wherever the paper prints both, to its two digits; one row is a misprint."""
+    tables = {table.title: table for table in printed_tables()}
+    off = []
+    for title, table in tables.items():
+        if "Table 2" not in title:
+            continue
+        for row in table.rows:
+            values = [cell.value for cell in row.cells if cell]
+            if values and abs(np.mean(values[1:]) - values[0]) > 0.0151:
+                off.append((title, row.model, bool(row.note)))
+    assert ("Table 2: GenEval, original prompts, as printed", "CAD-I, AIO", True) in off
+    assert not [entry for entry in off if entry[2] is False]
+    fid = {
+        row.model: row.cells[0].value for row in tables["Table 1: ImageNet validation, 50k pictures, as printed"].rows
+    }
+    five = next(table for title, table in tables.items() if "Table 5" in title)
+    by_p = {row.model: row.cells[0].value for row in five.rows}
+    assert (fid["DiT-I, TA"], fid["CAD-I, TA"]) == (by_p["DiT-I, p = 0"], by_p["CAD-I, p = 0"])
+    assert (fid["DiT-I, TA+IA"], fid["CAD-I, TA+IA"]) == (8.52, 6.62)
+
+
+def test_tables_4_and_5_and_the_curves():
+    scores = [quality("m", 9.0), geneval("m", 0.5), geneval("m", 0.9, 1, extended=True), quality("alone", 3.0)]
+    table = ablation_table(scores)
+    assert [row.model for row in table.rows] == ["m"]
+    assert table.rows[0].cells[0].value == 9.0
+    assert table.rows[0].cells[1].value < table.rows[0].cells[2].value
+    points = [quality("m", 9, 300), quality("m", 7, 100), quality("n", 5, 100), quality("m", 1, 200, images=7)]
+    assert curve_points(points, "fid") == {"m": [(100, 7.0), (300, 9.0)]}
+    assert label("clip_score/legacy-cut") == "CLIPScore (legacy-cut) \u2191"
+    assert label("dpg/official/overall") == "Overall (official) \u2191"
+    assert label("fid") == "FID \u2193"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report", "{a}"], "give --out"),
+        (["report", "{a}", "{empty}", "--out", "{out}"], "has no scores.json"),
+        (["report", "{a}", "--samples", "{empty}", "{empty}", "--out", "{out}"], "2 directories for 1 scores"),
+        (["report", "{empty}"], "there is no runs/ARM"),
+    ],
+)
+def test_the_command_tells_scores_from_a_working_folder(written, capsys, words, message):
+    places = {"a": written / "a", "empty": written / "empty", "out": written / "out"}
+    places["empty"].mkdir()
+    with pytest.raises(SystemExit) as end:
+        cli.main([word.format(**places) for word in words])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_without_numbers_is_refused(tmp_path):
+    write_scores(tmp_path / "a", Scores(kind="quality", name="a", numbers=()))
+    with pytest.raises(UserError, match="holds no numbers"):
+        results(tmp_path / "report", [tmp_path / "a"])
