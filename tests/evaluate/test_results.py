@@ -94,6 +94,7 @@ def test_the_page_stands_alone_and_everything_is_escaped(written):
     assert "http:" not in text.replace("http://www.w3.org/", "")
     assert "&lt;script&gt;" in text
     assert "<b>fox</b>" not in text
+    assert "built-in" not in text
     assert len(page.images) == 24 * 4
     assert all(image["alt"] for image in page.images)
     assert {"Paired differences", "as printed", "Over training", "Misprint"} <= set(

@@ -31,13 +31,14 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate dpg": evaluate.dpg,
     "evaluate quality": evaluate.quality,
     "report": evaluate.report,
+    "figure tau": evaluate.figure_tau,
     "demo": people.demo,
     "doctor": people.doctor,
     "completion": people.completion,
 }
 """What follows `tessera`; verbs of two words are a group's."""
 
-GROUPS = {"evaluate": "Scores of pictures, with intervals."}
+GROUPS = {"evaluate": "Scores of pictures, with intervals.", "figure": "The paper's figures, from your own pictures."}
 """First word of verbs of two -> what they are for."""
 
 

@@ -240,3 +240,34 @@ def report(
 
     report_all(out or other / "report", other)
     say_report((out or other / "report") / "index.html")
+
+
+def figure_tau(
+    out: Path,
+    images: Path | None = None,
+    schedule: str = "linear",
+    codec: str = "pixel-unshuffle:4",
+    scale: float = 1.0,
+    size: int = 64,
+    pictures: int = 64,
+    seed: int = 0,
+) -> None:
+    """Figure 7: CutMix pictures at rising noise, and how well their seams can still be detected, to choose tau by.
+
+    Example: tessera figure tau --images imagenet/val --schedule linear --codec stabilityai/sd-vae-ft-mse --size 256 --scale 0.18215 --out tau
+
+    Args:
+        out: Directory to make: tau.png, tau.md, tau.json.
+        images: Folder of pictures, in class folders if there are classes; renders of the miniature by default.
+        schedule: Noise schedule: linear, cosine, sigmoid, scaled_linear, ddpm_linear, or FILE.py:FUNCTION.
+        codec: What the noise is added to: pixel-unshuffle:N, or a VAE's folder or Hub name.
+        scale: What the training multiplies its latents by.
+        size: Side of the pictures in pixels.
+        pictures: How many are judged.
+        seed: Seed of placements and noise.
+    """  # noqa: E501
+    from tessera.evaluate.tau import TauConfig, tau
+
+    tau(out, images, TauConfig(schedule=schedule, codec=codec, scale=scale, size=size, pictures=pictures, seed=seed))
+    say(out)
+    print((out / "tau.md").read_text(encoding="utf-8"))

@@ -55,7 +55,10 @@ class Cell:
 
     def interval(self) -> str:
         """ "low to high", or "" for none."""
-        return "" if self.low is None or self.high is None else f"{shown(self.low)} to {shown(self.high)}"
+        if self.low is None or self.high is None:
+            return ""
+        size = max(abs(x) for x in (self.low, self.value, self.high))
+        return f"{shown(self.low, size)} to {shown(self.high, size)}"
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,9 @@ class Table:
     members: tuple[Scores, ...] = ()
 
 
-def shown(value: float) -> str:
-    """Two digits after the point, more for small numbers, fewer for large ones."""
-    size = abs(value)
-    return f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 0.1 or value == 0 else f"{value:.4f}"
+def shown(value: float, size: float | None = None) -> str:
+    """Two digits after the point, four for numbers below 0.1; `size`: of the largest one that it stands beside."""
+    return f"{value:.2f}" if (size or abs(value)) >= 0.1 or value == 0 else f"{value:.4f}"
 
 
 def label(metric: str) -> str:

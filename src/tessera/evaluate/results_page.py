@@ -91,7 +91,7 @@ def _shown(table: Table, force: bool) -> dict[str, Any]:
         ]
         rows.append({"model": row.model, "color": number % ARM_COLORS, "cells": cells, "note": row.note})
     pairs = [
-        {"what": f"{label(metric)[:-2]}: {pair}", "value": _signed(c), "interval": c.interval(), "clear": _clear(c)}
+        {"what": f"{label(metric)[:-2]}: {pair}", "value": _signed(c), "interval": c.interval(), "star": _clear(c)}
         for metric, pair, c in differences(table, force)
     ]
     return {

@@ -261,7 +261,7 @@ def _mean_of_tags(rows: np.ndarray) -> float:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return f"{text[:13]}..." if isinstance(value, str) and len(value) == 64 else text
+    return f"{text[1:13]}..." if isinstance(value, str) and len(value) == 64 else text
 
 
 def _number(data: Any, where: str) -> Number:
