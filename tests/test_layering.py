@@ -1,6 +1,6 @@
 """Imports point down, and the columns of the third floor join only through directories on disk.
 
-floor 4   imagenet < jobs < presets < run < study < demo < doctor < cli
+floor 4   plan < imagenet < jobs < presets < run < study < demo < doctor < cli
 floor 3   curate/  train/  generate/  evaluate/
 floor 2   frozen/  weights
 floor 1   diffusion/  models/  metrics  cutmix  miniature/
@@ -19,7 +19,7 @@ FLOORS = [
     ["diffusion", "models", "metrics", "cutmix", "miniature"],
     ["frozen", "weights"],
     ["curate", "train", "generate", "evaluate"],
-    ["imagenet", "jobs", "presets", "run", "study", "demo", "doctor", "cli", "__main__"],
+    ["plan", "imagenet", "jobs", "presets", "run", "study", "demo", "doctor", "cli", "__main__"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 ORDERED = {0, 4}  # on these floors a module may import those before it

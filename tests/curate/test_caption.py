@@ -321,7 +321,7 @@ def test_import_from_the_hub(images, tmp_path, monkeypatch):
     write_captions(snapshot / "data" / "b.parquet", items[9:])
     asked = []
 
-    def download(name, repo_type, allow_patterns):
+    def download(name, allow_patterns, repo_type):
         asked.append((name, repo_type))
         assert not any(pattern.endswith("py") for pattern in allow_patterns)
         return str(snapshot)
@@ -332,5 +332,5 @@ def test_import_from_the_hub(images, tmp_path, monkeypatch):
     assert asked == [("Somebody/ImageNet_captions", "dataset")]
     assert read_manifest(tmp_path / "captions").config["file"] == "Somebody/ImageNet_captions@0123456789ab"
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"^Some/where: is neither a file here nor to be had from the Hub"):
+    with pytest.raises(UserError, match=r"^Some/where: there is no such folder, and fetching it failed"):
         caption(tmp_path / "other", images, IMPORT, captions_file="Some/where")

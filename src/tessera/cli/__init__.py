@@ -16,10 +16,12 @@ from tessera.config import UserError
 VERBS: dict[str, Callable[..., None]] = {
     "run": whole.run,
     "study": whole.study,
+    "plan": whole.plan,
     "collect": curate.collect,
     "augment": curate.augment,
     "caption": curate.caption,
     "encode": curate.encode,
+    "look": curate.look,
     "train": train.train,
     "export": train.export,
     "import-published": generate.import_published,

@@ -145,3 +145,30 @@ def encode(
     config = EncodeConfig(latents=latents, text=text, text_encoding=text_encoding)
     encode_all(out, images, captions, config, recipe=recipe)
     say(out)
+
+
+def look(
+    directory: Annotated[Path, "positional"],
+    out: Path | None = None,
+    number: int = 60,
+    seed: int = 0,
+    images: Path | None = None,
+    recipe: Path | None = None,
+) -> None:
+    """A page of samples of what collect, augment, caption or encode made, to look at: one HTML file.
+
+    Example: tessera look captions/plain --out look.html
+
+    Args:
+        directory: Directory made by collect, augment, caption or encode.
+        out: The HTML file; DIRECTORY.html by default.
+        number: How many records to show.
+        seed: Seed of their choice.
+        images: The pictures it was made from, where they lie elsewhere.
+        recipe: The recipe it was made from, where it lies elsewhere.
+    """
+    from tessera.curate.look import look as look_at
+
+    path = out or directory.resolve().with_suffix(".html")
+    look_at(directory, path, number=number, seed=seed, images=images, recipe=recipe)
+    print(path)

@@ -1,7 +1,7 @@
 """run: every stage in one call; study: many runs as one table."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tessera.cli.shown import say_report
 from tessera.config import UserError
@@ -93,3 +93,42 @@ def _seconds(budget: str | None) -> float | None:
     if unit is None or not 0 < number < float("inf"):
         raise UserError(f"budget: {budget!r} is no time; write for example 90s, 60m or 2h")
     return number * unit
+
+
+def plan(
+    images: int,
+    sets: int = 2,
+    mean_tokens: float = 180.0,
+    network: Literal["dit", "cad"] = "dit",
+    train_images: int = 256_000_000,
+    gpu_tflops: float = 790.0,
+    utilisation: float = 0.6,
+    gpus: int = 8,
+) -> None:
+    """What a set of some size takes: disk, GPU-hours, and the command lines.
+
+    Example: tessera plan --images 1281167 --sets 2 --mean-tokens 180
+
+    Args:
+        images: Pictures of the set.
+        sets: Encoded sets: 1 is the plain one, 2 with CM all, up to 6 with each pattern by itself.
+        mean_tokens: T5 tokens of a caption, on average.
+        network: dit (DiT-I L/2) or cad (CAD-I L).
+        train_images: Samples seen in training.
+        gpu_tflops: What one GPU does at best, dense bf16.
+        utilisation: Share of it that training reaches.
+        gpus: GPUs that work beside each other.
+    """
+    from tessera.plan import PlanConfig, describe
+
+    config = PlanConfig(
+        images=images,
+        sets=sets,
+        mean_tokens=mean_tokens,
+        network=network,
+        train_images=train_images,
+        gpu_tflops=gpu_tflops,
+        utilisation=utilisation,
+        gpus=gpus,
+    )
+    print(describe(config))

@@ -16,6 +16,7 @@ from typing import Any
 
 from tessera.config import UserError
 from tessera.files import read_table, sha256_file
+from tessera.repository import REPOSITORY, fetch_repository
 
 NAME_COLUMNS = ("key", "file_name")
 TEXT_COLUMNS = ("text", "caption")
@@ -24,7 +25,6 @@ MAX_CAPTION = 10_000_000  # characters in one CSV field
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _HUB_HINT = "give a captions file, a folder with captions, or a data set of the Hub as OWNER/NAME"
 
 
@@ -41,25 +41,11 @@ def find_captions(file: str | Path) -> tuple[Path, str]:
         for part in _files_in(path):
             digest.update(f"{part.relative_to(path).as_posix()}\0{sha256_file(part)}\n".encode())
         return path, f"{path.resolve().name}@{digest.hexdigest()[:12]}"
-    if path.is_absolute() or not _HUB_NAME.fullmatch(str(file)) or path.suffix.lower() in _TABLES:
+    if path.is_absolute() or not REPOSITORY.fullmatch(str(file)) or path.suffix.lower() in _TABLES:
         raise UserError(f"{file}: there is no such captions file; {_HUB_HINT}")
-    snapshot = _fetch(str(file))
+    patterns = [f"*{suffix}" for suffix in _TABLES]  # no code of it is fetched, let alone run
+    snapshot = fetch_repository(str(file), patterns, repo_type="dataset")
     return snapshot, f"{file}@{snapshot.name[:12]}"
-
-
-def _fetch(name: str) -> Path:
-    """The folder with the tables of a data set of the Hub; no code of it is run."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise UserError(f"{name}: there is no such file; to fetch it, run: pip install huggingface_hub") from None
-    try:
-        patterns = [f"*{suffix}" for suffix in _TABLES]
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{name}: is neither a file here nor to be had from the Hub ({first}); {_HUB_HINT}") from error
 
 
 def _files_in(folder: Path) -> list[Path]:

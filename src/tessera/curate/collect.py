@@ -261,7 +261,10 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
 
 def _index_all(groups: Sequence[Group]) -> list[Index]:
     indexes: list[Index] = []
-    with progress("list", len(groups)) as bar, map_chunks(index_groups, groups, chunk=4, parallel_from=64) as results:
+    with (
+        progress("list", len(groups), "groups") as bar,
+        map_chunks(index_groups, groups, chunk=4, parallel_from=64) as results,
+    ):
         for done in results:
             indexes += done
             bar.advance(len(done))

@@ -1,0 +1,136 @@
+"""collect, augment and caption killed at any moment, or out of disk, and run again: the same bytes as undisturbed."""
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tessera import cli
+from tessera.curate import pictures
+from tessera.files import atomic_path
+
+CHILD = """
+import sys
+from pathlib import Path
+import tessera.curate.engine as engine
+from tessera.curate.augment import AugmentConfig, augment
+from tessera.curate.caption import CaptionConfig, caption
+from tessera.curate.collect import CollectConfig, collect
+
+def work(source, out):
+    images, recipe = out / "images", out / "recipe"
+    collect(images, CollectConfig(source="my-pictures", size=24), source)
+    augment(recipe, images, AugmentConfig(), write_images=True)
+    caption(out / "captions", images, CaptionConfig(), recipe=recipe)
+
+if __name__ == "__main__":
+    engine.usable_cores = lambda: int(sys.argv[3])
+    print("ready", flush=True)
+    work(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("job") / "job.py"
+    path.write_text(CHILD)
+    return path
+
+
+def start(job, source, out, cores) -> subprocess.Popen:
+    env = os.environ | {"TESSERA_QUIET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(job), str(source), str(out), str(cores)]
+    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def finish(child) -> None:
+    with child:
+        assert child.wait(timeout=120) == 0
+
+
+def kill(child) -> None:
+    """The process and all that it started, with no chance to tidy up."""
+    with child:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def kill_rounds(rounds, job, source, tmp_path, cores):
+    expected, began = tmp_path / "expected", time.monotonic()
+    finish(start(job, source, expected, cores))
+    seconds = time.monotonic() - began
+    rng = random.Random(cores)
+    stopped = 0
+    for number in range(rounds):
+        out = tmp_path / str(number)
+        for _ in range(1 + number % 2):  # some are killed a second time
+            child = start(job, source, out, cores)
+            time.sleep(rng.uniform(0, seconds))
+            stopped += child.poll() is None
+            kill(child)
+        finish(start(job, source, out, cores))
+        assert tree(out) == tree(expected)
+    assert stopped > 0
+
+
+def test_killed_and_run_again(job, messy, tmp_path):
+    for name in ("red_fox", "grey-cat"):
+        shutil.copytree(messy / name, tmp_path / "source" / name)
+    kill_rounds(2, job, tmp_path / "source", tmp_path, cores=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cores", [1, 2])
+def test_killed_thirty_times(job, messy, tmp_path, cores):
+    kill_rounds(30, job, messy, tmp_path, cores)
+
+
+def call(*args) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(arg) for arg in args])
+    return ended.value.code  # type: ignore[return-value]
+
+
+def test_a_full_disk_is_said_and_loses_nothing(messy, tmp_path, monkeypatch, capsys):
+    written = []
+
+    @contextlib.contextmanager
+    def full(path, durable=True):
+        if len(written) == 20:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path)
+        with atomic_path(path, durable) as temporary:
+            yield temporary
+
+    args = ("collect", messy / "red_fox", "--single-class", "red fox", "--size", 16, "--out", tmp_path / "images")
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "atomic_path", full)
+        assert call(*args) == 2
+    said = capsys.readouterr().err
+    assert "error: no space left on the disk" in said
+    assert "Traceback" not in said
+    kept = {path: path.stat().st_mtime_ns for path in written}
+    assert call(*args) == 0
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    assert call(*args[:-1], tmp_path / "whole") == 0
+    assert tree(tmp_path / "images") == tree(tmp_path / "whole")

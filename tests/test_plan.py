@@ -1,0 +1,92 @@
+"""plan: the arithmetic against numbers worked out by hand, and command lines that parse."""
+
+import functools
+import shlex
+
+import pytest
+
+from tessera import cli
+from tessera.cli import curate
+from tessera.config import UserError
+from tessera.plan import PRESETS, PlanConfig, cad_step_flop, commands, describe, disk, dit_forward_flop, gpu_hours
+from tessera.presets import load_train_preset
+
+PAPER = PlanConfig(images=1_281_167)
+
+
+@pytest.mark.parametrize(("tokens", "forward", "step"), [(128, 210, 630), (190, 221, 664), (256, 234, 701)])
+def test_flops_of_dit(tokens, forward, step):
+    assert dit_forward_flop(tokens) / 1e9 == pytest.approx(forward, abs=1)
+    assert 3 * dit_forward_flop(tokens) / 1e9 == pytest.approx(step, abs=1)
+
+
+@pytest.mark.parametrize(("tokens", "step"), [(128, 636), (190, 651), (256, 667)])
+def test_flops_of_cad(tokens, step):
+    assert cad_step_flop(tokens) / 1e9 == pytest.approx(step, abs=0.5)
+
+
+def test_hours_of_the_papers_training():
+    config = PlanConfig(images=1_281_167, mean_tokens=190, utilisation=1.0)
+    assert gpu_hours(config)["train"] == pytest.approx(60, abs=0.5)
+    assert gpu_hours(PlanConfig(images=1_281_167, mean_tokens=190))["train"] == pytest.approx(100, abs=1)
+
+
+def test_disk_of_the_papers_sets():
+    sizes = disk(PAPER)
+    # 180 tokens of 2112 bytes, and 16 kB of latents, before captions and keys.
+    assert sizes["encoded/plain"] == sizes["encoded/all"]
+    assert 1.281167 * (0.38016 + 0.016384) < sizes["encoded/plain"] / 1e12 < 1.281167 * (0.38016 + 0.016384 + 0.002)
+    assert list(sizes) == [
+        "images", "recipe/all", "captions/plain", "encoded/plain", "captions/all", "encoded/all",
+    ]  # fmt: skip
+    assert list(disk(PlanConfig(images=9, sets=1))) == ["images", "captions/plain", "encoded/plain"]
+    assert len(disk(PlanConfig(images=9, sets=6))) == 1 + 3 * 6 - 1
+
+
+def test_the_text_says_what_was_counted():
+    text = describe(PAPER)
+    sizes, hours = disk(PAPER), gpu_hours(PAPER)
+    for words in ("1,281,167 pictures", "2112 bytes a token", f"{hours['train']:.1f}", "256,000,000 samples"):
+        assert words in text
+    assert f"{sizes['encoded/plain'] / 1e9:.3g} GB" in text
+    for line in commands(PAPER):
+        assert line in text
+
+
+@pytest.mark.parametrize("sets", range(1, 7))
+def test_commands_parse(sets, monkeypatch):
+    called = []
+    stubs = {
+        name: functools.wraps(verb)(lambda *args, _name=name, **kwargs: called.append(_name))
+        for name, verb in cli.VERBS.items()
+    }
+    monkeypatch.setattr(cli, "VERBS", stubs)
+    lines = commands(PlanConfig(images=100, sets=sets))
+    if "llava" not in str(curate.caption.__annotations__["captioner"]):
+        lines = [line.replace("--captioner llava", "--captioner aio") for line in lines]
+    for line in lines:
+        words = shlex.split(line)
+        start = words.index("tessera.cli") if words[0] == "torchrun" else words.index("tessera")
+        cli._app().cli(args=words[start + 1 :], prog="tessera")
+    assert called.count("encode") == called.count("caption") == sets
+    assert called.count("augment") == sets - 1
+    assert called[0] == "collect"
+    assert called.count("train") == max(sets - 1, 1)
+
+
+@pytest.mark.parametrize("network", ["dit", "cad"])
+def test_presets_exist(network):
+    config = load_train_preset(f"{PRESETS[network]}:ta_ia", num_images=None, seed=None)
+    assert config.num_images == PlanConfig(images=9, network=network).train_images
+
+
+def test_bad_plans():
+    for bad, message in (
+        ({"images": 0}, "images is 0: give a number above 0"),
+        ({"sets": 7}, "sets is 7"),
+        ({"network": "unet"}, "network must be one of dit, cad"),
+        ({"utilisation": 2}, "utilisation is 2"),
+        ({"gpus": 0}, "gpus is 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            PlanConfig(**{"images": 5} | bad)
