@@ -334,3 +334,18 @@ def test_import_from_the_hub(images, tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"^Some/where: there is no such folder, and fetching it failed"):
         caption(tmp_path / "other", images, IMPORT, captions_file="Some/where")
+
+
+def test_captions_of_crops_are_those_of_one_picture(images, tmp_path):
+    recipe = tmp_path / "recipe"
+    augment(recipe, images, AugmentConfig(pattern="crop"))
+    classes = {row.key: row.class_name for row in read_images(images)}
+    caption(tmp_path / "aio", images, CaptionConfig(), recipe=recipe)
+    rows = read_recipe(recipe).rows
+    assert read_captions(tmp_path / "aio") == {row.key: f"An image of {classes[row.base]}" for row in rows}
+    path = write_captions(tmp_path / "mine.csv", [(key, f"A thing called {key}") for key in classes])
+    caption(tmp_path / "own", images, IMPORT, recipe=recipe, captions_file=path)
+    assert read_captions(tmp_path / "own") == {row.key: f"A thing called {row.base}" for row in rows}
+    with pytest.raises(UserError, match="does not know what a crop leaves out"):
+        caption(tmp_path / "scene", images, CaptionConfig(captioner="scene"), recipe=recipe)
+    assert not (tmp_path / "scene").exists()

@@ -18,6 +18,7 @@ from tessera.curate.augment import Recipe, RecipeRow, read_recipe
 from tessera.curate.captions_file import find_captions, read_captions_file
 from tessera.curate.collect import ImageRow, is_complete, read_images, read_scenes
 from tessera.curate.published_names import picture_names, published_name, without_suffix
+from tessera.cutmix import CROP
 from tessera.files import open_stage, read_manifest, read_table, write_table
 from tessera.miniature import describe, mix_scene, place
 from tessera.records import Placement
@@ -152,6 +153,8 @@ def _aio(rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] | None, seed: int)
         mix.key: aio_mix_caption(
             classes[mix.base], classes[mix.partner], mix.placement, swap=address(seed, "caption", mix.key) % 2 == 1
         )
+        if mix.placement.pattern != CROP
+        else aio_caption(classes[mix.base])
         for mix in mixes
     }
 
@@ -168,6 +171,8 @@ def _scenes(
                 bar.advance()
             return texts
         for mix in mixes:
+            if mix.placement.pattern == CROP:
+                raise UserError("captioner scene does not know what a crop leaves out; use aio or import")
             scene = mix_scene(scenes[mix.base], scenes[mix.partner], mix.placement, half_view)
             texts[mix.key] = describe(scene, seed, address("caption", mix.key))
             bar.advance()
@@ -200,7 +205,9 @@ def _imported(path: Path, rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] |
         parts = _named(path, read_captions_file(path, names | mix_names), names) if missing else {}
         for mix in mixes if missing else ():
             if mix.key not in texts and mix.base in parts and mix.partner in parts:
-                texts[mix.key] = joined_caption(parts[mix.base], parts[mix.partner], mix.placement)
+                crop = mix.placement.pattern == CROP
+                joined = joined_caption(parts[mix.base], parts[mix.partner], mix.placement) if not crop else ""
+                texts[mix.key] = joined or parts[mix.base]
     missing = [key for key in keys if key not in texts]
     if missing:
         listed = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")

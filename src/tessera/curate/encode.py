@@ -203,7 +203,8 @@ def _make_plan(images: Path, captions: Path, recipe: Path | None, seed: int) -> 
     else:
         mixed = read_recipe(Path(recipe))
         half_view = mixed.config.half_view
-        listed = [(mix.key, f"{classes[mix.base]} + {classes[mix.partner]}", mix.base, mix) for mix in mixed.rows]
+        pairs = ((mix, list(dict.fromkeys((classes[mix.base], classes[mix.partner])))) for mix in mixed.rows)
+        listed = [(mix.key, " + ".join(names), mix.base, mix) for mix, names in pairs]  # a crop has one class
     missing = [key for key, *_ in listed if key not in texts]
     if missing:
         first = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
