@@ -7,7 +7,7 @@ os.environ.setdefault("TESSERA_QUIET", "1")
 import pytest
 import torch
 
-from tiny_models import save_t5, save_vae
+from tiny_models import save_llava_next, save_t5, save_vae
 
 torch.set_num_threads(1)
 
@@ -22,3 +22,9 @@ def vae_folder(tmp_path_factory):
 def t5_folder(tmp_path_factory):
     """A folder with a tiny T5 of width 64 and its tokenizer. Tests must not write in it."""
     return save_t5(tmp_path_factory.mktemp("models") / "tiny-t5")
+
+
+@pytest.fixture(scope="session")
+def llava_folder(tmp_path_factory):
+    """A folder with a tiny LLaVA-NeXT. Tests must not write in it."""
+    return save_llava_next(tmp_path_factory.mktemp("models") / "tiny-llava")

@@ -36,7 +36,7 @@ ONLY_IN = {
         "generate.peers",
     ),
     "tyro": ("cli",),
-    "openai": ("frozen.openai_client",),
+    "openai": ("frozen.openai_client", "frozen.server"),
     "modelscope": ("frozen.vqa",),
     "gradio": ("demo.page",),
     "starlette": ("demo.serve",),

@@ -207,7 +207,8 @@ def test_recipe_of_other_images_is_refused(images, recipe, tmp_path):
 
 def test_bad_configs():
     for bad, message in (
-        ({"captioner": "llava"}, "captioner must be aio, scene or import"),
+        ({"captioner": "blip"}, "captioner must be aio, scene, import, llava or openai"),
+        ({"model": "a/b"}, "the captioner is aio: llava or openai"),
         ({"seed": -1}, "seed must be 0"),
         ({"file": "a.csv"}, "the captioner is aio: make it import"),
     ):

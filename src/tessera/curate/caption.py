@@ -1,31 +1,41 @@
 """caption: images/ (or a recipe of augmented ones) -> captions.parquet (paper section 3.1).
 
 Captioners: `aio`, "An image of <class-name>", the paper's baseline; `scene`, long descriptions of the miniature from
-its ground truth; `import`, captions that the user has. An augmented picture's caption tells one scene with both objects
+its ground truth; `import`, captions that the user has; `llava` and `openai`, which look at the pictures, here or behind
+a server. An augmented picture's caption tells one scene with both objects
 and where they are, never that it is a composite (paper appendix B).
 
 captions.parquet: key, text, captioner, prompt, settings (JSON), revision.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import pyarrow as pa
 
 from tessera.config import UserError, to_dict
 from tessera.curate.augment import Recipe, RecipeRow, read_recipe
+from tessera.curate.captioning import Job, clear_parts, llava_work, make_captions, server_work
 from tessera.curate.captions_file import find_captions, read_captions_file
 from tessera.curate.collect import ImageRow, is_complete, read_images, read_scenes
+from tessera.curate.engine import HERE, Engine
 from tessera.curate.published_names import picture_names, published_name, without_suffix
 from tessera.cutmix import CROP
 from tessera.files import open_stage, read_manifest, read_table, write_table
+from tessera.frozen.captioner import MAX_NEW_TOKENS, Llava
+from tessera.frozen.server import Server
 from tessera.miniature import describe, mix_scene, place
 from tessera.records import Placement
 from tessera.runtime import address, progress
 
 CAPTIONS_TABLE = "captions.parquet"
-Captioner = Literal["aio", "scene", "import"]
+Captioner = Literal["aio", "scene", "import", "llava", "openai"]
+LLAVA = "llava-hf/llama3-llava-next-8b-hf"
+"""The paper's captioner (appendix B)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +43,21 @@ class CaptionConfig:
     """Where captions come from."""
 
     captioner: Captioner = "aio"
-    """"aio": from the class name; "scene": from the miniature's ground truth; "import": from a file."""
+    """"aio": from the class name; "scene": from the miniature's ground truth; "import": from a file; "llava": by a
+    LLaVA-NeXT of this machine; "openai": by a server that speaks OpenAI's protocol."""
     seed: int = 0
     """Address of the choice between phrasings, 0 or more."""
     file: str | None = None
     """For "import", the captions file; recorded as NAME@HASH of its bytes. None for the other captioners."""
+    model: str | None = None
+    """For "llava", a repository or folder (None = the paper's); for "openai", the server's name for the model (None =
+    its only one)."""
 
     def __post_init__(self):
-        if self.captioner not in ("aio", "scene", "import"):
-            raise UserError(f"captioner must be aio, scene or import, not {self.captioner!r}")
+        if self.captioner not in ("aio", "scene", "import", "llava", "openai"):
+            raise UserError(f"captioner must be aio, scene, import, llava or openai, not {self.captioner!r}")
+        if self.model is not None and self.captioner not in ("llava", "openai"):
+            raise UserError(f"model {self.model!r} is given, but the captioner is {self.captioner}: llava or openai")
         if self.seed < 0:
             raise UserError(f"seed must be 0 or more, not {self.seed}")
         if self.file is not None and self.captioner != "import":
@@ -49,19 +65,36 @@ class CaptionConfig:
 
 
 def caption(
-    out: Path, images: Path, config: CaptionConfig, recipe: Path | None = None, captions_file: Path | str | None = None
+    out: Path,
+    images: Path,
+    config: CaptionConfig,
+    recipe: Path | None = None,
+    captions_file: Path | str | None = None,
+    *,
+    engine: Engine = HERE,
+    device: str | None = None,
+    server: str | None = None,
+    concurrency: int = 32,
 ) -> None:
     """Makes `out`/captions.parquet: a caption for each picture of `images`, or of `recipe`'s augmented ones if given.
 
     captions_file: for the captioner `import` (default: the config's file), what `tessera.curate.captions_file` reads:
     a table with columns `key` or `file_name` and `text` or `caption`, a folder, a data set of the Hub. UserError: no
     ground truth for `scene`, or pictures without a caption in the file.
+
+    engine, device: where `llava` works; `openai` asks the server whose base URL is `server`, from where the engine
+    says, `concurrency` questions at a time.
     """
     out, images = Path(out), Path(images)
     inputs = {"images": images}
     if recipe is not None:
         check_made_from(Path(recipe), {"images": images})
         inputs["recipe"] = Path(recipe)
+    if config.captioner in ("llava", "openai"):
+        if captions_file is not None:
+            raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")
+        _by_model(out, inputs, config, engine, device, server, concurrency)
+        return
     if config.captioner == "import":
         wanted = captions_file or config.file
         if wanted is None:
@@ -88,6 +121,59 @@ def caption(
     columns = {"key": list(texts), "text": list(texts.values())}
     write_table(out / CAPTIONS_TABLE, {**columns, **{name: [text] * len(texts) for name, text in constant.items()}})
     stage.finish({"records": len(texts), "distinct": len(set(texts.values()))})
+
+
+def _by_model(
+    out: Path,
+    inputs: Mapping[str, Path],
+    config: CaptionConfig,
+    engine: Engine,
+    device: str | None,
+    server: str | None,
+    concurrency: int,
+) -> None:
+    """The captioners that look at the pictures."""
+    images, recipe = inputs["images"], inputs.get("recipe")
+    settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "decoding": "greedy"}
+    mixed = read_recipe(recipe) if recipe is not None else None
+    half_view = mixed.config.half_view if mixed else "aligned"
+    if config.captioner == "llava":
+        model = config.model or LLAVA
+        llava = Llava(model, device)
+        config, revision = replace(config, model=llava.folder.id), llava.revision
+        settings["compute"] = "bf16"
+        prepare = functools.partial(llava_work, model, images, half_view, device, MAX_NEW_TOKENS)
+    else:
+        if server is None:
+            raise UserError("captioner openai needs a server: its base URL, such as http://127.0.0.1:8000/v1")
+        model, revision = Server(server, concurrency).find_model(config.model)
+        config = replace(config, model=model)
+        prepare = functools.partial(server_work, server, model, concurrency, images, half_view, MAX_NEW_TOKENS)
+    described = to_dict(config) | {"revision": revision, "settings": settings}
+    jobs = [] if is_complete(out) else _jobs(images, mixed)
+    stage = open_stage(out, stage="caption", config=described, inputs=inputs, shared=engine.part is not None)
+    if stage.done:
+        return
+    if (out / CAPTIONS_TABLE).exists():  # a stop came between the table and the manifest
+        table = read_table(out / CAPTIONS_TABLE)
+    else:
+        told = make_captions(out, jobs, prepare, engine)
+        if told is None:
+            return
+        constant = {"captioner": config.captioner, "settings": json.dumps(settings), "revision": revision}
+        columns = {name: [text] * told.num_rows for name, text in constant.items()}
+        columns |= {name: told.column(name) for name in ("key", "text", "prompt")}
+        table = pa.table(columns).select(["key", "text", "captioner", "prompt", "settings", "revision"])
+        write_table(out / CAPTIONS_TABLE, table)
+    clear_parts(out)
+    stage.finish({"records": table.num_rows, "distinct": len(table.column("text").unique())})
+
+
+def _jobs(images: Path, mixed: Recipe | None) -> list[Job]:
+    files = {row.key: str(row.file) for row in read_images(images)}
+    if mixed is None:
+        return [Job(key, file) for key, file in files.items()]
+    return [Job(mix.key, files[mix.base], files[mix.partner], mix) for mix in mixed.rows]
 
 
 def read_captions(captions: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ LLaVA-1.5 class does exactly that: only `image_newline` is left over, and the qu
 """
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -129,6 +128,8 @@ class Llava:
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"captioner: {self.folder.id} has no tokenizer that can be loaded: {reason}") from error
+        self.revision = self.folder.revision
+        """Commit, or the start of the content hash."""
         self._template = self._find_template()
         told = self._read("preprocessor_config.json")
         told = told.get("image_processor", told)
@@ -225,8 +226,3 @@ class Llava:
         if not isinstance(told, str):
             raise UserError(f"captioner: {self.folder.id} has no chat template; add its chat_template.jinja")
         return told
-
-
-def settings(dtype: str = "bf16") -> str:
-    """How captions are decoded, as JSON for captions.parquet."""
-    return json.dumps({"max_new_tokens": MAX_NEW_TOKENS, "decoding": "greedy", "compute": dtype})
