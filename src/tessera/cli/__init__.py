@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "collect": curate.collect,
     "augment": curate.augment,
     "caption": curate.caption,
+    "export-captioner": curate.export_captioner,
     "encode": curate.encode,
     "look": curate.look,
     "train": train.train,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from tessera.cli.shown import say
 
+EngineKind = Literal["here", "processes", "ray"]
 Pattern = Literal["all", "half", "quarter", "ninth", "sixteenth", "crop"]
 
 
@@ -92,10 +93,18 @@ def augment(
 def caption(
     images: Annotated[Path, "positional"],
     out: Path,
-    captioner: Literal["aio", "scene", "import"] = "aio",
+    captioner: Literal["aio", "scene", "import", "llava", "openai"] = "aio",
     recipe: Path | None = None,
     file: str | None = None,
     seed: int = 0,
+    model: str | None = None,
+    server: str | None = None,
+    concurrency: int = 32,
+    device: str | None = None,
+    engine: EngineKind = "here",
+    workers: int | None = None,
+    address: str | None = None,
+    shard: str | None = None,
 ) -> None:
     """Captions of a set, or of its CutMix pictures (paper section 3.1).
 
@@ -104,17 +113,59 @@ def caption(
     Args:
         images: Directory made by collect.
         out: Directory to make.
-        captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file).
+        captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file), llava
+            (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server).
         recipe: Directory made by augment: caption its mixed pictures.
         file: For import: csv, tsv, jsonl or parquet with columns key (or file_name) and text (or caption); a folder
             with metadata.csv or .jsonl, or .txt files beside the pictures; or OWNER/NAME on the Hugging Face Hub.
         seed: Seed of the phrasings.
+        model: For llava, a repository or folder; for openai, the server's name of the model.
+        server: For openai, the server's base URL, such as http://127.0.0.1:8000/v1.
+        concurrency: For openai, questions asked at a time.
+        device: For llava: cuda, cuda:N, mps, cpu; the best there is by default.
+        engine: For llava and openai: in this process, in processes, or on a Ray cluster.
+        workers: Processes or Ray actors; one for each GPU by default, without GPUs one for each core.
+        address: Of the Ray cluster.
+        shard: i/n: the i-th of n tasks of an array job; the last one to end completes the directory.
     """
     from tessera.curate.caption import CaptionConfig
     from tessera.curate.caption import caption as caption_all
+    from tessera.curate.engine import Engine, parse_part
 
-    caption_all(out, images, CaptionConfig(captioner=captioner, seed=seed), recipe=recipe, captions_file=file)
+    config = CaptionConfig(captioner=captioner, seed=seed, model=model)
+    where = Engine(kind=engine, workers=workers, address=address, part=parse_part(shard))
+    places = {"engine": where, "device": device, "server": server, "concurrency": concurrency}
+    caption_all(out, images, config, recipe=recipe, captions_file=file, **places)
+    _say_if_complete(out)
+
+
+def export_captioner(
+    out: Path,
+    model: str = "llava-hf/llama3-llava-next-8b-hf",
+) -> None:
+    """A LLaVA-NeXT without its grid's image tokens, as a folder that stock servers load (paper appendix B).
+
+    Example: tessera export-captioner --out captioner
+
+    Args:
+        out: Folder to make.
+        model: A repository or folder.
+    """
+    from tessera.frozen.captioner_export import describe_serving
+    from tessera.frozen.captioner_export import export_captioner as export_it
+
+    export_it(out, model)
     say(out)
+    print(f"serve it with: {describe_serving(out)}")
+
+
+def _say_if_complete(out: Path) -> None:
+    from tessera.files import read_manifest
+
+    if read_manifest(out, must_be_complete=False).complete:
+        say(out)
+    else:
+        print(f"{out}: the shards of this part are done; the call that ends last completes the directory")
 
 
 def encode(
@@ -125,6 +176,12 @@ def encode(
     latents: str = "pixel-unshuffle:4",
     text: str = "words:64",
     text_encoding: Literal["int8", "fp16", "none"] = "int8",
+    compute: Literal["fp32", "bf16"] = "fp32",
+    device: str | None = None,
+    engine: EngineKind = "here",
+    workers: int | None = None,
+    address: str | None = None,
+    shard: str | None = None,
 ) -> None:
     """Pictures and captions to the encoded records that training reads.
 
@@ -135,16 +192,24 @@ def encode(
         captions: Directory made by caption.
         out: Directory to make.
         recipe: Directory made by augment, for captions of mixed pictures.
-        latents: Image codec.
-        text: Text encoder.
-        text_encoding: How token embeddings are stored.
+        latents: Image codec, such as pixel-unshuffle:4 or stabilityai/sd-vae-ft-ema.
+        text: Text encoder, such as words:64 or google/flan-t5-xl.
+        text_encoding: How token embeddings are stored; none: texts are encoded on the fly in training.
+        compute: What pretrained networks compute in.
+        device: Where they do: cuda, cuda:N, mps, cpu; the best there is by default.
+        engine: In this process, in processes, or on a Ray cluster.
+        workers: Processes or Ray actors; one for each GPU by default, without GPUs one for each core.
+        address: Of the Ray cluster.
+        shard: i/n: the i-th of n tasks of an array job; the last one to end completes the directory.
     """
     from tessera.curate.encode import EncodeConfig
     from tessera.curate.encode import encode as encode_all
+    from tessera.curate.engine import Engine, parse_part
 
-    config = EncodeConfig(latents=latents, text=text, text_encoding=text_encoding)
-    encode_all(out, images, captions, config, recipe=recipe)
-    say(out)
+    config = EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
+    where = Engine(kind=engine, workers=workers, address=address, part=parse_part(shard))
+    encode_all(out, images, captions, config, recipe=recipe, engine=where, device=device)
+    _say_if_complete(out)
 
 
 def look(

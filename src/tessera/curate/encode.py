@@ -160,10 +160,8 @@ def encode(
         with run_shards(prepare, todo, engine) as results:
             for done in results:
                 bar.advance(0 if own else done)
-    missing = sum(not shard.path.exists() for shard in shards)
-    if missing:
-        print(f"{missing} of {len(shards)} shards are left to the other parts")
-        return
+    if not all(shard.path.exists() for shard in shards):
+        return  # they are other parts'
     if engine.part is not None:
         remove_unfinished(out)
     facts = {

@@ -130,11 +130,12 @@ class Llava:
             raise UserError(f"captioner: {self.folder.id} has no tokenizer that can be loaded: {reason}") from error
         self.revision = self.folder.revision
         """Commit, or the start of the content hash."""
-        self._template = self._find_template()
+        self.template = self._find_template()
+        """How a question is put, as a Jinja chat template."""
         told = self._read("preprocessor_config.json")
         told = told.get("image_processor", told)
-        self._mean = np.array(told.get("image_mean", _CLIP_MEAN), np.float32)
-        self._std = np.array(told.get("image_std", _CLIP_STD), np.float32)
+        self.mean = [float(value) for value in told.get("image_mean", _CLIP_MEAN)]
+        self.std = [float(value) for value in told.get("image_std", _CLIP_STD)]
 
     @functools.cached_property
     def model(self) -> Any:
@@ -196,7 +197,7 @@ class Llava:
         images = [{"type": "image"}] * len(question.images)
         messages = [{"role": "user", "content": [*images, {"type": "text", "text": question.prompt}]}]
         text = self._tokenizer.apply_chat_template(
-            messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
+            messages, chat_template=self.template, add_generation_prompt=True, tokenize=False
         )
         bos = self._tokenizer.bos_token
         ids = self._tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
@@ -210,8 +211,14 @@ class Llava:
 
         size = (self.side, self.side)
         scaled = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
-        values = (np.stack(scaled).astype(np.float32) / 255 - self._mean) / self._std  # (n, side, side, 3)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        values = (np.stack(scaled).astype(np.float32) / 255 - mean) / std  # (n, side, side, 3)
         return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous().to(self._device, self._dtype)
+
+    @property
+    def image_token(self) -> str:
+        """The token that stands for an image in a prompt's text."""
+        return str(self._tokenizer.convert_ids_to_tokens(self._image_token))
 
     def _pad(self) -> int:
         pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
