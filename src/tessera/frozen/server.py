@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import queue
@@ -85,7 +86,7 @@ class Server:
                     raise answer
                 yield answer
         finally:
-            if thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(task.cancel)
             thread.join()
 
