@@ -20,6 +20,7 @@ from tessera.study.studies import load_study
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
 TOY = """
 from dataclasses import replace
+from tessera.evaluate.likeness import LikenessConfig
 from tessera.presets import SMALL_DIT
 from tessera.study.plan import Study, Variant
 from tessera.study.studies import claims_smoke, retrained, with_ia
@@ -34,7 +35,8 @@ def config(images):
                    evaluate=replace(base.evaluate, judge_renders=10))
 
 def toy():
-    return Study(name="toy", title="A <toy>", question="Does it run?", seeds=(0,), axis="images", variants=(
+    return Study(name="toy", title="A <toy>", question="Does it run?", seeds=(0,), axis="images",
+                 likeness=LikenessConfig(prompts=4, references=20), variants=(
         Variant(name="ta-64", config=config(64), value=64),
         Variant(name="ta-128", config=config(128), value=128, follows="ta-64"),
         Variant(name="ia-128", config=with_ia(config(128)), against="ta-128", value=128),
@@ -82,6 +84,8 @@ def test_a_whole_study(toy):
     assert list(table["differences"]) == ["ia-128 - ta-128"]
     assert table["arms"]["ia-128"]["scores"]["overall"]["prompts"] == 6
     assert table["judge"]["one_object"] > 0.8
+    assert set(found["likeness"]["arms"]) == {"ta-64", "ta-128", "ia-128"}
+    assert found["likeness"]["arms"]["ta-64"]["value"] > found["likeness"]["floor"]
     speed = json.loads((folder / "out" / "toy" / "speed.json").read_text())
     assert speed["ia-128-seed0"]["num_images"] == 128
     assert len(list((folder / "out" / "data").glob("images-*"))) == 1  # cells share what they have in common

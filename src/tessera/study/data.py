@@ -25,6 +25,10 @@ class Data:
     augmented: Path | None
     prompts: Path
 
+    def held_out(self, number: int) -> Path:
+        """So many captions of held-out scenes."""
+        return self.images.with_name(f"held_out-{digest([self.images.name, number])}")
+
 
 def data_of(root: Path, config: RunConfig) -> Data:
     """Where the data of a run of one arm are, or will be, below the folder `root`."""

@@ -108,7 +108,7 @@ def _scores(study: Study, found: Mapping[str, Any], shown: Mapping[str, Arm]) ->
         " intervals over prompts and training seeds; two seeds say little about seeds, so each seed's own value stands"
         " in results.json.",
         "tiles": _tiles(first, shown),
-        "plot": _over_values(study, first) + plot,
+        "plot": _likeness(study, found) + _over_values(study, first) + plot,
         "tables": [part for kind, table in tables.items() for part in _tables(KINDS[kind], table, shown, rows)],
         "note": judge_note(first["judge"]),
         "protocol": "\n\n".join(
@@ -155,6 +155,22 @@ def _over_values(study: Study, table: Mapping[str, Any]) -> Markup:
         drawn = [series(line, n, study.scores[0], line) for n, line in enumerate(lines)]
         alt = f"{ROWS[study.scores[0]][0]} over {study.axis}"
     return value_plot([line for line in drawn if line.x], study.axis, alt)
+
+
+def _likeness(study: Study, found: Mapping[str, Any]) -> Markup:
+    """The distance to held-out pictures over images seen, one line for each line of variants."""
+    arms = found.get("likeness", {}).get("arms", {})
+    there = [variant for variant in study.variants if variant.name in arms and variant.value is not None]
+    if not there:
+        return Markup("")
+    curves = []
+    for number, line in enumerate(dict.fromkeys(variant.line for variant in there)):
+        x, y = zip(*((v.value, arms[v.name]["value"]) for v in there if v.line == line))
+        curves.append(Curve(arm=line, color=number, x=x, y=y))
+    floor = found["likeness"]["floor"]
+    x = tuple(sorted({variant.value for variant in there if variant.value is not None}))
+    curves.append(Curve(arm="held-out renders", color=len(curves), x=x, y=(floor,) * len(x)))
+    return curve_plot(curves, "distance to held-out", f"{study.title}: distance to held-out pictures")
 
 
 def _tables(

@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.config import UserError, nearest, to_dict
+from tessera.evaluate.likeness import LikenessConfig
 from tessera.evaluate.miniature import METRIC
 from tessera.presets import Arm, RunConfig
 
 SCORES = ("color_score", "both_colors", "colors_in_relation", "overall", "two_object", "single_object", "seam")
 """What the tables of studies begin with: the colour-object score, and GenEval's strict scores beside it."""
+
+LIKENESS = "held_out"
+"""Folder of the pictures of held-out captions, and of their distance, beside the kinds of prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,9 @@ class Study:
     seeds: tuple[int, ...] = (0, 1)
     """Of the starting weights and of every draw in training."""
     kinds: tuple[str, ...] = ("extended",)
-    """The kinds of prompts that are drawn: extended, short."""
+    """The kinds of prompts that are drawn and judged: extended, short."""
+    likeness: LikenessConfig | None = None
+    """Measures the distance to held-out pictures too; None = not."""
     scores: tuple[str, ...] = SCORES
     """Measures of the first table; all others follow in a second one."""
     axis: str | None = None
@@ -164,7 +170,9 @@ def plan(study: Study) -> dict[str, Any]:
             if getattr(variant, field) is not None:
                 variants[variant.name][field] = getattr(variant, field)
     common = {name: value for name, value in first.items() if name != "arms"}
+    more = {} if study.likeness is None else {"likeness": to_dict(study.likeness)}
     return {
+        **more,
         "study": study.name,
         "question": study.question,
         "metric": METRIC,

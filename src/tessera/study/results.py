@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.evaluate.likeness import read_likeness
 from tessera.evaluate.miniature import MEASURES, measured, read_scores
 from tessera.files import MANIFEST, read_json, sha256_file
 from tessera.metrics import Interval, crossed_bootstrap
 from tessera.run import is_complete
-from tessera.study.plan import Cell, Study, cells, plan
+from tessera.study.plan import LIKENESS, Cell, Study, cells, plan
 
 RESAMPLES = 2000
 SAME = ("metric", "detector_sha256", "prompts_sha256", "extended", "images", "prompts")
@@ -33,6 +34,8 @@ def results(study: Study, out: Path) -> dict[str, Any]:
         scores = _read(study, out, kind)
         if scores:
             found["tables"][kind] = _table(study, scores)
+    if study.likeness is not None:
+        found["likeness"] = _likeness(study, out)
     for cell in cells(study):
         run = out / "cells" / cell.folder / "runs" / cell.variant.arm.name
         done = [kind for kind in study.kinds if is_complete(_folder(out, cell, kind))]
@@ -133,6 +136,23 @@ def by_prompt(scores: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndar
     count = np.bincount(place, minlength=len(numbers))
     tasks, values = (np.bincount(place, rows[:, column], len(numbers)) / count for column in (0, 1))
     return values, tasks.astype(np.int64)
+
+
+def _likeness(study: Study, out: Path) -> dict[str, Any]:
+    """{arms: {name: {seeds, value, by_seed}}, floor, protocol}: distances to held-out pictures, means over seeds."""
+    arms: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for variant in study.variants:
+        done = {
+            seed: read_likeness(_folder(out, Cell(variant, seed), LIKENESS))
+            for seed in study.seeds
+            if is_complete(_folder(out, Cell(variant, seed), LIKENESS))
+        }
+        if done:
+            by_seed = [item["distance"] for item in done.values()]
+            arms[variant.name] = {"seeds": list(done), "value": round(float(np.mean(by_seed)), 6), "by_seed": by_seed}
+            rest = {name: value for name, value in next(iter(done.values())).items() if name != "distance"}
+    return {"arms": arms, **rest}
 
 
 def _as_json(interval: Interval) -> dict[str, float]:

@@ -15,9 +15,10 @@ import functools
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.files import made_otherwise, open_stage, read_json, write_json
@@ -25,7 +26,7 @@ from tessera.jobs import Job, run_jobs, work
 from tessera.presets import RunConfig
 from tessera.run import CONFIG, is_complete, locked, run_arm
 from tessera.study.data import Data, data_of, prepare
-from tessera.study.plan import Cell, Study, cells, plan
+from tessera.study.plan import LIKENESS, Cell, Study, cells, plan
 
 
 def run_study(
@@ -94,7 +95,12 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
         else:
             write_json(folder / CONFIG, ours)
         before = names[cell.variant.follows, cell.seed] if cell.variant.follows else None
-        args = (str(out), cell.folder, ",".join(study.kinds), *([before.folder] if before else []))
+        task = {
+            "kinds": list(study.kinds),
+            "before": before.folder if before else None,
+            "likeness": to_dict(study.likeness) if study.likeness else None,
+        }
+        args = (str(out), cell.folder, json.dumps(task))
         jobs[cell.folder] = Job(
             name=cell.name,
             what=f"cell {cell.name}",
@@ -111,7 +117,7 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
 def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
     """The directories of the scores of one cell, in the order of the study's kinds of prompts."""
     scores = out / "cells" / cell.folder / "scores" / cell.variant.arm.name
-    return [scores / kind for kind in study.kinds]
+    return [scores / kind for kind in (*study.kinds, *([LIKENESS] if study.likeness else []))]
 
 
 def conclude(study: Study, out: Path) -> None:
@@ -125,19 +131,25 @@ def conclude(study: Study, out: Path) -> None:
     write_page(study, out, found)
 
 
-def run_cell(out: Path, folder: str, kinds: Sequence[str], before: str | None) -> None:
+def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
     """Trains and judges one cell, in this process."""
     place = out / "cells" / folder
     config = from_dict(RunConfig, read_json(place / CONFIG), str(place / CONFIG))
     (arm,) = config.arms
     data = data_of(out / "data", config)
-    if before is not None:
-        _follow(place / "runs" / arm.name, out / "cells" / before / "runs" / arm.name, config, data)
-    run_arm(place, config, arm, data.plain, data.augmented, prompts_file_of(data), kinds)
+    if task["before"] is not None:
+        _follow(place / "runs" / arm.name, out / "cells" / task["before"] / "runs" / arm.name, config, data)
+    run_arm(place, config, arm, data.plain, data.augmented, data.prompts / "prompts.jsonl", task["kinds"])
+    if task["likeness"] is not None:
+        from tessera.evaluate.likeness import LikenessConfig, held_out_prompts, likeness
+        from tessera.generate.folder import generate
 
-
-def prompts_file_of(data: Data) -> Path:
-    return data.prompts / "prompts.jsonl"
+        settings = from_dict(LikenessConfig, task["likeness"])
+        prompts, samples = data.held_out(settings.prompts), place / "samples" / arm.name / LIKENESS
+        held_out_prompts(prompts, data.images, settings)
+        draw = replace(config.generate, per_prompt=1, extended=False)
+        generate(samples, place / "export" / arm.name, prompts / "prompts.jsonl", draw)
+        likeness(place / "scores" / arm.name / LIKENESS, samples, data.images, settings)
 
 
 def _follow(run: Path, before: Path, config: RunConfig, data: Data) -> None:
@@ -153,8 +165,8 @@ def _follow(run: Path, before: Path, config: RunConfig, data: Data) -> None:
     shutil.copy(before / "log.jsonl", run / "log.jsonl")
 
 
-def _main(out: str, folder: str, kinds: str, before: str | None = None) -> int:
-    return work(lambda: run_cell(Path(out), folder, kinds.split(","), before))
+def _main(out: str, folder: str, task: str) -> int:
+    return work(lambda: run_cell(Path(out), folder, json.loads(task)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import replace
 from tessera.config import UserError, lookup
 from tessera.curate.augment import AugmentConfig
 from tessera.curate.collect import CollectConfig
+from tessera.evaluate.likeness import LikenessConfig
 from tessera.evaluate.miniature import EvaluateConfig
 from tessera.evaluate.prompts import PromptConfig
 from tessera.presets import MINIATURE_WORLD, SMALL_DIT, SMALL_RIN, Arm, RunConfig, miniature
@@ -217,6 +218,39 @@ def claims_smoke() -> Study:
     return replace(claims(), name="claims-smoke", variants=_family(config))
 
 
+def overfit() -> Study:
+    """Paper Figure 5: distance to held-out pictures and scores against images seen, on a training set of 300 pictures.
+
+    Each budget goes on from the one before, at a constant learning rate.
+
+    tessera study overfit --out out/studies
+    """
+    small = replace(base(), collect=CollectConfig(size=32, world=replace(MINIATURE_WORLD, num_images=300)))
+    variants: list[Variant] = []
+    for name, start in (("ta", None), ("ta_ia", 4_000)):
+        before = None
+        for budget in (8_000, 16_000, 32_000, 64_000):
+            config = retrained(
+                small, lambda t, n=budget: replace(t, num_images=n, optim=replace(t.optim, decay="constant"))
+            )
+            config = config if start is None else with_ia(config, start=start)
+            this, other = f"{name}-{budget // 1000}k", f"ta-{budget // 1000}k"
+            against = None if start is None else other
+            variants.append(Variant(name=this, config=config, against=against, value=budget, follows=before))
+            before = this
+    return Study(
+        name="overfit",
+        title="Overfitting",
+        question="On a small training set, does image augmentation keep the distance to held-out pictures from rising"
+        " again? In the paper's Figure 5 TA turns up after 300,000 steps and TA+IA does not.",
+        variants=tuple(variants),
+        seeds=(0,),
+        scores=("single_object", *[name for name in SCORES if name != "single_object"]),
+        axis="images seen",
+        likeness=LikenessConfig(threads=1),
+    )
+
+
 def noise() -> NoiseStudy:
     """Paper Figure 7, without training: what noise hides of CutMix pictures, and what it leaves, at each t.
 
@@ -232,6 +266,7 @@ STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
     "half_view": half_view,
     "tau": tau,
     "phases": phases,
+    "overfit": overfit,
     "noise": noise,
     "claims-smoke": claims_smoke,
 }
