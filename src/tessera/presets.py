@@ -34,8 +34,12 @@ class Arm:
     augmented: bool
     """Trains on CutMix pictures too (IA)."""
     train: TrainConfig
+    short_share: float = 0.0
+    """Share of the pictures whose caption is replaced by a short one, in [0, 1]: so that short prompts work too."""
 
     def __post_init__(self):
+        if not 0 <= self.short_share <= 1:
+            raise UserError(f"arm {self.name}: short_share is {self.short_share}; give a number from 0 to 1")
         if not self.name.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"arm name {self.name!r}: use letters, digits, - and _ only")
         if (self.train.augment_prob > 0) != self.augmented:

@@ -74,19 +74,24 @@ class Clock:
     def join(self, out: Path, config: RunConfig) -> None:
         """Writes stages.json: the stages in the order of the work."""
         names = ["collect", "augment", "prompts"]
-        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "encode")]
+        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "shorten", "encode")]
         names += [f"{verb} {arm.name}" for verb in ("train", "export", "generate", "evaluate") for arm in config.arms]
         paths = [self.folder / f"{name.replace(' ', '-')}.json" for name in names]
         write_json(out / "stages.json", [read_json(path) for path in paths if path.exists()])
 
 
-def _sets(config: RunConfig) -> dict[str, tuple[Captioner, bool]]:
-    """Name of each encoded set -> (captioner, augmented or not)."""
-    sets: dict[str, tuple[Captioner, bool]] = {}
+def encoded_set(arm: Arm, augmented: bool) -> str:
+    """Name of an arm's plain or augmented set."""
+    short = f"-short{arm.short_share:g}" if arm.short_share else ""
+    return f"{AUGMENTED if augmented else PLAIN}-{arm.captioner}{short}"
+
+
+def _sets(config: RunConfig) -> dict[str, tuple[Captioner, float, bool]]:
+    """Name of each encoded set -> (captioner, share of short captions, augmented or not)."""
+    sets: dict[str, tuple[Captioner, float, bool]] = {}
     for arm in config.arms:
-        sets[f"{PLAIN}-{arm.captioner}"] = (arm.captioner, False)
-        if arm.augmented:
-            sets[f"{AUGMENTED}-{arm.captioner}"] = (arm.captioner, True)
+        for augmented in (False, True)[: 1 + arm.augmented]:
+            sets[encoded_set(arm, augmented)] = (arm.captioner, arm.short_share, augmented)
     return sets
 
 
@@ -125,18 +130,22 @@ def _curate(out: Path, config: RunConfig, clock: Clock, images: Path | None, cap
     from tessera.curate.caption import CaptionConfig, caption
     from tessera.curate.collect import collect
     from tessera.curate.encode import encode
+    from tessera.curate.short import shorten
 
     pictures = out / "images"
     clock.do("collect", collect, pictures, config.collect, images)
     if any(arm.augmented for arm in config.arms):
         clock.do("augment", augment, out / "recipe", pictures, config.augment)
     _make_prompts(out, config, clock, pictures)
-    for name, (captioner, augmented) in _sets(config).items():
+    for name, (captioner, share, augmented) in _sets(config).items():
         recipe = out / "recipe" if augmented else None
         words = CaptionConfig(captioner=captioner, seed=config.collect.world.seed if config.collect.world else 0)
         texts, encoded = out / "captions" / name, out / "encoded" / name
         file = captions if captioner == "import" else None
         clock.do(f"caption {name}", caption, texts, pictures, words, recipe=recipe, captions_file=file)
+        if share:
+            texts, long = texts.with_name(f"{name}-mixed"), texts
+            clock.do(f"shorten {name}", shorten, texts, long, pictures, share, recipe)
         clock.do(f"encode {name}", encode, encoded, pictures, texts, config.encode, recipe=recipe)
 
 
@@ -218,9 +227,8 @@ def _main(folder: str, arm_name: str) -> int:
     def job() -> None:
         config = from_dict(RunConfig, read_json(out / CONFIG), str(out / CONFIG))
         arm = next(arm for arm in config.arms if arm.name == arm_name)
-        augmented = out / "encoded" / f"{AUGMENTED}-{arm.captioner}" if arm.augmented else None
-        plain = out / "encoded" / f"{PLAIN}-{arm.captioner}"
-        run_arm(out, config, arm, plain, augmented, prompts_file(out))
+        augmented = out / "encoded" / encoded_set(arm, True) if arm.augmented else None
+        run_arm(out, config, arm, out / "encoded" / encoded_set(arm, False), augmented, prompts_file(out))
 
     return work(job)
 

@@ -1,6 +1,6 @@
 """The miniature world: draws a scene, renders it, says it in words; no files."""
 
-from tessera.miniature.words import NUMBER_WORDS, describe, place, plural, relation
+from tessera.miniature.words import NUMBER_WORDS, describe, describe_short, place, plural, relation
 from tessera.miniature.world import (
     BACKGROUNDS,
     COLORS,
@@ -27,6 +27,7 @@ __all__ = [
     "TEXTURES",
     "WorldConfig",
     "describe",
+    "describe_short",
     "draw_composed",
     "draw_scene",
     "mix_scene",

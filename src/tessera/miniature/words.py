@@ -58,6 +58,27 @@ def describe(scene: Scene, seed: int, number: int) -> str:
     return with_articles(say(scene, rng))
 
 
+def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
+    """The scene in a few words, as a person types a prompt: objects, perhaps with color and relation.
+
+    The address (seed, number) chooses what is told. Scenes of more than two objects, or of two alike, are told long.
+    """
+    rng = philox(seed, "miniature/short", number)
+    if len(scene.objects) > 2 or (len(scene.objects) == 2 and scene.objects[0].shape == scene.objects[1].shape):
+        return describe(scene, seed, number)
+    colored = rng.random() < 0.5
+    nouns = [f"a {thing.color} {thing.shape}" if colored else f"a {thing.shape}" for thing in scene.objects]
+    told = nouns[0]
+    if len(nouns) == 2:
+        first = int(rng.integers(2))  # a caption must not tell which picture was the base
+        one, other = scene.objects[first], scene.objects[1 - first]
+        joined = relation(one, other) if rng.random() < 0.5 else "and"
+        if rng.random() < 0.5:
+            joined = joined.replace("to the ", "")
+        told = f"{nouns[first]} {joined} {nouns[1 - first]}"
+    return with_articles(f"{_pick(rng, 'a photo of ', 'a picture of ', '')}{told}")
+
+
 def with_articles(text: str) -> str:
     """English: "a" before a colour or shape that begins with a vowel becomes "an"."""
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)

@@ -35,7 +35,7 @@ def data_of(root: Path, config: RunConfig) -> Data:
     (arm,) = config.arms
     pictures = digest(to_dict(config.collect))
     mix = digest([pictures, to_dict(config.augment)])
-    words, encode = to_dict(_words(config)), to_dict(config.encode)
+    words, encode = [to_dict(_words(config)), arm.short_share], to_dict(config.encode)
     assert config.prompts is not None
     return Data(
         images=root / f"images-{pictures}",
@@ -52,6 +52,7 @@ def prepare(root: Path, config: RunConfig) -> Data:
     from tessera.curate.caption import caption
     from tessera.curate.collect import collect
     from tessera.curate.encode import encode
+    from tessera.curate.short import shorten
     from tessera.evaluate.prompts import prompts
 
     data = data_of(root, config)
@@ -62,8 +63,11 @@ def prepare(root: Path, config: RunConfig) -> Data:
     prompts(data.prompts, data.images, config.prompts)
     for encoded, recipe in ((data.plain, None), (data.augmented, data.recipe)):
         if encoded is not None:
-            captions = root / encoded.name.replace("encoded", "captions")
+            captions = root / f"captions-{digest([to_dict(_words(config)), recipe and recipe.name, data.images.name])}"
             caption(captions, data.images, _words(config), recipe=recipe)
+            if share := config.arms[0].short_share:
+                long, captions = captions, root / encoded.name.replace("encoded", "captions")
+                shorten(captions, long, data.images, share, recipe)
             encode(encoded, data.images, captions, config.encode, recipe=recipe)
     return data
 

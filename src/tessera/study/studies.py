@@ -251,6 +251,30 @@ def overfit() -> Study:
     )
 
 
+def short_captions() -> Study:
+    """An improvement: short captions for some of the pictures, so that short prompts work too. TA and TA+IA.
+
+    tessera study short_captions --out out/studies
+    """
+    shares = (0.15, 0.3, 0.5)
+    variants = []
+    for name, config in (("ta", base()), ("ta_ia", with_ia(base()))):
+        variants.append(Variant(name=f"{name}-0", config=config, value=0.0))
+        for share in shares:
+            mixed = replace(config, arms=(replace(config.arms[0], short_share=share),))
+            variants.append(Variant(name=f"{name}-{share:g}", config=mixed, against=f"{name}-0", value=share))
+    return Study(
+        name="short_captions",
+        title="Short captions among the long ones",
+        question="The paper's models know long captions alone, and short prompts cost them much. Does a share of short"
+        " captions in training lift short prompts, and does it cost long ones?",
+        variants=tuple(variants),
+        kinds=("short", "extended"),
+        scores=("single_object", "colors", *[name for name in SCORES if name != "single_object"]),
+        axis="share of short captions",
+    )
+
+
 def noise() -> NoiseStudy:
     """Paper Figure 7, without training: what noise hides of CutMix pictures, and what it leaves, at each t.
 
@@ -267,6 +291,7 @@ STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
     "tau": tau,
     "phases": phases,
     "overfit": overfit,
+    "short_captions": short_captions,
     "noise": noise,
     "claims-smoke": claims_smoke,
 }
