@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from tessera.config import UserError
+from tessera.frozen.hub import quiet
 
 DEFAULT = "openai/clip-vit-large-patch14"
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
@@ -77,9 +78,11 @@ def cut_out(image: NDArray[np.uint8], box: tuple[int, int, int, int], mask: NDAr
 def load_colors(model: str, colors: Sequence[str], device: torch.device | str = "cpu") -> ClipColors:
     """CLIP of a folder or of the Hub (safetensors); UserError if it cannot be loaded."""
     from transformers import AutoTokenizer, CLIPModel
+    from transformers.utils import logging
 
     try:
-        network = CLIPModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
+        with quiet(logging):
+            network = CLIPModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import torch
 
 from tessera.config import UserError
+from tessera.frozen.hub import quiet
 from tessera.frozen.identity import identify
 from tessera.frozen.openai_client import ChatClient
 
@@ -93,14 +94,16 @@ def load_writer(model: str | None, server: str | None, device: torch.device | st
     if server is not None:
         return ServerWriter(ChatClient(server, name))
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     source = model or DEFAULT
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        network = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        with quiet(logging):
+            network = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model: {source} is no language model of a folder or of the Hub ({reason})") from error

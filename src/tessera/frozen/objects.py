@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tessera.config import UserError
 from tessera.files import sha256_file
+from tessera.frozen.hub import quiet
 from tessera.frozen.mmdetection import load_mmdetection
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
@@ -84,6 +85,7 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> ObjectDetec
     if not (path / "config.json").is_file() or not weights.is_file():
         raise UserError(f"{path}: needs config.json and model.safetensors of a Mask2Former, or give mmdetection's file")
     from transformers import AutoConfig, Mask2FormerForUniversalSegmentation
+    from transformers.utils import logging
 
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -91,9 +93,10 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> ObjectDetec
         raise UserError(f"{path}: its config.json cannot be read ({str(error).splitlines()[0]})") from error
     if config.model_type != "mask2former" or config.num_labels != 80:
         raise UserError(f"{path}: holds a {config.model_type} of {config.num_labels} classes, not a Mask2Former of 80")
-    loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
-        path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
+    with quiet(logging):
+        loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
+            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
     model, report = loaded
     missing = [name for name in report["missing_keys"] if ".swin.layernorm." not in name]
     if missing or report["unexpected_keys"]:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from tessera.config import UserError
+from tessera.frozen.hub import quiet
 from tessera.frozen.identity import identify
 from tessera.frozen.openai_client import ChatClient
 
@@ -139,18 +140,21 @@ def load_vqa(backend: Backend, model: str | None, server: str | None, device: to
     if backend == "mplug":
         return MplugVqa(name, device)
     import transformers
+    from transformers.utils import logging
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if backend == "blip":
-            network = transformers.BlipForQuestionAnswering.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True
-            )
+            with quiet(logging):
+                network = transformers.BlipForQuestionAnswering.from_pretrained(
+                    name, dtype=torch.float32, use_safetensors=True
+                )
             return BlipVqa(network, tokenizer, device)
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-        network = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            name, dtype=dtype, use_safetensors=True
-        )
+        with quiet(logging):
+            network = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                name, dtype=dtype, use_safetensors=True
+            )
         return QwenVqa(network, tokenizer, transformers.Qwen2VLImageProcessorPil.from_pretrained(name), device)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
