@@ -20,7 +20,7 @@ from tessera.curate.engine import Engine, run_shards
 from tessera.curate.pictures import read_png
 from tessera.cutmix import compose
 from tessera.files import read_table, remove_unfinished, write_table
-from tessera.frozen.captioner import MIX_PROMPT, PROMPT, Llava, Question, make_question
+from tessera.frozen.captioner import Llava, Question, make_question, prompt_of
 from tessera.frozen.server import Server
 from tessera.runtime import progress
 
@@ -136,7 +136,7 @@ def _write(part: Part, texts: Mapping[str, str]) -> None:
     columns: dict[str, list[Any]] = {
         "key": [job.key for job in part.jobs],
         "text": [texts[job.key] for job in part.jobs],
-        "prompt": [PROMPT if job.mix is None else MIX_PROMPT for job in part.jobs],
+        "prompt": [prompt_of(job.mix and job.mix.placement) for job in part.jobs],
     }
     write_table(part.path, columns, pa.schema([(name, pa.string()) for name in _COLUMNS]))
 

@@ -54,11 +54,14 @@ def make_question(picture: NDArray[np.uint8], placement: Placement | None, side:
 
     side: of the captioner's crops in pixels.
     """
-    if placement is None:
-        return Question((picture,), PROMPT)
-    if placement.pattern == "half":
-        return Question((picture,), MIX_PROMPT)
-    return Question((picture, quarter(picture, quarter_of(placement), side)), MIX_PROMPT)
+    if placement is None or placement.pattern in ("half", "crop"):
+        return Question((picture,), prompt_of(placement))
+    return Question((picture, quarter(picture, quarter_of(placement), side)), prompt_of(placement))
+
+
+def prompt_of(placement: Placement | None) -> str:
+    """The paper's prompt: a window of one picture (`crop`) is no mix."""
+    return PROMPT if placement is None or placement.pattern == "crop" else MIX_PROMPT
 
 
 def quarter_of(placement: Placement) -> tuple[int, int]:
