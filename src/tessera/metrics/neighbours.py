@@ -1,5 +1,6 @@
 """Precision, recall, density and coverage, without ever holding all distances."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from tessera.metrics.tables import as_floats, same_width
 
 BLOCK_ENTRIES = 2**21
 """About how many distances are held at once: 8 MB in float32."""
+SPARE = 8
+"""Neighbours kept beyond the k-th, among which rounding may have put the true one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +52,31 @@ class _Points:
         self.unit = (width + 16) * np.finfo(np.float32).eps / 2
         self.scale = scale
 
+    def halves(self, rows: Any, columns: Any, other: "_Points | None" = None) -> np.ndarray:
+        """-squared distances / 2 of some rows of this table and of another one's."""
+        left = self.table[rows].copy()
+        left[:, -2:] = left[:, :-3:-1]
+        return left @ (other or self).table[columns].T
+
+    def slack(self, rows: Any, other: "_Points") -> np.ndarray:
+        """How far off those can be at most, (n, 1)."""
+        return self.unit / 2 * np.square(self.norms[rows, None] + other.norms.max())
+
     def blocks(self, other: "_Points") -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """(rows, -squared distances / 2 (n, M), error of each row at most (n, 1)), some rows at a time."""
-        size, largest = max(1, BLOCK_ENTRIES // len(other.rows)), other.norms.max()
+        size = max(1, BLOCK_ENTRIES // len(other.rows))
         for start in range(0, len(self.rows), size):
             rows = slice(start, min(start + size, len(self.rows)))
-            left = self.table[rows].copy()
-            left[:, -2:] = left[:, :-3:-1]
-            slack = self.unit / 2 * np.square(self.norms[rows, None] + largest)
-            yield rows, left @ other.table.T, slack
+            yield rows, self.halves(rows, slice(None), other), self.slack(rows, other)
+
+    def blocks_of_pairs(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """(rows, columns, -squared distances / 2) of this table with itself: each pair of points once, but in the
+        blocks on the diagonal."""
+        size = math.isqrt(BLOCK_ENTRIES)
+        parts = [slice(start, min(start + size, len(self.rows))) for start in range(0, len(self.rows), size)]
+        for place, rows in enumerate(parts):
+            for columns in parts[place:]:
+                yield rows, columns, self.halves(rows, columns)
 
     def exact(self, i: np.ndarray, other: "_Points", j: np.ndarray) -> np.ndarray:
         """Squared distances of the pairs (self_i, other_j), some at a time, in the scale of `blocks`."""
@@ -90,16 +109,62 @@ def _toward(values: np.ndarray, direction: float) -> np.ndarray:
 
 
 def _squared_radii(points: _Points, k: int) -> np.ndarray:
-    """Squared distance from each point to its k-th nearest other point. (N,)"""
-    radii, place = np.empty(len(points.rows)), len(points.rows) - k
-    for rows, halves, slack in points.blocks(points):
-        np.fill_diagonal(halves[:, rows], -np.inf)
+    """Squared distance from each point to its k-th nearest other point. (N,)
+
+    Distances are symmetric, so each block is computed once for its rows and its columns. Every point keeps its nearest
+    ones so far; where rounding leaves open whether the k-th is among them, its distances are looked at once more.
+    """
+    count = len(points.rows)
+    kept = min(k + SPARE, count - 1)
+    halves = np.full((count, kept), -np.inf, np.float32)
+    nearest = np.zeros((count, kept), np.int64)
+    for rows, columns, block in points.blocks_of_pairs():
+        if rows == columns:
+            np.fill_diagonal(block, -np.inf)
+        _keep_nearest(halves[rows], nearest[rows], block, columns.start)
+        if rows != columns:
+            _keep_nearest(halves[columns], nearest[columns], np.ascontiguousarray(block.T), rows.start)
+    slack = points.slack(slice(None), points)
+    kth = np.partition(halves, kept - k, axis=1)[:, kept - k : kept - k + 1].astype(np.float64)
+    # The true k-th is at most 2 slacks away from this one, and what it competes with another one.
+    rivals = halves >= _toward(kth - 2 * slack, -np.inf)
+    i, place = np.nonzero(rivals)
+    radii = _kth_of_row(i, points.exact(i, points, nearest[i, place]), np.arange(count), k)
+    open_rows = np.flatnonzero(rivals.all(1)) if kept < count - 1 else np.empty(0, np.int64)
+    radii[open_rows] = _radii_of_rows(points, open_rows, k)
+    return radii
+
+
+def _keep_nearest(halves: np.ndarray, nearest: np.ndarray, block: np.ndarray, first: int) -> None:
+    """Puts the largest of (n, kept) and of the new block's rows (n, m) into the former; `first`: of its columns."""
+    kept = halves.shape[1]
+    if block.shape[1] > kept:
+        columns = np.argpartition(block, -kept, axis=1)[:, -kept:]
+        block = np.take_along_axis(block, columns, 1)
+    else:
+        columns = np.broadcast_to(np.arange(block.shape[1]), block.shape)
+    both, names = np.concatenate([halves, block], 1), np.concatenate([nearest, columns + first], 1)
+    best = np.argpartition(both, -kept, axis=1)[:, -kept:]
+    halves[:], nearest[:] = np.take_along_axis(both, best, 1), np.take_along_axis(names, best, 1)
+
+
+def _kth_of_row(i: np.ndarray, values: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+    """The k-th smallest of the values of each of `rows`; `i` (ascending): whose they are, at least k of each."""
+    order = np.lexsort((values, i))
+    return values[order][np.searchsorted(i, rows) + k - 1]
+
+
+def _radii_of_rows(points: _Points, chosen: np.ndarray, k: int) -> np.ndarray:
+    """As `_squared_radii`, of some points, from all their distances."""
+    radii, size = np.empty(len(chosen)), max(1, BLOCK_ENTRIES // len(points.rows))
+    for start in range(0, len(chosen), size):
+        rows = chosen[start : start + size]
+        halves, slack = points.halves(rows, slice(None)), points.slack(rows, points)
+        halves[np.arange(len(rows)), rows] = -np.inf
+        place = halves.shape[1] - k
         kth = np.partition(halves, place, axis=1)[:, place : place + 1].astype(np.float64)
-        # The true k-th is at most 2 slacks away from this one, and what it competes with another one.
         i, j, _ = _below(halves, kth, 2 * slack)
-        exact = points.exact(i + rows.start, points, j)
-        order = np.lexsort((exact, i))  # by row, then by distance
-        radii[rows] = exact[order][np.searchsorted(i, np.arange(len(halves))) + k - 1]
+        radii[start : start + size] = _kth_of_row(i, points.exact(rows[i], points, j), np.arange(len(rows)), k)
     return radii
 
 
