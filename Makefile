@@ -10,6 +10,7 @@ TORCH_INDEX ?=
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
+SPREAD = --numprocesses auto --dist loadfile
 TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .PHONY: help run smoke test test-all check clean
@@ -29,10 +30,10 @@ smoke: $(VENV)/.installed
 	$(BIN)/tessera run miniature-smoke --out out/smoke
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 test-all: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -6,12 +6,12 @@
 # IMAGENET: ILSVRC2012 as it comes (a folder, the tar of tars, or Parquet files). OUT: needs about 1.2 TB: 500 GB for each
 # encoded set of long captions (0.39 MB a picture), 8 GB for every checkpoint that is kept.
 # NPROC: GPUs of this machine (all of them). PEAK: a GPU's stated TFLOP/s, for the log (989: H100, H200 in bf16).
-# CAPTIONER: writes the long captions (llava: LLaVA-NeXT, 8B), on every GPU of this machine at once.
-# Expected time of the trainings: 6 x about 100 hours of H200; captions: the paper's captioner at the speed that
-# `tessera caption` prints. Every stage but the trainings is skipped at once when it is done, and so are they.
+# DETECTOR: GenEval's detector, mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco .pth (none: no scores).
+# Expected time of the trainings: 6 x about 100 hours of H200; `tessera plan` says that of the rest. Every stage that is
+# done is skipped at once.
 set -euo pipefail
 imagenet=$(realpath "${1:?say where ImageNet is}") out=${2:?say where to work}
-nproc=${NPROC:-gpu} peak=${PEAK:-989} captioner=${CAPTIONER:-llava}
+nproc=${NPROC:-gpu} peak=${PEAK:-989} detector=${DETECTOR:+$(realpath "$DETECTOR")}
 on_gpus() { torchrun --standalone --nproc-per-node "$nproc" -m tessera.cli "$@"; }
 mkdir -p "$out" && cd "$out"
 
@@ -19,14 +19,15 @@ mkdir -p "$out" && cd "$out"
 tessera collect "$imagenet" --size 256 --out images
 tessera augment images --pattern all --out recipe
 tessera caption images --captioner aio --out captions/aio
-on_gpus caption images --captioner "$captioner" --out captions/ta
-on_gpus caption images --captioner "$captioner" --recipe recipe --out captions/ta_ia
+tessera caption images --captioner llava --engine processes --out captions/ta
+tessera caption images --captioner llava --engine processes --recipe recipe --out captions/ta_ia
 
 # Appendix A: Stable Diffusion's VAE, Flan-T5-XL.
 vae=stabilityai/sd-vae-ft-ema text=google/flan-t5-xl
-tessera encode images captions/aio --latents "$vae" --text "$text" --out encoded/aio
-tessera encode images captions/ta --latents "$vae" --text "$text" --out encoded/ta
-tessera encode images captions/ta_ia --recipe recipe --latents "$vae" --text "$text" --out encoded/ta_ia
+frozen=(--latents "$vae" --text "$text" --engine processes)
+tessera encode images captions/aio "${frozen[@]}" --out encoded/aio
+tessera encode images captions/ta "${frozen[@]}" --out encoded/ta
+tessera encode images captions/ta_ia --recipe recipe "${frozen[@]}" --out encoded/ta_ia
 
 # Section 3.3 and 4.1: Algorithm 1, 250k steps of 1024 for each model and arm (Tables 1 to 3).
 for model in cad-i-l dit-i-l2; do
@@ -38,13 +39,22 @@ for model in cad-i-l dit-i-l2; do
   done
 done
 
-# Section 4.1: 250 steps of DDIM; the prompts of Figure 4, and GenEval's, original and extended.
+# Section 4.1: 250 steps of DDIM; the prompts of Figure 4, and GenEval's, original and extended (Table 2).
+tessera extend-prompts geneval --out prompts/geneval
 for model in cad-i-l dit-i-l2; do
   for arm in aio ta ta_ia; do
     on_gpus generate "export/$model-$arm" --prompts figure4 --extended --out "samples/$model-$arm/figure4"
-    on_gpus generate "export/$model-$arm" --prompts geneval --per-prompt 4 --out "samples/$model-$arm/short"
+    for kind in short extended; do
+      longer=(); [ "$kind" = extended ] && longer=(--extended)
+      on_gpus generate "export/$model-$arm" --prompts prompts/geneval/prompts.jsonl "${longer[@]}" --per-prompt 4 \
+        --out "samples/$model-$arm/$kind"
+    done
+    [ -z "$detector" ] || on_gpus evaluate geneval --samples "samples/$model-$arm/short" \
+      --extended-samples "samples/$model-$arm/extended" --detector "$detector" --out "scores/$model-$arm"
   done
 done
+
+[ -z "$detector" ] || tessera report scores/*/original scores/*/extended --out report
 
 # 512 px, as later versions of the paper: the same stages at --size 512, then
 #   on_gpus train cad-i-l-512:ta_ia --init export/cad-i-l-ta_ia --plain encoded512/ta --augmented encoded512/ta_ia ...

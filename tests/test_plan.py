@@ -6,7 +6,6 @@ import shlex
 import pytest
 
 from tessera import cli
-from tessera.cli import curate
 from tessera.config import UserError
 from tessera.plan import PRESETS, PlanConfig, cad_step_flop, commands, describe, disk, dit_forward_flop, gpu_hours
 from tessera.presets import load_train_preset
@@ -62,8 +61,6 @@ def test_commands_parse(sets, monkeypatch):
     }
     monkeypatch.setattr(cli, "VERBS", stubs)
     lines = commands(PlanConfig(images=100, sets=sets))
-    if "llava" not in str(curate.caption.__annotations__["captioner"]):
-        lines = [line.replace("--captioner llava", "--captioner aio") for line in lines]
     for line in lines:
         words = shlex.split(line)
         start = words.index("tessera.cli") if words[0] == "torchrun" else words.index("tessera")

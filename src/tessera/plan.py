@@ -130,13 +130,15 @@ def gpu_hours(config: PlanConfig) -> dict[str, float]:
 def commands(config: PlanConfig) -> list[str]:
     """The command lines, in order; IMAGENET stands for where the pictures are."""
     lines = ["tessera collect IMAGENET --out images"]
-    encoders = "--latents stabilityai/sd-vae-ft-ema --text google/flan-t5-xl"
-    lines.append("tessera caption images --captioner llava --out captions/plain")
+    where = "" if config.gpus == 1 else " --engine processes"  # one for each GPU
+    captioner = f"--captioner llava{where}"
+    encoders = f"--latents stabilityai/sd-vae-ft-ema --text google/flan-t5-xl{where}"
+    lines.append(f"tessera caption images {captioner} --out captions/plain")
     lines.append(f"tessera encode images captions/plain {encoders} --out encoded/plain")
     for name in config.augmented:
         recipe = f"--recipe recipe/{name}"
         lines.append(f"tessera augment images --pattern {name} --out recipe/{name}")
-        lines.append(f"tessera caption images {recipe} --captioner llava --out captions/{name}")
+        lines.append(f"tessera caption images {recipe} {captioner} --out captions/{name}")
         lines.append(f"tessera encode images captions/{name} {recipe} {encoders} --out encoded/{name}")
     train = "tessera" if config.gpus == 1 else f"torchrun --standalone --nproc-per-node {config.gpus} -m tessera.cli"
     preset = f"{PRESETS[config.network]}:{'ta_ia' if config.augmented else 'ta'}"
