@@ -46,7 +46,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@if command -v nvidia-smi >/dev/null 2>&1; then exit 0; fi; \
 	echo "Installing torch $(TORCH) for the CPU ..."; \
 	$(PIP) "torch==$(TORCH)+cpu" $(TORCH_INDEX:%=--extra-index-url %) 2>$(VENV)/torch.log && exit 0; \
-	if grep -q "No matching distribution" $(VENV)/torch.log; then \
+	if grep -q -e "No matching distribution" -e "ResolutionImpossible" $(VENV)/torch.log; then \
 		echo "No package index here has a CPU build of it (see TORCH_INDEX in README.md): taking the default build."; \
 	else cat $(VENV)/torch.log >&2; exit 1; fi
 	@echo "Installing tessera ..."

@@ -3,15 +3,20 @@
 import contextlib
 import functools
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tessera.config import UserError
+from tessera.curate.caption import CaptionConfig, caption
+from tessera.curate.encode import EncodeConfig, encode
 from tessera.curate.engine import Engine, parse_part, run_shards
 
 
@@ -91,6 +96,45 @@ def test_on_ray(tmp_path, cluster):
         run(functools.partial(prepare, tmp_path), [1, -1], engine)
     assert sorted(run(functools.partial(dying, tmp_path), range(6), engine)) == [*range(6)]
     assert (tmp_path / "died").exists()
+
+
+def workers_on_ray() -> list[int]:
+    found = subprocess.run(["pgrep", "-f", "^ray::_Actor"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_stage_ends_as_an_undisturbed_one_when_rays_workers_are_killed(tmp_path, cluster, images, kills):
+    captions, whole, out = tmp_path / "captions", tmp_path / "whole", tmp_path / "out"
+    caption(captions, images, CaptionConfig(captioner="scene"))
+    config = EncodeConfig(shard_size=1)
+    encode(whole, images, captions, config)
+    rng, hits, over = random.Random(kills), 0, threading.Event()
+
+    def kill() -> None:
+        nonlocal hits
+        while hits < kills and not over.is_set():
+            for pid in rng.sample(found := workers_on_ray(), min(1, len(found))):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    hits += 1
+            time.sleep(0.05 + 0.3 * rng.random())
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        while hits < kills:
+            encode(out, images, captions, config, engine=Engine(kind="ray", workers=2))
+            assert files(out) == files(whole)
+            shutil.rmtree(out)
+    finally:
+        over.set()
+        killer.join()
+    assert hits >= kills
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_workers_end_with_their_parent(tmp_path):
