@@ -111,7 +111,12 @@ class Server:
         self.log = self.noted.with_suffix(".log")
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [*map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+                [*map(str, arguments)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore Ctrl-C
             )
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:

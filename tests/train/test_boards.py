@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import types
 
 import numpy as np
@@ -45,6 +46,7 @@ def test_tensorboard_files(tmp_path):
         board.line(number, {"loss": number / 8})
     board.picture(24, np.zeros((8, 16, 3), np.uint8))
     board.close()
+    time.sleep(1.1)  # files are read in the order of their names, which begin with the second
     resumed = TensorBoard(tmp_path, 16)
     resumed.line(24, {"loss": 30.0})
     resumed.close()

@@ -162,12 +162,12 @@ class MasterOptimizer:
         if not self.copied and self.add_up is None:
             return  # autograd has added them already
         pairs = [(m, part_of(p.grad)) for m, p in zip(self.masters, self.network) if p.grad is not None]
-        for master, _ in pairs:
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-        if pairs:
-            grads = [g for _, g in pairs]
-            torch._foreach_add_([m.grad for m, _ in pairs], grads)  # type: ignore[arg-type]
+        added = [(m.grad, g) for m, g in pairs if m.grad is not None]
+        if added:
+            torch._foreach_add_([m for m, _ in added], [g for _, g in added])
+        for master, grad in pairs:
+            if master.grad is None:  # of the first pass
+                master.grad = grad.to(master.dtype, copy=True)
         for parameter in self.network:
             parameter.grad = None
 

@@ -1,5 +1,6 @@
 """The processes of a run: torchrun's ranks, and the signals that stop them."""
 
+import atexit
 import contextlib
 import functools
 import signal
@@ -17,13 +18,15 @@ from tessera.runtime import rank, world_size
 def join(device: torch.device) -> bool:
     """Joins torchrun's processes, if there are several. Returns whether this one leads: only it writes files.
 
-    Once in a process, for its whole life: a second group at the same address does not come about, and leaving the group
-    would wait for ranks that an error may have ended.
+    Once in a process, for its whole life: a second group at the same address does not come about. Gloo's threads have
+    to be gone when Python ends; NCCL's group stays as it is, for leaving could wait for ranks that an error has ended.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if world_size() > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type != "cuda":
+            atexit.register(dist.destroy_process_group)
     return rank() == 0
 
 
