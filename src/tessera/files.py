@@ -197,8 +197,9 @@ class Stage:
         rejects: Mapping[str, str] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Marks the directory complete. The last write of a stage."""
+        """Marks the directory complete, rid of what killed workers left. The last write of a stage."""
         assert not self.done, f"{self.directory} was complete already"
+        remove_unfinished(self.directory)
         _write_manifest(self.directory, self.head, complete=True, counts=counts, rejects=rejects, facts=facts)
 
 

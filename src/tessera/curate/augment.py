@@ -41,7 +41,7 @@ from tessera.cutmix import (
     count_placements,
     placement_at,
 )
-from tessera.files import open_stage, read_manifest, read_table, write_table
+from tessera.files import open_stage, read_manifest, read_table, remove_unfinished, write_table
 from tessera.records import Placement
 from tessera.runtime import address, progress
 
@@ -117,6 +117,7 @@ def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool =
         counts = count_patterns(rows) | ({"names_of_other_pictures": strange} if captions is not None else {})
         stage.finish(counts, facts={"image_size": size})
     if write_images:
+        remove_unfinished(out)
         _write_pictures(out, images)
 
 

@@ -25,7 +25,7 @@ from tessera.curate.collect import is_complete, read_images
 from tessera.curate.engine import HERE, Engine, run_shards
 from tessera.curate.pictures import read_png
 from tessera.cutmix import compose
-from tessera.files import open_stage, read_manifest, remove_unfinished, sha256_file
+from tessera.files import open_stage, read_manifest, sha256_file
 from tessera.frozen.text import TextEncoder, load_text_encoder
 from tessera.frozen.vae import LatentCodec, load_codec
 from tessera.runtime import philox, progress
@@ -162,8 +162,6 @@ def encode(
                 bar.advance(0 if own else done)
     if not all(shard.path.exists() for shard in shards):
         return  # they are other parts'
-    if engine.part is not None:
-        remove_unfinished(out)
     facts = {
         "captioner": read_manifest(captions, "caption").config["captioner"],
         "latent_codec": codec.id,

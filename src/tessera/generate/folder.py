@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError, nearest, to_dict
-from tessera.files import atomic_path, open_stage, read_manifest, remove_unfinished
+from tessera.files import atomic_path, open_stage, read_manifest
 from tessera.generate.prompts import Prompts, load_prompts
 from tessera.runtime import progress, rank, set_threads, world_size
 
@@ -171,8 +171,6 @@ def draw_folder(
         folders = [out / f"{i:05d}" for i in range(len(rows))]
         if not all(_finished(folder, per_prompt) for folder in folders):
             return False
-        for folder in folders:
-            remove_unfinished(folder)
     return True
 
 
