@@ -27,13 +27,16 @@ from tessera.curate.collect import CollectConfig, collect
 
 def work(source, out):
     images, recipe = out / "images", out / "recipe"
+    print("collect", flush=True)
     collect(images, CollectConfig(source="my-pictures", size=24), source)
+    print("augment", flush=True)
     augment(recipe, images, AugmentConfig(), write_images=True)
+    print("caption", flush=True)
     caption(out / "captions", images, CaptionConfig(), recipe=recipe)
+    print("end", flush=True)
 
 if __name__ == "__main__":
     engine.usable_cores = lambda: int(sys.argv[3])
-    print("ready", flush=True)
     work(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -56,10 +59,15 @@ def job(tmp_path_factory) -> Path:
 def start(job, source, out, cores) -> subprocess.Popen:
     env = os.environ | {"TESSERA_QUIET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(job), str(source), str(out), str(cores)]
-    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(child, stage: str) -> float:
+    """Reads what the job says until it is at that stage; the time then."""
+    for line in child.stdout:
+        if line == f"{stage}\n":
+            break
+    return time.monotonic()
 
 
 def finish(child) -> None:
@@ -75,16 +83,19 @@ def kill(child) -> None:
         child.wait()
 
 
-def kill_rounds(rounds, job, source, tmp_path, cores):
-    expected, began = tmp_path / "expected", time.monotonic()
-    finish(start(job, source, expected, cores))
-    seconds = time.monotonic() - began
-    rng = random.Random(cores)
-    stopped = 0
+def kill_rounds(rounds, job, source, tmp_path, cores, stage):
+    """Kills at random moments of one stage; each time the job then ends as an undisturbed one."""
+    expected = tmp_path / "expected"
+    child = start(job, source, expected, cores)
+    began = wait_for(child, stage)
+    seconds = wait_for(child, STAGES[STAGES.index(stage) + 1]) - began
+    finish(child)
+    rng, stopped = random.Random(f"{stage} {cores}"), 0
     for number in range(rounds):
         out = tmp_path / str(number)
         for _ in range(1 + number % 2):  # some are killed a second time
             child = start(job, source, out, cores)
+            wait_for(child, stage)
             time.sleep(rng.uniform(0, seconds))
             stopped += child.poll() is None
             kill(child)
@@ -93,16 +104,21 @@ def kill_rounds(rounds, job, source, tmp_path, cores):
     assert stopped > 0
 
 
-def test_killed_and_run_again(job, messy, tmp_path):
+STAGES = ["collect", "augment", "caption", "end"]
+
+
+@pytest.mark.parametrize("stage", STAGES[:-1])
+def test_killed_and_run_again(job, messy, tmp_path, stage):
     for name in ("red_fox", "grey-cat"):
         shutil.copytree(messy / name, tmp_path / "source" / name)
-    kill_rounds(2, job, tmp_path / "source", tmp_path, cores=1)
+    kill_rounds(2, job, tmp_path / "source", tmp_path, 1, stage)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cores", [1, 2])
-def test_killed_thirty_times(job, messy, tmp_path, cores):
-    kill_rounds(30, job, messy, tmp_path, cores)
+@pytest.mark.parametrize("stage", STAGES[:-1])
+def test_killed_thirty_times(job, messy, tmp_path, cores, stage):
+    kill_rounds(30, job, messy, tmp_path, cores, stage)
 
 
 def call(*args) -> int:
