@@ -1,9 +1,9 @@
 """A whole training step (loss, backward, clip, optimiser, EMA): python bench/train_step.py [--threads 1] [--batches 64]
 
 Without a GPU, at reduced depth, L = 190 text tokens, random weights and data, by turns, the best of several rounds:
-  DiT-I L/2 (no refiner, for PixArt has none) as `tessera train` steps it (bf16 compute, fp32 masters, AdamW, EMA)
-      against diffusers' PixArtTransformer2DModel of the same width, heads and depth with AdamW and EMA, once all in
-      bf16 and once in fp32 under autocast to bf16;
+  DiT-I L/2 (no refiner, for PixArt has none) as `tessera train` steps it (bf16 compute, fp32 masters, AdamW, EMA),
+      eager and with `--compile on`, against diffusers' PixArtTransformer2DModel of the same width, heads and depth with
+      AdamW and EMA, once all in bf16 and once in fp32 under autocast to bf16;
   CAD-I L with our self-conditioning (first pass without gradient, on kept samples, text refined once) against a first
       pass on all samples with the text refined again, as published.
 With a GPU: both networks at full size, compiled, at the batch sizes of `--batches`: images/s, and TFLOP/s by formula as
@@ -35,10 +35,12 @@ from tessera.train.loop import Means, TrainConfig, _Trainer
 from tessera.train.optim import OptimConfig
 
 CPU_BATCH = 4
-ROUNDS = 4
+ROUNDS = 6
 
 
-def trainer_of(config: TrainConfig, store: EncodedStore, batch: int, device: str) -> tuple[_Trainer, list]:
+def trainer_of(
+    config: TrainConfig, store: EncodedStore, batch: int, device: str, means: Means = Means()
+) -> tuple[_Trainer, list]:
     """A trainer and one batch in its hands."""
     config = replace(
         config,
@@ -49,7 +51,7 @@ def trainer_of(config: TrainConfig, store: EncodedStore, batch: int, device: str
         validation_records=0,
         sample_every_images=None,
     )
-    trainer = _Trainer(Path("unused"), store, None, config, torch.device(device), Means())
+    trainer = _Trainer(Path("unused"), store, None, config, torch.device(device), means)
     host = trainer.reader(range(batch))
     return trainer, [host.pinned() if device == "cuda" else host]
 
@@ -125,20 +127,27 @@ def by_turns(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
 def on_cpu(store: EncodedStore) -> None:
     adamw = OptimConfig(name="adamw", lr=1e-4)
     dit = replace(DIT_I_L2, depth=2, refiner_depth=0)
-    trainer, loaded = trainer_of(replace(dit_i_l2(), model=dit, optim=adamw), store, CPU_BATCH, "cpu")
+    config = replace(dit_i_l2(), model=dit, optim=adamw)
+    trainer, loaded = trainer_of(config, store, CPU_BATCH, "cpu")
+    compiled, _ = trainer_of(config, store, CPU_BATCH, "cpu", Means(compile=True))
+    compiled._step(loaded, False)  # compiles
     best = by_turns(
         {
-            "ours": lambda: trainer._step(loaded, False),
+            "eager": lambda: trainer._step(loaded, False),
+            "compiled": lambda: compiled._step(loaded, False),
             "pure": pixart_step(dit, loaded, autocast=False),
             "autocast": pixart_step(dit, loaded, autocast=True),
         }
     )
     print(
-        f"DiT-I L/2, 2 blocks, batch {CPU_BATCH}: {best['ours']:.2f} s a step; PixArt in pure bf16 "
-        f"{best['pure']:.2f} s, ratio {best['pure'] / best['ours']:.2f}; in autocast {best['autocast']:.2f} s, ratio "
-        f"{best['autocast'] / best['ours']:.2f}",
+        f"DiT-I L/2, 2 blocks, batch {CPU_BATCH}, seconds a step: eager {best['eager']:.3f}, compiled "
+        f"{best['compiled']:.3f}; PixArt {best['pure']:.3f} in pure bf16, {best['autocast']:.3f} in autocast",
         flush=True,
     )
+    for ours in ("eager", "compiled"):
+        ratios = (best[peer] / best[ours] for peer in ("pure", "autocast"))
+        print("  {}: {:.2f} x PixArt in pure bf16, {:.2f} x in autocast".format(ours, *ratios), flush=True)
+    del trainer, compiled
     rin = replace(CAD_I_L, blocks=1)
     trainer, loaded = trainer_of(replace(cad_i_l(), model=rin), store, CPU_BATCH, "cpu")
     best = by_turns(

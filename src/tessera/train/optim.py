@@ -129,6 +129,11 @@ class MasterOptimizer:
             self.masters = own
         self.network: list[Tensor] = list(network.parameters())
         self.optimizers = self._build(kinds(network), compute)
+        only = self.optimizers[0]
+        self.scaled = only if isinstance(only, AdamW) and only.defaults["fused"] else None
+        """The optimiser that clips within its own step, if there is one."""
+        self.kept: dict[Tensor, Tensor] = {}
+        """The memory of each copied gradient, for the next step's: fresh pages cost a CPU more than the sum."""
         self.masked = self.masters[0].device.type == "cuda"
         """Whether a step is skipped on the device, so that nobody waits for its answer."""
 
@@ -167,7 +172,8 @@ class MasterOptimizer:
             torch._foreach_add_([m for m, _ in added], [g for _, g in added])
         for master, grad in pairs:
             if master.grad is None:  # of the first pass
-                master.grad = grad.to(master.dtype, copy=True)
+                kept = self.kept.get(master)
+                self.kept[master] = master.grad = grad.to(master.dtype, copy=True) if kept is None else kept.copy_(grad)
         for parameter in self.network:
             parameter.grad = None
 
@@ -180,14 +186,20 @@ class MasterOptimizer:
         return [m.grad for m in self.masters if m.grad is not None]
 
     def clip(self) -> Tensor:
-        """Scales the whole gradient down to `clip_norm`; returns its norm before that, a scalar on the device."""
+        """Scales the whole gradient down to `clip_norm`; returns its norm before that, a scalar on the device.
+
+        Where AdamW alone is fused, it divides by the scale itself, within `step`: a pass over all gradients less.
+        """
         norm = torch.nn.utils.get_total_norm(self.gradients())
         if self.add_up is not None:
             square = norm.square()
             self.add_up(square)
             norm = square.sqrt()
-        if self.config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.masters, self.config.clip_norm, norm)
+        limit = self.config.clip_norm
+        if limit is not None and self.scaled is not None:
+            self.scaled.grad_scale = ((norm + 1e-6) / limit).clamp_min(1.0)  # type: ignore[attr-defined]
+        elif limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.masters, limit, norm)
         return norm
 
     @torch.no_grad()
@@ -207,6 +219,8 @@ class MasterOptimizer:
             for group in optimizer.param_groups:
                 group["lr"] = peak * lr_fraction
             optimizer.step()
+        if self.scaled is not None:
+            self.scaled.grad_scale = None  # type: ignore[attr-defined]
         self.refresh()
         self.zero_grad()
 
