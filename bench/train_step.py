@@ -39,9 +39,9 @@ ROUNDS = 6
 
 
 def trainer_of(
-    config: TrainConfig, store: EncodedStore, batch: int, device: str, means: Means = Means()
+    config: TrainConfig, store: EncodedStore, batch: int, device: str, compile: bool | None = None
 ) -> tuple[_Trainer, list]:
-    """A trainer and one batch in its hands."""
+    """A trainer and one batch in its hands. compile: None = on a GPU, as `tessera train`."""
     config = replace(
         config,
         num_images=10**6 * batch,
@@ -51,7 +51,7 @@ def trainer_of(
         validation_records=0,
         sample_every_images=None,
     )
-    trainer = _Trainer(Path("unused"), store, None, config, torch.device(device), means)
+    trainer = _Trainer(Path("unused"), store, None, config, torch.device(device), Means(compile=compile))
     host = trainer.reader(range(batch))
     return trainer, [host.pinned() if device == "cuda" else host]
 
@@ -124,12 +124,12 @@ def by_turns(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
     return best
 
 
-def on_cpu(store: EncodedStore) -> None:
+def dit_on_cpu(store: EncodedStore) -> None:
     adamw = OptimConfig(name="adamw", lr=1e-4)
     dit = replace(DIT_I_L2, depth=2, refiner_depth=0)
     config = replace(dit_i_l2(), model=dit, optim=adamw)
     trainer, loaded = trainer_of(config, store, CPU_BATCH, "cpu")
-    compiled, _ = trainer_of(config, store, CPU_BATCH, "cpu", Means(compile=True))
+    compiled, _ = trainer_of(config, store, CPU_BATCH, "cpu", compile=True)
     compiled._step(loaded, False)  # compiles
     best = by_turns(
         {
@@ -147,7 +147,9 @@ def on_cpu(store: EncodedStore) -> None:
     for ours in ("eager", "compiled"):
         ratios = (best[peer] / best[ours] for peer in ("pure", "autocast"))
         print("  {}: {:.2f} x PixArt in pure bf16, {:.2f} x in autocast".format(ours, *ratios), flush=True)
-    del trainer, compiled
+
+
+def cad_on_cpu(store: EncodedStore) -> None:
     rin = replace(CAD_I_L, blocks=1)
     trainer, loaded = trainer_of(replace(cad_i_l(), model=rin), store, CPU_BATCH, "cpu")
     best = by_turns(
@@ -197,7 +199,8 @@ def main() -> None:
         if torch.cuda.is_available():
             on_gpu(store, arguments.batches, arguments.peak)
         else:
-            on_cpu(store)
+            dit_on_cpu(store)
+            cad_on_cpu(store)
 
 
 if __name__ == "__main__":
