@@ -11,6 +11,7 @@ from tessera.metrics import crossed_bootstrap
 from tessera.study.plan import cells
 from tessera.study.results import by_prompt, results
 from tessera.study.studies import claims_smoke
+from tessera.study.table import text_tables
 
 PROTOCOL = {"metric": "m", "detector_sha256": "d", "prompts_sha256": "p", "extended": True, "images": 8, "prompts": 4}
 
@@ -58,6 +59,18 @@ def test_values_differences_and_missing_cells(tmp_path):
     assert 0 < difference["scores"]["color_score"]["low"] < 0.4375
     assert list(table["differences"]) == ["ta_ia - ta"]  # nothing of aio is there to take off
     assert found["missing"] == ["aio-seed0", "aio-seed1"]
+    text = text_tables(study, found).splitlines()
+    assert "4 of 6 cells are done." in text
+    head, _, ta, ta_ia, pair = text[text.index("8 pictures of 4 prompts for each cell.") + 2 :][:5]
+    assert [cell.strip() for cell in head.split("|")[1:3]] == ["arm (seeds)", "Colored objects found"]
+    assert [cell.strip() for cell in ta.split("|")[1:3]] == ["ta (2)", "0.50 (0.50 to 0.50)"]
+    assert [cell.strip() for cell in ta_ia.split("|")[1:3]] == [
+        "ta_ia (2)",
+        f"0.94 ({mine['low']:.2f} to {mine['high']:.2f})",
+    ]
+    low, high = (difference["scores"]["color_score"][name] for name in ("low", "high"))
+    assert [cell.strip() for cell in pair.split("|")[1:3]] == ["ta_ia - ta (2)", f"+0.44* ({low:+.2f} to {high:+.2f})"]
+    assert len({len(line) for line in (head, ta, ta_ia, pair)}) == 1
     assert table["judge"] == {"color_objects": 0.99}
 
 

@@ -77,6 +77,7 @@ def study(
     if plan:
         print(f"Plan: {folder / 'plan.json'}, {len(left)} cells")
         return
+    print((folder / "table.md").read_text(encoding="utf-8"))
     if left:
         print(f"{len(left)} cells are not done; the same command goes on: {', '.join(left)}")
     say_report(folder / "report" / "index.html")

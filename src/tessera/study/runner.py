@@ -5,6 +5,7 @@
     STUDY/plan.json              what was fixed before the runs
     STUDY/results.json           scores, intervals, differences; equal on every run on one machine
     STUDY/speed.json             how fast it went
+    STUDY/table.md               the first tables as text
     STUDY/report/index.html      the page
 
 Several studies may share a folder; a cell that two of them have is trained once. The same command goes on wherever the
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
-from tessera.files import made_otherwise, open_stage, read_json, write_json
+from tessera.files import atomic_path, made_otherwise, open_stage, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets import RunConfig
 from tessera.run import CONFIG, is_complete, locked, run_arm
@@ -121,13 +122,16 @@ def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
 
 
 def conclude(study: Study, out: Path) -> None:
-    """Writes the study's results and its page from the cells that are done."""
+    """Writes the study's results, tables and page from the cells that are done."""
     from tessera.study.page import write_page
     from tessera.study.results import results, speeds
+    from tessera.study.table import text_tables
 
     found = results(study, out)
     write_json(out / study.name / "results.json", found)
     write_json(out / study.name / "speed.json", speeds(study, out))
+    with atomic_path(out / study.name / "table.md") as temporary:
+        temporary.write_text(text_tables(study, found), encoding="utf-8", newline="\n")
     write_page(study, out, found)
 
 
