@@ -1,5 +1,6 @@
 """Algorithm 1: the right set, each record once an epoch, the same sample whoever asks."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,30 @@ def test_latents_never_reach_beyond_the_largest(tmp_path):
     signs = np.where(philox(0, "signs").random((20, *SHAPE)) < 0.5, -1.0, 1.0)
     store = with_latents(tmp_path, signs, np.zeros_like(signs))
     assert latent_limit(store, Normalisation(scale=(0.2,))) == 0.2
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.1, 1.0), (1.0, 0.1), (0.7, 0.0)])
+def test_the_probability_moves_in_a_straight_line(first, last):
+    start, end, count = 10_000, 90_000, 120_000
+    draws = draws_of(count, prob=first, start=start, end=(end, last))
+    above = draws.t > 0.4
+    assert not draws.augmented[~above].any()
+    assert not draws.augmented[:start].any()
+    edges = [*range(start, end + 1, 8_000), count]
+    for a, b in itertools.pairwise(edges):
+        middle = min((a + b) / 2, end) if a < end else end
+        expected = first + (last - first) * (middle - start) / (end - start)
+        drawn = draws.augmented[a:b][above[a:b]]
+        assert abs(drawn.mean() - expected) <= four_sigma(expected, len(drawn))
+    # The addresses are the same as with a constant probability: only the choice of the set moves.
+    assert np.array_equal(draws.t, draws_of(count, prob=first, start=start).t)
+    taken = draws.index[draws.augmented]
+    assert [sorted(taken[i : i + 53]) for i in range(0, 530, 53)] == [list(range(53))] * 10
+
+
+def test_an_end_without_a_beginning_is_refused():
+    with pytest.raises(UserError, match="augment_prob_end: needs an augment_prob above 0"):
+        draws_of(10, prob=0.0, end=(100, 0.5))
 
 
 def naive(count, plain, augmented, min_t, prob, seed, start):

@@ -51,8 +51,8 @@ def study(
     Example: tessera study claims --out out/studies
 
     Args:
-        name: claims, patterns, probability, half_view, tau, phases, overfit, short_captions, noise,
-            claims-smoke, or FILE.py:FUNCTION.
+        name: claims, patterns, probability, half_view, tau, phases, overfit, short_captions,
+            schedule, noise, claims-smoke, or FILE.py:FUNCTION.
         out: Working folder; out/studies by default. Running again goes on where the last call stopped.
         arms: Only these of the study's arms.
         seeds: Seeds of training; the study's own by default.

@@ -42,7 +42,7 @@ def aio(config: RunConfig) -> RunConfig:
     return replace(config, arms=(replace(config.arms[0], name="aio", captioner="aio"),))
 
 
-def with_ia(config: RunConfig, *, prob: float = 0.55, start: int | None = None, **train: float) -> RunConfig:
+def with_ia(config: RunConfig, *, prob: float = 0.55, start: int | None = None, **train: float | None) -> RunConfig:
     """The run with image augmentation: with probability `prob` above tau, from image number `start` on (None = a
     quarter of all)."""
     (arm,) = config.arms
@@ -275,6 +275,26 @@ def short_captions() -> Study:
     )
 
 
+def schedule() -> Study:
+    """An improvement: p on a schedule, constant as in `claims`, rising or falling; its mean is the same.
+
+    tessera study schedule --out out/studies
+    """
+    courses = {"constant": (0.55, None), "rising": (0.1, 1.0), "falling": (1.0, 0.1)}
+    made = {name: with_ia(base(), prob=first, augment_prob_end=last) for name, (first, last) in courses.items()}
+    return Study(
+        name="schedule",
+        title="The probability of CutMix pictures on a schedule",
+        question="The paper shows CutMix pictures with one probability all along. Does it pay to begin with few of"
+        " them, or to end with few, for the same number in all?",
+        variants=(
+            Variant(name="ta", config=base()),
+            Variant(name="constant", config=made["constant"], against="ta"),
+            *(Variant(name=name, config=made[name], against="constant") for name in ("rising", "falling")),
+        ),
+    )
+
+
 def noise() -> NoiseStudy:
     """Paper Figure 7, without training: what noise hides of CutMix pictures, and what it leaves, at each t.
 
@@ -292,6 +312,7 @@ STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
     "phases": phases,
     "overfit": overfit,
     "short_captions": short_captions,
+    "schedule": schedule,
     "noise": noise,
     "claims-smoke": claims_smoke,
 }

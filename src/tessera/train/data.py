@@ -66,7 +66,8 @@ class Algorithm1:
 
     Element g >= 0 is the `Sample` of global number g: t ~ U(0, 1); a sample is augmented where t > `min_t` (the paper's
     tau), with probability `prob` (the paper's p), and g >= `start`; else plain. Each set is walked in a fresh random
-    order per epoch, so that within an epoch of a set every record comes exactly once.
+    order per epoch, so that within an epoch of a set every record comes exactly once. `end` (not the paper's): (g, p)
+    that the probability reaches, in a straight line from `prob` at `start`, and keeps from there on.
 
     `plain`, `augmented`: sized objects (encoded stores) or record counts; `augmented` may be None where `prob` is 0.
     `schedule`: its name or a function t -> alpha_bar. `caption_drop_prob`, `self_condition_prob`: of every sample,
@@ -83,6 +84,7 @@ class Algorithm1:
         seed: int,
         schedule: str | Callable[[torch.Tensor], torch.Tensor],
         start: int = 0,
+        end: tuple[int, float] | None = None,
         caption_drop_prob: float = 0.0,
         self_condition_prob: float = 0.0,
         t_distribution: Literal["uniform", "logit_normal"] = "uniform",
@@ -99,13 +101,15 @@ class Algorithm1:
         ):
             if not 0.0 <= value <= 1.0:
                 raise UserError(f"{name}: {value} is not in [0, 1]")
+        if end is not None and prob == 0.0:
+            raise UserError("augment_prob_end: needs an augment_prob above 0 to start from, such as 0.01")
         if prob > 0 and self.sizes[1] < 1:
             raise UserError(
                 f"augment_prob: {prob} needs an augmented set with records; give one or set augment_prob to 0"
             )
         if start < 0:
             raise UserError(f"augment_start_image: {start} is negative; it counts images from 0")
-        self.min_t, self.prob, self.seed, self.start = min_t, prob, seed, start
+        self.min_t, self.prob, self.seed, self.start, self.end = min_t, prob, seed, start, end
         self.caption_drop_prob, self.self_condition_prob = caption_drop_prob, self_condition_prob
         if t_distribution not in T_DISTRIBUTIONS:
             raise UserError(f"t_distribution: {t_distribution!r} is none of {', '.join(T_DISTRIBUTIONS)}")
@@ -159,7 +163,12 @@ class Algorithm1:
 
     def _augmented(self, block: int, t: np.ndarray, rho: np.ndarray) -> np.ndarray:
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-        return (t > self.min_t) & (rho < self.prob) & (numbers >= self.start)  # Eq. 3
+        prob: float | np.ndarray = self.prob
+        if self.end is not None:
+            end, last = self.end
+            done = np.clip((numbers - self.start) / max(1, end - self.start), 0.0, 1.0)
+            prob = prob + (last - prob) * done
+        return (t > self.min_t) & (rho < prob) & (numbers >= self.start)  # Eq. 3
 
     def _count_before(self, block: int) -> int:
         counts = self._augmented_before

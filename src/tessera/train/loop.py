@@ -184,6 +184,7 @@ class _Trainer:
             config.seed,
             config.noise_schedule,
             start=config.augment_start_image,
+            end=None if config.augment_prob_end is None else (config.num_images, config.augment_prob_end),
             caption_drop_prob=config.caption_drop_prob,
             self_condition_prob=config.self_condition_prob,
             t_distribution=config.t_distribution,

@@ -42,6 +42,9 @@ class TrainConfig:
     """The paper's p: how often there, in [0, 1]. 0 = never; no augmented set is needed then."""
     augment_start_image: int = 0
     """Augmented images only from this sample number on: a second phase."""
+    augment_prob_end: float | None = None
+    """p at the end of training, in [0, 1]: from `augment_start_image` on it moves there in a straight line. None = it
+    stays, as in the paper."""
     t_distribution: Literal["uniform", "logit_normal"] = "uniform"
     """How t is drawn; the paper's is uniform."""
     min_snr_gamma: float | None = None
@@ -87,6 +90,8 @@ class TrainConfig:
         for name in ("augment_min_t", "augment_prob", "caption_drop_prob", "self_condition_prob", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}: {getattr(self, name)} is not in [0, 1]")
+        if self.augment_prob_end is not None and not 0 <= self.augment_prob_end <= 1:
+            raise UserError(f"augment_prob_end: {self.augment_prob_end} is not in [0, 1]")
         if self.ema_decay == 1:
             raise UserError("ema_decay: 1 would keep the random start; give a value below 1, such as 0.999")
         extra = self.ema_extra_decays
