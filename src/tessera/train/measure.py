@@ -79,7 +79,8 @@ class HeldOut:
             if rank() < len(rows):
                 losses[torch.from_numpy(mine).to(self.device)] = per_sample
         add_up([losses])
-        values, quarter = losses.double().cpu().numpy(), quarter_of(self.t)
+        # Not in float64 before it is on the CPU: Apple's GPUs have none.
+        values, quarter = losses.cpu().double().numpy(), quarter_of(self.t)
         by_t = [float(values[quarter == q].mean()) if (quarter == q).any() else None for q in range(QUARTERS)]
         return {"loss": float(values.mean()), "loss_by_t": by_t}
 
