@@ -8,7 +8,7 @@ import hashlib
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,34 +170,43 @@ def curve_plot(curves: Sequence[Curve], y_label: str, alt: str) -> Markup:
     return _both(draw, alt, f"curve {y_label} {alt}")
 
 
-def value_plot(series: Sequence[Series], x_label: str, alt: str) -> Markup:
-    """Scores within 0..1 over a setting, with 95% intervals as bands. Returns markup."""
+def value_plot(panels: Mapping[str, Sequence[Series]], x_label: str, alt: str) -> Markup:
+    """Scores within 0..1 over a setting, with 95% intervals as bands; a panel for each title, two beside each other.
+
+    Panels share their lines' names. Returns markup.
+    """
 
     def draw(figure: "Figure", narrow: bool) -> None:
-        figure.set_size_inches(_NARROW if narrow else _WIDE, 3.2)
-        axes = figure.subplots()
-        for line in series:
-            color = _ARMS[line.color % ARM_COLORS]
-            low, value, high = zip(*line.y)
-            axes.fill_between(line.x, low, high, color=color, alpha=0.15, linewidth=0)
-            axes.plot(
-                line.x,
-                value,
-                color=color,
-                linestyle=_DASHES[line.color % ARM_COLORS],
-                marker=_MARKERS[line.color % ARM_COLORS],
-                markersize=5,
-                linewidth=1.6,
-                label=line.name,
-            )
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xticks(sorted({x for line in series for x in line.x}))
-        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-        axes.grid()
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, labelcolor=_SOFT)
-        axes.set_xlabel(x_label)
-        figure.legend(loc="outside lower center", ncols=2 if narrow else 4)
+        columns = 1 if narrow or len(panels) == 1 else 2
+        rows = -(-len(panels) // columns)
+        figure.set_size_inches(_NARROW if narrow else _WIDE, 0.6 + 2.6 * rows)
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        shown = {}
+        for (title, series), axes in zip(panels.items(), grid):
+            for line in series:
+                color = _ARMS[line.color % ARM_COLORS]
+                low, value, high = zip(*line.y)
+                axes.fill_between(line.x, low, high, color=color, alpha=0.15, linewidth=0)
+                (shown[line.name],) = axes.plot(
+                    line.x,
+                    value,
+                    color=color,
+                    linestyle=_DASHES[line.color % ARM_COLORS],
+                    marker=_MARKERS[line.color % ARM_COLORS],
+                    markersize=5,
+                    linewidth=1.6,
+                )
+            axes.set_title(title, loc="left", fontsize="medium")
+            axes.set_ylim(-0.02, 1.02)
+            axes.set_xticks(sorted({x for line in series for x in line.x}))
+            axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+            axes.grid()
+            axes.set_axisbelow(True)
+            axes.tick_params(length=0, labelcolor=_SOFT)
+            axes.set_xlabel(x_label)
+        for axes in grid:  # a last place without a panel
+            axes.remove()
+        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=2 if narrow else 4)
 
     return _both(draw, alt, f"values {x_label} {alt}")
 

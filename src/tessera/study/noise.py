@@ -159,7 +159,7 @@ def _page(study: NoiseStudy, found: dict[str, Any]) -> dict[str, Any]:
                 [(question, pattern) for question in QUESTIONS for pattern in ("half", "quarter", "sixteenth")]
             )
         ]
-        plots += value_plot(series, f"t on the {schedule} schedule", f"Ideal observer, {schedule} schedule")
+        plots += value_plot({"": series}, f"t on the {schedule} schedule", f"Ideal observer, {schedule} schedule")
         for question, what in QUESTIONS.items():
             rows = [
                 {

@@ -23,7 +23,7 @@ from tessera.evaluate.comparison import (
     value_cell,
 )
 from tessera.evaluate.gallery import Arm, prompt_groups
-from tessera.evaluate.plots import Curve, Dots, Series, curve_plot, score_plot, value_plot
+from tessera.evaluate.plots import ARM_COLORS, Curve, Dots, Series, curve_plot, score_plot, value_plot
 from tessera.evaluate.report import KINDS, describe_arms, duration_text, log_points, render_page
 from tessera.files import atomic_path
 from tessera.study.plan import Cell, Study
@@ -31,6 +31,10 @@ from tessera.study.results import speeds
 
 PROMPTS, MORE = 2, 6
 """Prompts of each task whose pictures are shown at once, and folded away."""
+PANELS = 6
+"""Measures that are plotted over what is varied, if that is done on several lines."""
+MANY = ARM_COLORS
+"""More arms than this would share colours in the plot of all scores, which is then left to the tables."""
 _TILES = ("color_score", "overall", "single_object")
 
 
@@ -102,13 +106,16 @@ def _scores(study: Study, found: Mapping[str, Any], shown: Mapping[str, Arm]) ->
             for name, arm in table["arms"].items()
         ]
         panels.append((KINDS[kind], dots))
-    plot = score_plot([ROWS[name][0] for name in plotted], panels, f"{study.title}: scores with 95% intervals")
+    over = _over_values(study, first)
+    plot = Markup("")
+    if not over or len(first["arms"]) <= MANY:
+        plot = score_plot([ROWS[name][0] for name in plotted], panels, f"{study.title}: scores with 95% intervals")
     return {
         "about": "Share of pictures that show what their prompt asks, as an automatic judge sees it. The ranges are 95%"
         " intervals over prompts and training seeds; two seeds say little about seeds, so each seed's own value stands"
         " in results.json.",
         "tiles": _tiles(first, shown),
-        "plot": _likeness(study, found) + _over_values(study, first) + plot,
+        "plot": _likeness(study, found) + over + plot,
         "tables": [part for kind, table in tables.items() for part in _tables(KINDS[kind], table, shown, rows)],
         "note": judge_note(first["judge"]),
         "protocol": "\n\n".join(
@@ -132,8 +139,8 @@ def _tiles(table: Mapping[str, Any], shown: Mapping[str, Arm]) -> list[dict[str,
 
 
 def _over_values(study: Study, table: Mapping[str, Any]) -> Markup:
-    """The scores over what is varied, where that is a number: one line a measure, or of several lines of variants the
-    study's first measure."""
+    """The scores over what is varied, where that is a number: one line a measure, or of several lines of variants a
+    panel a measure."""
     there = [v for v in study.variants if v.value is not None and v.name in table["arms"]]
     lines = list(dict.fromkeys(variant.line for variant in there))
     if study.axis is None or len({variant.value for variant in there}) < 2:
@@ -149,12 +156,16 @@ def _over_values(study: Study, table: Mapping[str, Any]) -> Markup:
         return Series(name=name, color=color, x=tuple(x for x, _ in kept), y=tuple(y for _, y in kept))
 
     if len(lines) == 1:
-        drawn = [series(ROWS[name][0], n, name, lines[0]) for n, name in enumerate(study.scores[:5])]
-        alt = f"{study.title}: scores over {study.axis}"
+        panels = {"": [series(ROWS[name][0], n, name, lines[0]) for n, name in enumerate(study.scores[:5])]}
     else:
-        drawn = [series(line, n, study.scores[0], line) for n, line in enumerate(lines)]
-        alt = f"{ROWS[study.scores[0]][0]} over {study.axis}"
-    return value_plot([line for line in drawn if line.x], study.axis, alt)
+        panels = {
+            ROWS[measure][0]: [series(line, n, measure, line) for n, line in enumerate(lines)]
+            for measure in study.scores[:PANELS]
+        }
+    measured = {title: [line for line in drawn if line.x] for title, drawn in panels.items()}
+    return value_plot(
+        {title: drawn for title, drawn in measured.items() if drawn}, study.axis, f"{study.title}: over {study.axis}"
+    )
 
 
 def _likeness(study: Study, found: Mapping[str, Any]) -> Markup:
