@@ -151,10 +151,26 @@ def test_no_times(said):
         _seconds(said)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of `claims` at smoke size, in one go."""
+    folder = tmp_path_factory.mktemp("claims")
+    study("claims-smoke", "--out", folder)
+    return folder
+
+
+def test_claims_at_smoke_size(whole):
+    found = json.loads((whole / "claims-smoke" / "results.json").read_text())
+    assert found["missing"] == []
+    for kind in ("extended", "short"):
+        assert list(found["tables"][kind]["arms"]) == ["aio", "ta", "ta_ia"]
+        assert list(found["tables"][kind]["differences"]) == ["ta - aio", "ta_ia - ta"]
+    assert "6 of 6 cells are done." in (whole / "claims-smoke" / "table.md").read_text()
+
+
 @pytest.mark.slow
-def test_claims_at_smoke_size_stopped_killed_and_gone_on_with(tmp_path):
-    whole, other = tmp_path / "whole", tmp_path / "other"
-    study("claims-smoke", "--out", whole)
+def test_claims_at_smoke_size_stopped_killed_and_gone_on_with(whole, tmp_path):
+    other = tmp_path / "other"
     said = study("claims-smoke", "--budget", "6s", "--out", other)
     assert "cells are not done; the same command goes on" in said
     process = start("claims-smoke", "--out", other)
