@@ -5,10 +5,12 @@ unconditional branch one after the other, the null condition padded to the capti
 half the depth and half the refiner (so each part keeps its share), one picture, random weights. A few steps of
 both are timed in turn, in processor time if there is one thread; `--steps` steps are reckoned from the first one, which
 encodes the text, and the median of the others. GFLOP of one picture are counted by formula (FLOP = 2 x multiply-add).
-Takes about a minute on one thread.
+Takes about a minute on one thread. `--compile` lets our sampler have `tessera generate --compile`'s network; the naive
+loop stays eager.
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from tessera.diffusion.loss import as_denoiser, null_text
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import get_schedule, step_grid
-from tessera.models.build import build_network
+from tessera.models.build import build_network, compile_blocks
 from tessera.models.dit import DIT_I_L2, DiTConfig
 from tessera.models.rin import CAD_I_L, RINConfig
 from tessera.records import DenoiserState, TextEncoding
@@ -88,10 +90,13 @@ def naive_steps(network, noise: Tensor, text: TextEncoding, null: Tensor, steps:
         yield x
 
 
-def measure(network, noise: Tensor, text: TextEncoding, null: Tensor, clock) -> tuple[list[float], list[float], float]:
-    """Seconds of each step of our sampler and of the naive loop, by turns, and how far apart their latents are."""
+def measure(
+    network, plain, noise: Tensor, text: TextEncoding, null: Tensor, clock
+) -> tuple[list[float], list[float], float]:
+    """Seconds of each step of our sampler on `network` and of the naive loop on `plain`, of the same weights, by turns;
+    and how far apart their latents are."""
     ours, naive = [], []
-    slow = naive_steps(network, noise, text, null, TIMED_STEPS)
+    slow = naive_steps(plain, noise, text, null, TIMED_STEPS)
     theirs = noise
     began = clock()
 
@@ -124,24 +129,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = arguments.steps
     for name, config in CASES.items():
-        network = make_network(config).to(DTYPES[arguments.dtype])
+        network = plain = make_network(config).to(DTYPES[arguments.dtype])
         generator = torch.Generator().manual_seed(1)
         shape = (1, config.latent_channels, config.latent_size, config.latent_size)
         noise = torch.randn(shape, generator=generator)
         text = TextEncoding.stack([torch.randn(LENGTH, config.text_width, generator=generator)])
         null = torch.randn(1, config.text_width, generator=generator)
-        network(noise, torch.ones(1), text)  # warm
+        plain(noise, torch.ones(1), text)  # warm
+        if arguments.compile:
+            network = copy.deepcopy(plain)
+            compile_blocks(network)
+            ddim(as_denoiser(network, "eps"), noise, get_schedule("linear"), 2, GUIDANCE, text=text, null=null)
         clock = time.process_time if arguments.threads == 1 else time.perf_counter
-        *times, difference = measure(network, noise, text, null, clock)
+        *times, difference = measure(network, plain, noise, text, null, clock)
         taken = [each[0] + (steps - 1) * median(each[1:]) for each in times]
         row, encoding, saved = dit_flops(config, LENGTH) if isinstance(config, DiTConfig) else rin_flops(config, LENGTH)
         flops = (2 * encoding + steps * (2 * row - saved), steps * 2 * (row + encoding))
         print(
-            f"{name} at half depth, {arguments.dtype}, {steps} steps, {arguments.threads} thread(s): "
+            f"{name} at half depth, {arguments.dtype}{', compiled' * arguments.compile}, {steps} steps, "
+            f"{arguments.threads} thread(s): "
             f"{taken[0]:.1f} s against {taken[1]:.1f} s, ratio {taken[1] / taken[0]:.2f}; "
             f"{flops[0] / 1e9:.0f} against {flops[1] / 1e9:.0f} GFLOP, ratio {flops[1] / flops[0]:.2f}; "
             f"{flops[0] / 1e9 / taken[0]:.0f} and {flops[1] / 1e9 / taken[1]:.0f} GFLOP/s; "
