@@ -1,13 +1,24 @@
 """plan: the arithmetic against numbers worked out by hand, and command lines that parse."""
 
 import functools
+import json
 import shlex
 
 import pytest
 
 from tessera import cli
 from tessera.config import UserError
-from tessera.plan import PRESETS, PlanConfig, cad_step_flop, commands, describe, disk, dit_forward_flop, gpu_hours
+from tessera.plan import (
+    PlanConfig,
+    cad_step_flop,
+    commands,
+    describe,
+    disk,
+    dit_forward_flop,
+    gpu_hours,
+    to_json,
+    total_hours,
+)
 from tessera.presets import load_train_preset
 
 PAPER = PlanConfig(images=1_281_167)
@@ -72,9 +83,39 @@ def test_commands_parse(sets, monkeypatch):
 
 
 @pytest.mark.parametrize("network", ["dit", "cad"])
-def test_presets_exist(network):
-    config = load_train_preset(f"{PRESETS[network]}:ta_ia", num_images=None, seed=None)
-    assert config.num_images == PlanConfig(images=9, network=network).train_images
+@pytest.mark.parametrize("init", [None, "export/published"])
+def test_presets_exist_and_see_as_many_samples(network, init):
+    plan = PlanConfig(images=9, network=network, init=init)
+    config = load_train_preset(f"{plan.preset}:ta_ia")
+    assert config.num_images == plan.samples
+    assert (" --init export/published " in commands(plan)[-1]) == (init is not None)
+    assert "--num-images" not in commands(plan)[-1]
+    assert commands(PlanConfig(images=9, network=network, train_images=77))[-1].count("--num-images 77") == 1
+
+
+def test_money_is_the_users_price():
+    """Two sets of CM patterns beside the plain one are two trainings, and all of them are paid."""
+    assert "Money" not in describe(PAPER)
+    assert to_json(PAPER)["money"] is None
+    paid = PlanConfig(images=1_281_167, sets=3, price=2.5)
+    hours = gpu_hours(paid)
+    expected = 2.5 * (hours["caption"] + hours["encode"] + 2 * hours["train"])
+    assert to_json(paid)["money"] == pytest.approx(expected) == pytest.approx(2.5 * total_hours(paid))
+    assert f"{expected:.1f}, at 2.5 for an hour of a GPU" in describe(paid)
+
+
+def test_the_verb_prints_text_or_json(capsys, monkeypatch):
+    from tessera.cli import shown, whole
+
+    whole.plan(images=600, price=3)
+    assert "at 3 for an hour of a GPU" in capsys.readouterr().out
+    monkeypatch.setattr(shown, "as_json", True)
+    whole.plan(images=600, price=3)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(json.dumps(to_json(PlanConfig(images=600, price=3))))
+    assert sum(printed["bytes"].values()) == pytest.approx(
+        sum(disk(PlanConfig(images=600)).values()), abs=len(printed["bytes"])
+    )
 
 
 def test_bad_plans():
@@ -84,6 +125,9 @@ def test_bad_plans():
         ({"network": "unet"}, "network must be one of dit, cad"),
         ({"utilisation": 2}, "utilisation is 2"),
         ({"gpus": 0}, "gpus is 0"),
+        ({"price": 0}, "price is 0: give a number above 0"),
+        ({"price": float("nan")}, "price is nan"),
+        ({"train_images": -1}, "train_images is -1"),
     ):
         with pytest.raises(UserError, match=message):
             PlanConfig(**{"images": 5} | bad)

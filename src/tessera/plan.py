@@ -1,11 +1,13 @@
-"""plan: what a set of some size takes (disk, GPU-hours), and the command lines, before anything is started.
+"""plan: what a set of some size takes (disk, GPU-hours, money), and the command lines, before anything is started.
 
 Counts of floating-point operations are of the networks' own shapes; everything else that is assumed is a constant here,
 and printed. FLOP = 2 multiply-adds.
 """
 
+import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tessera.config import UserError
 from tessera.cutmix import PATTERNS
@@ -15,6 +17,8 @@ MAX_SETS = 2 + len(PATTERNS)
 
 PAPER_IMAGES = 250_000 * 1024
 """Samples that the paper's tables are trained on."""
+TUNING_IMAGES = 4000 * 256
+"""Samples that the presets `*-tune` see."""
 
 PRESETS = {"dit": "dit-i-l2", "cad": "cad-i-l"}
 
@@ -49,19 +53,24 @@ class PlanConfig:
     """T5 tokens of a caption, on average."""
     network: str = "dit"
     """"dit" (DiT-I L/2) or "cad" (CAD-I L)."""
-    train_images: int = PAPER_IMAGES
-    """Samples seen in training; the paper's tables have 250,000 steps of 1024."""
+    init: str | None = None
+    """Weights to start from, an export: the preset is then the one for tuning. None = at random."""
+    train_images: int | None = None
+    """Samples seen in training. None = the preset's: 250,000 steps of 1024 as in the paper's tables, or 4000 of 256."""
     gpu_tflops: float = 790.0
     """What one GPU does at best, dense bf16 (H100 and H200: 790 in practice)."""
     utilisation: float = 0.6
     """Share of it that training reaches."""
     gpus: int = 8
     """GPUs that work beside each other; divides the hours on the clock."""
+    price: float | None = None
+    """What an hour of one GPU costs, in whatever currency. None = not known, and no money is named."""
 
     def __post_init__(self):
-        for name in ("images", "mean_tokens", "train_images", "gpu_tflops", "gpus"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}: give a number above 0")
+        for name in ("images", "mean_tokens", "train_images", "gpu_tflops", "gpus", "price"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name} is {value}: give a number above 0")
         if not 1 <= self.sets <= MAX_SETS:
             raise UserError(f"sets is {self.sets}: give 1 (plain), 2 (with CM all), up to {MAX_SETS}")
         if self.network not in STEP_FLOP:
@@ -73,6 +82,23 @@ class PlanConfig:
     def augmented(self) -> tuple[str, ...]:
         """Patterns of the sets beside the plain one."""
         return ("all", *PATTERNS)[: self.sets - 1]
+
+    @property
+    def preset(self) -> str:
+        """Of `tessera train`, without the arm."""
+        return PRESETS[self.network] + ("-tune" if self.init else "")
+
+    @property
+    def samples(self) -> int:
+        """Samples that each training sees."""
+        if self.train_images is not None:
+            return self.train_images
+        return TUNING_IMAGES if self.init else PAPER_IMAGES
+
+    @property
+    def trainings(self) -> int:
+        """One for each augmented set; one without any."""
+        return max(len(self.augmented), 1)
 
 
 def dit_forward_flop(tokens: float) -> float:
@@ -119,7 +145,7 @@ def gpu_hours(config: PlanConfig) -> dict[str, float]:
     words = config.sets * (PROMPT_TOKENS + config.mean_tokens)
     caption = 2 * CAPTIONER_PARAMETERS * (IMAGE_TOKENS * pictures + words) + VISION_FLOP * pictures
     encode = config.sets * (VAE_FLOP + 2 * T5_PARAMETERS * config.mean_tokens)
-    train = config.train_images * STEP_FLOP[config.network](config.mean_tokens)
+    train = config.samples * STEP_FLOP[config.network](config.mean_tokens)
     return {
         "caption": hours(config.images * caption, CAPTION_UTILISATION),
         "encode": hours(config.images * encode, ENCODE_UTILISATION),
@@ -127,9 +153,28 @@ def gpu_hours(config: PlanConfig) -> dict[str, float]:
     }
 
 
+def total_hours(config: PlanConfig) -> float:
+    """GPU-hours of all stages and trainings."""
+    hours = gpu_hours(config)
+    return hours["caption"] + hours["encode"] + hours["train"] * config.trainings
+
+
+def to_json(config: PlanConfig) -> dict[str, Any]:
+    """The plan for scripts; hours of `train` are those of one training, money is null without a price."""
+    hours = total_hours(config)
+    return {
+        "asked": asdict(config) | {"train_images": config.samples},
+        "bytes": {name: round(size) for name, size in disk(config).items()},
+        "gpu_hours": gpu_hours(config) | {"in all": hours},
+        "trainings": config.trainings,
+        "money": None if config.price is None else hours * config.price,
+        "commands": commands(config),
+    }
+
+
 def commands(config: PlanConfig) -> list[str]:
-    """The command lines, in order; IMAGENET stands for where the pictures are."""
-    lines = ["tessera collect IMAGENET --out images"]
+    """The command lines, in order; PICTURES stands for where they are."""
+    lines = ["tessera collect PICTURES --out images"]
     where = "" if config.gpus == 1 else " --engine processes"  # one for each GPU
     captioner = f"--captioner llava{where}"
     encoders = f"--latents stabilityai/sd-vae-ft-ema --text google/flan-t5-xl{where}"
@@ -141,35 +186,41 @@ def commands(config: PlanConfig) -> list[str]:
         lines.append(f"tessera caption images {recipe} {captioner} --out captions/{name}")
         lines.append(f"tessera encode images captions/{name} {recipe} {encoders} --out encoded/{name}")
     train = "tessera" if config.gpus == 1 else f"torchrun --standalone --nproc-per-node {config.gpus} -m tessera.cli"
-    preset = f"{PRESETS[config.network]}:{'ta_ia' if config.augmented else 'ta'}"
-    length = "" if config.train_images == PAPER_IMAGES else f" --num-images {config.train_images}"
+    preset = f"{config.preset}:{'ta_ia' if config.augmented else 'ta'}"
+    start = f" --init {shlex.quote(config.init)}" if config.init else ""
+    length = "" if config.train_images is None else f" --num-images {config.train_images}"
     for name in config.augmented or ("",):
         augmented = f" --augmented encoded/{name}" if name else ""
         out = f"runs/{name or 'plain'}"
-        lines.append(f"{train} train {preset} --plain encoded/plain{augmented}{length} --out {out}")
+        lines.append(f"{train} train {preset}{start} --plain encoded/plain{augmented}{length} --out {out}")
     return lines
 
 
 def describe(config: PlanConfig) -> str:
     """All of it as text."""
-    sizes, hours = disk(config), gpu_hours(config)
-    runs = max(len(config.augmented), 1)
+    sizes, hours, total = disk(config), gpu_hours(config), total_hours(config)
+    runs = config.trainings
     names = {"dit": "DiT-I L/2", "cad": "CAD-I L"}
     lines = [f"{config.images:,} pictures, {config.sets} sets, {config.mean_tokens:g} tokens a caption", "", "Disk"]
     lines += [f"  {name:20} {_bytes(size):>9}" for name, size in sizes.items()]
     lines += [f"  {'in all':20} {_bytes(sum(sizes.values())):>9}", "", "GPU-hours"]
     lines += [f"  {name:20} {value:9.1f}" for name, value in hours.items()]
-    total = hours["caption"] + hours["encode"] + hours["train"] * runs
     each = f", of which each of the {runs} runs trains {hours['train']:.1f}" if runs > 1 else ""
-    lines += [f"  {'in all':20} {total:9.1f}{each}", ""]
-    lines.append(f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all of them are busy.")
+    lines.append(f"  {'in all':20} {total:9.1f}{each}")
+    if config.price is not None:
+        lines += ["", "Money", f"  {'in all':20} {total * config.price:9.1f}, at {config.price:g} for an hour of a GPU"]
+    if config.gpus > 1:
+        lines += [
+            "",
+            f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all of them are busy.",
+        ]
     step = STEP_FLOP[config.network](config.mean_tokens) / 1e9
     lines += [
         "",
         "Assumed",
         f"  {config.gpu_tflops:g} TFLOP/s a GPU; training reaches {config.utilisation:.0%} of it, captions"
         f" {CAPTION_UTILISATION:.0%}, encoding {ENCODE_UTILISATION:.0%}",
-        f"  {names[config.network]}, {step:.0f} GFLOP a sample, {config.train_images:,} samples",
+        f"  {names[config.network]}, {step:.0f} GFLOP a sample, {config.samples:,} samples",
         f"  LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens a picture; VAE and T5-XL encoders; text as int8,"
         f" {TOKEN_BYTES} bytes a token",
         f"  crops of {CROP_BYTES / 1e3:.0f} kB, {BYTES_PER_TOKEN} bytes of text a token",

@@ -1,8 +1,10 @@
 """run: every stage in one call; study: many runs as one table."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tessera.cli import shown
 from tessera.cli.shown import say_report
 from tessera.config import UserError
 
@@ -102,12 +104,14 @@ def plan(
     sets: int = 2,
     mean_tokens: float = 180.0,
     network: Literal["dit", "cad"] = "dit",
-    train_images: int = 256_000_000,
+    init: str | None = None,
+    train_images: int | None = None,
     gpu_tflops: float = 790.0,
     utilisation: float = 0.6,
     gpus: int = 8,
+    price: float | None = None,
 ) -> None:
-    """What a set of some size takes: disk, GPU-hours, and the command lines.
+    """What a set of some size takes: disk, GPU-hours, money, and the command lines.
 
     Example: tessera plan --images 1281167 --sets 2 --mean-tokens 180
 
@@ -116,21 +120,25 @@ def plan(
         sets: Encoded sets: 1 is the plain one, 2 with CM all, up to 6 with each pattern by itself.
         mean_tokens: T5 tokens of a caption, on average.
         network: dit (DiT-I L/2) or cad (CAD-I L).
-        train_images: Samples seen in training.
+        init: Export to start from: the tuning presets then, 4000 steps of 256.
+        train_images: Samples seen in training, in place of the preset's: 250,000 steps of 1024 without --init.
         gpu_tflops: What one GPU does at best, dense bf16.
         utilisation: Share of it that training reaches.
         gpus: GPUs that work beside each other.
+        price: What an hour of one GPU costs you, in your currency; without it no money is named.
     """
-    from tessera.plan import PlanConfig, describe
+    from tessera.plan import PlanConfig, describe, to_json
 
     config = PlanConfig(
         images=images,
         sets=sets,
         mean_tokens=mean_tokens,
         network=network,
+        init=init,
         train_images=train_images,
         gpu_tflops=gpu_tflops,
         utilisation=utilisation,
         gpus=gpus,
+        price=price,
     )
-    print(describe(config))
+    print(json.dumps(to_json(config)) if shown.as_json else describe(config))
