@@ -13,7 +13,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 SPREAD = --numprocesses auto --dist loadfile
 TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help run smoke test test-all check clean
+.PHONY: help run smoke test test-all check package clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make smoke     the same at toy size, in out/smoke (under a minute)"
 	@echo "make test      install, then lint, types and the quick tests"
 	@echo "make test-all  the same with the slow tests"
+	@echo "make package   build the wheel, install it elsewhere, run the smoke path there, resolve every extra for a CPU"
 	@echo "make clean     remove the environment and the caches; out/ stays"
 
 run: $(VENV)/.installed
@@ -39,6 +40,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+package: $(BIN)/python
+	$(BIN)/python scripts/check_package.py $(TORCH_INDEX:%=--torch-index %)
 
 # Without a GPU a CPU build of torch is asked for first: the default build brings gigabytes of CUDA packages on Linux.
 # Only when the package indexes have none is the default build taken; any other failure stops here.

@@ -1,5 +1,9 @@
-"""The wheel holds everything that the package needs, and works without the sources beside it."""
+"""The wheel holds everything that the package needs, and works without the sources beside it.
 
+`make package` goes further, with a package index: scripts/check_package.py.
+"""
+
+import importlib.util
 import os
 import subprocess
 import sys
@@ -31,3 +35,33 @@ def test_the_wheel_is_whole_and_passes_the_smoke_path(tmp_path):
     )
     assert done.stdout == "Report: smoke/report/index.html\n"
     assert (tmp_path / "smoke" / "report" / "index.html").is_file()
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("check_package", ROOT / "scripts" / "check_package.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_package_check_finds_cuda_and_what_is_no_wheel():
+    def item(name, file):
+        return {"metadata": {"name": name, "version": "1"}, "download_info": {"url": f"https://example.org/{file}"}}
+
+    script = load_script()
+    fit = [item("ray", "ray-1-cp311-manylinux.whl"), item("torch", "torch-1-cp311.whl")]
+    assert script.unfit({"install": fit}) == []
+    bad = [item("nvidia-cublas-cu12", "n.whl"), item("triton", "t.whl"), item("prdc", "prdc-1.tar.gz")]
+    assert script.unfit({"install": fit + bad}) == [
+        "nvidia-cublas-cu12 1: for CUDA",
+        "triton 1: for CUDA",
+        "prdc 1: no wheel, would be compiled",
+    ]
+
+
+def test_the_package_check_knows_every_extra_and_the_pinned_torch():
+    script = load_script()
+    assert {"hub", "demo", "cluster", "serve", "dev"} <= set(script.extras())
+    assert f"torch=={script.pinned_torch()}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
