@@ -52,6 +52,34 @@ def test_every_verbs_help_shows_an_example(verb):
     assert f"Example: tessera {verb} " in result.stdout
 
 
+def test_a_missing_library_of_an_extra_is_named_with_the_extra(tmp_path, capsys, monkeypatch):
+    """The judges import transformers when they are asked for; other modules that lack are defects."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for words in (
+        ["extend-prompts", "geneval", "--out", str(tmp_path / "long")],
+        ["evaluate", "quality", "--samples", str(tmp_path), "--reference", str(tmp_path), "--out", str(tmp_path / "q"),
+         "--metrics", "clip_score"],
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert 'run: pip install "tessera-t2i[hub]"' in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tessera.plan", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "--images", "9"])
+    assert ended.value.code == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "tessera.cli", "plan", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # before anything is written
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=120) == 0
+
+
 def test_version():
     assert tessera("--version").stdout.strip()[0].isdigit()
 

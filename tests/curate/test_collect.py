@@ -215,7 +215,7 @@ def test_links_to_folders_are_not_followed_and_the_output_is_not_a_source(tmp_pa
 
 
 def test_bad_folders_say_what_is_expected(tmp_path):
-    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+    with pytest.raises(UserError, match="nowhere: there is no such folder or file"):
         collect(tmp_path / "out", FOLDER, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: is empty; expected is .*/CLASS/PICTURE, .* jpeg jpg"):

@@ -65,12 +65,16 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _fail("stopped; nothing that was done is lost, the same command goes on from here", 2, "")
     except OSError as error:
+        if error.errno == errno.EPIPE and _nobody_reads():
+            sys.exit(0)
         if error.errno == errno.ENOSPC:
             _fail(f"no space left on the disk ({error.filename or 'while writing'}); make room, then run it again", 2)
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
     except Exception as error:
         if os.environ.get("TESSERA_DEBUG") == "1":
             raise
+        if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name or "")):
+            _fail(f'{error.name} is not installed; run: pip install "tessera-t2i[{extra}]"', 2)
         _fail(f"{type(error).__name__}: {error} (a defect of tessera; TESSERA_DEBUG=1 shows where)", 1)
     sys.exit(0)
 
@@ -101,6 +105,25 @@ def _positional(verb: Callable[..., None]) -> Callable[..., None]:
 def _description() -> str:
     purpose = "Train your own text-to-image model on a small, curated, labelled image set."
     return f"{purpose} Start with: tessera run miniature; --json: answers for scripts."
+
+
+def _extra_with(module: str) -> str | None:
+    """The extra of the package that brings a module; None where none does."""
+    from tessera.doctor import EXTRAS
+
+    return next((extra for extra, (modules, _) in EXTRAS.items() if module.partition(".")[0] in modules), None)
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads our output has gone, such as `head` that has seen enough. Nothing more is written then."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")  # the pipe that broke may be another one, to a process of ours
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _fail(message: str, code: int, prefix: str = "error: ") -> NoReturn:

@@ -54,7 +54,9 @@ class Source:
 def find_source(source: Path, out: Path, single_class: str | None = None, split: Split = "train") -> Source:
     """Tells the layout of `source`. UserError: not there, mixed, or without the asked part."""
     if not source.exists():
-        raise UserError(f"{source}: there is no such folder; give the folder that holds the class folders")
+        raise UserError(
+            f"{source}: there is no such folder or file; give the folder that holds the class folders, or a tar"
+        )
     if single_class is not None and source.is_dir():
         groups, strays, ignored = folder_groups(source, out, single_class)
         return Source("class folders", groups, strays, ignored)
