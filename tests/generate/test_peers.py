@@ -1,16 +1,17 @@
-"""Other people's pipelines: two tiny random ones of unlike kinds, which the test saves as diffusers does."""
+"""Other people's pipelines: a tiny random one of each kind that the paper compares with."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from tessera import cli
 from tessera.config import UserError
 from tessera.files import read_manifest
 from tessera.generate.peers import Peer, PeerConfig, generate_peer
-from tiny_judges import save_clip
+from tessera.generate.prompts import load_prompts
+from tiny_peers import SAVE
 
 pytestmark = [  # of the library, about itself
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers"),
@@ -20,69 +21,6 @@ pytestmark = [  # of the library, about itself
 LINES = [{"tag": "single_object", "include": [], "prompt": f"a photo of a {name}"} for name in ("dog", "cat", "bus")]
 for line in LINES:
     line["extended"] = {"text": f"{line['prompt']} in deep snow", "extender": "rules"}
-
-
-def save_stable_diffusion(directory):
-    """Stable Diffusion: a U-Net with cross-attention, CLIP, DDIM's kin with noise in every step."""
-    from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
-
-    folder = save_clip(directory.with_name("clip"))
-    clip, tokenizer = CLIPModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=8,
-    )
-    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-                        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4)  # fmt: skip
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(clip.config.text_config),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=EulerAncestralDiscreteScheduler(steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(directory)
-    return directory
-
-
-def save_pixart(directory):
-    """PixArt-alpha: a transformer, T5."""
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
-
-    torch.manual_seed(0)
-    vocab = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz "])}
-    inner = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    t5 = T5EncoderModel(T5Config(vocab_size=len(vocab), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
-    network = PixArtTransformer2DModel(
-        sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2, caption_channels=16,
-        in_channels=4, out_channels=8, cross_attention_dim=16, norm_num_groups=4, use_additional_conditions=False,
-    )  # fmt: skip
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-                        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4)  # fmt: skip
-    PixArtAlphaPipeline(
-        tokenizer=tokenizer, text_encoder=t5, vae=vae, transformer=network, scheduler=DPMSolverMultistepScheduler()
-    ).save_pretrained(directory)
-    return directory
-
-
-SAVE = {"StableDiffusionPipeline": save_stable_diffusion, "PixArtAlphaPipeline": save_pixart}
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +92,60 @@ def test_extended_texts(tmp_path, peers, prompts):
     metadata = json.loads((tmp_path / "long" / "00000" / "metadata.jsonl").read_text())
     assert (metadata["prompt"], metadata["text"]) == (LINES[0]["prompt"], LINES[0]["extended"]["text"])
     assert read_manifest(tmp_path / "long").config["extended"] is True
+
+
+def command(*args):
+    """`tessera generate ... --device cpu` in this process; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["generate", *map(str, args), "--device", "cpu"])
+    return ended.value.code
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_the_command_draws_with_every_kind_of_peer(tmp_path, peers, name, capsys):
+    out = tmp_path / "samples"
+    args = ("--model", peers[name], "--prompts", "figure4", "--extended", "--size", 16, "--steps", 2, "--per-prompt", 2)
+    assert command(*args, "--out", out) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{out}: 6 images, 3 prompts\n"
+    assert "Loading" not in said.err
+    assert "truncated" not in said.err
+    assert len({picture.tobytes() for picture in pictures(out)}) == 6
+    metadata, text = load_prompts("figure4", extended=True).rows[2]
+    assert json.loads((out / "00002" / "metadata.jsonl").read_text()) == metadata | {"text": text}
+
+
+def test_the_command_takes_every_prompt_set_for_a_peer(tmp_path, peers, capsys):
+    annotations = [{"image_id": 30 - i, "id": i, "caption": f"picture {i}"} for i in range(3)]
+    (tmp_path / "captions_val2014.json").write_text(json.dumps({"annotations": annotations}))
+    (tmp_path / "dpg_bench.csv").write_text("item_id,text\npartiprompts1,A dog.\npartiprompts1,A dog.\nx,A cat.\n")
+    (tmp_path / "mine.txt").write_text("a red circle\n")
+    sources = {"teaser": 15, "geneval": 553, f"coco:{tmp_path / 'captions_val2014.json'}": 3}
+    sources |= {f"dpg:{tmp_path / 'dpg_bench.csv'}": 2, str(tmp_path / "mine.txt"): 1}
+    for number, (source, count) in enumerate(sources.items()):
+        out = tmp_path / f"samples{number}"
+        args = ("--model", peers["StableDiffusionPipeline"], "--prompts", source, "--size", 8, "--steps", 1)
+        assert command(*args, "--per-prompt", 1, "--batch-size", 64, "--out", out) == 0
+        assert capsys.readouterr().out == f"{out}: {count} images, {count} prompts\n"
+        drawn = [json.loads(path.read_text()) for path in sorted(out.glob("*/metadata.jsonl"))]
+        assert drawn == [metadata | {"text": text} for metadata, text in load_prompts(source).rows]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--prompts", "genevall", "--out", "o"), "did you mean 'geneval'"),
+        (("--prompts", "geneval"), "--model needs --prompts and --out"),
+        (("an-export", "--prompts", "geneval", "--out", "o"), "no export"),
+        (("--prompts", "geneval", "--out", "o", "--sampler", "ddpm"), "--model has its own sampler"),
+        (("--prompts", "geneval", "--extended", "--out", "o"), "extended"),
+    ],
+)
+def test_what_the_command_refuses_of_a_peer(tmp_path, peers, more, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("--model", peers["PixArtAlphaPipeline"], *more) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_what_is_no_peer(tmp_path, prompts):

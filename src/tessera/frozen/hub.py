@@ -102,17 +102,27 @@ def needs_hub(field: str, name: str) -> UserError:
 
 
 @contextlib.contextmanager
-def quiet(logging: Any) -> Iterator[None]:
-    """Hides from_pretrained's bars and reports: what matters in them is checked. `logging`: the library's module."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+def without_bars(logging: Any) -> Iterator[None]:
+    """Hides from_pretrained's progress bars. `logging`: the library's module of that name."""
+    bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def quiet(logging: Any) -> Iterator[None]:
+    """Hides from_pretrained's bars and reports: what matters in them is checked. `logging`: the library's module."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with without_bars(logging):
+            yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def check_loaded(info: dict[str, Any], model: ModelFolder, field: str) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError, to_dict
 from tessera.files import open_stage, sha256_file
+from tessera.frozen.hub import quiet, without_bars
 from tessera.generate.folder import draw_folder
 from tessera.generate.prompts import load_prompts
 from tessera.runtime import address, pick_device, world_size
@@ -99,7 +100,9 @@ class Peer:
     @classmethod
     def load(cls, folder: Path, model: str, device: str | None) -> "Peer":
         """The pipeline of a folder on `device`: float16 on a GPU, as these models are published, float32 elsewhere."""
+        import diffusers.utils.logging
         import torch
+        import transformers.utils.logging
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
         chosen = pick_device(device)
@@ -108,7 +111,8 @@ class Peer:
             options = (
                 {"torch_dtype": dtype} if dtype != torch.float32 else {}
             )  # each part keeps what it needs in float32
-            pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
+            with without_bars(diffusers.utils.logging), without_bars(transformers.utils.logging):
+                pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
         except (OSError, ValueError, AttributeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"model: {model} cannot be loaded as a diffusers pipeline ({reason})") from error
@@ -124,7 +128,11 @@ class Peer:
     def images(
         self, texts: Sequence[str], addresses: Sequence[tuple[int, int]], config: PeerConfig
     ) -> NDArray[np.uint8]:
-        """Pictures uint8 (B, H, W, 3), one for each text, its noise drawn at (seed, its address)."""
+        """Pictures uint8 (B, H, W, 3), one for each text, its noise drawn at (seed, its address).
+
+        Texts longer than the pipeline's text encoder takes are cut by the pipeline (77 tokens with CLIP).
+        """
+        import diffusers.utils.logging
         import torch
 
         generators = [torch.Generator().manual_seed(address(config.seed, "peer", *where)) for where in addresses]
@@ -141,7 +149,7 @@ class Peer:
         unknown = sorted(options.keys() - self.accepts.keys())
         if unknown:
             raise UserError(f"model: a {type(self.pipeline).__name__} has no {', '.join(unknown)} to set; leave it out")
-        with torch.inference_mode():
+        with torch.inference_mode(), quiet(diffusers.utils.logging):  # it repeats every long text that it cuts
             drawn = self.pipeline(prompt=list(texts), generator=generators, output_type="pil", **options).images
         return np.stack([np.asarray(picture.convert("RGB")) for picture in drawn])
 
