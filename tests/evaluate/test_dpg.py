@@ -157,7 +157,7 @@ def test_tiny_blip(tmp_path, questions):
     config = DpgConfig(backend="blip", model=str(save_blip(tmp_path / "blip")), resamples=100)
     assert evaluate_dpg(tmp_path / "scores", samples, questions, config, device="cpu")
     overall = read_scores(tmp_path / "scores").number("dpg/fixed/overall")
-    assert overall.protocol.encoder == "blip:blip"
+    assert overall.protocol.encoder == f"blip:blip@{overall.protocol.encoder_sha256[:12]}"
     assert 0 <= overall.low <= overall.value <= overall.high <= 100
     with pytest.raises(UserError, match="was made otherwise: judge"):
         evaluate_dpg(tmp_path / "scores", samples, questions, DpgConfig(backend="openai", model="m", server="x"))

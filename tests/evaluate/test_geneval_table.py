@@ -275,7 +275,7 @@ def test_folders_that_do_not_belong(tmp_path, sees_paint):
         evaluate_geneval(out, short, sees_paint, extended=long)
     with pytest.raises(UserError, match="give --samples, --extended-samples or both"):
         evaluate_geneval(out, None, sees_paint)
-    with pytest.raises(UserError, match="there is no such detector"):
+    with pytest.raises(UserError, match=r"none\.pth: there is no such file of weights"):
         evaluate_geneval(out, short, GenEvalConfig(detector=str(tmp_path / "none.pth"), clip=sees_paint.clip))
     evaluate_geneval(out, short, sees_paint)
     other = Path(tmp_path) / "other.pth"

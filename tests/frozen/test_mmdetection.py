@@ -180,13 +180,13 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path):
 
     path = tmp_path / "detector.pth"
     torch.save({"state_dict": {}, "meta": Trap()}, path)
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+    with pytest.raises(UserError, match="cannot be read as a file of tensors"):
         load_mmdetection(path, detector_config())
     assert not (tmp_path / "sprung").exists()
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+    with pytest.raises(UserError, match="cannot be read as a file of tensors"):
         load_mmdetection(path, detector_config())
-    with pytest.raises(UserError, match="no such detector checkpoint"):
+    with pytest.raises(UserError, match="there is no such file of weights"):
         load_mmdetection(tmp_path / "none.pth", detector_config())
 
 

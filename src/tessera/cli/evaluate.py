@@ -84,7 +84,8 @@ def geneval(
 
     Args:
         out: Directory to make; running again goes on where it stopped.
-        detector: mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco .pth, or a folder of transformers.
+        detector: mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth, a
+            Mask2Former's folder of transformers, or a Hub repository with either.
         samples: Directory made by generate from --prompts geneval; 4 pictures of each prompt are usual.
         extended_samples: The same with --extended.
         clip: CLIP ViT-L/14 of the Hub or of a folder, which names the colours.
@@ -137,7 +138,7 @@ def quality(
     prompts: Path | None = None,
     metrics: tuple[str, ...] = ("fid", "kid", "fd_dinov2", "prdc", "cmmd", "clip_score"),
     prdc: tuple[str, ...] = ("paper", "full", "dgm-eval"),
-    inception: Path = Path("pt_inception-2015-12-05-6726825d.pth"),
+    inception: str = "pt_inception-2015-12-05-6726825d.pth",
     dinov2: str = "facebook/dinov2-large",
     clip: str = "openai/clip-vit-large-patch14",
     clip336: str = "openai/clip-vit-large-patch14-336",
@@ -162,7 +163,7 @@ def quality(
         prompts: A caption for each picture, by lines or JSON lines, where the samples have none.
         metrics: Which of fid, kid, fd_dinov2, prdc, cmmd, clip_score, jina_clip_score.
         prdc: Protocols of precision and so on: paper, full, dgm-eval.
-        inception: Published weights of FID's Inception, .pth or .safetensors.
+        inception: Published weights of FID's Inception, .pth or .safetensors: a file, or a Hub repository with it.
         dinov2: Folder or Hub name for transformers, or the original dinov2_vitl14_pretrain.pth.
         clip: CLIPScore's CLIP, a folder or a Hub name.
         clip336: CMMD's CLIP.

@@ -32,7 +32,8 @@ class GenEvalConfig:
     """With which networks to judge."""
 
     detector: str
-    """mmdetection's checkpoint of Mask2Former Swin-S, or a folder of a Mask2Former saved by transformers."""
+    """mmdetection's checkpoint of Mask2Former Swin-S, a folder of a Mask2Former that transformers saved, or a Hub
+    repository with either."""
     clip: str = DEFAULT_CLIP
     """A CLIP of the Hub or of a folder: the colours."""
     resamples: int = 1000
@@ -63,7 +64,7 @@ class _Judge:
             from tessera.frozen.objects import load_detector
 
             device = pick_device(self.device)
-            detector = load_detector(Path(self.config.detector), device)
+            detector = load_detector(self.config.detector, device)
             self.networks = detector, load_colors(self.config.clip, geneval_prompts.COLORS, device)
         detector, colors = self.networks
         line, out = samples.lines[prompt], []
@@ -95,12 +96,13 @@ def evaluate_geneval(
     whether they are there. Raises UserError for missing or damaged pictures, or networks that are not the judges.
     """
     out = Path(out)
-    from tessera.frozen.identity import identify
+    from tessera.frozen.clip import find_clip
+    from tessera.frozen.objects import detector_weights
 
     folders = _folders(samples, extended)
     for folder in folders.values():
         _check(folder)
-    networks = {"detector": _detector_sha256(Path(config.detector)), "clip": identify(config.clip).sha256}
+    networks = {"detector": sha256_file(detector_weights(config.detector)), "clip": find_clip(config.clip).sha256}
     described = {"metric": METRIC, "networks": networks, "resamples": config.resamples, "seed": config.seed}
     inputs = {name: folder.directory for name, folder in folders.items()}
     shared = world_size() > 1
@@ -248,14 +250,6 @@ def _is_clause(clause: Any, number: int) -> bool:
         and position[0] in geneval_prompts.RELATIONS
         and ("position" not in clause or position[1] in range(number))
     )
-
-
-def _detector_sha256(path: Path) -> str:
-    """Of the detector's weights, which says whether a directory was begun with the same one."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: there is no such detector; see `tessera evaluate geneval --help`")
-    return sha256_file(file)
 
 
 def _detections(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tessera.config import UserError
 from tessera.frozen.features import CLIP_MEAN, CLIP_STD, column, middle_square, standardised, to_bytes
-from tessera.frozen.hub import check_loaded, find_model, quiet
+from tessera.frozen.hub import ModelFolder, check_loaded, find_model, quiet
 
 CLIP = "openai/clip-vit-large-patch14"
 CLIP_336 = "openai/clip-vit-large-patch14-336"
@@ -151,17 +151,31 @@ def load_clip(
     name: str = CLIP, device: torch.device | str = "cpu", cut: Cut = "keep-end", squash: bool = False
 ) -> ClipEncoder:
     """CLIP of a folder or of the Hub."""
+    model = find_clip(name)
+    network, tokenizer = load_parts(model)
+    return ClipEncoder(network, tokenizer, model.id, model.sha256, device, cut, squash)
+
+
+def find_clip(name: str) -> ModelFolder:
+    """The CLIP called `name`, a folder or a repository of the Hub; UserError if it is another model."""
+    model = find_model(name, ["*.safetensors", "*.json", "merges.txt"], "clip")
+    model.config("clip", "model_type", "clip", "CLIP")
+    return model
+
+
+def load_parts(model: ModelFolder) -> tuple[Any, Any]:
+    """transformers' CLIPModel and its tokenizer."""
     from transformers import AutoTokenizer, CLIPModel
     from transformers.utils import logging
 
-    model = find_model(name, ["*.safetensors", "*.json", "merges.txt"], "clip")
-    model.config("clip", "model_type", "clip", "CLIP")
     with quiet(logging):
-        loaded: Any = CLIPModel.from_pretrained(model.path, output_loading_info=True, dtype=torch.float32)
+        loaded: Any = CLIPModel.from_pretrained(
+            model.path, output_loading_info=True, dtype=torch.float32, use_safetensors=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
     network, info = loaded
     check_loaded(info, model, "clip")
-    return ClipEncoder(network, tokenizer, model.id, model.sha256, device, cut, squash)
+    return network, tokenizer
 
 
 def load_jina(name: str, device: torch.device | str = "cpu", allow_code: bool = False) -> JinaEncoder:

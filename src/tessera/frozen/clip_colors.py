@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tessera.config import UserError
-from tessera.frozen.hub import quiet
+from tessera.frozen.clip import find_clip, load_parts
 
 DEFAULT = "openai/clip-vit-large-patch14"
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
@@ -77,17 +76,7 @@ def cut_out(image: NDArray[np.uint8], box: tuple[int, int, int, int], mask: NDAr
 
 def load_colors(model: str, colors: Sequence[str], device: torch.device | str = "cpu") -> ClipColors:
     """CLIP of a folder or of the Hub (safetensors); UserError if it cannot be loaded."""
-    from transformers import AutoTokenizer, CLIPModel
-    from transformers.utils import logging
-
-    try:
-        with quiet(logging):
-            network = CLIPModel.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"clip: {model} cannot be loaded as a CLIP of a folder or of the Hub ({reason})") from error
-    return ClipColors(network, tokenizer, colors, device)
+    return ClipColors(*load_parts(find_clip(model)), colors, device)
 
 
 def _pooled(output: Any) -> Tensor:

@@ -84,11 +84,12 @@ class InceptionEncoder:
         return self.network(batch.to(self.device)).float().cpu().numpy()
 
 
-def load_inception(file: Path, device: torch.device | str = "cpu") -> InceptionEncoder:
-    """Of the published file of weights, or its tensors in safetensors."""
+def load_inception(name: str | Path, device: torch.device | str = "cpu") -> InceptionEncoder:
+    """Of the published file of weights or its tensors in safetensors, or of a folder or Hub repository with one."""
     from tessera.frozen.inception import load_inception as load
 
-    return InceptionEncoder(load(file), sha256_file(file), device)
+    network, file = load(name)
+    return InceptionEncoder(network, sha256_file(file), device)
 
 
 def middle_square(picture: Image.Image, side: int) -> Image.Image:

@@ -103,7 +103,7 @@ def needs_hub(field: str, name: str) -> UserError:
 
 @contextlib.contextmanager
 def without_bars(logging: Any) -> Iterator[None]:
-    """Hides from_pretrained's progress bars. `logging`: the library's module of that name."""
+    """Hides from_pretrained's bars. `logging`: the library's module."""
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -123,6 +123,17 @@ def quiet(logging: Any) -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+
+
+def pipeline_without_bars() -> contextlib.AbstractContextManager[Any]:
+    """`without_bars` of both libraries that a diffusers pipeline is loaded by."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    stack = contextlib.ExitStack()
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        stack.enter_context(without_bars(logging))
+    return stack
 
 
 def check_loaded(info: dict[str, Any], model: ModelFolder, field: str) -> None:

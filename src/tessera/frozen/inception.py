@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tessera.config import UserError
-from tessera.frozen.tensors import load_tensors
+from tessera.frozen.tensors import find_weights, load_tensors
 
 WIDTH = 2048
 SIDE = 299
@@ -234,6 +234,7 @@ def _taps(size: int) -> tuple[Tensor, Tensor, Tensor]:
     return low, (low + 1).clamp(max=size - 1), position - low
 
 
-def load_inception(path: Path) -> Inception:
-    """The network of a file of weights, .pth or .safetensors; UserError if it is another network's."""
-    return Inception(load_tensors(path, "inception"))
+def load_inception(name: str | Path) -> tuple[Inception, Path]:
+    """The network of `name` (`find_weights`), and its file of weights; UserError if they are another network's."""
+    path = find_weights(name, "inception", FILE)
+    return Inception(load_tensors(path, "inception")), path

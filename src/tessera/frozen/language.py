@@ -5,8 +5,7 @@ from typing import Any, Protocol
 import torch
 
 from tessera.config import UserError
-from tessera.frozen.hub import quiet
-from tessera.frozen.identity import identify
+from tessera.frozen.hub import ModelFolder, check_loaded, find_model, quiet
 from tessera.frozen.openai_client import ChatClient
 
 DEFAULT = "meta-llama/Llama-3.1-8B-Instruct"
@@ -19,7 +18,7 @@ class Writer(Protocol):
 
     @property
     def id(self) -> str:
-        """Its name and, where its weights are at hand, the start of their hash."""
+        """Its name and, where its weights are at hand, their commit or the start of their hash."""
         ...
 
     def write(self, instruction: str, seed: int, max_tokens: int) -> str:
@@ -37,7 +36,7 @@ class LocalWriter:
 
     @property
     def id(self) -> str:
-        """Name@start of the weights' hash."""
+        """Name@commit of the Hub, or a folder's NAME@HASH."""
         return self._id
 
     @torch.inference_mode()
@@ -84,8 +83,8 @@ def writer_id(model: str | None, server: str | None) -> str:
         if model is None:
             raise UserError("model: --server needs the model's name on the server")
         return model
-    known = identify(model or DEFAULT)
-    return f"{known.name}@{known.sha256[:12]}"
+    found = _find(model)
+    return f"{found.id.partition('@')[0]}@{found.revision}"
 
 
 def load_writer(model: str | None, server: str | None, device: torch.device | str = "cpu") -> Writer:
@@ -96,17 +95,23 @@ def load_writer(model: str | None, server: str | None, device: torch.device | st
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    source = model or DEFAULT
+    found = _find(model)
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
         with quiet(logging):
-            network = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                found.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model: {source} is no language model of a folder or of the Hub ({reason})") from error
+        raise UserError(f"model: {found.id} is no language model ({str(error).splitlines()[0]})") from error
+    network, info = loaded
+    check_loaded(info, found, "model")
     if not tokenizer.chat_template:
-        raise UserError(f"model: {source} has no chat template; give an instruction-tuned model")
+        raise UserError(f"model: {found.id} has no chat template; give an instruction-tuned model")
     return LocalWriter(network, tokenizer, name, device)
+
+
+def _find(model: str | None) -> ModelFolder:
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+    return find_model(model or DEFAULT, patterns, "model")

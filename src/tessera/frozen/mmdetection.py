@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tessera.config import UserError
+from tessera.frozen.tensors import load_tensors
 
+PUBLISHED = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth"
+"""The checkpoint as mmdetection publishes it."""
 _SWIN = "model.pixel_level_module.encoder.swin"
 _NORMS = "model.pixel_level_module.encoder.hidden_states_norms"
 _PIXELS = "model.pixel_level_module.decoder"
@@ -55,7 +57,7 @@ def load_mmdetection(path: Path, config: Any = None) -> Any:
 
     model = Mask2FormerForUniversalSegmentation(config or swin_s_config())
     wanted = model.state_dict()
-    converted = convert(_read(Path(path)), model.config, str(path))
+    converted = convert(load_tensors(path, "detector"), model.config, str(path))
     for name, tensor in converted.items():
         if name not in wanted or tensor.shape != wanted[name].shape:
             here = tuple(wanted[name].shape) if name in wanted else "no such place"
@@ -107,25 +109,6 @@ def merging_order(tensor: Tensor) -> Tensor:
         raise UserError(f"a patch merging has 4 C inputs, not {width}: another detector's checkpoint")
     blocks = tensor.reshape(*rest, width // 4, 2, 2)  # (..., C, row, column)
     return blocks.movedim((-1, -2), (-3, -2)).reshape(tensor.shape)  # (..., column, row, C)
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    """The state dict of a checkpoint file; nothing in it is run."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such detector checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each way of being damaged has its own exception there
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as a checkpoint of tensors ({reason})") from error
-    state = data.get("state_dict", data) if isinstance(data, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise UserError(f"{path}: holds no state dict of tensors; give mmdetection's checkpoint")
-    return state
 
 
 def _second_name(name: str) -> str:

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.frozen.hub import quiet
-from tessera.frozen.mmdetection import load_mmdetection
+from tessera.frozen.mmdetection import PUBLISHED, load_mmdetection
+from tessera.frozen.tensors import find_weights
+from tessera.repository import fetch_repository
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """Pictures are resized, keeping their ratio, until one side is this."""
@@ -26,6 +28,7 @@ MULTIPLE = 32
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 MAX_OBJECTS = 100
 """The best pairs of query and class of a picture."""
+_WEIGHTS = "model.safetensors"  # as transformers calls them
 _CHUNK = 16  # masks enlarged at once
 
 
@@ -73,17 +76,31 @@ class ObjectDetector:
         ]
 
 
-def load_detector(path: Path, device: torch.device | str = "cpu") -> ObjectDetector:
-    """The detector of mmdetection's checkpoint (a file), or of a folder that transformers saved; UserError if neither.
+def detector_weights(name: str | Path) -> Path:
+    """The file of the detector's weights: mmdetection's checkpoint, or the model.safetensors of a folder.
 
-    A folder holds config.json and model.safetensors of a Mask2FormerForUniversalSegmentation with 80 classes.
+    name: either of them, or a repository of the Hub that holds one. UserError if there is none.
     """
-    path = Path(path)
-    if not path.is_dir():
-        return ObjectDetector(load_mmdetection(path), sha256_file(path), device)
-    weights = path / "model.safetensors"
-    if not (path / "config.json").is_file() or not weights.is_file():
-        raise UserError(f"{path}: needs config.json and model.safetensors of a Mask2Former, or give mmdetection's file")
+    folder = Path(name)
+    if not folder.exists() and folder.suffix not in (".pth", ".pt", ".safetensors"):
+        try:
+            folder = fetch_repository(str(name), ["config.json", _WEIGHTS])
+        except UserError as error:
+            raise UserError(f"detector: {error}") from error
+    if folder.is_dir() and (folder / "config.json").is_file() and (folder / _WEIGHTS).is_file():
+        return folder / _WEIGHTS
+    return find_weights(name, "detector", PUBLISHED)
+
+
+def load_detector(name: str | Path, device: torch.device | str = "cpu") -> ObjectDetector:
+    """The detector of mmdetection's checkpoint, or of what transformers saved: see `detector_weights`.
+
+    Of transformers' it is config.json and model.safetensors of a Mask2FormerForUniversalSegmentation with 80 classes.
+    """
+    weights = detector_weights(name)
+    path = weights.parent
+    if weights.name != _WEIGHTS or not (path / "config.json").is_file():
+        return ObjectDetector(load_mmdetection(weights), sha256_file(weights), device)
     from transformers import AutoConfig, Mask2FormerForUniversalSegmentation
     from transformers.utils import logging
 

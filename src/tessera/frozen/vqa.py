@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.frozen.hub import quiet
-from tessera.frozen.identity import identify
+from tessera.frozen.hub import ModelFolder, check_loaded, find_model, quiet
 from tessera.frozen.openai_client import ChatClient
 
 Backend = Literal["blip", "qwen-vl", "openai", "mplug"]
@@ -23,6 +22,8 @@ DEFAULTS = {
 """The model of each backend that has one by default."""
 INSTRUCTION = "{question} Answer with one word: yes or no."
 """How a chat model is asked."""
+FIELD = "vqa-model"
+"""What errors about a model begin with: its flag."""
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _MAX_TOKENS = 8
 
@@ -142,29 +143,33 @@ def load_vqa(backend: Backend, model: str | None, server: str | None, device: to
     import transformers
     from transformers.utils import logging
 
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        if backend == "blip":
-            with quiet(logging):
-                network = transformers.BlipForQuestionAnswering.from_pretrained(
-                    name, dtype=torch.float32, use_safetensors=True
-                )
-            return BlipVqa(network, tokenizer, device)
-        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-        with quiet(logging):
-            network = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                name, dtype=dtype, use_safetensors=True
-            )
-        return QwenVqa(network, tokenizer, transformers.Qwen2VLImageProcessorPil.from_pretrained(name), device)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"vqa-model: {name} is no {backend} of a folder or of the Hub ({reason})") from error
+    folder = _find(backend, name)
+    on_cpu = torch.device(device).type == "cpu"
+    kind, dtype = {
+        "blip": (transformers.BlipForQuestionAnswering, torch.float32),
+        "qwen-vl": (transformers.Qwen2_5_VLForConditionalGeneration, torch.float32 if on_cpu else torch.bfloat16),
+    }[backend]
+    with quiet(logging):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+        loaded: Any = kind.from_pretrained(folder.path, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    network, info = loaded
+    check_loaded(info, folder, FIELD)
+    if backend == "blip":
+        return BlipVqa(network, tokenizer, device)
+    return QwenVqa(network, tokenizer, transformers.Qwen2VLImageProcessorPil.from_pretrained(folder.path), device)
+
+
+def _find(backend: Backend, name: str) -> ModelFolder:
+    """The files of a network of transformers."""
+    folder = find_model(name, ["*.safetensors", "*.json", "*.txt", "*.jinja"], FIELD)
+    folder.config(FIELD, "model_type", {"blip": "blip", "qwen-vl": "qwen2_5_vl"}[backend], f"a model for {backend}")
+    return folder
 
 
 def model_name(backend: Backend, model: str | None) -> str:
     """The model that is meant; UserError for `openai` without one."""
     if model is None and backend not in DEFAULTS:
-        raise UserError(f"vqa-model: --vqa {backend} needs the model's name on the server")
+        raise UserError(f"{FIELD}: --vqa {backend} needs the model's name on the server")
     return model or DEFAULTS[backend]
 
 
@@ -173,5 +178,5 @@ def identity(backend: Backend, model: str | None) -> dict[str, str | None]:
     name = model_name(backend, model)
     if backend in ("openai", "mplug"):
         return {"backend": backend, "model": name, "sha256": None}
-    known = identify(name)
-    return {"backend": backend, "model": known.name, "sha256": known.sha256}
+    folder = _find(backend, name)
+    return {"backend": backend, "model": folder.id, "sha256": folder.sha256}

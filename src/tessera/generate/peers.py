@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError, to_dict
 from tessera.files import open_stage, sha256_file
-from tessera.frozen.hub import quiet, without_bars
+from tessera.frozen.hub import pipeline_without_bars, quiet
 from tessera.generate.folder import draw_folder
 from tessera.generate.prompts import load_prompts
 from tessera.runtime import address, pick_device, world_size
@@ -100,9 +100,7 @@ class Peer:
     @classmethod
     def load(cls, folder: Path, model: str, device: str | None) -> "Peer":
         """The pipeline of a folder on `device`: float16 on a GPU, as these models are published, float32 elsewhere."""
-        import diffusers.utils.logging
         import torch
-        import transformers.utils.logging
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
         chosen = pick_device(device)
@@ -111,7 +109,7 @@ class Peer:
             options = (
                 {"torch_dtype": dtype} if dtype != torch.float32 else {}
             )  # each part keeps what it needs in float32
-            with without_bars(diffusers.utils.logging), without_bars(transformers.utils.logging):
+            with pipeline_without_bars():
                 pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
         except (OSError, ValueError, AttributeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
