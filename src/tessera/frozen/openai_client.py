@@ -24,17 +24,12 @@ class ChatClient:
     """
 
     def __init__(self, base_url: str, model: str, *, retries: int = 5, timeout: float = 120, concurrent: int = 16):
-        try:
-            import openai
-        except ImportError as error:
-            raise UserError("the OpenAI client is not installed; install tessera with the extra `serve`") from error
-        if not base_url.startswith(("http://", "https://")):
-            raise UserError(f"server: {base_url!r} is no address; give one such as http://127.0.0.1:8000/v1")
+        openai = require_openai(base_url)
         self.base_url, self.model, self.concurrent = base_url, model, concurrent
         self._error = openai.OpenAIError
         self._client = openai.OpenAI(
             base_url=base_url,
-            api_key=os.environ.get(KEY_VARIABLE) or "none",
+            api_key=api_key(),
             max_retries=retries,
             timeout=timeout,
         )
@@ -48,7 +43,7 @@ class ChatClient:
         """
         content: Any = text
         if image is not None:
-            content = [{"type": "image_url", "image_url": {"url": _data_url(image)}}, {"type": "text", "text": text}]
+            content = [{"type": "image_url", "image_url": {"url": data_url(image)}}, {"type": "text", "text": text}]
         try:
             answer: Any = self._client.chat.completions.create(
                 model=self.model,
@@ -83,9 +78,26 @@ class ChatClient:
                 raise
 
 
-def _data_url(image: NDArray[np.uint8]) -> str:
+def require_openai(address: str) -> Any:
+    """The package openai; UserError if it is not installed, or `address` is none."""
+    try:
+        import openai
+    except ImportError:
+        raise UserError('server: needs more libraries; run: pip install "tessera-t2i[serve]"') from None
+    if not address.startswith(("http://", "https://")):
+        raise UserError(f"server: {address!r} is no address; give its base URL, such as http://127.0.0.1:8000/v1")
+    return openai
+
+
+def api_key() -> str:
+    """The user's key, or a word in its place: the library wants one for servers that do not."""
+    return os.environ.get(KEY_VARIABLE) or "none"
+
+
+def data_url(image: NDArray[np.uint8]) -> str:
+    """A picture (H, W, 3) as a message carries it: PNG, packed fast rather than well."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
+    Image.fromarray(image).save(file, format="PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

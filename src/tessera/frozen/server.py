@@ -1,19 +1,15 @@
 """A captioner behind a server that speaks OpenAI's protocol, such as `vllm serve` or SGLang."""
 
 import asyncio
-import base64
 import contextlib
-import io
-import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from PIL import Image
-
 from tessera.config import UserError
 from tessera.frozen.captioner import Question
+from tessera.frozen.openai_client import api_key, data_url, require_openai
 
 TIMEOUT = 300.0
 """Seconds that one answer may take."""
@@ -21,29 +17,21 @@ ATTEMPTS = 7
 """Tries of one question, with a growing pause between them."""
 FIRST_PAUSE = 0.5
 """Seconds before the second try; each pause is twice the one before it, 30 s at most."""
-KEY_VARIABLE = "OPENAI_API_KEY"
-"""Environment variable with the server's key, if it wants one."""
 
 
 class Server:
     """A server at a base URL such as http://127.0.0.1:8000/v1, asked `concurrency` questions at a time."""
 
     def __init__(self, address: str, concurrency: int = 32):
-        try:
-            import openai
-        except ImportError:
-            raise UserError('captioner openai needs more libraries; run: pip install "tessera-t2i[serve]"') from None
-        if not address.startswith(("http://", "https://")):
-            raise UserError(f"server {address!r} is no address: give its base URL, such as http://127.0.0.1:8000/v1")
         if concurrency < 1:
             raise UserError(f"concurrency must be 1 or more, not {concurrency}")
-        self.address, self.concurrency, self._openai = address, concurrency, openai
+        self.address, self.concurrency, self._openai = address, concurrency, require_openai(address)
 
     def find_model(self, model: str | None) -> tuple[str, str]:
         """(id, revision) of the model called `model` (None = the only one); the revision is what the server says."""
         openai = self._openai
         try:
-            with openai.OpenAI(base_url=self.address, api_key=_key(), timeout=30, max_retries=2) as client:
+            with openai.OpenAI(base_url=self.address, api_key=api_key(), timeout=30, max_retries=2) as client:
                 listed = {found.id: found for found in client.models.list().data}
         except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
             raise self._down(error) from error
@@ -94,7 +82,7 @@ class Server:
         self, model: str, questions: Iterator[tuple[str, Question]], max_new_tokens: int, answers: "queue.Queue[Any]"
     ) -> None:
         openai = self._openai
-        async with openai.AsyncOpenAI(base_url=self.address, api_key=_key(), timeout=TIMEOUT, max_retries=0) as client:
+        async with openai.AsyncOpenAI(base_url=self.address, api_key=api_key(), timeout=TIMEOUT, max_retries=0) as client:
 
             async def ask_in_turn() -> None:
                 for key, question in questions:  # shared: each worker takes the next
@@ -107,7 +95,7 @@ class Server:
     async def _ask(self, client: Any, model: str, question: Question, max_new_tokens: int) -> str:
         openai = self._openai
         content = [
-            *({"type": "image_url", "image_url": {"url": _data_url(image)}} for image in question.images),
+            *({"type": "image_url", "image_url": {"url": data_url(image)}} for image in question.images),
             {"type": "text", "text": question.prompt},
         ]
         last: Exception = ValueError("no answer")
@@ -142,13 +130,3 @@ class Server:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _key() -> str:
-    return os.environ.get(KEY_VARIABLE) or "none"
-
-
-def _data_url(image: Any) -> str:
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
