@@ -82,7 +82,8 @@ class Server:
         self, model: str, questions: Iterator[tuple[str, Question]], max_new_tokens: int, answers: "queue.Queue[Any]"
     ) -> None:
         openai = self._openai
-        async with openai.AsyncOpenAI(base_url=self.address, api_key=api_key(), timeout=TIMEOUT, max_retries=0) as client:
+        settings: dict[str, Any] = {"base_url": self.address, "api_key": api_key(), "timeout": TIMEOUT}
+        async with openai.AsyncOpenAI(**settings, max_retries=0) as client:
 
             async def ask_in_turn() -> None:
                 for key, question in questions:  # shared: each worker takes the next
