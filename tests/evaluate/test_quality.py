@@ -111,8 +111,10 @@ def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch)
     assert len(read) == 72  # the reference is known by its content
     (folder,) = (tmp_path / "cache").iterdir()
     evaluate_quality(tmp_path / "c", samples, folder, nets(), SMALL)
-    assert (tmp_path / "a" / "scores.json").read_bytes() == (tmp_path / "c" / "scores.json").read_bytes()
-    a, b = read_scores(tmp_path / "a"), read_scores(tmp_path / "b")
+    a, b, c = (read_scores(tmp_path / name) for name in "abc")
+    assert (a.numbers, a.items) == (c.numbers, c.items)
+    assert a.facts == c.facts | {"reference": "r"}
+    assert c.facts.keys() == {"clip_score/captions_truncated", "size"}
     assert comparable(a.number("fid"), b.number("fid")) == []
     assert paired_difference(a, b, "clip_score").value == pytest.approx(
         b.number("clip_score").value - a.number("clip_score").value
@@ -121,6 +123,18 @@ def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch)
     changed["dinov2"].sha256 = "f" * 64
     with pytest.raises(UserError, match="has no features of dinov2"):
         evaluate_quality(tmp_path / "d", samples, folder, changed, SMALL)
+
+
+def test_tables_learn_what_the_pictures_are(tmp_path):
+    """Size, reference and whose captions: Table 1 has COCO's and ImageNet's."""
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "val2014", 1)
+    for number, (field, words) in enumerate({"image_id": "COCO's captions", "key": "captions of one's own"}.items()):
+        for path in samples.glob("*/metadata.jsonl"):
+            path.write_text(json.dumps({"prompt": "p", "text": "a fox", field: 3}) + "\n")
+        config = QualityConfig(metrics=("fid",))
+        evaluate_quality(tmp_path / str(number), samples, reference, nets(), config, cache=tmp_path / "cache")
+        expected = {"size": "32", "prompts": words, "reference": "val2014"}
+        assert read_scores(tmp_path / str(number)).facts == expected
 
 
 def test_other_settings_are_another_protocol(tmp_path):

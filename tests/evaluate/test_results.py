@@ -3,6 +3,7 @@
 import csv
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tessera.evaluate.results_page import results
 from tessera.evaluate.scores import Extender, Number, Protocol, Scores, mean_interval, write_scores
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 HOSTILE = "<script>alert('x')</script> a | red & \"blue\" fox"
 
 
@@ -167,6 +169,114 @@ def test_tables_4_and_5_and_the_curves():
     assert label("clip_score/legacy-cut") == "CLIPScore (legacy-cut) \u2191"
     assert label("dpg/official/overall") == "Overall (official) \u2191"
     assert label("fid") == "FID \u2193"
+
+
+def test_fid_beside_geneval_is_that_of_the_last_step():
+    steps = [quality("m", 9.0, 100), quality("m", 7.0, 300), quality("m", 8.0, 200)]
+    assert ablation_table([*steps, geneval("m", 0.5)]).rows[0].cells[0].value == 7.0
+
+
+def test_the_digits_of_a_column_are_one_number(written):
+    numbers = {"a": (0.08, 0.03, 0.14), "b": (0.31, 0.25, 0.4), "c": (0.0123, None, None)}
+    scores = []
+    for name, (value, low, high) in numbers.items():
+        about = Protocol(metric="m", name="m")
+        scores.append(
+            Scores(
+                kind="quality",
+                name=name,
+                numbers=(Number(metric="m", value=value, low=low, high=high, n=9, protocol=about),),
+            )
+        )
+    for chosen, cells in ((scores, ["0.08 (0.03 to 0.14)", "0.31 (0.25 to 0.40)", "0.01"]), (scores[2:], ["0.0123"])):
+        (table,) = measured_tables(chosen)
+        found = [
+            f"{c.text(size)}{f' ({c.interval(size)})' if c.interval(size) else ''}"
+            for row in table.rows
+            for c, size in zip(row.cells, table.sizes())
+        ]
+        assert found == cells
+    results(written / "report", [written / "a"])
+    for name in ("index.html", "tables.md"):
+        text = (written / "report" / name).read_text(encoding="utf-8")
+        assert "0.0500" not in text  # the paper prints 0.05
+        assert "0.0400" not in text
+
+
+def test_tables_of_pictures_say_which():
+    about = {"reference": "r" * 64, "reference_images": 30_000}
+    facts = {"size": "256", "prompts": "COCO's captions", "reference": "val2014"}
+    coco = replace(quality("m", 9.0, **about), facts=facts)
+    other = quality("m", 9.0, reference="s" * 64, reference_images=50_000)
+    assert [table.title for table in measured_tables([coco, other])] == [
+        "Picture quality (Table 1): 100 pictures of 256 px by COCO's captions, against 30,000 of val2014",
+        "Picture quality (Table 1): 100 pictures, against 50,000",
+    ]
+
+
+def test_a_model_has_one_colour_and_the_judges_take_turns(written):
+    """A judge of 0..100 does not push one of 0..1 out of the drill-down."""
+    for name, skill in (("TA", 0.2), ("TA+IA", 0.9)):
+        items = [
+            {"prompt": i, "sample": 0, "file": f"{i:05d}/samples/0000.png", "text": f"dense {i}", "reason": "no: Hat?"}
+            | {"values": {"dpg/fixed/overall": 100 * skill}}
+            for i in range(24)
+        ]
+        about = Protocol(metric="dpg/fixed/overall", name="dpg-1")
+        number = Number(metric="dpg/fixed/overall", value=100 * skill, n=24, protocol=about)
+        write_scores(written / f"dpg-{name}", Scores(kind="dpg", name=name, numbers=(number,), items=tuple(items)))
+    paths = [written / name for name in ("a", "b", "dpg-TA+IA", "dpg-TA")]
+    pictures = [write_pictures(written / f"s{n}", n) for n in range(4)]
+    results(written / "report", paths, pictures)
+    text = (written / "report" / "index.html").read_text(encoding="utf-8")
+    cards = re.findall(r'<p class="prompt">(.*?)</p>', text)
+    assert [card.startswith("dense") for card in cards] == [False, True] * 12
+    found = set(re.findall(r'<div class="arm-(\d)"><h4>(.*?)</h4>', text))
+    assert found == {("0", "TA"), ("1", "TA+IA")}
+    assert "Overall (fixed) 90.00. no: Hat?" in text
+    assert "judged right: found &lt;b&gt;fox" in text
+
+
+FOREIGN = "a-model-of-somebody-else-with-a-name-that-does-not-break-anywhere-at-all"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(written, width):
+    """Nothing is wider than the screen; each picture is reached by keyboard, enlarged, and put back by Escape."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium in /usr/bin (Debian: apt-get install chromium)")
+    llama = Extender(model=f"lab/{'llama' * 20}@{'0' * 40}", prompt="t", seed=0)
+    scores = geneval(FOREIGN, 0.5, 2)
+    write_scores(written / "c", replace(scores, numbers=tuple(
+        replace(number, protocol=replace(number.protocol, extender=llama)) for number in scores.numbers
+    )))  # fmt: skip
+    pictures = [write_pictures(written / f"s{n}", n) for n in range(5)]
+    results(written / "report", [written / n for n in ("a", "b", "c", "q1", "q2")], pictures)
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, asked, faults = chromium.new_page(viewport={"width": width, "height": 900}), [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto((written / "report" / "index.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        button = page.locator(".open").nth(1)
+        small = button.bounding_box()["width"]
+        button.focus()
+        page.keyboard.press("Enter")
+        box = page.locator("figure:popover-open").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert button.bounding_box()["width"] > 2 * small
+        page.keyboard.press("Escape")
+        assert page.locator("figure:popover-open").count() == 0
+        assert button.bounding_box()["width"] == small
+        assert page.evaluate("document.activeElement.matches('.open')")
+        assert page.locator(".scroll[tabindex='0'][aria-label]").count() == page.locator(".scroll").count()
+        chromium.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert faults == []
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def curve_plot(curves: Sequence[Curve], y_label: str, alt: str) -> Markup:
         axes.tick_params(length=0, labelcolor=_SOFT)
         axes.set_xlabel("images seen in training")
         axes.set_ylabel(y_label)
-        axes.legend(loc="upper right")
+        axes.legend(loc="best")
 
     return _both(draw, alt, f"curve {y_label} {alt}")
 

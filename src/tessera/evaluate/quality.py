@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from tessera import metrics
 from tessera.config import UserError, nearest, to_dict
-from tessera.evaluate.pictures import Pictures, Reference, features_of, find_pictures, read_captions, reference_of
+from tessera.evaluate.pictures import (
+    FEATURES,
+    Pictures,
+    Reference,
+    features_of,
+    find_pictures,
+    read_captions,
+    read_picture,
+    reference_of,
+)
 from tessera.evaluate.scores import Extender, Number, Protocol, Scores, library_versions, mean_interval, write_scores
 from tessera.files import MANIFEST, open_stage, read_json, read_manifest
 from tessera.runtime import philox
@@ -140,7 +149,7 @@ def evaluate_quality(
             numbers=tuple(numbers),
             items=tuple(items),
             num_images=num_images,
-            facts=facts,
+            facts=facts | _named(pictures, reference, config.rounding),
         ),
     )
     shutil.rmtree(work, ignore_errors=True)
@@ -293,6 +302,20 @@ def _reference_hash(reference: Path) -> str:
         raise UserError(f"{reference}: there is no such directory of reference pictures or features")
     lines = sorted(f"{p.relative_to(reference)} {p.stat().st_size}\n" for p in reference.rglob("*") if p.is_file())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _named(pictures: Pictures, reference: Path, rounding: Literal["round", "truncate"]) -> dict[str, str]:
+    """What tables call the pictures: their size, whose captions they were drawn by, the reference's folder."""
+    first = pictures.directory / pictures.files[0]
+    height, width, _ = read_picture(first, rounding).shape
+    metadata = first.parent.parent / "metadata.jsonl"
+    line = read_json(metadata) if metadata.is_file() else {}
+    prompts = {"image_id": "COCO's captions", "key": "captions of one's own", "tag": "GenEval's prompts"}
+    found = [words for field, words in prompts.items() if field in line]
+    size = str(width) if width == height else f"{width} x {height}"
+    kept = any(reference.glob(f"*{FEATURES}"))  # such a directory of features is called by a hash
+    named = {} if kept else {"reference": reference.resolve().name}
+    return named | {"size": size} | ({"prompts": found[0]} if found else {})
 
 
 def _extender(samples: Path) -> Extender | None:

@@ -49,15 +49,20 @@ class Cell:
     low: float | None = None
     high: float | None = None
 
-    def text(self) -> str:
-        """Its value, with as many digits as a reader needs."""
-        return shown(self.value)
+    @property
+    def size(self) -> float:
+        """The largest of its numbers, without sign."""
+        return max(abs(x) for x in (self.low, self.value, self.high) if x is not None)
 
-    def interval(self) -> str:
+    def text(self, size: float | None = None) -> str:
+        """Its value, with as many digits as a reader needs; `size`: as in `shown`."""
+        return shown(self.value, self.size if size is None else size)
+
+    def interval(self, size: float | None = None) -> str:
         """ "low to high", or "" for none."""
         if self.low is None or self.high is None:
             return ""
-        size = max(abs(x) for x in (self.low, self.value, self.high))
+        size = self.size if size is None else size
         return f"{shown(self.low, size)} to {shown(self.high, size)}"
 
 
@@ -82,6 +87,13 @@ class Table:
     """The paper's own numbers, not measured here."""
     note: str = ""
     members: tuple[Scores, ...] = ()
+
+    def sizes(self) -> list[float]:
+        """Of each column the largest number, which decides the digits of all; the paper has two after every point."""
+        if self.printed:
+            return [1.0] * len(self.columns)
+        cells = [[row.cells[i] for row in self.rows] for i in range(len(self.columns))]
+        return [max((cell.size for cell in column if cell), default=0.0) for column in cells]
 
 
 def shown(value: float, size: float | None = None) -> str:
@@ -115,20 +127,35 @@ def measured_tables(scores: Sequence[Scores], force: bool = False) -> list[Table
             else:
                 fitting.append(item)
         for number, group in enumerate(groups):
-            note = (
-                ""
-                if number == 0
-                else f"Apart, for its protocols differ: {'; '.join(unlike(groups[0][0], group[0])[:4])}"
-            )
+            differing = [line for line in unlike(groups[0][0], group[0]) if not line.startswith(_IN_TITLE)]
+            note = f"Apart, for its protocols differ: {'; '.join(differing[:4])}" if number and differing else ""
             if force and any(unlike(group[0], item) for item in group[1:]):
                 note = "Unlike protocols stand together here because --force says so: their numbers do not compare."
-            tables.append(_measured(title + (_of_prompts(group[0]) if kind != "quality" else ""), group, note))
+            of = _of_pictures if kind == "quality" else _of_prompts
+            tables.append(_measured(title + of(group[0]), group, note))
     return tables
+
+
+_IN_TITLE = ("extender: ", "settings.extended: ")  # how protocols differ that the titles tell apart
 
 
 def _of_prompts(scores: Scores) -> str:
     extender = scores.numbers[0].protocol.extender
-    return f", prompts extended by {extender.model}" if extender else ", original prompts"
+    if extender is None:
+        return ", original prompts"
+    name, _, revision = extender.model.partition("@")
+    return f", prompts extended by {name}{f' at {revision[:12]}' if revision else ''}"
+
+
+def _of_pictures(scores: Scores) -> str:
+    """How many pictures of which prompts and size, and against which: Table 1 has COCO's and ImageNet's."""
+    facts, protocols = scores.facts, [number.protocol for number in scores.numbers]
+    count = max((protocol.images or 0 for protocol in protocols), default=0)
+    size, prompts, reference = (facts.get(name) for name in ("size", "prompts", "reference"))
+    said = f": {count:,} pictures" if count else ""
+    said += (f" of {size} px" if size else "") + (f" by {prompts}" if prompts else "")
+    against = next((protocol.reference_images for protocol in protocols if protocol.reference), None)
+    return said + (f", against {against:,}{f' of {reference}' if reference else ''}" if said and against else "")
 
 
 def unlike(a: Scores, b: Scores) -> list[str]:
@@ -190,12 +217,16 @@ def printed_tables() -> list[Table]:
 
 
 def ablation_table(scores: Sequence[Scores]) -> Table | None:
-    """What Tables 4 and 5 show of every model measured so: FID, GenEval by original and by extended prompts."""
+    """What Tables 4 and 5 show of every model measured so: FID, GenEval by original and by extended prompts.
+
+    Of a model that was measured several times in its training, the last time counts.
+    """
     columns = ("fid", "geneval/overall", "geneval/overall (extended)")
     rows = []
     for name in dict.fromkeys(item.name for item in scores):
         found: dict[str, Cell] = {}
-        for item in (item for item in scores if item.name == name):
+        own = [item for item in scores if item.name == name]
+        for item in sorted(own, key=lambda item: -(item.num_images or 0)):
             for metric in columns[:2]:
                 number = item.number(metric)
                 if number is not None:

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ def results(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), forc
     page = {
         "title": "Scores of " + ", ".join(dict.fromkeys(item.name for item in scores)),
         "version": tessera.__version__,
-        "measured": [_shown(table, force) for table in tables if not table.printed],
-        "printed": [_shown(table, force) for table in tables if table.printed],
+        "measured": [_shown(table, force, _colors(scores)) for table in tables if not table.printed],
+        "printed": [_shown(table, force, {}) for table in tables if table.printed],
         "curves": _curves(scores),
         "prompts": _drill_down(scores, samples),
         "protocols": _protocols(scores),
@@ -81,15 +82,28 @@ def _html(page: dict[str, Any]) -> str:
     return environment.from_string(source).render(page=page)
 
 
-def _shown(table: Table, force: bool) -> dict[str, Any]:
+def _colors(scores: Sequence[Scores]) -> dict[str, int]:
+    """The colour of each model, one and the same in all plots and beside all pictures."""
+    return {name: number % ARM_COLORS for number, name in enumerate(dict.fromkeys(item.name for item in scores))}
+
+
+def _row_colors(table: Table, colors: Mapping[str, int]) -> list[int]:
+    """Of each row; a model's own where it stands in one row alone."""
+    names = [item.name for item in table.members] or [row.model for row in table.rows]
+    alone = len(set(names)) == len(names)
+    return [colors[name] if alone and name in colors else n % ARM_COLORS for n, name in enumerate(names)]
+
+
+def _shown(table: Table, force: bool, colors: Mapping[str, int]) -> dict[str, Any]:
     """A table as the page has it, with a plot where all its measured values lie in 0..1."""
-    rows = []
-    for number, row in enumerate(table.rows):
+    rows, sizes = [], table.sizes()
+    of_rows = _row_colors(table, colors)
+    for row, color in zip(table.rows, of_rows):
         cells = [
-            {"value": c.text(), "interval": c.interval()} if c else {"value": "\u2013", "interval": ""}
-            for c in row.cells
+            {"value": c.text(size), "interval": c.interval(size)} if c else {"value": "\u2013", "interval": ""}
+            for c, size in zip(row.cells, sizes)
         ]
-        rows.append({"model": row.model, "color": number % ARM_COLORS, "cells": cells, "note": row.note})
+        rows.append({"model": row.model, "color": color, "cells": cells, "note": row.note})
     pairs = [
         {"what": f"{label(metric)[:-2]}: {pair}", "value": _signed(c), "interval": c.interval(), "star": _clear(c)}
         for metric, pair, c in differences(table, force)
@@ -100,11 +114,11 @@ def _shown(table: Table, force: bool) -> dict[str, Any]:
         "columns": [label(metric) for metric in table.columns],
         "rows": rows,
         "pairs": pairs,
-        "plot": _plot(table),
+        "plot": _plot(table, of_rows),
     }
 
 
-def _plot(table: Table) -> Any:
+def _plot(table: Table, colors: Sequence[int]) -> Any:
     """Dots with intervals of the metrics that have them and lie in 0..1; "" where there are none."""
     chosen = [
         i
@@ -118,26 +132,27 @@ def _plot(table: Table) -> Any:
     if table.printed or not chosen:
         return ""
     dots = []
-    for number, row in enumerate(table.rows):
+    for color, row in zip(colors, table.rows):
         values = []
         for i in chosen:
             cell = row.cells[i]
             values.append(
                 (cell.low, cell.value, cell.high) if cell and cell.low is not None and cell.high is not None else None
             )
-        dots.append(Dots(arm=row.model, color=number, values=tuple(values)))
+        dots.append(Dots(arm=row.model, color=color, values=tuple(values)))
     names = [label(table.columns[i])[:-2] for i in chosen]
     return score_plot(names, [("", dots)], f"{table.title}: {', '.join(names)} with 95% intervals")
 
 
 def _curves(scores: Sequence[Scores]) -> list[dict[str, Any]]:
     shown_curves = []
+    colors = _colors(scores)
     for metric in dict.fromkeys(number.metric for item in scores for number in item.numbers):
         points = curve_points(scores, metric)
         if points:
             curves = [
-                Curve(arm=name, color=n, x=tuple(float(x) for x, _ in line), y=tuple(y for _, y in line))
-                for n, (name, line) in enumerate(points.items())
+                Curve(arm=name, color=colors[name], x=tuple(float(x) for x, _ in line), y=tuple(y for _, y in line))
+                for name, line in points.items()
             ]
             alt = f"{label(metric)[:-2]} over training of {', '.join(points)}"
             shown_curves.append({"title": label(metric), "plot": curve_plot(curves, label(metric)[:-2], alt)})
@@ -145,11 +160,12 @@ def _curves(scores: Sequence[Scores]) -> list[dict[str, Any]]:
 
 
 def _drill_down(scores: Sequence[Scores], samples: Sequence[Path]) -> list[dict[str, Any]]:
-    """Prompts with every model's pictures, those first whose mean values differ most between models."""
+    """Prompts with every model's pictures, those first whose values differ most between models; the judges in turn."""
     if not samples:
         return []
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     spread: dict[str, dict[int, float]] = {}
+    judge: dict[str, str] = {}  # each has a scale of its own
     for number, (item, folder) in enumerate(zip(scores, samples)):
         for entry in item.items:
             text = str(entry.get("text") or entry.get("prompt"))
@@ -158,28 +174,39 @@ def _drill_down(scores: Sequence[Scores], samples: Sequence[Path]) -> list[dict[
                 continue
             values = {name: value for name, value in entry["values"].items() if value is not None}
             said = ", ".join(f"{label(name)[:-2]} {shown(value)}" for name, value in values.items())
-            reason = str(entry.get("reason") or "")
-            shot = {"path": path, "correct": entry.get("correct"), "said": f"{said}. {reason}" if reason else said}
+            reason, correct = str(entry.get("reason") or ""), entry.get("correct")
+            if reason:  # a mark says the value of what is right or wrong
+                said = f"{said}. {reason}" if correct is None else reason
+            shot = {"path": path, "correct": correct, "said": said}
             found.setdefault(text, {}).setdefault(number, []).append(shot)
             first = next(iter(values.values()), 0.0)
             spread.setdefault(text, {}).setdefault(number, 0.0)
             spread[text][number] += first
+            judge.setdefault(text, item.kind)
     order = sorted(found, key=lambda text: (min(spread[text].values()) - max(spread[text].values()), text))
+    of_judges = [[text for text in order if judge[text] == kind] for kind in dict.fromkeys(judge.values())]
+    taken = [text for texts in itertools.zip_longest(*of_judges) for text in texts if text is not None][:PROMPTS]
+    colors = _colors(scores)
     prompts = []
-    for text in order[:PROMPTS]:
+    for text in taken:
         models = []
         for number, shots in sorted(found[text].items()):
             pictures = [
                 {
-                    "picture": embed(read_pixels(shot["path"]), f"{scores[number].name} draws: {text}. {shot['said']}"),
+                    "picture": embed(read_pixels(shot["path"]), _alt(scores[number].name, text, shot)),
                     "correct": shot["correct"],
                     "said": shot["said"],
                 }
                 for shot in shots[:4]
             ]
-            models.append({"name": scores[number].name, "color": number % ARM_COLORS, "shots": pictures})
+            models.append({"name": scores[number].name, "color": colors[scores[number].name], "shots": pictures})
         prompts.append({"text": text, "models": models})
     return prompts
+
+
+def _alt(name: str, text: str, shot: Mapping[str, Any]) -> str:
+    judged = "" if shot["correct"] is None else f"judged {'right' if shot['correct'] else 'wrong'}: "
+    return f"{name} draws: {text.rstrip('.')}. {judged}{shot['said']}"
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -206,6 +233,7 @@ def _protocols(scores: Sequence[Scores]) -> list[tuple[str, str]]:
 def _markdown(tables: Sequence[Table], force: bool) -> str:
     lines = ["# Scores", "", 'Ranges are 95% intervals over prompts. Tables marked "as printed" are the paper\'s.', ""]
     for table in tables:
+        sizes = table.sizes()
         lines += [f"## {_plain(table.title)}", ""]
         lines += [_plain(table.note), ""] if table.note else []
         lines += [
@@ -213,7 +241,10 @@ def _markdown(tables: Sequence[Table], force: bool) -> str:
             "|---" * (len(table.columns) + 1) + "|",
         ]
         for row in table.rows:
-            cells = [f"{c.text()}{f' ({c.interval()})' if c.interval() else ''}" if c else "-" for c in row.cells]
+            cells = [
+                f"{c.text(size)}{f' ({c.interval(size)})' if c.interval() else ''}" if c else "-"
+                for c, size in zip(row.cells, sizes)
+            ]
             lines.append(f"| {_plain(row.model)} | " + " | ".join(cells) + " |")
         lines.append("")
         lines += [f"{_plain(row.model)}: {_plain(row.note)}" for row in table.rows if row.note]
@@ -249,6 +280,7 @@ def _csv(tables: Sequence[Table]) -> str:
 
 
 def _signed(cell: Cell) -> str:
+    """A difference with its sign."""
     return ("+" if cell.value > 0 else "") + cell.text()
 
 

@@ -85,9 +85,9 @@ class ClipEncoder:
         for first in range(0, len(texts), batch):
             rows = [
                 [start, *ids, end]
-                for ids in self.tokenizer(
-                    list(texts[first : first + batch]), add_special_tokens=False, verbose=False
-                )["input_ids"]
+                for ids in self.tokenizer(list(texts[first : first + batch]), add_special_tokens=False, verbose=False)[
+                    "input_ids"
+                ]
             ]
             truncated += sum(len(row) > self.length for row in rows)
             keep = (lambda row: [*row[: self.length - 1], end]) if self.cut == "keep-end" else _head(self.length)
