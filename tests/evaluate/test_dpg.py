@@ -13,6 +13,7 @@ import pytest
 from judged import tree, write_samples
 from test_dpg_scores import ANSWERS, ROWS, write_csv
 
+from tessera import cli
 from tessera.config import UserError
 from tessera.evaluate.dpg import DpgConfig, evaluate_dpg
 from tessera.evaluate.scores import read_scores
@@ -161,6 +162,50 @@ def test_tiny_blip(tmp_path, questions):
     assert 0 <= overall.low <= overall.value <= overall.high <= 100
     with pytest.raises(UserError, match="was made otherwise: judge"):
         evaluate_dpg(tmp_path / "scores", samples, questions, DpgConfig(backend="openai", model="m", server="x"))
+
+
+def command(*words):
+    """`tessera evaluate dpg ... --device cpu` in this process; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", "dpg", *map(str, words), "--device", "cpu"])
+    return ended.value.code
+
+
+def test_the_command(tmp_path, questions, capsys):
+    samples, blip, out = write_samples(tmp_path / "samples", LINES), save_blip(tmp_path / "blip"), tmp_path / "scores"
+    words = ["--samples", samples, "--questions", questions, "--vqa-model", blip, "--out", out]
+    assert command(*words) == 0
+    assert capsys.readouterr().out == f"{out}: 16 answers, 6 images, 3 prompts\n"
+    metrics = {number.metric for number in read_scores(out).numbers}
+    assert {f"dpg/{count}/{name}" for count in ("official", "fixed") for name in ("overall", "entity")} <= metrics
+    before = tree(out)
+    assert command(*words, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["directory"], told["counts"]["answers"]) == (str(out), 16)
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--questions", "none.csv"], "none.csv"),
+        (["--samples", "nowhere"], "nowhere"),
+        (["--vqa", "openai"], "vqa-model: --vqa openai needs the model's name on the server"),
+        (["--vqa", "openai", "--vqa-model", "m"], "server: --vqa openai needs the server's address"),
+        (["--vqa", "openai", "--vqa-model", "m", "--server", "here:8000"], "is no address"),
+        (["--vqa-model", "nowhere"], "vqa-model: nowhere: there is no such folder"),
+        (["--seed", "-1"], "seed is -1"),
+    ],
+)
+def test_what_the_command_refuses(tmp_path, questions, more, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    samples = write_samples(tmp_path / "samples", LINES)
+    words = ["--samples", samples, "--questions", questions, "--out", tmp_path / "scores", *more]
+    assert command(*words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "scores" / "scores.json").exists()
 
 
 def test_a_chat_model_that_says_neither_yes_nor_no(tmp_path, judge, questions):

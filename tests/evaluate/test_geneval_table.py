@@ -1,6 +1,8 @@
 """Table 2 from pictures: exact with painted objects and a detector that sees them, and whole with tiny networks."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -207,6 +209,44 @@ def test_killed_half_way_gives_the_same_bytes(tmp_path, networks):
     assert list(out.glob("original/verdicts/0000[1-4].json"))
     assert not (out / "original" / "scores.json").exists()
     subprocess.run(command(out), check=True, timeout=120)
+    assert tree(out) == tree(tmp_path / "whole" / "scores")
+
+
+def processes_of(out):
+    """Numbers of the processes that work on `out`: torchrun's ranks, which outlive it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(out).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes by /proc")
+def test_ranks_killed_half_way_and_one_process_that_goes_on_give_the_same_bytes(tmp_path, networks):
+    samples = write_samples(tmp_path / "short", LINES, paint=paint, per_prompt=1)
+    chosen = [f"--{name}={value}" for name, value in networks.items()]
+
+    def words(out):
+        return ["tessera.cli", "evaluate", "geneval", "--samples", samples, "--out", out, "--device", "cpu", *chosen]
+
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    subprocess.run([*torchrun, *words(tmp_path / "whole" / "scores")], check=True, timeout=400)
+    out = tmp_path / "killed" / "scores"
+    process = subprocess.Popen([*torchrun, *words(out)])
+    try:
+        until = time.monotonic() + 300
+        while not list(out.glob("original/verdicts/0000?.json")) and time.monotonic() < until:
+            time.sleep(0.005)
+        assert process.poll() is None
+    finally:
+        for number in processes_of(out):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        process.wait()
+    assert 1 <= len(list(out.glob("original/verdicts/0000?.json"))) < len(LINES)
+    subprocess.run([sys.executable, "-m", *words(out)], check=True, timeout=200)
     assert tree(out) == tree(tmp_path / "whole" / "scores")
 
 

@@ -1,0 +1,157 @@
+"""Every metric, GenEval, DPG-Bench and the report through the command line, on tiny random models of the true classes.
+
+    python bench/evaluation.py                   # in a temporary folder
+    python bench/evaluation.py --out out/smoke   # keeps it all; look at out/smoke/report/index.html
+
+It draws with a tiny Stable Diffusion, then judges: short and extended prompts, all seven metrics of Table 1, GenEval's
+detector and colours, DPG-Bench by a tiny BLIP. The numbers mean nothing; that there are numbers means the way is whole.
+Prints the seconds of each command in this one process, and of all with the imports: on the clock, and of all threads of
+the processor, which a busy machine does not stretch.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+START = time.perf_counter()
+TESTS = Path(__file__).parents[1] / "tests"
+PER_PROMPT = 4
+
+
+def save_models(folder: Path) -> dict[str, str]:
+    """Random networks, small where their class lets them be, saved as their libraries save them: name -> path."""
+    sys.path[:0] = [str(path) for path in (TESTS, TESTS / "frozen") if str(path) not in sys.path]
+    import tiny_encoders
+    from transformers.utils import logging
+
+    import tiny_jina
+    import tiny_judges
+    import tiny_peers
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    folder.mkdir(parents=True)
+    made = {
+        "peer": tiny_peers.save_stable_diffusion(folder / "peer"),
+        "inception": tiny_encoders.save_inception(folder / "inception.safetensors"),
+        "dinov2": tiny_encoders.save_dino(folder / "dinov2"),
+        "clip": tiny_encoders.save_clip(folder / "clip-l14"),
+        "clip336": tiny_encoders.save_clip(folder / "clip-l14-336", 40),
+        "jina": tiny_jina.save_jina(folder / "jina"),
+        "detector": tiny_judges.save_detector(folder / "detector"),
+        "blip": tiny_judges.save_blip(folder / "blip"),
+    }
+    return {name: str(path) for name, path in made.items()}
+
+
+def write_inputs(folder: Path) -> None:
+    """One of GenEval's prompts of each task, a csv of questions about two prompts, and reference pictures."""
+    import numpy as np
+    from PIL import Image
+
+    from tessera.generate.prompts import load_prompts
+
+    lines = [metadata for metadata, _ in load_prompts("geneval").rows]
+    chosen = {line["tag"]: line for line in lines}
+    (folder / "geneval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in chosen.values()))
+    (folder / "dpg_bench.csv").write_text(
+        "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
+        "question_natural_language\n"
+        "a,A dog.,,1,0,entity,whole,entity - whole (dog),is there a dog ?\n"
+        'a,A dog.,,2,1,attribute,color,"attribute - color (dog, red)",is there a red dog ?\n'
+        "b,A cat on a chair.,,1,0,entity,whole,entity - whole (cat),is there a cat ?\n"
+        'b,A cat on a chair.,,2,1,relation,spatial,"relation - spatial (cat, chair, on)",is there a cat on a chair ?\n'
+    )
+    (folder / "reference").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        pixels = np.kron(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+        Image.fromarray(pixels).save(folder / "reference" / f"{number:03d}.png")
+
+
+def commands(folder: Path, models: dict[str, str]) -> list[list[str]]:
+    """What a user types, in order."""
+    cpu, prompts = ["--device", "cpu"], str(folder / "prompts" / "prompts.jsonl")
+    draw = ["generate", "--model", models["peer"], "--steps", "2", "--size", "32"]
+
+    def at(*names: str) -> str:
+        return str(folder.joinpath(*names))
+
+    quality = ["evaluate", "quality", "--samples", at("samples", "short"), "--reference", at("reference")]
+    quality += ["--metrics", "fid", "kid", "fd_dinov2", "prdc", "cmmd", "clip_score", "jina_clip_score"]
+    for name in ("inception", "dinov2", "clip", "clip336", "jina"):
+        quality += [f"--{name}", models[name]]
+    geneval = ["evaluate", "geneval", "--samples", at("samples", "short"), "--extended-samples", at("samples", "long")]
+    dpg = ["evaluate", "dpg", "--samples", at("samples", "dpg"), "--questions", at("dpg_bench.csv")]
+    scores = [at("scores", "quality"), at("scores", "geneval", "original"), at("scores", "geneval", "extended")]
+    scores += [at("scores", "dpg")]
+    pictures = [at("samples", name) for name in ("short", "short", "long", "dpg")]
+    return [
+        ["extend-prompts", at("geneval.jsonl"), "--extender", "rules", "--out", at("prompts")],
+        [*draw, *cpu, "--per-prompt", str(PER_PROMPT), "--prompts", prompts, "--out", at("samples", "short")],
+        [*draw, *cpu, "--per-prompt", "1", "--prompts", prompts, "--extended", "--out", at("samples", "long")],
+        [*draw, *cpu, "--per-prompt", "2", "--prompts", f"dpg:{at('dpg_bench.csv')}", "--out", at("samples", "dpg")],
+        [*quality, "--allow-remote-code", "--cache", at("cache"), "--out", at("scores", "quality"), *cpu],
+        [*geneval, "--detector", models["detector"], "--clip", models["clip"], "--out", at("scores", "geneval"), *cpu],
+        [*dpg, "--vqa", "blip", "--vqa-model", models["blip"], "--out", at("scores", "dpg"), *cpu],
+        ["report", *scores, "--samples", *pictures, "--out", at("report")],
+    ]
+
+
+def call(words: list[str]) -> None:
+    """Runs `tessera WORDS` in this process. RuntimeError, with what it said, if it fails."""
+    from tessera import cli
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            cli.main(words)
+        except SystemExit as ended:
+            code = ended.code
+    if code:
+        raise RuntimeError(f"tessera {' '.join(words)}: exit code {code}: {said.getvalue()}")
+
+
+def smoke(folder: Path, tell: Callable[[str, float, float], None] = lambda *_: None) -> None:
+    """All of it in an empty `folder`; tells the seconds of each part, on the clock and of the processor."""
+    os.environ.setdefault("HF_MODULES_CACHE", str(folder / "modules"))  # where transformers copies jina's code to
+    models: dict[str, str] = {}
+
+    def timed(name: str, part: Callable[[], Any]) -> None:
+        start, used = time.perf_counter(), time.process_time()
+        part()
+        tell(name, time.perf_counter() - start, time.process_time() - used)
+
+    timed("models and inputs", lambda: (models.update(save_models(folder / "models")), write_inputs(folder)))
+    for words in commands(folder, models):
+        name = " ".join(words[:2]) if words[0] == "evaluate" else words[0]
+        timed(f"{name} {Path(words[-1]).name}" if name == "generate" else name, lambda words=words: call(words))
+
+
+def tell(name: str, seconds: float, cpu: float) -> None:
+    print(f"{name:<24}{seconds:>9.1f}{cpu:>9.1f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="a new folder to keep; a temporary one by default")
+    args = parser.parse_args()
+    os.environ["TESSERA_QUIET"] = "1"
+    with tempfile.TemporaryDirectory() as temporary:
+        if args.out is not None:
+            args.out.mkdir(parents=True)
+        print(f"{'':<24}{'seconds':>9}{'CPU':>9}")
+        smoke(args.out or Path(temporary), tell)
+    tell("all, with imports", time.perf_counter() - START, time.process_time())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The whole way of evaluation by one command, `bench/evaluation.py`: what it leaves, not how long it takes."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tessera.evaluate.scores import read_scores
+
+BENCH = Path(__file__).parents[2] / "bench" / "evaluation.py"
+TASKS = {"overall", "single_object", "two_object", "counting", "colors", "position", "color_attr"}
+PARTS = ("precision", "recall", "density", "coverage")
+
+
+@pytest.mark.slow
+def test_every_metric_geneval_dpg_and_the_report_by_one_command(tmp_path):
+    out = tmp_path / "smoke"
+    done = subprocess.run([sys.executable, BENCH, "--out", out], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 11
+    quality = read_scores(out / "scores" / "quality")
+    wanted = {"fid", "kid", "fd_dinov2", "cmmd", "clip_score", "jina_clip_score"}
+    wanted |= {f"{part}/{protocol}" for part in PARTS for protocol in ("paper", "full", "dgm-eval")}
+    assert {number.metric for number in quality.numbers} == wanted
+    assert quality.facts["size"] == "32"
+    columns = [read_scores(out / "scores" / "geneval" / name) for name in ("original", "extended")]
+    assert [{number.metric.split("/")[1] for number in column.numbers} for column in columns] == [TASKS, TASKS]
+    assert [len(column.items) for column in columns] == [24, 6]
+    assert columns[1].number("geneval/overall").protocol.extender.model.startswith("rules")
+    dpg = read_scores(out / "scores" / "dpg")
+    assert {"dpg/fixed/overall", "dpg/official/overall", "dpg/fixed/level 2/relation - spatial"} <= {
+        number.metric for number in dpg.numbers
+    }
+    for scores in (quality, *columns, dpg):
+        assert all(math.isfinite(number.value) for number in scores.numbers)
+        assert all(len(number.protocol.encoder_sha256) == 64 for number in scores.numbers)
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 24 + 6 + 4  # each prompt's pictures stand once
+    assert "24 pictures of 32 px by GenEval&#39;s prompts, against 24 of reference" in page
+    tables = (out / "report" / "tables.md").read_text(encoding="utf-8")
+    for title in ("Table 1", "GenEval (Table 2), original", "extended by rules", "DPG-Bench"):
+        assert title in tables
+    assert json.loads((out / "report" / "manifest.json").read_text())["complete"] is True
