@@ -29,7 +29,7 @@ def test_every_metric_geneval_dpg_and_the_report_by_one_command(tmp_path):
     columns = [read_scores(out / "scores" / "geneval" / name) for name in ("original", "extended")]
     assert [{number.metric.split("/")[1] for number in column.numbers} for column in columns] == [TASKS, TASKS]
     assert [len(column.items) for column in columns] == [24, 6]
-    assert columns[1].number("geneval/overall").protocol.extender.model.startswith("rules")
+    assert columns[1].number("geneval/overall").protocol.extender.model == "tessera-rules-1"
     dpg = read_scores(out / "scores" / "dpg")
     assert {"dpg/fixed/overall", "dpg/official/overall", "dpg/fixed/level 2/relation - spatial"} <= {
         number.metric for number in dpg.numbers
@@ -38,9 +38,9 @@ def test_every_metric_geneval_dpg_and_the_report_by_one_command(tmp_path):
         assert all(math.isfinite(number.value) for number in scores.numbers)
         assert all(len(number.protocol.encoder_sha256) == 64 for number in scores.numbers)
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<img ") == 24 + 6 + 4  # each prompt's pictures stand once
+    assert page.count("<img ") == 2 * 24 + 6 + 4  # the short prompts' by two judges
     assert "24 pictures of 32 px by GenEval&#39;s prompts, against 24 of reference" in page
     tables = (out / "report" / "tables.md").read_text(encoding="utf-8")
-    for title in ("Table 1", "GenEval (Table 2), original", "extended by rules", "DPG-Bench"):
+    for title in ("Table 1", "GenEval (Table 2), original", "extended by tessera-rules-1", "DPG-Bench"):
         assert title in tables
     assert json.loads((out / "report" / "manifest.json").read_text())["complete"] is True
