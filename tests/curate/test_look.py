@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chromium import check_file
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment, read_recipe
 from tessera.curate.caption import CaptionConfig, caption, read_captions
@@ -164,3 +165,17 @@ def test_what_is_not_found_is_named(images, made, tmp_path):
         look(images, tmp_path / "page.html", number=0)
     with pytest.raises(UserError, match=r"has no manifest\.json"):
         look(tmp_path, tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("name", ["images", "recipe", "captions/mixed", "encoded"])
+def test_for_everybody(browser, made, tmp_path, name):
+    """On a phone and at a desk, light and dark, by keyboard, read out; nothing is asked of the network."""
+    look(made / name, tmp_path / "page.html", number=6)
+    check_file(browser, tmp_path / "page.html")
+
+
+def test_what_was_left_out_for_everybody(browser, messy, tmp_path):
+    collect(tmp_path / "images", CollectConfig(source="photos", size=64), messy)
+    look(tmp_path / "images", tmp_path / "page.html")
+    assert "Left out, by reason" in (tmp_path / "page.html").read_text()
+    check_file(browser, tmp_path / "page.html")

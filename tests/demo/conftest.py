@@ -12,16 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = [
     "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">",
     "a red circle " * 770,  # 10,010 characters
@@ -103,10 +93,10 @@ def workspace(tmp_path_factory):
 class Server:
     """The page in its own process."""
 
-    def __init__(self, export, noted):
+    def __init__(self, export, noted, *flags):
         self.noted = Path(noted)
         self.noted.touch()
-        arguments = [sys.executable, "-c", GUARD, noted, "demo", export, "--device", "cpu"]
+        arguments = [sys.executable, "-c", GUARD, noted, "demo", export, "--device", "cpu", *flags]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.log = self.noted.with_suffix(".log")
         with open(self.log, "w") as log:
@@ -149,17 +139,6 @@ def server(workspace, tmp_path_factory):
     assert "Traceback" not in running.log.read_text()
 
 
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium in /usr/bin (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def page(browser, server):
     """The page, opened; fails at the end on an error in it or a request to anywhere else."""
@@ -181,3 +160,21 @@ def wait_until(true, seconds=60.0):
     while not true():
         assert time.monotonic() < end, "did not happen"
         time.sleep(0.05)
+
+
+def fill(page, name, value):
+    box = page.locator(f"#{name} textarea, #{name} input").first
+    box.fill(str(value))
+    box.blur()
+
+
+def draw(page, prompt, **numbers):
+    """Draws and gives the pictures of the page as addresses."""
+    fill(page, "prompt", prompt)
+    for name, value in numbers.items():
+        fill(page, name, value)
+    before = page.locator("#gallery .grid-container img, #gallery .thumbnails img").count()
+    page.click("#draw")
+    page.wait_for_function("n => document.querySelectorAll('#gallery .grid-container img').length > n", arg=before)
+    page.wait_for_selector("#status >> text=/Done|the model read/")
+    return page.locator("#preview img").evaluate_all("images => images.map(image => image.src)")

@@ -1,11 +1,17 @@
 import pytest
 
 from tessera.config import UserError
-from tessera.demo.extend import extend_prompt, read_line
+from tessera.demo.extend import PromptExtender, read_line
+from tessera.evaluate.extend import RULES, ExtendConfig, extend_prompts
 from tessera.generate.prompts import load_prompts
 from tessera.miniature import WorldConfig
+from tiny_judges import save_llama
 
 WORLD = WorldConfig()
+
+
+def extended(prompt, seed, world, **settings):
+    return PromptExtender(world, **settings).extend(prompt, seed)[0]
 
 
 def test_shapes_colours_numbers_and_places_are_read():
@@ -20,25 +26,40 @@ def test_shapes_colours_numbers_and_places_are_read():
 
 def test_the_long_form_says_what_was_asked_and_follows_the_seed():
     for seed in range(5):
-        text = extend_prompt("a red circle above a blue square", seed, WORLD)
+        text = extended("a red circle above a blue square", seed, WORLD)
         assert "red" in text
         assert "blue" in text
         assert len(text) > 60
-    texts = [extend_prompt("a star", seed, WORLD) for seed in (1, 1, 2)]
+    texts = [extended("a star", seed, WORLD) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
-    assert "to the left of" in " ".join(extend_prompt("a red star left of a blue moon", n, WORLD) for n in range(9))
+    assert "to the left of" in " ".join(extended("a red star left of a blue moon", n, WORLD) for n in range(9))
+
+
+@pytest.mark.parametrize("extender", ["rules", "llm"])
+def test_other_models_get_what_extend_prompts_writes(extender, tmp_path):
+    model = str(save_llama(tmp_path / "llama")) if extender == "llm" else None
+    config = ExtendConfig(extender=extender, model=model, seed=4)
+    (tmp_path / "short.txt").write_text("a fox\na photo of a wolf\n")
+    extend_prompts(tmp_path / "long", tmp_path / "short.txt", config, device="cpu")
+    rows = load_prompts(tmp_path / "long" / "prompts.jsonl", extended=True).rows
+    button = PromptExtender(WORLD, config, "cpu")  # one that was asked for goes before the miniature's rule
+    for metadata, text in rows:
+        assert button.extend(metadata["prompt"], 4) == (text, RULES if extender == "rules" else model)
+    if extender == "rules":  # which is also what a model of no miniature gets unasked
+        assert [extended(metadata["prompt"], 4, None) for metadata, _ in rows] == [text for _, text in rows]
 
 
 def test_the_papers_prompts_have_their_own_form():
     for metadata, _ in load_prompts("figure4").rows:
-        assert extend_prompt(f" {metadata['prompt'].upper()} ", 0, None) == metadata["extended"]["text"]
+        assert extended(f" {metadata['prompt'].upper()} ", 0, None) == metadata["extended"]["text"]
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "a fox", "a star, a moon and a ring", "two stars and a moon", "<script>" * 2000]
+    "prompt", ["", " \n", "a fox", "a star, a moon and a ring", "two stars and a moon", "<script>" * 2000]
 )
 def test_other_prompts_are_told_what_the_rule_knows(prompt):
     with pytest.raises(UserError):
-        extend_prompt(prompt, 0, WORLD)
-    with pytest.raises(UserError, match="no extended form"):
-        extend_prompt(prompt, 0, None)
+        extended(prompt, 0, WORLD)
+    if not prompt.strip():
+        with pytest.raises(UserError, match="no prompt to extend"):
+            extended(prompt, 0, None)

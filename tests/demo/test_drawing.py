@@ -7,7 +7,7 @@ from tests.demo.conftest import HOSTILE
 from tessera.config import UserError
 from tessera.demo.drawing import MAX_PROMPT, Drawer, Request, find_rival
 from tessera.demo.pictures import read_settings
-from tessera.demo.studio import KEPT, Studio
+from tessera.demo.studio import KEPT, MAX_WAITING, Studio
 from tessera.generate.folder import GenerateConfig, generate
 
 ASKED = {"prompt": "a red circle", "guidance_scale": 2.0, "steps": 5, "seed": 7, "count": 3}
@@ -132,6 +132,35 @@ def test_stop_is_the_visitors_own(workspace, tmp_path):
     *_, last = drawing
     assert "Stopped after step" in last.status
     assert last.kept == []
+
+
+def test_who_waits_is_told_and_can_leave(workspace, tmp_path):
+    studio = Studio([Drawer(workspace / "export" / "ta", "cpu")], tmp_path)
+    first = studio.draw("me", "ta", **ASKED | {"steps": 1000})
+    assert next(first).drawing
+    waiting = [studio.draw(name, "ta", **ASKED) for name in ("second", "third")]
+    assert ["1 drawing comes" in next(waiting[0]).status, "2 drawings come" in next(waiting[1]).status] == [True, True]
+    studio.stop("second")
+    (left,) = waiting[0]
+    assert "Stopped before it began" in left.status
+    assert "1 drawing comes" in next(waiting[1]).status
+    first.close()  # as when the visitor leaves: the turn is the next one's
+    *_, last = waiting[1]
+    assert len(last.kept) == 3
+    assert studio._stops == {}
+
+
+def test_a_full_line_refuses(workspace, tmp_path):
+    studio = Studio([Drawer(workspace / "export" / "ta", "cpu")], tmp_path)
+    line = [studio.draw(str(n), "ta", **ASKED | {"steps": 1000}) for n in range(1 + MAX_WAITING)]
+    assert all(next(drawing).drawing for drawing in line)
+    (refused,) = studio.draw("late", "ta", **ASKED)
+    assert "The queue is full: 16 drawings wait already" in refused.status
+    assert refused.kept == []
+    for drawing in line:
+        drawing.close()
+    *_, last = studio.draw("late", "ta", **ASKED)
+    assert len(last.kept) == 3
 
 
 def test_damaged_export_is_a_message(tmp_path):

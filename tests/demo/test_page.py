@@ -2,29 +2,13 @@
 
 import io
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.demo.conftest import HOSTILE, wait_until
-
-
-def fill(page, name, value):
-    box = page.locator(f"#{name} textarea, #{name} input").first
-    box.fill(str(value))
-    box.blur()
-
-
-def draw(page, prompt, **numbers):
-    """Draws and gives the pictures of the page as addresses."""
-    fill(page, "prompt", prompt)
-    for name, value in numbers.items():
-        fill(page, name, value)
-    before = page.locator("#gallery .grid-container img, #gallery .thumbnails img").count()
-    page.click("#draw")
-    page.wait_for_function("n => document.querySelectorAll('#gallery .grid-container img').length > n", arg=before)
-    page.wait_for_selector("#status >> text=/Done|the model read/")
-    return page.locator("#preview img").evaluate_all("images => images.map(image => image.src)")
+from tests.demo.conftest import HOSTILE, draw, fill, wait_until
 
 
 def test_prompt_to_picture_and_the_same_seed_gives_the_same_pixels(page, tmp_path):
@@ -61,10 +45,23 @@ def test_stop_ends_a_drawing_early(page):
     page.click("#draw")
     page.wait_for_selector("#status progress")
     page.wait_for_selector("#preview img")
+    page.wait_for_selector("#status >> text=/step \\d+ of 1000, \\d+ (s|min) left/")
     page.click("#stop")
     page.wait_for_selector("#status >> text=/Stopped after step \\d+ of 1000/")
     assert page.locator("#gallery .grid-container img").count() == 0
     assert len(draw(page, "a short one", steps=3, count=1)) == 1
+
+
+def test_pictures_appear_as_they_are_drawn(page):
+    page.evaluate("""() => {
+      window.drawn = new Set();
+      const look = () => document.querySelectorAll('#preview img').forEach(image => window.drawn.add(image.src));
+      new MutationObserver(look).observe(document.querySelector('#preview'), {subtree: true, childList: true});
+    }""")
+    (last,) = draw(page, "a red star", steps=400, count=1, seed=11)
+    seen = page.evaluate("[...window.drawn]")
+    assert seen[-1] == last
+    assert 2 <= len(seen) <= 9  # PREVIEWS at most, then the picture; a slow browser may pass one over
 
 
 def test_side_by_side_shows_both_models(page):
@@ -82,6 +79,16 @@ def test_hostile_prompts_are_text(page, prompt):
     assert shown == prompt.strip() or shown == prompt
     assert page.locator("#settings script, #preview script, #gallery script, #settings img").count() == 0
     assert page.title() == "tessera"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("steps", 1001), ("count", 9), ("count", 0), ("seed", -1), ("guidance", ""), ("steps", 2.5)]
+)
+def test_wrong_numbers_get_a_message(page, name, value):
+    fill(page, name, value)
+    page.click("#draw")
+    page.wait_for_selector(f"#status [role=alert] >> text={name}")
+    assert page.locator("#gallery .grid-container img").count() == 0
 
 
 def test_wrong_input_gets_a_message(page):
@@ -111,6 +118,19 @@ def test_data_and_runs_can_be_looked_through(page):
     page.wait_for_selector("#runs svg[role=img]")
 
 
+def test_it_listens_on_this_machine_alone(server):
+    """The addresses at which the process listens, as the system tells them."""
+    own = {link for link in map(os.readlink, Path(f"/proc/{server.process.pid}/fd").iterdir()) if "socket:" in link}
+    listens = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in own:
+                listens.append(local)
+    port = int(server.address.rpartition(":")[2])
+    assert listens == [f"0100007F:{port:04X}"]  # 127.0.0.1
+
+
 def test_other_hosts_and_paths_get_nothing(server, tmp_path):
     import httpx
 
@@ -136,7 +156,7 @@ def ask(client, number, count=1, steps=5):
         status, _, gallery = job.result(timeout=240)[:3]
     except Exception as error:
         return str(error)
-    return "pictures" if gallery else status
+    return "pictures" if isinstance(gallery, list) and gallery else status
 
 
 def test_twenty_requests_at_once_are_answered_or_told(server):
@@ -147,7 +167,7 @@ def test_twenty_requests_at_once_are_answered_or_told(server):
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda n: ask(clients[n % 4], n, steps=50), range(20)))
     assert all(answer == "pictures" or "queue is full" in answer.lower() for answer in answers), answers
-    assert answers.count("pictures") >= 10
+    assert answers.count("pictures") >= 17  # the one being drawn and those who may wait
     assert ask(clients[0], 99) == "pictures"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chromium import check_file
 from tessera.config import UserError, to_dict
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption import CaptionConfig, caption
@@ -334,3 +335,8 @@ def test_settings_come_from_the_augmented_arm(workspace):
     assert settings == NoiseSettings(schedule="linear", codec="pixel-unshuffle:4", tau=0.4, augmented=True)
     assert not noise_settings(workspace, ["ta"]).augmented
     assert noise_settings(workspace, ["nothing"]) is None
+
+
+def test_for_everybody(browser, workspace, page):
+    """On a phone and at a desk, light and dark, by keyboard, read out; nothing is asked of the network."""
+    check_file(browser, workspace / "report" / "index.html")

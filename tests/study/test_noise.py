@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from chromium import check_file
 from tessera.config import UserError
 from tessera.presets import MINIATURE_WORLD
 from tessera.study.noise import NoiseStudy, _pictures, accuracy, measure, run_noise
@@ -58,3 +59,7 @@ def test_bad_settings_are_refused():
     ):
         with pytest.raises(UserError, match=said):
             replace(SMALL, **wrong)
+
+
+def test_the_page_for_everybody(browser, tmp_path):
+    check_file(browser, run_noise(SMALL, tmp_path))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chromium import check_file
 from tessera.cli.whole import _seconds
 from tessera.config import UserError
 from tessera.study.plan import resized
@@ -184,3 +185,8 @@ def test_claims_at_smoke_size_stopped_killed_and_gone_on_with(whole, tmp_path):
     assert (other / "claims-smoke" / "results.json").read_bytes() == (
         whole / "claims-smoke" / "results.json"
     ).read_bytes()
+
+
+def test_the_page_for_everybody(browser, toy):
+    """On a phone and at a desk, light and dark, by keyboard, read out; nothing is asked of the network."""
+    check_file(browser, toy[0] / "out" / "toy" / "report" / "index.html")

@@ -13,6 +13,9 @@ def demo(
     host: str = "127.0.0.1",
     port: int | None = None,
     device: str | None = None,
+    extender: Literal["llm", "rules"] | None = None,
+    extender_model: str | None = None,
+    extender_server: str | None = None,
 ) -> None:
     """A web page to prompt a model, walk through its data and see its scores; for this machine alone.
 
@@ -25,10 +28,17 @@ def demo(
         host: Address to listen at. Others reach the page, without a password, at any but 127.0.0.1.
         port: Port to listen at; the first free one from 7860 on by default.
         device: cuda, mps or cpu; the best there is by default.
+        extender: What the button "Extend my prompt" asks, as in extend-prompts; rules that fit the model by default.
+        extender_model: For llm: of the Hub, a folder, or a name on the server; Llama-3.1 8B Instruct by default.
+        extender_server: For llm: address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.
     """
     from tessera.demo.serve import serve
+    from tessera.evaluate.extend import ExtendConfig
 
-    serve(export, beside=beside, workspace=workspace, host=host, port=port, device=device)
+    chosen = None
+    if extender or extender_model or extender_server:
+        chosen = ExtendConfig(extender=extender or "llm", model=extender_model, server=extender_server)
+    serve(export, beside=beside, workspace=workspace, host=host, port=port, device=device, extender=chosen)
 
 
 def doctor(folder: Annotated[Path, "positional"] = Path()) -> None:

@@ -77,7 +77,7 @@ def look(
         "facts": list(_facts(inputs)),
         "samples": shown,
         "small": size < _SMALL,
-        "column": 12 if inputs.manifest.stage == "collect" else 17,
+        "column": 10 if inputs.manifest.stage == "collect" else 17,
         "rejects": _rejects(read_manifest(inputs.images).rejects),
     }
     with atomic_path(out) as temporary:

@@ -1,14 +1,17 @@
-"""A short prompt to a long one (paper section 4.1), for the page's button.
+"""A short prompt to a long one (paper section 4.1), for the page's button: what `tessera extend-prompts` makes of it.
 
-Of the paper's own prompts their own extended form; for a model of the miniature a rule that reads shapes, colours,
-numbers and places out of the prompt, draws the rest, and says it as the training captions do.
+A model of the miniature knows few words, so for it a rule reads shapes, colours, numbers and places out of the prompt,
+draws the rest, and says it as the training captions do.
 """
 
 import re
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from tessera.config import UserError
-from tessera.evaluate.prompts import extend
+from tessera.evaluate.extend import RULES, ExtendConfig, load_extender
+from tessera.evaluate.prompts import EXTENDER, extend
 from tessera.generate.prompts import SHIPPED, load_prompts
 from tessera.miniature import NUMBER_WORDS, WorldConfig, describe, plural
 from tessera.runtime import address, philox
@@ -18,24 +21,43 @@ _RELATIONS |= {"below": "below", "under": "below", "beneath": "below"}
 _ALSO = {"crescent": "moon", "crescents": "moon", "disc": "circle", "disk": "circle"}
 
 
-def extend_prompt(prompt: str, seed: int, world: WorldConfig | None) -> str:
-    """The long form of `prompt`; another seed draws another one. UserError where no extender knows the prompt.
+class PromptExtender:
+    """What the button does. The extender that was asked for, or one that fits the model: of the paper's prompts their
+    own long form, for a model of the miniature the words of its captions, for another the rules of extend-prompts."""
 
-    world: of the miniature that the model was trained on; None = another model.
-    """
-    told = prompt.strip()
-    for name in SHIPPED:
-        for metadata, _ in load_prompts(name).rows:
-            if "extended" in metadata and metadata["prompt"].casefold() == told.casefold():
-                return metadata["extended"]["text"]
-    if world is None:
-        raise UserError(
-            "this prompt has no extended form here: the rule knows the miniature's shapes and the paper's prompts;"
-            " write a long description yourself, as the training captions are"
-        )
-    line = read_line(told, world)
-    rng = philox(seed, "demo/extend", address(told))
-    return describe(extend(line, world, rng), seed, address("demo/extend", told))
+    def __init__(self, world: WorldConfig | None, config: ExtendConfig | None = None, device: str | None = None):
+        """world: the miniature that the model was trained on; None = another model. config: an extender asked for."""
+        self.world, self.config, self.device = world, config, device
+        self._extend: Callable[[str, int], str] | None = None
+        self._lock = threading.Lock()
+
+    def extend(self, prompt: str, seed: int) -> tuple[str, str]:
+        """(long form, what made it); another seed makes another one.
+
+        UserError: an empty prompt, one that the miniature cannot show, a language model that cannot be had.
+        """
+        told = prompt.strip()
+        if not told:
+            raise UserError("there is no prompt to extend yet; write a short one first")
+        if self.config is None:
+            for name in SHIPPED:
+                for metadata, _ in load_prompts(name).rows:
+                    if "extended" in metadata and metadata["prompt"].casefold() == told.casefold():
+                        return metadata["extended"]["text"], "the paper"
+            if self.world is not None:
+                return _in_the_miniatures_words(told, seed, self.world), EXTENDER
+        with self._lock:  # one text at a time; a language model is loaded by the first
+            config = self.config or ExtendConfig(extender="rules")
+            if self._extend is None:
+                self._extend = load_extender(config, self.device)
+            made_by = RULES if config.extender == "rules" else config.model or "the language model"
+            return self._extend(told, seed), made_by
+
+
+def _in_the_miniatures_words(prompt: str, seed: int, world: WorldConfig) -> str:
+    line = read_line(prompt, world)
+    rng = philox(seed, "demo/extend", address(prompt))
+    return describe(extend(line, world, rng), seed, address("demo/extend", prompt))
 
 
 def read_line(prompt: str, world: WorldConfig) -> dict[str, Any]:

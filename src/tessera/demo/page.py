@@ -16,31 +16,31 @@ from gradio import themes
 from tessera.config import UserError
 from tessera.demo.browse import ALL, PAGE, Browser
 from tessera.demo.drawing import MAX_COUNT, MAX_PROMPT, MAX_SEED, MAX_STEPS
-from tessera.demo.extend import extend_prompt
+from tessera.demo.extend import PromptExtender
 from tessera.demo.scores import show_runs
 from tessera.demo.studio import KEPT, Kept, Studio, notice
 from tessera.files import read_json
 from tessera.generate.prompts import load_prompts, read_prompts
 from tessera.miniature import WorldConfig
 
-MAX_WAITING = 16
-"""Requests that wait for their turn; further ones are told that the queue is full."""
+MAX_QUEUED = 64
+"""Requests of any kind that gradio has not begun; the drawings' own line is the studio's and much shorter."""
 _HOUR = 3600
 
 
-def make_page(studio: Studio, workspace: Path | None, world: WorldConfig | None) -> gr.Blocks:
-    """The page over the models of `studio` and the working folder; `world` is the miniature's, for its extender."""
+def make_page(studio: Studio, workspace: Path | None, extender: PromptExtender) -> gr.Blocks:
+    """The page over the models of `studio` and the working folder."""
     with gr.Blocks(title="tessera", analytics_enabled=False, delete_cache=(_HOUR // 6, _HOUR)) as page:
         names = html.escape(", ".join(studio.drawers))
         gr.HTML(f'<header class="top"><h1>tessera</h1><p dir="auto">{names}</p></header>')
         with gr.Tabs():
             with gr.Tab("Draw"):
-                _draw_tab(page, studio, examples_of(workspace), world)
+                _draw_tab(page, studio, examples_of(workspace), extender)
             with gr.Tab("Data"):
                 _data_tab(page, workspace)
             with gr.Tab("Runs"):
                 _runs_tab(page, workspace)
-    page.queue(max_size=MAX_WAITING, default_concurrency_limit=2)
+    page.queue(max_size=MAX_QUEUED, default_concurrency_limit=2)
     return page
 
 
@@ -48,7 +48,12 @@ def look() -> dict[str, Any]:
     """Theme and style for `launch`: the system's fonts, nothing from the network."""
     fonts = ["system-ui", "sans-serif"]
     css = resources.files("tessera").joinpath("assets", "demo.css").read_text(encoding="utf-8")
-    theme = themes.Default(primary_hue="orange", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = themes.Default(primary_hue="orange", font=fonts, font_mono=["ui-monospace", "monospace"]).set(
+        button_primary_background_fill="*primary_700",  # white on it can be read
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
+    )
     return {"theme": theme, "css": css}
 
 
@@ -74,7 +79,7 @@ def _safely(work: Callable[[], str]) -> str:
         return notice("Something went wrong in tessera; the terminal that runs the page says what.")
 
 
-def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: WorldConfig | None) -> None:
+def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender: PromptExtender) -> None:
     info = next(iter(studio.drawers.values())).pipeline.info
     kept = gr.State([], time_to_live=_HOUR)
     with gr.Row(equal_height=False):
@@ -96,7 +101,7 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: W
                 visible=len(studio.choices) > 1,
                 elem_id="model",
             )
-            with gr.Row():
+            with gr.Row(elem_id="numbers"):
                 guidance = gr.Number(
                     value=info.guidance_scale,
                     label="Guidance",
@@ -161,8 +166,7 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: W
         [status, preview, kept, gallery],
         api_name="draw",
         show_progress="hidden",
-        concurrency_limit=1,
-        concurrency_id="draw",
+        concurrency_limit=None,  # they stand in the studio's line, where they are told how long it is, and can leave
         trigger_mode="once",
     )
 
@@ -174,12 +178,20 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], world: W
     fresh.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, queue=False, api_visibility="private")
 
     def longer(prompt, seed):
-        try:
-            return extend_prompt(str(prompt or ""), int(seed) if seed and 0 <= seed <= MAX_SEED else 0, world), ""
-        except UserError as error:
-            return gr.skip(), notice(str(error))
+        yield gr.skip(), '<p role="status">Extending the prompt\u2026</p>'
 
-    extend.click(longer, [prompt, seed], [prompt, status], show_progress="hidden", api_name="extend")
+        def work() -> str:
+            nonlocal prompt
+            of = int(seed) if isinstance(seed, int | float) and 0 <= seed <= MAX_SEED else 0
+            prompt, made_by = extender.extend(str(prompt or ""), of)
+            return f'<p role="status">Extended by {html.escape(made_by)}.</p>'
+
+        told = _safely(work)
+        yield prompt, told
+
+    extend.click(
+        longer, [prompt, seed], [prompt, status], show_progress="hidden", concurrency_limit=1, api_name="extend"
+    )
 
     def selected(kept: list[Kept], event: gr.SelectData):
         number = event.index if isinstance(event.index, int) else -1

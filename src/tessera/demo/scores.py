@@ -19,7 +19,7 @@ def show_runs(workspace: Path) -> str:
     if not names:
         return '<p class="notice">There are no runs in this working folder yet.</p>'
     labels = {name: ARMS.get(name, (name, ""))[0] for name in names}
-    return f"<h3>Training loss</h3>{_curves(workspace, labels)}<h3>Scores</h3>{_scores(workspace, labels)}"
+    return f"<h2>Training loss</h2>{_curves(workspace, labels)}<h2>Scores</h2>{_scores(workspace, labels)}"
 
 
 def _curves(workspace: Path, labels: dict[str, str]) -> str:
@@ -78,8 +78,9 @@ def _scores(workspace: Path, labels: dict[str, str]) -> str:
             for row in table["rows"]
         )
         parts.append(
-            f"<h4>{html.escape(table['title'])}</h4><p>{html.escape(table['note'])}</p>"
-            f'<div class="wider"><table class="scores"><thead><tr><th></th>{heads}</tr></thead>'
+            f"<h3>{html.escape(table['title'])}</h3><p>{html.escape(table['note'])}</p>"
+            f'<div class="wider" tabindex="0" role="region" aria-label="{html.escape(table["title"])}">'
+            f'<table class="scores"><thead><tr><th scope="col">share of pictures</th>{heads}</tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
         )
     parts.append(f"<p><small>{html.escape(found['note'])}</small></p>")

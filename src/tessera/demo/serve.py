@@ -10,7 +10,9 @@ from typing import Any
 from tessera.config import UserError
 from tessera.demo.browse import find_workspace
 from tessera.demo.drawing import Drawer, find_rival
+from tessera.demo.extend import PromptExtender
 from tessera.demo.studio import Studio
+from tessera.evaluate.extend import ExtendConfig
 
 HOST, PORT, PORTS = "127.0.0.1", 7860, 20
 _POLICY = (
@@ -46,11 +48,13 @@ def serve(
     host: str = HOST,
     port: int | None = None,
     device: str | None = None,
+    extender: ExtendConfig | None = None,
 ) -> None:
     """Serves the page about `export` until Ctrl-C.
 
     beside: an export to draw side by side; None = another one in the same folder, if there is one. workspace: the
     folder of data and runs; None = the one that the export lies in. port: None = the first free one from 7860 on.
+    extender: what extends prompts; None = one that needs no language model.
     UserError: no export, no gradio, no free port.
     """
     drawers = [Drawer(export, device)]
@@ -77,7 +81,7 @@ def serve(
             middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]))
         studio = Studio(drawers, Path(scratch) / "drawn")
         world = world_of(folder, drawers[0].pipeline.info.text_encoder)
-        page = make_page(studio, folder, world)
+        page = make_page(studio, folder, PromptExtender(world, extender, device))
         page.launch(
             server_name=host,
             server_port=free,

@@ -20,9 +20,13 @@ import tessera
 from tessera.config import UserError
 from tessera.demo.drawing import SAMPLER, Drawer, Request, Update
 from tessera.demo.pictures import data_address, write_png
+from tessera.demo.turns import Turns
 
 KEPT = 64
 """Pictures that one visitor's gallery keeps."""
+MAX_WAITING = 16
+"""Drawings that wait for their turn; further ones are told that the queue is full."""
+_TICK = 0.1  # seconds until somebody who waits is asked again whether to stop
 _CAPTION = 90  # characters of the prompt under a picture
 BOTH = " beside "
 
@@ -68,6 +72,7 @@ class Studio:
             names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
         self.drawers = dict(zip(names, drawers))
         self.folder = Path(folder)
+        self.turns = Turns(MAX_WAITING)
         self._numbers = itertools.count()
         self._stops: dict[str, set[threading.Event]] = {}
         self._lock = threading.Lock()
@@ -85,7 +90,8 @@ class Studio:
                 event.set()
 
     def draw(self, visitor: str, choice: str, **asked: Any) -> Iterator[Shown]:
-        """Draws what is asked (the fields of Request) with one model, or with two on the same noise."""
+        """Draws what is asked (the fields of Request) with one model, or with two on the same noise, when it is its
+        turn; until then it says how many come before."""
         event = threading.Event()
         with self._lock:
             self._stops.setdefault(visitor, set()).add(event)
@@ -109,6 +115,19 @@ class Studio:
             raise UserError(f"model: unknown {str(choice)[:60]!r}, there are: {', '.join(self.choices)}")
         names = [choice] if choice in self.drawers else list(self.drawers)[:2]
         request = Request(**asked)
+        with self.turns.place() as place:
+            told = 0
+            while (ahead := place.ahead) and not stop.is_set():
+                if ahead != told:
+                    told = ahead
+                    yield Shown(_waiting(ahead), "", drawing=True)
+                place.wait(_TICK)
+            if ahead:
+                yield Shown(notice("Stopped before it began."), "")
+                return
+            yield from self._draw_now(names, request, stop)
+
+    def _draw_now(self, names: Sequence[str], request: Request, stop: threading.Event) -> Iterator[Shown]:
         pictures: dict[str, NDArray[np.uint8]] = {}
         preview, kept = "", []
         for number, name in enumerate(names):
@@ -142,6 +161,11 @@ class Studio:
 def notice(message: str) -> str:
     """A message as markup."""
     return f'<p class="notice" role="alert" dir="auto">{html.escape(message)}</p>'
+
+
+def _waiting(ahead: int) -> str:
+    before = "1 drawing comes" if ahead == 1 else f"{ahead} drawings come"
+    return f'<p role="status">Waiting: {before} before this one.</p>'
 
 
 def _progress(update: Update, number: int, models: int) -> str:

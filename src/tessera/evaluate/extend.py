@@ -78,6 +78,8 @@ class ExtendConfig:
             raise UserError(f"extender is {self.extender!r}; known: llm, rules")
         if self.extender == "rules" and (self.model or self.server):
             raise UserError("extender: rules need no model and no server; leave them out")
+        if self.server and not self.model:
+            raise UserError("model: --server needs the model's name on the server")
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
 
@@ -106,8 +108,10 @@ def extend_prompts(
     stage = open_stage(out, stage="extend-prompts", config=described, shared=world_size() > 1)
     if stage.done:
         return True
-    extend = _rules(config) if config.extender == "rules" else _model(config, device)
-    texts = work_through(out / "texts", len(lines), lambda i: extend(lines[i]["prompt"]), description="extend")
+    extend = load_extender(config, device)
+    texts = work_through(
+        out / "texts", len(lines), lambda i: extend(lines[i]["prompt"], config.seed), description="extend"
+    )
     if texts is None:
         return False  # another rank completes it
     with atomic_path(out / FILE) as temporary:
@@ -139,17 +143,16 @@ def tidy(text: str, of: str) -> str:
     return line
 
 
-def _rules(config: ExtendConfig) -> Callable[[str], str]:
-    return lambda prompt: extend_by_rules(prompt, config.seed)
-
-
-def _model(config: ExtendConfig, device: str | None) -> Callable[[str], str]:
+def load_extender(config: ExtendConfig, device: str | None = None) -> Callable[[str, int], str]:
+    """(prompt, seed) -> its long form, as `extend_prompts` writes it. UserError: the model cannot be had."""
+    if config.extender == "rules":
+        return extend_by_rules
     from tessera.frozen import language
 
     writer = language.load_writer(config.model, config.server, pick_device(device))
 
-    def extend(prompt: str) -> str:
-        own = address(config.seed, "extend", prompt)
+    def extend(prompt: str, seed: int) -> str:
+        own = address(seed, "extend", prompt)
         return tidy(writer.write(TEMPLATE.replace("{prompt}", prompt), own, MAX_TOKENS), prompt)
 
     return extend

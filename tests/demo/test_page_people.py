@@ -1,0 +1,105 @@
+"""The page for everybody: by phone, in the dark, by keyboard; for several at once; and what its button writes."""
+
+import pytest
+from tests.demo.conftest import Server, draw, fill
+
+from chromium import DESK, PHONE, check_keyboard, faults
+from tessera.evaluate.extend import extend_by_rules
+
+TABS = ("Draw", "Data", "Runs")
+
+
+def opened(context, server):
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(server.address)
+    page.wait_for_selector("#found .cards img", state="attached")  # the last thing that is loaded
+    return page
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("colors", ["light", "dark"])
+def test_every_tab_for_everybody(browser, server, viewport, colors):
+    context = browser.new_context(viewport=viewport, color_scheme=colors)
+    page = opened(context, server)
+    assert page.evaluate("document.body.classList.contains('dark')") == (colors == "dark")
+    draw(page, "a red circle", count=2, steps=3)
+    page.locator("#gallery .grid-container button").first.click()
+    page.wait_for_selector("#settings td")
+    for tab, shown in zip(TABS, ("#settings td", "#found .cards img", "#runs svg[role=img]")):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_selector(shown)
+        assert faults(page) == [], tab
+        check_keyboard(page)
+    context.close()
+
+
+def test_all_of_it_by_keyboard(browser, server):
+    context = browser.new_context(viewport=DESK)
+    page = opened(context, server)
+    page.locator("#prompt textarea").focus()
+    page.keyboard.type("a blue star")
+    page.locator("#steps input").fill("3")
+    page.locator("#draw").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#gallery .grid-container img")
+    assert "a blue star" in page.locator("#gallery .grid-container img").first.get_attribute("alt")
+    page.locator("#gallery .grid-container button").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#gallery .preview")
+    page.wait_for_selector("#settings >> text=a blue star")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#gallery .preview", state="detached")
+    page.get_by_role("tab", name="Draw").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#found .cards img")
+    context.close()
+
+
+def test_who_waits_is_told_and_who_closes_the_page_gives_up_the_turn(browser, server):
+    context = browser.new_context()
+    first, second = opened(context, server), opened(context, server)
+    for page, steps, count in ((first, 1000, 8), (second, 3, 1)):
+        fill(page, "prompt", "a star")
+        fill(page, "steps", steps)
+        fill(page, "count", count)
+    first.click("#draw")
+    first.wait_for_selector("#status progress")
+    second.click("#draw")
+    second.wait_for_selector("#status >> text=Waiting: 1 drawing comes before this one.")
+    second.click("#stop")
+    second.wait_for_selector("#status >> text=Stopped before it began.")
+    second.click("#draw")
+    second.wait_for_selector("#status >> text=Waiting")
+    first.close()
+    second.wait_for_selector("#gallery .grid-container img")
+    context.close()
+
+
+def test_the_button_of_a_model_of_no_miniature_writes_what_extend_prompts_writes(browser, workspace, tmp_path):
+    pytest.importorskip("gradio", reason="the extra demo (gradio) is not installed")
+    # `rules` asked for: the same as for a model that knows more than the miniature's words.
+    server = Server(workspace / "export" / "ta", tmp_path / "noted.txt", "--extender", "rules")
+    page = opened(browser, server)
+    fill(page, "prompt", "a photo of a <b>fox</b>")
+    fill(page, "seed", 3)
+    page.click("#extend")
+    page.wait_for_selector("#status >> text=Extended by tessera-rules-1.")
+    assert page.locator("#prompt textarea").input_value() == extend_by_rules("a photo of a <b>fox</b>", 3)
+    page.close()
+    assert server.close() == 0
+    assert server.noted.read_text() == ""
+
+
+def test_a_language_model_that_is_not_there_is_a_message(browser, workspace, tmp_path):
+    pytest.importorskip("gradio", reason="the extra demo (gradio) is not installed")
+    missing = tmp_path / "no-such-model"
+    server = Server(workspace / "export" / "ta", tmp_path / "noted.txt", "--extender-model", missing)
+    page = opened(browser, server)
+    fill(page, "prompt", "a fox")
+    page.click("#extend")
+    page.wait_for_selector("#status [role=alert] >> text=no-such-model")
+    assert page.locator("#prompt textarea").input_value() == "a fox"
+    page.close()
+    assert server.close() == 0
