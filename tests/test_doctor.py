@@ -34,7 +34,9 @@ def test_what_lacks_is_named_with_its_command(tmp_path, monkeypatch):
     there = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "gradio" else there(name))
     found = finding("extra demo", tmp_path)
-    assert (found.state, found.fix) == ("note", "pip install 'tessera-t2i[demo]'")
+    assert (found.state, found.fix) == ("note", "pip install 'gradio>=6'")
+    monkeypatch.setattr(doctor, "_DISTRIBUTION", "no-such-distribution")  # as from a folder on the path alone
+    assert finding("extra demo", tmp_path).fix == "pip install 'no-such-distribution[demo]'"
     monkeypatch.setattr(doctor, "_version", lambda name: "2.4.1+cpu" if name == "torch" else there(name))
     assert finding("torch", tmp_path).state == "lack"
     usage = shutil.disk_usage(tmp_path)
@@ -53,3 +55,39 @@ def test_weights_are_looked_for_where_the_hub_keeps_them(tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_CACHE")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     assert doctor.hub_cache() == tmp_path / "home" / "hub"
+
+
+def test_every_lack_has_a_fix(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    monkeypatch.setattr(doctor, "_memory", lambda: 2**30)
+    found = doctor.examine(tmp_path)
+    assert {f.what for f in found if f.state == "lack"} >= {"torch", "memory"}
+    for lack in found:
+        assert (lack.fix == "") == (lack.state == "ok"), lack
+
+
+def test_the_hub_is_asked_only_when_that_is_asked_for(tmp_path, monkeypatch):
+    hub, httpx = pytest.importorskip("huggingface_hub"), pytest.importorskip("httpx")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    asked = []
+
+    def answer(self, repo, **_):
+        asked.append(repo)
+        request = httpx.Request("GET", "http://hub.invalid")
+        if "llama" in repo.lower():
+            raise hub.errors.GatedRepoError("gated", response=httpx.Response(403, request=request))
+        if repo == "google/flan-t5-xl":
+            raise OSError("no route to host\nand a long story")
+        if repo == "Lucasdegeorge/CAD-I":
+            raise hub.errors.RepositoryNotFoundError("gone", response=httpx.Response(404, request=request))
+
+    monkeypatch.setattr(hub.HfApi, "auth_check", answer)
+    doctor.examine(tmp_path)
+    assert asked == []
+    found = {f.what: f for f in doctor.examine(tmp_path, online=True)}
+    assert asked == list(doctor.WEIGHTS)
+    assert found["meta-llama/Llama-3.1-8B-Instruct"].fix.startswith("hf auth login && ")
+    assert "cannot be reached (no route to host);" in found["google/flan-t5-xl"].found
+    assert "no more" in found["Lucasdegeorge/CAD-I"].found
+    assert "can be downloaded" in found["facebook/dinov2-large"].found
+    assert all(found[repo].state == "note" for repo in doctor.WEIGHTS)

@@ -1,4 +1,7 @@
-"""doctor: what this machine can do for tessera, and the one command that mends each lack. Reaches for no network."""
+"""doctor: what this machine can do for tessera, and the one command that mends each lack.
+
+Reaches for no network, unless it is asked whether the Hub gives the weights that are not here.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -30,8 +33,13 @@ WEIGHTS = {
     "stabilityai/sd-vae-ft-ema": "latents of pictures (its VAE)",
     "google/flan-t5-xl": "texts of the full-size models",
     "Lucasdegeorge/CAD-I": "the published CAD-I",
+    "llava-hf/llama3-llava-next-8b-hf": "long captions of your own pictures",
+    "meta-llama/Llama-3.1-8B-Instruct": "longer prompts by a language model",
+    "facebook/dinov2-large": "`evaluate quality`: FD-DINOv2, precision, recall",
+    "openai/clip-vit-large-patch14": "`evaluate quality` and `evaluate geneval`: CLIP",
 }
 """Hub repository -> what its weights are for."""
+_DISTRIBUTION = "tessera-t2i"
 
 _GIB = 2**30
 _MIN_DISK, _MIN_MEMORY = 5 * _GIB, 4 * _GIB
@@ -49,9 +57,9 @@ class Finding:
     """The command, or what to do; "" where nothing lacks."""
 
 
-def examine(folder: Path = Path()) -> list[Finding]:
-    """All findings; `folder` is where the work is to lie."""
-    return [*_python(), *_devices(), *_room(folder), *_extras(), *_weights()]
+def examine(folder: Path = Path(), online: bool = False) -> list[Finding]:
+    """All findings; `folder` is where the work is to lie. online: ask the Hub about weights that are not here."""
+    return [*_python(), *_devices(), *_room(folder), *_extras(), *_weights(online)]
 
 
 def to_json(findings: list[Finding]) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def _extras() -> Iterator[Finding]:
         there = {name: _version(name) for name in modules}
         missing = [name for name, version in there.items() if version is None]
         if missing:
-            fix = f"pip install 'tessera-t2i[{extra}]'"
+            fix = f"pip install {_wanted(extra)}"
             found = f"{', '.join(missing)} not installed; for {purpose}"
             yield Finding(what=f"extra {extra}", state="note", found=found, fix=fix)
         else:
@@ -135,16 +143,48 @@ def _extras() -> Iterator[Finding]:
             yield Finding(what=f"extra {extra}", state="ok", found=found)
 
 
-def _weights() -> Iterator[Finding]:
-    """Weights in the Hub's cache on this machine; the network is not asked."""
+def _wanted(extra: str) -> str:
+    """What the extra asks for, which pip finds wherever tessera itself came from."""
+    try:
+        lines = importlib.metadata.requires(_DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        lines = []
+    parts = [line.partition(";") for line in lines]
+    names = [
+        name.strip() for name, _, marker in parts if marker.strip() in (f"extra == '{extra}'", f'extra == "{extra}"')
+    ]
+    return " ".join(f"'{name}'" for name in names) or f"'{_DISTRIBUTION}[{extra}]'"
+
+
+def _weights(online: bool) -> Iterator[Finding]:
+    """Weights in the Hub's cache on this machine and, if asked, whether the Hub gives the others."""
     cache = hub_cache()
     for repo, purpose in WEIGHTS.items():
         snapshots = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
         if any(snapshots.glob("*/*")):
             yield Finding(what=repo, state="ok", found="in the cache")
         else:
-            found = f"not on this machine; for {purpose}"
-            yield Finding(what=repo, state="note", found=found, fix=f"hf download {repo}")
+            found, fix = _ask_hub(repo) if online else ("not on this machine", f"hf download {repo}")
+            yield Finding(what=repo, state="note", found=f"{found}; for {purpose}", fix=fix)
+
+
+def _ask_hub(repo: str) -> tuple[str, str]:
+    """Whether the Hub gives these weights to whoever asks from here, and what to do."""
+    if _version("huggingface_hub") is None:
+        return "not on this machine; the Hub cannot be asked", f"pip install {_wanted('hub')}"
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        HfApi().auth_check(repo)
+    except GatedRepoError:
+        return "the Hub gives it only to those whom its owners let", f"hf auth login && hf download {repo}"
+    except RepositoryNotFoundError:
+        return "the Hub knows it no more", "give the verb that needs it a folder with these weights"
+    except Exception as error:  # no connection, a proxy's page, a mirror that answers otherwise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        return f"the Hub cannot be reached ({reason})", f"hf download {repo}, where it can, and copy {hub_cache()}"
+    return "not on this machine, can be downloaded", f"hf download {repo}"
 
 
 def hub_cache() -> Path:

@@ -49,6 +49,13 @@ def test_other_models_get_what_extend_prompts_writes(extender, tmp_path):
         assert [extended(metadata["prompt"], 4, None) for metadata, _ in rows] == [text for _, text in rows]
 
 
+def test_a_language_model_that_is_not_there_is_told(tmp_path):
+    button = PromptExtender(None, ExtendConfig(model=str(tmp_path / "no-such-model")), "cpu")
+    for _ in range(2):  # the second time too
+        with pytest.raises(UserError, match="no-such-model"):
+            button.extend("a fox", 0)
+
+
 def test_the_papers_prompts_have_their_own_form():
     for metadata, _ in load_prompts("figure4").rows:
         assert extended(f" {metadata['prompt'].upper()} ", 0, None) == metadata["extended"]["text"]

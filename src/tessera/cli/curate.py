@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.shown import say
+from tessera.cli.shown import say, say_files, say_this
 
 EngineKind = Literal["here", "processes", "ray"]
 Pattern = Literal["all", "half", "quarter", "ninth", "sixteenth", "crop"]
@@ -155,8 +155,8 @@ def export_captioner(
     from tessera.frozen.captioner_export import export_captioner as export_it
 
     export_it(out, model)
-    say(out)
-    print(f"serve it with: {describe_serving(out)}")
+    serving = describe_serving(out)
+    say(out, f"serve it with: {serving}", serve=serving)
 
 
 def _say_if_complete(out: Path) -> None:
@@ -165,7 +165,8 @@ def _say_if_complete(out: Path) -> None:
     if read_manifest(out, must_be_complete=False).complete:
         say(out)
     else:
-        print(f"{out}: the shards of this part are done; the call that ends last completes the directory")
+        text = f"{out}: the shards of this part are done; the call that ends last completes the directory"
+        say_this(text, directory=str(out), complete=False)
 
 
 def encode(
@@ -236,4 +237,4 @@ def look(
 
     path = out or directory.resolve().with_suffix(".html")
     look_at(directory, path, number=number, seed=seed, images=images, recipe=recipe)
-    print(path)
+    say_files([path])

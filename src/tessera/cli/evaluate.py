@@ -96,8 +96,7 @@ def geneval(
 
     config = GenEvalConfig(detector=detector, clip=clip, seed=seed)
     if evaluate_geneval(out, samples, config, extended=extended_samples, device=device):
-        say(out)
-        print(side_by_side(out))
+        say(out, side_by_side(out))
 
 
 def dpg(
@@ -270,5 +269,4 @@ def figure_tau(
     from tessera.evaluate.tau import TauConfig, tau
 
     tau(out, images, TauConfig(schedule=schedule, codec=codec, scale=scale, size=size, pictures=pictures, seed=seed))
-    say(out)
-    print((out / "tau.md").read_text(encoding="utf-8"))
+    say(out, (out / "tau.md").read_text(encoding="utf-8"))

@@ -41,20 +41,21 @@ def demo(
     serve(export, beside=beside, workspace=workspace, host=host, port=port, device=device, extender=chosen)
 
 
-def doctor(folder: Annotated[Path, "positional"] = Path()) -> None:
+def doctor(folder: Annotated[Path, "positional"] = Path(), online: bool = False) -> None:
     """What this machine can do, and the one command that mends each lack; exit code 2 where something lacks.
 
     Example: tessera doctor out
 
     Args:
         folder: Where the work is to lie.
+        online: Ask the Hub whether it gives the weights that are not on this machine; nothing is asked by default.
     """
     import json
     import sys
 
     from tessera.doctor import examine, to_json
 
-    findings = examine(folder)
+    findings = examine(folder, online)
     if shown.as_json:
         print(json.dumps(to_json(findings)))
     else:

@@ -3,30 +3,38 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 FLAG = "--json"
 """Anywhere in the command line; `main` takes it out and sets `as_json`."""
 as_json = False
 
 
-def say(out: Path) -> None:
-    """What a directory holds, by its manifest."""
+def say(out: Path, text: str = "", **more: Any) -> None:
+    """What a directory holds, by its manifest; then `text` for people, or `more` in the object for scripts."""
     from tessera.files import read_manifest
 
     manifest = read_manifest(out)
     if as_json:
         facts = {"directory": str(out), "stage": manifest.stage, "counts": manifest.counts}
-        print(json.dumps(facts | {"rejects": manifest.rejects, "facts": manifest.facts}))
+        print(json.dumps(facts | {"rejects": manifest.rejects, "facts": manifest.facts} | more))
         return
     counts = ", ".join(f"{number} {name}" for name, number in manifest.counts.items())
     print(f"{out}: {counts}")
     if manifest.rejects:
         print(f"{len(manifest.rejects)} rejected; the reasons stand in {out / 'manifest.json'}")
+    if text:
+        print(text)
 
 
-def say_report(page: Path) -> None:
-    """Where a report is."""
-    print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
+def say_this(text: str, **facts: Any) -> None:
+    """`text` for people, `facts` for scripts."""
+    print(json.dumps(facts) if as_json else text)
+
+
+def say_report(page: Path, text: str = "", **more: Any) -> None:
+    """`text` for people, then where a report is; `more` stands in the object for scripts."""
+    say_this(f"{text}\nReport: {page}" if text else f"Report: {page}", report=str(page), **more)
 
 
 def say_files(paths: Sequence[Path]) -> None:
