@@ -41,7 +41,7 @@ def test_help_names_every_verb_and_does_not_import_torch():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for name in NAMES:
         assert name.split(" ")[0] in result.stdout
-    for heavy in ("torch", "pyarrow", "matplotlib", "PIL"):
+    for heavy in ("torch", "numpy", "pyarrow", "transformers", "gradio", "matplotlib", "PIL"):
         assert f"'{heavy}'" not in result.stdout
 
 
@@ -133,6 +133,31 @@ def test_json_for_scripts(tmp_path):
     told = json.loads(made.stdout)
     assert (told["directory"], told["stage"], told["counts"]["images"]) == ("images", "collect", 16)
     assert "--json" in tessera("--help").stdout
+
+
+def test_every_verb_answers_scripts_with_one_object(export, tmp_path, capsys, monkeypatch):
+    """The verbs that need no pretrained network, one after the other in one folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("a fox\n")
+
+    def told(line):
+        assert call(*line.split(), "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert told("collect miniature --num-images 60 --out images")["counts"]["images"] == 60
+    assert told("augment images --out recipe")["stage"] == "augment"
+    assert told("caption images --recipe recipe --captioner scene --out captions")["directory"] == "captions"
+    assert told("encode images captions --recipe recipe --out encoded")["stage"] == "encode"
+    assert told("look captions --out look.html") == {"files": ["look.html"]}
+    assert told("prompts images --per-task 1 --out prompts")["counts"] == {"prompts": 6}
+    assert told("extend-prompts short.txt --extender rules --out long")["counts"] == {"prompts": 1}
+    assert told("generate export --prompts short.txt --per-prompt 1 --out samples")["counts"]["images"] == 1
+    assert told("figure tau --pictures 16 --out tau")["directory"] == "tau"
+    plan = told("plan --images 1000")
+    assert plan["bytes"]["images"] > 0
+    assert plan["commands"][0].startswith("tessera collect")
+    study = told("study claims-smoke --plan --out studies")
+    assert (study["plan"], len(study["cells"])) == ("studies/claims-smoke/plan.json", 6)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -16,11 +16,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from tessera.config import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 PLAIN_INTERVAL = 10.0  # seconds between two progress lines where stderr is not a terminal
@@ -28,12 +27,14 @@ STATUS_VARIABLE = "TESSERA_STATUS"  # environment: a file that progress() writes
 STATUS_INTERVAL = 0.3  # seconds between two writes of that file
 
 
-def philox(seed: int, purpose: str, counter: int = 0) -> np.random.Generator:
+def philox(seed: int, purpose: str, counter: int = 0) -> "np.random.Generator":
     """The random generator at the address (seed, purpose, counter), all in [0, 2**64).
 
     Philox4x64 (Salmon et al. 2011): the key is (seed, hash of purpose), `counter` the third of the four counter words.
     So a stream has 2**128 blocks of its own, and no two addresses overlap.
     """
+    import numpy as np  # here, so that the command's help answers without it
+
     if not (0 <= seed < 2**64 and 0 <= counter < 2**64):
         raise UserError(f"seed and counter must be in [0, 2**64), not {seed} and {counter}")
     key = np.array([seed, _purpose_key(purpose)], dtype=np.uint64)

@@ -1,11 +1,9 @@
 """run: every stage in one call; study: many runs as one table."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli import shown
-from tessera.cli.shown import say_report
+from tessera.cli.shown import say_report, say_this
 from tessera.config import UserError
 
 
@@ -70,19 +68,20 @@ def study(
 
     chosen = load_study(name)
     if isinstance(chosen, NoiseStudy):
-        print(f"Report: {run_noise(chosen, out or Path('out') / 'studies')}")
+        say_report(run_noise(chosen, out or Path("out") / "studies"))
         return
     chosen = chosen if images is None else resized(chosen, images)
     out, time = out or Path("out") / "studies", _seconds(budget)
     left = run_study(chosen, out, arms=arms, seeds=seeds, parallel=parallel, seconds=time, only_plan=plan)
     folder = out / chosen.name
     if plan:
-        print(f"Plan: {folder / 'plan.json'}, {len(left)} cells")
+        path = folder / "plan.json"
+        say_this(f"Plan: {path}, {len(left)} cells", plan=str(path), cells=left)
         return
-    print((folder / "table.md").read_text(encoding="utf-8"))
+    text = (folder / "table.md").read_text(encoding="utf-8")
     if left:
-        print(f"{len(left)} cells are not done; the same command goes on: {', '.join(left)}")
-    say_report(folder / "report" / "index.html")
+        text += f"\n{len(left)} cells are not done; the same command goes on: {', '.join(left)}"
+    say_report(folder / "report" / "index.html", text, results=str(folder / "results.json"), left=left)
 
 
 def _seconds(budget: str | None) -> float | None:
@@ -141,4 +140,4 @@ def plan(
         gpus=gpus,
         price=price,
     )
-    print(json.dumps(to_json(config)) if shown.as_json else describe(config))
+    say_this(describe(config), **to_json(config))
