@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera import metrics
 from tessera.config import UserError
 from tessera.metrics import (
     PRDC,
@@ -23,9 +22,10 @@ from tessera.metrics import (
     frechet_distance,
     frechet_from_moments,
     kid,
-    neighbours,
     paired_bootstrap,
+    points,
     prdc,
+    resampling,
 )
 
 
@@ -133,7 +133,7 @@ def as_dict(result: PRDC):
 @pytest.mark.parametrize("width", [2, 64])
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_prdc_is_the_package_s(k, width, offset, monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK_ENTRIES", 1000)  # several blocks, with a rest
+    monkeypatch.setattr(points, "BLOCK_ENTRIES", 1000)  # several blocks, with a rest
     real, fake = clouds(133, 90, width, offset)
     expected = reference_prdc(real, fake, k)
     assert as_dict(prdc(real, fake, k)) == pytest.approx(expected, abs=1e-12)
@@ -332,7 +332,7 @@ def test_intervals_depend_on_the_seed_alone(monkeypatch):
     assert bootstrap(values, seed=1) == bootstrap(values, seed=1)
     assert bootstrap(values, seed=1) != bootstrap(values, seed=2)
     whole = bootstrap(values, seed=1)
-    monkeypatch.setattr(metrics, "BLOCK_ENTRIES", 100)
+    monkeypatch.setattr(resampling, "BLOCK_ENTRIES", 100)
     assert bootstrap(values, seed=1) == whole
 
 

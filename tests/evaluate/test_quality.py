@@ -14,9 +14,11 @@ from PIL import Image
 
 from tessera import metrics
 from tessera.config import UserError
+from tessera.evaluate import distances
 from tessera.evaluate import pictures as pictures_module
+from tessera.evaluate.distances import Blocks, blocks_of, prdc_by
 from tessera.evaluate.pictures import find_pictures, read_captions, read_picture
-from tessera.evaluate.quality import QualityConfig, evaluate_quality, prdc_by
+from tessera.evaluate.quality import QualityConfig, evaluate_quality
 from tessera.evaluate.scores import comparable, paired_difference, read_scores
 from tessera.files import open_stage
 
@@ -198,8 +200,89 @@ def test_killed_at_half_way_and_run_again_gives_the_same_bytes(tmp_path, monkeyp
 def test_prdc_protocols_on_few_pictures():
     x = np.random.default_rng(0).normal(size=(19, 3))
     with pytest.raises(UserError, match="at least 20 pictures of each, not 19"):
-        prdc_by("paper", x, x)
-    assert prdc_by("full", x, x + 1e-9)["precision"] == 1
+        prdc_by("paper", x, x, blocks_of(19, None, 0))
+    precision = prdc_by("full", x, x + 1e-9, blocks_of(19, None, 0))["precision"]
+    assert (precision.value, precision.low) == (1, None)
+    assert precision.interval == "none: 19 pictures, at least 20 are needed"
+    same = prdc_by("full", x, x + 1e-9, Blocks(np.arange(19) % 2, "by halves"))
+    assert same["precision"].interval == "none: a block holds nearly all pictures of a part, or none at all"
+
+
+def test_intervals_of_each_prdc_protocol(monkeypatch):
+    """Without a block, of all chunks and of the drawn pictures alike."""
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(150, 3)), 1.2 * rng.normal(size=(130, 3)) + 0.3
+    monkeypatch.setattr(distances, "DGM_EVAL", 110)
+    blocks = blocks_of(130, [f"prompt {i // 2}" for i in range(130)], seed=4)
+    for name in ("paper", "full", "dgm-eval"):
+        found = prdc_by(name, real, fake, blocks, seed=7)
+        keep = distances._chosen(130, 7, "fake") if name == "dgm-eval" else np.arange(130)
+        against = real[distances._chosen(150, 7, "real")] if name == "dgm-eval" else real
+        labels, chunks = blocks.labels[keep], 5 if name == "paper" else 1
+
+        def without(block, part, fake=fake[keep], against=against, labels=labels, chunks=chunks, name=name):
+            cut = zip(*(np.array_split(x, chunks) for x in (against, fake, labels)))
+            k = 5 if name == "dgm-eval" else 3
+            return np.mean([getattr(metrics.prdc(a, b[c != block], k), part) for a, b, c in cut])
+
+        for part in ("precision", "recall", "density", "coverage"):
+            left = np.array([without(block, part) for block in range(20)])
+            value = without(-1, part)
+            expected = metrics.jackknife(metrics.LeftOut(value, left), np.bincount(labels), 0.0)
+            assert found[part].value == pytest.approx(value)
+            assert found[part].low == pytest.approx(expected.low)
+            assert found[part].high == pytest.approx(min(expected.high, 1) if part != "density" else expected.high)
+
+
+def test_every_number_has_an_interval_over_prompts_or_the_reason_for_none(tmp_path):
+    reference = write_samples(tmp_path / "r", 1, 30)
+    for name, prompts in (("many", 40), ("few", 19)):
+        samples = write_samples(tmp_path / name / "s", 0, prompts)
+        evaluate_quality(tmp_path / name / "out", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
+    many, few = (read_scores(tmp_path / name / "out") for name in ("many", "few"))
+    assert len(many.numbers) == len(few.numbers) == 17
+    for number in many.numbers:
+        if number.low is None:  # of noise in 24 dimensions
+            assert number.metric.split("/")[0] in ("precision", "recall")
+            assert number.interval == "none: it is the same without any of the blocks"
+        else:
+            assert number.low <= number.value <= number.high
+            assert number.low < number.high
+            assert "over prompts" in number.interval
+    assert all(many.number(name).low is not None for name in ("fid", "kid", "fd_dinov2", "cmmd", "density/full"))
+    for number in few.numbers:
+        if number.metric == "clip_score":
+            assert number.interval == "bootstrap over prompts, 100 resamples"
+        else:
+            assert (number.low, number.high) == (None, None)
+            assert number.interval == "none: 19 prompts, at least 20 are needed"
+    # Files of before are read, and compare.
+    path = tmp_path / "many" / "out" / "scores.json"
+    data = json.loads(path.read_text())
+    for number in data["numbers"]:
+        del number["interval"]
+        if number["metric"] != "clip_score":
+            number |= {"low": None, "high": None}
+    (tmp_path / "old.json").write_text(json.dumps(data))
+    old = read_scores(tmp_path / "old.json")
+    assert comparable(old.number("fid"), many.number("fid")) == []
+    assert (old.number("fid").value, old.number("fid").interval) == (many.number("fid").value, None)
+
+
+def test_pictures_from_elsewhere_are_their_own_prompts(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "s"
+    folder.mkdir()
+    for i in range(25):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    reference = write_samples(tmp_path / "r", 1, 15)
+    config = QualityConfig(metrics=("fid",), resamples=100)
+    evaluate_quality(tmp_path / "a", folder, reference, nets(), config, cache=tmp_path / "cache")
+    fid = read_scores(tmp_path / "a").number("fid")
+    assert fid.interval == "jackknife over pictures, 20 blocks of them, the reference held fixed"
+    (tmp_path / "prompts.txt").write_text("\n".join(f"prompt {i // 5}" for i in range(25)))
+    prompts = tmp_path / "prompts.txt"
+    evaluate_quality(tmp_path / "b", folder, reference, nets(), config, prompts=prompts, cache=tmp_path / "cache")
+    assert read_scores(tmp_path / "b").number("fid").interval == "none: 5 prompts, at least 20 are needed"
 
 
 def test_bad_folders_name_what_is_wrong(tmp_path):
@@ -246,7 +329,7 @@ def test_bad_settings_name_the_field(field, value):
         QualityConfig(**{field: value})
 
 
-def test_the_command_from_folders_of_true_classes(tmp_path, monkeypatch):
+def test_the_command_from_folders_of_true_classes(tmp_path, capsys):
     """Every metric, through the command line, on tiny random networks saved as users have them."""
     from tessera import cli
 
@@ -262,6 +345,11 @@ def test_the_command_from_folders_of_true_classes(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as done:
         cli.main(words)
     assert done.value.code == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("out: 20 images, 17 numbers, 20 reference")
+    assert [line.split()[0] for line in printed[1:6]] == ["FID", "KID", "FD", "Precision", "Recall"]
+    assert printed[1].endswith("no interval: 10 prompts, at least 20 are needed")
+    assert " to " in printed[-1]
     scores = read_scores(tmp_path / "out")
     assert {number.metric for number in scores.numbers} == {"fid", "kid", "fd_dinov2", "cmmd", "clip_score"} | {
         f"{part}/{name}"

@@ -15,7 +15,7 @@ from tessera import cli
 from tessera.config import UserError
 from tessera.evaluate.results import ablation_table, curve_points, label, measured_tables, printed_tables
 from tessera.evaluate.results_page import results
-from tessera.evaluate.scores import Extender, Number, Protocol, Scores, mean_interval, write_scores
+from tessera.evaluate.scores import Extender, Number, Protocol, Scores, mean_interval, read_scores, write_scores
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
@@ -119,6 +119,39 @@ def test_csv_and_markdown_hold_the_same_numbers(written):
     markdown = (written / "report" / "tables.md").read_text(encoding="utf-8")
     assert "| CAD-I, TA+IA | 6.62 | 91.72 | 0.80 | 0.70 | 0.90 | 0.76 | 8.53 | 38.17 |" in markdown
     assert "as printed" in markdown
+
+
+def test_intervals_and_the_reasons_for_none_stand_in_every_table(tmp_path):
+    def number(metric, value, *ends, interval):
+        low, high = ends or (None, None)
+        about = Protocol(metric=metric.split("/")[0], name="full", images=100)
+        return Number(metric=metric, value=value, low=low, high=high, n=100, interval=interval, protocol=about)
+
+    jackknife, few = "jackknife over prompts", "none: 12 prompts | at least 20 are needed"
+    numbers = (
+        number("fid", 9.5, 9.1, 9.9, interval=jackknife),
+        number("kid", 0.0123, 0.0101, 0.0145, interval=jackknife),
+        number("precision/full", 0.7, 0.62, 0.78, interval=jackknife),
+        number("cmmd", 1.5, interval=few),
+        number("recall/full", 0.4, interval=few),
+    )
+    write_scores(tmp_path / "q", Scores(kind="quality", name="m", numbers=numbers))
+    assert read_scores(tmp_path / "q").numbers == numbers
+    results(tmp_path / "report", [tmp_path / "q"])
+    markdown = (tmp_path / "report" / "tables.md").read_text(encoding="utf-8")
+    cells = "9.50 (9.10 to 9.90) | 0.0123 (0.0101 to 0.0145) | 0.70 (0.62 to 0.78) | 1.50 | 0.40 |"
+    assert f"| m | {cells}" in markdown
+    assert "- No interval for m: CMMD, Recall (full) (12 prompts \\| at least 20 are needed)" in markdown
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<td>9.50<small>9.10 to 9.90</small></td>" in page
+    assert "No interval for m: CMMD, Recall (full) (12 prompts | at least 20 are needed)" in page
+    plots = "".join(re.findall(r"<svg[^>]*>", page))
+    assert "Precision (full)" in plots
+    assert "KID" not in plots  # a distance is no share, however small it is
+    with open(tmp_path / "report" / "tables.csv", encoding="utf-8", newline="") as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file) if row["model"] == "m"}
+    assert (rows["kid"]["low"], rows["kid"]["high"], rows["kid"]["interval"]) == ("0.0101", "0.0145", jackknife)
+    assert (rows["cmmd"]["low"], rows["cmmd"]["interval"]) == ("", few)
 
 
 def test_unlike_protocols_stand_apart_unless_forced():

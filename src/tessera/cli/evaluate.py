@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.shown import say, say_report
+from tessera.cli.shown import say, say_report, say_scores
 
 
 def prompts(images: Annotated[Path, "positional"], out: Path, per_task: int = 20, seed: int = 0) -> None:
@@ -202,7 +202,7 @@ def quality(
         out, samples, reference, networks, config, prompts=prompts, name=name, num_images=num_images, cache=cache
     )
     if complete:
-        say(out)
+        say_scores(out)
 
 
 def report(

@@ -37,6 +37,22 @@ def say_report(page: Path, text: str = "", **more: Any) -> None:
     say_this(f"{text}\nReport: {page}" if text else f"Report: {page}", report=str(page), **more)
 
 
+def say_scores(out: Path) -> None:
+    """The numbers of a scores.json, each with its interval or the reason for none."""
+    from tessera.evaluate.results import Cell, label
+    from tessera.evaluate.scores import read_scores
+
+    numbers = read_scores(out).numbers
+    fields = ("metric", "value", "low", "high", "interval", "n")
+    say(out, numbers=[{name: getattr(number, name) for name in fields} for number in numbers])
+    if as_json:
+        return
+    cells = [(label(n.metric)[:-2], Cell(n.value, n.low, n.high, n.interval or "")) for n in numbers]
+    width = max((len(name) for name, _ in cells), default=0)
+    for name, cell in cells:
+        print(f"  {name:{width}}  {cell.text():>8}  {cell.interval() or cell.how.replace('none:', 'no interval:')}")
+
+
 def say_files(paths: Sequence[Path]) -> None:
     """Files that were made, one a line."""
     if as_json:

@@ -2,7 +2,7 @@
 
 FID and KID on Inception, FD and precision / recall / density / coverage on DINOv2, CLIPScore and CMMD on CLIP, and the
 CLIPScore of jina-clip-v2, from one decoding of the pictures, into scores.json. Networks compute in float32, statistics
-in float64. Only the scores over captions have intervals: those over prompts.
+in float64. Intervals are over prompts: the bootstrap's of scores over captions, the jackknife's of distances.
 """
 
 import hashlib
@@ -11,13 +11,24 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera import metrics
 from tessera.config import UserError, nearest, to_dict
+from tessera.evaluate.distances import (
+    KID_SUBSET,
+    PRDC_PROTOCOLS,
+    Blocks,
+    Estimate,
+    blocks_of,
+    cmmd,
+    frechet,
+    kid,
+    prdc_by,
+)
 from tessera.evaluate.pictures import (
     FEATURES,
     Pictures,
@@ -30,7 +41,6 @@ from tessera.evaluate.pictures import (
 )
 from tessera.evaluate.scores import Extender, Number, Protocol, Scores, library_versions, mean_interval, write_scores
 from tessera.files import MANIFEST, open_stage, read_json, read_manifest
-from tessera.runtime import philox
 
 Metric = Literal["fid", "kid", "fd_dinov2", "prdc", "cmmd", "clip_score", "jina_clip_score"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -45,10 +55,6 @@ NETWORK: dict[Metric, str] = {
 }
 """Which network each metric needs."""
 CAPTIONED = ("clip_score", "jina_clip_score")
-PRDC_PROTOCOLS: dict[str, int] = {"paper": 3, "full": 3, "dgm-eval": 5}
-"""Name -> k. paper: both sets cut into 5 chunks in order, averaged; full: all at once; dgm-eval: 10,000 of each."""
-CHUNKS = 5
-DGM_EVAL = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +74,7 @@ class QualityConfig:
     resamples: int = 1000
     """Bootstrap resamples for the intervals, at least 100."""
     seed: int = 0
-    """Seed of the bootstrap and of the random subsets."""
+    """Seed of the bootstrap, of the blocks, and of the random subsets."""
 
     def __post_init__(self):
         for name, known in (("metrics", METRICS), ("prdc", tuple(PRDC_PROTOCOLS))):
@@ -139,7 +145,8 @@ def evaluate_quality(
     features = features_of(pictures, needed, work / "samples", config.batch_size, config.rounding, "quality")
     if features is None:
         return False
-    measured = _Measured(config, pictures, features, found, needed, _extender(samples), captions)
+    blocks = blocks_of(len(pictures.files), captions or _known_captions(pictures, prompts), config.seed)
+    measured = _Measured(config, pictures, features, found, needed, _extender(samples), captions, blocks)
     numbers, items, facts = measured.all()
     write_scores(
         out,
@@ -169,6 +176,7 @@ class _Measured:
     networks: Mapping[str, Any]
     extender: Extender | None
     captions: Sequence[str] | None
+    blocks: Blocks
 
     def all(self) -> tuple[list[Number], list[dict[str, Any]], dict[str, Any]]:
         """(numbers, items, facts)."""
@@ -189,26 +197,29 @@ class _Measured:
 
     def _distance(self, metric: Metric) -> list[Number]:
         assert self.reference is not None
-        key = NETWORK[metric]
+        key, seed = NETWORK[metric], self.config.seed
         real, fake = self.reference.features[key], self.features[key]
         if metric in ("fid", "fd_dinov2"):
             settings = {"covariance": "unbiased, float64"}
-            return [self._number(metric, metrics.frechet_distance(real, fake), "full", key, settings=settings)]
+            return [self._distant(metric, frechet(real, fake, self.blocks), "full", settings)]
         if metric == "kid":
-            size = min(1000, len(real), len(fake))
-            result = metrics.kid(real, fake, self.config.kid_subsets, size, self.config.seed)
-            settings = {"subsets": self.config.kid_subsets, "size": size, "seed": self.config.seed}
-            return [self._number(metric, result.value, "subsets", key, settings=settings)]
+            found = kid(real, fake, self.blocks, self.config.kid_subsets, seed)
+            size = min(KID_SUBSET, len(real), len(fake))
+            settings = {"subsets": self.config.kid_subsets, "size": size, "seed": seed}
+            return [self._distant(metric, found, "subsets", settings)]
         if metric == "cmmd":
             settings = {"sigma": 10.0, "scale": 1000.0}
-            return [self._number(metric, metrics.cmmd(real, fake), "full", key, settings=settings)]
+            return [self._distant(metric, cmmd(real, fake, self.blocks), "full", settings)]
         numbers = []
         for name in self.config.prdc:
-            k = PRDC_PROTOCOLS[name]
-            for part, value in prdc_by(name, real, fake, self.config.seed).items():
-                settings = {"seed": self.config.seed} if name == "dgm-eval" else {}
-                numbers.append(self._number(f"{part}/{name}", value, name, key, k=k, settings=settings))
+            settings = {"seed": seed} if name == "dgm-eval" else {}
+            for part, found in prdc_by(name, real, fake, self.blocks, seed).items():
+                numbers.append(self._distant(f"{part}/{name}", found, name, settings, k=PRDC_PROTOCOLS[name]))
         return numbers
+
+    def _distant(self, metric: str, found: Estimate, protocol: str, settings: Mapping[str, Any], **rest: Any) -> Number:
+        key = NETWORK["prdc" if "/" in metric else cast(Metric, metric)]
+        return self._number(metric, found.value, protocol, key, settings=settings, **_ends(found), **rest)
 
     def _caption_score(self, metric: Metric) -> tuple[Number, list[float], float]:
         """The number, each picture's 100 cos, and the share of captions that were cut."""
@@ -231,6 +242,7 @@ class _Measured:
             high=high,
             clusters=len(texts),
             over="items",
+            interval=f"bootstrap over prompts, {self.config.resamples} resamples",
             settings={"resamples": self.config.resamples, "seed": self.config.seed},
         )
         return number, values.tolist(), embedded.truncated / len(texts)
@@ -266,30 +278,16 @@ class _Measured:
         return Number(metric=metric, value=float(value), n=len(self.pictures.files), protocol=about, **rest)
 
 
-def prdc_by(protocol: str, real: NDArray[Any], fake: NDArray[Any], seed: int = 0) -> dict[str, float]:
-    """Precision, recall, density and coverage of features (N, d), (M, d) by one of PRDC_PROTOCOLS."""
-    k = PRDC_PROTOCOLS[protocol]
-    if protocol == "paper":
-        least = CHUNKS * (k + 1)
-        if min(len(real), len(fake)) < least:
-            raise UserError(
-                f"prdc: the protocol 'paper' cuts both sets into {CHUNKS}, which takes at least {least} pictures of"
-                f" each, not {len(real)} and {len(fake)}; leave it out of --prdc"
-            )
-        parts = zip(np.array_split(real, CHUNKS), np.array_split(fake, CHUNKS))
-        results = [vars(metrics.prdc(a, b, k)) for a, b in parts]
-    else:
-        if protocol == "dgm-eval":
-            real, fake = (_drawn(x, seed, name) for x, name in ((real, "real"), (fake, "fake")))
-        results = [vars(metrics.prdc(real, fake, k))]
-    return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
+def _ends(found: Estimate) -> dict[str, Any]:
+    return {"low": found.low, "high": found.high, "interval": found.interval}
 
 
-def _drawn(features: NDArray[Any], seed: int, name: str) -> NDArray[Any]:
-    """10,000 rows without replacement; all, where there are no more."""
-    if len(features) <= DGM_EVAL:
-        return features
-    return features[np.sort(philox(seed, f"dgm-eval/{name}").choice(len(features), DGM_EVAL, replace=False))]
+def _known_captions(pictures: Pictures, prompts: Path | None) -> Sequence[str] | None:
+    """Which pictures are of one prompt; None: nothing is known of prompts, as of a folder from elsewhere."""
+    manifest = pictures.directory / MANIFEST
+    if prompts is None and not (manifest.is_file() and read_manifest(pictures.directory).stage == "generate"):
+        return None
+    return read_captions(pictures, prompts)
 
 
 def _sha256_of(texts: Sequence[str]) -> str:

@@ -32,7 +32,8 @@ LABELS = {
     "position": "Position",
     "color_attr": "Color attribution",
 }
-LOWER_IS_BETTER = ("fid", "kid", "fd_dinov2", "cmmd", "seam", "seam_visible")
+DISTANCES = ("fid", "kid", "fd_dinov2", "cmmd")
+LOWER_IS_BETTER = (*DISTANCES, "seam", "seam_visible")
 TITLES = {
     "quality": "Picture quality (Table 1)",
     "geneval": "GenEval (Table 2)",
@@ -48,6 +49,8 @@ class Cell:
     value: float
     low: float | None = None
     high: float | None = None
+    how: str = ""
+    """How the interval came about, or "none: " and the reason."""
 
     @property
     def size(self) -> float:
@@ -86,6 +89,8 @@ class Table:
     printed: bool = False
     """The paper's own numbers, not measured here."""
     note: str = ""
+    missing: tuple[str, ...] = ()
+    """Whose numbers have no interval, and why."""
     members: tuple[Scores, ...] = ()
 
     def sizes(self) -> list[float]:
@@ -172,7 +177,17 @@ def unlike(a: Scores, b: Scores) -> list[str]:
 def _measured(title: str, group: Sequence[Scores], note: str) -> Table:
     columns = tuple(dict.fromkeys(number.metric for item in group for number in item.numbers))
     rows = tuple(Row(_name(item), tuple(_cell(item.number(metric)) for metric in columns)) for item in group)
-    return Table(title, columns, rows, note=note, members=tuple(group))
+    missing = tuple(line for item in group for line in _missing(item))
+    return Table(title, columns, rows, note=note, missing=missing, members=tuple(group))
+
+
+def _missing(scores: Scores) -> list[str]:
+    """A line for each reason why numbers have no interval."""
+    found: dict[str, list[str]] = {}
+    for number in scores.numbers:
+        if number.low is None and number.interval:
+            found.setdefault(number.interval.removeprefix("none: "), []).append(label(number.metric)[:-2])
+    return [f"No interval for {_name(scores)}: {', '.join(names)} ({reason})" for reason, names in found.items()]
 
 
 def _name(scores: Scores) -> str:
@@ -180,7 +195,7 @@ def _name(scores: Scores) -> str:
 
 
 def _cell(number: Number | None) -> Cell | None:
-    return None if number is None else Cell(number.value, number.low, number.high)
+    return None if number is None else Cell(number.value, number.low, number.high, number.interval or "")
 
 
 def differences(table: Table, force: bool = False) -> list[tuple[str, str, Cell]]:

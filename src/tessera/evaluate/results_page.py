@@ -13,6 +13,7 @@ from tessera.config import UserError
 from tessera.evaluate.illustrate import embed, read_pixels
 from tessera.evaluate.plots import ARM_COLORS, Curve, Dots, curve_plot, score_plot
 from tessera.evaluate.results import (
+    DISTANCES,
     Cell,
     Table,
     ablation_table,
@@ -26,6 +27,10 @@ from tessera.evaluate.results import (
 from tessera.evaluate.scores import FILE, Scores, read_scores
 from tessera.files import atomic_path, open_stage, sha256_file
 
+INTERVALS = (
+    "Ranges are 95% intervals over prompts: the bootstrap's; of distances to a reference, precision, recall, density"
+    " and coverage the jackknife's, the reference held fixed."
+)
 PROMPTS = 24
 """Prompts of the drill-down, those first in which the models differ most."""
 
@@ -57,6 +62,7 @@ def results(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), forc
     tables = [*measured, *([ablation] if ablation else []), *printed_tables()]
     page = {
         "title": "Scores of " + ", ".join(dict.fromkeys(item.name for item in scores)),
+        "intervals": INTERVALS,
         "version": tessera.__version__,
         "measured": [_shown(table, force, _colors(scores)) for table in tables if not table.printed],
         "printed": [_shown(table, force, {}) for table in tables if table.printed],
@@ -111,6 +117,7 @@ def _shown(table: Table, force: bool, colors: Mapping[str, int]) -> dict[str, An
     return {
         "title": table.title,
         "note": table.note,
+        "missing": table.missing,
         "columns": [label(metric) for metric in table.columns],
         "rows": rows,
         "pairs": pairs,
@@ -123,7 +130,8 @@ def _plot(table: Table, colors: Sequence[int]) -> Any:
     chosen = [
         i
         for i, _ in enumerate(table.columns)
-        if any(row.cells[i] for row in table.rows)
+        if table.columns[i] not in DISTANCES
+        and any(row.cells[i] for row in table.rows)
         and all(
             c is None or (c.low is not None and c.low >= 0 and (c.high or 0) <= 1)
             for c in (r.cells[i] for r in table.rows)
@@ -231,7 +239,7 @@ def _protocols(scores: Sequence[Scores]) -> list[tuple[str, str]]:
 
 
 def _markdown(tables: Sequence[Table], force: bool) -> str:
-    lines = ["# Scores", "", 'Ranges are 95% intervals over prompts. Tables marked "as printed" are the paper\'s.', ""]
+    lines = ["# Scores", "", f'{INTERVALS} Tables marked "as printed" are the paper\'s.', ""]
     for table in tables:
         sizes = table.sizes()
         lines += [f"## {_plain(table.title)}", ""]
@@ -248,6 +256,7 @@ def _markdown(tables: Sequence[Table], force: bool) -> str:
             lines.append(f"| {_plain(row.model)} | " + " | ".join(cells) + " |")
         lines.append("")
         lines += [f"{_plain(row.model)}: {_plain(row.note)}" for row in table.rows if row.note]
+        lines += [f"- {_plain(line)}" for line in table.missing]
         lines += [
             f"- {_plain(label(metric)[:-2])}, {_plain(pair)}: {_signed(c)} ({c.interval()}){_clear(c)}"
             for metric, pair, c in differences(table, force)
@@ -267,14 +276,23 @@ def _csv(tables: Sequence[Table]) -> str:
     """One line a number."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["table", "printed", "model", "metric", "value", "low", "high", "note"])
+    writer.writerow(["table", "printed", "model", "metric", "value", "low", "high", "note", "interval"])
     for table in tables:
         for row in table.rows:
             for metric, cell in zip(table.columns, row.cells):
                 if cell is not None:
                     ends = ["" if x is None else repr(x) for x in (cell.low, cell.high)]
                     writer.writerow(
-                        [table.title, int(table.printed), row.model, metric, repr(cell.value), *ends, row.note]
+                        [
+                            table.title,
+                            int(table.printed),
+                            row.model,
+                            metric,
+                            repr(cell.value),
+                            *ends,
+                            row.note,
+                            cell.how,
+                        ]
                     )
     return buffer.getvalue()
 

@@ -1,7 +1,8 @@
 """scores.json: the one format of every metric's numbers, each with its interval and the protocol it came about by.
 
     {"format": 1, "kind": "quality", "name": "ta_ia", "num_images": null, "facts": {},
-     "numbers": [{"metric", "value", "low", "high", "n", "clusters", "over", "protocol": {...}}],
+     "numbers": [{"metric", "value", "low", "high", "n", "clusters", "over", "interval",
+                 "protocol": {...}}],
      "items":   [{"prompt", "sample", "file", "tag", "values": {metric: value}, "correct", "reason", ...}]}
 
 Numbers of unlike protocols do not compare: `comparable` names the fields that differ, `require_comparable` refuses.
@@ -82,8 +83,10 @@ class Number:
     metric: str
     value: float
     low: float | None = None
-    """Lower end of the 95% interval; None together with `high`: the metric has none."""
+    """Lower end of the 95% interval; None together with `high`: there is none."""
     high: float | None = None
+    interval: str | None = None
+    """How the two came about, or "none: ..." with the reason; None = the bootstrap over prompts, or an old file."""
     n: int
     """Pictures (or answers) that it is made of, at least 1."""
     clusters: int | None = None
