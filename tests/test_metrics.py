@@ -19,6 +19,7 @@ from tessera.metrics import (
     clip_score,
     cmmd,
     cosine_scores,
+    frechet,
     frechet_distance,
     frechet_from_moments,
     kid,
@@ -79,9 +80,76 @@ def test_fewer_images_than_widths_by_either_way():
         assert frechet_distance(a, b) == pytest.approx(frechet_from_moments(*parts), rel=1e-6)
 
 
+def degenerate(kind, rows, width, seed):
+    x = features(rows, width, seed)
+    if kind == "duplicated rows":
+        x[rows // 3 :] = x[np.arange(rows - rows // 3) % (rows // 3)]
+    elif kind == "constant columns":
+        x[:, width // 2 :] = 7.0
+    return x
+
+
+DEGENERATE = [
+    ("duplicated rows", 90, 12),
+    ("duplicated rows", 60, 40),
+    ("constant columns", 80, 20),
+    ("fewer than widths", 15, 40),
+]
+
+
+@pytest.mark.parametrize("shape", ["moments", "features"])
+@pytest.mark.parametrize(("kind", "rows", "width"), [*DEGENERATE, ("plain", 100, 23)])
+def test_frechet_distance_of_degenerate_features_is_that_of_the_roots(kind, rows, width, shape, monkeypatch):
+    """tr (S1 S2)^(1/2) = sum of the singular values of S1^(1/2) S2^(1/2), with roots from NumPy's eigenvectors."""
+    monkeypatch.setattr(frechet, "PANEL", 7)
+    monkeypatch.setattr(frechet, "PART_ROWS", 11)
+    a, b = degenerate(kind, rows, width, 0), degenerate(kind, rows + 3, width, 1)
+    covariances = [np.cov(x, rowvar=False) for x in (a, b)]
+    roots = []
+    for covariance in covariances:
+        values, vectors = np.linalg.eigh(covariance)
+        roots.append(vectors * np.sqrt(values.clip(0)) @ vectors.T)
+    cross = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + sum(np.trace(c) for c in covariances) - 2 * cross
+    if shape == "features":
+        found = frechet_distance(a, b)
+    else:
+        parts = [Moments(width), Moments(width)]
+        for part, x in zip(parts, (a, b), strict=True):
+            part.update(x)
+        found = frechet_from_moments(*parts)
+    assert found == pytest.approx(expected, rel=1e-10 if kind == "plain" else 1e-6)
+
+
+@pytest.mark.parametrize(("kind", "rows", "width"), DEGENERATE)
+def test_kernels_of_degenerate_features_are_sklearn_s(kind, rows, width):
+    pairwise = pytest.importorskip("sklearn.metrics.pairwise")
+    a, b = degenerate(kind, rows, width, 0), degenerate(kind, rows, width, 1)
+    kernels = [pairwise.polynomial_kernel(x, y, degree=3) for x, y in ((a, a), (b, b), (a, b))]
+    expected = sum((k.sum() - np.trace(k)) / (rows * (rows - 1)) for k in kernels[:2]) - 2 * kernels[2].mean()
+    assert kid(a, b, subsets=2).value == pytest.approx(expected, rel=1e-9)
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    kernels = [pairwise.rbf_kernel(x, y, gamma=1 / 200) for x, y in ((a, a), (b, b), (a, b))]
+    expected = 1000 * (kernels[0].mean() + kernels[1].mean() - 2 * kernels[2].mean())
+    assert cmmd(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "rows", "width"), DEGENERATE)
+def test_prdc_of_degenerate_float64_features_is_the_package_s(kind, rows, width):
+    """Where its distances are exact enough: not for copies, whose distance it takes for a small number above 0."""
+    a, b = degenerate(kind, rows, width, 0), degenerate(kind, rows + 3, width, 1)
+    b = (b - b.mean(0)) * 1.1 + a.mean(0)
+    k = 3 if kind != "duplicated rows" else 7  # beyond the copies, of which there are three
+    assert as_dict(prdc(a, b, k)) == pytest.approx(reference_prdc(a, b, k), abs=1e-8)
+
+
 def test_constant_features_are_points():
     a, b = np.ones((5, 3)), np.full((7, 3), 3.0)
     assert frechet_distance(a, b) == pytest.approx(12, rel=1e-12)
+    parts = [Moments(3), Moments(3)]
+    for part, x in zip(parts, (a, b), strict=True):
+        part.update(x)
+    assert frechet_from_moments(*parts) == pytest.approx(12, rel=1e-12)
     x = features(40, 3)
     point = np.tile(x.mean(0), (40, 1))
     assert frechet_distance(x, point) == pytest.approx(np.trace(np.cov(x, rowvar=False)), rel=1e-9)

@@ -163,7 +163,7 @@ def prdc_left_out(
         raise UserError(f"fake: {len(fake) - sizes.max()} images are left without a block, at least {k + 1} are needed")
     centre = real.mean(0, dtype=np.float64)
     spread = [np.maximum(x.max(0) - centre, centre - x.min(0)).max() for x in (real, fake)]
-    scale = 2.0 ** np.frexp(max(spread))[1]  # a power of 2: dividing by it does not round
+    scale = 2.0 ** np.frexp(max(spread))[1]
     of_real, of_fake = (Points(x, centre, float(scale)) for x in (real, fake))
     real_radii, _ = squared_radii(of_real, k, np.zeros(len(real), np.int64), 0)
     fake_radii, without = squared_radii(of_fake, k, labels, count)

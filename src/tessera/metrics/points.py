@@ -18,12 +18,14 @@ class Points:
     """
 
     def __init__(self, rows: np.ndarray, centre: np.ndarray, scale: float):
+        """scale: a power of 2, so that dividing by it does not round."""
         self.rows, width = rows, rows.shape[1]
         self.table = np.empty((len(rows), width + 2), np.float32)
         self.norms = np.empty(len(rows))
         for part in parts(len(rows), width):
-            centred = (rows[part] - centre) / scale  # distances stay, rounding shrinks
-            power = np.square(centred).sum(1)
+            centred = rows[part] - centre  # distances stay, rounding shrinks
+            centred *= 1 / scale
+            power = np.einsum("nd,nd->n", centred, centred)
             self.table[part, :width] = centred
             self.table[part, width] = 1
             self.table[part, width + 1] = -power / 2
@@ -68,9 +70,9 @@ class Points:
         found = np.empty(len(i))
         for part in parts(len(i), self.rows.shape[1]):
             difference = np.subtract(self.rows[i[part]], other.rows[j[part]], dtype=np.float64)
-            difference /= self.scale
+            difference *= 1 / self.scale
             np.square(difference, out=difference)
-            found[part] = difference.sum(1)
+            found[part] = difference.sum(1)  # in NumPy's order, as others sum: it decides ties
         return found
 
 
