@@ -31,7 +31,7 @@ from tessera.models.flops import step_flops
 from tessera.models.rin import CAD_I_L
 from tessera.records import DenoiserState
 from tessera.shards import EncodedStore, open_encoded
-from tessera.train.loop import Means, TrainConfig, _Trainer
+from tessera.train.loop import Means, TrainConfig, Trainer
 from tessera.train.optim import OptimConfig
 
 CPU_BATCH = 4
@@ -40,7 +40,7 @@ ROUNDS = 6
 
 def trainer_of(
     config: TrainConfig, store: EncodedStore, batch: int, device: str, compile: bool | None = None
-) -> tuple[_Trainer, list]:
+) -> tuple[Trainer, list]:
     """A trainer and one batch in its hands. compile: None = on a GPU, as `tessera train`."""
     config = replace(
         config,
@@ -51,7 +51,7 @@ def trainer_of(
         validation_records=0,
         sample_every_images=None,
     )
-    trainer = _Trainer(Path("unused"), store, None, config, torch.device(device), Means(compile=compile))
+    trainer = Trainer(Path("unused"), store, None, config, torch.device(device), Means(compile=compile))
     host = trainer.reader(range(batch))
     return trainer, [host.pinned() if device == "cuda" else host]
 
@@ -91,23 +91,23 @@ def pixart_step(config: DiTConfig, loaded: list, *, autocast: bool) -> Callable[
     return step
 
 
-def published_self_conditioning(trainer: _Trainer, loaded: list) -> Callable[[], None]:
+def published_self_conditioning(trainer: Trainer, loaded: list) -> Callable[[], None]:
     """Our step with the published first pass: all samples, text and all."""
 
     def step() -> None:
         host = loaded[0]
-        batch = host.to("cpu", trainer.dtype)
+        batch = host.to("cpu", trainer.state.dtype)
         x = add_noise(batch.latents, batch.noise, batch.alpha_bar)
-        text = drop_captions(batch.text, batch.dropped, trainer.null_condition)
+        text = drop_captions(batch.text, batch.dropped, trainer.stepper.null_condition)
         with torch.no_grad():
-            _, first = trainer.network(x, batch.alpha_bar, text)
+            _, first = trainer.state.network(x, batch.alpha_bar, text)
         tokens = torch.where(host.self_condition[:, None, None], first.latent_tokens, 0.0)
-        output, _ = trainer.network(x, batch.alpha_bar, text, DenoiserState(latent_tokens=tokens))
+        output, _ = trainer.state.network(x, batch.alpha_bar, text, DenoiserState(latent_tokens=tokens))
         F.mse_loss(output.float(), batch.noise).backward()
-        trainer.optimizer.add_gradients()
-        trainer.optimizer.clip()
-        trainer.optimizer.step(1.0)
-        trainer.averages["ema"].update(trainer.optimizer.masters, 10)
+        trainer.state.optimizer.add_gradients()
+        trainer.state.optimizer.clip()
+        trainer.state.optimizer.step(1.0)
+        trainer.state.averages["ema"].update(trainer.state.optimizer.masters, 10)
 
     return step
 
@@ -130,11 +130,11 @@ def dit_on_cpu(store: EncodedStore) -> None:
     config = replace(dit_i_l2(), model=dit, optim=adamw)
     trainer, loaded = trainer_of(config, store, CPU_BATCH, "cpu")
     compiled, _ = trainer_of(config, store, CPU_BATCH, "cpu", compile=True)
-    compiled._step(loaded, False)  # compiles
+    compiled.stepper.step(loaded)  # compiles
     best = by_turns(
         {
-            "eager": lambda: trainer._step(loaded, False),
-            "compiled": lambda: compiled._step(loaded, False),
+            "eager": lambda: trainer.stepper.step(loaded),
+            "compiled": lambda: compiled.stepper.step(loaded),
             "pure": pixart_step(dit, loaded, autocast=False),
             "autocast": pixart_step(dit, loaded, autocast=True),
         }
@@ -154,7 +154,7 @@ def cad_on_cpu(store: EncodedStore) -> None:
     trainer, loaded = trainer_of(replace(cad_i_l(), model=rin), store, CPU_BATCH, "cpu")
     best = by_turns(
         {
-            "ours": lambda: trainer._step(loaded, False),
+            "ours": lambda: trainer.stepper.step(loaded),
             "published": published_self_conditioning(trainer, loaded),
         }
     )
@@ -170,11 +170,11 @@ def on_gpu(store: EncodedStore, batches: list[int], peak: float) -> None:
         for batch in batches:
             trainer, loaded = trainer_of(config, store, batch, "cuda")
             for _ in range(5):
-                trainer._step(loaded, False)
+                trainer.stepper.step(loaded)
             torch.cuda.synchronize()
             began, steps = time.perf_counter(), 20
             for _ in range(steps):
-                trainer._step(loaded, False)
+                trainer.stepper.step(loaded)
             torch.cuda.synchronize()
             rate = steps * batch / (time.perf_counter() - began)
             tflops = rate * step_flops(config.model, TOKENS, 0.9) / 1e12

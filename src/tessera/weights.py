@@ -40,6 +40,10 @@ class ExportSettings:
     """Id of the codec between pixels and latents."""
     text_encoder: str
     """Id of the text encoder."""
+    latent_codec_sha256: str | None = None
+    """Content hash of the codec's files; None = it has none, or they were not seen."""
+    text_encoder_sha256: str | None = None
+    """Content hash of the text encoder's files; None likewise."""
     image_size: int
     """Side of the pictures in pixels."""
     latent_shift: tuple[float, ...] = (0.0,)

@@ -10,6 +10,7 @@ import torch
 
 from tessera.config import UserError
 from tessera.frozen import vae as module
+from tessera.frozen.hub import content_hash
 from tessera.frozen.vae import load_codec
 from tiny_models import save_vae
 
@@ -73,6 +74,24 @@ def test_bfloat16_is_near(codec, vae_folder):
     assert low_mean.dtype == low_std.dtype == np.float32
     assert 1e-4 < np.abs(low_mean - mean).mean() / mean.std() < 0.05
     np.testing.assert_allclose(low_std, std, rtol=0.3)
+
+
+def test_the_hash_of_what_is_here_is_known_and_nothing_is_fetched(codec, vae_folder, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def known(name):
+        return content_hash(name, module.VAE_FILES)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert known("owner/tiny-vae") is None
+    revision = "a" * 40
+    shutil.copytree(vae_folder, tmp_path / "models--owner--tiny-vae" / "snapshots" / revision)
+    (tmp_path / "models--owner--tiny-vae" / "refs").mkdir()
+    (tmp_path / "models--owner--tiny-vae" / "refs" / "main").write_text(revision)
+    assert known("owner/tiny-vae") == known(f"owner/tiny-vae@{revision}") == known(str(vae_folder)) == codec.sha256
+    monkeypatch.setenv("TESSERA_MODELS", str(vae_folder.parent))
+    assert known(codec.id) == codec.sha256
+    assert known("tiny-vae@" + "0" * 12) is known("pixel-unshuffle:4") is None
 
 
 def test_id_says_what_the_folder_holds_and_not_where_it_lies(codec, vae_folder, tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from tessera.diffusion.schedule import SCHEDULES, linear
 from tessera.runtime import philox
 from tessera.shards import open_encoded, pack_floats
 from tessera.train.batches import load_batch
-from tessera.train.data import BLOCK, Algorithm1, Normalisation, check_sets, latent_limit
+from tessera.train.data import BLOCK, Algorithm1, Normalisation, latent_limit
+from tessera.train.sets import check_sets
 
 
 def draws_of(count: int, **changes):

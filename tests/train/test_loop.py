@@ -19,11 +19,14 @@ from tessera.files import read_json, read_manifest, sha256_file
 from tessera.records import Batch
 from tessera.runtime import philox
 from tessera.shards import open_encoded
-from tessera.train import checkpoint, loop
+from tessera.train import checkpoint, loop, step
 from tessera.train.batches import load_batch, passes
 from tessera.train.log import MEASURED
-from tessera.train.loop import Means, TrainConfig, _Trainer, train
+from tessera.train.loop import Means, TrainConfig, Trainer, train
 from tessera.train.optim import MasterOptimizer, OptimConfig
+from tessera.train.step import Stepper
+
+STATE = "shard-00001-model-00001-of-00001.safetensors"  # of one process
 
 FAMILIES = {
     "dit-adamw-fp32": config_of(),
@@ -58,13 +61,13 @@ def state_of(run: Path) -> dict[str, torch.Tensor]:
 
 def before_step(monkeypatch, action):
     """Calls action(number) before each step; the first is 0."""
-    original, count = _Trainer._step, iter(range(10**6))
+    original, count = Stepper.step, iter(range(10**6))
 
-    def step(self, *args):
+    def counted(self, *args):
         action(next(count))
         return original(self, *args)
 
-    monkeypatch.setattr(_Trainer, "_step", step)
+    monkeypatch.setattr(Stepper, "step", counted)
 
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
@@ -133,7 +136,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tessera.config import from_dict
-from tessera.train import checkpoint, loop
+from tessera.train import checkpoint, loop, step
 config = from_dict(loop.TrainConfig, json.loads(sys.argv[1]))
 which, share, marker = int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
 original, saves, usual = checkpoint.save, iter(range(10**6)), [0.01]
@@ -223,12 +226,12 @@ def test_a_finished_run_is_left_alone_and_can_be_made_again(plain, augmented, tm
     assert contents(tmp_path / "two") == before
     assert sorted(before) == [
         "checkpoints/000000000160/meta.json",
-        "checkpoints/000000000160/state.safetensors",
+        f"checkpoints/000000000160/{STATE}",
         "config.json",
         "log.jsonl",
         "manifest.json",
     ]
-    monkeypatch.setattr(loop, "_Trainer", None)
+    monkeypatch.setattr(loop, "Trainer", None)
     train(tmp_path / "one", plain, augmented, config)
     train(tmp_path / "one", plain, augmented, config, resume=True)
     assert contents(tmp_path / "one") == before
@@ -270,17 +273,17 @@ def test_an_unused_augmented_set_is_not_read(plain, tmp_path):
 def gradients_of(plain, augmented, config):
     """The gradient of the first step, before clipping, and the losses."""
     stores = open_encoded(plain), open_encoded(augmented)
-    trainer = _Trainer(Path("unused"), *stores, config, torch.device("cpu"))
+    trainer = Trainer(Path("unused"), *stores, config, torch.device("cpu"))
     found = {}
 
     def clip():
-        found.update(zip(trainer.optimizer.names, (g.clone() for g in trainer.optimizer.gradients())))
+        found.update(zip(trainer.state.optimizer.names, (g.clone() for g in trainer.state.optimizer.gradients())))
         return torch.ones(())
 
-    trainer.optimizer.clip = clip
+    trainer.state.optimizer.clip = clip
     numbers = passes(0, config.batch_size, config.batch_size, trainer.micro)
-    step = trainer._step([trainer.reader(part) for part in numbers], False)
-    return found, step.values[:-2]
+    values = trainer.stepper.step([trainer.reader(part) for part in numbers])
+    return found, values[:-2]
 
 
 @pytest.mark.parametrize("model", [DIT, RIN])
@@ -297,9 +300,9 @@ def test_accumulated_passes_are_one_batch(plain, augmented, model, size):
 
 def test_the_loss_sees_normalised_latents(plain, augmented, monkeypatch):
     seen = []
-    original = loop.diffusion_loss
+    original = step.diffusion_loss
     monkeypatch.setattr(
-        loop, "diffusion_loss", lambda net, batch, *a, **k: seen.append(batch) or original(net, batch, *a, **k)
+        step, "diffusion_loss", lambda net, batch, *a, **k: seen.append(batch) or original(net, batch, *a, **k)
     )
     config = config_of(num_images=8)
     gradients_of(plain, augmented, config)
@@ -318,13 +321,13 @@ def test_bf16_is_close_to_fp32(plain, augmented):
 
 def test_self_conditioning_is_used_by_a_rin_alone(plain, augmented, tmp_path, monkeypatch):
     seen = []
-    original = loop.diffusion_loss
+    original = step.diffusion_loss
 
     def recording(network, batch, null, **options):
         seen.append(options["self_condition_keep"])
         return original(network, batch, null, **options)
 
-    monkeypatch.setattr(loop, "diffusion_loss", recording)
+    monkeypatch.setattr(step, "diffusion_loss", recording)
     train(tmp_path / "dit", plain, augmented, config_of(num_images=8))
     assert seen == [None]
     train(tmp_path / "rin", plain, augmented, config_of(model=RIN, num_images=80))
@@ -336,14 +339,14 @@ def test_self_conditioning_is_used_by_a_rin_alone(plain, augmented, tmp_path, mo
 
 def poison(monkeypatch, bad):
     """The loss of steps number `bad` is not finite."""
-    original, count = loop.diffusion_loss, iter(range(10**6))
+    original, count = step.diffusion_loss, iter(range(10**6))
 
     def poisoned(*args, **options):
         loss, per_sample = original(*args, **options)
         factor = float("nan") if next(count) in bad else 1.0
         return loss * factor, per_sample * factor
 
-    monkeypatch.setattr(loop, "diffusion_loss", poisoned)
+    monkeypatch.setattr(step, "diffusion_loss", poisoned)
 
 
 def keep_states(monkeypatch) -> dict[int, dict[str, torch.Tensor]]:
@@ -370,14 +373,14 @@ def test_ema_of_a_run(plain, tmp_path, monkeypatch, warmup, compute):
         optim=OptimConfig(lr=0.01),
     )
     name = "blocks.0.mlp.up.weight"
-    trainer = _Trainer(Path("unused"), open_encoded(plain), None, config, torch.device("cpu"))
-    average = trainer.optimizer.masters[trainer.optimizer.names.index(name)].detach().clone()
+    trainer = Trainer(Path("unused"), open_encoded(plain), None, config, torch.device("cpu"))
+    average = trainer.state.optimizer.masters[trainer.state.optimizer.names.index(name)].detach().clone()
     kept = keep_states(monkeypatch)
     train(tmp_path / "run", plain, None, config)
-    for step in range(6):
-        decay = min(0.3, (1 + step) / (10 + step)) if warmup else 0.3
-        average = decay * average + (1 - decay) * kept[8 * (step + 1)][f"master/{name}"]
-        assert torch.allclose(kept[8 * (step + 1)][f"ema/{name}"], average, atol=1e-6)
+    for n in range(6):
+        decay = min(0.3, (1 + n) / (10 + n)) if warmup else 0.3
+        average = decay * average + (1 - decay) * kept[8 * (n + 1)][f"master/{name}"]
+        assert torch.allclose(kept[8 * (n + 1)][f"ema/{name}"], average, atol=1e-6)
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(plain, tmp_path, monkeypatch):
@@ -402,14 +405,14 @@ def test_five_in_a_row_end_the_run(plain, tmp_path, monkeypatch, capsys):
 
 
 def test_the_samples_of_skipped_steps_are_written_down(plain, tmp_path, monkeypatch):
-    original = loop.diffusion_loss
+    original = step.diffusion_loss
 
     def one_bad(network, batch, *args, **options):
         loss, per_sample = original(network, batch, *args, **options)
         bad = (batch.numbers == 21) | (batch.numbers == 50)
         return torch.where(bad, torch.nan, per_sample).mean() + 0 * loss, torch.where(bad, torch.inf, per_sample)
 
-    monkeypatch.setattr(loop, "diffusion_loss", one_bad)
+    monkeypatch.setattr(step, "diffusion_loss", one_bad)
     with monkeypatch.context() as patch:
         stop_at(patch, 2)  # saves after the fourth step, image 32
         with pytest.raises(KeyboardInterrupt):
@@ -481,8 +484,8 @@ def test_the_room_for_checkpoints_counts_what_is_kept_for_ever(plain, tmp_path):
 
     def to_come(**changes):
         config = config_of(augment_prob=0.0, checkpoint_every_images=8, **changes)
-        trainer = _Trainer(tmp_path, store, None, config, torch.device("cpu"))
-        return trainer.checkpoints_to_come, trainer.checkpoint_bytes
+        trainer = Trainer(tmp_path, store, None, config, torch.device("cpu"))
+        return trainer.checkpoints_to_come, trainer.state.checkpoint_bytes
 
     count, size = to_come()
     assert count == 3
@@ -499,8 +502,8 @@ def test_one_batch_is_learned_by_its_captions(plain, model, steps):
     """All noise and the same noise: only the caption tells which picture is meant."""
     store = open_encoded(plain)
     config = config_of(model=model, augment_prob=0.0, caption_drop_prob=0.0)
-    trainer = _Trainer(Path("unused"), store, None, config, torch.device("cpu"))
-    full = load_batch(trainer.algorithm, store, None, np.arange(8))
+    trainer = Trainer(Path("unused"), store, None, config, torch.device("cpu"))
+    full = load_batch(trainer.reader.algorithm, store, None, np.arange(8))
     batch = Batch(
         latents=full.latents,
         text=full.text,
@@ -511,18 +514,18 @@ def test_one_batch_is_learned_by_its_captions(plain, model, steps):
         numbers=full.numbers,
     )
     null = torch.zeros(1, WIDTH)
-    optimizer = MasterOptimizer(trainer.network, OptimConfig(lr=3e-3))
+    optimizer = MasterOptimizer(trainer.state.network, OptimConfig(lr=3e-3))
     first = None
     for _ in range(steps):
-        loss, _ = loop.diffusion_loss(trainer.network, batch, null, prediction="x0")
+        loss, _ = step.diffusion_loss(trainer.state.network, batch, null, prediction="x0")
         first = first or loss.item()
         loss.backward()
         optimizer.clip()
         optimizer.step(1.0)
     with torch.no_grad():
-        learned, _ = loop.diffusion_loss(trainer.network, batch, null, prediction="x0")
+        learned, _ = step.diffusion_loss(trainer.state.network, batch, null, prediction="x0")
         shuffled = replace(batch, text=full.text.select(torch.arange(8).roll(1)))
-        wrong, _ = loop.diffusion_loss(trainer.network, shuffled, null, prediction="x0")
+        wrong, _ = step.diffusion_loss(trainer.state.network, shuffled, null, prediction="x0")
     assert learned < 0.05 * first
     assert wrong > 10 * learned
 
@@ -608,7 +611,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(plain, augmente
 def test_a_batch_that_the_ranks_cannot_share_is_refused(plain, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "world_size", lambda: 3)
     with pytest.raises(UserError, match="batch_size: 8 cannot be split over 3 ranks"):
-        _Trainer(tmp_path / "run", open_encoded(plain), None, config_of(augment_prob=0.0), torch.device("cpu"))
+        Trainer(tmp_path / "run", open_encoded(plain), None, config_of(augment_prob=0.0), torch.device("cpu"))
     assert not (tmp_path / "run").exists()
 
 
@@ -643,5 +646,5 @@ def test_a_damaged_checkpoint_is_named(plain, tmp_path, monkeypatch):
             train(tmp_path / "run", plain, None, config)
     newest = checkpoint.latest(tmp_path / "run")
     assert newest is not None
-    (newest / "state.safetensors").write_bytes(b"half")
-    refused("state.safetensors: is damaged", tmp_path / "run", plain, None, config)
+    (newest / STATE).write_bytes(b"half")
+    refused(f"{STATE}: is damaged", tmp_path / "run", plain, None, config)

@@ -14,7 +14,7 @@ from tessera.config import UserError
 from tessera.diffusion.loss import diffusion_loss
 from tessera.shards import open_encoded
 from tessera.train import checkpoint
-from tessera.train.loop import Means, _Trainer, train
+from tessera.train.loop import Means, Trainer, train
 from tessera.train.measure import tile
 
 HELD = 9
@@ -31,8 +31,8 @@ def config(**changes):
     return config_of(validation_records=HELD, num_images=80, log_every_images=40, **changes)
 
 
-def trainer_of(sets, config) -> _Trainer:
-    return _Trainer(Path("unused"), *map(open_encoded, sets), config, torch.device("cpu"))
+def trainer_of(sets, config) -> Trainer:
+    return Trainer(Path("unused"), *map(open_encoded, sets), config, torch.device("cpu"))
 
 
 def lines_of(run):
@@ -41,23 +41,23 @@ def lines_of(run):
 
 def test_held_out_records_are_never_trained_on(sets):
     trainer = trainer_of(sets, config(augment_prob=0.3))
-    draws = trainer.algorithm.draws(range(5000))
+    draws = trainer.reader.algorithm.draws(range(5000))
     assert set(draws.index[~draws.augmented]) == set(range(37 - HELD))
     assert set(draws.index[draws.augmented]) == set(range(23))
 
 
 def test_times_and_noise_are_fixed_and_cover_all_levels(sets):
     one, two = trainer_of(sets, config()), trainer_of(sets, config(device_batch_size=2, optim=config_of().optim))
-    assert one.held_out is not None
-    assert two.held_out is not None
-    whole = one.held_out.batch(np.arange(HELD))
+    assert one.boundaries.held_out is not None
+    assert two.boundaries.held_out is not None
+    whole = one.boundaries.held_out.batch(np.arange(HELD))
     assert torch.allclose(whole.t, (torch.arange(HELD) + 0.5) / HELD)
     assert torch.allclose(whole.alpha_bar, 1 - whole.t)
     for row in range(HELD):
-        part = two.held_out.batch(np.array([row]))
+        part = two.boundaries.held_out.batch(np.array([row]))
         assert torch.equal(part.noise[0], whole.noise[row])
         assert torch.equal(part.latents[0], whole.latents[row])
-    stored = torch.from_numpy(np.stack([one.plain[28 + i].latent_mean for i in range(HELD)])).float()
+    stored = torch.from_numpy(np.stack([one.reader.plain[28 + i].latent_mean for i in range(HELD)])).float()
     assert 0 < (whole.latents - stored).abs().mean() < 0.5  # a draw from the posterior
     trained_on = one.reader(range(HELD))
     assert not torch.isclose(trained_on.noise, whole.noise).any()
@@ -67,12 +67,12 @@ def test_times_and_noise_are_fixed_and_cover_all_levels(sets):
 @pytest.mark.parametrize("size", [8, 4, 2])
 def test_the_loss_is_that_of_one_large_batch(sets, model, size):
     trainer = trainer_of(sets, config(model=model, device_batch_size=size))
-    held_out = trainer.held_out
+    held_out = trainer.boundaries.held_out
     assert held_out is not None
-    found = held_out.loss(trainer.network, trainer.null_condition)
+    found = held_out.loss(trainer.state.network, trainer.stepper.null_condition)
     keep = torch.ones(HELD, dtype=torch.bool) if model is RIN else None
     batch = held_out.batch(np.arange(HELD))
-    _, losses = diffusion_loss(trainer.network, batch, trainer.null_condition, self_condition_keep=keep)
+    _, losses = diffusion_loss(trainer.state.network, batch, trainer.stepper.null_condition, self_condition_keep=keep)
     assert found["loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
     quarters = [losses[batch.t.mul(4).floor() == q] for q in range(4)]
     assert found["loss_by_t"] == pytest.approx([float(q.mean()) for q in quarters], rel=1e-5)
@@ -91,9 +91,9 @@ def test_online_and_averaged_weights_are_measured(sets, tmp_path):
         assert line["validation"]["loss"] != pytest.approx(line["validation_ema"]["loss"], rel=1e-4)
     newest = checkpoint.latest(tmp_path / "run")
     assert newest is not None
-    trainer = _Trainer(tmp_path / "run", open_encoded(sets[0]), None, settings, torch.device("cpu"))
-    trainer._load(newest)
-    assert trainer._validate(trainer.held_out)["validation_ema"] == lines[-1]["validation_ema"]  # type: ignore[arg-type]
+    trainer = Trainer(tmp_path / "run", open_encoded(sets[0]), None, settings, torch.device("cpu"))
+    trainer.state.load(newest)
+    assert trainer.boundaries.validate(trainer.boundaries.held_out)["validation_ema"] == lines[-1]["validation_ema"]  # type: ignore[arg-type]
 
 
 def test_measuring_changes_nothing(sets, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from training_sets import DIT, RIN, config_of
 
 from tessera.config import to_dict
@@ -21,35 +23,45 @@ from tessera.train.optim import MasterOptimizer, OptimConfig
 from tessera.train.ranks import GradientExchange
 
 SCRIPT = """
-import json, os, signal, sys
+import json, os, signal, sys, threading, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tessera.config import from_dict
-from tessera.train import loop
+from tessera.train import checkpoint, loop, step
 config = from_dict(loop.TrainConfig, json.loads(sys.argv[1]))
-stop, shard = int(sys.argv[2]), sys.argv[3] == "shard"
-original, steps = loop._Trainer._step, iter(range(10**6))
-def step(self, *args):
-    if next(steps) == stop and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
+stop, shard, kill = int(sys.argv[2]), sys.argv[3] == "shard", float(sys.argv[4])
+last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+original, steps = step.Stepper.step, iter(range(10**6))
+def signalled(self, *args):
+    if next(steps) == stop and last:
         os.kill(os.getpid(), signal.SIGUSR1)
     return original(self, *args)
-loop._Trainer._step = step
+step.Stepper.step = signalled
+save, saves, usual = checkpoint.save, iter(range(10**6)), [0.1]
+def killed(*args):
+    if next(saves) == 1 and last and kill >= 0:
+        threading.Thread(target=lambda: (time.sleep(kill * usual[0]), os.kill(os.getpid(), signal.SIGKILL))).start()
+    began = time.monotonic()
+    save(*args)
+    usual[0] = time.monotonic() - began
+checkpoint.save = killed
 for _ in range(2):
     try:
-        loop.train(*map(Path, sys.argv[4:]), config, device="cpu", means=loop.Means(shard=shard))
+        loop.train(*map(Path, sys.argv[5:]), config, device="cpu", means=loop.Means(shard=shard))
     except KeyboardInterrupt:
         sys.exit(7)
 """
 
 
-def on_ranks(count, config, *paths, stop=-1, shard=False) -> list[int]:
+def on_ranks(count, config, *paths, stop=-1, shard=False, kill=-1.0) -> list[int]:
     """Exit codes of so many processes that train together, twice (the second time all is done). The last one is told to
-    stop before its step number `stop`; then they end with 7."""
+    stop before its step number `stop`; then they end with 7. `kill`: it is killed while the second checkpoint is saved,
+    after this share of the time that the first one took."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [json.dumps(to_dict(config)), str(stop), "shard" if shard else "", *map(str, paths)]
+    arguments = [json.dumps(to_dict(config)), str(stop), "shard" if shard else "", str(kill), *map(str, paths)]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     processes = [
         subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=os.environ | common | {"RANK": str(rank)})
@@ -132,10 +144,42 @@ def test_split_weights_are_whole_ones(plain, augmented, tmp_path, model):
     train(tmp_path / "one", plain, augmented, settings)
     assert on_ranks(2, settings, tmp_path / "split", plain, augmented, shard=True) == [0, 0]
     assert_same(tmp_path / "one", tmp_path / "split")
-    # Stopped in parts, continued whole; and the other way round.
-    assert on_ranks(2, settings, tmp_path / "mixed", plain, augmented, stop=2, shard=True) == [7, 7]
+    # Stopped in two parts, continued in three, then whole.
+    assert on_ranks(2, settings, tmp_path / "mixed", plain, augmented, stop=1, shard=True) == [7, 7]
+    assert_each_wrote_its_part(tmp_path / "mixed", 2)
+    assert on_ranks(3, settings, tmp_path / "mixed", plain, augmented, stop=0, shard=True) == [7, 7, 7]
+    assert_each_wrote_its_part(tmp_path / "mixed", 3)
     train(tmp_path / "mixed", plain, augmented, settings)
     assert_same(tmp_path / "one", tmp_path / "mixed")
+
+
+def assert_each_wrote_its_part(run: Path, count: int) -> None:
+    """Each rank its own rows of each tensor, and nobody more."""
+    newest = checkpoint.latest(run)
+    assert newest is not None
+    files = sorted(newest.glob("*.safetensors"))
+    assert [path.name[:11] for path in files] == [f"shard-{n + 1:05d}" for n in range(count)]
+    assert sorted(path.name for path in newest.iterdir()) == ["meta.json", *(path.name for path in files)]
+    parts = [load_file(path) for path in files]
+    for name, whole in checkpoint.load(newest).tensors.items():
+        if whole.ndim:
+            rows = [len(part) for part in whole.chunk(count)]
+            assert [len(part[name]) for part in parts if name in part and len(part[name])] == rows, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("kill", [0.1, 0.4, 0.7])
+def test_a_rank_killed_while_saving_costs_nothing(plain, augmented, tmp_path, shard, kill):
+    settings = config(DIT, checkpoint_every_images=24, compute="fp32")
+    train(tmp_path / "one", plain, augmented, settings)
+    run = tmp_path / "run"
+    codes = on_ranks(2, settings, run, plain, augmented, shard=shard, kill=kill)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] != 0
+    assert checkpoint.latest(run) in (run / "checkpoints" / "000000000024", run / "checkpoints" / "000000000048")
+    assert on_ranks(2, settings, run, plain, augmented, shard=shard) == [0, 0]
+    assert_same(tmp_path / "one", run)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_sets import DIT, RIN, config_of, write_set
+from training_sets import DIT, RIN, config_of, make_records, write_set
 
 from tessera.config import UserError
 from tessera.files import open_stage, read_manifest
@@ -15,7 +15,7 @@ from tessera.runtime import philox
 from tessera.shards import EncodedRecord, quantize
 from tessera.train import checkpoint
 from tessera.train.export import ExportConfig, export
-from tessera.train.loop import train
+from tessera.train.loop import Means, train
 from tessera.train.optim import OptimConfig
 from tessera.weights import ExportInfo, load_export, save_export
 
@@ -133,6 +133,83 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(plain, t
     with pytest.raises(UserError, match=match):
         train(tmp_path / "run", plain, None, config_of(augment_prob=0.0), init=start)
     assert not (tmp_path / "run").exists()
+
+
+HASH, OTHER = "0123456789ab" * 5 + "0123", "f" * 64
+LOCAL = f"sd-vae@{HASH[:12]}"
+"""The id of a folder with the files of this hash."""
+
+
+def same_start(tmp_path, there, here, known=None):
+    """Starts from weights made with the codec `there` on a set made with `here`: facts of each."""
+    start = export_of(tmp_path / "export", DIT, **there)
+    plain = write_set(tmp_path / "set", make_records(12), **here)
+    hash_of = None if known is None else lambda kind, model: known.get((kind, model))
+    means = Means(content_hash=hash_of)
+    train(tmp_path / "run", plain, None, config_of(augment_prob=0.0, num_images=8), init=start, means=means)
+    return plain
+
+
+@pytest.mark.parametrize("name", ["latent_codec", "text_encoder"])
+@pytest.mark.parametrize(
+    ("there", "here", "known"),
+    [
+        (("owner/it", HASH), (LOCAL, HASH), None),
+        (("owner/it", HASH), (LOCAL, None), None),
+        ((LOCAL, None), ("copy@" + HASH[:12], HASH), None),
+        (("owner/it", HASH), ("owner/it@main", HASH), None),
+        (("owner/it", None), (LOCAL, HASH), {"owner/it": HASH}),
+        (("owner/it", None), ("owner/it@v1", None), {"owner/it": HASH, "owner/it@v1": HASH}),
+        (("owner/it", None), ("owner/it", HASH), None),
+    ],
+)
+def test_the_same_network_by_another_name_will_do(tmp_path, name, there, here, known):
+    facts = [{name: model} | ({f"{name}_sha256": sha} if sha else {}) for model, sha in (there, here)]
+    by_kind = None if known is None else {(name, model): sha for model, sha in known.items()}
+    same_start(tmp_path, *facts, by_kind)
+    export(tmp_path / "out", tmp_path / "run")
+    _, info = load_export(tmp_path / "out")
+    assert getattr(info, name) == here[0]
+    assert getattr(info, f"{name}_sha256") == here[1]
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "known", "match"),
+    [
+        (
+            ("owner/it", HASH),
+            (LOCAL, OTHER),
+            None,
+            "which is another network; encode the sets again with",
+        ),
+        (("owner/it", HASH), ("owner/it", OTHER), None, "which is another network"),
+        ((LOCAL, None), ("sd-vae@ffffffffffff", None), None, "which is another network"),
+        (("owner/it", None), (LOCAL, HASH), {"owner/it": OTHER}, "which is another network"),
+        (("owner/it", HASH), ("pixel-unshuffle:4", None), {}, "which is another network"),
+        (("owner/it", None), (LOCAL, HASH), {}, "cannot be told without both on this machine; or encode the sets"),
+        (
+            ("owner/it", None),
+            (LOCAL, HASH),
+            None,
+            f"latent_codec is owner/it there, here {LOCAL}; whether these",
+        ),
+    ],
+)
+def test_another_network_or_one_that_is_not_here_is_refused(tmp_path, there, here, known, match):
+    facts = [{"latent_codec": model} | ({"latent_codec_sha256": sha} if sha else {}) for model, sha in (there, here)]
+    by_kind = None if known is None else {("latent_codec", model): sha for model, sha in known.items()}
+    with pytest.raises(UserError, match=match):
+        same_start(tmp_path, *facts, by_kind)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_sets_of_one_network_fit_by_whatever_name(tmp_path):
+    one = write_set(tmp_path / "one", make_records(12), latent_codec="owner/it", latent_codec_sha256=HASH)
+    two = write_set(tmp_path / "two", make_records(12), latent_codec=LOCAL)
+    train(tmp_path / "run", one, two, config_of(num_images=8))
+    other = write_set(tmp_path / "other", make_records(12), latent_codec="owner/it", latent_codec_sha256=OTHER)
+    with pytest.raises(UserError, match="latent_codec differs"):
+        train(tmp_path / "not", one, other, config_of(num_images=8))
 
 
 def test_what_is_no_export_is_refused(plain, tmp_path):

@@ -58,9 +58,19 @@ def train(
         verify=verify,
         encode_text=encode_text,
         decode=decode,
+        content_hash=_content_hash,
     )
     train_all(out, plain, augmented, config, resume=resume, device=device, init=init, means=means)
     say(out)
+
+
+def _content_hash(kind: str, model: str) -> str | None:
+    """The hash of the files of a latent_codec or text_encoder, if it lies on this machine."""
+    from tessera.frozen.hub import content_hash
+    from tessera.frozen.text import T5_FILES
+    from tessera.frozen.vae import VAE_FILES
+
+    return content_hash(model, VAE_FILES if kind == "latent_codec" else T5_FILES)
 
 
 def _frozen(plain: Path, augmented: Path | None, *, draws: bool) -> tuple[Any, Any]:

@@ -87,6 +87,17 @@ def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
     return ModelFolder(path, name, _files(path, name, patterns, field))
 
 
+def content_hash(name: str, patterns: Sequence[str]) -> str | None:
+    """`find_model(...).sha256` of a model that lies on this machine; None for any other, nothing is fetched."""
+    try:
+        if Path(name).is_dir() or _FOLDER_ID.fullmatch(name):
+            return find_model(name, patterns, "").sha256
+        path = fetch_repository(name, [CONFIG_FILE, *patterns], ignore_patterns=SECOND_COPIES, local_files_only=True)
+        return ModelFolder(path, name, _files(path, name, patterns, "")).sha256
+    except UserError:
+        return None
+
+
 def check_float(dtype: "torch.dtype | None", field: str, of: str) -> "torch.dtype":
     """float32 for None; UserError for anything but float32 and bfloat16 (float16 overflows in these networks)."""
     import torch

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 BLOCK = 4096  # samples whose draws are made together
 T_DISTRIBUTIONS = ("uniform", "logit_normal")
-SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
 _KEPT_BLOCKS = 4
 _KEPT_ORDERS = 4
 
@@ -255,45 +254,6 @@ def latent_limit(store: "EncodedStore", normalise: Normalisation = AS_STORED) ->
     usual = means.mean((0, 2, 3)).abs() + 3 * spread
     largest = (means.abs() + 3 * stds).amax((0, 2, 3))
     return float(f"{float(torch.minimum(usual, largest).max()):.2g}")
-
-
-def check_sets(
-    plain: "EncodedStore",
-    augmented: "EncodedStore | None",
-    *,
-    latent_shape: tuple[int, int, int],
-    text_width: int,
-    encodes_text: bool = False,
-) -> dict[str, Any]:
-    """Raises UserError unless the sets fit the model's shapes and each other. Returns the facts that a run keeps.
-
-    `encodes_text`: there is an encoder at hand, so a set may be without text.
-    """
-    for store in (plain, augmented):
-        if store is None:
-            continue
-        where = store.directory
-        if len(store) == 0:
-            raise UserError(f"{where}: the set is empty; encode at least one image")
-        if store.text_encoding == "none" and not encodes_text:
-            raise UserError(f"{where}: holds no text; encode it with text_encoding int8 or fp16")
-        if tuple(store.latent_shape) != latent_shape:
-            raise UserError(f"{where}: latents are {tuple(store.latent_shape)}, the model's config says {latent_shape}")
-        if store.text_width != text_width:
-            raise UserError(f"{where}: text is {store.text_width} wide, the model's config has text_width {text_width}")
-        for name in SHARED_FACTS:
-            if name not in store.facts:
-                raise UserError(f"{where}: its manifest does not say {name}; make it with `tessera encode`")
-            if store.facts[name] != plain.facts[name]:
-                found = "" if name == "null_condition" else f" ({store.facts[name]}, there {plain.facts[name]})"
-                raise UserError(
-                    f"{where}: {name} differs from that of {plain.directory}{found}; encode both sets alike"
-                )
-    if augmented is not None:
-        arm = "ta_ia"
-    else:
-        arm = "aio" if plain.facts.get("captioner") == "aio" else "ta"
-    return {"arm": arm, "latent_shape": list(latent_shape), **{name: plain.facts[name] for name in SHARED_FACTS}}
 
 
 def _size(records: Sized | int | None) -> int:

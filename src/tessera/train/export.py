@@ -11,7 +11,8 @@ from tessera.files import open_stage, read_manifest
 from tessera.models.build import build_network
 from tessera.shards import unpack_floats
 from tessera.train import checkpoint
-from tessera.train.loop import TrainConfig, average_name
+from tessera.train.settings import TrainConfig
+from tessera.train.state import average_name
 from tessera.weights import ExportInfo, save_export
 
 
@@ -87,6 +88,8 @@ def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
         prediction=trained.prediction,
         latent_codec=facts["latent_codec"],
         text_encoder=facts["text_encoder"],
+        latent_codec_sha256=facts.get("latent_codec_sha256"),
+        text_encoder_sha256=facts.get("text_encoder_sha256"),
         image_size=facts["image_size"],
         guidance_scale=config.guidance_scale,
         sampling_steps=config.sampling_steps,

@@ -13,7 +13,7 @@ Three kinds of parameter:
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -249,32 +249,41 @@ class MasterOptimizer:
             tensor.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """master/NAME and optim/NAME/FIELD: everything that a step depends on."""
+        """master/NAME and optim/NAME/FIELD: everything that a step depends on. Before the first step the latter are
+        zeros, which says the same."""
         name_of = {id(m): n for n, m in zip(self.names, self.masters)}
         state = {f"master/{n}": m.detach() for n, m in zip(self.names, self.masters)}
         for optimizer in self.optimizers:
-            for parameter, fields in optimizer.state.items():
-                state |= {f"optim/{name_of[id(parameter)]}/{field}": value for field, value in fields.items()}
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                held = optimizer.state.get(parameter) or _without_step(optimizer, parameter)
+                state |= {f"optim/{name_of[id(parameter)]}/{field}": value for field, value in held.items()}
         return state
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`; the names and shapes are those of a state of the same network and config."""
-        fields: dict[str, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            if key.startswith("optim/"):
-                name, field = key.removeprefix("optim/").rsplit("/", 1)
-                fields.setdefault(name, {})[field] = value
         name_of = {id(m): n for n, m in zip(self.names, self.masters)}
         for name, master in zip(self.names, self.masters):
             master.copy_(state[f"master/{name}"])
+        fields: dict[str, dict[str, Tensor]] = {name: {} for name in self.names}
+        for key, value in state.items():
+            if key.startswith("optim/"):
+                name, field = key.removeprefix("optim/").rsplit("/", 1)
+                fields[name][field] = value
         for optimizer in self.optimizers:
             # Through the optimiser's own loader, which knows where a step count has to live.
             whole = optimizer.state_dict()
             params = [p for group in optimizer.param_groups for p in group["params"]]
-            whole["state"] = {i: fields[n] for i, p in enumerate(params) if (n := name_of[id(p)]) in fields}
+            whole["state"] = {i: fields[name_of[id(p)]] for i, p in enumerate(params)}
             optimizer.load_state_dict(whole)
         self.refresh()
+
+
+def _without_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """The state of a parameter before its first step."""
+    fields = ("momentum_buffer",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
+    zeros = parameter.detach().new_zeros
+    return {field: zeros(() if field == "step" else parameter.shape) for field in fields}
 
 
 class EMA:

@@ -145,6 +145,9 @@ class Means:
     """Captions -> an array (L, D) each, for sets without stored text."""
     decode: Callable[[torch.Tensor], np.ndarray] | None = None
     """Stored latents (B, C, H, W) -> uint8 (B, S, S, 3), for grids of pictures."""
+    content_hash: Callable[[str, str], str | None] | None = None
+    """("latent_codec" or "text_encoder", its id) -> the hash of its files, if they are on this machine; for weights to
+    start from whose network is called otherwise than the sets' one."""
 
     def __post_init__(self) -> None:
         if self.peak_tflops is not None and not self.peak_tflops > 0:

@@ -2,14 +2,13 @@
 
 Every rank still computes with the whole network, gathered in the compute type for the forward and the backward pass and
 given back after it; its fp32 weights, their gradients, the optimiser's state and the averages are kept in parts, rank
-r having the r-th chunk of each tensor's first dimension. Checkpoints hold whole tensors, so that any number of ranks,
-split or not, goes on from them.
+r having the r-th chunk of each tensor's first dimension. So are checkpoints written and read: nothing is gathered.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from tessera.models.layers import MLP, SelfBlock
 
@@ -34,7 +33,7 @@ def _gather_for_text(network: nn.Module) -> None:
 
 
 class Shards:
-    """A network split over the ranks, in place, and the way between whole tensors and their parts."""
+    """A network split over the ranks, in place, and how."""
 
     def __init__(self, network: nn.Module, compute: torch.dtype) -> None:
         """`network` is in fp32. Layers that are called as modules are gathered one by one, the rest at once."""
@@ -55,15 +54,9 @@ class Shards:
             assert isinstance(parameter.data, DTensor)
             self.layout[name] = parameter.data
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
-        """The whole of a tensor like the parameter `name`; all ranks have to ask."""
+    def split(self, name: str, part: Tensor) -> DTensor:
+        """This rank's part of a tensor like the parameter `name`, as a part: the same memory."""
         like = self.layout[name]
-        split = DTensor.from_local(
+        return DTensor.from_local(
             part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )
-        return split.full_tensor()
-
-    def part(self, name: str, whole: Tensor) -> Tensor:
-        """The inverse of `whole`; no exchange."""
-        like = self.layout[name]
-        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None).to_local()

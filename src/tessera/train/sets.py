@@ -1,0 +1,74 @@
+"""Whether encoded sets fit the model and each other, and whether two of them mean the same pretrained networks."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.config import UserError
+from tessera.shards import EncodedStore
+
+SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
+NETWORKS = ("latent_codec", "text_encoder")
+CONTENT_FACTS = ("latent_codec_sha256", "text_encoder_sha256")
+"""Of the files of pretrained networks; a set made with built-in ones has none."""
+
+
+def check_sets(
+    plain: EncodedStore,
+    augmented: EncodedStore | None,
+    *,
+    latent_shape: tuple[int, int, int],
+    text_width: int,
+    encodes_text: bool = False,
+) -> dict[str, Any]:
+    """Raises UserError unless the sets fit the model's shapes and each other. Returns the facts that a run keeps.
+
+    `encodes_text`: there is an encoder at hand, so a set may be without text.
+    """
+    for store in (plain, augmented):
+        if store is None:
+            continue
+        where = store.directory
+        if len(store) == 0:
+            raise UserError(f"{where}: the set is empty; encode at least one image")
+        if store.text_encoding == "none" and not encodes_text:
+            raise UserError(f"{where}: holds no text; encode it with text_encoding int8 or fp16")
+        if tuple(store.latent_shape) != latent_shape:
+            raise UserError(f"{where}: latents are {tuple(store.latent_shape)}, the model's config says {latent_shape}")
+        if store.text_width != text_width:
+            raise UserError(f"{where}: text is {store.text_width} wide, the model's config has text_width {text_width}")
+        for name in SHARED_FACTS:
+            if name not in store.facts:
+                raise UserError(f"{where}: its manifest does not say {name}; make it with `tessera encode`")
+            same = store.facts[name] == plain.facts[name]
+            if name in NETWORKS:
+                same = same_network(store.facts, plain.facts, name)
+            if not same:
+                found = "" if name == "null_condition" else f" ({store.facts[name]}, there {plain.facts[name]})"
+                raise UserError(
+                    f"{where}: {name} differs from that of {plain.directory}{found}; encode both sets alike"
+                )
+    if augmented is not None:
+        arm = "ta_ia"
+    else:
+        arm = "aio" if plain.facts.get("captioner") == "aio" else "ta"
+    kept = {name: plain.facts[name] for name in (*SHARED_FACTS, *CONTENT_FACTS) if name in plain.facts}
+    return {"arm": arm, "latent_shape": list(latent_shape), **kept}
+
+
+def same_network(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool | None:
+    """Whether two sets of facts mean one pretrained network, wherever its files lie and whatever it is called.
+
+    name: latent_codec or text_encoder. The hashes of its files decide, where both are known (of a folder its id
+    NAME@HASH has the start); else equal ids do. None: neither tells.
+    """
+    hashes = [facts.get(f"{name}_sha256") or _hash_in(str(facts.get(name))) for facts in (one, other)]
+    if all(hashes):
+        return str(hashes[0]).startswith(str(hashes[1])) or str(hashes[1]).startswith(str(hashes[0]))
+    return True if one.get(name) == other.get(name) else None
+
+
+def _hash_in(model: str) -> str | None:
+    """The start of the content hash that the id of a folder ends with (`tessera.frozen.hub`)."""
+    match = re.fullmatch(r"[^/\\]+@([0-9a-f]{12})", model)
+    return match[1] if match else None
