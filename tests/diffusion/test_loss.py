@@ -193,10 +193,8 @@ def test_self_conditioning_is_two_forwards_with_one_gradient(keep):
             torch.testing.assert_close(ours.grad, theirs.grad)
 
     assert network.encodings == 1
-    if keep.any():
-        assert network.calls == [(int(keep.sum()), False, False), (4, True, True)]
-    else:
-        assert network.calls == [(4, True, False)]
+    # As many calls whatever is kept: ranks with parts of the weights make them together.
+    assert network.calls == [(int(keep.sum()) or 1, False, False), (4, True, bool(keep.any()))]
 
 
 def test_without_self_conditioning_there_is_one_forward():

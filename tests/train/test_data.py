@@ -363,6 +363,11 @@ def test_sets_of_different_encoders_are_refused(plain, tmp_path, fact, value):
         check(plain, other)
 
 
+def test_an_empty_set_is_refused(plain, tmp_path):
+    with pytest.raises(UserError, match="nothing: the set is empty"):
+        check(plain, write_set(tmp_path / "nothing", []))
+
+
 def test_a_set_without_text_is_refused(tmp_path):
     records = [replace(r, text_codes=None, text_scale=None) for r in make_records(3)]
     silent = write_set(tmp_path / "silent", records, text="none")

@@ -2,13 +2,14 @@
 
 import pytest
 import test_batches
+import test_checkpoint
 import test_data
 import test_optim
 import test_ranks
 import torch
 from training_sets import make_records, write_set
 
-from tessera.train import batches
+from tessera.train import batches, checkpoint
 from tessera.train.data import Algorithm1
 from tessera.train.optim import EMA
 from tessera.train.ranks import GradientExchange
@@ -89,3 +90,14 @@ def test_with_a_bucket_that_is_never_sent(monkeypatch):
         red(test_ranks.test_buckets_hold_the_gradients_of_all_passes, None, monkeypatch, torch.float32, 100)
     finally:
         dist.destroy_process_group()
+
+
+def test_with_headers_left_in_random_order(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "_sort_header", lambda path: None)
+    red(test_checkpoint.test_equal_states_are_equal_bytes, tmp_path)
+
+
+def test_with_checkpoints_that_are_not_compared_with_their_checksums(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "sha256_file", lambda path: "0" * 64)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_checkpoint.test_one_wrong_bit_is_named_with_its_checksum(tmp_path)

@@ -163,15 +163,56 @@ def test_muon_against_a_reference():
         assert torch.allclose(p.double(), expected, atol=2e-5), SHAPES[i]
 
 
-def test_muon_against_torch():
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({}, True),
+        ({"nesterov": False}, False),
+        ({"adjust_lr_fn": "match_rms_adamw"}, False),
+        ({"momentum": 0.9}, False),
+        ({"ns_steps": 4}, False),
+        ({"ns_coefficients": (1.875, -1.25, 0.375)}, False),
+        ({"weight_decay": 1.0}, False),
+    ],
+)
+def test_muon_against_torch(other, same):
+    """torch's updates with these settings and no others."""
     ours = [nn.Parameter(tensor(*s, seed=i)) for i, s in enumerate(SHAPES)]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
     muon = Muon(ours)
     muon.param_groups[0].update(lr=0.02, weight_decay=0.1)
     muon_steps(muon, ours)
-    muon_steps(torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95), theirs)
-    for a, b in zip(ours, theirs):
-        assert (a - b).norm() < 0.02 * 0.02 * 3 * math.sqrt(a.numel())  # bfloat16's rounding, no more
+    settings = {
+        "lr": 0.02,
+        "weight_decay": 0.1,
+        "momentum": 0.95,
+        "nesterov": True,
+        "ns_coefficients": (3.4445, -4.7750, 2.0315),
+        "ns_steps": 5,
+        "adjust_lr_fn": "original",
+    }
+    muon_steps(torch.optim.Muon(theirs, **(settings | other)), theirs)
+    off = [(a - b).norm() / (0.02 * 3 * math.sqrt(a.numel())) for a, b in zip(ours, theirs)]
+    assert (max(off) < 0.02) == same  # bfloat16's rounding, no more
+
+
+def test_adamw_against_a_reference():
+    """Kingma and Ba 2015 with Loshchilov and Hutter's decoupled decay, in float64."""
+    start, lr, decay, betas = tensor(5, 7, seed=3), 0.01, 0.1, (0.9, 0.99)
+    network = nn.Module()
+    network.weight = nn.Parameter(start.clone())
+    config = OptimConfig(name="adamw", lr=lr, weight_decay=decay, betas=betas, clip_norm=None)
+    optimizer = MasterOptimizer(network, config)
+    w, mean, square = start.double(), 0.0, 0.0
+    for n in range(1, 6):
+        g = tensor(5, 7, seed=30 + n)
+        network.weight.grad = g.clone()
+        optimizer.step(1.0)
+        mean = betas[0] * mean + (1 - betas[0]) * g.double()
+        square = betas[1] * square + (1 - betas[1]) * g.double().square()
+        step = mean / (1 - betas[0] ** n) / ((square / (1 - betas[1] ** n)).sqrt() + 1e-8)
+        w = w - lr * decay * w - lr * step
+        assert torch.allclose(network.weight.double(), w, atol=1e-6)
 
 
 def test_orthogonalize_keeps_directions_and_evens_out_lengths():

@@ -140,7 +140,7 @@ def test_two_ranks_and_then_three_are_one(plain, augmented, tmp_path, model, siz
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [DIT, RIN])
 def test_split_weights_are_whole_ones(plain, augmented, tmp_path, model):
-    settings = config(model, device_batch_size=3, compute="fp32")
+    settings = config(model, device_batch_size=2, compute="fp32")
     train(tmp_path / "one", plain, augmented, settings)
     assert on_ranks(2, settings, tmp_path / "split", plain, augmented, shard=True) == [0, 0]
     assert_same(tmp_path / "one", tmp_path / "split")
@@ -169,7 +169,7 @@ def assert_each_wrote_its_part(run: Path, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
-@pytest.mark.parametrize("kill", [0.1, 0.4, 0.7])
+@pytest.mark.parametrize("kill", [0.1, 0.5])
 def test_a_rank_killed_while_saving_costs_nothing(plain, augmented, tmp_path, shard, kill):
     settings = config(DIT, checkpoint_every_images=24, compute="fp32")
     train(tmp_path / "one", plain, augmented, settings)

@@ -120,11 +120,14 @@ def _self_condition(network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncodi
     """What the second forward starts from: latent tokens of the first one, zeros where not kept, and refined text."""
     cache = network.encode_text(text)
     rows = keep.nonzero().squeeze(1).to(x.device, non_blocking=True)  # (kept,)
-    if len(rows) == 0:
-        return DenoiserState(text_cache=cache)
+    none = len(rows) == 0
+    if none:  # made all the same, of one sample: where weights are split over ranks, all have to gather them
+        rows = torch.zeros(1, dtype=torch.long, device=x.device)
     with torch.no_grad():
         first = DenoiserState(text_cache=cache.select(rows))
         _, first = network(x[rows], alpha_bar[rows], text.select(rows), first)
+    if none:
+        return DenoiserState(text_cache=cache)
     if first.latent_tokens is None:
         raise UserError("self_condition_prob: this network has no latent tokens to pass on; set it to 0")
     tokens = first.latent_tokens.new_zeros(len(x), *first.latent_tokens.shape[1:])  # (B, N, D)

@@ -106,7 +106,7 @@ def _write(directory: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _finish_files(directory: Path, device: torch.device) -> dict[str, str]:
-    """Brings each rank's files to the disk. Returns the SHA-256 of all, by name."""
+    """Brings each rank's files to the disk. Returns the SHA-256 of all, by name, on rank 0."""
     names = [match for path in sorted(directory.iterdir()) if (match := _FILE.fullmatch(path.name))]
     mine = [match for match in names if int(match[1]) == rank() + 1]
     count = torch.zeros(world_size(), device=device)
@@ -119,7 +119,8 @@ def _finish_files(directory: Path, device: torch.device) -> dict[str, str]:
         _sync(path)
         digests[rank(), row] = torch.tensor(list(bytes.fromhex(sha256_file(path))), dtype=torch.float32)
     add_up([digests])
-    # Now all ranks are done.
+    if rank() > 0:  # rank 0 goes on, and the directory gets its name
+        return {}
     there = [path.name for path in sorted(directory.iterdir()) if _FILE.fullmatch(path.name)]
     if len(there) != int(count.sum()):
         raise OSError(
