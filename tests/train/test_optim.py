@@ -169,7 +169,7 @@ def test_muon_against_a_reference():
         ({}, True),
         ({"nesterov": False}, False),
         ({"adjust_lr_fn": "match_rms_adamw"}, False),
-        ({"momentum": 0.9}, False),
+        ({"momentum": 0.5}, False),
         ({"ns_steps": 4}, False),
         ({"ns_coefficients": (1.875, -1.25, 0.375)}, False),
         ({"weight_decay": 1.0}, False),
