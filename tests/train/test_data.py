@@ -364,7 +364,7 @@ def test_sets_of_different_encoders_are_refused(plain, tmp_path, fact, value):
 
 
 def test_an_empty_set_is_refused(plain, tmp_path):
-    with pytest.raises(UserError, match="nothing: the set is empty"):
+    with pytest.raises(UserError, match="nothing: has no shards"):
         check(plain, write_set(tmp_path / "nothing", []))
 
 
