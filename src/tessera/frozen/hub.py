@@ -11,6 +11,7 @@ variable TESSERA_MODELS lists (separated as PATH is), then in the working direct
 """
 
 import contextlib
+import importlib.util
 import functools
 import hashlib
 import os
@@ -80,6 +81,8 @@ def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
         return _folder(Path(name), patterns, field)
     if match := _FOLDER_ID.fullmatch(name):
         return _folder_by_id(name, match[1], patterns, field)
+    if importlib.util.find_spec("transformers") is None:  # said before gigabytes are fetched
+        raise needs_hub(field, name)
     try:
         path = fetch_repository(name, [CONFIG_FILE, *patterns], ignore_patterns=SECOND_COPIES)
     except UserError as error:
