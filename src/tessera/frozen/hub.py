@@ -11,9 +11,9 @@ variable TESSERA_MODELS lists (separated as PATH is), then in the working direct
 """
 
 import contextlib
-import importlib.util
 import functools
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
