@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chromium import check_file
 from tessera import cli
 from tessera.config import UserError
 from tessera.evaluate.results import ablation_table, curve_points, label, measured_tables, printed_tables
@@ -310,6 +311,13 @@ def test_the_page_in_a_browser(written, width):
         chromium.close()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert faults == []
+
+
+def test_scores_for_everybody(browser, written):
+    """On a phone and at a desk, light and dark, by keyboard, read out; nothing is asked of the network."""
+    pictures = [write_pictures(written / f"s{n}", n) for n in range(4)]
+    results(written / "report", [written / n for n in ("a", "b", "q1", "q2")], pictures)
+    check_file(browser, written / "report" / "index.html")
 
 
 @pytest.mark.parametrize(
