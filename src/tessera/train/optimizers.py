@@ -92,7 +92,7 @@ class Lamb(Optimizer):
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024): Nesterov momentum, its matrix made orthogonal by five Newton-Schulz steps, times
     sqrt(max(1, rows / columns)). The rule of torch.optim.Muon with its default settings; but matrices of one shape,
-    or its transpose, are worked on together: half the time on the miniature's DiT, a thirteenth of its whole training step
+    or its transpose, are worked on together: half the time on the miniature's DiT, 8% of its whole training step
     (`bench/muon.py`); and torch's knows no `found_inf`. `dtype`: what those five steps are computed in."""
 
     def __init__(self, params: Iterable[Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16) -> None:
