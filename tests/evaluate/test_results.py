@@ -265,7 +265,7 @@ def test_a_model_has_one_colour_and_the_judges_take_turns(written):
     text = (written / "report" / "index.html").read_text(encoding="utf-8")
     cards = re.findall(r'<p class="prompt">(.*?)</p>', text)
     assert [card.startswith("dense") for card in cards] == [False, True] * 12
-    found = set(re.findall(r'<div class="arm-(\d)"><h4>(.*?)</h4>', text))
+    found = set(re.findall(r'<div class="arm-(\d)"><h3>(.*?)</h3>', text))
     assert found == {("0", "TA"), ("1", "TA+IA")}
     assert "Overall (fixed) 90.00. no: Hat?" in text
     assert "judged right: found &lt;b&gt;fox" in text

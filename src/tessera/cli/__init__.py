@@ -59,7 +59,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         from tessera.runtime import stopping
 
         with stopping():
-            _app().cli(args=args, prog="tessera", description=_description())
+            try:
+                _app().cli(args=args, prog="tessera", description=_description())
+            except SystemExit:  # a verb's help ends so; whether anybody reads it shows when it is written
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
