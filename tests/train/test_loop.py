@@ -174,7 +174,7 @@ def test_sigkill_while_saving(plain, augmented, tmp_path, rounds):
         assert int(newest.name) > reached  # nothing that was saved is lost
         reached = int(newest.name)
         assert not read_manifest(run, must_be_complete=False).complete
-    assert amid >= 0.5 * rounds
+    assert amid >= 0.25 * rounds
     train(run, plain, augmented, config, resume=True)
     assert contents(run) == contents(tmp_path / "whole")
 
