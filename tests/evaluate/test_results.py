@@ -19,7 +19,6 @@ from tessera.evaluate.results_page import results
 from tessera.evaluate.scores import Extender, Number, Protocol, Scores, mean_interval, read_scores, write_scores
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 HOSTILE = "<script>alert('x')</script> a | red & \"blue\" fox"
 
 
@@ -276,11 +275,8 @@ FOREIGN = "a-model-of-somebody-else-with-a-name-that-does-not-break-anywhere-at-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_in_a_browser(written, width):
+def test_the_page_in_a_browser(browser, written, width):
     """Nothing is wider than the screen; each picture is reached by keyboard, enlarged, and put back by Escape."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium in /usr/bin (Debian: apt-get install chromium)")
     llama = Extender(model=f"lab/{'llama' * 20}@{'0' * 40}", prompt="t", seed=0)
     scores = geneval(FOREIGN, 0.5, 2)
     write_scores(written / "c", replace(scores, numbers=tuple(
@@ -288,27 +284,24 @@ def test_the_page_in_a_browser(written, width):
     )))  # fmt: skip
     pictures = [write_pictures(written / f"s{n}", n) for n in range(5)]
     results(written / "report", [written / n for n in ("a", "b", "c", "q1", "q2")], pictures)
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page, asked, faults = chromium.new_page(viewport={"width": width, "height": 900}), [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto((written / "report" / "index.html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        button = page.locator(".open").nth(1)
-        small = button.bounding_box()["width"]
-        button.focus()
-        page.keyboard.press("Enter")
-        box = page.locator("figure:popover-open").bounding_box()
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
-        assert button.bounding_box()["width"] > 2 * small
-        page.keyboard.press("Escape")
-        assert page.locator("figure:popover-open").count() == 0
-        assert button.bounding_box()["width"] == small
-        assert page.evaluate("document.activeElement.matches('.open')")
-        assert page.locator(".scroll[tabindex='0'][aria-label]").count() == page.locator(".scroll").count()
-        chromium.close()
+    page, asked, faults = browser.new_page(viewport={"width": width, "height": 900}), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto((written / "report" / "index.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    button = page.locator(".open").nth(1)
+    small = button.bounding_box()["width"]
+    button.focus()
+    page.keyboard.press("Enter")
+    box = page.locator("figure:popover-open").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    assert button.bounding_box()["width"] > 2 * small
+    page.keyboard.press("Escape")
+    assert page.locator("figure:popover-open").count() == 0
+    assert button.bounding_box()["width"] == small
+    assert page.evaluate("document.activeElement.matches('.open')")
+    assert page.locator(".scroll[tabindex='0'][aria-label]").count() == page.locator(".scroll").count()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert faults == []
 
