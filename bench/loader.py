@@ -29,24 +29,34 @@ BATCH = 128
 RATE = 800  # images/s of one GPU
 
 
-def records(count: int, seed: int) -> Iterator[EncodedRecord]:
+def records(count: int, seed: int, tokens: int, width: int, shape: tuple[int, ...]) -> Iterator[EncodedRecord]:
     rng = philox(seed, "bench/loader")
-    noise = rng.integers(-127, 128, (4 * TOKENS, WIDTH), dtype=np.int8)
-    latents = rng.standard_normal((64, *SHAPE)).astype(np.float16)
+    noise = rng.integers(-127, 128, (4 * tokens, width), dtype=np.int8)
+    latents = rng.standard_normal((64, *shape)).astype(np.float16)
     for i in range(count):
-        start = int(rng.integers(0, 3 * TOKENS))
+        start = int(rng.integers(0, 3 * tokens))
         yield EncodedRecord(
             key=f"class/{seed}-{i}",
             class_name="class",
             caption="a caption of a hundred and thirty words " * 18,
-            text_codes=noise[start : start + TOKENS],
-            text_scale=np.full((TOKENS, WIDTH // 64), 0.01, np.float16),
+            text_codes=noise[start : start + tokens],
+            text_scale=np.full((tokens, width // 64), 0.01, np.float16),
             latent_mean=latents[i % 64],
             latent_std=np.abs(latents[(i + 7) % 64]),
         )
 
 
-def make_set(folder: Path, count: int, seed: int, linked: bool) -> Path:
+def make_set(
+    folder: Path,
+    count: int,
+    seed: int,
+    linked: bool,
+    *,
+    tokens: int = TOKENS,
+    width: int = WIDTH,
+    shape: tuple[int, ...] = SHAPE,
+) -> Path:
+    """An encoded set of random records."""
     stage = open_stage(folder, stage="encode", config={"records": count, "seed": seed, "linked": linked})
     if stage.done:
         return folder
@@ -56,8 +66,9 @@ def make_set(folder: Path, count: int, seed: int, linked: bool) -> Path:
             if not path.exists():
                 os.link(folder / shard_name(0), path)
         else:
-            write_shard(path, records(size, seed + 1000 * number), latent_shape=SHAPE, text_width=WIDTH)
-    facts = {"null_condition": pack_floats(np.zeros((1, WIDTH), np.float32))}
+            made = records(size, seed + 1000 * number, tokens, width, shape)
+            write_shard(path, made, latent_shape=shape, text_width=width)
+    facts = {"null_condition": pack_floats(np.zeros((1, width), np.float32))}
     stage.finish({"records": count}, facts=facts)
     return folder
 

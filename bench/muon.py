@@ -14,39 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from loader import make_set
 
-from tessera.files import open_stage
 from tessera.presets import miniature
 from tessera.runtime import philox
-from tessera.shards import EncodedRecord, open_encoded, pack_floats, quantize, write_encoded
+from tessera.shards import open_encoded
 from tessera.train.loop import Trainer
 from tessera.train.optim import Muon
 
 TOKENS = 12
-
-
-def make_set(directory: Path, count: int, width: int, shape: tuple[int, ...]) -> Path:
-    """Records of random numbers."""
-    stage = open_stage(directory, stage="encode", config={})
-    records = []
-    for i in range(count):
-        rng = philox(0, "record", i)
-        codes, scale = quantize(rng.standard_normal((TOKENS, width)))
-        mean = rng.standard_normal(shape).astype(np.float16)
-        records.append(
-            EncodedRecord(
-                key=str(i),
-                class_name="thing",
-                caption="a thing",
-                text_codes=codes,
-                text_scale=scale,
-                latent_mean=mean,
-                latent_std=np.zeros_like(mean),
-            )
-        )
-    write_encoded(directory, records, latent_shape=shape, text_width=width)
-    stage.finish({"records": count}, facts={"null_condition": pack_floats(np.zeros((1, width)))})
-    return directory
 
 
 def main() -> None:
@@ -58,7 +34,8 @@ def main() -> None:
     model = config.model
     with tempfile.TemporaryDirectory() as temporary:
         shape = (model.latent_channels, model.latent_size, model.latent_size)
-        store = open_encoded(make_set(Path(temporary) / "set", 64, model.text_width, shape))
+        made = make_set(Path(temporary) / "set", 64, 0, False, tokens=TOKENS, width=model.text_width, shape=shape)
+        store = open_encoded(made)
         trainer = Trainer(Path(temporary) / "run", store, None, config, torch.device("cpu"))
         loaded = [trainer.reader(range(config.batch_size))]
         matrices = list(trainer.state.optimizer.optimizers[0].param_groups[0]["params"])
