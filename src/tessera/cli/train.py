@@ -45,6 +45,7 @@ def train(
         resume: Fail if there is no run to go on with.
     """
     from tessera.presets import load_train_preset
+    from tessera.runtime import rank
     from tessera.train.loop import Means
     from tessera.train.loop import train as train_all
 
@@ -61,7 +62,8 @@ def train(
         content_hash=_content_hash,
     )
     train_all(out, plain, augmented, config, resume=resume, device=device, init=init, means=means)
-    say(out)
+    if rank() == 0:
+        say(out)
 
 
 def _content_hash(kind: str, model: str) -> str | None:
