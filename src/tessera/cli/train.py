@@ -62,7 +62,7 @@ def train(
         content_hash=_content_hash,
     )
     train_all(out, plain, augmented, config, resume=resume, device=device, init=init, means=means)
-    if rank() == 0:
+    if rank() == 0:  # it completes the directory, after the others have ended
         say(out)
 
 

@@ -182,7 +182,6 @@ class Trainer:
                 "parameters": state.parameters,
             }
             stage.finish(counts=counts, facts=facts)
-        leaders(0, state.device)  # no rank goes on before the directory is complete
 
     def _loop(self, log: Log | None) -> None:
         config, state, total = self.config, self.state, self.config.num_images
