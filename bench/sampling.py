@@ -5,11 +5,13 @@ unconditional branch one after the other, the null condition padded to the capti
 half the depth and half the refiner (so each part keeps its share), one picture, random weights. A few steps of
 both are timed in turn, in processor time if there is one thread; `--steps` steps are reckoned from the first one, which
 encodes the text, and the median of the others. GFLOP of one picture are counted by formula (FLOP = 2 x multiply-add).
-Takes about a minute on one thread. `--compile` lets our sampler have `tessera generate --compile`'s network; the naive
-loop stays eager.
+Our sampler packs the network's matrices, as `tessera generate` does on a CPU; `--plain` leaves that out. `--compile`
+lets it have `tessera generate --compile`'s network instead. The naive loop stays eager and plain. Takes about a minute
+on one thread.
 """
 
 import argparse
+import contextlib
 import copy
 import time
 from collections.abc import Iterator
@@ -18,14 +20,15 @@ from itertools import pairwise
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tessera.diffusion.loss import as_denoiser, null_text
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import get_schedule, step_grid
 from tessera.models.build import build_network, compile_blocks
-from tessera.models.dit import DIT_I_L2, DiTConfig
-from tessera.models.rin import CAD_I_L, RINConfig
+from tessera.models.dit import DIT_I_L2, DiT, DiTConfig
+from tessera.models.packing import packed_linears
+from tessera.models.rin import CAD_I_L, RIN, RINConfig
 from tessera.records import DenoiserState, TextEncoding
 
 LENGTH = 190  # text tokens
@@ -61,7 +64,7 @@ def rin_flops(config: RINConfig, length: int) -> tuple[float, float, float]:
     return step, refined + config.blocks * 4 * keys * d**2, 0.0
 
 
-def make_network(config: DiTConfig | RINConfig) -> nn.Module:
+def make_network(config: DiTConfig | RINConfig) -> DiT | RIN:
     """Random weights; what starts at zero would hide differences."""
     torch.manual_seed(0)
     network = build_network(config).eval().requires_grad_(False)
@@ -91,7 +94,7 @@ def naive_steps(network, noise: Tensor, text: TextEncoding, null: Tensor, steps:
 
 
 def measure(
-    network, plain, noise: Tensor, text: TextEncoding, null: Tensor, clock
+    network, plain, noise: Tensor, text: TextEncoding, null: Tensor, clock, packed: bool
 ) -> tuple[list[float], list[float], float]:
     """Seconds of each step of our sampler on `network` and of the naive loop on `plain`, of the same weights, by turns;
     and how far apart their latents are."""
@@ -109,17 +112,19 @@ def measure(
         naive.append(ended - middle)
         began = clock()
 
-    latents = ddim(
-        as_denoiser(network, "eps"),
-        noise,
-        get_schedule("linear"),
-        TIMED_STEPS,
-        GUIDANCE,
-        text=text,
-        null=null,
-        clip_denoised=CLIP,
-        callback=one_naive_step,
-    )
+    # As `Pipeline.sample` does; the time of packing is the first step's.
+    with packed_linears(network) if packed else contextlib.nullcontext():
+        latents = ddim(
+            as_denoiser(network, "eps"),
+            noise,
+            get_schedule("linear"),
+            TIMED_STEPS,
+            GUIDANCE,
+            text=text,
+            null=null,
+            clip_denoised=CLIP,
+            callback=one_naive_step,
+        )
     return ours, naive, float((latents - theirs).abs().max())
 
 
@@ -130,11 +135,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--plain", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = arguments.steps
     for name, config in CASES.items():
-        network = plain = make_network(config).to(DTYPES[arguments.dtype])
+        plain = make_network(config).to(DTYPES[arguments.dtype])
+        network = copy.deepcopy(plain)
         generator = torch.Generator().manual_seed(1)
         shape = (1, config.latent_channels, config.latent_size, config.latent_size)
         noise = torch.randn(shape, generator=generator)
@@ -142,17 +149,16 @@ def main() -> None:
         null = torch.randn(1, config.text_width, generator=generator)
         plain(noise, torch.ones(1), text)  # warm
         if arguments.compile:
-            network = copy.deepcopy(plain)
             compile_blocks(network)
             ddim(as_denoiser(network, "eps"), noise, get_schedule("linear"), 2, GUIDANCE, text=text, null=null)
         clock = time.process_time if arguments.threads == 1 else time.perf_counter
-        *times, difference = measure(network, plain, noise, text, null, clock)
+        *times, difference = measure(network, plain, noise, text, null, clock, not arguments.plain)
         taken = [each[0] + (steps - 1) * median(each[1:]) for each in times]
         row, encoding, saved = dit_flops(config, LENGTH) if isinstance(config, DiTConfig) else rin_flops(config, LENGTH)
         flops = (2 * encoding + steps * (2 * row - saved), steps * 2 * (row + encoding))
         print(
-            f"{name} at half depth, {arguments.dtype}{', compiled' * arguments.compile}, {steps} steps, "
-            f"{arguments.threads} thread(s): "
+            f"{name} at half depth, {arguments.dtype}{', compiled' * arguments.compile}{', plain' * arguments.plain}, "
+            f"{steps} steps, {arguments.threads} thread(s): "
             f"{taken[0]:.1f} s against {taken[1]:.1f} s, ratio {taken[1] / taken[0]:.2f}; "
             f"{flops[0] / 1e9:.0f} against {flops[1] / 1e9:.0f} GFLOP, ratio {flops[1] / flops[0]:.2f}; "
             f"{flops[0] / 1e9 / taken[0]:.0f} and {flops[1] / 1e9 / taken[1]:.0f} GFLOP/s; "

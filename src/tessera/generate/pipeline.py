@@ -17,6 +17,7 @@ from tessera.diffusion.schedule import get_schedule
 from tessera.frozen.text import load_text_encoder
 from tessera.frozen.vae import load_codec
 from tessera.models.build import compile_blocks
+from tessera.models.packing import packed_linears
 from tessera.records import TextEncoding
 from tessera.runtime import address, philox, pick_device
 from tessera.weights import ExportInfo, load_export
@@ -112,19 +113,20 @@ class Pipeline:
         not a finite number.
         """
         info = self.info
-        return get_sampler(sampler)(
-            as_denoiser(self.network, info.prediction),
-            noise.to(self.device, torch.float32),
-            get_schedule(info.noise_schedule),
-            info.sampling_steps if steps is None else steps,
-            info.guidance_scale if guidance_scale is None else guidance_scale,
-            text=text,
-            null=torch.as_tensor(info.null_condition).to(self.device, torch.float32),
-            clip_denoised=info.clip_denoised,
-            guidance_interval=guidance_interval,
-            generator=generator,
-            callback=callback,
-        )
+        with packed_linears(self.network):
+            return get_sampler(sampler)(
+                as_denoiser(self.network, info.prediction),
+                noise.to(self.device, torch.float32),
+                get_schedule(info.noise_schedule),
+                info.sampling_steps if steps is None else steps,
+                info.guidance_scale if guidance_scale is None else guidance_scale,
+                text=text,
+                null=torch.as_tensor(info.null_condition).to(self.device, torch.float32),
+                clip_denoised=info.clip_denoised,
+                guidance_interval=guidance_interval,
+                generator=generator,
+                callback=callback,
+            )
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Normalised latents (B, C, H, W) -> pictures uint8 (B, S, S, 3). Raises UserError when some are not finite."""
