@@ -22,6 +22,7 @@ def load_pipeline(
     Raises UserError for what is none of these, or where the extra `hub` is not installed.
     """
     from tessera.config import UserError
+    from tessera.runtime import install_command
 
     try:
         from tessera.generate import diffusers_pipeline
@@ -29,5 +30,5 @@ def load_pipeline(
         missing = (error.name or "").partition(".")[0]
         if missing not in ("diffusers", "huggingface_hub"):
             raise
-        raise UserError(f"load_pipeline needs {missing}, run: pip install tessera-t2i[hub]") from None
+        raise UserError(f"load_pipeline needs {missing}, run: {install_command('hub')}") from None
     return diffusers_pipeline.load_pipeline(path_or_repo, device, dtype)

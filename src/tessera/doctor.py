@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tessera
-from tessera.runtime import pick_device
+from tessera.runtime import install_command, pick_device
 
 State = Literal["ok", "lack", "note"]
 
@@ -39,7 +39,6 @@ WEIGHTS = {
     "openai/clip-vit-large-patch14": "`evaluate quality` and `evaluate geneval`: CLIP",
 }
 """Hub repository -> what its weights are for."""
-_DISTRIBUTION = "tessera-t2i"
 
 _GIB = 2**30
 _MIN_DISK, _MIN_MEMORY = 5 * _GIB, 4 * _GIB
@@ -135,25 +134,12 @@ def _extras() -> Iterator[Finding]:
         there = {name: _version(name) for name in modules}
         missing = [name for name, version in there.items() if version is None]
         if missing:
-            fix = f"pip install {_wanted(extra)}"
+            fix = install_command(extra)
             found = f"{', '.join(missing)} not installed; for {purpose}"
             yield Finding(what=f"extra {extra}", state="note", found=found, fix=fix)
         else:
             found = ", ".join(f"{name} {version}" for name, version in there.items())
             yield Finding(what=f"extra {extra}", state="ok", found=found)
-
-
-def _wanted(extra: str) -> str:
-    """What the extra asks for, which pip finds wherever tessera itself came from."""
-    try:
-        lines = importlib.metadata.requires(_DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
-        lines = []
-    parts = [line.partition(";") for line in lines]
-    names = [
-        name.strip() for name, _, marker in parts if marker.strip() in (f"extra == '{extra}'", f'extra == "{extra}"')
-    ]
-    return " ".join(f"'{name}'" for name in names) or f"'{_DISTRIBUTION}[{extra}]'"
 
 
 def _weights(online: bool) -> Iterator[Finding]:
@@ -171,7 +157,7 @@ def _weights(online: bool) -> Iterator[Finding]:
 def _ask_hub(repo: str) -> tuple[str, str]:
     """Whether the Hub gives these weights to whoever asks from here, and what to do."""
     if _version("huggingface_hub") is None:
-        return "not on this machine; the Hub cannot be asked", f"pip install {_wanted('hub')}"
+        return "not on this machine; the Hub cannot be asked", install_command("hub")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 

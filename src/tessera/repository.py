@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
+from tessera.runtime import install_command
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 """owner/name, or owner/name@revision."""
@@ -24,7 +25,7 @@ def fetch_repository(name: str, patterns: Sequence[str], **options: Any) -> Path
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise UserError(
-            f'{name}: there is no such folder; to fetch it from the Hub, run: pip install "tessera-t2i[hub]"'
+            f"{name}: there is no such folder; to fetch it from the Hub, run: {install_command('hub')}"
         ) from None
     repository, _, revision = name.partition("@")
     if revision:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL = 10.0  # seconds between two progress lines where stderr is not a terminal
 STATUS_VARIABLE = "TESSERA_STATUS"  # environment: a file that progress() writes to instead, for a parent that shows it
 STATUS_INTERVAL = 0.3  # seconds between two writes of that file
+DISTRIBUTION = "tessera-t2i"
+"""What the package is called where it is installed from."""
 
 
 def philox(seed: int, purpose: str, counter: int = 0) -> "np.random.Generator":
@@ -96,6 +98,23 @@ def set_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def install_command(extra: str) -> str:
+    """The command that brings what an extra of the package asks for.
+
+    It names those packages, which pip finds wherever tessera itself came from (a clone, a wheel, a package index).
+    """
+    import importlib.metadata
+
+    try:
+        lines = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path alone
+        lines = []
+    parts = [line.partition(";") for line in lines]
+    markers = (f"extra == '{extra}'", f'extra == "{extra}"')
+    names = [name.strip() for name, _, marker in parts if marker.strip() in markers]
+    return "pip install " + (" ".join(f'"{name}"' for name in names) or f'"{DISTRIBUTION}[{extra}]"')
 
 
 @contextlib.contextmanager

@@ -79,7 +79,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if os.environ.get("TESSERA_DEBUG") == "1":
             raise
         if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name or "")):
-            _fail(f'{error.name} is not installed; run: pip install "tessera-t2i[{extra}]"', 2)
+            from tessera.runtime import install_command
+
+            _fail(f"{error.name} is not installed; run: {install_command(extra)}", 2)
         _fail(f"{type(error).__name__}: {error} (a defect of tessera; TESSERA_DEBUG=1 shows where)", 1)
     sys.exit(0)
 

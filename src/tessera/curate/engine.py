@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from tessera.config import UserError
+from tessera.runtime import install_command
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -159,7 +160,7 @@ def _on_ray(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) 
         import ray
         from ray.exceptions import RayActorError, RayTaskError
     except ImportError:
-        raise UserError('engine ray needs more libraries; run: pip install "tessera-t2i[cluster]"') from None
+        raise UserError(f"engine ray needs more libraries; run: {install_command('cluster')}") from None
     started = not ray.is_initialized()
     if started:
         try:

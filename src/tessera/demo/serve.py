@@ -13,6 +13,7 @@ from tessera.demo.drawing import Drawer, find_rival
 from tessera.demo.extend import PromptExtender
 from tessera.demo.studio import Studio
 from tessera.evaluate.extend import ExtendConfig
+from tessera.runtime import install_command
 
 HOST, PORT, PORTS = "127.0.0.1", 7860, 20
 _POLICY = (
@@ -72,7 +73,7 @@ def serve(
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "gradio":
                 raise
-            raise UserError("demo needs gradio, run: pip install tessera-t2i[demo]") from None
+            raise UserError(f"demo needs gradio, run: {install_command('demo')}") from None
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 

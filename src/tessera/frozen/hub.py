@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tessera.config import UserError
 from tessera.files import read_json, sha256_file
 from tessera.repository import REPOSITORY, fetch_repository
+from tessera.runtime import install_command
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ def check_float(dtype: "torch.dtype | None", field: str, of: str) -> "torch.dtyp
 
 def needs_hub(field: str, name: str) -> UserError:
     """The error for a pretrained model without the libraries that load it."""
-    return UserError(f'{field}: {name} needs more libraries; run: pip install "tessera-t2i[hub]"')
+    return UserError(f"{field}: {name} needs more libraries; run: {install_command('hub')}")
 
 
 @contextlib.contextmanager

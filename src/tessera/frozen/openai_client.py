@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
+from tessera.runtime import install_command
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable of the key; servers of one's own need none."""
@@ -83,7 +84,7 @@ def require_openai(address: str) -> Any:
     try:
         import openai
     except ImportError:
-        raise UserError('server: needs more libraries; run: pip install "tessera-t2i[serve]"') from None
+        raise UserError(f"server: needs more libraries; run: {install_command('serve')}") from None
     if not address.startswith(("http://", "https://")):
         raise UserError(f"server: {address!r} is no address; give its base URL, such as http://127.0.0.1:8000/v1")
     return openai
