@@ -65,7 +65,8 @@ def test_a_missing_library_of_an_extra_is_named_with_the_extra(tmp_path):
         result = without("transformers", *words, "--out", tmp_path / "out")
         assert result.returncode == 2
         assert result.stderr.count("\n") == 1
-        assert 'run: pip install ' in result.stderr and '"transformers>=' in result.stderr
+        assert "run: pip install " in result.stderr
+        assert '"transformers>=' in result.stderr
     assert without("tessera.plan", "plan", "--images", 9).returncode == 1
 
 
