@@ -17,10 +17,11 @@ from tessera.config import UserError
 from tessera.evaluate import distances
 from tessera.evaluate import pictures as pictures_module
 from tessera.evaluate.distances import Blocks, blocks_of, prdc_by
-from tessera.evaluate.pictures import find_pictures, read_captions, read_picture
+from tessera.evaluate.pictures import features_of, find_pictures, read_captions, read_picture
 from tessera.evaluate.quality import QualityConfig, evaluate_quality
 from tessera.evaluate.scores import comparable, paired_difference, read_scores
 from tessera.files import open_stage
+from tessera.models.packing import packed_linears
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "frozen"))
 from tiny_encoders import save_clip, save_dino, save_inception
@@ -48,6 +49,9 @@ class Moments:
     """A network of no weights: means, deviations and corners of a picture; it counts what it is asked."""
 
     def __init__(self, name: str):
+        import torch
+
+        self.network = torch.nn.Linear(1, 1)
         self.id, self.sha256, self.resizing, self.cut, self.seen = name, name * 8, "none", "keep-end", 0
 
     def prepare(self, picture):
@@ -70,7 +74,25 @@ def nets():
     return {name: Moments(name) for name in ("inception", "dinov2", "clip", "clip336")}
 
 
+class Watched(Moments):
+    """Notes how its network's layer stands while it is asked for features."""
+
+    def features(self, batch):
+        self.packed = "forward" in vars(self.network)
+        return super().features(batch)
+
+
 SMALL = QualityConfig(kid_subsets=3, batch_size=5, resamples=100)
+
+
+def test_networks_are_packed_while_they_look(tmp_path):
+    encoder = Watched("dinov2")
+    with packed_linears(encoder.network):
+        expected = "forward" in vars(encoder.network)  # not on every processor
+    pictures = find_pictures(write_samples(tmp_path / "s", 0), "samples")
+    assert features_of(pictures, {"dinov2": encoder}, tmp_path / "work", 5, "round", "quality") is not None
+    assert encoder.packed == expected
+    assert "forward" not in vars(encoder.network)
 
 
 def test_the_numbers_are_those_of_the_metrics(tmp_path):

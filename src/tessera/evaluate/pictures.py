@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -33,6 +34,8 @@ class Encoder(Protocol):
     def id(self) -> str: ...
     @property
     def sha256(self) -> str: ...
+    @property
+    def network(self) -> Any: ...
     def prepare(self, picture: NDArray[Any]) -> Any: ...
     def features(self, batch: Any) -> NDArray[np.float32]: ...
 
@@ -147,12 +150,17 @@ def features_of(
     """
     import torch
 
+    from tessera.models.packing import packed_linears
+
     starts = range(0, len(pictures.files), CHUNK)
     own = list(starts)[rank() :: world_size()]
     with (
         progress(description, sum(len(pictures.files[s : s + CHUNK]) for s in own)) as bar,
         ThreadPoolExecutor(4) as pool,
+        ExitStack() as packed,
     ):
+        for encoder in encoders.values():
+            packed.enter_context(packed_linears(encoder.network))
         for start in own:
             files = pictures.files[start : start + CHUNK]
             missing = {name: e for name, e in encoders.items() if not _chunk(work, name, start).is_file()}

@@ -35,6 +35,11 @@ class PictureEncoder(Protocol):
         ...
 
     @property
+    def network(self) -> torch.nn.Module:
+        """What `features` computes with."""
+        ...
+
+    @property
     def resizing(self) -> str:
         """How `prepare` brings a picture to the network's size, in words."""
         ...

@@ -1,4 +1,4 @@
-"""Matrices laid out once for a CPU's products, while a network samples and its weights stand still."""
+"""Matrices laid out once for a CPU's products, while a network's weights stand still."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
