@@ -80,7 +80,12 @@ def test_left_alone():
             assert torch.equal(replaced(x), 3 * x)
             assert torch.equal(own(x), expected)
         assert torch.equal(replaced(x), 3 * x)  # still theirs
-    compiled = nn.Sequential(nn.Linear(4, 4))
-    compiled.compile(backend="eager")
-    with packed_linears(compiled):
-        assert "forward" not in vars(compiled[0])
+
+
+def test_compiled_networks_are_left_alone():
+    layer = nn.Linear(4, 4)
+    within = nn.Sequential(layer)
+    within.compile(backend="eager")
+    for compiled in (within, torch.compile(nn.Sequential(layer), backend="eager")):
+        with packed_linears(nn.ModuleList([compiled])):
+            assert "forward" not in vars(layer)

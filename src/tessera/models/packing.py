@@ -20,8 +20,8 @@ def packed_linears(network: nn.Module) -> Iterator[None]:
     Left alone are layers on another device or in another dtype, layers whose `forward` is somebody's own (accelerate's
     offloading), compiled networks (their compiler chooses the products), and processors that the layout is not for.
     """
-    compiled = any(module._compiled_call_impl is not None for module in network.modules())
-    packed = [] if compiled else [module for module in network.modules() if _packable(module)]
+    modules = list(network.modules())
+    packed = [] if any(map(_compiled, modules)) else [module for module in modules if _packable(module)]
     for layer in packed:
         matrix = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
         vars(layer)["forward"] = partial(_product, matrix, layer.bias)  # hides the class's until the end
@@ -30,6 +30,11 @@ def packed_linears(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in packed:
             vars(layer).pop("forward", None)
+
+
+def _compiled(module: nn.Module) -> bool:
+    """By `module.compile()`, or what `torch.compile(module)` returns."""
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
