@@ -2,9 +2,12 @@
 
 The naive loop refines the text and computes its keys and values at every step, and runs the conditional and the
 unconditional branch one after the other, the null condition padded to the caption's length. Full width, L = 190 tokens,
-half the depth and half the refiner (so each part keeps its share), one picture, random weights. A few steps of
-both are timed in turn, in processor time if there is one thread; `--steps` steps are reckoned from the first one, which
-encodes the text, and the median of the others. GFLOP of one picture are counted by formula (FLOP = 2 x multiply-add).
+random weights. A few steps of both are timed in turn; `--steps` steps are reckoned from the first one, which encodes
+the text, and the median of the others. GFLOP are counted by formula (FLOP = 2 x multiply-add).
+
+On a GPU, where there is one, the whole networks, in the `--dtype` and `--batch` asked for, with their share of `--peak`
+TFLOP/s; otherwise half the depth and half the refiner (so each part keeps its share), in processor time if there is one
+thread.
 Our sampler packs the network's matrices, as `tessera generate` does on a CPU; `--plain` leaves that out. `--compile`
 lets it have `tessera generate --compile`'s network instead. The naive loop stays eager and plain. Takes about a minute
 on one thread.
@@ -36,9 +39,10 @@ GUIDANCE = 3.0
 CLIP = 3.0
 TIMED_STEPS = 4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-CASES: dict[str, DiTConfig | RINConfig] = {
-    "DiT-I L/2": replace(DIT_I_L2, depth=DIT_I_L2.depth // 2, refiner_depth=1),
-    "CAD-I L": replace(CAD_I_L, blocks=CAD_I_L.blocks // 2, refiner_depth=1),
+WHOLE: dict[str, DiTConfig | RINConfig] = {"DiT-I L/2": DIT_I_L2, "CAD-I L": CAD_I_L}
+HALF: dict[str, DiTConfig | RINConfig] = {
+    "DiT-I L/2 at half depth": replace(DIT_I_L2, depth=DIT_I_L2.depth // 2, refiner_depth=1),
+    "CAD-I L at half depth": replace(CAD_I_L, blocks=CAD_I_L.blocks // 2, refiner_depth=1),
 }
 
 
@@ -78,7 +82,7 @@ def naive_steps(network, noise: Tensor, text: TextEncoding, null: Tensor, steps:
     """DDIM as `tessera.diffusion.sampler.ddim`, with everything computed anew: the latents after each step."""
     branches = (text, null_text(null, *text.mask.shape))
     tokens: list[Tensor | None] = [None, None]
-    alpha_bars = get_schedule("linear")(step_grid(steps)).float()
+    alpha_bars = get_schedule("linear")(step_grid(steps)).float().to(noise.device)
     x = noise
     for now, after in pairwise(alpha_bars):
         outputs = []
@@ -136,29 +140,43 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
+    parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s of the GPU")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    steps = arguments.steps
-    for name, config in CASES.items():
-        plain = make_network(config).to(DTYPES[arguments.dtype])
+    steps, batch = arguments.steps, arguments.batch
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def clock() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time() if arguments.threads == 1 else time.perf_counter()
+
+    for name, config in (WHOLE if device == "cuda" else HALF).items():
+        plain = make_network(config).to(device, DTYPES[arguments.dtype])
         network = copy.deepcopy(plain)
         generator = torch.Generator().manual_seed(1)
-        shape = (1, config.latent_channels, config.latent_size, config.latent_size)
-        noise = torch.randn(shape, generator=generator)
-        text = TextEncoding.stack([torch.randn(LENGTH, config.text_width, generator=generator)])
-        null = torch.randn(1, config.text_width, generator=generator)
-        plain(noise, torch.ones(1), text)  # warm
+        shape = (batch, config.latent_channels, config.latent_size, config.latent_size)
+        noise = torch.randn(shape, generator=generator).to(device)
+        words = [torch.randn(LENGTH, config.text_width, generator=generator) for _ in range(batch)]
+        text = TextEncoding.stack(words).to(device, torch.float32)
+        null = torch.randn(1, config.text_width, generator=generator).to(device)
+        plain(noise, torch.ones(batch, device=device), text)  # warm
         if arguments.compile:
             compile_blocks(network)
             ddim(as_denoiser(network, "eps"), noise, get_schedule("linear"), 2, GUIDANCE, text=text, null=null)
-        clock = time.process_time if arguments.threads == 1 else time.perf_counter
         *times, difference = measure(network, plain, noise, text, null, clock, not arguments.plain)
         taken = [each[0] + (steps - 1) * median(each[1:]) for each in times]
         row, encoding, saved = dit_flops(config, LENGTH) if isinstance(config, DiTConfig) else rin_flops(config, LENGTH)
-        flops = (2 * encoding + steps * (2 * row - saved), steps * 2 * (row + encoding))
+        flops = (batch * (2 * encoding + steps * (2 * row - saved)), batch * steps * 2 * (row + encoding))
+        where = f"{arguments.threads} thread(s)"
+        if device == "cuda":
+            share = flops[0] / 1e12 / taken[0] / arguments.peak
+            where = f"{torch.cuda.get_device_name()}, {batch / taken[0]:.2f} images/s, {share:.0%} of peak"
         print(
-            f"{name} at half depth, {arguments.dtype}{', compiled' * arguments.compile}{', plain' * arguments.plain}, "
-            f"{steps} steps, {arguments.threads} thread(s): "
+            f"{name}, {arguments.dtype}{', compiled' * arguments.compile}{', plain' * arguments.plain}, "
+            f"batch {batch}, {steps} steps, {where}: "
             f"{taken[0]:.1f} s against {taken[1]:.1f} s, ratio {taken[1] / taken[0]:.2f}; "
             f"{flops[0] / 1e9:.0f} against {flops[1] / 1e9:.0f} GFLOP, ratio {flops[1] / flops[0]:.2f}; "
             f"{flops[0] / 1e9 / taken[0]:.0f} and {flops[1] / 1e9 / taken[1]:.0f} GFLOP/s; "
