@@ -16,6 +16,7 @@ from tessera.metrics import (
     jackknife,
     kid,
     kid_left_out,
+    paired_jackknife,
     points,
     prdc,
     prdc_left_out,
@@ -201,3 +202,54 @@ def test_without_prompts_alike_pictures_look_more_certain_than_they_are():
             widths.append(interval.high - interval.low)
         held.append((name, np.mean(widths)))
     assert held[1][1] > 1.5 * held[0][1]
+
+
+def two_models(rng, width, kind):
+    """The pictures of two, five of each of 60 prompts; "together": what a prompt asks is in the pictures of both."""
+    asked = np.repeat(rng.normal(size=(60, width)), 5, 0)
+    other = asked if kind == "together" else np.repeat(rng.normal(size=(60, width)), 5, 0)
+    first = asked + 0.5 * rng.normal(size=(300, width)) + 0.6
+    return first, 1.1 * other + 0.5 * rng.normal(size=(300, width)) + 0.4
+
+
+@pytest.mark.parametrize(("metric", "kind"), [*((metric, "together") for metric in METRICS), ("fid", "apart")])
+def test_intervals_of_differences_hold_the_truth_95_times_of_100(metric, kind):
+    """The truth is the mean difference over other prompts and pictures of the same two models.
+
+    Where the prompts do the same to both, the interval is narrower than by two intervals that know nothing of each
+    other; where they have nothing in common, it is not.
+    """
+    width, left_out = METRICS[metric]
+    real = np.random.default_rng(99).normal(size=(200, width))
+    paired, unpaired = {}, {}
+    for seed in range(400):
+        blocks = deal_blocks(np.arange(300) // 5, seed=seed)
+        found = [left_out(real, fake, blocks) for fake in two_models(np.random.default_rng(seed), width, kind)]
+        sizes = np.bincount(blocks)
+        for name in PARTS if metric == "prdc" else (metric,):
+            a, b = ((part[name] if metric == "prdc" else part) for part in found)
+            paired.setdefault(name, []).append(paired_jackknife(b, a, sizes))
+            ends = [jackknife(part, sizes) for part in (a, b)]
+            unpaired.setdefault(name, []).append(math.hypot(*(end.high - end.low for end in ends)))
+    for name, tried in paired.items():
+        values = np.array([interval.value for interval in tried])
+        held = np.mean([interval.low <= values.mean() <= interval.high for interval in tried])
+        widths = np.array([interval.high - interval.low for interval in tried])
+        error = np.sqrt(np.square(widths / 2 / 2.093).mean())
+        assert 0.88 <= error / values.std() <= WIDER.get(name, 1.12), name
+        assert 0.91 <= held <= (1 if name in WIDER else 0.98), name
+        share = widths.mean() / np.mean(unpaired[name])
+        assert share < 0.95 if kind == "together" else 0.95 < share < 1.05, name
+
+
+def test_the_paired_jackknife_of_means_is_that_of_their_differences():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=30), rng.normal(size=30)
+    first, second, both = (LeftOut(x.mean(), (x.sum() - x) / 29) for x in (a, b, a - b))
+    found, expected = paired_jackknife(first, second, np.ones(30)), jackknife(both, np.ones(30))
+    assert vars(found) == pytest.approx(vars(expected))
+    assert paired_jackknife(first, first, np.ones(30)) is None
+    nearly = LeftOut(first.value, first.without * (1 + 1e-15))  # another order of sums
+    assert paired_jackknife(first, nearly, np.ones(30)) is None
+    with pytest.raises(UserError, match="without 29 blocks, a without 30"):
+        paired_jackknife(first, LeftOut(0.0, np.ones(29)), np.ones(30))

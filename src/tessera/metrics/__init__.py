@@ -10,7 +10,7 @@ import numpy as np
 
 from tessera.config import UserError
 from tessera.metrics.frechet import Moments, frechet_distance, frechet_from_moments, frechet_left_out
-from tessera.metrics.jackknife import LeftOut, deal_blocks, jackknife
+from tessera.metrics.jackknife import LeftOut, deal_blocks, jackknife, paired_jackknife
 from tessera.metrics.kernels import KernelDistance, cmmd, cmmd_left_out, kid, kid_left_out
 from tessera.metrics.neighbours import PRDC, prdc, prdc_left_out
 from tessera.metrics.resampling import Interval, bootstrap, crossed_bootstrap, paired_bootstrap
@@ -36,6 +36,7 @@ __all__ = [
     "kid",
     "kid_left_out",
     "paired_bootstrap",
+    "paired_jackknife",
     "prdc",
     "prdc_left_out",
 ]
