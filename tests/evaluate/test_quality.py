@@ -16,10 +16,13 @@ from tessera import metrics
 from tessera.config import UserError
 from tessera.evaluate import distances
 from tessera.evaluate import pictures as pictures_module
+from tessera.evaluate.about_pictures import read_captions
 from tessera.evaluate.distances import Blocks, blocks_of, prdc_by
-from tessera.evaluate.pictures import features_of, find_pictures, read_captions, read_picture
-from tessera.evaluate.quality import QualityConfig, evaluate_quality
-from tessera.evaluate.scores import comparable, paired_difference, read_scores
+from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.pictures import features_of, find_pictures, read_picture
+from tessera.evaluate.quality import evaluate_quality
+from tessera.evaluate.quality_config import QualityConfig
+from tessera.evaluate.scores import comparable, read_scores
 from tessera.files import open_stage
 from tessera.models.packing import packed_linears
 

@@ -14,9 +14,10 @@ from PIL import Image
 from chromium import check_file
 from tessera import cli
 from tessera.config import UserError
+from tessera.evaluate.intervals import mean_interval
 from tessera.evaluate.results import ablation_table, curve_points, label, measured_tables, printed_tables
 from tessera.evaluate.results_page import results
-from tessera.evaluate.scores import Extender, Number, Protocol, Scores, mean_interval, read_scores, write_scores
+from tessera.evaluate.scores import Extender, Number, Protocol, Scores, read_scores, write_scores
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 HOSTILE = "<script>alert('x')</script> a | red & \"blue\" fox"

@@ -7,6 +7,7 @@ import pytest
 
 from tessera.config import UserError
 from tessera.evaluate import miniature
+from tessera.evaluate.intervals import mean_interval, paired_difference
 from tessera.evaluate.scores import (
     FILE,
     Extender,
@@ -14,8 +15,6 @@ from tessera.evaluate.scores import (
     Protocol,
     Scores,
     comparable,
-    mean_interval,
-    paired_difference,
     read_scores,
     require_comparable,
     write_scores,
@@ -36,6 +35,10 @@ def scores(name="ta", values=(1.0, 2, 3, 4, 5, 6), over="items", tags=("x",) * 6
         metric="clip_score", value=3.5, low=2, high=5, n=6, clusters=3, over=over, protocol=protocol(**(by or {}))
     )
     return Scores(kind="quality", name=name, numbers=(number,), items=items, num_images=1000)
+
+
+def blocks(**changes) -> dict:
+    return {"values": [1.0, 2.0], "sizes": [3, 3], "dealt": None, **changes}
 
 
 def test_scores_come_back_as_they_were_and_equal_scores_are_equal_bytes(tmp_path):
@@ -60,6 +63,12 @@ def test_scores_come_back_as_they_were_and_equal_scores_are_equal_bytes(tmp_path
         (lambda d: d["numbers"][0].update(low=None), "an interval has two ends"),
         (lambda d: d["numbers"][0].update(n=0), "n is 0"),
         (lambda d: d.update(numbers={}), "must be lists"),
+        (lambda d: d["numbers"][0].update(left_out=[1.0]), r"numbers\[0\]: left_out: must be an object"),
+        (lambda d: d["numbers"][0].update(left_out={"values": [1.0, 2.0], "sizes": [3, 3]}), "'dealt' is missing"),
+        (lambda d: d["numbers"][0].update(left_out=blocks(values=[1.0, "2"])), r"left_out\.values: must be a list"),
+        (lambda d: d["numbers"][0].update(left_out=blocks(sizes=[3, 2.5])), r"left_out\.sizes: must be a list"),
+        (lambda d: d["numbers"][0].update(left_out=blocks(sizes=[3, 3, 3])), "2 values of 3 blocks"),
+        (lambda d: d["numbers"][0].update(left_out=blocks(sizes=[3, 0])), "sizes at least 1"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_field(tmp_path, change, message):

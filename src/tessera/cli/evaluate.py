@@ -177,7 +177,8 @@ def quality(
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.config import UserError, from_dict
-    from tessera.evaluate.quality import NETWORK, QualityConfig, evaluate_quality
+    from tessera.evaluate.quality import evaluate_quality
+    from tessera.evaluate.quality_config import NETWORK, QualityConfig
     from tessera.runtime import pick_device
 
     given = {"metrics": list(metrics), "prdc": list(prdc), "rounding": rounding}

@@ -1,11 +1,13 @@
 """Distances of generated pictures' features to a reference's, each with its 95% interval or the reason for none.
 
 The interval is the delete-a-block jackknife's, over prompts, the reference held fixed (`tessera.metrics.jackknife`).
+What was found without each block is kept, so that two models' distances make a difference with its own interval.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from tessera import metrics
 from tessera.config import UserError
+from tessera.evaluate.scores import LeftOutBlocks
 from tessera.metrics import LeftOut
 from tessera.metrics.jackknife import BLOCKS
 from tessera.runtime import philox
@@ -33,6 +36,8 @@ class Estimate:
     high: float | None = None
     interval: str
     """How low and high came about, or "none: " and the reason."""
+    left_out: LeftOutBlocks | None = None
+    """The same without each block; None = there are no blocks."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Blocks:
     """The block of each picture; None = too few prompts."""
     how: str
     """What an interval of them is; the reason where there is none."""
+    dealt: str | None = None
+    """SHA-256 of every picture's block and prompt; None = nothing is known of prompts."""
 
 
 def blocks_of(pictures: int, captions: Sequence[str] | None, seed: int) -> Blocks:
@@ -52,14 +59,18 @@ def blocks_of(pictures: int, captions: Sequence[str] | None, seed: int) -> Block
     if labels is None:
         count = pictures if captions is None else len(set(captions))
         return Blocks(None, f"none: {count} {unit}, at least {BLOCKS} are needed")
-    return Blocks(labels, f"jackknife over {unit}, {BLOCKS} blocks of them, the reference held fixed")
+    dealt = None
+    if captions is not None:
+        lines = "".join(f"{block} {caption}\n" for block, caption in zip(labels, captions, strict=True))
+        dealt = hashlib.sha256(lines.encode()).hexdigest()
+    return Blocks(labels, f"jackknife over {unit}, {BLOCKS} blocks of them, the reference held fixed", dealt)
 
 
 def frechet(real: NDArray[Any], fake: NDArray[Any], blocks: Blocks) -> Estimate:
     """FID or FD-DINOv2 of features (N, d), (M, d)."""
     if blocks.labels is None:
         return Estimate(value=metrics.frechet_distance(real, fake), interval=blocks.how)
-    return _estimate(metrics.frechet_left_out(real, fake, blocks.labels), blocks.labels, blocks.how, 0.0)
+    return _estimate(metrics.frechet_left_out(real, fake, blocks.labels), blocks, 0.0)
 
 
 def kid(real: NDArray[Any], fake: NDArray[Any], blocks: Blocks, subsets: int, seed: int) -> Estimate:
@@ -67,7 +78,7 @@ def kid(real: NDArray[Any], fake: NDArray[Any], blocks: Blocks, subsets: int, se
     if blocks.labels is not None:
         found = metrics.kid_left_out(real, fake, blocks.labels, subsets, KID_SUBSET, seed)
         if found is not None:
-            return _estimate(found, blocks.labels, blocks.how)
+            return _estimate(found, blocks)
     value = metrics.kid(real, fake, subsets, KID_SUBSET, seed).value
     few = "none: the subsets have too few pictures to leave some out"
     return Estimate(value=value, interval=few if blocks.labels is not None else blocks.how)
@@ -77,14 +88,14 @@ def cmmd(real: NDArray[Any], fake: NDArray[Any], blocks: Blocks) -> Estimate:
     """CMMD."""
     if blocks.labels is None:
         return Estimate(value=metrics.cmmd(real, fake), interval=blocks.how)
-    return _estimate(metrics.cmmd_left_out(real, fake, blocks.labels), blocks.labels, blocks.how, 0.0)
+    return _estimate(metrics.cmmd_left_out(real, fake, blocks.labels), blocks, 0.0)
 
 
 def prdc_by(
     protocol: str, real: NDArray[Any], fake: NDArray[Any], blocks: Blocks, seed: int = 0
 ) -> dict[str, Estimate]:
     """Precision, recall, density and coverage of features (N, d), (M, d) by one of PRDC_PROTOCOLS."""
-    k, labels = PRDC_PROTOCOLS[protocol], blocks.labels
+    k, labels, how = PRDC_PROTOCOLS[protocol], blocks.labels, blocks.how
     parts = [(real, fake, labels)]
     if protocol == "paper":
         least = CHUNKS * (k + 1)
@@ -99,7 +110,6 @@ def prdc_by(
         chosen = _chosen(len(fake), seed, "fake")
         labels = None if labels is None else labels[chosen]
         parts = [(real[_chosen(len(real), seed, "real")], fake[chosen], labels)]
-    how = blocks.how
     if labels is not None:
         sizes = [np.bincount(part, minlength=BLOCKS) for _, _, part in parts if part is not None]
         if any(part.sum() - part.max() <= k for part in sizes) or not np.sum(sizes, axis=0).all():
@@ -114,7 +124,7 @@ def prdc_by(
             continue
         without = np.mean([result[name].without for result in found], axis=0)
         most = math.inf if name == "density" else 1.0
-        estimates[name] = _estimate(LeftOut(value, without), labels, how, 0.0, most)
+        estimates[name] = _estimate(LeftOut(value, without), replace(blocks, labels=labels), 0.0, most)
     return estimates
 
 
@@ -125,10 +135,12 @@ def _chosen(count: int, seed: int, name: str) -> NDArray[np.int64]:
     return np.sort(philox(seed, f"dgm-eval/{name}").choice(count, DGM_EVAL, replace=False))
 
 
-def _estimate(
-    found: LeftOut, labels: NDArray[np.int64], how: str, least: float = -math.inf, most: float = math.inf
-) -> Estimate:
-    interval = metrics.jackknife(found, np.bincount(labels), least, most)
+def _estimate(found: LeftOut, blocks: Blocks, least: float = -math.inf, most: float = math.inf) -> Estimate:
+    assert blocks.labels is not None
+    sizes = np.bincount(blocks.labels)
+    left_out = LeftOutBlocks(values=tuple(found.without.tolist()), sizes=tuple(sizes.tolist()), dealt=blocks.dealt)
+    interval = metrics.jackknife(found, sizes, least, most)
     if interval is None:
-        return Estimate(value=found.value, interval="none: it is the same without any of the blocks")
-    return Estimate(value=interval.value, low=interval.low, high=interval.high, interval=how)
+        how = "none: it is the same without any of the blocks"
+        return Estimate(value=found.value, interval=how, left_out=left_out)
+    return Estimate(value=found.value, low=interval.low, high=interval.high, interval=blocks.how, left_out=left_out)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tessera.config import UserError
 from tessera.evaluate.dpg_questions import LEVEL_1, Item, read_questions
 from tessera.evaluate.dpg_scores import Answers, Tally, fixed, official
+from tessera.evaluate.intervals import mean_interval
 from tessera.evaluate.samples import Samples, extender, read_picture, read_samples, work_through
-from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, mean_interval, write_scores
+from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
 from tessera.files import open_stage, sha256_file
 from tessera.runtime import pick_device, set_threads, world_size
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.evaluate import geneval, geneval_prompts
+from tessera.evaluate.intervals import mean_interval
 from tessera.evaluate.samples import Samples, extender, read_picture, read_samples, work_through
-from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, mean_interval, read_scores, write_scores
+from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, read_scores, write_scores
 from tessera.files import open_stage, sha256_file
 from tessera.runtime import pick_device, set_threads, world_size
 

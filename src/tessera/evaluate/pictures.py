@@ -5,7 +5,6 @@ Pictures are PNG, JPEG, WebP or BMP files, or .npy arrays (H, W, 3) of bytes or 
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError
-from tessera.files import MANIFEST, atomic_path, read_json, read_manifest, remove_unfinished, sha256_file
+from tessera.files import MANIFEST, atomic_path, read_manifest, remove_unfinished, sha256_file
 from tessera.runtime import progress, rank, world_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy")
@@ -75,44 +74,6 @@ def find_pictures(directory: Path, what: str) -> Pictures:
         hashes = list(pool.map(lambda file: sha256_file(directory / file), files))
     lines = "".join(f"{file} {digest}\n" for file, digest in zip(files, hashes))
     return Pictures(directory, tuple(files), hashlib.sha256(lines.encode()).hexdigest())
-
-
-def read_captions(pictures: Pictures, prompts: Path | None) -> tuple[str, ...] | None:
-    """The caption of each picture: of a file with a line for each, or what `generate` says was drawn. None = has none.
-
-    prompts: plain lines, or JSON lines with "text" or "prompt".
-    """
-    if prompts is None:
-        folders = {str(Path(file).parent.parent) for file in pictures.files}
-        texts = {}
-        for folder in folders:
-            path = pictures.directory / folder / "metadata.jsonl"
-            if not path.is_file():
-                return None
-            texts[folder] = _text(read_json(path), path)
-        return tuple(texts[str(Path(file).parent.parent)] for file in pictures.files)
-    try:
-        lines = [line for line in Path(prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{prompts}: cannot be read as lines of text ({error})") from error
-    if len(lines) != len(pictures.files):
-        raise UserError(f"{prompts}: has {len(lines)} lines for {len(pictures.files)} pictures; give one for each")
-    if Path(prompts).suffix != ".jsonl":
-        return tuple(line.strip() for line in lines)
-    texts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            texts.append(_text(json.loads(line), Path(f"{prompts}:{number}")))
-        except ValueError as error:
-            raise UserError(f"{prompts}:{number}: is not JSON ({error})") from error
-    return tuple(texts)
-
-
-def _text(data: Any, where: Path) -> str:
-    text = data.get("text", data.get("prompt")) if isinstance(data, dict) else None
-    if not isinstance(text, str):
-        raise UserError(f'{where}: must hold an object with a "text" or "prompt"')
-    return text
 
 
 def read_picture(path: Path, rounding: Literal["round", "truncate"] = "round") -> NDArray[np.uint8]:

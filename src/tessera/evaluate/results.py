@@ -1,17 +1,15 @@
 """Scores of several models as tables: measured beside the paper's printed numbers, unlike protocols apart.
 
-Pure data: `tessera.evaluate.results_page` writes it as HTML, markdown and CSV.
+Pure data: `tessera.evaluate.results_page` writes it as HTML, `tessera.evaluate.results_text` as markdown and CSV.
 """
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from tessera.config import UserError
-from tessera.evaluate.scores import Number, Scores, comparable, paired_difference
+from tessera.evaluate.scores import Number, Scores, comparable
 
 LABELS = {
     "fid": "FID",
@@ -103,7 +101,8 @@ class Table:
 
 def shown(value: float, size: float | None = None) -> str:
     """Two digits after the point, four for numbers below 0.1; `size`: of the largest one that it stands beside."""
-    return f"{value:.2f}" if (size or abs(value)) >= 0.1 or value == 0 else f"{value:.4f}"
+    size = size or abs(value)
+    return f"{value:.2f}" if size >= 0.1 or size == 0 else f"{value:.4f}"
 
 
 def label(metric: str) -> str:
@@ -133,7 +132,11 @@ def measured_tables(scores: Sequence[Scores], force: bool = False) -> list[Table
                 fitting.append(item)
         for number, group in enumerate(groups):
             differing = [line for line in unlike(groups[0][0], group[0]) if not line.startswith(_IN_TITLE)]
-            note = f"Apart, for its protocols differ: {'; '.join(differing[:4])}" if number and differing else ""
+            note = (
+                f"Apart, and not paired with the models above, for its protocols differ: {'; '.join(differing[:4])}"
+                if number and differing
+                else ""
+            )
             if force and any(unlike(group[0], item) for item in group[1:]):
                 note = "Unlike protocols stand together here because --force says so: their numbers do not compare."
             of = _of_pictures if kind == "quality" else _of_prompts
@@ -176,7 +179,7 @@ def unlike(a: Scores, b: Scores) -> list[str]:
 
 def _measured(title: str, group: Sequence[Scores], note: str) -> Table:
     columns = tuple(dict.fromkeys(number.metric for item in group for number in item.numbers))
-    rows = tuple(Row(_name(item), tuple(_cell(item.number(metric)) for metric in columns)) for item in group)
+    rows = tuple(Row(full_name(item), tuple(_cell(item.number(metric)) for metric in columns)) for item in group)
     missing = tuple(line for item in group for line in _missing(item))
     return Table(title, columns, rows, note=note, missing=missing, members=tuple(group))
 
@@ -187,32 +190,16 @@ def _missing(scores: Scores) -> list[str]:
     for number in scores.numbers:
         if number.low is None and number.interval:
             found.setdefault(number.interval.removeprefix("none: "), []).append(label(number.metric)[:-2])
-    return [f"No interval for {_name(scores)}: {', '.join(names)} ({reason})" for reason, names in found.items()]
+    return [f"No interval for {full_name(scores)}: {', '.join(names)} ({reason})" for reason, names in found.items()]
 
 
-def _name(scores: Scores) -> str:
+def full_name(scores: Scores) -> str:
+    """A model's name, and how far its training had come where that is known."""
     return scores.name if scores.num_images is None else f"{scores.name} at {scores.num_images:,} images"
 
 
 def _cell(number: Number | None) -> Cell | None:
     return None if number is None else Cell(number.value, number.low, number.high, number.interval or "")
-
-
-def differences(table: Table, force: bool = False) -> list[tuple[str, str, Cell]]:
-    """(metric, "b \u2212 a", difference with its interval) of each neighbouring pair of models that drew the same."""
-    found = []
-    for a, b in itertools.pairwise(table.members):
-        for metric in table.columns:
-            if a.number(metric) is None or b.number(metric) is None:
-                continue
-            try:
-                interval = paired_difference(a, b, metric, force)
-            except UserError:  # other pictures or another protocol: nothing to pair
-                continue
-            if interval is not None:
-                cell = Cell(interval.value, interval.low, interval.high)
-                found.append((metric, f"{_name(b)} \u2212 {_name(a)}", cell))
-    return found
 
 
 def printed_tables() -> list[Table]:

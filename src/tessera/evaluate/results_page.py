@@ -1,7 +1,5 @@
-"""report SCORES...: one self-contained page of measured tables beside the paper's, and the same as markdown and CSV."""
+"""report SCORES...: one self-contained page of measured tables beside the paper's; markdown and CSV of the same."""
 
-import csv
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -10,27 +8,35 @@ from typing import Any
 
 import tessera
 from tessera.config import UserError
+from tessera.evaluate.differences import (
+    Pair,
+    about,
+    is_better,
+    is_clear,
+    pairs_of,
+    signed_interval,
+    signed_text,
+    sizes_of,
+    with_minus,
+)
 from tessera.evaluate.illustrate import embed, read_pixels
 from tessera.evaluate.plots import ARM_COLORS, Curve, Dots, curve_plot, score_plot
 from tessera.evaluate.results import (
     DISTANCES,
-    Cell,
     Table,
     ablation_table,
     curve_points,
-    differences,
     label,
     measured_tables,
     printed_tables,
     shown,
 )
+from tessera.evaluate.results_text import INTERVALS, as_csv, as_markdown
 from tessera.evaluate.scores import FILE, Scores, read_scores
 from tessera.files import atomic_path, open_stage, sha256_file
 
-INTERVALS = (
-    "Ranges are 95% intervals over prompts: the bootstrap's; of distances to a reference, precision, recall, density"
-    " and coverage the jackknife's, the reference held fixed."
-)
+NOTHING = {"value": "\u2013", "interval": "", "kind": ""}
+"""A cell of what is not there."""
 PROMPTS = 24
 """Prompts of the drill-down, those first in which the models differ most."""
 
@@ -60,19 +66,21 @@ def results(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), forc
     measured = measured_tables(scores, force)
     ablation = ablation_table(scores)
     tables = [*measured, *([ablation] if ablation else []), *printed_tables()]
+    pairs = [pairs_of(table, force) for table in tables]
+    colors = _colors(scores)
     page = {
         "title": "Scores of " + ", ".join(dict.fromkeys(item.name for item in scores)),
         "intervals": INTERVALS,
         "version": tessera.__version__,
-        "measured": [_shown(table, force, _colors(scores)) for table in tables if not table.printed],
-        "printed": [_shown(table, force, {}) for table in tables if table.printed],
+        "measured": [_shown(table, own, colors) for table, own in zip(tables, pairs) if not table.printed],
+        "printed": [_shown(table, (), {}) for table in tables if table.printed],
         "curves": _curves(scores),
         "prompts": _drill_down(scores, samples),
         "protocols": _protocols(scores),
     }
     for name, text in (
-        ("tables.md", _markdown(tables, force)),
-        ("tables.csv", _csv(tables)),
+        ("tables.md", as_markdown(tables, pairs)),
+        ("tables.csv", as_csv(tables, pairs)),
         ("index.html", _html(page)),
     ):
         with atomic_path(out / name) as temporary:
@@ -100,29 +108,42 @@ def _row_colors(table: Table, colors: Mapping[str, int]) -> list[int]:
     return [colors[name] if alone and name in colors else n % ARM_COLORS for n, name in enumerate(names)]
 
 
-def _shown(table: Table, force: bool, colors: Mapping[str, int]) -> dict[str, Any]:
+def _shown(table: Table, pairs: Sequence[Pair], colors: Mapping[str, int]) -> dict[str, Any]:
     """A table as the page has it, with a plot where all its measured values lie in 0..1."""
     rows, sizes = [], table.sizes()
     of_rows = _row_colors(table, colors)
     for row, color in zip(table.rows, of_rows):
         cells = [
-            {"value": c.text(size), "interval": c.interval(size)} if c else {"value": "\u2013", "interval": ""}
-            for c, size in zip(row.cells, sizes)
+            {"value": with_minus(cell.text(size)), "interval": with_minus(cell.interval(size))} if cell else NOTHING
+            for cell, size in zip(row.cells, sizes)
         ]
         rows.append({"model": row.model, "color": color, "cells": cells, "note": row.note})
-    pairs = [
-        {"what": f"{label(metric)[:-2]}: {pair}", "value": _signed(c), "interval": c.interval(), "star": _clear(c)}
-        for metric, pair, c in differences(table, force)
-    ]
     return {
         "title": table.title,
         "note": table.note,
         "missing": table.missing,
         "columns": [label(metric) for metric in table.columns],
         "rows": rows,
-        "pairs": pairs,
+        "pairs": _shown_pairs(table, pairs) if any(any(pair.cells) for pair in pairs) else [],
+        "about_pairs": about(pairs),
+        "unpaired": [line for pair in pairs for line in pair.reasons()],
         "plot": _plot(table, of_rows),
     }
+
+
+def _shown_pairs(table: Table, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """The differences as further rows of the table."""
+    rows, sizes = [], sizes_of(pairs)
+    for pair in pairs:
+        cells = []
+        for metric, cell, size in zip(table.columns, pair.cells, sizes):
+            if cell is None:
+                cells.append(NOTHING)
+                continue
+            kind = "" if not is_clear(cell) else "clear" if is_better(cell, metric) else "clear worse"
+            cells.append({"value": signed_text(cell, size), "interval": signed_interval(cell, size), "kind": kind})
+        rows.append({"name": pair.name, "cells": cells})
+    return rows
 
 
 def _plot(table: Table, colors: Sequence[int]) -> Any:
@@ -236,72 +257,3 @@ def _protocols(scores: Sequence[Scores]) -> list[tuple[str, str]]:
         )
         for item in scores
     ]
-
-
-def _markdown(tables: Sequence[Table], force: bool) -> str:
-    lines = ["# Scores", "", f'{INTERVALS} Tables marked "as printed" are the paper\'s.', ""]
-    for table in tables:
-        sizes = table.sizes()
-        lines += [f"## {_plain(table.title)}", ""]
-        lines += [_plain(table.note), ""] if table.note else []
-        lines += [
-            "| model | " + " | ".join(_plain(label(m)) for m in table.columns) + " |",
-            "|---" * (len(table.columns) + 1) + "|",
-        ]
-        for row in table.rows:
-            cells = [
-                f"{c.text(size)}{f' ({c.interval(size)})' if c.interval() else ''}" if c else "-"
-                for c, size in zip(row.cells, sizes)
-            ]
-            lines.append(f"| {_plain(row.model)} | " + " | ".join(cells) + " |")
-        lines.append("")
-        lines += [f"{_plain(row.model)}: {_plain(row.note)}" for row in table.rows if row.note]
-        lines += [f"- {_plain(line)}" for line in table.missing]
-        lines += [
-            f"- {_plain(label(metric)[:-2])}, {_plain(pair)}: {_signed(c)} ({c.interval()}){_clear(c)}"
-            for metric, pair, c in differences(table, force)
-        ]
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _plain(text: str) -> str:
-    """Text that stays text in markdown."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.split())
-
-
-def _csv(tables: Sequence[Table]) -> str:
-    """One line a number."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["table", "printed", "model", "metric", "value", "low", "high", "note", "interval"])
-    for table in tables:
-        for row in table.rows:
-            for metric, cell in zip(table.columns, row.cells):
-                if cell is not None:
-                    ends = ["" if x is None else repr(x) for x in (cell.low, cell.high)]
-                    writer.writerow(
-                        [
-                            table.title,
-                            int(table.printed),
-                            row.model,
-                            metric,
-                            repr(cell.value),
-                            *ends,
-                            row.note,
-                            cell.how,
-                        ]
-                    )
-    return buffer.getvalue()
-
-
-def _signed(cell: Cell) -> str:
-    """A difference with its sign."""
-    return ("+" if cell.value > 0 else "") + cell.text()
-
-
-def _clear(cell: Cell) -> str:
-    """A star where the interval leaves 0 out."""
-    return "*" if cell.low is not None and cell.high is not None and (cell.low > 0 or cell.high < 0) else ""

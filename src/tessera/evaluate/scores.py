@@ -2,25 +2,23 @@
 
     {"format": 1, "kind": "quality", "name": "ta_ia", "num_images": null, "facts": {},
      "numbers": [{"metric", "value", "low", "high", "n", "clusters", "over", "interval",
-                 "protocol": {...}}],
+                 "left_out": {"values", "sizes", "dealt"}, "protocol": {...}}],
      "items":   [{"prompt", "sample", "file", "tag", "values": {metric: value}, "correct", "reason", ...}]}
 
 Numbers of unlike protocols do not compare: `comparable` names the fields that differ, `require_comparable` refuses.
-Items are the single pictures behind the numbers: what paired differences and the report's drill-down need.
+Items are the single pictures behind the numbers: what paired differences and the report's drill-down need. A distance
+to a reference is no mean of items; its paired differences are made of `left_out`.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from tessera.config import UserError, nearest
 from tessera.files import read_json, write_json
-from tessera.metrics import Interval, bootstrap, paired_bootstrap
 
 FILE = "scores.json"
 FORMAT = 1
@@ -77,6 +75,24 @@ class Protocol:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOutBlocks:
+    """A distance without each block of pictures, for its paired differences (`tessera.metrics.jackknife`)."""
+
+    values: tuple[float, ...]
+    """Without block 0, 1, ..."""
+    sizes: tuple[int, ...]
+    """Pictures in each block."""
+    dealt: str | None
+    """SHA-256 of every picture's block and prompt; None = nothing is known of prompts, and a block is of pictures."""
+
+    def __post_init__(self):
+        if len(self.values) != len(self.sizes) or len(self.values) < 2:
+            raise UserError(f"left_out: {len(self.values)} values of {len(self.sizes)} blocks; they are as many, >= 2")
+        if not all(math.isfinite(value) for value in self.values) or min(self.sizes) < 1:
+            raise UserError("left_out: values must be finite, and sizes at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Number:
     """One value of one metric."""
 
@@ -93,6 +109,8 @@ class Number:
     """Prompts that they belong to; None = the metric knows no prompts."""
     over: Over | None = None
     """"items": the mean of the items' values of that metric; "tags": the mean of the tags' means; None = neither."""
+    left_out: LeftOutBlocks | None = None
+    """Of a distance to a reference; None = it is none, has too few prompts, or an old file."""
     protocol: Protocol
 
     def __post_init__(self):
@@ -198,43 +216,6 @@ def require_comparable(a: Number, b: Number, force: bool = False) -> None:
         raise UserError(f"{a.metric}: the protocols differ ({'; '.join(unlike)}); --force compares them all the same")
 
 
-def mean_interval(
-    values: Sequence[float] | np.ndarray,
-    prompts: Sequence[Any],
-    tags: Sequence[str] | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """The 95% interval of the mean of `values`, whole prompts resampled; with tags, of the mean of the tags' means."""
-    rows, statistic = _rows(values, tags)
-    return bootstrap(rows, prompts, statistic, n=resamples, seed=seed)
-
-
-def paired_difference(
-    a: Scores, b: Scores, metric: str, force: bool = False, resamples: int = 1000, seed: int = 0
-) -> Interval | None:
-    """b's value minus a's with its 95% interval, both resampled together over the same prompts and pictures.
-
-    None where the metric is no mean of items, as FID is not. UserError where protocols or pictures do not match.
-    """
-    numbers = a.number(metric), b.number(metric)
-    if numbers[0] is None or numbers[1] is None:
-        raise UserError(f"{metric}: was not measured in {(a if numbers[0] is None else b).name}")
-    require_comparable(numbers[0], numbers[1], force)
-    over = numbers[0].over
-    if over is None or over != numbers[1].over:
-        return None
-    of = [{(x["prompt"], x["sample"]): x for x in s.items if x["values"].get(metric) is not None} for s in (a, b)]
-    if of[0].keys() != of[1].keys():
-        raise UserError(f"{metric}: {a.name} and {b.name} judged different pictures; draw the same prompts in both")
-    keys = sorted(of[0])
-    if not keys:
-        return None
-    tags = [str(of[0][key].get("tag")) for key in keys] if over == "tags" else None
-    (rows_a, statistic), (rows_b, _) = (_rows([side[key]["values"][metric] for key in keys], tags) for side in of)
-    return paired_bootstrap(rows_b, rows_a, [key[0] for key in keys], statistic, n=resamples, seed=seed)
-
-
 def library_versions() -> dict[str, str]:
     """Versions of what the metrics are made with."""
     from importlib.metadata import PackageNotFoundError, version
@@ -246,20 +227,6 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _rows(values: Sequence[float] | np.ndarray, tags: Sequence[str] | None) -> tuple[np.ndarray, Any]:
-    if tags is None:
-        return np.asarray(values, dtype=np.float64), None
-    numbers = np.unique(np.asarray(tags), return_inverse=True)[1]
-    return np.stack([numbers, np.asarray(values, dtype=np.float64)], axis=1), _mean_of_tags
-
-
-def _mean_of_tags(rows: np.ndarray) -> float:
-    """Mean over the tags in `rows` (N, 2) of each tag's mean value."""
-    tags = rows[:, 0].astype(int)
-    count = np.bincount(tags)
-    return float((np.bincount(tags, rows[:, 1])[count > 0] / count[count > 0]).mean())
 
 
 def _short(value: Any) -> str:
@@ -288,9 +255,23 @@ def _number(data: Any, where: str) -> Number:
         ):
             raise UserError(f"{where}.{name}: must be a number, not {value!r}")
     try:
-        return Number(**{**data, "protocol": Protocol(**{**protocol, "extender": extender})})
+        left_out = _left_out(data.get("left_out"))
+        return Number(**{**data, "left_out": left_out, "protocol": Protocol(**{**protocol, "extender": extender})})
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def _left_out(data: Any) -> LeftOutBlocks | None:
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise UserError("left_out: must be an object")
+    _check_fields(LeftOutBlocks, data, "left_out")
+    for name, kind in (("values", int | float), ("sizes", int)):
+        given = data[name]
+        if not isinstance(given, list) or not all(isinstance(x, kind) and not isinstance(x, bool) for x in given):
+            raise UserError(f"left_out.{name}: must be a list of numbers")
+    return LeftOutBlocks(values=tuple(data["values"]), sizes=tuple(data["sizes"]), dealt=data["dealt"])
 
 
 def _check_fields(cls: type, data: Mapping[str, Any], where: str) -> None:
