@@ -132,7 +132,7 @@ def test_it_listens_on_this_machine_alone(server):
     assert listens == [f"0100007F:{port:04X}"]  # 127.0.0.1
 
 
-def test_other_hosts_and_paths_get_nothing(server, tmp_path):
+def test_other_hosts_and_paths_get_nothing(server):
     import httpx
 
     assert httpx.get(server.address, headers={"Host": "evil.example"}).status_code == 400
@@ -164,7 +164,7 @@ def test_twenty_requests_at_once_are_answered_or_told(server):
     from gradio_client import Client
 
     with ThreadPoolExecutor(4) as pool:
-        clients = list(pool.map(lambda _: Client(server.address, verbose=False), range(4)))
+        clients = list(pool.map(lambda _: Client(server.address, verbose=False, download_files=False), range(4)))
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda n: ask(clients[n % 4], n, steps=50), range(20)))
     assert all(answer == "pictures" or "queue is full" in answer.lower() for answer in answers), answers
@@ -176,7 +176,7 @@ def test_twenty_requests_at_once_are_answered_or_told(server):
 def test_memory_is_flat_over_200_pictures(server):
     from gradio_client import Client
 
-    client = Client(server.address, verbose=False)
+    client = Client(server.address, verbose=False, download_files=False)
     for number in range(10):
         assert ask(client, number, count=8) == "pictures"
     before = server.memory()
