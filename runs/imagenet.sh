@@ -39,14 +39,15 @@ for model in cad-i-l dit-i-l2; do
   done
 done
 
-# Section 4.1: 250 steps of DDIM; the prompts of Figure 4, and GenEval's, original and extended (Table 2).
+# Section 4.1: 250 steps of DDIM, in bf16 as in training; the prompts of Figure 4, and GenEval's, original and extended (Table 2).
 tessera extend-prompts geneval --out prompts/geneval
 for model in cad-i-l dit-i-l2; do
   for arm in aio ta ta_ia; do
-    on_gpus generate "export/$model-$arm" --prompts figure4 --extended --out "samples/$model-$arm/figure4"
+    on_gpus generate "export/$model-$arm" --prompts figure4 --extended --compute bf16 \
+      --out "samples/$model-$arm/figure4"
     for kind in short extended; do
       longer=(); [ "$kind" = extended ] && longer=(--extended)
-      on_gpus generate "export/$model-$arm" --prompts prompts/geneval/prompts.jsonl "${longer[@]}" --per-prompt 4 \
+      on_gpus generate "export/$model-$arm" --prompts prompts/geneval/prompts.jsonl "${longer[@]}" --per-prompt 4 --compute bf16 \
         --out "samples/$model-$arm/$kind"
     done
     [ -z "$detector" ] || on_gpus evaluate geneval --samples "samples/$model-$arm/short" \

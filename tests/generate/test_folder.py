@@ -76,6 +76,21 @@ def test_extended_texts_are_drawn_and_noted(tmp_path, export, prompts):
     assert not (tmp_path / "long" / "00000" / "grid.png").exists()  # one picture needs no grid
 
 
+def test_bfloat16_draws_nearly_the_same_and_is_another_folder(tmp_path, export, prompts):
+    configs = {name: GenerateConfig(per_prompt=1, steps=4, compute=name) for name in ("fp32", "bf16")}
+    drawn = {}
+    for name, config in configs.items():
+        generate(tmp_path / name, export, prompts, config, device="cpu")
+        drawn[name] = np.stack([pixels(tmp_path / name / f"{i:05d}" / "samples" / "0000.png") for i in range(5)])
+    difference = np.abs(drawn["fp32"].astype(int) - drawn["bf16"])
+    assert 0 < difference.mean() < 4
+    assert "compute" not in read_manifest(tmp_path / "fp32", "generate").config  # as before there was a choice
+    assert read_manifest(tmp_path / "bf16", "generate").config["compute"] == "bf16"
+    assert len({fresh_folder(tmp_path, export, prompts, config) for config in configs.values()}) == 2
+    with pytest.raises(UserError, match="compute"):
+        generate(tmp_path / "fp32", export, prompts, configs["bf16"], device="cpu")
+
+
 def test_done_is_not_done_again(tmp_path, export, prompts, monkeypatch):
     out = tmp_path / "samples"
     config = GenerateConfig(per_prompt=1, steps=1)
@@ -263,6 +278,7 @@ def test_a_missing_export_and_a_folder_of_something_else(tmp_path, export, promp
         {"guidance_interval": (0.5, math.nan)},
         {"guidance_scale": math.inf},
         {"sampler": "dimm"},
+        {"compute": "fp16"},
         {"batch_size": 0},
         {"threads": 0},
     ],

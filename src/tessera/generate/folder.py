@@ -46,8 +46,10 @@ class GenerateConfig:
     sampler: Sampler = "ddim"
     batch_size: int = 32
     """Pictures drawn at once, at least 1; rounded down to whole prompts."""
+    compute: Literal["fp32", "bf16"] = "fp32"
+    """What the network computes in; the sampler's own arithmetic is fp32 either way."""
     compile: bool = False
-    """Compile the network's blocks first: a minute at the start, then faster steps."""
+    """Compile the network's blocks first: a minute at the start, then faster steps on a GPU."""
     threads: int | None = None
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
@@ -68,6 +70,8 @@ class GenerateConfig:
             raise UserError(
                 f"unknown sampler {self.sampler!r};{nearest(self.sampler, known)} known: {', '.join(known)}"
             )
+        if self.compute not in ("fp32", "bf16"):
+            raise UserError(f"compute is {self.compute!r}: give fp32 or bf16")
         if self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}: give at least 1")
         if self.threads is not None and self.threads < 1:
@@ -99,10 +103,10 @@ def generate(
         return True
 
     # torch is only imported once there is something to draw.
-    from tessera.generate.pipeline import Pipeline
+    from tessera.generate.pipeline import DTYPES, Pipeline
 
     set_threads(config.threads)
-    pipeline = Pipeline.load(export, device, compile=config.compile)
+    pipeline = Pipeline.load(export, device, DTYPES[config.compute], compile=config.compile)
 
     def draw(texts: Sequence[str], addresses: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
         return pipeline.images(
@@ -142,6 +146,8 @@ def fresh_folder(
 def _described(prompts: Prompts, config: GenerateConfig) -> dict[str, Any]:
     """What stands in the manifest: all that the pictures depend on, beside the export."""
     described = {name: value for name, value in to_dict(config).items() if name != "threads"}
+    if config.compute == "fp32":  # as directories have it that were made before there was a choice
+        del described["compute"]
     return described | {"prompts": {"count": len(prompts.rows), "sha256": prompts.sha256}}
 
 

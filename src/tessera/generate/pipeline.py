@@ -22,6 +22,7 @@ from tessera.records import TextEncoding
 from tessera.runtime import address, philox, pick_device
 from tessera.weights import ExportInfo, load_export
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAMPLES_PER_PROMPT = 2**20
 """Addresses kept for each prompt: picture k of prompt i draws its noise at i * SAMPLES_PER_PROMPT + k."""
 
@@ -76,7 +77,8 @@ class Pipeline:
     ) -> "Pipeline":
         """The model of an export folder on `device`, its weights in `dtype`; None = the best device, float32.
 
-        compile: compiles the network's blocks (`tessera.models.build.compile_blocks`).
+        compile: compiles the network's blocks (`tessera.models.build.compile_blocks`). Without it, on a CPU, sampling
+        packs the network's matrices (`tessera.models.packing`), which on AMD's is faster than compiling.
         """
         chosen = device if isinstance(device, torch.device) else pick_device(device)
         network, info = load_export(Path(export_dir), chosen, dtype or torch.float32)
