@@ -5,6 +5,7 @@ after a comma), "label<TAB>name", or names alone in the order of the labels' num
 object of label -> name, a list of names, or imagenet_class_index.json.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +27,15 @@ class ClassNames:
     by_label: Mapping[str, str]
     """Synonyms and all."""
     in_order: Sequence[str]
+    record: str
+    """NAME@HASH of the file's bytes."""
 
 
 def read_class_names(path: Path) -> ClassNames:
     """UserError: not there, or of another form."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: class names cannot be read ({error}); give a UTF-8 text or JSON file") from error
     by_label, in_order = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(path, text)
@@ -39,7 +43,8 @@ def read_class_names(path: Path) -> ClassNames:
         raise UserError(f'{path}: has no class names; a line is "n02099601 golden retriever" or "label<TAB>name"')
     if by_label and not in_order:
         in_order = [by_label[label] for label in sorted(by_label)]
-    return ClassNames(path.name, by_label, in_order)
+    record = f"{path.name}@{hashlib.sha256(data).hexdigest()[:12]}"
+    return ClassNames(path.name, by_label, in_order, record)
 
 
 def find_class_names(source: Path) -> ClassNames | None:

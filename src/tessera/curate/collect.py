@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError, to_dict
-from tessera.curate.class_names import find_class_names, must_be_named, name_classes, read_class_names
+from tessera.curate.class_names import ClassNames, find_class_names, must_be_named, name_classes, read_class_names
 from tessera.curate.engine import map_chunks
 from tessera.curate.folder import WORDNET_ID, as_text
 from tessera.curate.layouts import Source, Split, find_source
 from tessera.curate.pictures import READABLE, is_whole_png, write_png
 from tessera.curate.rows import TableRows
 from tessera.curate.sources import CropWork, Group, Index, hashes, index_groups, key_hash, listed
-from tessera.files import MANIFEST, Stage, open_stage, read_manifest, read_table, sha256_file, write_table, writing_rows
+from tessera.files import MANIFEST, Stage, open_stage, read_manifest, read_table, write_table, writing_rows
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.records import Scene, SceneObject
 from tessera.runtime import progress
@@ -199,34 +199,30 @@ class _Tally:
 def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     given = None
     if config.class_names is not None:
-        file = Path(config.class_names)
-        given = read_class_names(file)
-        config = replace(config, class_names=f"{file.name}@{sha256_file(file)[:12]}")
+        given = read_class_names(Path(config.class_names))
+        config = replace(config, class_names=given.record)
     complete = is_complete(out)
     listed.cache_clear()
     # Once all pictures are here, the source may be gone; as long as it is there, it must be the same.
     found = None if complete and not source.exists() else find_source(source, out, config.single_class, config.split)
     indexes = _index_all(found.groups) if found is not None else []
     digest = _digest(indexes, found.strays) if found is not None else ""
+    labels = {label for index in indexes for label in index.labels if label}
+    codes = {label: code for index in indexes for label, code in index.codes.items() if label}
+    if config.single_class is None and must_be_named(labels, codes):
+        given = given or find_class_names(source)
     names: dict[str, str] = {}
     if found is not None and not complete:
         _check_any(source, found, indexes)
         keys = _check_keys(source, found.groups, indexes)
-        labels = {label for index in indexes for label in index.labels if label}
-        codes = {label: code for index in indexes for label, code in index.codes.items() if label}
         if config.single_class is not None:
             names = dict.fromkeys(labels, config.single_class.strip())
         else:
-            given = given or (find_class_names(source) if must_be_named(labels, codes) else None)
             names = name_classes(source, labels, codes, given, found.label_names)
     stage = open_stage(out, stage="collect", config=to_dict(config))
     if stage.done:
-        then = read_manifest(out).facts["source_digest"]
-        if found is not None and then != digest:
-            raise UserError(
-                f"{source}: its pictures were changed since {out} was made: {then} then, {digest} now"
-                " (choose another --out, or delete the directory)"
-            )
+        if found is not None:
+            _check_unchanged(out, source, digest, given)
         return
     assert found is not None
 
@@ -252,11 +248,24 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     facts = {
         "layout": found.layout,
         "exif_rotation": "upright" if upright else "ignored",
-        "class_names": given.file if given else None,
+        "class_names": given.record if given else None,
         "source_digest": digest,
         "folders_without_pictures": sorted(name for name in barren if name),
     }
     _finish(stage, tally, ignored=found.ignored + sum(index.ignored for index in indexes), facts=facts)
+
+
+def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | None) -> None:
+    facts = read_manifest(out).facts
+    changes = {"pictures were": (facts["source_digest"], digest)}
+    if given is not None:  # as the pictures, the file may be gone by now
+        changes["class names were"] = (facts["class_names"], given.record)
+    for what, (then, now) in changes.items():
+        if then != now:
+            raise UserError(
+                f"{source}: its {what} changed since {out} was made: {then} then, {now} now"
+                " (choose another --out, or delete the directory)"
+            )
 
 
 def _index_all(groups: Sequence[Group]) -> list[Index]:

@@ -36,6 +36,9 @@ class RowGroup:
         with _opened(self.path) as file:
             names = label_names(file.schema_arrow.metadata)
             table = file.read_row_group(self.number, columns=["image.path", "label"])
+            group = file.metadata.row_group(self.number)
+            columns = [group.column(number) for number in range(group.num_columns)]
+        length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
         labels = table.column("label").to_pylist()
         paths = [image["path"] if image else None for image in table.column("image").to_pylist()]
         items = []
@@ -51,7 +54,7 @@ class RowGroup:
             key = f"{safe(text) if text else 'unknown'}/{safe(stem)}"
             code = label if isinstance(label, int) else None
             items.append(Item(key, as_text(text), source, str(self.path), row, 0, code, reject))
-        return Listing(items)
+        return Listing(items, length=length)
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Read]:

@@ -49,6 +49,8 @@ class Listing:
     items: Sequence[Item]
     ignored: int = 0
     """Files and entries that are no pictures."""
+    length: int = 0
+    """Number of bytes of all pictures together, where those of each are not known without reading them."""
 
 
 Read = Callable[[Item], "Path | bytes"]
@@ -80,7 +82,7 @@ class Index:
     codes: dict[str, int]
     """Label -> its number, where the layout has numbers."""
     digest: bytes
-    """Of the pictures' names and sizes."""
+    """Of the pictures' names, labels and sizes."""
     keys: bytes
     """8 bytes of each key's hash, upper and lower case being the same."""
 
@@ -97,9 +99,9 @@ def index_groups(groups: Sequence[Group]) -> list[Index]:
 
 
 def _index(listing: Listing) -> Index:
-    digest, keys = hashlib.sha256(), bytearray()
+    digest, keys = hashlib.sha256(f"{listing.length}\n".encode()), bytearray()
     for item in listing.items:
-        digest.update(f"{item.source}\0{item.length}\n".encode())
+        digest.update(f"{item.source}\0{item.label}\0{item.length}\n".encode())
         keys += key_hash(item.key)
     labels = Counter(item.label for item in listing.items)
     codes = {item.label: item.code for item in listing.items if item.code is not None}
