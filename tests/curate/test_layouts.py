@@ -245,9 +245,7 @@ def renamed(source: Path) -> None:
     (source / "classnames.txt").write_text("dog\ncat\n" if (source / "once").exists() else "cat\ndog\n")
 
 
-@pytest.mark.parametrize(
-    ("write", "said"), [(relabelled, "pictures"), (redrawn, "pictures"), (renamed, "class names")]
-)
+@pytest.mark.parametrize(("write", "said"), [(relabelled, "pictures"), (redrawn, "pictures"), (renamed, "class names")])
 def test_labels_pictures_and_names_that_change_alone_are_noticed(tmp_path, write, said):
     source = tmp_path / "source"
     source.mkdir()

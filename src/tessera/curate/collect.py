@@ -24,6 +24,7 @@ from tessera.config import UserError, to_dict
 from tessera.curate.class_names import ClassNames, find_class_names, must_be_named, name_classes, read_class_names
 from tessera.curate.engine import map_chunks
 from tessera.curate.folder import WORDNET_ID, as_text
+from tessera.curate.kept import is_begun_from, note_source, remove_crops
 from tessera.curate.layouts import Source, Split, find_source
 from tessera.curate.pictures import READABLE, is_whole_png, write_png
 from tessera.curate.rows import TableRows
@@ -219,16 +220,21 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
             names = dict.fromkeys(labels, config.single_class.strip())
         else:
             names = name_classes(source, labels, codes, given, found.label_names)
+    begun = found is not None and is_begun_from(out, source)
     stage = open_stage(out, stage="collect", config=to_dict(config))
     if stage.done:
         if found is not None:
             _check_unchanged(out, source, digest, given)
         return
     assert found is not None
+    if begun:
+        note_source(out, source)  # open_stage took it out
+    remove_crops(out, but=keys if begun else np.empty(0, np.uint64))
+    note_source(out, source)
 
     # ImageNet is cropped as it always was, without regard to EXIF; people's own pictures as people see them.
     upright = not (names and all(WORDNET_ID.fullmatch(label) for label in names))
-    work = CropWork(out, config.size, config.fast, upright)
+    work = CropWork(source, out, config.size, config.fast, upright)
     parts = [part for group, index in zip(found.groups, indexes) for part in _parts(group, index.count)]
     total = sum(index.count for index in indexes)
     tally = _Tally()
@@ -242,7 +248,6 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
         write(tally.take([(name, "", None, None, None, name, "lies in no class folder") for name in found.strays]))
         _check_classes(source, tally)
     listed.cache_clear()
-    _remove_others(out, keys)
     counts = zip(found.groups, indexes)
     barren = [as_text(name) for group, index in counts if not index.count for name in getattr(group, "folders", ())]
     facts = {
@@ -341,15 +346,6 @@ def _check_classes(source: Path, tally: _Tally) -> None:
         f"{source}: no readable picture of class {listed_names} ({example!r}: {reason});"
         " put readable pictures in, or take the folder out"
     )
-
-
-def _remove_others(out: Path, keys: "np.ndarray") -> None:
-    """Crops of an interrupted call whose source is gone since."""
-    for path in out.glob("*/*.png"):
-        mine = np.frombuffer(key_hash(path.relative_to(out).as_posix().removesuffix(".png")), np.uint64)
-        place = int(np.searchsorted(keys, mine[0]))
-        if place == len(keys) or keys[place] != mine[0]:
-            path.unlink()
 
 
 _COLUMNS = ("key", "class", "file", "width", "height", "source", "reject")

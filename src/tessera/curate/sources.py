@@ -122,6 +122,7 @@ def hashes(keys: bytes) -> NDArray[np.uint64]:
 class CropWork:
     """Crops of parts of groups; called in worker processes."""
 
+    source: Path
     out: Path
     size: int
     fast: bool
@@ -140,24 +141,30 @@ class CropWork:
         try:
             if item.reject is not None:
                 raise RejectedPicture(item.reject)
-            if _is_newer(path, Path(item.path)) and is_whole_png(path):
+            if self._is_newer(path, Path(item.path)) and is_whole_png(path):
                 width, height = picture_size(read(item), upright=self.upright)
             else:
                 crop = square_crop(read(item), self.size, upright=self.upright, fast=self.fast)
                 width, height = crop.width, crop.height
                 write_png(path, crop.pixels)
         except RejectedPicture as reason:
+            path.unlink(missing_ok=True)  # of an interrupted call, when the picture was readable
             return item.key, item.label, None, None, None, item.source, str(reason)
         return item.key, item.label, f"{item.key}.png", width, height, item.source, None
 
+    def _is_newer(self, crop: Path, file: Path) -> bool:
+        """Whether a crop of an interrupted call was made from the file that has the picture's place now.
 
-def _is_newer(crop: Path, source: Path) -> bool:
-    """Whether a crop of an interrupted call was made from the source as it is now."""
-    try:
-        was, now = crop.stat(), source.stat()
-    except OSError:
-        return False
-    return was.st_mtime_ns > max(now.st_mtime_ns, now.st_ctime_ns)
+        A link may lead elsewhere by now; and the files of a renamed folder do not change, but the folder does.
+        """
+        folders = [folder for folder in file.parents if self.source in folder.parents]
+        try:
+            made = crop.stat().st_mtime_ns
+            now = file.stat()
+            changes = [now.st_mtime_ns, now.st_ctime_ns, file.lstat().st_ctime_ns]
+            return made > max(*changes, *(folder.stat().st_ctime_ns for folder in folders))
+        except OSError:
+            return False
 
 
 @contextlib.contextmanager
