@@ -333,6 +333,53 @@ def test_numbers_and_words_as_classes(tmp_path):
     assert read_manifest(tmp_path / "words").facts["exif_rotation"] == "upright"
 
 
+def hub_set(folder: Path, labels: list, names: list[str] | None = None) -> Path:
+    folder.mkdir()
+    images = [{"bytes": jpeg(i), "path": f"{i}.jpg"} for i in range(len(labels))]
+    table = pa.table({"image": images, "label": labels})
+    if names is not None:
+        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, folder / "a.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_minus_one_is_no_label(tmp_path, named):
+    source = hub_set(tmp_path / "hub", [0, 1, -1], ["red fox", "grey cat"] if named else None)
+    (source / "classnames.txt").write_text("red fox\ngrey cat\n")
+    collect(tmp_path / "hub-images", CollectConfig(source="hub", size=16), source)
+    assert [row.class_name for row in read_images(tmp_path / "hub-images")].count("grey cat") == 1
+    assert read_manifest(tmp_path / "hub-images").rejects == {"a.parquet:2": "no label"}
+    source = tmp_path / "tars"
+    source.mkdir()
+    with tarfile.open(source / "a.tar", "w") as tar:
+        for i, label in enumerate((b"fox", b"-1")):
+            add(tar, f"{i}.jpg", jpeg(i))
+            add(tar, f"{i}.cls", label)
+        add(tar, "2.jpg", jpeg(2))
+        add(tar, "2.json", b'{"label": -1}')
+    collect(tmp_path / "images", CollectConfig(source="tars", size=16), source)
+    assert [row.class_name for row in read_images(tmp_path / "images")] == ["fox"]
+
+
+def test_wordnet_ids_in_the_hubs_own_list_name_nothing(tmp_path):
+    source = hub_set(tmp_path / "hub", [0, 1], ["n01440764", "n02099601"])
+    with pytest.raises(UserError, match=r"nothing beside it names 2 of 2 classes"):
+        collect(tmp_path / "images", CollectConfig(source="hub", size=16), source)
+    mapping_file(source)
+    collect(tmp_path / "images", CollectConfig(source="hub", size=16), source)
+    assert {row.class_name for row in read_images(tmp_path / "images")} == {"tench", "golden retriever"}
+
+
+def test_a_set_without_one_usable_picture_is_none(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i in range(3):
+            add(tar, f"{i}.jpg", jpeg(i))
+    with pytest.raises(UserError, match=r"none of its 3 pictures can be used \('a.tar/0.jpg': no class beside it"):
+        collect(tmp_path / "images", CollectConfig(source="a", size=16), tmp_path / "a.tar")
+
+
 def test_mixed_and_unknown_layouts(pictures, tmp_path):
     def fails(source, message, **options):
         with pytest.raises(UserError, match=message) as caught:

@@ -1,6 +1,7 @@
 """Short captions in the place of some long ones."""
 
 import pytest
+from PIL import Image
 
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
@@ -79,3 +80,24 @@ def test_a_users_pictures_get_their_class_name(tmp_path):
     assert set(read_captions(tmp_path / "out").values()) == {"An image of fox", "An image of wolf"}
     with pytest.raises(UserError, match=r"is 1\.5: give a number from 0 to 1"):
         shorten(tmp_path / "x", tmp_path / "long", tmp_path / "images", 1.5)
+
+
+def test_short_captions_of_crops_are_those_of_one_picture(tmp_path):
+    for name in ("red fox", "grey cat"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / "photos" / name / f"{i}.png")
+    collect(tmp_path / "images", CollectConfig(source="photos", size=16), tmp_path / "photos")
+    augment(tmp_path / "recipe", tmp_path / "images", AugmentConfig(pattern="crop"))
+    caption(tmp_path / "long", tmp_path / "images", CaptionConfig(), recipe=tmp_path / "recipe")
+    shorten(tmp_path / "short", tmp_path / "long", tmp_path / "images", 1.0, tmp_path / "recipe")
+    assert read_captions(tmp_path / "short") == {
+        f"{name}/{i}+mix": f"An image of {name}" for name in ("grey cat", "red fox") for i in range(3)
+    }
+
+
+def test_a_crops_ground_truth_is_not_known(made, tmp_path):
+    augment(tmp_path / "recipe", made / "images", AugmentConfig(pattern="crop"))
+    caption(tmp_path / "long", made / "images", CaptionConfig(), recipe=tmp_path / "recipe")
+    with pytest.raises(UserError, match="does not know what a crop leaves out"):
+        shorten(tmp_path / "short", tmp_path / "long", made / "images", 1.0, tmp_path / "recipe")

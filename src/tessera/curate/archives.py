@@ -6,6 +6,7 @@ Nothing is ever unpacked. Names in an archive only become keys, and one that cli
 import contextlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from tessera.config import UserError
 from tessera.curate.folder import WORDNET_ID, as_text, safe
 from tessera.curate.pictures import READABLE, UNREADABLE
 from tessera.curate.sources import Item, Listing, Read, span_reader
+
+_NO_LABEL = re.compile(r"-\d+")  # the Hub's number for a picture without a label is -1
 
 
 class _Section(io.RawIOBase):
@@ -189,7 +192,9 @@ def _label(path: Path, name: str, kind: str, data: bytes) -> tuple[str, int | No
         found = WORDNET_ID.search(str(value.get("filename", "")))
         label = str(value.get("label", value.get("cls")))
         code = int(label) if label.isdecimal() else None
+        if found is None and _NO_LABEL.fullmatch(label):
+            return None
         return (found.group() if found else label), code
-    if not text:
+    if not text or _NO_LABEL.fullmatch(text):
         return None
     return text, int(text) if text.isdecimal() else None

@@ -29,7 +29,7 @@ from tessera.files import open_stage, read_manifest, read_table, write_table
 from tessera.frozen.captioner import MAX_NEW_TOKENS, Llava
 from tessera.frozen.server import Server
 from tessera.miniature import describe, mix_scene, place
-from tessera.records import Placement
+from tessera.records import Placement, Scene
 from tessera.runtime import address, progress
 
 CAPTIONS_TABLE = "captions.parquet"
@@ -234,15 +234,16 @@ def _aio(rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] | None, seed: int)
     if mixes is None:
         return {row.key: aio_caption(row.class_name) for row in rows}
     classes = {row.key: row.class_name for row in rows}
-    return {
-        # The order is drawn: a caption must not tell which picture was the base.
-        mix.key: aio_mix_caption(
-            classes[mix.base], classes[mix.partner], mix.placement, swap=address(seed, "caption", mix.key) % 2 == 1
-        )
-        if mix.placement.pattern != CROP
-        else aio_caption(classes[mix.base])
-        for mix in mixes
-    }
+    return {mix.key: aio_caption_of(mix, classes, seed) for mix in mixes}
+
+
+def aio_caption_of(mix: RecipeRow, classes: Mapping[str, str], seed: int) -> str:
+    """The baseline caption of a recipe's row; `classes`: the class name of each picture, by key."""
+    if mix.placement.pattern == CROP:
+        return aio_caption(classes[mix.base])
+    # The order is drawn: a caption must not tell which picture was the base.
+    swap = address(seed, "caption", mix.key) % 2 == 1
+    return aio_mix_caption(classes[mix.base], classes[mix.partner], mix.placement, swap)
 
 
 def _scenes(
@@ -257,12 +258,18 @@ def _scenes(
                 bar.advance()
             return texts
         for mix in mixes:
-            if mix.placement.pattern == CROP:
-                raise UserError("captioner scene does not know what a crop leaves out; use aio or import")
-            scene = mix_scene(scenes[mix.base], scenes[mix.partner], mix.placement, half_view)
-            texts[mix.key] = describe(scene, seed, address("caption", mix.key))
+            texts[mix.key] = describe(scene_of(mix, scenes, half_view), seed, address("caption", mix.key))
             bar.advance()
     return texts
+
+
+def scene_of(mix: RecipeRow, scenes: Mapping[str, Scene], half_view: str) -> Scene:
+    """The ground truth of a recipe's row; `scenes`: that of each picture, by key. UserError for a crop."""
+    if mix.placement.pattern == CROP:
+        raise UserError(
+            "captioner scene does not know what a crop leaves out; use aio or import, and no short captions"
+        )
+    return mix_scene(scenes[mix.base], scenes[mix.partner], mix.placement, half_view)
 
 
 def joined_caption(base: str, partner: str, placement: Placement) -> str:

@@ -84,7 +84,7 @@ def name_classes(
             full[label] = given.by_label[label]
         elif given is not None and code is not None and label == str(code) and code < len(given.in_order):
             full[label] = given.in_order[code]
-        elif own is not None and code is not None and code < len(own):
+        elif own is not None and code is not None and code < len(own) and not WORDNET_ID.fullmatch(own[code]):
             full[label] = own[code]
         elif _is_code(label, codes):
             unnamed.append(label)

@@ -335,6 +335,9 @@ def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index])
 
 def _check_classes(source: Path, tally: _Tally) -> None:
     bad = {name: first for name, first in tally.bad.items() if name and name not in tally.good}
+    if not bad and not tally.good:
+        example, reason = next(iter(tally.bad.values()))
+        raise UserError(f"{source}: none of its {len(tally.rejects)} pictures can be used ({example!r}: {reason})")
     if not bad:
         return
     names = sorted(bad)

@@ -39,7 +39,10 @@ class RowGroup:
             group = file.metadata.row_group(self.number)
             columns = [group.column(number) for number in range(group.num_columns)]
         length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
-        labels = table.column("label").to_pylist()
+        # The Hub's number for a picture without a label is -1.
+        labels = [
+            None if isinstance(label, int) and label < 0 else label for label in table.column("label").to_pylist()
+        ]
         paths = [image["path"] if image else None for image in table.column("image").to_pylist()]
         items = []
         for row, (path, label) in enumerate(zip(paths, labels)):

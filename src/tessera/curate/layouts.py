@@ -111,7 +111,7 @@ def _tree(source: Path) -> Path | None:
     """The folder with train/ and val/, of Kaggle's tree or one like it; None for a source that is another layout."""
     if (source / "LOC_synset_mapping.txt").is_file() and not (source / _KAGGLE).is_dir():
         if not any(WORDNET_ID.fullmatch(path.name.removesuffix(".tar")) for path in source.iterdir()) and not any(
-            source.glob("*.tar")
+            any(source.rglob(pattern)) for pattern in ("*.tar", "*.parquet")
         ):
             raise UserError(f"{source}: has LOC_synset_mapping.txt, but no {_KAGGLE.as_posix()}; unpack the rest too")
         return None

@@ -90,8 +90,9 @@ def square_crop(source: Path | bytes, size: int, *, upright: bool = True, fast: 
     The recipe of the published ImageNet pipelines, pixel for pixel: to RGB, Pillow's bicubic filter over the whole
     picture, the long side rounded down, the centre rounded to even. Transparency goes over white, grey and 16-bit
     pictures become RGB, an animation gives its first frame.
-    upright: turns it by its EXIF flag first, as viewers do. fast: JPEG files go through simplejpeg, which decodes them
-    at the smallest eighth that still has `size` px, and only the square is scaled; pixels then differ a little.
+    upright: turns it by its EXIF flag first, as viewers do; Pillow turns TIFF files in any case. fast: JPEG files go
+    through simplejpeg, which decodes them at the smallest eighth that still has `size` px, and only the square is
+    scaled; pixels then differ a little.
     Raises RejectedPicture with the reason.
     """
     with _reasons(source), _open(source) as image:
@@ -248,7 +249,9 @@ def _open(source: Path | bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 if there is none or it makes no sense."""
+    """EXIF orientation 1 to 8; 1 if there is none or it makes no sense, or Pillow itself turns the picture."""
+    if image.format == "TIFF":
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:

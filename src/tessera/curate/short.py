@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tessera.config import UserError
 from tessera.curate.augment import read_recipe
-from tessera.curate.caption import CAPTIONS_TABLE, aio_caption, aio_mix_caption, read_captions
+from tessera.curate.caption import CAPTIONS_TABLE, aio_caption, aio_caption_of, read_captions, scene_of
 from tessera.curate.collect import SCENES_TABLE, is_complete, read_images, read_scenes
 from tessera.files import open_stage, read_manifest, read_table, write_table
-from tessera.miniature import describe_short, mix_scene
+from tessera.miniature import describe_short
 from tessera.runtime import address
 
 _STEPS = 2**32
@@ -52,19 +52,9 @@ def _short(images: Path, recipe: Path | None, keys: set[str], seed: int) -> dict
         scenes = read_scenes(images)
         if mixed is not None:
             view = mixed.config.half_view
-            scenes = {
-                mix.key: mix_scene(scenes[mix.base], scenes[mix.partner], mix.placement, view)
-                for mix in mixed.rows
-                if mix.key in keys
-            }
+            scenes = {mix.key: scene_of(mix, scenes, view) for mix in mixed.rows if mix.key in keys}
         return {key: describe_short(scenes[key], seed, address("short", key)) for key in sorted(keys)}
     classes = {row.key: row.class_name for row in read_images(images)}
     if mixed is None:
         return {key: aio_caption(classes[key]) for key in sorted(keys)}
-    return {
-        mix.key: aio_mix_caption(
-            classes[mix.base], classes[mix.partner], mix.placement, swap=address(seed, "caption", mix.key) % 2 == 1
-        )
-        for mix in mixed.rows
-        if mix.key in keys
-    }
+    return {mix.key: aio_caption_of(mix, classes, seed) for mix in mixed.rows if mix.key in keys}
