@@ -100,6 +100,7 @@ def test_bad_input_is_one_line_that_names_it(tmp_path):
     empty.mkdir()
     assert "empty" in fails("collect", empty, "--out", tmp_path / "images")
     assert "nowhere" in fails("collect", tmp_path / "nowhere", "--out", tmp_path / "images")
+    assert "size is 0" in fails("collect", empty, "--size", 0, "--out", tmp_path / "images")
     flat = tmp_path / "flat"
     flat.mkdir()
     from PIL import Image

@@ -196,10 +196,14 @@ class Stage:
         counts: Mapping[str, int],
         rejects: Mapping[str, str] | None = None,
         facts: Mapping[str, Any] | None = None,
+        joint: Sequence[str] = (),
     ) -> None:
-        """Marks the directory complete, rid of what killed workers left. The last write of a stage."""
+        """Marks the directory complete, rid of what killed workers left. The last write of a stage.
+
+        joint: files that another process may be writing too, when two see at once that all is there.
+        """
         assert not self.done, f"{self.directory} was complete already"
-        remove_unfinished(self.directory)
+        remove_unfinished(self.directory, spare=(MANIFEST, *joint))
         _write_manifest(self.directory, self.head, complete=True, counts=counts, rejects=rejects, facts=facts)
 
 
@@ -237,11 +241,13 @@ def open_stage(
     return Stage(directory, found.complete, head)
 
 
-def remove_unfinished(directory: Path) -> None:
-    """Removes the unfinished files of killed processes below `directory`. No process may be writing there."""
+def remove_unfinished(directory: Path, spare: Sequence[str] = ()) -> None:
+    """Removes the unfinished files of killed processes below `directory`, but not those that are to be named as in
+    `spare`. No process may be writing others there."""
+    endings = tuple(f"-{name}" for name in spare)
     for leftover in directory.rglob(f"{TEMPORARY}*"):
-        if leftover.is_file():
-            leftover.unlink()
+        if leftover.is_file() and not leftover.name.endswith(endings):
+            leftover.unlink(missing_ok=True)
 
 
 def _wait_for_start(directory: Path) -> None:

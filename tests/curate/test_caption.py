@@ -189,6 +189,7 @@ def test_import_errors(images, tmp_path):
     fails(text("a.jsonl", b'{"key": "a"\n'), "line 1 is not JSON")
     fails(text("a.jsonl", b"[]\n"), 'line 1 is not an object; write {"key"')
     fails(text("a.jsonl", b'{"key": 1, "text": "b"}\n'), "key and text must be strings")
+    fails(text("a.jsonl", b'{"key": "a", "text": "smile \\ud83d"}\n'), r"caption of 'a' has half a character, '.ud83d'")
     fails(text("a.parquet", b"none"), "not a Parquet file")
     with pytest.raises(UserError, match="import needs --file: a captions file"):
         caption(out, images, IMPORT)

@@ -38,7 +38,7 @@ def recipe(images, tmp_path_factory):
 class Stub:
     """A server on loopback that tells each picture's hash, after it has failed at some of its first tries."""
 
-    def __init__(self, fail=0.0, stall=0.0, junk=0.0, down_after=None):
+    def __init__(self, fail=0.0, stall=0.0, junk=0.0, down_after=None, more=""):
         self.asked, self.answered, self.at_once, self.most = [], Counter(), 0, 0
         self.prompts, self.images = {}, {}
         lock, stub, draw = threading.Lock(), self, np.random.default_rng(0)
@@ -87,7 +87,7 @@ class Stub:
                         self.send(200, junk_bodies[int(luck * 1000) % 4], kind)
                     else:
                         time.sleep(0.02)
-                        answer = {"role": "assistant", "content": f'  told "{name}",\n\tassistant <b>\n'}
+                        answer = {"role": "assistant", "content": f'  told "{name}",\n\tassistant <b>{more}\n'}
                         choice = {"index": 0, "message": answer, "finish_reason": "stop"}
                         with lock:
                             stub.answered[name] += 1
@@ -215,3 +215,28 @@ def test_llava_here_and_in_parts_of_an_array_job(images, recipe, llava_folder, t
     assert (tmp_path / "parts" / "manifest.json").read_bytes() == (out / "manifest.json").read_bytes()
     assert (tmp_path / "parts" / "captions.parquet").read_bytes() == (out / "captions.parquet").read_bytes()
     shutil.rmtree(tmp_path / "parts")
+
+
+def test_two_tasks_that_see_the_end_at_once(images, tmp_path, hasty, monkeypatch):
+    whole, out, task = tmp_path / "whole", tmp_path / "out", Engine(part=(0, 1))
+    read, others = captioning.read_table, []
+
+    def read_while_another_ends(*args):
+        if not others:
+            others.append(None)
+            caption(out, images, OPENAI, server=stub.address, engine=task)
+        return read(*args)
+
+    with Stub() as stub:
+        caption(whole, images, OPENAI, server=stub.address)
+        monkeypatch.setattr(captioning, "read_table", read_while_another_ends)
+        caption(out, images, OPENAI, server=stub.address, engine=task)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
+
+
+def test_half_a_character_of_an_answer_is_not_stored(images, tmp_path, hasty):
+    with Stub(more="\ud83d") as stub:
+        caption(tmp_path / "captions", images, OPENAI, server=stub.address)
+    assert all(text.endswith("<b>?") for text in read_captions(tmp_path / "captions").values())

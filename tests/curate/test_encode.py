@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tessera import files as files_module
 from tessera.config import UserError
 from tessera.curate import encode as encode_module
 from tessera.curate.augment import AugmentConfig, augment, read_recipe
 from tessera.curate.caption import CaptionConfig, caption, read_captions
 from tessera.curate.collect import CollectConfig, collect, read_images
 from tessera.curate.encode import EncodeConfig, encode
+from tessera.curate.engine import Engine
 from tessera.curate.pictures import read_png
 from tessera.cutmix import compose
 from tessera.files import read_manifest, sha256_file
@@ -203,3 +205,20 @@ def test_a_users_messy_folder_goes_the_whole_way(messy, tmp_path):
         assert len(store) == 293
     classes = {store[i].class_name for i in range(293)}
     assert classes >= {"red fox + \u732b", "Caf\u00e9 noir + grey cat"}
+
+
+def test_two_tasks_that_see_the_end_at_once(images, captions, tmp_path, monkeypatch):
+    whole, out, task = tmp_path / "whole", tmp_path / "out", Engine(part=(0, 1))
+    encode(whole, images, captions, CONFIG)
+    sync, others = files_module._sync, []
+
+    def sync_while_another_ends(path):
+        if path.name.endswith("manifest.json") and (out / "shard-00002.arrow").exists() and not others:
+            others.append(None)
+            encode(out, images, captions, CONFIG, engine=task)
+        sync(path)
+
+    monkeypatch.setattr(files_module, "_sync", sync_while_another_ends)
+    encode(out, images, captions, CONFIG, engine=task)
+    assert others
+    assert files(out) == files(whole)

@@ -194,3 +194,47 @@ def test_bad_engines():
     ):
         with pytest.raises(UserError, match=message):
             Engine(**bad)
+
+
+ORPHANS = """
+import os, sys, time
+from pathlib import Path
+import tessera.curate.engine as engine
+
+def work(items):
+    (Path(sys.argv[1]) / str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    engine.usable_cores = lambda: 2
+    with engine.map_chunks(work, range(2), chunk=1, parallel_from=1) as results:
+        list(results)
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_chunks_processes_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "job.py").write_text(ORPHANS.replace("sys.argv[1]", repr(str(tmp_path / "pids"))))
+    (tmp_path / "pids").mkdir()
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "job.py")], env=env)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "pids").iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
+    parent.kill()
+    parent.wait()
+    assert len(pids) == 2
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [pid for pid in pids if is_running(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []

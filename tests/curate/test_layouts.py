@@ -380,6 +380,31 @@ def test_a_set_without_one_usable_picture_is_none(tmp_path):
         collect(tmp_path / "images", CollectConfig(source="a", size=16), tmp_path / "a.tar")
 
 
+def test_links_in_archives_are_named(tmp_path):
+    def link(tar, name, target, kind):
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, target
+        tar.addfile(info)
+
+    for folder, first in (("web", "1.jpg"), ("imagenet", "n01440764_1.JPEG")):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / ("a.tar" if folder == "web" else "n01440764.tar")
+        with tarfile.open(path, "w") as tar:
+            for i in (1, 2, 3):
+                add(tar, f"{i}.cls", b"fox")
+            add(tar, first, jpeg(1))
+            link(tar, "2.jpg", first, tarfile.LNKTYPE)
+            link(tar, "3.jpg", first, tarfile.SYMTYPE)
+        mapping_file(tmp_path / folder)
+        collect(tmp_path / f"{folder}-out", CollectConfig(source=folder, size=16), tmp_path / folder)
+        assert len(read_images(tmp_path / f"{folder}-out")) == 1
+        reason = "a link in its archive, without bytes of its own"
+        assert read_manifest(tmp_path / f"{folder}-out").rejects == {
+            f"{path.name}/2.jpg": reason,
+            f"{path.name}/3.jpg": reason,
+        }
+
+
 def test_mixed_and_unknown_layouts(pictures, tmp_path):
     def fails(source, message, **options):
         with pytest.raises(UserError, match=message) as caught:

@@ -158,6 +158,10 @@ def test_what_is_not_found_is_named(images, made, tmp_path):
     caption(alone, images, CaptionConfig())
     with pytest.raises(UserError, match=r"captions: the images it was made from lie not near it; give --images"):
         look(alone, tmp_path / "page.html")
+    (tmp_path / "deep" / "app").mkdir()
+    (tmp_path / "deep" / "app" / "manifest.json").write_text('{"name": "another program"}')
+    with pytest.raises(UserError, match=r"captions: the images it was made from lie not near it; give --images"):
+        look(alone, tmp_path / "page.html")
     look(alone, tmp_path / "page.html", images=images)
     with pytest.raises(UserError, match=r"recipe: is not what .*captions was made from; give --images"):
         look(alone, tmp_path / "page.html", images=made / "recipe")

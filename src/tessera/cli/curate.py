@@ -43,14 +43,14 @@ def collect(
     from tessera.miniature import WorldConfig
 
     if source == MINIATURE:
-        side = size or 32
+        side = 32 if size is None else size
         world = WorldConfig(num_images=num_images, size=side, seed=seed)
         collect_all(out, CollectConfig(size=side, world=world))
     else:
         folder = Path(source)
         config = CollectConfig(
             source=folder.resolve().name,
-            size=size or 256,
+            size=256 if size is None else size,
             single_class=single_class,
             split=split,
             fast=fast,

@@ -21,6 +21,9 @@ from tessera.curate.sources import Item, Listing, Read, span_reader
 _NO_LABEL = re.compile(r"-\d+")  # the Hub's number for a picture without a label is -1
 
 
+_LINK = "a link in its archive, without bytes of its own"
+
+
 class _Section(io.RawIOBase):
     """A stretch of a file, as a file."""
 
@@ -51,6 +54,7 @@ class _Section(io.RawIOBase):
 def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[tuple[str, int, int]]:
     """(name, offset in `path`, size) of each file in a tar file, or in the tar file that lies in it at `offset`.
 
+    A link to another entry has no bytes of its own: its size is -1.
     UserError: not a tar file, a header that is damaged or cut, a name that is absolute or climbs out with "..".
     """
     try:
@@ -61,7 +65,9 @@ def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                     _check_name(path, member.name)
-                    if member.isfile():
+                    if member.issym() or member.islnk():
+                        yield member.name, offset + member.offset_data, -1
+                    elif member.isfile():
                         yield member.name, offset + member.offset_data, member.size
     except tarfile.TarError as error:
         where = f" (in the part at byte {offset})" if offset else ""
@@ -102,7 +108,8 @@ class ClassTarGroup:
                 continue
             key = f"{self.label}/{safe('-'.join(place.with_suffix('').parts))}"
             source = f"{self.label}.tar/{as_text(name)}"
-            items.append(Item(key, self.label, source, str(self.path), offset, size))
+            reject = _LINK if size < 0 else None
+            items.append(Item(key, self.label, source, str(self.path), offset, size, reject=reject))
         items.sort(key=lambda item: item.source)
         return Listing(items, ignored)
 
@@ -115,6 +122,8 @@ def class_tars(path: Path) -> list[ClassTarGroup]:
     groups = []
     for name, offset, size in entries(path):
         label = PurePosixPath(name).stem
+        if size < 0:
+            continue
         if not name.endswith(".tar"):
             if groups:
                 raise UserError(f"{path}: has class tars and other files, such as {name!r}; give a tar of one layout")
@@ -158,7 +167,7 @@ class WebDatasetGroup:
                             " keys must be unique; rename one"
                         )
                     pictures[sample] = name, offset, size
-                elif kind in ("cls", "json") and size <= 2**20:
+                elif kind in ("cls", "json") and 0 <= size <= 2**20:
                     file.seek(offset)
                     label = _label(self.path, name, kind, file.read(size))
                     if label is not None and (kind == "cls" or sample not in labels):
@@ -171,6 +180,7 @@ class WebDatasetGroup:
             key = f"{safe(label) if label else 'unknown'}/{safe(sample)}"
             source = f"{self.path.name}/{as_text(name)}"
             reject = None if label else "no class beside it (.cls, or .json with label)"
+            reject = _LINK if size < 0 else reject
             items.append(Item(key, label, source, str(self.path), offset, size, code, reject))
         items.sort(key=lambda item: item.source)
         return Listing(items, ignored)

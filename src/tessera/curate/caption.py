@@ -157,7 +157,7 @@ def _by_model(
     if (out / CAPTIONS_TABLE).exists():  # a stop came between the table and the manifest
         table = read_table(out / CAPTIONS_TABLE)
     else:
-        told = make_captions(out, jobs, prepare, engine)
+        told = make_captions(out, jobs, prepare, engine, out / CAPTIONS_TABLE)
         if told is None:
             return
         constant = {"captioner": config.captioner, "settings": json.dumps(settings), "revision": revision}
@@ -166,7 +166,8 @@ def _by_model(
         table = pa.table(columns).select(["key", "text", "captioner", "prompt", "settings", "revision"])
         write_table(out / CAPTIONS_TABLE, table)
     clear_parts(out)
-    stage.finish({"records": table.num_rows, "distinct": len(table.column("text").unique())})
+    counts = {"records": table.num_rows, "distinct": len(table.column("text").unique())}
+    stage.finish(counts, joint=(CAPTIONS_TABLE,))
 
 
 def _jobs(images: Path, mixed: Recipe | None) -> list[Job]:

@@ -19,7 +19,7 @@ from tessera.curate.augment import RecipeRow
 from tessera.curate.engine import Engine, run_shards
 from tessera.curate.pictures import read_png
 from tessera.cutmix import compose
-from tessera.files import read_table, remove_unfinished, write_table
+from tessera.files import read_table, write_table
 from tessera.frozen.captioner import Llava, Question, make_question, prompt_of
 from tessera.frozen.server import Server
 from tessera.runtime import progress
@@ -49,9 +49,11 @@ class Part:
 
 
 def make_captions(
-    out: Path, jobs: Sequence[Job], prepare: Callable[[], Callable[[Part], int]], engine: Engine
+    out: Path, jobs: Sequence[Job], prepare: Callable[[], Callable[[Part], int]], engine: Engine, joined: Path
 ) -> pa.Table | None:
-    """The captions of `jobs` in their order, columns key, text and prompt. None while other parts of an array job lack.
+    """The captions of `jobs` in their order, columns key, text and prompt.
+
+    None while other parts of an array job lack, or when another task has joined them all in the file `joined` since.
 
     `prepare` makes the work of a part (`llava_work`, `server_work`), which returns how many captions it wrote.
     """
@@ -63,19 +65,25 @@ def make_captions(
     index, count = engine.part or (0, 1)
     mine = parts[index::count]
     todo = [part for part in mine if not part.path.exists()]
+    if joined.exists():
+        return None
     total, left = (sum(len(part.jobs) for part in some) for some in (mine, todo))
     with progress("caption", total, completed=total - left) as bar, run_shards(prepare, todo, engine) as results:
         for done in results:
             bar.advance(done)
     if not all(part.path.exists() for part in parts):
         return None
-    return pa.concat_tables([read_table(part.path, _COLUMNS) for part in parts])
+    try:
+        return pa.concat_tables([read_table(part.path, _COLUMNS) for part in parts])
+    except UserError:
+        if joined.exists():
+            return None
+        raise
 
 
 def clear_parts(out: Path) -> None:
     """Removes what only served to go on. After captions.parquet is written."""
     shutil.rmtree(out / PARTS, ignore_errors=True)
-    remove_unfinished(out)
 
 
 def llava_work(

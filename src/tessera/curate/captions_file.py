@@ -103,11 +103,21 @@ def _read_file(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
         raise UserError(f"{path}: captions can be read from {', '.join(readers)}; convert it to one of these")
     try:
         for name, text in reader(path):
+            _check_whole(path, name, text)
             yield _tidy(name), text
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _check_whole(path: Path, name: str, text: str) -> None:
+    """JSON can spell half of an emoji, as captions have it that were cut to a length."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise UserError(f"{path}: the caption of {name!r} has half a character, {half}; take it out") from error
 
 
 def _tidy(name: str) -> str:

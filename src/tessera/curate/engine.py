@@ -120,21 +120,13 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(prepare: Callable[[], Work], counter: Any, gpus: list[str]) -> None:
     """A worker process's start: it sees one GPU, leaves Ctrl-C to its parent, and ends with it."""
-    _leave_ctrl_c()
+    _follow_parent()
     with counter.get_lock():
         number = counter.value
         counter.value += 1
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     os.environ["TESSERA_QUIET"] = "1"  # the parent shows how far the whole is
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(3)  # a worker left over would write beside the next call's
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
     _worker["prepare"] = prepare
 
 
@@ -238,7 +230,7 @@ def map_chunks(
         yield map(function, chunks)
         return
     context = multiprocessing.get_context(_start_method())
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_ctrl_c)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent)
     try:
         yield pool.map(function, chunks)
     except BrokenProcessPool as error:
@@ -252,6 +244,14 @@ def _start_method() -> str:
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-def _leave_ctrl_c() -> None:
-    """Ctrl-C reaches the whole process group: only the parent answers it."""
+def _follow_parent() -> None:
+    """Leaves Ctrl-C, which reaches the whole process group, to the parent, and ends this process when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(3)  # a worker left over would write beside the next call's
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

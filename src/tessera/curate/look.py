@@ -22,7 +22,7 @@ from tessera.curate.caption import read_captions
 from tessera.curate.collect import ImageRow, read_images
 from tessera.curate.pictures import read_png
 from tessera.cutmix import CROP, compose
-from tessera.files import MANIFEST, Manifest, atomic_path, read_manifest
+from tessera.files import MANIFEST, Manifest, atomic_path, read_manifest, sha256_file
 from tessera.runtime import philox
 from tessera.shards import open_encoded
 
@@ -101,8 +101,10 @@ def _near(directory: Path, manifest: Manifest, name: str, given: Path | None) ->
     """The directory that `directory` was made from as its input `name`, by the hash of its manifest."""
     above = list(directory.resolve().parents)[:2]
     near = [given] if given else [path.parent for folder in above for path in sorted(folder.glob(f"*/{MANIFEST}"))]
-    for path in near:
-        if read_manifest(path, must_be_complete=False).sha256 == manifest.inputs[name]:
+    if given:
+        read_manifest(given, must_be_complete=False)
+    for path in near:  # other programs have files of that name too
+        if sha256_file(path / MANIFEST) == manifest.inputs[name]:
             return path
     if given:
         raise UserError(f"{given}: is not what {directory} was made from; give --{name} DIRECTORY of that time")

@@ -111,6 +111,7 @@ class Server:
                     temperature=0,
                 )
                 text = answer.choices[0].message.content.strip()
+                text = text.encode(errors="replace").decode()  # JSON can spell half a character, files cannot
                 if text:
                     return text
                 last = ValueError("an empty answer")
