@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tessera import files as files_module
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment, read_recipe
 from tessera.curate.caption import CaptionConfig, aio_mix_caption, caption, joined_caption, read_captions
 from tessera.curate.collect import read_images, read_scenes
+from tessera.curate.engine import Engine
 from tessera.cutmix import placement_at
 from tessera.files import read_manifest, read_table
 from tessera.records import Placement
@@ -351,3 +353,22 @@ def test_captions_of_crops_are_those_of_one_picture(images, tmp_path):
     with pytest.raises(UserError, match="does not know what a crop leaves out"):
         caption(tmp_path / "scene", images, CaptionConfig(captioner="scene"), recipe=recipe)
     assert not (tmp_path / "scene").exists()
+
+
+def test_tasks_of_an_array_job_may_write_the_same_captions_at_once(images, tmp_path, monkeypatch):
+    whole, out, task = tmp_path / "whole", tmp_path / "out", Engine(part=(1, 2))
+    caption(whole, images, CaptionConfig())
+    sync, others = files_module._sync, []
+
+    def sync_while_another_begins(path):
+        if path.name.endswith("captions.parquet") and not others:
+            others.append(None)
+            caption(out, images, CaptionConfig(), engine=Engine(part=(0, 2)))
+        sync(path)
+
+    monkeypatch.setattr(files_module, "_sync", sync_while_another_begins)
+    caption(out, images, CaptionConfig(), engine=task)
+    assert others
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }

@@ -112,7 +112,8 @@ def caption(
         rows = read_images(images)
         mixed = read_recipe(Path(recipe)) if recipe is not None else None
         texts = _make_texts(images, rows, mixed, config, captions_file)
-    stage = open_stage(out, stage="caption", config=to_dict(config), inputs=inputs)
+    # These need no parts: each task of an array job writes the same table.
+    stage = open_stage(out, stage="caption", config=to_dict(config), inputs=inputs, shared=engine.part is not None)
     if stage.done:
         return
     prompt = {"aio": "An image of <class-name>", "scene": "ground truth", "import": ""}[config.captioner]
@@ -120,7 +121,7 @@ def caption(
     constant = {"captioner": config.captioner, "prompt": prompt, "settings": settings, "revision": revision}
     columns = {"key": list(texts), "text": list(texts.values())}
     write_table(out / CAPTIONS_TABLE, {**columns, **{name: [text] * len(texts) for name, text in constant.items()}})
-    stage.finish({"records": len(texts), "distinct": len(set(texts.values()))})
+    stage.finish({"records": len(texts), "distinct": len(set(texts.values()))}, joint=(CAPTIONS_TABLE,))
 
 
 def _by_model(
