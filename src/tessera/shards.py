@@ -58,9 +58,9 @@ class EncodedRecord:
 
 
 def quantize(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(L, D) floats -> int8 codes (L, D) and fp16 scales (L, ceil(D / 64)); an error is at most 0.57 of its scale, or 4e-6.
+    """(L, D) floats -> int8 codes (L, D) and fp16 scales (L, ceil(D / 64)); an error is at most 0.57 of its scale.
 
-    The latter where all 64 are below 0.001 and fp16 has no exact scale for them.
+    Where all 64 are below 0.001, fp16 has too few scales: there it is at most 4e-6.
     """
     text = np.asarray(text, dtype=np.float32)
     length, width = text.shape

@@ -232,7 +232,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     remove_crops(out, but=keys if begun else np.empty(0, np.uint64))
     note_source(out, source)
 
-    # ImageNet is cropped as it always was, without regard to EXIF; people's own pictures as people see them.
+    # ImageNet is cropped as it always was, without regard to EXIF and ICC; people's own pictures as people see them.
     upright = not (names and all(WORDNET_ID.fullmatch(label) for label in names))
     work = CropWork(source, out, config.size, config.fast, upright)
     parts = [part for group, index in zip(found.groups, indexes) for part in _parts(group, index.count)]
@@ -253,6 +253,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     facts = {
         "layout": found.layout,
         "exif_rotation": "upright" if upright else "ignored",
+        "icc_profiles": "followed" if upright else "ignored",
         "class_names": given.record if given else None,
         "source_digest": digest,
         "folders_without_pictures": sorted(name for name in barren if name),

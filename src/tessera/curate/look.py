@@ -204,7 +204,7 @@ def _facts(inputs: _Inputs) -> Iterator[tuple[str, str]]:
     for name in ("captioner", "pattern", "half_view", "size"):
         if config.get(name) is not None:
             yield name.replace("_", " "), str(config[name])
-    for name in ("layout", "exif_rotation", "latent_codec", "text_encoder"):
+    for name in ("layout", "exif_rotation", "icc_profiles", "latent_codec", "text_encoder"):
         if facts.get(name) is not None:
             yield name.replace("_", " "), str(facts[name])
     text = facts.get("text") or {}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from tessera.curate.colors import corrected, rgb_of_inks
 from tessera.files import atomic_path
 
 MAX_PIXELS = 100_000_000
@@ -90,9 +91,9 @@ def square_crop(source: Path | bytes, size: int, *, upright: bool = True, fast: 
     The recipe of the published ImageNet pipelines, pixel for pixel: to RGB, Pillow's bicubic filter over the whole
     picture, the long side rounded down, the centre rounded to even. Transparency goes over white, grey and 16-bit
     pictures become RGB, an animation gives its first frame.
-    upright: turns it by its EXIF flag first, as viewers do; Pillow turns TIFF files in any case. fast: JPEG files go
-    through simplejpeg, which decodes them at the smallest eighth that still has `size` px, and only the square is
-    scaled; pixels then differ a little.
+    upright: as viewers show it, first turned by its EXIF flag (Pillow turns TIFF files in any case), its colours those
+    of its ICC profile. fast: JPEG files go through simplejpeg, which decodes them at the smallest eighth that still has
+    `size` px, and only the square is scaled; pixels then differ a little.
     Raises RejectedPicture with the reason.
     """
     with _reasons(source), _open(source) as image:
@@ -103,10 +104,13 @@ def square_crop(source: Path | bytes, size: int, *, upright: bool = True, fast: 
             if orientation in _UPRIGHT:
                 square = square.transpose(_UPRIGHT[orientation])
         else:
-            whole = _to_rgb(image)
+            whole = rgb_of_inks(image) if upright else None
+            whole = whole or _to_rgb(image)
             if orientation in _UPRIGHT:
                 whole = whole.transpose(_UPRIGHT[orientation])
             square = _exact_square(whole, size)
+        if upright:
+            square = corrected(square, image)
         return Crop(np.asarray(square), width, height)
 
 

@@ -1,0 +1,45 @@
+"""Colours as a picture's own ICC profile means them: phones store Display P3, cameras Adobe RGB, printers CMYK.
+
+Read as sRGB, such pictures are duller than people see them, by up to 60 of 255 levels.
+"""
+
+import functools
+import io
+from typing import Any
+
+from PIL import Image, ImageCms
+
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of a profile -> Pillow's mode
+
+
+def rgb_of_inks(image: Image.Image) -> Image.Image | None:
+    """A grey or CMYK picture in sRGB by its profile; None without one for its kind of picture."""
+    mode, transform = _transform(_profile_of(image))
+    return transform.apply(image) if transform is not None and mode == image.mode != "RGB" else None
+
+
+def corrected(rgb: Image.Image, image: Image.Image) -> Image.Image:
+    """`rgb`, made of `image` as if that were sRGB, in sRGB by its profile; as it is without one for RGB pictures."""
+    mode, transform = _transform(_profile_of(image))
+    fits = mode == "RGB" and image.mode in ("RGB", "RGBA", "P", "PA")
+    return transform.apply(rgb) if transform is not None and fits else rgb
+
+
+def _profile_of(image: Image.Image) -> bytes:
+    return bytes(image.info.get("icc_profile") or b"")
+
+
+@functools.lru_cache(maxsize=16)
+def _transform(profile: bytes) -> tuple[str, Any]:
+    """Pillow's mode of what the profile is for, and the way to sRGB; None for none, sRGB's or a damaged one."""
+    if not profile:
+        return "", None
+    try:
+        source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _SPACES.get(source.profile.xcolor_space.strip(), "")
+        if not mode or "sRGB" in (source.profile.profile_description or ""):
+            return mode, None
+        target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        return mode, ImageCms.buildTransform(source, target, mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return "", None
