@@ -20,6 +20,7 @@ from tessera.files import (
     read_json,
     read_manifest,
     read_table,
+    remove_unfinished,
     sha256_file,
     write_json,
     write_table,
@@ -52,6 +53,18 @@ def test_atomic_path_keeps_the_old_file_when_the_body_fails(tmp_path, error):
         fail()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_second_call_in_the_same_directory_is_said(tmp_path, durable):
+    def write():
+        with atomic_path(tmp_path / "a.txt", durable) as temporary:
+            temporary.write_text("mine")
+            remove_unfinished(tmp_path)  # as open_stage does
+
+    with pytest.raises(UserError, match=r"a\.txt: was removed while it was written: another call works in"):
+        write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json(tmp_path):

@@ -55,14 +55,24 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
-        if durable:
-            _sync(temporary)
-        os.replace(temporary, path)
+        _put_in_place(temporary, path, durable)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durable and os.name == "posix":
         _sync(path.parent)
+
+
+def _put_in_place(temporary: Path, path: Path, durable: bool) -> None:
+    try:
+        if durable:
+            _sync(temporary)
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: was removed while it was written: another call works in {path.parent} too, or it was deleted;"
+            " let one call end, then run this again"
+        ) from None
 
 
 def _sync(path: Path) -> None:

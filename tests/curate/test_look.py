@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from chromium import check_file
+from tessera.cli import curate as cli
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment, read_recipe
 from tessera.curate.caption import CaptionConfig, caption, read_captions
@@ -183,3 +184,11 @@ def test_what_was_left_out_for_everybody(browser, messy, tmp_path):
     look(tmp_path / "images", tmp_path / "page.html")
     assert "Left out, by reason" in (tmp_path / "page.html").read_text()
     check_file(browser, tmp_path / "page.html")
+
+
+def test_a_page_is_named_as_its_directory(images, tmp_path, capsys):
+    for name in ("short0.25", "short0.5"):
+        caption(tmp_path / name, images, CaptionConfig())
+        cli.look(tmp_path / name, images=images)
+    assert {path.name for path in tmp_path.glob("*.html")} == {"short0.25.html", "short0.5.html"}
+    assert "short0.25.html" in capsys.readouterr().out

@@ -235,6 +235,7 @@ def look(
     """
     from tessera.curate.look import look as look_at
 
-    path = out or directory.resolve().with_suffix(".html")
+    place = directory.resolve()
+    path = out or place.with_name(f"{place.name}.html")
     look_at(directory, path, number=number, seed=seed, images=images, recipe=recipe)
     say_files([path])
