@@ -380,6 +380,23 @@ def test_a_set_without_one_usable_picture_is_none(tmp_path):
         collect(tmp_path / "images", CollectConfig(source="a", size=16), tmp_path / "a.tar")
 
 
+def test_damage_inside_a_parquet_file_is_one_line(tmp_path):
+    config = CollectConfig(source="hub", size=16)
+    path = hub_set(tmp_path / "hub", ["fox", "cat"]) / "a.parquet"
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\xff" * 20 + data[24:])  # the first page's header
+    with pytest.raises(UserError, match=r"a\.parquet: .* is damaged .*; fetch it again") as caught:
+        collect(tmp_path / "images", config, tmp_path / "hub")
+    assert "\n" not in str(caught.value)
+    at = data.rindex(b"\x05bytes") + 1  # in the name of a column chunk
+    path.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
+    with pytest.raises(UserError, match=r"a\.parquet: .* is damaged .*can't decode byte 0xff"):
+        collect(tmp_path / "others", config, tmp_path / "hub")
+    pq.write_table(pa.table({"image": [{"bytes": jpeg(0), "path": b"a.jpg"}], "label": ["fox"]}), path)
+    with pytest.raises(UserError, match="its column image has paths that are no text"):
+        collect(tmp_path / "others", config, tmp_path / "hub")
+
+
 def test_links_in_archives_are_named(tmp_path):
     def link(tar, name, target, kind):
         info = tarfile.TarInfo(name)

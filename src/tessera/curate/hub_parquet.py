@@ -38,7 +38,7 @@ class RowGroup:
             table = file.read_row_group(self.number, columns=["image.path", "label"])
             group = file.metadata.row_group(self.number)
             columns = [group.column(number) for number in range(group.num_columns)]
-        length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
+            length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
         # The Hub's number for a picture without a label is -1.
         labels = [
             None if isinstance(label, int) and label < 0 else label for label in table.column("label").to_pylist()
@@ -120,6 +120,8 @@ def _check_columns(path: Path, schema: Any) -> None:
         raise UserError(f"{path}: has the columns {', '.join(fields)}; {_EXPECTED}")
     if not pa.types.is_struct(image) or {"bytes", "path"} - {field.name for field in image}:
         raise UserError(f"{path}: its column image is {image}; {_EXPECTED}")
+    if pa.types.is_binary(image.field("path").type):
+        raise UserError(f"{path}: its column image has paths that are no text; {_EXPECTED}")
 
 
 @contextlib.contextmanager
@@ -130,5 +132,6 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: is not a Parquet file or is damaged ({error}); fetch it again") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not a Parquet file or is damaged ({reason}); fetch it again") from error
