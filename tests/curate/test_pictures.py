@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from tessera.curate.pictures import RejectedPicture, is_whole_png, picture_size, read_png, square_crop, write_png
 
@@ -303,3 +303,15 @@ def test_png_is_read_back_or_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises((OSError, SyntaxError)):
             read_png(path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_file_is_rejected_and_stops_nothing(tmp_path):
+    whole = save(tmp_path / "a.avif", blocks()).read_bytes()
+    reasons = set()
+    for place in range(0, min(len(whole), 320), 2):
+        try:
+            square_crop(whole[:place] + b"\x55" + whole[place + 1 :], 16)
+        except RejectedPicture as reason:
+            reasons.add(str(reason))
+    assert "damaged" in reasons

@@ -51,7 +51,7 @@ _DAMAGE = (
     KeyError,
     ArithmeticError,
     EOFError,
-    NotImplementedError,
+    RuntimeError,  # of AVIF
     struct.error,
     zlib.error,
 )
