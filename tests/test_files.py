@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 import tessera
+from tessera import files
 from tessera.config import UserError
 from tessera.files import (
     atomic_path,
@@ -236,6 +237,22 @@ def test_leftovers_of_a_killed_process_go(tmp_path):
     shutil.rmtree(directory / "star")
     assert not open_stage(directory, stage="collect", config={}).done
     assert [entry.name for entry in directory.iterdir()] == ["manifest.json"]
+
+
+def test_processes_that_see_the_end_together_all_complete_it(tmp_path, monkeypatch):
+    """One finishes while the other's manifest is on its way to the disk."""
+    one, other = (open_stage(tmp_path / "samples", stage="generate", config={}, shared=True) for _ in range(2))
+    (tmp_path / "samples" / ".tmp-0123-a.png").write_bytes(b"half")
+    sync, turns = files._sync, iter([lambda: other.finish({"images": 2})])
+
+    def meanwhile(path):
+        next(turns, lambda: None)()
+        sync(path)
+
+    monkeypatch.setattr(files, "_sync", meanwhile)
+    one.finish({"images": 2})
+    assert read_manifest(tmp_path / "samples", "generate").counts == {"images": 2}
+    assert [entry.name for entry in (tmp_path / "samples").iterdir()] == ["manifest.json"]
 
 
 def test_damaged_manifests_are_named(tmp_path):
