@@ -622,6 +622,37 @@ def test_a_run_of_another_config_or_other_data_is_refused(plain, augmented, tmp_
     refused("input plain", out, augmented, augmented, config_of(num_images=8))
 
 
+def test_a_directory_that_another_process_trains_in_is_refused(plain, tmp_path, monkeypatch):
+    """It would take the checkpoint that the other one is writing for what a killed process left."""
+    out, config = tmp_path / "run", config_of(augment_prob=0.0, num_images=80, checkpoint_every_images=8)
+    second = [sys.executable, "-c", SECOND, json.dumps(to_dict(config)), str(out), str(plain)]
+    said = []
+
+    def begun(number):
+        if number == 5:
+            said.append(subprocess.run(second, capture_output=True, text=True, timeout=120).stdout)
+
+    before_step(monkeypatch, begun)
+    train(out, plain, None, config)
+    assert said == [f"{out}: another process is training in this directory; wait for it or stop it\n"]
+    assert read_manifest(out, "train").counts["num_images"] == 80
+    assert subprocess.run(second, capture_output=True, text=True, timeout=120).stdout == "done\n"
+
+
+SECOND = """
+import json, sys
+from pathlib import Path
+from tessera.config import UserError, from_dict
+from tessera.train import loop
+config = from_dict(loop.TrainConfig, json.loads(sys.argv[1]))
+try:
+    loop.train(Path(sys.argv[2]), Path(sys.argv[3]), None, config, device="cpu")
+    print("done")
+except UserError as error:
+    print(error)
+"""
+
+
 def test_a_shard_with_one_wrong_bit_is_named_with_its_checksum(tmp_path):
     damaged = write_set(tmp_path / "set", make_records(70))
     shard = damaged / "shard-00001.arrow"

@@ -4,6 +4,7 @@ Progress is counted in images. A run that was stopped, by whatever, goes on from
 same bytes as one that was not. Under torchrun (or Slurm) rank r of w takes the samples r, r + w, ... of every batch.
 """
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from tessera.train.batches import Loader, Reader, passes
 from tessera.train.boundaries import Boundaries
 from tessera.train.data import Algorithm1, Normalisation, latent_limit
 from tessera.train.log import Log, keep_lines
-from tessera.train.ranks import delayed_signals, join, leaders
+from tessera.train.ranks import delayed_signals, join, leaders, no_other
 from tessera.train.sets import check_sets
 from tessera.train.settings import Means, TrainConfig
 from tessera.train.start import starting_weights
@@ -55,7 +56,8 @@ def train(
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, write a checkpoint and raise KeyboardInterrupt.
 
     Raises UserError, before the first step, for sets or weights that do not fit the model or each other, for a full
-    disk, for a directory of another configuration; later, after five steps in a row whose loss is not finite.
+    disk, for a directory of another configuration or in which another process trains; later, after five steps in a row
+    whose loss is not finite.
     """
     out, plain, means = Path(out), Path(plain), means or Means()
     if config.augment_prob > 0 and augmented is None:
@@ -71,40 +73,44 @@ def train(
     set_threads(config.threads)
     place = pick_device(device)
     leads = join(place)
-    stage = None
-    started = leaders(int((out / MANIFEST).exists()), place)
-    if resume and not started:
-        raise UserError(f"{out}: there is no run to resume; leave out --resume to start one")
-    if started:
-        stage = open_stage(out, stage="train", config=to_dict(config), inputs=inputs) if leads else None
-        if leaders(int(stage.done) if stage else 0, place):
-            return
-    opened = [open_encoded(path) for path in stores]
-    if leads:
-        for store in opened:
-            if means.verify or store.byte_count < VERIFIED_BYTES:
-                store.verify()
-    plain_store, augmented_store = opened[0], opened[1] if len(opened) > 1 else None
-    model = config.model
-    shape = (model.latent_channels, model.latent_size, model.latent_size)
-    facts = check_sets(
-        plain_store,
-        augmented_store,
-        latent_shape=shape,
-        text_width=model.text_width,
-        encodes_text=means.encode_text is not None,
-    )
-    facts["latent_limit"] = latent_limit(plain_store, Normalisation(config.latent_shift, config.latent_scale))
-    start = None
-    if init is not None and checkpoint.latest(out) is None:
-        start = starting_weights(Path(init), config, facts, means.content_hash)
-    trainer = Trainer(out, plain_store, augmented_store, config, place, means, start)
-    if leads:
-        checkpoint.check_space(out, trainer.state.checkpoint_bytes, trainer.checkpoints_to_come)
-        if stage is None:
-            stage = open_stage(out, stage="train", config=to_dict(config), inputs=inputs)
-        write_json(out / "config.json", to_dict(config))
-    trainer.run(stage, facts)
+    with contextlib.ExitStack() as held:
+        stage = None
+        started = leaders(int((out / MANIFEST).exists()), place)
+        if resume and not started:
+            raise UserError(f"{out}: there is no run to resume; leave out --resume to start one")
+        if started:
+            if leads:
+                held.enter_context(no_other(out))
+            stage = open_stage(out, stage="train", config=to_dict(config), inputs=inputs) if leads else None
+            if leaders(int(stage.done) if stage else 0, place):
+                return
+        opened = [open_encoded(path) for path in stores]
+        if leads:
+            for store in opened:
+                if means.verify or store.byte_count < VERIFIED_BYTES:
+                    store.verify()
+        plain_store, augmented_store = opened[0], opened[1] if len(opened) > 1 else None
+        model = config.model
+        shape = (model.latent_channels, model.latent_size, model.latent_size)
+        facts = check_sets(
+            plain_store,
+            augmented_store,
+            latent_shape=shape,
+            text_width=model.text_width,
+            encodes_text=means.encode_text is not None,
+        )
+        facts["latent_limit"] = latent_limit(plain_store, Normalisation(config.latent_shift, config.latent_scale))
+        start = None
+        if init is not None and checkpoint.latest(out) is None:
+            start = starting_weights(Path(init), config, facts, means.content_hash)
+        trainer = Trainer(out, plain_store, augmented_store, config, place, means, start)
+        if leads:
+            checkpoint.check_space(out, trainer.state.checkpoint_bytes, trainer.checkpoints_to_come)
+            if stage is None:
+                stage = open_stage(out, stage="train", config=to_dict(config), inputs=inputs)
+                held.enter_context(no_other(out))
+            write_json(out / "config.json", to_dict(config))
+        trainer.run(stage, facts)
 
 
 class Trainer:
