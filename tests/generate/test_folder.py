@@ -238,6 +238,7 @@ def test_plain_text_prompts(tmp_path, export):
         ("p.jsonl", '{"prompt": "a"}\n["b"]\n', False, "line 2 is not a JSON object"),
         ("p.jsonl", '{"prompt": 3}\n', False, "line 1 is not a JSON object with a text"),
         ("p.jsonl", '{"prompt": "a"}\n', True, 'line 1 has no "extended"'),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b \\ud83d"}\n', False, r"p\.jsonl line 2 has half of a surrogate"),
         ("p.txt", "a\n", True, "without extended texts"),
         ("p.txt", b"\xff\xfe\x00", False, "not UTF-8"),
     ],

@@ -106,6 +106,10 @@ def _read_line(where: str, line: str, is_json: bool, extended: bool) -> tuple[di
         raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): mend or remove the line") from None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt"), str):
         raise UserError(f'{where} is not a JSON object with a text "prompt": mend or remove the line')
+    try:  # as the pictures' metadata is written
+        json.dumps(metadata, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where} has half of a surrogate pair, which is not valid Unicode: mend the line") from None
     if not extended:
         return metadata, metadata["prompt"]
     longer = metadata.get("extended")
