@@ -88,7 +88,7 @@ LANGUAGES = [
 
 def write_export(directory, kind, **changes):
     torch.manual_seed(0)
-    network = build_network(NETWORKS[kind])
+    network = build_network(NETWORKS[kind] if isinstance(kind, str) else kind)
     with torch.no_grad():
         for parameter in network.parameters():  # a fresh network's output layer is zero
             parameter += 0.2 * torch.randn_like(parameter)
@@ -348,6 +348,17 @@ def test_negative_prompt_stands_in_for_the_null_condition(pipe, noise):
     off = [levels(pipe, PROMPTS, negative_prompt=n, guidance_scale=1.0, latents=noise) for n in (None, long)]
     np.testing.assert_array_equal(*off)
     np.testing.assert_array_equal(plain, levels(pipe, PROMPTS, latents=noise))  # nothing of it stays
+
+
+@pytest.mark.parametrize("interval", [None, (0.0, 0.7)])
+def test_negative_prompt_keeps_the_coherence_of_its_branch(noise, tmp_path, interval):
+    """The published CAD-I with its coherence token has 1 in the branch of the prompt and 0 in the other."""
+    config = replace(NETWORKS["rin"], coherence=True)
+    pipe = tessera.load_pipeline(write_export(tmp_path, config), device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    plain = levels(pipe, PROMPTS, latents=noise, guidance_interval=interval)
+    empty = levels(pipe, PROMPTS, negative_prompt="", latents=noise, guidance_interval=interval)
+    assert np.abs(empty - plain).max() <= 1  # the null condition is the encoding of ""
 
 
 def test_negative_prompt_of_the_prompt_itself_turns_guidance_off(pipe, noise):

@@ -32,7 +32,8 @@ from tessera.files import atomic_path, read_json
 from tessera.generate.diffusers_model import INDEX_FILE, PART, TesseraTransformer, fetch, only_safetensors
 from tessera.generate.model_card import model_card
 from tessera.generate.pipeline import Pipeline
-from tessera.records import TextEncoding
+from tessera.models.rin import RIN
+from tessera.records import DenoiserState, TextEncoding
 from tessera.runtime import pick_device
 from tessera.weights import CONFIG_FILE, load_export
 
@@ -42,7 +43,10 @@ StepCallback = Callable[["TesseraPipeline", int, float, dict[str, Tensor]], Any]
 
 
 class _Negative(torch.nn.Module):
-    """The network with a text of its own in each row of guidance's second branch, in place of the null condition."""
+    """The network with a text of its own in each row of guidance's second branch, in place of the null condition.
+
+    To a network with a coherence token the branch stays what it is without such a text: of coherence 0.
+    """
 
     def __init__(self, network: torch.nn.Module, negative: TextEncoding):
         super().__init__()
@@ -56,6 +60,10 @@ class _Negative(torch.nn.Module):
             text = TextEncoding(
                 torch.cat([part.embeddings for part in parts]), torch.cat([part.mask for part in parts])
             )  # (2B, L, D), (2B, L)
+            if isinstance(self.network, RIN) and self.network.config.coherence:
+                coherence = torch.cat([torch.ones(rows), torch.zeros(rows)])  # (2B,)
+                cache = self.network.encode_text(text, coherence)
+                state = DenoiserState(None if state is None else state.latent_tokens, cache)
         return self.network(x, alpha_bar, text, state)
 
 
