@@ -102,6 +102,15 @@ def test_latents_never_reach_beyond_the_largest(tmp_path):
     assert latent_limit(store, Normalisation(scale=(0.2,))) == 0.2
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_latents_that_are_not_finite_are_named_before_training(tmp_path, bad):
+    """Else a run would go on to its end, and could not write down what its latents reach."""
+    means = np.zeros((20, *SHAPE))
+    means[7, 0, 1, 2] = bad
+    with pytest.raises(UserError, match="the latents of record 'thing/7' are not finite"):
+        latent_limit(with_latents(tmp_path, means, np.zeros_like(means)))
+
+
 @pytest.mark.parametrize(("first", "last"), [(0.1, 1.0), (1.0, 0.1), (0.7, 0.0)])
 def test_the_probability_moves_in_a_straight_line(first, last):
     start, end, count = 10_000, 90_000, 120_000

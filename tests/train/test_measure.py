@@ -16,6 +16,7 @@ from tessera.shards import open_encoded
 from tessera.train import checkpoint
 from tessera.train.loop import Means, Trainer, train
 from tessera.train.measure import tile
+from tessera.train.optim import OptimConfig
 
 HELD = 9
 
@@ -107,6 +108,19 @@ def test_measuring_changes_nothing(sets, tmp_path):
 def test_a_set_too_small_to_hold_out(sets, tmp_path):
     with pytest.raises(UserError, match="validation_records: 37 leaves nothing"):
         train(tmp_path / "run", sets[0], None, config_of(augment_prob=0.0, validation_records=37))
+
+
+def test_a_run_that_diverges_ends_as_one_and_not_where_it_is_measured(sets, tmp_path):
+    """The loss on held-out records overflows steps before that of five batches in a row does."""
+    settings = config(augment_prob=0.0, validate_every_images=8, sample_every_images=8)
+    settings = replace(settings, optim=OptimConfig(lr=1e18, clip_norm=None, decay="constant"))
+    seen = []
+    means = Means(decode=lambda latents: seen.append(latents) or decode(latents))
+    with pytest.raises(UserError, match=r"was not finite 5 steps in a row, up to image \d+; lower optim\.lr"):
+        train(tmp_path / "run", sets[0], None, settings, means=means)
+    measured = [line["validation"]["loss"] for line in lines_of(tmp_path / "run")]
+    assert measured[-1] is None
+    assert all(latents.isfinite().all() for latents in seen)
 
 
 def decode(latents: torch.Tensor) -> np.ndarray:

@@ -242,12 +242,17 @@ LIMIT_RECORDS = 512
 
 def latent_limit(store: "EncodedStore", normalise: Normalisation = AS_STORED) -> float:
     """How large normalised latents are, as a limit for a predicted x0: over channels the largest |mean| + 3 std, but no
-    more than the largest value there is. Two significant digits, from records spread over the whole set.
+    more than the largest value there is. Two significant digits, from records spread over the whole set. UserError
+    names one of these whose latents are not finite.
     """
     places = np.unique(np.linspace(0, len(store) - 1, LIMIT_RECORDS).astype(int)).tolist()
     records = [store[place] for place in places]
     means = torch.from_numpy(np.stack([r.latent_mean for r in records])).double()  # (n, C, H, W)
     stds = torch.from_numpy(np.stack([r.latent_std for r in records])).double()
+    finite = (means.isfinite() & stds.isfinite()).flatten(1).all(1)  # (n,)
+    if not finite.all():
+        bad = records[int(finite.logical_not().nonzero()[0])].key
+        raise UserError(f"{store.directory}: the latents of record {bad!r} are not finite; encode the set in fp32")
     scale = torch.tensor(normalise.scale, dtype=torch.float64)[:, None, None]
     means, stds = normalise(means), stds * scale
     spread = (means.var((0, 2, 3), correction=0) + stds.square().mean((0, 2, 3))).sqrt()  # (C,): law of total variance

@@ -78,7 +78,7 @@ class Log:
     | tflops | TFLOP/s of each device by formula (`tessera.models.flops`), from the texts' mean length |
     | peak_share | of the device's stated peak, if that was given |
     | memory_gb | most memory in use so far: the device's, on a CPU the process's |
-    | validation, validation_ema | loss on the held-out records, in all and by t, where it was measured on this line |
+    | validation, validation_ema | loss on the held-out records, in all and by t, if measured; null: not finite |
     """
 
     def __init__(self, path: Path, num_images: int, window: dict[str, Any] | None) -> None:

@@ -59,8 +59,11 @@ class HeldOut:
         return batch.to(self.device)
 
     @torch.no_grad()
-    def loss(self, network: torch.nn.Module, null_condition: Tensor) -> dict[str, float | list[float | None]]:
-        """The mean loss, and by quarters of t, over all ranks; a RIN always gets its own latent tokens first."""
+    def loss(self, network: torch.nn.Module, null_condition: Tensor) -> dict[str, float | list[float | None] | None]:
+        """The mean loss, and by quarters of t, over all ranks; a RIN always gets its own latent tokens first.
+
+        None: a quarter without records, or a loss that is not finite. Whether that ends the run, its steps say.
+        """
         losses = torch.zeros(self.count, device=self.device)
         turns = -(-self.count // (world_size() * self.size))  # as many on every rank: a split network needs all of them
         for turn in range(turns):
@@ -81,8 +84,12 @@ class HeldOut:
         add_up([losses])
         # Not in float64 before it is on the CPU: Apple's GPUs have none.
         values, quarter = losses.cpu().double().numpy(), quarter_of(self.t)
-        by_t = [float(values[quarter == q].mean()) if (quarter == q).any() else None for q in range(QUARTERS)]
-        return {"loss": float(values.mean()), "loss_by_t": by_t}
+        return {"loss": _mean(values), "loss_by_t": [_mean(values[quarter == q]) for q in range(QUARTERS)]}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """None where there are none, or one is not finite."""
+    return float(values.mean()) if len(values) and np.isfinite(values).all() else None
 
 
 class Grid:
@@ -101,7 +108,8 @@ class Grid:
 
     @torch.no_grad()
     def latents(self, network: torch.nn.Module, null_condition: Tensor) -> Tensor:
-        """Stored latents (B, C, H, W) of the pictures, by 25 steps of DDIM with guidance 3."""
+        """Stored latents (B, C, H, W) of the pictures, by 25 steps of DDIM with guidance 3; of a network that diverges,
+        0 where they are not finite, which no codec decodes."""
         drawn = ddim(
             as_denoiser(network, self.config.prediction),
             self.noise,
@@ -112,7 +120,7 @@ class Grid:
             null=null_condition,
             clip_denoised=self.limit,
         )
-        return self.normalise.undo(drawn.float().cpu())
+        return self.normalise.undo(drawn.float().cpu()).nan_to_num(0.0, 0.0, 0.0)
 
 
 def tile(pictures: np.ndarray) -> np.ndarray:
