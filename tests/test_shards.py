@@ -74,6 +74,8 @@ def test_round_trip(tmp_path, text_encoding, number, shard_size):
     for index in order:
         assert_same(store[index], records[index])
     assert store.records_read == number
+    for start in {0, number // 2, number - 1}:
+        assert open_encoded(tmp_path).keys(start) == [record.key for record in records[start:]]
     assert_same(store[-1], records[-1])
     with pytest.raises(IndexError):
         store[number]

@@ -35,7 +35,7 @@ class EncodedRecord:
     """One picture as training reads it. L tokens of width D."""
 
     key: str
-    """Unique in its set: "class/stem"."""
+    """Unique in its set: "class/stem"; of an augmented picture its base's, then "+" and more."""
     class_name: str
     caption: str
     text_codes: np.ndarray | None
@@ -231,11 +231,20 @@ class EncodedStore:
         if not 0 <= number < self._length:
             raise IndexError(f"record {index} of {self._length}")
         which, row = divmod(number, self._shard_size)
+        self.records_read += 1
+        return self._shard(which).read(row)
+
+    def keys(self, start: int = 0) -> list[str]:
+        """The keys of the records from number `start` on; nothing else of them is read."""
+        first = start // self._shard_size
+        found = [key for which in range(first, len(self._paths)) for key in self._shard(which).every_key()]
+        return found[start - first * self._shard_size :]
+
+    def _shard(self, which: int) -> "_Shard":
         shard = self._shards[which]
         if shard is None:
             shard = self._shards[which] = _Shard(self._paths[which], self.latent_shape)
-        self.records_read += 1
-        return shard.read(row)
+        return shard
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -390,6 +399,12 @@ class _Shard:
             return offsets.tolist(), memoryview(column.buffers()[2] or b"")
         tokens = column.values
         return offsets.tolist(), tokens.values.to_numpy().reshape(len(tokens), tokens.type.list_size)
+
+    def every_key(self) -> list[str]:
+        try:
+            return [_string(batch["key"], row) for batch in self.batches for row in range(len(batch["key"][0]) - 1)]
+        except UnicodeDecodeError as error:
+            raise _damaged(self.path, error) from error
 
     def read(self, row: int) -> EncodedRecord:
         batch = self.batches[row // BATCH_ROWS]

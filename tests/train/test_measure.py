@@ -47,6 +47,25 @@ def test_held_out_records_are_never_trained_on(sets):
     assert set(draws.index[draws.augmented]) == set(range(23))
 
 
+@pytest.mark.parametrize("name", ["{}+mix", "{}+n01440764_10026.JPEG_quarter_0_0"])
+def test_nor_are_augmented_ones_of_which_they_are_the_base(sets, tmp_path, name):
+    """By both ways in which augmented pictures are named; a picture's own name may hold a "+"."""
+    keys = [f"thing/{i}" if i % 3 else f"thing/{i}+{i}" for i in range(37)]
+    order = [5 * i % 37 for i in range(37)]
+    plain = [replace(record, key=key) for record, key in zip(make_records(37), keys)]
+    mixed = [replace(record, key=name.format(keys[i])) for record, i in zip(make_records(37, seed=1), order)]
+    stores = write_set(tmp_path / "plain", plain), write_set(tmp_path / "augmented", mixed)
+    trainer = trainer_of(stores, config(augment_prob=0.9))
+    reader = trainer.reader
+    draws = reader.algorithm.draws(range(3000))
+    assert reader.augmented is not None
+    seen = {reader.augmented[i].key for i in set(draws.index[draws.augmented].tolist())}
+    assert seen == {name.format(key) for key in keys[: 37 - HELD]}
+    assert {reader.plain[i].key for i in set(draws.index[~draws.augmented].tolist())} == set(keys[: 37 - HELD])
+    every = trainer_of(stores, config_of(augment_prob=0.9)).reader.algorithm.draws(range(3000))
+    assert len(set(every.index[every.augmented])) == 37
+
+
 def test_times_and_noise_are_fixed_and_cover_all_levels(sets):
     one, two = trainer_of(sets, config()), trainer_of(sets, config(device_batch_size=2, optim=config_of().optim))
     assert one.boundaries.held_out is not None

@@ -23,6 +23,7 @@ from tessera.records import Batch, TextEncoding
 from tessera.runtime import philox, rank, world_size
 from tessera.shards import GROUP, EncodedRecord, EncodedStore
 from tessera.train.data import AS_STORED, Algorithm1, Normalisation
+from tessera.train.sets import Subset
 
 EncodeText = Callable[[Sequence[str]], Sequence[np.ndarray]]
 """Captions -> one float array (L, D) each; for stores without text."""
@@ -128,7 +129,7 @@ class Reader:
         self,
         algorithm: Algorithm1,
         plain: EncodedStore,
-        augmented: EncodedStore | None,
+        augmented: EncodedStore | Subset | None,
         normalise: Normalisation = AS_STORED,
         *,
         encode_text: EncodeText | None = None,

@@ -23,7 +23,7 @@ from tessera.train.boundaries import Boundaries
 from tessera.train.data import Algorithm1, Normalisation, latent_limit
 from tessera.train.log import Log, keep_lines
 from tessera.train.ranks import delayed_signals, join, leaders, no_other
-from tessera.train.sets import check_sets
+from tessera.train.sets import check_sets, without_held_out
 from tessera.train.settings import Means, TrainConfig
 from tessera.train.start import starting_weights
 from tessera.train.state import TrainState
@@ -131,9 +131,12 @@ class Trainer:
         means = means or Means()
         self.micro = _passes_of(config, plain)
         self.state = TrainState(config, device, means, start)
+        shown = augmented
+        if augmented is not None and config.validation_records:
+            shown = without_held_out(augmented, plain, config.validation_records)
         algorithm = Algorithm1(
             len(plain) - config.validation_records,
-            augmented,
+            shown,
             config.augment_min_t,
             config.augment_prob,
             config.seed,
@@ -147,7 +150,7 @@ class Trainer:
         self.reader = Reader(
             algorithm,
             plain,
-            augmented,
+            shown,
             Normalisation(config.latent_shift, config.latent_scale),
             encode_text=means.encode_text,
             multiple=COMPILED_LENGTHS if self.state.compiled else 1,

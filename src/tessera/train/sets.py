@@ -1,11 +1,15 @@
-"""Whether encoded sets fit the model and each other, and whether two of them mean the same pretrained networks."""
+"""Whether encoded sets fit the model and each other, and whether two of them mean the same pretrained networks; and
+what of an augmented set shows no held-out picture."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tessera.config import UserError
-from tessera.shards import EncodedStore
+from tessera.shards import EncodedRecord, EncodedStore
 
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
 NETWORKS = ("latent_codec", "text_encoder")
@@ -54,6 +58,35 @@ def check_sets(
         arm = "aio" if plain.facts.get("captioner") == "aio" else "ta"
     kept = {name: plain.facts[name] for name in (*SHARED_FACTS, *CONTENT_FACTS) if name in plain.facts}
     return {"arm": arm, "latent_shape": list(latent_shape), **kept}
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some records of a store."""
+
+    store: EncodedStore
+    places: np.ndarray
+    """Their numbers there (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> EncodedRecord:
+        return self.store[int(self.places[index])]
+
+
+def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -> Subset:
+    """The augmented records whose base is none of the last `count` of the plain set: those are not trained on, and
+    CutMix leaves from half to 15/16 of its base to be seen. Who was pasted in does not stand in a record."""
+    held_out = set(plain.keys(len(plain) - count))
+    places = [place for place, key in enumerate(augmented.keys()) if not _possible_bases(key) & held_out]
+    return Subset(augmented, np.array(places, dtype=np.int64))
+
+
+def _possible_bases(key: str) -> set[str]:
+    """All that stands before a "+", for a picture's own name may hold one."""
+    parts = key.split("+")
+    return {"+".join(parts[:n]) for n in range(1, len(parts))}
 
 
 def same_network(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool | None:

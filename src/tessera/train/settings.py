@@ -73,7 +73,8 @@ class TrainConfig:
     log_every_images: int = 10_000
     """Images between lines of log.jsonl, >= 1."""
     validation_records: int = 0
-    """So many records at the end of the plain set are not trained on; their loss is measured. 0 = none."""
+    """So many records at the end of the plain set are not trained on, nor augmented ones with one of them as base;
+    their loss is measured. 0 = none."""
     validate_every_images: int | None = None
     """Images between two such measurements, >= 1; None = with each checkpoint."""
     sample_every_images: int | None = None
