@@ -90,7 +90,19 @@ def test_presets_exist_and_see_as_many_samples(network, init):
     assert config.num_images == plan.samples
     assert (" --init export/published " in commands(plan)[-1]) == (init is not None)
     assert "--num-images" not in commands(plan)[-1]
-    assert commands(PlanConfig(images=9, network=network, train_images=77))[-1].count("--num-images 77") == 1
+    assert config.batch_size == plan.batch
+
+
+@pytest.mark.parametrize("init", [None, "export/published"])
+@pytest.mark.parametrize("asked", [1, 77, 1_000_000, 1_024_000])
+def test_training_takes_the_number_of_samples_that_its_command_says(init, asked):
+    """Which has to be of whole steps."""
+    plan = PlanConfig(images=9, init=init, train_images=asked)
+    words = commands(plan)[-1].split()
+    said = int(words[words.index("--num-images") + 1])
+    config = load_train_preset(f"{plan.preset}:ta_ia", num_images=said)
+    assert config.num_images == plan.samples == to_json(plan)["asked"]["train_images"]
+    assert asked <= said < asked + config.batch_size
 
 
 def test_money_is_the_users_price():
@@ -125,6 +137,8 @@ def test_bad_plans():
         ({"network": "unet"}, "network must be one of dit, cad"),
         ({"utilisation": 2}, "utilisation is 2"),
         ({"gpus": 0}, "gpus is 0"),
+        ({"gpus": 6}, "gpus is 6: 1024 samples of a step cannot be split so; give 4"),
+        ({"gpus": 512, "init": "export"}, "gpus is 512: 256 samples .* give 256"),
         ({"price": 0}, "price is 0: give a number above 0"),
         ({"price": float("nan")}, "price is nan"),
         ({"train_images": -1}, "train_images is -1"),

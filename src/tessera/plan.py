@@ -20,6 +20,9 @@ PAPER_IMAGES = 250_000 * 1024
 TUNING_IMAGES = 4000 * 256
 """Samples that the presets `*-tune` see."""
 
+BATCH, TUNING_BATCH = 1024, 256
+"""Samples of a training step in these presets, shared out evenly among the GPUs."""
+
 PRESETS = {"dit": "dit-i-l2", "cad": "cad-i-l"}
 
 TEXT_WIDTH = 2048  # flan-t5-xl
@@ -56,13 +59,14 @@ class PlanConfig:
     init: str | None = None
     """Weights to start from, an export: the preset is then the one for tuning. None = at random."""
     train_images: int | None = None
-    """Samples seen in training. None = the preset's: 250,000 steps of 1024 as in the paper's tables, or 4000 of 256."""
+    """Samples seen in training, rounded up to whole steps. None = the preset's: 250,000 steps of 1024 as in the paper's
+    tables, or 4000 of 256."""
     gpu_tflops: float = 790.0
     """What one GPU does at best, dense bf16 (H100 and H200: 790 in practice)."""
     utilisation: float = 0.6
     """Share of it that training reaches."""
     gpus: int = 8
-    """GPUs that work beside each other; divides the hours on the clock."""
+    """GPUs that work beside each other; divides the hours on the clock, and has to divide a step's samples."""
     price: float | None = None
     """What an hour of one GPU costs, in whatever currency. None = not known, and no money is named."""
 
@@ -77,6 +81,9 @@ class PlanConfig:
             raise UserError(f"network must be one of {', '.join(STEP_FLOP)}, not {self.network!r}")
         if not 0 < self.utilisation <= 1:
             raise UserError(f"utilisation is {self.utilisation}: give a share above 0, at most 1")
+        if self.batch % self.gpus:
+            below = max(n for n in range(1, self.gpus) if self.batch % n == 0)
+            raise UserError(f"gpus is {self.gpus}: {self.batch} samples of a step cannot be split so; give {below}")
 
     @property
     def augmented(self) -> tuple[str, ...]:
@@ -89,10 +96,15 @@ class PlanConfig:
         return PRESETS[self.network] + ("-tune" if self.init else "")
 
     @property
+    def batch(self) -> int:
+        """Samples of a training step."""
+        return TUNING_BATCH if self.init else BATCH
+
+    @property
     def samples(self) -> int:
         """Samples that each training sees."""
         if self.train_images is not None:
-            return self.train_images
+            return -(-self.train_images // self.batch) * self.batch
         return TUNING_IMAGES if self.init else PAPER_IMAGES
 
     @property
@@ -188,7 +200,7 @@ def commands(config: PlanConfig) -> list[str]:
     train = "tessera" if config.gpus == 1 else f"torchrun --standalone --nproc-per-node {config.gpus} -m tessera.cli"
     preset = f"{config.preset}:{'ta_ia' if config.augmented else 'ta'}"
     start = f" --init {shlex.quote(config.init)}" if config.init else ""
-    length = "" if config.train_images is None else f" --num-images {config.train_images}"
+    length = "" if config.train_images is None else f" --num-images {config.samples}"
     for name in config.augmented or ("",):
         augmented = f" --augmented encoded/{name}" if name else ""
         out = f"runs/{name or 'plain'}"

@@ -120,10 +120,11 @@ def plan(
         mean_tokens: T5 tokens of a caption, on average.
         network: dit (DiT-I L/2) or cad (CAD-I L).
         init: Export to start from: the tuning presets then, 4000 steps of 256.
-        train_images: Samples seen in training, in place of the preset's: 250,000 steps of 1024 without --init.
+        train_images: Samples seen in training, in place of the preset's: 250,000 steps of 1024 without --init. Rounded
+            up to whole steps.
         gpu_tflops: What one GPU does at best, dense bf16.
         utilisation: Share of it that training reaches.
-        gpus: GPUs that work beside each other.
+        gpus: GPUs that work beside each other; a step's samples are split evenly among them.
         price: What an hour of one GPU costs you, in your currency; without it no money is named.
     """
     from tessera.plan import PlanConfig, describe, to_json
