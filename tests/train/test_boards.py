@@ -78,10 +78,24 @@ def test_weights_and_biases_if_asked(plain, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake)
     config = config_of(augment_prob=0.0, num_images=80)
     train(tmp_path / "run", plain, None, config, means=Means(wandb="project"))
-    assert (calls[0]["project"], calls[0]["id"]) == ("project", "run")
+    assert (calls[0]["project"], calls[0]["name"]) == ("project", "run")
     assert calls[0]["config"]["batch_size"] == 8
     assert [step for step, _ in calls[1:-1]] == [40, 80]
     assert calls[-1] == "finished"
+
+
+def test_runs_of_one_name_are_not_mixed_up(tmp_path, monkeypatch):
+    """A study's arms have the names of another one's; a run that goes on is the same one, wherever its folder lies."""
+    fake, seen = types.ModuleType("wandb"), []
+    fake.init = lambda **options: seen.append((options["name"], options["id"]))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for study in ("a", "b"):
+        (tmp_path / study / "ta_ia").mkdir(parents=True)
+        WandB(tmp_path / study / "ta_ia", "project", {})
+    (tmp_path / "a").rename(tmp_path / "moved")
+    WandB(tmp_path / "moved" / "ta_ia", "project", {})
+    assert [name for name, _ in seen] == ["ta_ia"] * 3
+    assert seen[0][1] == seen[2][1] != seen[1][1]
 
 
 def test_weights_and_biases_that_are_not_there(tmp_path, monkeypatch):

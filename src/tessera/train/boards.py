@@ -1,14 +1,18 @@
 """The log's lines for people who watch: TensorBoard's files in the run's folder, and Weights & Biases if asked."""
 
+import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tessera.config import UserError
+from tessera.files import read_json, write_json
 from tessera.train.log import QUARTERS
 
 FOLDER = "tensorboard"
+WANDB = "wandb.json"
+"""In the run's folder: the id under which Weights & Biases knows it."""
 QUARTER_NAMES = [f"t_{q / QUARTERS:g}_to_{(q + 1) / QUARTERS:g}" for q in range(QUARTERS)]
 
 
@@ -46,7 +50,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A Weights & Biases run of the run folder's name; goes on under the same id."""
+    """A Weights & Biases run of the run folder's name; goes on under the folder's own id, for many have one name."""
 
     def __init__(self, run: Path, project: str, config: dict[str, Any]) -> None:
         try:
@@ -54,8 +58,10 @@ class WandB:
         except ImportError:
             raise UserError("wandb: Weights & Biases is not installed; run: pip install wandb") from None
         self.wandb = wandb
-        name = run.resolve().name
-        self.session = wandb.init(project=project, name=name, id=name, resume="allow", config=config)
+        if not (run / WANDB).exists():
+            write_json(run / WANDB, {"id": secrets.token_hex(8)})
+        own = read_json(run / WANDB)["id"]
+        self.session = wandb.init(project=project, name=run.resolve().name, id=own, resume="allow", config=config)
 
     def line(self, num_images: int, values: dict[str, float]) -> None:
         self.session.log({**values, "num_images": num_images}, step=num_images)
