@@ -21,6 +21,7 @@ from tessera.frozen.text import load_text_encoder
 from tessera.generate import diffusers_pipeline
 from tessera.generate.diffusers_model import TesseraTransformer
 from tessera.generate.diffusers_pipeline import TesseraPipeline, load_pipeline
+from tessera.generate.folder import GenerateConfig, generate
 from tessera.generate.pipeline import Pipeline, sample_noise, step_generators
 from tessera.models.build import build_network
 from tessera.models.dit import DiTConfig
@@ -197,7 +198,8 @@ def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path):
 def test_saved_folder_is_known_to_diffusers_and_to_tessera(pipe, export, noise, tmp_path):
     pipe.save_pretrained(tmp_path)
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert files == ["README.md", "model_index.json", "transformer/config.json", "transformer/model.safetensors"]
+    parts = ["transformer/config.json", "transformer/manifest.json", "transformer/model.safetensors"]
+    assert files == ["README.md", "model_index.json", *parts]
     index = read_json(tmp_path / "model_index.json")
     assert index["_class_name"] == "TesseraPipeline"
     assert index["transformer"] == ["tessera.generate.diffusers_model", "TesseraTransformer"]
@@ -214,6 +216,21 @@ def test_saved_folder_is_known_to_diffusers_and_to_tessera(pipe, export, noise, 
     rebuilt = TesseraTransformer.from_config(config)
     assert isinstance(rebuilt, TesseraTransformer)
     assert rebuilt.denoiser.config == pipe.transformer.denoiser.config
+
+
+def test_the_verb_draws_with_what_was_saved(pipe, export, noise, tmp_path):
+    """And knows the folder of pictures again, but not for other weights."""
+    pipe.save_pretrained(tmp_path / "saved")
+    out, saved, config = tmp_path / "samples", tmp_path / "saved" / "transformer", GenerateConfig(per_prompt=1, seed=5)
+    assert generate(out, saved, PROMPTS[:1], config, device="cpu")
+    with Image.open(out / "00000" / "samples" / "0000.png") as drawn:
+        expected = Pipeline.load(export, device="cpu").images(PROMPTS[:1], ADDRESSES[:1], seed=5)
+        np.testing.assert_array_equal(np.asarray(drawn), expected[0])
+    pipe.save_pretrained(tmp_path / "saved")
+    assert generate(out, saved, PROMPTS[:1], config, device="cpu")
+    load_pipeline(export, device="cpu", dtype=torch.bfloat16).save_pretrained(tmp_path / "saved")
+    with pytest.raises(UserError, match="input export"):
+        generate(out, saved, PROMPTS[:1], config, device="cpu")
 
 
 def test_half_precision(pipe, export, noise, tmp_path):
@@ -285,7 +302,7 @@ def test_push_to_hub_publishes_weights_and_card(pipe, monkeypatch):
     pipe.push_to_hub("me/foxes", "first", private=True, data="Renders of shapes.")
     assert seen["create"] == ("me/foxes", True)
     assert seen["upload"] == ("me/foxes", "first")
-    assert seen["files"] == ["README.md", "config.json", "model.safetensors", "model_index.json"]
+    assert seen["files"] == ["README.md", "config.json", "manifest.json", "model.safetensors", "model_index.json"]
     assert "Renders of shapes." in seen["card"]
 
 

@@ -12,12 +12,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from tessera.config import UserError, from_dict, to_dict
+from tessera.files import Stage, sha256_file
 from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 from tessera.records import DenoiserState, TextEncoding
 from tessera.repository import fetch_repository
-from tessera.weights import ExportInfo, ExportSettings, load_export, save_export
+from tessera.weights import CONFIG_FILE, WEIGHTS_FILE, ExportInfo, ExportSettings, load_export, save_export
 
 INDEX_FILE = "model_index.json"
 """diffusers' list of a pipeline's parts."""
@@ -82,9 +83,14 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None, **_: Any
     ) -> None:
-        """Writes an export: config.json and model.safetensors, in the dtype that the weights have now."""
+        """Writes an export: config.json and model.safetensors, in the dtype that the weights have now, and the manifest
+        by which the verbs know it."""
         only_safetensors(safe_serialization, variant)
-        save_export(save_directory, self.denoiser, self.info)
+        folder = Path(save_directory)
+        save_export(folder, self.denoiser, self.info)
+        hashes = {name: sha256_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+        head = {"stage": "export", "config": {"saved_from": "a pipeline", **hashes}, "inputs": {}}
+        Stage(folder, False, head).finish(counts={"parameters": self.denoiser.parameter_count})
 
     @classmethod
     def from_pretrained(

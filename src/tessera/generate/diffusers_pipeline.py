@@ -6,7 +6,7 @@ first picture. Encoding, sampling and decoding are `tessera.generate.pipeline`'s
 A folder of `save_pretrained`:
 
 model_index.json     diffusers' list of the parts
-transformer/         an export (config.json, model.safetensors), which `tessera generate` reads too
+transformer/         an export (config.json, model.safetensors, manifest.json), which `tessera generate` reads too
 README.md            the model card
 
 B = pictures of a call, (C, h, w) = shape of one picture's latents, S = picture side in pixels.
