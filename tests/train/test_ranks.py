@@ -14,13 +14,14 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from training_sets import DIT, RIN, config_of
 
-from tessera.config import to_dict
+from tessera.config import UserError, to_dict
 from tessera.files import read_manifest
 from tessera.train import checkpoint
 from tessera.train.log import MEASURED
-from tessera.train.loop import train
+from tessera.train.loop import Means, train
 from tessera.train.optim import MasterOptimizer, OptimConfig
 from tessera.train.ranks import GradientExchange
+from tessera.train.state import compiles
 
 SCRIPT = """
 import json, os, signal, sys, threading, time
@@ -151,6 +152,22 @@ def test_split_weights_are_whole_ones(plain, augmented, tmp_path, model):
     assert_each_wrote_its_part(tmp_path / "mixed", 3)
     train(tmp_path / "mixed", plain, augmented, settings)
     assert_same(tmp_path / "one", tmp_path / "mixed")
+
+
+def test_split_weights_are_not_compiled():
+    """Gathering the parts of a block within it breaks its compiled program: on GPUs, where blocks are compiled unless
+    told otherwise, no split training would come to its first step."""
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    found = {(c, split): [compiles(Means(compile=c), d, split=split) for d in (gpu, cpu)]
+             for c, split in ((None, False), (None, True), (False, True), (True, False))}  # fmt: skip
+    assert found == {
+        (None, False): [True, False],
+        (None, True): [False, False],
+        (False, True): [False, False],
+        (True, False): [True, True],
+    }
+    with pytest.raises(UserError, match="leave out --compile or --shard"):
+        compiles(Means(compile=True), gpu, split=True)
 
 
 def assert_each_wrote_its_part(run: Path, count: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tessera.config import UserError
 from tessera.models.build import build_network, compile_blocks
 from tessera.runtime import address, world_size
 from tessera.train import checkpoint
@@ -39,7 +40,7 @@ class TrainState:
         )
         if world_size() > 1 and self.shards is None:
             self.exchange = GradientExchange(self.optimizer.masters, self.optimizer.network)
-        self.compiled = device.type == "cuda" if means.compile is None else means.compile
+        self.compiled = compiles(means, device, split=self.shards is not None)
         if self.compiled:
             compile_blocks(self.network)
         masters = self.optimizer.masters
@@ -80,6 +81,14 @@ class TrainState:
             split = self.shards.split
             state = {key: split(_parameter_of(key), value) if value.ndim else value for key, value in state.items()}
         return state
+
+
+def compiles(means: Means, device: torch.device, *, split: bool) -> bool:
+    """Whether the blocks are compiled. split: their weights lie with several ranks, and parts of a block are gathered
+    one by one within it, which stands in no compiled program. UserError where that is asked for all the same."""
+    if split and means.compile:
+        raise UserError("compile: blocks whose weights are split cannot be compiled; leave out --compile or --shard")
+    return device.type == "cuda" and not split if means.compile is None else means.compile
 
 
 def average_name(decay: float) -> str:
