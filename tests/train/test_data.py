@@ -372,6 +372,18 @@ def test_sets_of_different_encoders_are_refused(plain, tmp_path, fact, value):
         check(plain, other)
 
 
+def test_sets_of_one_encoder_on_two_machines_fit(plain, tmp_path):
+    """Another GPU, or bfloat16, rounds the encoding of the empty text otherwise; the network is known by its files."""
+    null = open_encoded(plain).null_condition
+    noise = philox(0, "rounding").uniform(-1, 1, null.shape).astype(np.float32)
+    for share in (1e-6, 4e-3):
+        near = write_set(tmp_path / str(share), make_records(3), null_condition=pack_floats(null * (1 + share * noise)))
+        assert check(plain, near)["null_condition"] == open_encoded(plain).facts["null_condition"]
+    far = write_set(tmp_path / "far", make_records(3), null_condition=pack_floats(null * (1 + 0.2 * noise)))
+    with pytest.raises(UserError, match="far: null_condition differs"):
+        check(plain, far)
+
+
 def test_an_empty_set_is_refused(plain, tmp_path):
     with pytest.raises(UserError, match="nothing: has no shards"):
         check(plain, write_set(tmp_path / "nothing", []))
