@@ -219,6 +219,18 @@ def test_a_prompt_with_more_pictures_than_a_batch(tmp_path, export, prompts):
             assert np.abs(one - other).max() <= 1
 
 
+def test_prompts_that_are_cut_are_said(tmp_path, export, capsys):
+    long = " ".join(f"word{k}" for k in range(300))
+    config = GenerateConfig(per_prompt=1, steps=1)
+    generate(tmp_path / "two", export, ["a circle", long, f"{long} again"], config, device="cpu")
+    said = (
+        "generate: 2 of 3 prompts are cut to the 256 tokens that the text encoder reads; the first is number 1, of 301"
+    )
+    assert said in capsys.readouterr().err
+    generate(tmp_path / "none", export, ["a circle"], config, device="cpu")
+    assert "cut" not in capsys.readouterr().err
+
+
 def test_plain_text_prompts(tmp_path, export):
     path = tmp_path / "mine.txt"
     path.write_text("\ufeffa red circle\n\n  zwei Kreise \u2028 auf Schnee  \n", encoding="utf-8")

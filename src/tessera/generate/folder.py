@@ -8,10 +8,11 @@ NNNNN/grid.png            all pictures of the prompt side by side, if there are 
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from tessera.config import UserError, nearest, to_dict
 from tessera.files import atomic_path, open_stage, read_manifest
 from tessera.generate.prompts import Prompts, load_prompts
 from tessera.runtime import progress, rank, set_threads, world_size
+
+if TYPE_CHECKING:
+    from tessera.frozen.text import TextEncoder
 
 Draw = Callable[[Sequence[str], Sequence[tuple[int, int]]], NDArray[np.uint8]]
 """Texts and their addresses (prompt index, k) -> uint8 (B, S, S, 3)."""
@@ -120,6 +124,7 @@ def generate(
         )
 
     rows = loaded.rows
+    _say_what_is_cut([text for _, text in rows], pipeline.text_encoder)
     if not draw_folder(out, rows, config.per_prompt, config.batch_size, draw):
         return False
     used = {
@@ -129,6 +134,19 @@ def generate(
     }
     stage.finish(counts={"prompts": len(rows), "images": len(rows) * config.per_prompt}, facts=used)
     return True
+
+
+def _say_what_is_cut(texts: Sequence[str], encoder: "TextEncoder") -> None:
+    """One line on stderr where texts are longer than their encoder takes; the first rank's."""
+    limit, lengths = encoder.max_tokens, encoder.count_tokens(texts)
+    cut = [number for number, length in enumerate(lengths) if length > limit]
+    if cut and rank() == 0:
+        first = f"the first is number {cut[0]}, of {lengths[cut[0]]} tokens"
+        print(
+            f"generate: {len(cut)} of {len(texts)} prompts are cut to the {limit} tokens that the text encoder reads; "
+            f"{first}",
+            file=sys.stderr,
+        )
 
 
 def fresh_folder(
