@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_encoders import dino, save_clip, save_dino, save_inception
 from transformers import AutoTokenizer, CLIPModel
 
@@ -12,6 +13,7 @@ from tessera.config import UserError
 from tessera.frozen.clip import load_clip, load_jina
 from tessera.frozen.dinov2 import DinoEncoder, from_original, load_dino, resized_positions, transformers_names
 from tessera.frozen.features import load_inception, to_bytes
+from tiny_jina import save_jina
 
 LONG = "a red fox sits on the snow beside a small house of grey stone under a pale sky "
 
@@ -139,13 +141,26 @@ def test_bytes_and_floats_agree_and_a_negative_does_not(kind, tmp_path, clip_fol
         "inception": lambda: load_inception(save_inception(tmp_path / "i.safetensors")),
         "dinov2": lambda: load_dino(str(save_dino(tmp_path / "dino"))),
         "clip": lambda: load_clip(str(clip_folder)),
-        "clip336": lambda: load_clip(str(clip_folder), squash=True),
+        "clip336": lambda: load_clip(str(clip_folder), crop_first=True),
     }[kind]()
     pixels = picture(1)
     forms = [pixels, pixels / np.float32(255), pixels / 255, 255 - pixels]
     features = encoder.features(torch.stack([encoder.prepare(form) for form in forms]))
     np.testing.assert_allclose(features[1:3], features[[0, 0]], rtol=1e-4, atol=1e-4 * np.abs(features).max())
     assert np.abs(features[3] - features[0]).max() > 1e-2 * np.abs(features).max()
+
+
+def test_cmmd_sees_the_middle_square_by_pillow(clip_folder):
+    """As its published code reads pictures: the square is cut out, then Pillow's bicubic, which smooths to shrink."""
+    encoder = load_clip(str(clip_folder), crop_first=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 201, 3), dtype=np.uint8)
+    square = Image.fromarray(np.ascontiguousarray(pixels[:, 55:145])).resize((32, 32), Image.Resampling.BICUBIC)
+    mean, deviation = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    expected = (np.asarray(square) / 255 - mean) / deviation
+    np.testing.assert_allclose(encoder.prepare(pixels).permute(1, 2, 0), expected, atol=1e-5)
+    assert encoder.resizing == "middle square, Pillow bicubic to 32 x 32"
+    wide = load_clip(str(clip_folder)).prepare(pixels).permute(1, 2, 0)  # CLIPScore's: Pillow's, then cut
+    assert np.abs(wide.numpy() - expected).max() > 0.01
 
 
 def test_rounding_is_said_and_done():
@@ -166,6 +181,17 @@ def test_foreign_code_runs_only_when_allowed_and_pinned(tmp_path):
     (tmp_path / "m" / "code.py").write_text("raise SystemExit('ran')\n")
     with pytest.raises(UserError, match="--allow-remote-code"):
         load_jina(str(tmp_path / "m"))
+
+
+def test_foreign_networks_without_all_their_weights_are_refused(tmp_path, monkeypatch):
+    """What is missing would be filled with random numbers, others in every process."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = save_jina(tmp_path / "jina")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["words.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"jina: .* has not the weights of its config\.json: words\.weight"):
+        load_jina(str(folder), allow_code=True)
 
 
 def test_a_folder_of_another_model_is_refused(clip_folder, tmp_path):

@@ -195,7 +195,7 @@ def quality(
         "inception": lambda: load_inception(inception, where),
         "dinov2": lambda: load_dino(dinov2, where),
         "clip": lambda: load_clip(clip, where, "legacy-cut" if legacy_cut else "keep-end"),
-        "clip336": lambda: load_clip(clip336, where, squash=True),
+        "clip336": lambda: load_clip(clip336, where, crop_first=True),
         "jina": lambda: load_jina(jina, where, allow_remote_code),
     }
     networks = {key: loaders[key]() for key in dict.fromkeys(NETWORK[metric] for metric in config.metrics)}

@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.frozen.features import CLIP_MEAN, CLIP_STD, column, middle_square, standardised, to_bytes
+from tessera.frozen.features import CLIP_MEAN, CLIP_STD, middle_square, square_first, standardised, to_bytes
 from tessera.frozen.hub import ModelFolder, check_loaded, find_model, quiet
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -35,8 +34,8 @@ class CaptionFeatures:
 class ClipEncoder:
     """CLIP: pictures and captions in one space.
 
-    network, tokenizer: transformers' CLIPModel and its tokenizer. squash: the picture is brought to the square as it
-    is, by torch's bicubic without antialias, as CMMD does; else its short side is, by Pillow's, and the middle cut out.
+    network, tokenizer: transformers' CLIPModel and its tokenizer. crop_first: the middle square is cut out and brought
+    to the size, as CMMD's published code does (Jayasumana et al. 2024); else the picture is, and the square cut out.
     cut: what becomes of a caption over the length: `keep-end` cuts before the end token; `legacy-cut` cuts the end
     token off, which gives all long captions one embedding (torchmetrics, and very likely the paper's ImageNet column).
     """
@@ -49,9 +48,9 @@ class ClipEncoder:
         sha256: str,
         device: torch.device | str = "cpu",
         cut: Cut = "keep-end",
-        squash: bool = False,
+        crop_first: bool = False,
     ):
-        self.id, self.sha256, self.cut, self.squash = name, sha256, cut, squash
+        self.id, self.sha256, self.cut, self.crop_first = name, sha256, cut, crop_first
         self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
         self.tokenizer = tokenizer
         self.side: int = network.config.vision_config.image_size
@@ -60,17 +59,14 @@ class ClipEncoder:
     @property
     def resizing(self) -> str:
         """In words."""
-        if self.squash:
-            return f"torch bicubic to {self.side} x {self.side}, no antialias"
+        if self.crop_first:
+            return f"middle square, Pillow bicubic to {self.side} x {self.side}"
         return f"Pillow bicubic, short side to {self.side}, middle cut out"
 
     def prepare(self, picture: NDArray[Any]) -> Tensor:
         """float32 (3, S, S), standardised by CLIP's mean and deviation."""
-        if not self.squash:
-            return standardised(middle_square(Image.fromarray(to_bytes(picture)), self.side), CLIP_MEAN, CLIP_STD)
-        pixels = torch.from_numpy(to_bytes(picture) / np.float32(255)).permute(2, 0, 1)[None]
-        pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bicubic")[0]
-        return (pixels - column(CLIP_MEAN)) / column(CLIP_STD)
+        cut = square_first if self.crop_first else middle_square
+        return standardised(cut(Image.fromarray(to_bytes(picture)), self.side), CLIP_MEAN, CLIP_STD)
 
     @torch.inference_mode()
     def features(self, batch: Tensor) -> NDArray[np.float32]:
@@ -150,12 +146,12 @@ class JinaEncoder:
 
 
 def load_clip(
-    name: str = CLIP, device: torch.device | str = "cpu", cut: Cut = "keep-end", squash: bool = False
+    name: str = CLIP, device: torch.device | str = "cpu", cut: Cut = "keep-end", crop_first: bool = False
 ) -> ClipEncoder:
     """CLIP of a folder or of the Hub."""
     model = find_clip(name)
     network, tokenizer = load_parts(model)
-    return ClipEncoder(network, tokenizer, model.id, model.sha256, device, cut, squash)
+    return ClipEncoder(network, tokenizer, model.id, model.sha256, device, cut, crop_first)
 
 
 def find_clip(name: str) -> ModelFolder:
@@ -195,8 +191,12 @@ def load_jina(name: str, device: torch.device | str = "cpu", allow_code: bool = 
 
     model = find_model(name, ["*.safetensors", "*.json", "*.py"], "jina")
     with quiet(logging):
-        network = AutoModel.from_pretrained(model.path, trust_remote_code=True, dtype=torch.float32)
+        loaded: Any = AutoModel.from_pretrained(
+            model.path, trust_remote_code=True, output_loading_info=True, dtype=torch.float32
+        )
         tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+    network, info = loaded
+    check_loaded(info, model, "jina")
     side = getattr(network.config.vision_config, "image_size", 512)
     return JinaEncoder(network, tokenizer, model.id, model.sha256, device, side)
 

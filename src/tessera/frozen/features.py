@@ -62,7 +62,7 @@ def to_bytes(picture: NDArray[Any], rounding: Literal["round", "truncate"] = "ro
         return picture
     if not np.issubdtype(picture.dtype, np.floating):
         raise UserError(f"pictures must be uint8 or floats 0..1, not {picture.dtype}")
-    if picture.min() < 0 or picture.max() > 1:
+    if not (picture.min() >= 0 and picture.max() <= 1):  # NaN is neither
         raise UserError(f"pictures of floats must lie in 0..1, not {picture.min():g}..{picture.max():g}")
     scaled = picture * 255.0
     return (scaled if rounding == "truncate" else np.rint(scaled)).astype(np.uint8)
@@ -106,6 +106,15 @@ def middle_square(picture: Image.Image, side: int) -> Image.Image:
         picture = picture.resize(scaled, Image.Resampling.BICUBIC)
     left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
     return picture.crop((left, top, left + side, top + side))
+
+
+def square_first(picture: Image.Image, side: int) -> Image.Image:
+    """The middle square, bicubic to `side`."""
+    width, height = picture.size
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    square = picture.crop((left, top, left + short, top + short))
+    return square.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def standardised(picture: Image.Image, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
