@@ -16,6 +16,8 @@ from tessera import metrics
 from tessera.config import UserError
 from tessera.evaluate import distances
 from tessera.evaluate import pictures as pictures_module
+from tessera.evaluate import quality as quality_module
+from tessera.evaluate import samples as samples_module
 from tessera.evaluate.about_pictures import read_captions
 from tessera.evaluate.distances import Blocks, blocks_of, prdc_by
 from tessera.evaluate.intervals import paired_difference
@@ -23,7 +25,7 @@ from tessera.evaluate.pictures import features_of, find_pictures, read_picture
 from tessera.evaluate.quality import evaluate_quality
 from tessera.evaluate.quality_config import QualityConfig
 from tessera.evaluate.scores import comparable, read_scores
-from tessera.files import open_stage
+from tessera.files import Stage, open_stage
 from tessera.models.packing import packed_linears
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "frozen"))
@@ -222,6 +224,146 @@ def test_killed_at_half_way_and_run_again_gives_the_same_bytes(tmp_path, monkeyp
     assert not (tmp_path / "out" / "work").exists()
 
 
+def test_features_are_kept_for_one_way_to_make_bytes(tmp_path):
+    """Arrays of floats become other bytes by other rounding: the cache must not give one for the other."""
+    rng = np.random.default_rng(0)
+    for folder in (tmp_path / "s", tmp_path / "r"):
+        folder.mkdir()
+        for i in range(24):
+            np.save(folder / f"{i:02d}.npy", rng.random((32, 32, 3), dtype=np.float32))
+    found = {}
+    for cache in ("shared", "own"):
+        for rounding in ("round", "truncate"):
+            config = QualityConfig(metrics=("fid",), rounding=rounding)
+            out, kept = tmp_path / cache / rounding, tmp_path / (cache if cache == "shared" else f"{cache}-{rounding}")
+            evaluate_quality(out, tmp_path / "s", tmp_path / "r", nets(), config, cache=kept)
+            found[cache, rounding] = read_scores(out).number("fid").value
+    assert found["shared", "round"] == found["own", "round"] != found["own", "truncate"]
+    assert found["shared", "truncate"] == found["own", "truncate"]
+    (folder,) = (tmp_path / "own-round").iterdir()
+    config = QualityConfig(metrics=("fid",), rounding="truncate")
+    with pytest.raises(UserError, match="no features of inception with these weights, its resizing and --rounding"):
+        evaluate_quality(tmp_path / "out", tmp_path / "s", folder, nets(), config)
+
+
+def test_features_are_kept_for_one_resizing(tmp_path):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    networks, config = nets(), QualityConfig(metrics=("fid",))
+    evaluate_quality(tmp_path / "a", samples, reference, networks, config, cache=tmp_path / "cache")
+    networks["inception"].resizing, networks["inception"].seen = "another", 0
+    evaluate_quality(tmp_path / "b", samples, reference, networks, config, cache=tmp_path / "cache")
+    assert networks["inception"].seen == 48  # the reference was read anew
+    with pytest.raises(UserError, match="made otherwise"):
+        evaluate_quality(tmp_path / "a", samples, reference, networks, config, cache=tmp_path / "cache")
+
+
+def test_a_reference_that_changed_is_another_one(tmp_path, monkeypatch):
+    """Arrays of one shape have one size; what was encoded of the old ones is no part of the new one's features."""
+    monkeypatch.setattr(pictures_module, "CHUNK", 4)
+    samples, reference, config = write_samples(tmp_path / "s", 0), tmp_path / "r", QualityConfig(metrics=("fid",))
+    reference.mkdir()
+    rng = np.random.default_rng(1)
+    for i in range(24):
+        np.save(reference / f"{i:02d}.npy", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+    class Dies(Moments):
+        def features(self, batch):
+            if self.seen > 12:
+                raise KeyboardInterrupt
+            return super().features(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_quality(
+            tmp_path / "a", samples, reference, {"inception": Dies("inception")}, config, cache=tmp_path / "cache"
+        )
+    assert list((tmp_path / "a" / "work" / "reference").rglob("*.npy"))
+    np.save(reference / "00.npy", np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match="made otherwise: reference"):
+        evaluate_quality(tmp_path / "a", samples, reference, nets(), config, cache=tmp_path / "cache")
+    evaluate_quality(tmp_path / "b", samples, reference, nets(), config, cache=tmp_path / "cache")
+    evaluate_quality(tmp_path / "c", samples, reference, nets(), config, cache=tmp_path / "another")
+    assert read_scores(tmp_path / "b").numbers == read_scores(tmp_path / "c").numbers
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_two_ranks_finish_with_a_new_reference(tmp_path, monkeypatch, slow):
+    """Whichever rank comes last, to the reference or to the samples, completes them."""
+    monkeypatch.setattr(pictures_module, "CHUNK", 4)
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    evaluate_quality(tmp_path / "one" / "out", samples, reference, nets(), SMALL, cache=tmp_path / "c1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    reached = []
+
+    def run(number):
+        monkeypatch.setenv("RANK", str(number))
+        return evaluate_quality(tmp_path / "two" / "out", samples, reference, nets(), SMALL, cache=tmp_path / "c2")
+
+    def features_of(*args, whole=pictures_module.features_of):
+        if slow and args[-1] == "quality" and not reached:  # all of rank 1 between rank 0's reference and samples
+            reached.append(None)
+            reached[0] = run(1)
+            monkeypatch.setenv("RANK", "0")
+        return whole(*args)
+
+    monkeypatch.setattr(quality_module, "features_of", features_of)
+    assert run(0) is bool(slow)
+    assert reached == [False] if slow else run(1)
+    for name in ("scores.json", "manifest.json"):
+        assert (tmp_path / "one" / "out" / name).read_bytes() == (tmp_path / "two" / "out" / name).read_bytes()
+    assert not (tmp_path / "two" / "out" / "work").exists()
+
+
+def test_killed_after_its_scores_it_encodes_nothing_again(tmp_path, monkeypatch):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    monkeypatch.setattr(Stage, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
+    monkeypatch.undo()
+    networks = nets()
+    evaluate_quality(tmp_path / "out", samples, reference, networks, SMALL, cache=tmp_path / "cache")
+    assert {network.seen for network in networks.values()} == {0}
+    (tmp_path / "out" / "work").mkdir()  # and if it was killed just before the last step
+    assert evaluate_quality(tmp_path / "out", samples, reference, networks, SMALL, cache=tmp_path / "cache")
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_a_distance_s_protocol_does_not_depend_on_what_else_was_measured(tmp_path):
+    """It names the prompts whether or not a score over captions was asked for beside it."""
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    other = write_samples(tmp_path / "s2", 0)
+    for path in other.glob("*/metadata.jsonl"):
+        path.write_text(json.dumps({"prompt": "p", "text": f"other words {path.parent.name}"}) + "\n")
+    for name, folder, asked in (("a", samples, ()), ("b", samples, ("clip_score",)), ("c", other, ())):
+        config = QualityConfig(metrics=("fid", *asked), resamples=100)
+        evaluate_quality(tmp_path / name, folder, reference, nets(), config, cache=tmp_path / "cache")
+    a, b, c = (read_scores(tmp_path / name).number("fid") for name in "abc")
+    assert comparable(a, b) == []
+    assert [line.split(":")[0] for line in comparable(a, c)] == ["prompts_sha256"]
+
+
+def test_texts_of_several_extenders_have_no_protocol(tmp_path):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    manifest = json.loads((samples / "manifest.json").read_text())
+    manifest["config"]["extended"] = True
+    (samples / "manifest.json").write_text(json.dumps(manifest))
+
+    def extend(name, folders):
+        for folder in folders:
+            line = {"prompt": "p", "text": folder.name, "extended": {"extender": name, "template": "t", "seed": 3}}
+            (folder / "metadata.jsonl").write_text(json.dumps(line) + "\n")
+
+    folders = sorted(path.parent for path in samples.glob("*/metadata.jsonl"))
+    extend("llama", folders)
+    config = QualityConfig(metrics=("fid",))
+    evaluate_quality(tmp_path / "a", samples, reference, nets(), config, cache=tmp_path / "cache")
+    found = read_scores(tmp_path / "a").number("fid").protocol.extender
+    assert (found.model, found.prompt, found.seed) == ("llama", "t", 3)
+    extend("rules", folders[-1:])
+    with pytest.raises(UserError, match="its texts come from 2 extenders"):
+        evaluate_quality(tmp_path / "b", samples, reference, nets(), config, cache=tmp_path / "cache")
+    assert not (tmp_path / "b").exists()
+
+
 def test_prdc_protocols_on_few_pictures():
     x = np.random.default_rng(0).normal(size=(19, 3))
     with pytest.raises(UserError, match="at least 20 pictures of each, not 19"):
@@ -298,7 +440,7 @@ def test_pictures_from_elsewhere_are_their_own_prompts(tmp_path):
     rng, folder = np.random.default_rng(0), tmp_path / "s"
     folder.mkdir()
     for i in range(25):
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
     reference = write_samples(tmp_path / "r", 1, 15)
     config = QualityConfig(metrics=("fid",), resamples=100)
     evaluate_quality(tmp_path / "a", folder, reference, nets(), config, cache=tmp_path / "cache")
@@ -343,6 +485,74 @@ def test_bad_folders_name_what_is_wrong(tmp_path):
     np.save(tmp_path / "empty" / "c.npy", np.ones((4, 4)))
     with pytest.raises(UserError, match=r"c\.npy: must be a picture"):
         read_picture(tmp_path / "empty" / "c.npy")
+
+
+def test_captions_belong_to_their_pictures(tmp_path):
+    """Byte order marks and separators within JSON change nothing; where the order is doubtful, files are named."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / f"{i:02d}.png")
+    found = find_pictures(folder, "sample")
+    texts = tuple(f"grey\u2028of\x85 {i}" for i in range(12))
+    (tmp_path / "c.txt").write_text("\n".join(texts), encoding="utf-8-sig")
+    (tmp_path / "c.jsonl").write_text(
+        "\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts), encoding="utf-8-sig", newline=""
+    )
+    assert read_captions(found, tmp_path / "c.txt") == read_captions(found, tmp_path / "c.jsonl") == texts
+    for i in range(10):
+        (folder / f"{i:02d}.png").rename(folder / f"{i}.png")
+    found = find_pictures(folder, "sample")
+    assert found.files[:3] == ("0.png", "1.png", "10.png")
+    for name in ("c.txt", "c.jsonl"):
+        with pytest.raises(UserError, match=rf"{name}: is the line of 10\.png or of 2\.png first\?"):
+            read_captions(found, tmp_path / name)
+    lines = [json.dumps({"file": f"{i}.png", "text": text}) for i, text in reversed(list(enumerate(texts)))]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    assert read_captions(found, tmp_path / "c.jsonl") == tuple(texts[int(Path(file).stem)] for file in found.files)
+    (tmp_path / "c.jsonl").write_text("\n".join(lines[1:] + lines[:1]).replace("11.png", "x.png"))
+    with pytest.raises(UserError, match=r'no line has the "file" 11\.png \(1 pictures without a line\)'):
+        read_captions(found, tmp_path / "c.jsonl")
+
+
+def test_hidden_folders_are_left_out_and_links_to_folders_refused(tmp_path):
+    for place in ("s/class", "s/.ipynb_checkpoints", "elsewhere"):
+        (tmp_path / place).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / place / f"{i}.png")
+    assert find_pictures(tmp_path / "s", "sample").files == ("class/0.png", "class/1.png")
+    (tmp_path / "s" / "linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"s/linked: is a link, which is not followed"):
+        find_pictures(tmp_path / "s", "sample")
+
+
+def test_a_grey_picture_of_16_bits_is_no_white_one(tmp_path):
+    levels = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode.startswith("I")
+    for read in (read_picture, samples_module.read_picture):
+        np.testing.assert_array_equal(read(tmp_path / "a.png"), np.repeat(levels[:, :, None] // 257, 3, axis=2))
+
+
+def test_arrays_that_are_no_pictures_are_named(tmp_path):
+    path = tmp_path / "a.npy"
+    for array, words in (
+        (np.full((8, 8, 3), np.nan, np.float32), r"must lie in 0\.\.1, not nan"),
+        (np.zeros((0, 8, 3), np.float32), r"not of shape \(0, 8, 3\)"),
+        (np.zeros((0, 8, 3), np.uint8), r"not of shape \(0, 8, 3\)"),
+    ):
+        np.save(path, array)
+        with pytest.raises(UserError, match=words):
+            read_picture(path)
+    with open(path, "wb") as file:
+        np.savez(file, a=array)
+    with pytest.raises(UserError, match=r"a\.npy: "):
+        read_picture(path)
+    np.save(path, np.zeros((8, 8, 3), np.float32))
+    path.write_bytes(path.read_bytes().replace(b"'fortran_order'", b"(fortran_order'"))
+    with pytest.raises(UserError, match=r"a\.npy: is not a readable picture"):
+        read_picture(path)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Folders of pictures as features: one decoding feeds all networks; what is done is kept when the process dies.
 
 Pictures are PNG, JPEG, WebP or BMP files, or .npy arrays (H, W, 3) of bytes or floats 0..1. A directory made by
-`generate` gives its samples; any other one all the pictures below it, in the order of their paths.
+`generate` gives its samples; any other one all the pictures below it but hidden ones, in the order of their paths.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Encoder(Protocol):
     def sha256(self) -> str: ...
     @property
     def network(self) -> Any: ...
+    @property
+    def resizing(self) -> str: ...
     def prepare(self, picture: NDArray[Any]) -> Any: ...
     def features(self, batch: Any) -> NDArray[np.float32]: ...
 
@@ -49,20 +52,26 @@ class Pictures:
     sha256: str
     """Of the names and contents of all of them."""
 
+    @property
+    def arrays(self) -> bool:
+        """Whether there are .npy files among them, whose rounding is a choice."""
+        return any(file.endswith(".npy") for file in self.files)
+
 
 def find_pictures(directory: Path, what: str) -> Pictures:
-    """All pictures of `directory`. UserError: fewer than 2, or fewer than the manifest of `generate` counts."""
+    """All pictures of `directory`. UserError: fewer than 2, or others than the manifest of `generate` counts; a link to
+    a folder, whose pictures would be missing."""
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: there is no such directory of {what} pictures")
-    pattern, expected = "**/*", None
+    drawn, expected = False, None
     if (directory / MANIFEST).is_file():
         manifest = read_manifest(directory)
         if manifest.stage == "generate":
-            pattern, expected = "*/samples/*", manifest.counts["images"]
+            drawn, expected = True, manifest.counts["images"]
     found = [
         path
-        for path in directory.glob(pattern)
+        for path in (directory.glob("*/samples/*") if drawn else _below(directory))
         if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith((".", "grid."))
     ]
     files = sorted(path.relative_to(directory).as_posix() for path in found)
@@ -76,24 +85,47 @@ def find_pictures(directory: Path, what: str) -> Pictures:
     return Pictures(directory, tuple(files), hashlib.sha256(lines.encode()).hexdigest())
 
 
+def _below(directory: Path) -> Iterator[Path]:
+    """All files, hidden folders left out."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    for place, folders, files in os.walk(directory, onerror=refuse):  # which does not follow links
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                raise UserError(f"{Path(place) / name}: is a link, which is not followed; put the folder itself there")
+        yield from (Path(place) / name for name in files)
+
+
 def read_picture(path: Path, rounding: Literal["round", "truncate"] = "round") -> NDArray[np.uint8]:
-    """uint8 (H, W, 3); UserError for a damaged file, or an array that is no picture."""
+    """uint8 (H, W, 3); UserError for a damaged file, or an array that is no picture. Transparency is left out."""
     from tessera.frozen.features import to_bytes
 
     try:
         if path.suffix.lower() == ".npy":
-            picture = np.load(path, allow_pickle=False)
+            picture = np.asarray(np.load(path, allow_pickle=False))
         else:
             with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: is not a readable picture ({error}); make it again, or take it away") from error
-    if picture.ndim != 3 or picture.shape[2] != 3:
+                return as_rgb(image)
+    except Exception as error:  # each way of being damaged has an exception of its own
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path}: is not a readable picture ({reason}); make it again, or take it away") from error
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise UserError(f"{path}: must be a picture (H, W, 3), not of shape {picture.shape}")
     try:
         return to_bytes(picture, rounding)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def as_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) of a picture of any mode; greys of 16 bits come to 0..255, which Pillow would cut them off at."""
+    if not image.mode.startswith("I"):
+        return np.asarray(image.convert("RGB"))
+    grey = np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def features_of(
@@ -144,84 +176,13 @@ def features_of(
         return None
     if world_size() > 1 and work.is_dir():
         remove_unfinished(work)
-    return {name: np.concatenate([np.load(path) for path in chunks]) for name, chunks in paths.items()}
+    try:
+        return {name: np.concatenate([np.load(path) for path in chunks]) for name, chunks in paths.items()}
+    except FileNotFoundError:
+        if world_size() == 1:
+            raise
+        return None  # another rank had them all too, and is done with them
 
 
 def _chunk(work: Path, name: str, start: int) -> Path:
     return work / name / f"{start:08d}.npy"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the samples are compared with."""
-
-    sha256: str
-    """Of the pictures, wherever their features come from."""
-    images: int
-    features: Mapping[str, NDArray[np.float32]]
-
-
-def reference_of(
-    path: Path,
-    encoders: Mapping[str, Encoder],
-    cache: Path,
-    work: Path,
-    batch_size: int,
-    rounding: Literal["round", "truncate"],
-) -> Reference | None:
-    """The features of a directory of pictures, kept in `cache` by its content; or those of such a cache's directory.
-
-    So reference pictures are encoded once for each network, on any number of samples. None as in `features_of`.
-    """
-    if stored := sorted(Path(path).glob(f"*{FEATURES}")):
-        return _stored(Path(path), stored, encoders)
-    pictures = find_pictures(path, "reference")
-    folder = cache / pictures.sha256[:16]
-    there = {name: e for name, e in encoders.items() if (folder / _name(e)).is_file()}
-    rest = {name: encoder for name, encoder in encoders.items() if name not in there}
-    if rest:
-        made = features_of(pictures, rest, work, batch_size, rounding, "reference")
-        if made is None:
-            return None
-        for name, features in made.items():
-            _store(folder / _name(rest[name]), pictures, rest[name], features)
-    return _stored(folder, sorted(folder.glob(f"*{FEATURES}")), encoders)
-
-
-def _name(encoder: Encoder) -> str:
-    short = "".join(c if c.isalnum() or c in "-." else "-" for c in encoder.id.split("/")[-1].split("@")[0])
-    return f"{short}-{encoder.sha256[:12]}{FEATURES}"
-
-
-def _store(path: Path, pictures: Pictures, encoder: Encoder, features: NDArray[np.float32]) -> None:
-    from safetensors.numpy import save_file
-
-    about = {"pictures_sha256": pictures.sha256, "encoder": encoder.id, "encoder_sha256": encoder.sha256}
-    with atomic_path(path) as temporary:
-        save_file({"features": np.ascontiguousarray(features)}, temporary, metadata=about)
-
-
-def _stored(folder: Path, files: Sequence[Path], encoders: Mapping[str, Encoder]) -> Reference:
-    from safetensors import SafetensorError, safe_open
-
-    found: dict[str, NDArray[np.float32]] = {}
-    hashes: set[str] = set()
-    for path in files:
-        try:
-            with safe_open(path, framework="np") as file:
-                about = file.metadata() or {}
-                hashes.add(about["pictures_sha256"])
-                for name, encoder in encoders.items():
-                    if about["encoder_sha256"] == encoder.sha256 and path.name == _name(encoder):
-                        found[name] = file.get_tensor("features")
-        except (SafetensorError, KeyError, OSError) as error:
-            raise UserError(f"{path}: is no file of reference features ({error}); delete it") from error
-    absent = [encoders[name].id for name in encoders if name not in found]
-    if absent:
-        raise UserError(f"{folder}: has no features of {absent[0]} with these weights; give the pictures themselves")
-    if len(hashes) > 1:
-        raise UserError(f"{folder}: holds features of {len(hashes)} different sets of pictures; give those of one")
-    rows = {len(features) for features in found.values()}
-    if len(rows) != 1:
-        raise UserError(f"{folder}: its features are of {sorted(rows)} pictures; delete it")
-    return Reference(hashes.pop(), rows.pop(), found)

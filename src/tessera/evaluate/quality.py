@@ -5,7 +5,6 @@ CLIPScore of jina-clip-v2, from one decoding of the pictures, into scores.json. 
 in float64. Intervals are over prompts: the bootstrap's of scores over captions, the jackknife's of distances.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, to_dict
-from tessera.evaluate.about_pictures import captions_sha256, extender_of, known_captions, read_captions, words_for
+from tessera.evaluate.about_pictures import (
+    captions_sha256,
+    extender_of_samples,
+    known_captions,
+    read_captions,
+    words_for,
+)
 from tessera.evaluate.distances import blocks_of
-from tessera.evaluate.pictures import features_of, find_pictures, reference_of
+from tessera.evaluate.pictures import features_of, find_pictures
 from tessera.evaluate.quality_config import CAPTIONED, NETWORK, QualityConfig
 from tessera.evaluate.quality_numbers import Measured
+from tessera.evaluate.reference import find_reference, reference_of
 from tessera.evaluate.scores import Scores, write_scores
 from tessera.files import open_stage
 
@@ -53,33 +59,33 @@ def evaluate_quality(
     captions = read_captions(pictures, prompts) if asked else known_captions(pictures, prompts)
     if asked and captions is None:
         raise UserError(f"{samples}: has no captions for {asked[0]}; give --prompts, or leave {asked[0]} out")
+    extender = extender_of_samples(samples)
+    compared = {key: network for key, network in needed.items() if key in ("inception", "dinov2", "clip336")}
+    source = find_reference(reference) if compared else None
     described = to_dict(config) | {
         "samples": pictures.sha256,
         "prompts": captions_sha256(captions) if captions else None,
         "networks": {
-            key: [network.id, network.sha256, getattr(network, "cut", None)] for key, network in needed.items()
+            key: [network.id, network.sha256, network.resizing, getattr(network, "cut", None)]
+            for key, network in needed.items()
         },
-        "reference": _reference_hash(reference),
+        "reference": source.sha256 if source else None,
         "name": name or samples.name,
         "num_images": num_images,
     }
     stage = open_stage(out, stage="evaluate quality", config=described, shared=True)
     if stage.done:
+        shutil.rmtree(out / "work", ignore_errors=True)  # of a process that was killed here
         return True
-    work = out / "work"
-    compared = {key: network for key, network in needed.items() if key in ("inception", "dinov2", "clip336")}
-    found = None
-    if compared:
-        found = reference_of(
-            reference, compared, cache or default_cache(), work / "reference", config.batch_size, config.rounding
-        )
-        if found is None:
-            return False
+    work, cache = out / "work", cache or default_cache()
+    found = source and reference_of(source, compared, cache, work / "reference", config.batch_size, config.rounding)
     features = features_of(pictures, needed, work / "samples", config.batch_size, config.rounding, "quality")
-    if features is None:
+    if source and found is None:  # other ranks may have done their part of it meanwhile
+        found = reference_of(source, compared, cache, work / "reference", config.batch_size, config.rounding)
+    if features is None or (source and found is None):
         return False
     blocks = blocks_of(len(pictures.files), captions, config.seed)
-    measured = Measured(config, pictures, features, found, needed, extender_of(samples), captions, blocks)
+    measured = Measured(config, pictures, features, found, needed, extender, captions, blocks)
     numbers, items, facts = measured.all()
     write_scores(
         out,
@@ -89,18 +95,10 @@ def evaluate_quality(
             numbers=tuple(numbers),
             items=tuple(items),
             num_images=num_images,
-            facts=facts | words_for(pictures, reference, config.rounding),
+            facts=facts | words_for(pictures, source, config.rounding),
         ),
     )
-    shutil.rmtree(work, ignore_errors=True)
     counts = {"images": len(pictures.files), "numbers": len(numbers)}
     stage.finish(counts | ({"reference": found.images} if found else {}))
+    shutil.rmtree(work, ignore_errors=True)  # last: until then a killed process loses nothing
     return True
-
-
-def _reference_hash(reference: Path) -> str:
-    """What the manifest keeps of it: the names and sizes below; its content's hash stands in every protocol."""
-    if not reference.is_dir():
-        raise UserError(f"{reference}: there is no such directory of reference pictures or features")
-    lines = sorted(f"{p.relative_to(reference)} {p.stat().st_size}\n" for p in reference.rglob("*") if p.is_file())
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

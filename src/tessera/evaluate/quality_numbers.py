@@ -12,8 +12,9 @@ from tessera import metrics
 from tessera.evaluate.about_pictures import captions_sha256
 from tessera.evaluate.distances import KID_SUBSET, PRDC_PROTOCOLS, Blocks, Estimate, cmmd, frechet, kid, prdc_by
 from tessera.evaluate.intervals import mean_interval
-from tessera.evaluate.pictures import Pictures, Reference
+from tessera.evaluate.pictures import Pictures
 from tessera.evaluate.quality_config import CAPTIONED, NETWORK, Metric, QualityConfig
+from tessera.evaluate.reference import Reference
 from tessera.evaluate.scores import Extender, Number, Protocol, library_versions
 
 
@@ -134,7 +135,7 @@ class Measured:
             encoder=network.id,
             encoder_sha256=network.sha256,
             resize=network.resizing,
-            rounding=self.config.rounding if any(f.endswith(".npy") for f in self.pictures.files) else None,
+            rounding=self.config.rounding if self.pictures.arrays or (against and against.arrays) else None,
             images=len(self.pictures.files),
             reference=against.sha256 if against else None,
             reference_images=against.images if against else None,

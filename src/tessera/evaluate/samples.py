@@ -1,6 +1,6 @@
 """Folders of pictures in GenEval's layout as the judges read them, and work on them prompt by prompt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError
+from tessera.evaluate.pictures import as_rgb
 from tessera.evaluate.scores import Extender
 from tessera.files import read_json, read_manifest, remove_unfinished, write_json
 from tessera.runtime import progress, rank, world_size
@@ -57,8 +58,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     """uint8 (H, W, 3); UserError if the file is damaged."""
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            return as_rgb(picture)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: is not a readable picture ({error}); generate it again") from error
 
 
@@ -67,13 +68,16 @@ def extender(samples: Samples) -> Extender | None:
 
     Raises UserError where several extenders share a set: its numbers would have no name.
     """
-    if not samples.extended:
-        return None
-    entries = [line.get("extended") or {} for line in samples.lines]
+    return extender_of(samples.directory, samples.lines) if samples.extended else None
+
+
+def extender_of(directory: Path, lines: Iterable[Mapping[str, Any]]) -> Extender:
+    """What made the extended texts of a directory by its prompts' metadata; UserError where several did."""
+    entries = [line.get("extended") or {} for line in lines]
     found = {tuple(str(entry.get(field)) for field in ("extender", "template_sha256", "template")) for entry in entries}
     if len(found) > 1:
-        raise UserError(f"{samples.directory}: its texts come from {len(found)} extenders; extend all prompts by one")
-    first = entries[0]
+        raise UserError(f"{directory}: its texts come from {len(found)} extenders; extend all prompts by one")
+    first = entries[0] if entries else {}
     prompt = str(first.get("template_sha256") or first.get("template"))
     return Extender(model=str(first.get("extender")), prompt=prompt, seed=int(first.get("seed") or 0))
 
