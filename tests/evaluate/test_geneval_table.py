@@ -146,6 +146,15 @@ def test_a_painted_folder_by_hand(tmp_path, sees_paint):
     assert "58.3 [" in shown[1]
 
 
+def test_clauses_of_one_class_all_see_its_colors(tmp_path, sees_paint):
+    """Two red dogs, and one: the second clause must not take the first one's colours away."""
+    line = {"tag": "colors", "include": [clause("dog", 2, color="red"), clause("dog", color="red")], "prompt": "dogs"}
+    samples = write_samples(tmp_path / "s", [line], paint=lambda i, k: paint(2, 0))
+    assert evaluate_geneval(tmp_path / "scores", samples, sees_paint)
+    rows = json.loads((tmp_path / "scores" / "original" / "verdicts" / "00000.json").read_text())
+    assert [row["correct"] for row in rows] == [True, True], rows[0]["reason"]
+
+
 def test_mirrored_pictures_swap_left_and_right(tmp_path, sees_paint):
     samples = write_samples(tmp_path / "mirrored", LINES, paint=lambda i, k: paint(i, k)[:, ::-1])
     evaluate_geneval(tmp_path / "scores", samples, sees_paint)
@@ -187,6 +196,30 @@ def test_two_ranks_make_what_one_process_makes(tmp_path, sees_paint, monkeypatch
         monkeypatch.setenv("RANK", rank)
         assert evaluate_geneval(tmp_path / "two" / "scores", samples, sees_paint) is complete
     assert tree(tmp_path / "one" / "scores") == tree(tmp_path / "two" / "scores")
+
+
+def test_ranks_that_finish_the_columns_in_another_order_complete_them(tmp_path, sees_paint, monkeypatch):
+    """Rank 0 is first through one column and last through the other."""
+    short, long = (write_samples(tmp_path / str(kind), LINES, paint=paint, extended=kind) for kind in (False, True))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    reached = []
+
+    def run(number):
+        monkeypatch.setenv("RANK", str(number))
+        return evaluate_geneval(tmp_path / "out", short, sees_paint, extended=long)
+
+    def work_through(directory, *args, whole=geneval_table.work_through, **kwargs):
+        if directory.parent.name == "extended" and not reached:  # all of rank 1 between rank 0's two columns
+            reached.append(None)
+            reached[0] = run(1)
+            monkeypatch.setenv("RANK", "0")
+        return whole(directory, *args, **kwargs)
+
+    monkeypatch.setattr(geneval_table, "work_through", work_through)
+    assert run(0)
+    assert reached == [False]
+    assert (tmp_path / "out" / "original" / "scores.json").is_file()
+    assert (tmp_path / "out" / "extended" / "scores.json").is_file()
 
 
 @pytest.mark.slow

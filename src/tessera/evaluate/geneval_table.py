@@ -112,18 +112,23 @@ def evaluate_geneval(
         return True
     set_threads(config.threads)
     judge = _Judge(config, device)
-    columns: dict[str, list[dict[str, Any]]] = {}
-    for name, folder in folders.items():
-        done = work_through(
+
+    def judged(name: str) -> list[list[dict[str, Any]]] | None:
+        folder = folders[name]
+        return work_through(
             out / name / "verdicts",
             len(folder.lines),
-            lambda i, own=folder: judge.verdicts(own, i),
+            lambda i: judge.verdicts(folder, i),
             description=f"geneval {name}",
         )
-        if done is not None:
-            columns[name] = [row for rows in done for row in rows]
-    if len(columns) < len(folders):
-        return False  # another rank completes it
+
+    columns: dict[str, list[dict[str, Any]]] = {}
+    first = {name: judged(name) for name in folders}
+    for name, done in first.items():
+        done = done or judged(name)  # other ranks may have done their part of it meanwhile
+        if done is None:
+            return False  # another rank completes it
+        columns[name] = [row for rows in done for row in rows]
     for name, rows in columns.items():
         described = protocol(folders[name], networks)
         scores = Scores(kind="geneval", name=out.name, numbers=numbers(rows, described, config), items=tuple(rows))
@@ -258,7 +263,10 @@ def _detections(
 ) -> list[geneval.Detection]:
     """The found objects as GenEval's rules take them; a colour for those of which a clause asks one."""
     named = [geneval_prompts.CLASSES[item.class_index] for item in found]
-    asked = {clause["class"]: clause["count"] for clause in line["include"] if "color" in clause}
+    asked: dict[str, int] = {}
+    for clause in line["include"]:  # clauses of one class look at the same objects, each at its own number of them
+        if "color" in clause:
+            asked[clause["class"]] = max(clause["count"], asked.get(clause["class"], 0))
     color_of: dict[int, str] = {}
     for name, count in asked.items():
         members = [i for i, other in enumerate(named) if other == name][:count]  # found ones stand best first
