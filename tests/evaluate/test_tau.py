@@ -89,6 +89,9 @@ def test_the_command_and_its_files(tmp_path, capsys):
     (tmp_path / "again").mkdir()
     tau(tmp_path / "again", tmp_path / "in", TauConfig(schedule="cosine", size=32, pictures=10))
     assert (tmp_path / "again" / "tau.png").read_bytes() == before
+    Image.new("RGB", (40, 32), (1, 2, 3)).save(tmp_path / "in" / "fox" / "0.png")
+    with pytest.raises(UserError, match=r"made otherwise: images\.fox/0\.png"):
+        tau(tmp_path / "again", tmp_path / "in", TauConfig(schedule="cosine", size=32, pictures=10))
 
 
 @pytest.mark.parametrize(

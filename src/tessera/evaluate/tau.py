@@ -22,7 +22,7 @@ from tessera.config import UserError, to_dict
 from tessera.cutmix import PATTERNS, compose, draw_placement
 from tessera.evaluate.illustrate import PATTERN_NAMES
 from tessera.evaluate.pictures import SUFFIXES, read_picture
-from tessera.files import atomic_path, open_stage, write_json
+from tessera.files import atomic_path, open_stage, sha256_file, write_json
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.runtime import philox
 
@@ -96,7 +96,9 @@ def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None
 
     schedule, codec = get_schedule(config.schedule), load_codec(config.codec)
     files = None if images is None else _choose(Path(images), config.pictures)
-    described = to_dict(config) | {"images": None if files is None else [file.as_posix() for file, _ in files]}
+    described: dict[str, Any] = to_dict(config) | {"images": None}
+    if images is not None and files is not None:
+        described["images"] = {file.as_posix(): sha256_file(Path(images) / file) for file, _ in files}
     stage = open_stage(out, stage="figure tau", config=described)
     if stage.done:
         return
