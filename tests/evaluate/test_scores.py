@@ -57,18 +57,35 @@ def test_scores_come_back_as_they_were_and_equal_scores_are_equal_bytes(tmp_path
         (lambda d: d.update(format=2), "has format 2"),
         (lambda d: d.update(kind="qualty"), "kind is 'qualty'"),
         (lambda d: d["numbers"][0].update(vlaue=1), "unknown field 'vlaue'; did you mean 'value'"),
-        (lambda d: d["numbers"][0].pop("protocol"), "the field 'protocol' is missing"),
-        (lambda d: d["numbers"][0]["protocol"].pop("name"), "the field 'name' is missing"),
-        (lambda d: d["numbers"][0].update(value="3"), "value: must be a number"),
+        (lambda d: d["numbers"][0].pop("protocol"), r"numbers\[0\]: must be an object with a protocol"),
+        (lambda d: d["numbers"][0]["protocol"].pop("name"), "field 'protocol.name' is missing"),
+        (lambda d: d["numbers"][0].update(value="3"), "field 'value' must be"),
         (lambda d: d["numbers"][0].update(low=None), "an interval has two ends"),
         (lambda d: d["numbers"][0].update(n=0), "n is 0"),
         (lambda d: d.update(numbers={}), "must be lists"),
-        (lambda d: d["numbers"][0].update(left_out=[1.0]), r"numbers\[0\]: left_out: must be an object"),
-        (lambda d: d["numbers"][0].update(left_out={"values": [1.0, 2.0], "sizes": [3, 3]}), "'dealt' is missing"),
-        (lambda d: d["numbers"][0].update(left_out=blocks(values=[1.0, "2"])), r"left_out\.values: must be a list"),
-        (lambda d: d["numbers"][0].update(left_out=blocks(sizes=[3, 2.5])), r"left_out\.sizes: must be a list"),
+        (lambda d: d["numbers"][0].update(left_out=[1.0]), r"numbers\[0\]: field 'left_out' must be"),
+        (
+            lambda d: d["numbers"][0].update(left_out={"values": [1.0, 2.0], "sizes": [3, 3]}),
+            "'left_out.dealt' is missing",
+        ),
+        (
+            lambda d: d["numbers"][0].update(left_out=blocks(values=[1.0, "2"])),
+            r"field 'left_out\.values\[1\]' must be",
+        ),
+        (lambda d: d["numbers"][0].update(left_out=blocks(sizes=[3, 2.5])), r"field 'left_out\.sizes\[1\]' must be"),
         (lambda d: d["numbers"][0].update(left_out=blocks(sizes=[3, 3, 3])), "2 values of 3 blocks"),
         (lambda d: d["numbers"][0].update(left_out=blocks(sizes=[3, 0])), "sizes at least 1"),
+        (lambda d: d.update(facts=[]), "facts must be an object"),
+        (lambda d: d.update(num_images="x"), "num_images a whole number"),
+        (lambda d: d["numbers"][0].update(metric=3), "field 'metric' must be"),
+        (lambda d: d["numbers"][0]["protocol"].update(images="x"), "field 'protocol.images' must be"),
+        (lambda d: d["numbers"][0]["protocol"].update(extender=[1]), "protocol.extender"),
+        (lambda d: d["numbers"][0]["protocol"].update(settings=None), "protocol.settings: must be an object"),
+        (lambda d: d["items"].append(None), r"items\[6\]: must be an object"),
+        (lambda d: d["items"][1].pop("values"), r"items\[1\]: must be an object with an object of values"),
+        (lambda d: d["items"][1].pop("sample"), r"items\[1\].sample: must be a whole number"),
+        (lambda d: d["items"][1]["values"].update(clip_score="x"), r"items\[1\].values.clip_score: must be a number"),
+        (lambda d: d["items"][1].update(file=3), r"items\[1\].file: must be a text"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_field(tmp_path, change, message):
@@ -165,6 +182,10 @@ def test_the_miniature_s_file_reads_as_the_same_numbers(tmp_path):
         bounds = tuple(expected[metric][x] for x in ("low", "value", "high"))
         assert (found.low, found.value, found.high) == pytest.approx(bounds)
     assert read[0].number("both_colors") is None
+    del old[0]["verdicts"][5]["correct"]
+    (tmp_path / "damaged.json").write_text(json.dumps(old[0]))
+    with pytest.raises(UserError, match=r"damaged\.json: is damaged \(KeyError: 'correct'\)"):
+        read_scores(tmp_path / "damaged.json")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tessera.config import UserError, nearest
+from tessera.config import UserError, from_dict, nearest
 from tessera.files import read_json, write_json
 
 FILE = "scores.json"
@@ -174,7 +174,10 @@ def read_scores(path: Path) -> Scores:
     path = path / FILE if path.is_dir() else path
     data = read_json(path)
     if isinstance(data, dict) and "format" not in data and "verdicts" in data and "protocol" in data:
-        return _of_miniature(data, path)
+        try:
+            return _of_miniature(data, path)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); judge again") from error
     if not isinstance(data, dict) or "numbers" not in data or "kind" not in data:
         raise UserError(f"{path}: is not a scores.json of `tessera evaluate`; give the --out of one")
     if data.get("format") != FORMAT:
@@ -183,13 +186,16 @@ def read_scores(path: Path) -> Scores:
         raise UserError(f"{path}: kind is {data['kind']!r}; known: {', '.join(KINDS)}")
     if not isinstance(data["numbers"], list) or not isinstance(data.get("items", []), list):
         raise UserError(f"{path}: numbers and items must be lists; judge again")
+    facts, num_images = data.get("facts", {}), data.get("num_images")
+    if not isinstance(facts, dict) or type(num_images) not in (int, type(None)):
+        raise UserError(f"{path}: facts must be an object, num_images a whole number or null; judge again")
     return Scores(
         kind=data["kind"],
         name=str(data.get("name", path.parent.name)),
         numbers=tuple(_number(item, f"{path}: numbers[{i}]") for i, item in enumerate(data["numbers"])),
-        items=tuple(data.get("items", [])),
-        num_images=data.get("num_images"),
-        facts=data.get("facts", {}),
+        items=tuple(_item(item, f"{path}: items[{i}]") for i, item in enumerate(data.get("items", []))),
+        num_images=num_images,
+        facts=facts,
     )
 
 
@@ -235,55 +241,33 @@ def _short(value: Any) -> str:
 
 
 def _number(data: Any, where: str) -> Number:
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: must be an object")
-    _check_fields(Number, data, where)
-    protocol = data["protocol"]
+    """A number as it is written; UserError for a field that is missing, unknown or of another type."""
+    protocol = data.get("protocol") if isinstance(data, dict) else None
     if not isinstance(protocol, dict):
-        raise UserError(f"{where}.protocol: must be an object")
-    _check_fields(Protocol, protocol, f"{where}.protocol")
-    extender = protocol.get("extender")
-    if extender is not None:
-        _check_fields(Extender, extender, f"{where}.protocol.extender")
-        extender = Extender(**extender)
-    for name in ("value", "low", "high", "n"):
-        value = data.get(name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float | None)
-            or (value is None and name in "value n")
-        ):
-            raise UserError(f"{where}.{name}: must be a number, not {value!r}")
-    try:
-        left_out = _left_out(data.get("left_out"))
-        return Number(**{**data, "left_out": left_out, "protocol": Protocol(**{**protocol, "extender": extender})})
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: must be an object with a protocol that is one")
+    open_ended = {name: protocol.get(name, {}) for name in ("settings", "versions")}
+    for name, value in open_ended.items():
+        if not isinstance(value, dict):
+            raise UserError(f"{where}.protocol.{name}: must be an object, not {value!r}")
+    strict = {name: value for name, value in protocol.items() if name not in open_ended}
+    number = from_dict(Number, {**data, "protocol": strict}, where)
+    return dataclasses.replace(number, protocol=dataclasses.replace(number.protocol, **open_ended))
 
 
-def _left_out(data: Any) -> LeftOutBlocks | None:
-    if data is None:
-        return None
-    if not isinstance(data, dict):
-        raise UserError("left_out: must be an object")
-    _check_fields(LeftOutBlocks, data, "left_out")
-    for name, kind in (("values", int | float), ("sizes", int)):
-        given = data[name]
-        if not isinstance(given, list) or not all(isinstance(x, kind) and not isinstance(x, bool) for x in given):
-            raise UserError(f"left_out.{name}: must be a list of numbers")
-    return LeftOutBlocks(values=tuple(data["values"]), sizes=tuple(data["sizes"]), dealt=data["dealt"])
-
-
-def _check_fields(cls: type, data: Mapping[str, Any], where: str) -> None:
-    parts = dataclasses.fields(cls)
-    known = [part.name for part in parts]
-    for name in data:
-        if name not in known:
-            raise UserError(f"{where}: unknown field {name!r};{nearest(name, known)} known: {', '.join(known)}")
-    for part in parts:
-        needed = part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
-        if needed and part.name not in data:
-            raise UserError(f"{where}: the field {part.name!r} is missing")
+def _item(data: Any, where: str) -> Mapping[str, Any]:
+    """What is behind one picture, as far as tables, pairs and the page need it."""
+    if not isinstance(data, dict) or not isinstance(data.get("values"), dict):
+        raise UserError(f"{where}: must be an object with an object of values; judge again")
+    for name in ("prompt", "sample"):
+        if type(data.get(name)) is not int:
+            raise UserError(f"{where}.{name}: must be a whole number, not {data.get(name)!r}; judge again")
+    for name, value in data["values"].items():
+        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise UserError(f"{where}.values.{name}: must be a number, not {value!r}; judge again")
+    for name in ("file", "text", "tag", "reason"):
+        if not isinstance(data.get(name), str | None):
+            raise UserError(f"{where}.{name}: must be a text, not {data[name]!r}; judge again")
+    return data
 
 
 def _of_miniature(data: Mapping[str, Any], path: Path) -> Scores:
