@@ -1,6 +1,7 @@
 """report SCORES: the paper's numbers to the letter, unlike protocols apart, everything escaped, no network."""
 
 import csv
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -9,15 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from judged import write_samples
 from PIL import Image
 
 from chromium import check_file
 from tessera import cli
 from tessera.config import UserError
 from tessera.evaluate.intervals import mean_interval
-from tessera.evaluate.results import ablation_table, curve_points, label, measured_tables, printed_tables
+from tessera.evaluate.pictures import find_pictures
+from tessera.evaluate.results import ablation_tables, curve_points, label, measured_tables, printed_tables
 from tessera.evaluate.results_page import results
 from tessera.evaluate.scores import Extender, Number, Protocol, Scores, read_scores, write_scores
+from tessera.files import open_stage
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 HOSTILE = "<script>alert('x')</script> a | red & \"blue\" fox"
@@ -194,12 +198,12 @@ def test_the_printed_numbers_are_consistent_with_each_other():
 
 def test_tables_4_and_5_and_the_curves():
     scores = [quality("m", 9.0), geneval("m", 0.5), geneval("m", 0.9, 1, extended=True), quality("alone", 3.0)]
-    table = ablation_table(scores)
+    (table,) = ablation_tables(scores)
     assert [row.model for row in table.rows] == ["m"]
     assert table.rows[0].cells[0].value == 9.0
     assert table.rows[0].cells[1].value < table.rows[0].cells[2].value
     points = [quality("m", 9, 300), quality("m", 7, 100), quality("n", 5, 100), quality("m", 1, 200, images=7)]
-    assert curve_points(points, "fid") == {"m": [(100, 7.0), (300, 9.0)]}
+    assert curve_points(points, "fid") == [("", {"m": [(100, 7.0), (300, 9.0)]})]
     assert label("clip_score/legacy-cut") == "CLIPScore (legacy-cut) \u2191"
     assert label("dpg/official/overall") == "Overall (official) \u2191"
     assert label("fid") == "FID \u2193"
@@ -207,7 +211,52 @@ def test_tables_4_and_5_and_the_curves():
 
 def test_fid_beside_geneval_is_that_of_the_last_step():
     steps = [quality("m", 9.0, 100), quality("m", 7.0, 300), quality("m", 8.0, 200)]
-    assert ablation_table([*steps, geneval("m", 0.5)]).rows[0].cells[0].value == 7.0
+    assert ablation_tables([*steps, geneval("m", 0.5)])[0].rows[0].cells[0].value == 7.0
+
+
+def test_no_column_mixes_protocols_that_only_later_rows_share():
+    """The first row has FID alone; the others' recall is of two networks."""
+
+    def more(name, encoder):
+        scores = quality(name, 5.0)
+        about = Protocol(metric="recall/full", name="full", encoder=encoder)
+        recall = Number(metric="recall/full", value=0.5, n=100, protocol=about)
+        return replace(scores, numbers=(*scores.numbers, recall))
+
+    a, b, c = quality("a", 4.0), more("b", "x"), more("c", "y")
+    tables = measured_tables([a, b, c])
+    assert [[row.model for row in table.rows] for table in tables] == [["a", "b"], ["c"]]
+    assert [table.note for table in tables] == [
+        "",
+        "Apart, and not paired with the models above, for its protocols differ: encoder: 'x' vs 'y'",
+    ]
+    (forced,) = measured_tables([a, b, c], force=True)
+    assert "do not compare" in forced.note
+    assert not measured_tables([a, b], force=True)[0].note
+
+
+def test_fid_beside_geneval_keeps_unlike_protocols_apart():
+    scores = [quality("a", 9.0), quality("b", 8.0, images=7), quality("c", 7.0)]
+    scores += [geneval(name, 0.5) for name in "abc"]
+    tables = ablation_tables(scores)
+    assert [[row.model for row in table.rows] for table in tables] == [["a", "c"], ["b"]]
+    assert tables[1].note.startswith("Protocols: see the tables above. Apart, ")
+    assert tables[1].note.endswith("its protocols differ: images: 100 vs 7")
+    (forced,) = ablation_tables(scores, force=True)
+    assert [row.model for row in forced.rows] == ["a", "b", "c"]
+    assert "do not compare" in forced.note
+
+
+def test_every_protocol_has_its_curves():
+    """A single number by another protocol, given first, takes no curve away."""
+    points = [quality("m", 1, 100, images=7), *(quality("n", i, i) for i in (100, 200, 300))]
+    assert curve_points(points, "fid") == [("", {"n": [(100, 100), (200, 200), (300, 300)]})]
+    points += [quality("m", 2, 200, images=7)]
+    (_, first), (apart, second) = curve_points(points, "fid")
+    assert (first, second.keys(), apart) == ({"m": [(100, 1), (200, 2)]}, {"n"}, "images: 7 vs 100")
+    steps = [replace(geneval("m", 0.5, extended=long), num_images=i) for i in (1, 2) for long in (False, True)]
+    titles = [apart for apart, _ in curve_points(steps, "geneval/overall")]
+    assert titles == ["", "prompts extended by llama"]
 
 
 def test_the_digits_of_a_column_are_one_number(written):
@@ -336,3 +385,34 @@ def test_a_file_without_numbers_is_refused(tmp_path):
     write_scores(tmp_path / "a", Scores(kind="quality", name="a", numbers=()))
     with pytest.raises(UserError, match="holds no numbers"):
         results(tmp_path / "report", [tmp_path / "a"])
+
+
+@pytest.mark.parametrize("kind", ["geneval", "dpg", "quality"])
+def test_pictures_that_were_not_judged_are_refused(tmp_path, kind):
+    """Verdicts beside another model's pictures would look like any others."""
+    line = {"prompt": "a fox", "tag": "colors"}
+    mine, other = (write_samples(tmp_path / name, [{**line, "n": name}] * 6) for name in ("mine", "other"))
+    (other / "00000" / "samples" / "0000.png").write_bytes((other / "00001" / "samples" / "0000.png").read_bytes())
+    manifest = json.loads((other / "manifest.json").read_text())  # of another model
+    manifest["config"]["model"] = "other"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    place = tmp_path / "scores" / "original" if kind == "geneval" else tmp_path / "scores"
+    if kind == "quality":
+        config = {"samples": find_pictures(mine, "sample").sha256}
+        stage = open_stage(tmp_path / "scores", stage="evaluate quality", config=config)
+    else:
+        inputs = {"original" if kind == "geneval" else "samples": mine}
+        stage = open_stage(tmp_path / "scores", stage="evaluate", config={}, inputs=inputs)
+    write_scores(place, geneval("m", 0.5, prompts=6))
+    stage.finish({})
+    for path in (place, place / "scores.json"):
+        with pytest.raises(UserError, match=r"other is not what .* judged; give the directories in the order"):
+            results(tmp_path / "out", [path], [other])
+    with pytest.raises(UserError, match="nowhere: there is no such directory"):
+        results(tmp_path / "out", [place], [tmp_path / "nowhere"])
+    results(tmp_path / "out", [place], [mine])
+    assert (tmp_path / "out" / "index.html").is_file()
+    (mine / "00001" / "samples" / "0001.png").write_bytes(b"no picture")
+    if kind != "quality":
+        with pytest.raises(UserError, match=r"00001/samples/0001\.png: is not a readable picture"):
+            results(tmp_path / "again", [place], [mine])

@@ -125,26 +125,43 @@ def measured_tables(scores: Sequence[Scores], force: bool = False) -> list[Table
     for kind, title in TITLES.items():
         groups: list[list[Scores]] = []
         for item in (item for item in scores if item.kind == kind and item.numbers):
-            fitting = next((group for group in groups if force or not unlike(group[0], item)), None)
+            fitting = next((group for group in groups if force or _fits(group, item)), None)
             if fitting is None:
                 groups.append([item])
             else:
                 fitting.append(item)
-        for number, group in enumerate(groups):
-            differing = [line for line in unlike(groups[0][0], group[0]) if not line.startswith(_IN_TITLE)]
-            note = (
-                f"Apart, and not paired with the models above, for its protocols differ: {'; '.join(differing[:4])}"
-                if number and differing
-                else ""
-            )
-            if force and any(unlike(group[0], item) for item in group[1:]):
-                note = "Unlike protocols stand together here because --force says so: their numbers do not compare."
+        for group in groups:
+            lines = _apart(groups[0], group[0]) if group is not groups[0] else []
+            note = _note([line for line in lines if not line.startswith(_IN_TITLE)])
+            if force and not all(_fits(group[:i], item) for i, item in enumerate(group) if i):
+                note = FORCED
             of = _of_pictures if kind == "quality" else _of_prompts
             tables.append(_measured(title + of(group[0]), group, note))
     return tables
 
 
 _IN_TITLE = ("extender: ", "settings.extended: ")  # how protocols differ that the titles tell apart
+_NOTHING_SHARED = "they have no metric in common"
+FORCED = "Unlike protocols stand together here because --force says so: their numbers do not compare."
+
+
+def _fits(group: Sequence[Scores], item: Scores) -> bool:
+    """Whether each column stays of one protocol: some share metrics with the item, and none have them otherwise."""
+    found = [unlike(member, item) for member in group]
+    return [] in found and all(lines in ([], [_NOTHING_SHARED]) for lines in found)
+
+
+def _apart(group: Sequence[Scores], item: Scores) -> list[str]:
+    """How the protocols of the item differ from those of a group that it does not fit."""
+    return list(dict.fromkeys(line for member in group for line in unlike(member, item)))
+
+
+def _note(differing: Sequence[str]) -> str:
+    return (
+        f"Apart, and not paired with the models above, for its protocols differ: {'; '.join(differing[:4])}"
+        if differing
+        else ""
+    )
 
 
 def _of_prompts(scores: Scores) -> str:
@@ -171,7 +188,7 @@ def unlike(a: Scores, b: Scores) -> list[str]:
     found: dict[str, None] = {}
     shared = [(number, other) for number in a.numbers if (other := b.number(number.metric)) is not None]
     if not shared:
-        return ["they have no metric in common"]
+        return [_NOTHING_SHARED]
     for number, other in shared:
         found |= dict.fromkeys(comparable(number, other))
     return list(found)
@@ -218,37 +235,69 @@ def printed_tables() -> list[Table]:
     return tables
 
 
-def ablation_table(scores: Sequence[Scores]) -> Table | None:
+def ablation_tables(scores: Sequence[Scores], force: bool = False) -> list[Table]:
     """What Tables 4 and 5 show of every model measured so: FID, GenEval by original and by extended prompts.
 
-    Of a model that was measured several times in its training, the last time counts.
+    Of a model that was measured several times in its training, the last time counts. Unlike protocols stand in tables
+    of their own, unless `force` puts them in one.
     """
     columns = ("fid", "geneval/overall", "geneval/overall (extended)")
-    rows = []
+    groups: list[list[tuple[str, dict[str, Number]]]] = []
     for name in dict.fromkeys(item.name for item in scores):
-        found: dict[str, Cell] = {}
+        found: dict[str, Number] = {}
         own = [item for item in scores if item.name == name]
         for item in sorted(own, key=lambda item: -(item.num_images or 0)):
             for metric in columns[:2]:
                 number = item.number(metric)
                 if number is not None:
                     extended = " (extended)" if metric != "fid" and number.protocol.extender else ""
-                    found.setdefault(metric + extended, Cell(number.value, number.low, number.high))
+                    found.setdefault(metric + extended, number)
         if "fid" in found and len(found) > 1:
-            rows.append(Row(name, tuple(found.get(metric) for metric in columns)))
-    title = "FID beside GenEval (Tables 4 and 5)"
-    return Table(title, columns, tuple(rows), note="Protocols: see the tables above.") if rows else None
+            fitting = next((group for group in groups if force or not _differing(group, found)), None)
+            if fitting is None:
+                groups.append([(name, found)])
+            else:
+                fitting.append((name, found))
+    tables = []
+    for group in groups:
+        rows = tuple(Row(name, tuple(_cell(found.get(metric)) for metric in columns)) for name, found in group)
+        note = _note(_differing(groups[0], group[0][1])) if group is not groups[0] else ""
+        if force and any(_differing(group[:i], found) for i, (_, found) in enumerate(group)):
+            note = FORCED
+        note = f"Protocols: see the tables above. {note}".rstrip()
+        tables.append(Table("FID beside GenEval (Tables 4 and 5)", columns, rows, note=note))
+    return tables
 
 
-def curve_points(scores: Sequence[Scores], metric: str) -> dict[str, list[tuple[int, float]]]:
-    """Model -> [(training images, value)] where it was measured at two or more places by one protocol (Figure 5)."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    first: Number | None = None
+def _differing(group: Sequence[tuple[str, dict[str, Number]]], found: dict[str, Number]) -> list[str]:
+    """How the protocols of a row's numbers differ from those of the rows in the same columns."""
+    pairs = [(own[metric], found[metric]) for _, own in group for metric in own.keys() & found.keys()]
+    return sorted({line for a, b in pairs for line in comparable(a, b)})
+
+
+def curve_points(scores: Sequence[Scores], metric: str) -> list[tuple[str, dict[str, list[tuple[int, float]]]]]:
+    """The curves of each protocol (Figure 5): (what tells it from the first, {model: [(training images, value)]}).
+
+    A model has a curve where it was measured at two or more places.
+    """
+    groups: list[tuple[Number, dict[str, list[tuple[int, float]]]]] = []
     for item in scores:
         number = item.number(metric)
         if number is None or item.num_images is None:
             continue
-        first = first or number
-        if not comparable(first, number):
-            found.setdefault(item.name, []).append((item.num_images, number.value))
-    return {name: sorted(points) for name, points in found.items() if len(points) > 1}
+        points = next((points for first, points in groups if not comparable(first, number)), None)
+        if points is None:
+            points = {}
+            groups.append((number, points))
+        points.setdefault(item.name, []).append((item.num_images, number.value))
+    drawn = [(first, {name: sorted(p) for name, p in points.items() if len(p) > 1}) for first, points in groups]
+    drawn = [(first, points) for first, points in drawn if points]
+    return [(_told(drawn[0][0], first) if n else "", points) for n, (first, points) in enumerate(drawn)]
+
+
+def _told(a: Number, b: Number) -> str:
+    """How the protocol of `b` differs from that of `a`, in a title's words."""
+    extender = b.protocol.extender
+    if extender is not None and extender != a.protocol.extender:
+        return f"prompts extended by {extender.model.partition('@')[0]}"
+    return "; ".join(comparable(a, b)[:2])

@@ -19,12 +19,13 @@ from tessera.evaluate.differences import (
     sizes_of,
     with_minus,
 )
-from tessera.evaluate.illustrate import embed, read_pixels
+from tessera.evaluate.illustrate import embed
+from tessera.evaluate.pictures import find_pictures, read_picture
 from tessera.evaluate.plots import ARM_COLORS, Curve, Dots, curve_plot, score_plot
 from tessera.evaluate.results import (
     DISTANCES,
     Table,
-    ablation_table,
+    ablation_tables,
     curve_points,
     label,
     measured_tables,
@@ -33,7 +34,7 @@ from tessera.evaluate.results import (
 )
 from tessera.evaluate.results_text import INTERVALS, as_csv, as_markdown
 from tessera.evaluate.scores import FILE, Scores, read_scores
-from tessera.files import atomic_path, open_stage, sha256_file
+from tessera.files import MANIFEST, atomic_path, open_stage, read_manifest, sha256_file
 
 NOTHING = {"value": "\u2013", "interval": "", "kind": ""}
 """A cell of what is not there."""
@@ -50,7 +51,8 @@ def results(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), forc
     """Writes `out`/index.html, tables.md and tables.csv about scores; does nothing when they are there already.
 
     samples: the pictures of each of `paths` in the same order, for the drill-down; none = numbers only. force: unlike
-    protocols in one table all the same. UserError: a damaged file, another number of samples than of scores.
+    protocols in one table all the same. UserError: a damaged file, another number of samples than of scores, or other
+    pictures than were judged, as far as the scores' manifest tells.
     """
     out, paths = Path(out), [Path(path) for path in paths]
     files = [path / FILE if path.is_dir() else path for path in paths]
@@ -59,13 +61,14 @@ def results(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), forc
         raise UserError(f"{files[0]}: holds no numbers; give scores of `tessera evaluate`")
     if samples and len(samples) != len(paths):
         raise UserError(f"samples: {len(samples)} directories for {len(paths)} scores; give one for each, in order")
+    for path, folder in zip(paths, samples):
+        _check_samples(path, Path(folder))
     config = {"scores": [sha256_file(file) for file in files], "force": force, "samples": len(samples)}
     stage = open_stage(out, stage="report", config=config)
     if stage.done:
         return
     measured = measured_tables(scores, force)
-    ablation = ablation_table(scores)
-    tables = [*measured, *([ablation] if ablation else []), *printed_tables()]
+    tables = [*measured, *ablation_tables(scores, force), *printed_tables()]
     pairs = [pairs_of(table, force) for table in tables]
     colors = _colors(scores)
     page = {
@@ -86,6 +89,29 @@ def results(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), forc
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
     stage.finish({"scores": len(scores), "tables": len(measured)})
+
+
+def _check_samples(path: Path, folder: Path) -> None:
+    """UserError unless `folder` is there, and is what the scores of `path` were made of."""
+    if not folder.is_dir():
+        raise UserError(f"samples: {folder}: there is no such directory")
+    home = path if path.is_dir() else path.parent
+    for place, name in ((home, "samples"), (home.parent, home.name)):  # GenEval's scores lie below its manifest
+        if not (place / MANIFEST).is_file():
+            continue
+        manifest = read_manifest(place, must_be_complete=False)
+        made = manifest.inputs.get(name)
+        if made is not None:
+            found = sha256_file(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+        elif place == home and manifest.stage == "evaluate quality":
+            made, found = manifest.config.get("samples"), find_pictures(folder, "sample").sha256
+        else:
+            continue
+        if found != made:
+            raise UserError(
+                f"samples: {folder} is not what {path} judged; give the directories in the order of the scores"
+            )
+        return
 
 
 def _html(page: dict[str, Any]) -> str:
@@ -177,14 +203,14 @@ def _curves(scores: Sequence[Scores]) -> list[dict[str, Any]]:
     shown_curves = []
     colors = _colors(scores)
     for metric in dict.fromkeys(number.metric for item in scores for number in item.numbers):
-        points = curve_points(scores, metric)
-        if points:
+        for apart, points in curve_points(scores, metric):
             curves = [
                 Curve(arm=name, color=colors[name], x=tuple(float(x) for x, _ in line), y=tuple(y for _, y in line))
                 for name, line in points.items()
             ]
             alt = f"{label(metric)[:-2]} over training of {', '.join(points)}"
-            shown_curves.append({"title": label(metric), "plot": curve_plot(curves, label(metric)[:-2], alt)})
+            title = f"{label(metric)}, {apart}" if apart else label(metric)
+            shown_curves.append({"title": title, "plot": curve_plot(curves, label(metric)[:-2], alt)})
     return shown_curves
 
 
@@ -222,7 +248,7 @@ def _drill_down(scores: Sequence[Scores], samples: Sequence[Path]) -> list[dict[
         for number, shots in sorted(found[text].items()):
             pictures = [
                 {
-                    "picture": embed(read_pixels(shot["path"]), _alt(scores[number].name, text, shot)),
+                    "picture": embed(read_picture(shot["path"]), _alt(scores[number].name, text, shot)),
                     "correct": shot["correct"],
                     "said": shot["said"],
                 }
