@@ -1,6 +1,7 @@
 """Intervals of the distances: values without a block against the metric itself, and coverage in simulations."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tessera.config import UserError
 from tessera.metrics import (
     LeftOut,
+    bootstrap,
     cmmd,
     cmmd_left_out,
     deal_blocks,
@@ -63,6 +65,19 @@ def test_the_frechet_distance_without_a_block_of_nearly_all_images():
     np.testing.assert_allclose(frechet_left_out(real, fake, blocks).without, expected, rtol=1e-6)
     with pytest.raises(UserError, match="1 images are left"):
         frechet_left_out(real, fake[:5], np.array([0, 0, 0, 0, 1]))
+
+
+def test_one_long_caption_takes_no_room_for_all():
+    """Prompts may be as long as a language model writes them."""
+    captions = [f"caption {i}" for i in range(400)] + ["long " * 4000]
+    tracemalloc.start()
+    dealt = deal_blocks(captions)
+    found = bootstrap(np.arange(401), captions, n=10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000
+    assert (dealt == deal_blocks(np.array(captions))).all()  # the same blocks as by an array of them
+    assert found == bootstrap(np.arange(401), np.array(captions), n=10)
 
 
 def test_cmmd_without_a_block_is_that_of_the_others():

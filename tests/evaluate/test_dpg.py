@@ -193,6 +193,7 @@ def test_the_command(tmp_path, questions, capsys):
         (["--vqa", "openai"], "vqa-model: --vqa openai needs the model's name on the server"),
         (["--vqa", "openai", "--vqa-model", "m"], "server: --vqa openai needs the server's address"),
         (["--vqa", "openai", "--vqa-model", "m", "--server", "here:8000"], "is no address"),
+        (["--server", "http://127.0.0.1:9/v1"], "server: blip answers in this process; give --vqa openai"),
         (["--vqa-model", "nowhere"], "vqa-model: nowhere: there is no such folder"),
         (["--seed", "-1"], "seed is -1"),
     ],

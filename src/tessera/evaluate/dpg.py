@@ -47,6 +47,8 @@ class DpgConfig:
     def __post_init__(self):
         if self.resamples < 100:
             raise UserError(f"resamples is {self.resamples}: give at least 100")
+        if self.server is not None and self.backend != "openai":
+            raise UserError(f"server: {self.backend} answers in this process; give --vqa openai, or leave --server out")
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
 

@@ -29,6 +29,7 @@ import numpy as np
 
 from tessera.config import UserError
 from tessera.metrics.resampling import Interval, student_t
+from tessera.metrics.tables import numbered
 from tessera.runtime import philox
 
 BLOCKS = 20
@@ -49,7 +50,7 @@ def deal_blocks(clusters: Sequence[Any] | np.ndarray, blocks: int = BLOCKS, seed
 
     None: there are fewer clusters than blocks, and so no interval.
     """
-    labels = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    labels = numbered(clusters)
     count = int(labels.max(initial=-1)) + 1
     if blocks < 2:
         raise UserError(f"blocks: {blocks} of them leave nothing to compare; give at least 2")

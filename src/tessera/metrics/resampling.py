@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.metrics.tables import numbered
 from tessera.runtime import philox
 
 BLOCK_ENTRIES = 2**21
@@ -44,7 +45,7 @@ def bootstrap(
         raise UserError(f"values: of shape {values.shape}; give one number a row, or a statistic of the rows")
     if clusters is not None and len(clusters) != len(values):
         raise UserError(f"clusters: {len(clusters)} labels for {len(values)} values")
-    labels = np.arange(len(values)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    labels = np.arange(len(values)) if clusters is None else numbered(clusters)
     sizes = np.bincount(labels)
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
     sums = np.bincount(labels, weights=values if statistic is None else None)

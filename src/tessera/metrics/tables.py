@@ -1,5 +1,6 @@
 """Tables of features, checked."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,17 @@ def as_floats(features: Any, name: str, rows: int = 1) -> np.ndarray:
     if not np.isfinite(array).all():
         raise UserError(f"{name}: features hold NaN or infinity")
     return array
+
+
+def numbered(labels: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """The number 0, 1, ... of each label (N,) among those that there are, in ascending order.
+
+    Without an array of the labels: NumPy would give every text the room of the longest one.
+    """
+    if isinstance(labels, np.ndarray):
+        return np.unique(labels, return_inverse=True)[1]
+    numbers = {label: number for number, label in enumerate(sorted(set(labels)))}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
 
 
 def same_width(real: int, fake: int) -> None:
