@@ -102,6 +102,9 @@ def test_tidy():
     assert tidy(' "A cat\n sits."\n', "x") == "A cat sits."
     assert tidy("\u201cA cat.\u201d", "x") == "A cat."
     assert tidy('A "cat".', "x") == 'A "cat".'
+    assert tidy("'A cat's bowl.'", "x") == "A cat's bowl."
+    for text in ('"Stop" says the sign beside the door marked "in"', "\u201cStop\u201d, beside \u201cgo\u201d"):
+        assert tidy(text, "x") == text
     with pytest.raises(UserError, match="wrote 5000 characters"):
         tidy("a" * 5000, "x")
 

@@ -133,7 +133,8 @@ def extend_by_rules(prompt: str, seed: int) -> str:
 def tidy(text: str, of: str) -> str:
     """A model's answer as one line without quotes around it; UserError if nothing, or far too much, is left."""
     line = " ".join(text.split())
-    if len(line) > 1 and line[0] in "\"'\u201c" and line[-1] in "\"'\u201d":
+    around = len(line) > 1 and line[0] + line[-1] in ('""', "''", "\u201c\u201d")
+    if around and not set(line[1:-1]) & {'"', "\u201c", "\u201d"}:  # else they are of words within it
         line = line[1:-1].strip()
     if not any(letter.isalpha() for letter in line) or len(line) > MAX_CHARACTERS:
         raise UserError(
