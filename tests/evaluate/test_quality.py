@@ -83,20 +83,24 @@ class Watched(Moments):
     """Notes how its network's layer stands while it is asked for features."""
 
     def features(self, batch):
+        import torch
+
         self.packed = "forward" in vars(self.network)
+        self.tf32 = torch.backends.cudnn.allow_tf32
         return super().features(batch)
 
 
 SMALL = QualityConfig(kid_subsets=3, batch_size=5, resamples=100)
 
 
-def test_networks_are_packed_while_they_look(tmp_path):
+def test_networks_are_packed_and_exact_while_they_look(tmp_path):
     encoder = Watched("dinov2")
     with packed_linears(encoder.network):
         expected = "forward" in vars(encoder.network)  # not on every processor
     pictures = find_pictures(write_samples(tmp_path / "s", 0), "samples")
     assert features_of(pictures, {"dinov2": encoder}, tmp_path / "work", 5, "round", "quality") is not None
     assert encoder.packed == expected
+    assert not encoder.tf32
     assert "forward" not in vars(encoder.network)
 
 

@@ -5,15 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny_encoders import dino, save_clip, save_dino, save_inception
 from transformers import AutoTokenizer, CLIPModel
 
 from tessera.config import UserError
-from tessera.frozen.clip import load_clip, load_jina
+from tessera.frozen.clip import load_clip
 from tessera.frozen.dinov2 import DinoEncoder, from_original, load_dino, resized_positions, transformers_names
 from tessera.frozen.features import load_inception, to_bytes
-from tiny_jina import save_jina
 
 LONG = "a red fox sits on the snow beside a small house of grey stone under a pale sky "
 
@@ -170,28 +169,6 @@ def test_rounding_is_said_and_done():
     for bad in (values * 255, values - 1, values.astype(np.int64)):
         with pytest.raises(UserError, match="pictures"):
             to_bytes(bad)
-
-
-def test_foreign_code_runs_only_when_allowed_and_pinned(tmp_path):
-    with pytest.raises(UserError, match="--allow-remote-code"):
-        load_jina("jinaai/jina-clip-v2")
-    with pytest.raises(UserError, match="40 hex digits"):
-        load_jina("jinaai/jina-clip-v2@main", allow_code=True)
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "code.py").write_text("raise SystemExit('ran')\n")
-    with pytest.raises(UserError, match="--allow-remote-code"):
-        load_jina(str(tmp_path / "m"))
-
-
-def test_foreign_networks_without_all_their_weights_are_refused(tmp_path, monkeypatch):
-    """What is missing would be filled with random numbers, others in every process."""
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    folder = save_jina(tmp_path / "jina")
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["words.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"jina: .* has not the weights of its config\.json: words\.weight"):
-        load_jina(str(folder), allow_code=True)
 
 
 def test_a_folder_of_another_model_is_refused(clip_folder, tmp_path):

@@ -142,6 +142,7 @@ def quality(
     clip: str = "openai/clip-vit-large-patch14",
     clip336: str = "openai/clip-vit-large-patch14-336",
     jina: str = "jinaai/jina-clip-v2",
+    jina_code: str | None = None,
     allow_remote_code: bool = False,
     legacy_cut: bool = False,
     rounding: Literal["round", "truncate"] = "round",
@@ -167,7 +168,8 @@ def quality(
         clip: CLIPScore's CLIP, a folder or a Hub name.
         clip336: CMMD's CLIP.
         jina: jina-clip-v2, a folder or NAME@COMMIT.
-        allow_remote_code: Run the code that jina's repository brings.
+        jina_code: Commit of the repository with jina's code, where that is another one.
+        allow_remote_code: Run that code.
         legacy_cut: Cut the end token off captions over 77 tokens, which reproduces the paper.
         rounding: How .npy pictures in floating point become bytes.
         name: The model's name in tables.
@@ -186,9 +188,10 @@ def quality(
     for directory in (samples, reference):
         if not directory.is_dir():
             raise UserError(f"{directory}: there is no such directory")
-    from tessera.frozen.clip import load_clip, load_jina
+    from tessera.frozen.clip import load_clip
     from tessera.frozen.dinov2 import load_dino
     from tessera.frozen.features import load_inception
+    from tessera.frozen.jina import load_jina
 
     where = pick_device(device)
     loaders = {
@@ -196,7 +199,7 @@ def quality(
         "dinov2": lambda: load_dino(dinov2, where),
         "clip": lambda: load_clip(clip, where, "legacy-cut" if legacy_cut else "keep-end"),
         "clip336": lambda: load_clip(clip336, where, crop_first=True),
-        "jina": lambda: load_jina(jina, where, allow_remote_code),
+        "jina": lambda: load_jina(jina, where, allow_remote_code, jina_code),
     }
     networks = {key: loaders[key]() for key in dict.fromkeys(NETWORK[metric] for metric in config.metrics)}
     complete = evaluate_quality(

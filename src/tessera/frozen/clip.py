@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tessera.config import UserError
 from tessera.frozen.features import CLIP_MEAN, CLIP_STD, middle_square, square_first, standardised, to_bytes
 from tessera.frozen.hub import ModelFolder, check_loaded, find_model, quiet
 
@@ -103,48 +101,6 @@ class ClipEncoder:
         return CaptionFeatures(np.concatenate(features), truncated)
 
 
-class JinaEncoder:
-    """jina-clip-v2: pictures at 512 px, captions up to 8192 tokens; its network is the repository's own code."""
-
-    def __init__(
-        self, network: Any, tokenizer: Any, name: str, sha256: str, device: torch.device | str = "cpu", side: int = 512,
-        length: int = 8192,
-    ):  # fmt: skip
-        self.id, self.sha256, self.side, self.length = name, sha256, side, length
-        self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
-        self.tokenizer = tokenizer
-        self.cut = "keep-end"
-        self.resizing = f"Pillow bicubic, short side to {side}, middle cut out"
-
-    def prepare(self, picture: NDArray[Any]) -> Tensor:
-        """float32 (3, 512, 512), standardised by CLIP's mean and deviation."""
-        return standardised(middle_square(Image.fromarray(to_bytes(picture)), self.side), CLIP_MEAN, CLIP_STD)
-
-    @torch.inference_mode()
-    def features(self, batch: Tensor) -> NDArray[np.float32]:
-        """float32 (B, 1024)."""
-        return embedding(self.network.get_image_features(pixel_values=batch.to(self.device)))
-
-    @torch.inference_mode()
-    def captions(self, texts: Sequence[str], batch: int = 16) -> CaptionFeatures:
-        """Embeds captions whole; only beyond 8192 tokens is anything cut."""
-        features, truncated = [], 0
-        for first in range(0, len(texts), batch):
-            part = list(texts[first : first + batch])
-            truncated += sum(len(ids) > self.length for ids in self.tokenizer(part)["input_ids"])
-            tokens = self.tokenizer(
-                part, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
-            ).to(self.device)
-            features.append(
-                embedding(
-                    self.network.get_text_features(
-                        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-                    )
-                )
-            )
-        return CaptionFeatures(np.concatenate(features), truncated)
-
-
 def load_clip(
     name: str = CLIP, device: torch.device | str = "cpu", cut: Cut = "keep-end", crop_first: bool = False
 ) -> ClipEncoder:
@@ -174,31 +130,6 @@ def load_parts(model: ModelFolder) -> tuple[Any, Any]:
     network, info = loaded
     check_loaded(info, model, "clip")
     return network, tokenizer
-
-
-def load_jina(name: str, device: torch.device | str = "cpu", allow_code: bool = False) -> JinaEncoder:
-    """jina-clip-v2, a folder or "jinaai/jina-clip-v2@COMMIT"; transformers has only its text half.
-
-    So the code of the repository is run, once `allow_code` says so, and only at a commit that the name pins.
-    """
-    if not allow_code:
-        raise UserError(f"jina: {name} runs its repository's code; read it, then give --allow-remote-code")
-    repository, _, revision = name.partition("@")
-    if not Path(name).is_dir() and not (len(revision) == 40 and set(revision) <= set("0123456789abcdef")):
-        raise UserError(f"jina: pin the code by its commit: {repository}@COMMIT, 40 hex digits")
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    model = find_model(name, ["*.safetensors", "*.json", "*.py"], "jina")
-    with quiet(logging):
-        loaded: Any = AutoModel.from_pretrained(
-            model.path, trust_remote_code=True, output_loading_info=True, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
-    network, info = loaded
-    check_loaded(info, model, "jina")
-    side = getattr(network.config.vision_config, "image_size", 512)
-    return JinaEncoder(network, tokenizer, model.id, model.sha256, device, side)
 
 
 def _head(length: int) -> Any:
