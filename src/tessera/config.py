@@ -4,6 +4,7 @@ A configuration written next to a result must make that result again, so nothing
 field, a missing one or one of another type is an error that names the field and the nearest known name.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -164,8 +165,10 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise UserError(f"{where}: field '{path}' must have {len(arguments)} elements, not {len(value)}")
         return tuple(_convert(_element(hint, i), item, where, f"{path}[{i}]") for i, item in enumerate(value))
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
+    if hint is float and type(value) in (int, float):
+        with contextlib.suppress(OverflowError):  # of an integer beyond all floats
+            if math.isfinite(value):
+                return float(value)
     if hint in (int, bool, str, type(None)) and type(value) is hint:
         return value
     raise UserError(f"{where}: field '{path}' must be {_type_name(hint)}, not {value!r}")
@@ -175,7 +178,7 @@ def _convert_union(hint: Any, value: Any, where: str, path: str) -> Any:
     classes = _dataclasses(hint)
     if isinstance(value, Mapping) and len(classes) > 1:
         kind = value.get("kind")
-        if kind not in classes:
+        if not isinstance(kind, str) or kind not in classes:
             choices = ", ".join(classes)
             raise UserError(
                 f"{where}: field '{path}.kind' must be one of {choices}, not {kind!r}{_near(kind, classes)}"
