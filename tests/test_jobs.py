@@ -11,7 +11,7 @@ from tessera.config import UserError
 from tessera.jobs import Job, run_jobs
 
 SCRIPT = """
-import pathlib, sys, time
+import os, pathlib, signal, sys, time
 from tessera.config import UserError
 from tessera.jobs import work
 
@@ -19,6 +19,8 @@ def job():
     place, name, seconds = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     with open(place / "order", "a") as file:
         file.write(name + " starts\\n")
+    if seconds == -9:
+        os.kill(os.getpid(), signal.SIGKILL)
     if seconds < 0:
         raise UserError("bad input here")
     end = time.monotonic() + seconds
@@ -69,6 +71,13 @@ def test_a_failure_is_said_with_the_last_line_of_its_log_and_stops_the_others(ma
         run_jobs([make("bad", -1), make("long", 60)], 2)
     assert (tmp_path / "long.saved").exists()
     assert not (tmp_path / "long").exists()
+
+
+def test_a_killed_one_is_not_said_to_have_ended_as_an_earlier_call_did(make, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "big.log").write_text("stopped\n")
+    with pytest.raises(UserError, match=r"cell big: was killed by signal 9; most often memory ran out \(all"):
+        run_jobs([make("big", -9)], 1)
 
 
 def test_or_lets_them_finish_but_not_those_that_wait_for_it(make, tmp_path):

@@ -108,6 +108,7 @@ class _Child:
         job.logs.mkdir(parents=True, exist_ok=True)
         self.status.unlink(missing_ok=True)
         with open(self.log, "ab") as log:
+            self.begins = log.tell()  # earlier calls may have written to it
             self.process = subprocess.Popen(
                 [sys.executable, "-m", job.module, *job.args],
                 stdin=subprocess.PIPE,
@@ -131,8 +132,12 @@ class _Child:
         return self.job.images if self.job.trained() else 0
 
     def why(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        why = lines[-1].removeprefix("error: ") if lines else f"ended with exit code {self.process.returncode}"
+        lines = self.log.read_bytes()[self.begins :].decode(errors="replace").strip().splitlines()
+        if self.process.returncode < 0:  # it had no time to say anything
+            why = f"was killed by signal {-self.process.returncode}"
+            why += "; most often memory ran out" if self.process.returncode == -signal.SIGKILL else ""
+        else:
+            why = lines[-1].removeprefix("error: ") if lines else f"ended with exit code {self.process.returncode}"
         return f"{self.job.what}: {why} (all it said: {self.log})"
 
     def ask_to_stop(self) -> None:
