@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tessera.config import from_dict, to_dict
+from tessera.config import UserError, from_dict, to_dict
 from tessera.presets import RUN_PRESETS, RunConfig, load_run_preset, load_train_preset, miniature_smoke
+from tessera.run import claim, locked
+from tessera.run import run as run_here
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
 
@@ -143,6 +145,18 @@ def test_another_configuration_and_a_second_run_at_once_are_refused(whole, tmp_p
         _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "another tessera run" in said
+
+
+def test_a_folder_in_which_another_call_has_begun_is_not_claimed(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another tessera run"):
+        run_here(tmp_path, miniature_smoke())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # or that call's children would read our config.json
+
+
+def test_what_a_killed_call_left_of_its_first_file_is_in_nobodys_way(tmp_path):
+    (tmp_path / ".tmp-0123abcd-config.json").write_text("{")
+    claim(tmp_path, miniature_smoke())
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_my_pictures_from_any_folder(tmp_path):

@@ -19,7 +19,7 @@ from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.curate.caption import Captioner
-from tessera.files import MANIFEST, atomic_path, made_otherwise, read_json, write_json
+from tessera.files import MANIFEST, TEMPORARY, atomic_path, made_otherwise, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets import Arm, RunConfig
 
@@ -40,8 +40,10 @@ def run(
     out = Path(out)
     if resume and not (out / CONFIG).exists():
         raise UserError(f"{out}: there is nothing to resume; leave out --resume to start")
-    claim(out, config)
+    check(out, config)  # before the lock, whose file has no place in a folder that is not ours
+    out.mkdir(parents=True, exist_ok=True)
     with locked(out):
+        claim(out, config)
         clock = Clock(out)
         _curate(out, config, clock, images, captions)
         _train_arms(out, config)
@@ -95,17 +97,28 @@ def _sets(config: RunConfig) -> dict[str, tuple[Captioner, float, bool]]:
     return sets
 
 
-def claim(out: Path, config: RunConfig) -> None:
-    """Writes the resolved configuration into a new folder; a folder of another configuration is an error."""
-    path, ours = out / CONFIG, json.loads(json.dumps(to_dict(config)))
-    if path.exists():
-        pairs = compare(read_json(path), ours)
+def check(out: Path, config: RunConfig) -> None:
+    """UserError for a folder of another configuration, or with files of somebody else."""
+    if (out / CONFIG).exists():
+        pairs = compare(read_json(out / CONFIG), json.loads(json.dumps(to_dict(config))))
         if pairs:
             raise made_otherwise(out, pairs[:5])
-    elif out.exists() and (not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(_is_foreign(entry.name) for entry in out.iterdir())):
         raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
-    else:
-        write_json(path, ours)
+
+
+def _is_foreign(name: str) -> bool:
+    """Of a file in a folder without configuration; a killed call leaves its lock, or an unfinished file."""
+    return name != LOCK and not name.startswith(TEMPORARY)
+
+
+def claim(out: Path, config: RunConfig) -> None:
+    """Writes the resolved configuration into a new folder. UserError as of `check`, now that nobody else is there."""
+    check(out, config)
+    if not (out / CONFIG).exists():
+        for entry in out.glob(f"{TEMPORARY}*"):
+            entry.unlink()
+        write_json(out / CONFIG, json.loads(json.dumps(to_dict(config))))
 
 
 @contextlib.contextmanager
