@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ import pytest
 from chromium import check_file
 from tessera.cli.whole import _seconds
 from tessera.config import UserError
-from tessera.study.plan import resized
-from tessera.study.runner import run_study
+from tessera.evaluate.likeness import LikenessConfig
+from tessera.study.data import data_of
+from tessera.study.plan import cells, resized
+from tessera.study.runner import _follow, _jobs, run_study
 from tessera.study.studies import load_study
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
@@ -139,6 +142,42 @@ def test_what_was_fixed_cannot_be_changed_afterwards(toy):
     run_study(ours, folder / "planned", seeds=[7], only_plan=True)
     run_study(ours, folder / "planned", seeds=[3], only_plan=True)  # more seeds may come later
     assert json.loads((folder / "planned" / "toy" / "plan.json").read_text())["seeds"] == [0, 7, 3]
+
+
+def test_budgets_that_are_too_small_to_differ_are_one_cell_that_others_wait_for(tmp_path):
+    tiny = resized(load_study("overfit"), 96)  # of 8k, 16k, 32k and 64k images there are 32, 32, 64 and 96 left
+    jobs = _jobs(tiny, tmp_path, cells(tiny, ["ta-8k", "ta-16k", "ta-32k", "ta-64k"]))
+    assert [(job.name, job.after) for job in jobs] == [
+        ("ta-8k-seed0", None),
+        ("ta-32k-seed0", "ta-8k-seed0"),
+        ("ta-64k-seed0", "ta-32k-seed0"),
+    ]
+
+
+def test_a_cell_killed_while_it_takes_over_another_one_has_all_of_that_ones_log(toy, tmp_path, monkeypatch):
+    folder, _ = toy
+    first, second, _ = cells(load_study(f"{folder / 'toy.py'}:toy"))
+    before = folder / "out" / "cells" / first.folder / "runs" / "ta"
+    data = data_of(folder / "out" / "data", second.config)
+
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _follow(tmp_path / "run", before, second.config, data)
+    _follow(tmp_path / "run", before, second.config, data)
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == (before / "log.jsonl").read_bytes()
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_distance_that_another_study_measured_otherwise_is_not_taken(toy):
+    folder, _ = toy
+    ours = load_study(f"{folder / 'toy.py'}:toy")
+    other = replace(ours, name="other", likeness=LikenessConfig(prompts=4, references=30))
+    with pytest.raises(UserError, match=r"held_out: was made otherwise: references: the directory has 20, this call"):
+        run_study(other, folder / "out")
 
 
 @pytest.mark.parametrize(("said", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200)])

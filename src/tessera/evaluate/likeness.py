@@ -70,8 +70,8 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
     {protocol, distance, floor}; the floor is the distance of as many renders of the very scenes that were asked for.
     """
     out, samples, images = Path(out), Path(samples), Path(images)
-    described = {name: value for name, value in to_dict(config).items() if name != "threads"}
-    stage = open_stage(out, stage="likeness", config=described, inputs={"samples": samples, "images": images})
+    settings = described(config)
+    stage = open_stage(out, stage="likeness", config=settings, inputs={"samples": samples, "images": images})
     if stage.done:
         return
     from tessera.evaluate.detector import detector_sha256
@@ -83,12 +83,17 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
     real = features(np.stack([render(draw_scene(world, number), world.size) for number in numbers]))
     asked, references = real[: config.prompts], real[config.prompts :]
     found = {
-        "protocol": {"metric": METRIC, "detector_sha256": detector_sha256(), **described, "world": to_dict(world)},
+        "protocol": {"metric": METRIC, "detector_sha256": detector_sha256(), **settings, "world": to_dict(world)},
         "distance": round(frechet_distance(references, drawn), 6),
         "floor": round(frechet_distance(references, asked), 6),
     }
     write_json(out / "likeness.json", found)
     stage.finish({"images": len(drawn)}, facts={"metric": METRIC})
+
+
+def described(config: LikenessConfig) -> dict[str, Any]:
+    """What of the configuration stands in the manifest and the protocol."""
+    return {name: value for name, value in to_dict(config).items() if name != "threads"}
 
 
 def read_likeness(path: Path) -> dict[str, Any]:

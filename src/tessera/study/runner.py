@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
-from tessera.files import atomic_path, made_otherwise, open_stage, read_json, write_json
+from tessera.evaluate.likeness import described
+from tessera.files import MANIFEST, atomic_path, made_otherwise, open_stage, read_json, read_manifest, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets import RunConfig
 from tessera.run import CONFIG, is_complete, locked, run_arm
@@ -81,12 +82,15 @@ def commit_plan(study: Study, out: Path) -> Study:
 
 def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
     """A job for each cell that is not done; of equal cells one."""
-    jobs: dict[str, Job] = {}
     names = {(cell.variant.name, cell.seed): cell for cell in todo}
+    missing: dict[str, Cell] = {}
     for cell in todo:
+        _check_likeness(cell, study, out)
+        if not all(is_complete(path) for path in score_folders(cell, study, out)):
+            missing.setdefault(cell.folder, cell)
+    jobs = []
+    for cell in missing.values():
         folder = out / "cells" / cell.folder
-        if cell.folder in jobs or all(is_complete(path) for path in score_folders(cell, study, out)):
-            continue
         folder.mkdir(parents=True, exist_ok=True)
         ours = json.loads(json.dumps(to_dict(cell.config)))
         if (folder / CONFIG).exists():
@@ -96,13 +100,16 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
         else:
             write_json(folder / CONFIG, ours)
         before = names[cell.variant.follows, cell.seed] if cell.variant.follows else None
+        if before is not None and before.folder == cell.folder:
+            before = None  # budgets so small that both are one
+        awaited = missing.get(before.folder) if before else None
         task = {
             "kinds": list(study.kinds),
             "before": before.folder if before else None,
             "likeness": to_dict(study.likeness) if study.likeness else None,
         }
         args = (str(out), cell.folder, json.dumps(task))
-        jobs[cell.folder] = Job(
+        job = Job(
             name=cell.name,
             what=f"cell {cell.name}",
             module="tessera.study.runner",
@@ -110,9 +117,24 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
             logs=out / study.name / "logs",
             images=cell.variant.arm.train.num_images,
             trained=functools.partial(is_complete, folder / "runs" / cell.variant.arm.name),
-            after=before.name if before else None,
+            after=awaited.name if awaited else None,
         )
-    return list(jobs.values())
+        jobs.append(job)
+    return jobs
+
+
+def _check_likeness(cell: Cell, study: Study, out: Path) -> None:
+    """UserError for a distance of this cell that another study of the folder measured, or began, with other settings.
+
+    What is trained and judged is in a cell's name; what its distance is measured by is not.
+    """
+    folder = score_folders(cell, study, out)[-1]
+    if study.likeness is None or not (folder / MANIFEST).exists():
+        return
+    ours = json.loads(json.dumps(described(study.likeness)))
+    pairs = compare(read_manifest(folder, must_be_complete=False).config, ours)
+    if pairs:
+        raise made_otherwise(folder, pairs)
 
 
 def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
@@ -165,8 +187,8 @@ def _follow(run: Path, before: Path, config: RunConfig, data: Data) -> None:
     temporary = run / ".tmp-checkpoints"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(before / "checkpoints", temporary)
-    temporary.rename(run / "checkpoints")
     shutil.copy(before / "log.jsonl", run / "log.jsonl")
+    temporary.rename(run / "checkpoints")  # the last step: it says that all of this is done
 
 
 def _main(out: str, folder: str, task: str) -> int:
