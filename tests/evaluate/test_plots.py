@@ -28,6 +28,27 @@ def test_both_forms_say_the_same_with_names_as_they_are():
     assert ratio[0] > 2 * ratio[1]
 
 
+def test_the_legend_names_arms_that_the_first_panel_lacks():
+    one, two = (Dots(arm=name, color=n, values=((0.1, 0.2, 0.3),)) for n, name in enumerate(("first", "second")))
+    for svg in svgs(score_plot(["a"], [("long", [two]), ("short", [one, two])], "alt")):
+        assert {"first", "second"} <= set(texts(svg))
+
+
+def test_arms_that_share_a_color_differ_in_marker_and_dash():
+    dots = [Dots(arm=name, color=0, values=((0.1, 0.2, 0.3),)) for name in ("a", "b")]
+    curves = [Curve(arm=name, color=0, x=(1.0, 2.0), y=(1.0, 0.5)) for name in ("a", "b")]
+    uses = r'<use xlink:href="#([^"]*)" x="[^"]*" y="[^"]*" style="fill'  # of the markers' shapes
+    assert len(set(re.findall(uses, score_plot(["x"], [("", dots)], "alt")))) == 4  # two in each form of the plot
+    assert "stroke-dasharray" in curve_plot(curves, "loss", "alt")
+    assert "stroke-dasharray" not in curve_plot(curves[:1], "loss", "alt")
+
+
+def test_the_axis_says_what_is_varied():
+    (wide, _) = svgs(curve_plot([Curve(arm="a", color=0, x=(0.2, 0.4), y=(1.0, 0.5))], "distance", "alt", "tau"))
+    assert "tau" in texts(wide)
+    assert "images seen in training" not in texts(wide)
+
+
 def test_colors_come_from_the_page():
     curve = Curve(arm="a", color=7, x=(1.0, 2.0), y=(1.0, 0.5))
     markup = curve_plot([curve], "loss", "alt")

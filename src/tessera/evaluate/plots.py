@@ -8,7 +8,8 @@ import hashlib
 import html
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 ARM_COLORS = 6
-"""Arms that the page has colours for: --arm-0 to --arm-5; further arms start again."""
+"""Arms that the page has colours for: --arm-0 to --arm-5; further arms start again, with other markers and dashes."""
 
 _WIDE, _NARROW = 9.0, 4.2  # figure widths in inches; one inch is 72 units of the SVG, text is 10 units
 _MARKERS = ("o", "s", "D", "^", "v", "P")
@@ -66,7 +68,7 @@ class Dots:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a plot over the images seen in training."""
+    """One line of a plot over the images seen in training, or whatever else the axis says."""
 
     arm: str
     color: int
@@ -91,34 +93,52 @@ def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dot
     def draw(figure: "Figure", narrow: bool) -> None:
         rows, columns = (len(panels), 1) if narrow else (1, len(panels))
         arms = max(len(dots) for _, dots in panels)
+        marks = _marks([(arm.arm, arm.color) for _, dots in panels for arm in dots])
         height = 0.6 + len(measures) * (0.16 + 0.13 * arms)
         figure.set_size_inches(_NARROW if narrow else _WIDE, height * rows + 0.35)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
+        shown = {}
         for axes, (title, dots) in zip(grid, panels):
-            _draw_dots(axes, measures, dots)
+            shown |= _draw_dots(axes, measures, dots, marks)
             axes.set_title(title)
-        # One legend for all panels: they show the same arms.
-        handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        # One legend for all panels, though an arm may be in some of them only.
+        labels = [name for name, _ in shown]
+        figure.legend(list(shown.values()), labels, loc="outside lower center", ncols=3 if narrow else 6)
 
     return _both(draw, alt, f"scores {measures} {alt}")
 
 
-def _draw_dots(axes: "Axes", measures: Sequence[str], dots: Sequence[Dots]) -> None:
+_Arm = tuple[str, int]  # name and colour: rows of a table may have one name
+
+
+def _marks(arms: Iterable[_Arm]) -> dict[_Arm, int]:
+    """Arm -> number of its marker and dash: its colour's, or the next one if an earlier arm has that colour too."""
+    found: dict[_Arm, int] = {}
+    earlier: Counter[int] = Counter()
+    for name, color in dict.fromkeys(arms):
+        found[name, color] = (color + earlier[color % ARM_COLORS]) % ARM_COLORS
+        earlier[color % ARM_COLORS] += 1
+    return found
+
+
+def _draw_dots(
+    axes: "Axes", measures: Sequence[str], dots: Sequence[Dots], marks: Mapping[_Arm, int]
+) -> dict[_Arm, "Line2D"]:
+    """Draws one panel; returns each arm's markers, for the legend."""
+    shown = {}
     for n, arm in enumerate(dots):
         shift = (n - (len(dots) - 1) / 2) * 0.62 / max(len(dots), 2)
         found = [(row + shift, value) for row, value in enumerate(arm.values) if value is not None]
-        color, marker = _ARMS[arm.color % ARM_COLORS], _MARKERS[arm.color % ARM_COLORS]
+        color, marker = _ARMS[arm.color % ARM_COLORS], _MARKERS[marks[arm.arm, arm.color]]
         for y, (low, _, high) in found:
             axes.plot([low, high], [y, y], color=color, linewidth=2, alpha=0.55, solid_capstyle="round")
-        axes.plot(
+        (shown[arm.arm, arm.color],) = axes.plot(
             [value for _, (_, value, _) in found],
             [y for y, _ in found],
             linestyle="none",
             marker=marker,
             markersize=5.5,
             color=color,
-            label=arm.arm,
         )
     axes.set_yticks(range(len(measures)), measures)
     axes.set_ylim(len(measures) - 0.45, -0.55)  # the first measure on top
@@ -128,22 +148,24 @@ def _draw_dots(axes: "Axes", measures: Sequence[str], dots: Sequence[Dots]) -> N
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
+    return shown
 
 
-def curve_plot(curves: Sequence[Curve], y_label: str, alt: str) -> Markup:
-    """Lines over images seen; the y axis is logarithmic when all values are positive. Returns markup."""
+def curve_plot(curves: Sequence[Curve], y_label: str, alt: str, x_label: str = "images seen in training") -> Markup:
+    """Lines over images seen, or `x_label`; the y axis is logarithmic when all values are positive. Returns markup."""
 
     def draw(figure: "Figure", narrow: bool) -> None:
         from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
         figure.set_size_inches(_NARROW if narrow else _WIDE, 2.9)
         axes = figure.subplots()
+        marks = _marks([(curve.arm, curve.color) for curve in curves])
         for curve in curves:
             axes.plot(
                 curve.x,
                 curve.y,
                 color=_ARMS[curve.color % ARM_COLORS],
-                linestyle=_DASHES[curve.color % ARM_COLORS],
+                linestyle=_DASHES[marks[curve.arm, curve.color]],
                 linewidth=1.6,
                 marker="o" if len(curve.x) == 1 else None,
                 label=curve.arm,
@@ -163,7 +185,7 @@ def curve_plot(curves: Sequence[Curve], y_label: str, alt: str) -> Markup:
         axes.grid()
         axes.set_axisbelow(True)
         axes.tick_params(length=0, labelcolor=_SOFT)
-        axes.set_xlabel("images seen in training")
+        axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.legend(loc="best")
 

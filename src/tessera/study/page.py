@@ -169,7 +169,7 @@ def _over_values(study: Study, table: Mapping[str, Any]) -> Markup:
 
 
 def _likeness(study: Study, found: Mapping[str, Any]) -> Markup:
-    """The distance to held-out pictures over images seen, one line for each line of variants."""
+    """The distance to held-out pictures over what is varied, one line for each line of variants."""
     arms = found.get("likeness", {}).get("arms", {})
     there = [variant for variant in study.variants if variant.name in arms and variant.value is not None]
     if not there:
@@ -181,7 +181,8 @@ def _likeness(study: Study, found: Mapping[str, Any]) -> Markup:
     floor = found["likeness"]["floor"]
     x = tuple(sorted({variant.value for variant in there if variant.value is not None}))
     curves.append(Curve(arm="held-out renders", color=len(curves), x=x, y=(floor,) * len(x)))
-    return curve_plot(curves, "distance to held-out", f"{study.title}: distance to held-out pictures")
+    about = f"{study.title}: distance to held-out pictures"
+    return curve_plot(curves, "distance to held-out", about, study.axis or "value")
 
 
 def _tables(
