@@ -1,8 +1,10 @@
 """Jobs beside each other: order, failures, time limits."""
 
+import contextlib
 import functools
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ SCRIPT = """
 import os, pathlib, signal, sys, time
 from tessera.config import UserError
 from tessera.jobs import work
+from tessera.runtime import progress
 
 def job():
     place, name, seconds = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
@@ -24,6 +27,9 @@ def job():
     if seconds < 0:
         raise UserError("bad input here")
     end = time.monotonic() + seconds
+    if len(sys.argv) > 4:
+        with progress("train", 10, completed=int(sys.argv[4])) as bar:
+            bar.advance(3)
     try:
         while time.monotonic() < end:
             time.sleep(0.01)
@@ -78,6 +84,27 @@ def test_a_killed_one_is_not_said_to_have_ended_as_an_earlier_call_did(make, tmp
     (tmp_path / "logs" / "big.log").write_text("stopped\n")
     with pytest.raises(UserError, match=r"cell big: was killed by signal 9; most often memory ran out \(all"):
         run_jobs([make("big", -9)], 1)
+
+
+def test_images_of_an_earlier_call_are_no_speed(make, tmp_path, monkeypatch):
+    """A job that goes on at image 7 of 10."""
+    seen = {"found": 0, "advance": 0}
+
+    @contextlib.contextmanager
+    def progress(*_args, **_kwargs):
+        class Bar:
+            def found(self, n):
+                seen["found"] += n
+
+            def advance(self, n=1, **_fields):
+                seen["advance"] += n
+
+        yield Bar()
+
+    monkeypatch.setattr("tessera.jobs.progress", progress)
+    goes_on = make("goes_on", 1.5)
+    run_jobs([replace(goes_on, args=(*goes_on.args, "7"))], 1)
+    assert seen == {"found": 7, "advance": 3}
 
 
 def test_or_lets_them_finish_but_not_those_that_wait_for_it(make, tmp_path):

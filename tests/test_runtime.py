@@ -170,6 +170,17 @@ def test_progress_lines(monkeypatch, clock):
     assert len(stderr.getvalue().splitlines()) == 3
 
 
+def test_what_was_found_done_counts_in_no_rate(monkeypatch, clock):
+    stderr = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stderr)
+    monkeypatch.setenv("TESSERA_QUIET", "0")
+    with progress("train", 2000) as bar:
+        bar.found(1000)
+        clock[0] += 20
+        bar.advance(200)
+        assert stderr.getvalue() == "train 1200/2000 images, 10/s, 1 min left\n"
+
+
 def test_progress_lines_say_no_end_that_did_not_come(monkeypatch, clock):
     stderr = io.StringIO()
     monkeypatch.setattr("sys.stderr", stderr)
@@ -193,7 +204,12 @@ def test_progress_in_a_file_for_a_parent_process(monkeypatch, clock, tmp_path):
         return json.loads(path.read_text())["completed"]
 
     with progress("train", 10, completed=2) as bar:
-        assert json.loads(path.read_text()) == {"description": "train", "total": 10, "completed": 2}
+        assert json.loads(path.read_text()) == {
+            "description": "train",
+            "total": 10,
+            "completed": 2,
+            "before": 2,
+        }
         bar.advance(3, loss=1.0)
         assert completed() == 2  # written at most every 0.3 s
         clock[0] += 0.4
@@ -229,7 +245,8 @@ def test_progress_bar_on_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")
     with progress("encode [x]", 20, "records", completed=5) as bar:
-        bar.advance(15, loss=0.5)
+        bar.found(5)
+        bar.advance(10, loss=0.5)
     shown = stderr.getvalue()
     assert "encode [x]" in shown
     assert "20/20 records" in shown

@@ -69,8 +69,11 @@ def run_jobs(
                 if not running:
                     break  # what is left waits for a job that failed
                 time.sleep(POLL_SECONDS)
-                steps = [child.look() for child in running]
-                bar.advance(sum(steps), now="; ".join(f"{child.job.name} {child.note}" for child in running))
+                looks = [child.look() for child in running]
+                if before := sum(before for before, _ in looks):
+                    bar.found(before)
+                now = "; ".join(f"{child.job.name} {child.note}" for child in running if child.note)
+                bar.advance(sum(since for _, since in looks), **({"now": now} if now else {}))
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
                     child.close()
@@ -118,15 +121,17 @@ class _Child:
                 start_new_session=True,
             )
 
-    def look(self) -> int:
-        """Takes note of what it is doing; returns how many images it has trained on since the last look."""
+    def look(self) -> tuple[int, int]:
+        """Takes note of what it is doing; returns how many images it turns out to have been trained on by an earlier
+        call, and how many it has trained on since the last look."""
         with contextlib.suppress(FileNotFoundError):
             status = json.loads(self.status.read_bytes())
             trained = status["completed"] if status["description"] == "train" else self._trained()
-            since, self.counted = trained - self.counted, trained
             self.note = f"{status['description']} {status['completed']}/{status['total']}"
-            return since
-        return 0
+            before = max(status["before"] - self.counted, 0) if status["description"] == "train" else 0
+            since, self.counted = trained - self.counted - before, trained
+            return before, since
+        return 0, 0
 
     def _trained(self) -> int:
         return self.job.images if self.job.trained() else 0

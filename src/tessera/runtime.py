@@ -135,9 +135,14 @@ def stopping() -> Iterator[None]:
 
 
 class Progress(Protocol):
-    """What `progress` gives: `advance(n)` counts n more units; fields such as loss=0.12 are shown beside the count."""
+    """What `progress` gives: `advance(n)` counts n more units; fields such as loss=0.12 are shown beside the count.
+
+    `found(n)`: n more units turn out to have been done before; like `completed`, they do not count in the rate.
+    """
 
     def advance(self, n: int = 1, **fields: Any) -> None: ...
+
+    def found(self, n: int) -> None: ...
 
 
 @contextlib.contextmanager
@@ -169,12 +174,17 @@ class _Quiet:
     def advance(self, n: int = 1, **fields: Any) -> None:
         pass
 
+    def found(self, n: int) -> None:
+        pass
+
 
 class _StatusFile:
-    """Progress for another process to read: {"description", "total", "completed"}."""
+    """Progress for another process to read: {"description", "total", "completed", "before"}; "before" is the part of
+    "completed" that this process did not do."""
 
     def __init__(self, path: str, description: str, total: int, completed: int):
         self.path, self.description, self.total, self.completed = path, description, total, completed
+        self.before = completed
         self.write()
 
     def advance(self, n: int = 1, **fields: Any) -> None:
@@ -182,9 +192,13 @@ class _StatusFile:
         if time.monotonic() - self.written >= STATUS_INTERVAL:
             self.write()
 
+    def found(self, n: int) -> None:
+        self.before += n
+        self.advance(n)
+
     def write(self) -> None:
         self.written = time.monotonic()
-        status = {"description": self.description, "total": self.total, "completed": self.completed}
+        status = {name: getattr(self, name) for name in ("description", "total", "completed", "before")}
         with open(f"{self.path}.new", "w", encoding="utf-8") as file:
             json.dump(status, file)
         os.replace(f"{self.path}.new", self.path)  # the reader sees a whole file or none
@@ -204,6 +218,10 @@ class _Lines:
         self.fields.update(fields)
         if time.monotonic() - self.written >= PLAIN_INTERVAL:
             self.write()
+
+    def found(self, n: int) -> None:
+        self.start += n
+        self.count += n
 
     def write(self) -> None:
         self.written = time.monotonic()
@@ -245,6 +263,9 @@ def _bar(description: str, total: int, unit: str, completed: int) -> Iterator[Pr
                 count += n
                 rate = count / max(time.monotonic() - began, 1e-9)
                 bar.update(task, advance=n, rate=f"{_number(rate)}/s", note=escape(", ".join(_shown(fields))))
+
+            def found(self, n: int) -> None:
+                bar.reset(task, completed=int(bar.tasks[0].completed) + n)  # or the time left would be of this leap
 
         yield Bar()
 
