@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,13 @@ def test_what_a_killed_call_left_of_its_first_file_is_in_nobodys_way(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_a_preset_of_wrong_types_is_refused_before_anything_is_made(tmp_path):
+    config = replace(miniature_smoke(), parallel=2.0)  # type: ignore
+    with pytest.raises(UserError, match=r"the preset: field 'parallel' must be an integer, not 2\.0"):
+        run_here(tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_my_pictures_from_any_folder(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("red fox", "grey_wolf"):
@@ -197,6 +205,10 @@ def test_user_presets_and_variants(tmp_path):
     one = load_run_preset("my-pictures", images=tmp_path, single_class="cat")
     assert [arm.name for arm in one.arms] == ["aio"]
     assert one.arms[0].train.augment_prob == 0
+    with pytest.raises(UserError, match="draws its own pictures; for --captions use"):
+        load_run_preset("miniature-smoke", with_captions=True)
+    with pytest.raises(UserError, match="draws its own pictures; for --single-class use"):
+        load_run_preset("miniature-smoke", single_class="cat")
     told = load_run_preset("my-pictures", images=tmp_path, with_captions=True)
     assert [(arm.name, arm.captioner) for arm in told.arms] == [("ta_ia", "import")]
     assert load_train_preset("miniature:ta", num_images=96, seed=5).seed == 5

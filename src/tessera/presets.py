@@ -281,14 +281,16 @@ def load_run_preset(
     """The preset called `name`, or FILE.py:FUNCTION, fitted to the user's folder `images` where it has no world.
 
     `with_captions`: the pictures have a captions file. A single class has no partners, so it trains without IA.
-    Raises UserError for an unknown name (the nearest one is said), or where `images` is missing or not wanted.
+    Raises UserError for an unknown name (the nearest one is said), or where `images` is missing,
+    or it or what is said about it not wanted.
     """
     config = lookup(name, RUN_PRESETS)()
     if not isinstance(config, RunConfig):
         raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a RunConfig")
     if config.collect.world is not None:
-        if images is not None:
-            raise UserError(f"preset {name} draws its own pictures; for --images use: tessera run my-pictures")
+        given = {"images": images is not None, "captions": with_captions, "single-class": single_class is not None}
+        for option in (option for option, there in given.items() if there):
+            raise UserError(f"preset {name} draws its own pictures; for --{option} use: tessera run my-pictures")
         return config
     if images is None:
         raise UserError(f"preset {name} needs your pictures: add --images FOLDER, with a folder for each class in it")

@@ -98,7 +98,9 @@ def _sets(config: RunConfig) -> dict[str, tuple[Captioner, float, bool]]:
 
 
 def check(out: Path, config: RunConfig) -> None:
-    """UserError for a folder of another configuration, or with files of somebody else."""
+    """UserError for a configuration with wrong types, which the arms could not read back; for a folder of another
+    configuration, or with files of somebody else."""
+    from_dict(RunConfig, to_dict(config), "the preset")
     if (out / CONFIG).exists():
         pairs = compare(read_json(out / CONFIG), json.loads(json.dumps(to_dict(config))))
         if pairs:

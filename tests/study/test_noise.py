@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from chromium import check_file
+from tessera.cli.whole import study
 from tessera.config import UserError
 from tessera.presets import MINIATURE_WORLD
 from tessera.study.noise import NoiseStudy, _pictures, accuracy, measure, run_noise
@@ -49,6 +50,14 @@ def test_the_page(tmp_path):
     first = (tmp_path / "noise" / "results.json").read_bytes()
     run_noise(SMALL, tmp_path)
     assert (tmp_path / "noise" / "results.json").read_bytes() == first
+
+
+def test_it_has_nothing_to_plan_or_to_choose(tmp_path):
+    with pytest.raises(UserError, match="study noise trains nothing: leave out --plan"):
+        study("noise", tmp_path, plan=True)
+    with pytest.raises(UserError, match="leave out --seeds"):
+        study("noise", tmp_path, seeds=(3,))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_settings_are_refused():

@@ -77,6 +77,12 @@ def test_another_budget_moves_phase_and_warmup_along():
         assert 0 < b.optim.warmup_images < a.optim.warmup_images
 
 
+@pytest.mark.parametrize("images", [0, -64])
+def test_no_images_are_no_budget(images):
+    with pytest.raises(UserError, match=f"images is {images}: give at least 1"):
+        resized(load_study("claims"), images)
+
+
 def test_bad_studies_are_refused():
     good = tau()
     first = good.variants[0]

@@ -68,6 +68,9 @@ def study(
 
     chosen = load_study(name)
     if isinstance(chosen, NoiseStudy):
+        given = {"arms": arms, "seeds": seeds, "images": images is not None, "budget": budget, "plan": plan}
+        for option in (option for option, there in given.items() if there):
+            raise UserError(f"study {name} trains nothing: leave out --{option}")
         say_report(run_noise(chosen, out or Path("out") / "studies"))
         return
     chosen = chosen if images is None else resized(chosen, images)

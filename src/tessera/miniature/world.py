@@ -114,8 +114,11 @@ class WorldConfig:
     sizes: tuple[str, ...] = tuple(SIZES)
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
     seed: int = 0
+    """In [0, 2**63)."""
 
     def __post_init__(self):
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"world.seed is {self.seed}: give a number in [0, 2**63)")
         if self.num_images < 1:
             raise UserError(f"world.num_images is {self.num_images}: give at least 1")
         if self.size < 16:

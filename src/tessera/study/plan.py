@@ -136,7 +136,9 @@ def digest(data: Any) -> str:
 
 
 def resized(study: Study, num_images: int) -> Study:
-    """The study with `num_images` for its largest cells, the others in proportion."""
+    """The study with `num_images` >= 1 for its largest cells, the others in proportion, all in whole steps."""
+    if num_images < 1:
+        raise UserError(f"images is {num_images}: give at least 1, for each cell to train on")
     factor = num_images / max(variant.arm.train.num_images for variant in study.variants)
     return replace(study, variants=tuple(_resized(variant, factor) for variant in study.variants))
 
