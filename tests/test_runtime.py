@@ -101,6 +101,9 @@ def test_pick_device(monkeypatch):
     assert pick_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match="this machine has 4 GPUs"):
         pick_device("cuda:4")
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(UserError, match="rank 4 of this machine finds 4 GPUs"):
+        pick_device()
 
 
 def test_set_threads(monkeypatch):

@@ -85,7 +85,13 @@ def pick_device(name: str | None = None) -> "torch.device":
     if kind == "cuda" and colon and int(index) >= torch.cuda.device_count():
         raise UserError(f"device {name!r} is not available here; this machine has {torch.cuda.device_count()} GPUs")
     if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{int(os.environ['LOCAL_RANK'])}"
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {local} of this machine finds {torch.cuda.device_count()} GPUs; start no more processes than "
+                f"there are GPUs in sight (torchrun --nproc-per-node, CUDA_VISIBLE_DEVICES)"
+            )
+        name = f"cuda:{local}"
     return torch.device(name)
 
 

@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tessera.config import UserError
+from tessera.curate import engine as engines
 from tessera.curate.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.curate.engine import Engine, parse_part, run_shards
@@ -177,6 +179,17 @@ def alive(pid: int) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     return False
+
+
+@pytest.mark.parametrize("there", ["/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"])
+def test_gpus_are_counted_wherever_there_is_a_driver(there, monkeypatch):
+    """WSL's GPUs have no /proc/driver: a process for each core would have loaded its networks onto one GPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(engines.os.path, "exists", lambda path: path == there)
+    assert engines._gpus() == 2
+    monkeypatch.setattr(engines.os.path, "exists", lambda path: False)
+    assert engines._gpus() == 0
 
 
 def test_bad_engines():

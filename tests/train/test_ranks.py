@@ -16,7 +16,7 @@ from training_sets import DIT, RIN, config_of
 
 from tessera.config import UserError, to_dict
 from tessera.files import read_manifest
-from tessera.train import checkpoint
+from tessera.train import checkpoint, state
 from tessera.train.log import MEASURED
 from tessera.train.loop import Means, train
 from tessera.train.optim import MasterOptimizer, OptimConfig
@@ -154,11 +154,12 @@ def test_split_weights_are_whole_ones(plain, augmented, tmp_path, model):
     assert_same(tmp_path / "one", tmp_path / "mixed")
 
 
-def test_split_weights_are_not_compiled():
+def test_split_weights_are_not_compiled(monkeypatch):
     """Gathering the parts of a block within it breaks its compiled program: on GPUs, where blocks are compiled unless
     told otherwise, no split training would come to its first step."""
+    monkeypatch.setattr(state, "compiler_fault", lambda device, dtype: None)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    found = {(c, split): [compiles(Means(compile=c), d, split=split) for d in (gpu, cpu)]
+    found = {(c, split): [compiles(Means(compile=c), d, torch.float32, split=split) for d in (gpu, cpu)]
              for c, split in ((None, False), (None, True), (False, True), (True, False))}  # fmt: skip
     assert found == {
         (None, False): [True, False],
@@ -167,7 +168,44 @@ def test_split_weights_are_not_compiled():
         (True, False): [True, True],
     }
     with pytest.raises(UserError, match="leave out --compile or --shard"):
-        compiles(Means(compile=True), gpu, split=True)
+        compiles(Means(compile=True), gpu, torch.float32, split=True)
+
+
+def test_where_nothing_can_be_compiled_training_goes_on_without(monkeypatch, capsys):
+    """A GPU on Windows, in a container without a C compiler, or without bfloat16: by default it trains all the same."""
+    asked = []
+    monkeypatch.setattr(state, "compiler_fault", lambda *where: asked.append(where) or "no Triton here")
+    gpu = torch.device("cuda")
+    assert not compiles(Means(), gpu, torch.bfloat16, split=False)
+    assert capsys.readouterr().err.count("no Triton here") == 1
+    assert asked == [(gpu, torch.bfloat16)]
+    assert compiles(Means(compile=True), gpu, torch.bfloat16, split=False)  # the compiler then says it itself
+    assert not compiles(Means(compile=False), gpu, torch.bfloat16, split=False)
+    assert len(asked) == 1
+
+
+BESIDE_A_GPU = """
+import os, torch
+import torch.distributed as dist
+from tessera.models.build import build_network
+from tessera.models.dit import DiTConfig
+from tessera.train.sharded import Shards
+torch._C._get_accelerator = lambda *args: torch.device("cuda")
+dist.init_process_group("gloo")
+network = build_network(DiTConfig(width=16, depth=1, heads=2, text_width=8, refiner_depth=1))
+layout = Shards(network, torch.float32).layout
+assert {part.device_mesh.device_type for part in layout.values()} == {"cpu"}
+dist.destroy_process_group()
+"""
+
+
+def test_a_network_on_the_cpu_is_split_over_cpus_beside_a_gpu():
+    """FSDP's own choice is the machine's GPUs: --device cpu --shard would fail there, and so would these tests."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "1", "RANK": "0"}
+    subprocess.run([sys.executable, "-c", BESIDE_A_GPU], env=os.environ | ranks, check=True, timeout=120)
 
 
 def assert_each_wrote_its_part(run: Path, count: int) -> None:

@@ -37,7 +37,7 @@ def train(
         seed: Seed, in place of the preset's.
         init: Start from these weights, a directory made by export or import-published; at random by default.
         device: cuda, mps or cpu; the best there is by default.
-        compile: Compile the network's blocks; auto: on a GPU, without --shard.
+        compile: Compile the network's blocks; auto: on a GPU, if it can be, without --shard.
         shard: Split weights and optimiser over torchrun's processes, for networks that do not fit otherwise.
         peak_tflops: Stated peak of a device in TFLOP/s, such as 790; the log then says which share is reached.
         wandb: Log to this project of Weights & Biases too.

@@ -25,6 +25,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_PROCESSES = 16
+DRIVER = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""One of these is there where there is a GPU's driver: NVIDIA's, the one under WSL, AMD's."""
 
 
 Work = Callable[[Item], Result]
@@ -138,7 +140,7 @@ def _work_on(shard: Any) -> Any:
 
 def _gpus() -> int:
     """GPUs that this process may use; torch is asked only where there is a driver."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not os.path.exists("/proc/driver/nvidia"):
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not any(map(os.path.exists, DRIVER)):
         return 0
     import torch
 

@@ -119,7 +119,8 @@ def diffusion_loss(
 def _self_condition(network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncoding, keep: Tensor) -> DenoiserState:
     """What the second forward starts from: latent tokens of the first one, zeros where not kept, and refined text."""
     cache = network.encode_text(text)
-    rows = keep.nonzero().squeeze(1).to(x.device, non_blocking=True)  # (kept,)
+    # Not on Apple's GPUs: there it may still be read when this tensor's memory is somebody else's.
+    rows = keep.nonzero().squeeze(1).to(x.device, non_blocking=x.is_cuda)  # (kept,)
     none = len(rows) == 0
     if none:  # made all the same, of one sample: where weights are split over ranks, all have to gather them
         rows = torch.zeros(1, dtype=torch.long, device=x.device)

@@ -2,11 +2,16 @@
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
+
+PROGRAMS = 64
+"""Compiled programs of one kind of block that a process keeps: networks of other shapes, calls with gradients or
+without, for one row or several, with null rows or none each need their own. torch stops at 8."""
 
 
 def build_network(config: DiTConfig | RINConfig) -> DiT | RIN:
@@ -18,10 +23,31 @@ def compile_blocks(network: DiT | RIN) -> None:
     """Compiles each block's forward by `torch.compile`, in place: names of parameters and results stay as they are.
 
     Blocks of one shape share one compiled program, which is made at the first call, in about a minute; text of another
-    length makes a second one, for all lengths.
+    length makes a second one, for all lengths. Calls beyond `PROGRAMS` programs run uncompiled, and torch says so.
     """
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, PROGRAMS)
     for block in cast(nn.ModuleList, network.blocks):
-        block.compile(fullgraph=True)
+        block.compile()  # with fullgraph=True, a call beyond the limit would end the run
+
+
+def compiler_fault(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why nothing can be compiled for `device` in `dtype` on this machine, in one line; None = it can.
+
+    Found out by compiling a one-line function, in seconds. It takes Triton, which torch has not on Windows, a C
+    compiler, which small containers lack, and a GPU that knows the dtype: bfloat16 before NVIDIA's Ampere is none.
+    """
+    try:
+        torch.compile(_one_line, fullgraph=True)(torch.ones(8, device=device, dtype=dtype))
+    except Exception as error:  # the compiler's, Triton's, the operating system's: there is no common type
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
+        return next(iter(lines), type(error).__name__)
+    return None
+
+
+def _one_line(x: torch.Tensor) -> torch.Tensor:
+    return F.gelu(x) * x
 
 
 def resize_positions(table: Tensor, patches: int) -> Tensor:

@@ -133,7 +133,7 @@ class Means:
     """The means by which a run is carried out. They are not what is trained, so they may differ from call to call."""
 
     compile: bool | None = None
-    """Compile each block of the network; None = on a GPU, unless `shard` splits it."""
+    """Compile each block of the network; None = on a GPU, if it can be done there and `shard` does not split it."""
     shard: bool = False
     """Split weights, optimiser and averages over the ranks (FSDP2), for networks that do not fit otherwise."""
     peak_tflops: float | None = None

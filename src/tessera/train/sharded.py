@@ -7,10 +7,12 @@ r having the r-th chunk of each tensor's first dimension. So are checkpoints wri
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from tessera.models.layers import MLP, SelfBlock
+from tessera.runtime import world_size
 
 
 def _gather_for_text(network: nn.Module) -> None:
@@ -36,16 +38,19 @@ class Shards:
     """A network split over the ranks, in place, and how."""
 
     def __init__(self, network: nn.Module, compute: torch.dtype) -> None:
-        """`network` is in fp32. Layers that are called as modules are gathered one by one, the rest at once."""
+        """`network` is in fp32, on its device. Layers that are called as modules are gathered one by one, the rest at
+        once."""
+        # Of its own accord FSDP takes the machine's GPUs, also for a network that is on the CPU beside them.
+        mesh = init_device_mesh(next(network.parameters()).device.type, (world_size(),))
         # alpha_bar must stay in fp32: nothing but the weights is cast.
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for module in [m for m in network.modules() if isinstance(m, SelfBlock)]:
-            fully_shard(module, mp_policy=policy)
+            fully_shard(module, mesh=mesh, mp_policy=policy)
         inside = {id(part) for m in network.modules() if isinstance(m, SelfBlock) for part in m.modules()}
         for module in [m for m in network.modules() if isinstance(m, MLP) and id(m) not in inside]:
-            fully_shard(module, mp_policy=policy)
+            fully_shard(module, mesh=mesh, mp_policy=policy)
         # Given back after every pass: averages are put in the weights' place between them.
-        fully_shard(network, mp_policy=policy, reshard_after_forward=True)
+        fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         for buffer in network.buffers():  # fixed tables, which the policy does not cast
             buffer.data = buffer.data.to(compute)
         _gather_for_text(network)

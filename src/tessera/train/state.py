@@ -1,5 +1,6 @@
 """What the steps of a run change: weights, optimiser, averages and counts; saved and loaded whole."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.models.build import build_network, compile_blocks
-from tessera.runtime import address, world_size
+from tessera.models.build import build_network, compile_blocks, compiler_fault
+from tessera.runtime import address, rank, world_size
 from tessera.train import checkpoint
 from tessera.train.optim import EMA, MasterOptimizer, part_of
 from tessera.train.ranks import GradientExchange, add_up_one
@@ -40,7 +41,7 @@ class TrainState:
         )
         if world_size() > 1 and self.shards is None:
             self.exchange = GradientExchange(self.optimizer.masters, self.optimizer.network)
-        self.compiled = compiles(means, device, split=self.shards is not None)
+        self.compiled = compiles(means, device, self.dtype, split=self.shards is not None)
         if self.compiled:
             compile_blocks(self.network)
         masters = self.optimizer.masters
@@ -83,12 +84,22 @@ class TrainState:
         return state
 
 
-def compiles(means: Means, device: torch.device, *, split: bool) -> bool:
-    """Whether the blocks are compiled. split: their weights lie with several ranks, and parts of a block are gathered
-    one by one within it, which stands in no compiled program. UserError where that is asked for all the same."""
+def compiles(means: Means, device: torch.device, dtype: torch.dtype, *, split: bool) -> bool:
+    """Whether the blocks, which compute in `dtype`, are compiled: unless told, on GPUs where that can be done.
+
+    split: their weights lie with several ranks, and parts of a block are gathered one by one within it, which stands in
+    no compiled program. UserError where that is asked for all the same.
+    """
     if split and means.compile:
         raise UserError("compile: blocks whose weights are split cannot be compiled; leave out --compile or --shard")
-    return device.type == "cuda" and not split if means.compile is None else means.compile
+    if means.compile is not None:
+        return means.compile
+    if device.type != "cuda" or split:
+        return False
+    fault = compiler_fault(device, dtype)
+    if fault is not None and rank() == 0:
+        print(f"train: goes on without compiling the network, which is slower: {fault}", file=sys.stderr)
+    return fault is None
 
 
 def average_name(decay: float) -> str:
