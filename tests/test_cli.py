@@ -84,6 +84,14 @@ def test_version():
     assert tessera("--version").stdout.strip()[0].isdigit()
 
 
+def test_a_home_folder_that_the_shell_left_in_a_flag(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    call("collect", "miniature", "--num-images", 8, "--out=~/images")
+    call("augment", "~/images", "--out", "~/recipe")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "recipe"]
+
+
 def test_unknown_words_are_answered_with_near_ones(tmp_path):
     assert "miniature" in fails("run", "miniatur", "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()

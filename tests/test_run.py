@@ -167,6 +167,25 @@ def test_a_preset_of_wrong_types_is_refused_before_anything_is_made(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistyped_folder_does_not_hold_the_place_of_the_right_one(tmp_path, monkeypatch):
+    from tessera.run import CONFIG
+    from tessera.run import run as run_all
+
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    Image.new("RGB", (20, 20)).save(photos / "1.png")
+    monkeypatch.setattr("tessera.run._train_arms", lambda *args: pytest.fail("that is far enough"))
+    for folder, why in ((tmp_path / "photo", "there is no such folder"), (photos, "give --single-class")):
+        with pytest.raises(UserError, match=why):
+            run_all(out, load_run_preset("my-pictures", images=folder), images=folder)
+        assert not (out / CONFIG).exists()
+    one = load_run_preset("my-pictures", images=photos, single_class="cat")
+    with pytest.raises(pytest.fail.Exception, match="far enough"):
+        run_all(out, one, images=photos)
+    with pytest.raises(UserError, match="was made otherwise"):
+        run_all(out, load_run_preset("my-pictures", images=tmp_path), images=tmp_path)
+
+
 def test_my_pictures_from_any_folder(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("red fox", "grey_wolf"):

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +46,11 @@ def run(
     with locked(out):
         claim(out, config)
         clock = Clock(out)
-        _curate(out, config, clock, images, captions)
+        try:
+            _curate(out, config, clock, images, captions)
+        except UserError:
+            _release(out)
+            raise
         _train_arms(out, config)
         from tessera.evaluate.report import report
 
@@ -121,6 +126,13 @@ def claim(out: Path, config: RunConfig) -> None:
         for entry in out.glob(f"{TEMPORARY}*"):
             entry.unlink()
         write_json(out / CONFIG, json.loads(json.dumps(to_dict(config))))
+
+
+def _release(out: Path) -> None:
+    """Takes the claim back where nothing was made: a mistyped folder must not hold `out` against the right one."""
+    if not (out / "images").exists():
+        (out / CONFIG).unlink(missing_ok=True)
+        shutil.rmtree(out / "timings", ignore_errors=True)
 
 
 @contextlib.contextmanager

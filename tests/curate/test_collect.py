@@ -285,6 +285,33 @@ def test_links_to_folders_are_not_followed_and_the_output_is_not_a_source(tmp_pa
     collect(out, FOLDER, source)
 
 
+def test_what_was_made_among_the_pictures_is_not_a_source(tmp_path, monkeypatch):
+    """As after `cd photos; tessera run my-pictures --images .`, and again."""
+    for name in ("fox/1.png", "wolf/2.png"):
+        put(tmp_path / name)
+    (tmp_path / "wolf" / "manifest.json").write_text('{"tool": "of somebody else"}')
+    monkeypatch.chdir(tmp_path)
+    for single, keys in ((None, ["fox/1", "wolf/2"]), ("cat", ["cat/fox-1", "cat/wolf-2"])):
+        first, second = (Path("out") / str(single) / name for name in ("first", "second"))
+        config = replace(FOLDER, single_class=single)
+        collect(first, config, Path("."))
+        collect(second, replace(config, size=32), Path("."))
+        collect(first, config, Path("."))
+        for out in (first, second):
+            assert [row.key for row in read_images(out)] == keys
+            assert read_manifest(out).facts["folders_without_pictures"] == []
+
+
+def test_a_tree_stays_a_tree_when_something_was_made_beside_it(tmp_path):
+    for name in ("train/a/1.png", "val/a/2.png"):
+        put(tmp_path / name)
+    for size in (16, 32, 16):
+        out = tmp_path / f"images{size}"
+        collect(out, replace(FOLDER, size=size), tmp_path)
+        assert read_manifest(out).facts["layout"] == "ImageNet tree"
+        assert [row.key for row in read_images(out)] == ["a/1"]
+
+
 def test_bad_folders_say_what_is_expected(tmp_path):
     with pytest.raises(UserError, match="nowhere: there is no such folder or file"):
         collect(tmp_path / "out", FOLDER, tmp_path / "nowhere")

@@ -54,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         print(tessera.__version__)
         sys.exit(0)
     shown.as_json = shown.FLAG in args
-    args = [word for word in args if word != shown.FLAG]
+    args = [_at_home(word) for word in args if word != shown.FLAG]
     try:
         from tessera.runtime import stopping
 
@@ -84,6 +84,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             _fail(f"{error.name} is not installed; run: {install_command(extra)}", 2)
         _fail(f"{type(error).__name__}: {error} (a defect of tessera; TESSERA_DEBUG=1 shows where)", 1)
     sys.exit(0)
+
+
+def _at_home(word: str) -> str:
+    """A ~/ that the shell left as it was, as bash does in --out=~/pictures, for the home folder that it stands for."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
 def _app() -> Any:

@@ -248,15 +248,16 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
         write(tally.take([(name, "", None, None, None, name, "lies in no class folder") for name in found.strays]))
         _check_classes(source, tally)
     listed.cache_clear()
-    counts = zip(found.groups, indexes)
-    barren = [as_text(name) for group, index in counts if not index.count for name in getattr(group, "folders", ())]
+    empty = [group for group, index in zip(found.groups, indexes) if not index.count]
+    barren = [name for group in empty for name in getattr(group, "folders", ())]
+    holding = {path.name for path in out.resolve().parents if path.parent == source.resolve()}
     facts = {
         "layout": found.layout,
         "exif_rotation": "upright" if upright else "ignored",
         "icc_profiles": "followed" if upright else "ignored",
         "class_names": given.record if given else None,
         "source_digest": digest,
-        "folders_without_pictures": sorted(name for name in barren if name),
+        "folders_without_pictures": sorted(as_text(name) for name in barren if name and name not in holding),
     }
     _finish(stage, tally, ignored=found.ignored + sum(index.ignored for index in indexes), facts=facts)
 
@@ -289,7 +290,8 @@ def _index_all(groups: Sequence[Group]) -> list[Index]:
 def _digest(indexes: Sequence[Index], strays: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for index in indexes:
-        digest.update(index.digest)
+        if index.count:  # a folder without pictures that came or went changes nothing
+            digest.update(index.digest)
     for name in strays:
         digest.update(f"{name}\0".encode())
     return f"{sum(index.count for index in indexes) + len(strays)} pictures ({digest.hexdigest()[:12]})"

@@ -8,6 +8,7 @@ Nothing here depends on the order in which a file system lists its files.
 
 import contextlib
 import csv
+import json
 import os
 import re
 import unicodedata
@@ -19,6 +20,7 @@ from pathlib import Path
 from tessera.config import UserError
 from tessera.curate.pictures import READABLE, UNREADABLE
 from tessera.curate.sources import Group, Item, Listing, Read
+from tessera.files import MANIFEST
 
 WORDNET_ID = re.compile(r"n\d{8}")
 _SKIPPED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
@@ -32,7 +34,7 @@ class FolderGroup:
     folders: tuple[str, ...]
     """Below the source, as the file system spells them; "" for all of it."""
     out: Path
-    """Not looked into, when it lies in the source."""
+    """Not looked into, when it lies in the source; nor is what else tessera made there."""
     single_class: str | None = None
 
     @property
@@ -115,7 +117,7 @@ def folder_groups(source: Path, out: Path, single_class: str | None) -> tuple[li
         if entry.is_dir(follow_symlinks=False):
             if _is_skipped(entry.name):
                 ignored += _files_below(entry.path)
-            elif Path(entry.path).resolve() != out.resolve():
+            elif not is_made(Path(entry.path), out):
                 together[safe(entry.name).casefold()].append(entry.name)
         elif entry.is_dir():
             ignored += 1  # a link to a folder: it may lead anywhere, round and round too
@@ -139,17 +141,26 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _walk(folder: Path, out: Path) -> tuple[list[Path], int]:
     """The picture files below `folder`, and how many other files, hidden ones, and links to folders there are."""
     found, ignored = [], 0
-    own = out.resolve()
     for place, folders, files in os.walk(folder, onerror=_cannot_be_read):
         where = Path(place)
         linked = {name for name in folders if (where / name).is_symlink()}  # os.walk does not follow them
         hidden = {name for name in folders if _is_skipped(name)} - linked
         ignored += len(linked) + sum(_files_below(str(where / name)) for name in hidden)
-        folders[:] = sorted(n for n in folders if n not in linked | hidden and (where / n).resolve() != own)
+        folders[:] = sorted(n for n in folders if n not in linked | hidden and not is_made(where / n, out))
         pictures = [where / name for name in files if _is_picture(name)]
         ignored += len(files) - len(pictures)
         found += pictures
     return found, ignored
+
+
+def is_made(folder: Path, out: Path) -> bool:
+    """Whether a folder in the source is `out`, or made by tessera too, as where one works among the pictures."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return folder.resolve() == out.resolve()
+    tool = manifest.get("tool") if isinstance(manifest, dict) else None
+    return isinstance(tool, dict) and tool.get("name") == "tessera"
 
 
 def _is_skipped(name: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from tessera.config import UserError
 from tessera.curate.archives import ClassTarGroup, WebDatasetGroup, class_tars
-from tessera.curate.folder import WORDNET_ID, SolutionGroup, folder_groups
+from tessera.curate.folder import WORDNET_ID, SolutionGroup, folder_groups, is_made
 from tessera.curate.hub_parquet import names_in, row_groups
 from tessera.curate.pictures import READABLE
 from tessera.curate.sources import Group
@@ -66,7 +66,7 @@ def find_source(source: Path, out: Path, single_class: str | None = None, split:
         if source.suffix.lower() == ".parquet":
             return _of_parquet(source, [source], split)
         raise UserError(f"{source}: is not a folder, nor a .tar or .parquet file")
-    tree = _tree(source)
+    tree = _tree(source, out)
     tars = sorted(path for path in source.rglob("*.tar") if _is_data(path, source, out))
     parquet = sorted(path for path in source.rglob("*.parquet") if _is_data(path, source, out))
     kinds = {
@@ -90,7 +90,9 @@ def find_source(source: Path, out: Path, single_class: str | None = None, split:
 def _is_data(path: Path, source: Path, out: Path) -> bool:
     parts = path.relative_to(source).parts
     hidden = any(part.startswith(".") for part in parts)
-    return not hidden and path.name not in _OURS and path.is_file() and out.resolve() not in path.resolve().parents
+    if hidden or path.name in _OURS or not path.is_file():
+        return False
+    return not any(is_made(folder, out) for folder in path.parents if source in folder.parents)
 
 
 def _first(paths: Sequence[Path], source: Path) -> str:
@@ -100,14 +102,11 @@ def _first(paths: Sequence[Path], source: Path) -> str:
 def _has_class_folders(source: Path, out: Path) -> bool:
     folders = [path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return any(
-        path.suffix.lower() in READABLE
-        for folder in folders
-        if folder.resolve() != out.resolve()
-        for path in folder.iterdir()
+        path.suffix.lower() in READABLE for folder in folders if not is_made(folder, out) for path in folder.iterdir()
     )
 
 
-def _tree(source: Path) -> Path | None:
+def _tree(source: Path, out: Path) -> Path | None:
     """The folder with train/ and val/, of Kaggle's tree or one like it; None for a source that is another layout."""
     if (source / "LOC_synset_mapping.txt").is_file() and not (source / _KAGGLE).is_dir():
         if not any(WORDNET_ID.fullmatch(path.name.removesuffix(".tar")) for path in source.iterdir()) and not any(
@@ -117,7 +116,8 @@ def _tree(source: Path) -> Path | None:
         return None
     if (source / _KAGGLE).is_dir():
         return source / _KAGGLE
-    folders = {path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    below = [path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    folders = {path.name for path in below if not is_made(path, out)}
     if folders and folders <= set(_SPLIT_WORDS):
         inner = [path for name in sorted(folders) for path in (source / name).iterdir() if path.is_dir()]
         if inner and (source / "train").is_dir():
