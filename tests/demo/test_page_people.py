@@ -30,6 +30,8 @@ def test_every_tab_for_everybody(browser, server, viewport, colors):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_selector(shown)
         assert faults(page) == [], tab
+        width = page.evaluate("document.querySelector('.gradio-container').clientWidth")
+        assert width == min(viewport["width"], 1180), f"{tab} is as wide as what it shows"
         check_keyboard(page)
     context.close()
 
