@@ -273,6 +273,10 @@ def test_read_manifest_errors(tmp_path):
     with pytest.raises(UserError, match=r"has no manifest\.json; give a directory made by tessera$"):
         read_manifest(tmp_path)
     directory = finished(tmp_path / "images")
+    with pytest.raises(UserError, match=r"give a directory made by `tessera collect`, such as .*images$"):
+        read_manifest(tmp_path, "collect")
+    with pytest.raises(UserError, match=r"give a directory made by `tessera train`$"):
+        read_manifest(tmp_path, "train")
     with pytest.raises(UserError, match="was made by `tessera collect`, wanted is encode or train"):
         read_manifest(directory, ("encode", "train"))
     assert read_manifest(directory, ("encode", "collect")).stage == "collect"

@@ -277,7 +277,7 @@ def read_manifest(
     if not path.exists():
         state = "has no manifest.json" if path.parent.is_dir() else "there is no such directory"
         made = f"made by {' or '.join(f'`tessera {name}`' for name in stages)}" if stages else "made by tessera"
-        raise UserError(f"{directory}: {state}; give a directory {made}")
+        raise UserError(f"{directory}: {state}; give a directory {made}{_such_as(path.parent, stages)}")
     data = read_json(path)
     fields = [field.name for field in dataclasses.fields(Manifest) if field.name != "sha256"]
     if not isinstance(data, dict) or any(name not in data for name in fields):
@@ -290,6 +290,19 @@ def read_manifest(
             f"{directory}: is unfinished; run `tessera {manifest.stage}` on it again, it goes on from there"
         )
     return manifest
+
+
+def _such_as(folder: Path, stages: tuple[str, ...]) -> str:
+    """For who gives the working folder: ", such as" what lies in it, in its usual place, and is of these stages."""
+    for pattern in ("*", "captions/*", "encoded/*", "runs/*", "export/*", "samples/*/*"):
+        for path in sorted(folder.glob(f"{pattern}/{MANIFEST}")):
+            try:
+                manifest = read_manifest(path.parent)
+            except UserError:
+                continue
+            if manifest.stage in stages:
+                return f", such as {path.parent}"
+    return ""
 
 
 def _input_hash(name: str, path: Path, stage: str) -> str:

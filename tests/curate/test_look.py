@@ -3,6 +3,7 @@
 import base64
 import io
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +171,9 @@ def test_what_is_not_found_is_named(images, made, tmp_path):
         look(images, tmp_path / "page.html", number=0)
     with pytest.raises(UserError, match=r"has no manifest\.json"):
         look(tmp_path, tmp_path / "page.html")
+    for folder in (tmp_path, Path(".")):
+        with pytest.raises(UserError, match=r"is a directory; give the page a name, such as .*look\.html"):
+            look(images, folder)
 
 
 @pytest.mark.parametrize("name", ["images", "recipe", "captions/mixed", "encoded"])

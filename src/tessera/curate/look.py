@@ -59,11 +59,13 @@ def look(
     """Writes the page `out` about `number` records of `directory`, drawn by `seed`.
 
     images, recipe: what it was made from, where these lie elsewhere. UserError: it is no finished directory of
-    curation, or its pictures are not found.
+    curation, its pictures are not found, or `out` is a directory.
     """
-    directory = Path(directory)
+    directory, out = Path(directory), Path(out)
     if number < 1:
         raise UserError(f"number is {number}: show at least 1")
+    if out.is_dir():
+        raise UserError(f"{out}: is a directory; give the page a name, such as {out / 'look.html'}")
     inputs = _find_inputs(directory, images, recipe)
     rows = read_images(inputs.images)
     draw = {"collect": _of_images, "augment": _of_recipe, "caption": _of_captions, "encode": _of_encoded}
