@@ -346,8 +346,10 @@ def test_facts_of_fitting_sets(plain, augmented):
     assert check(plain, None)["arm"] == "ta"
 
 
-def test_arm_of_short_captions(tmp_path):
-    assert check(write_set(tmp_path / "aio", make_records(2), captioner="aio"), None)["arm"] == "aio"
+def test_arm_of_short_captions(tmp_path, augmented):
+    named = write_set(tmp_path / "aio", make_records(2), captioner="aio")
+    assert check(named, None)["arm"] == "aio"
+    assert check(named, augmented)["arm"] == "aio_ia"  # the preset my-pictures, where no captions are given
 
 
 def test_other_shapes_are_named(plain):

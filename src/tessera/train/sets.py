@@ -56,10 +56,9 @@ def check_sets(
                 raise UserError(
                     f"{where}: {name} differs from that of {plain.directory}{found}; encode both sets alike"
                 )
+    arm = "aio" if plain.facts.get("captioner") == "aio" else "ta"
     if augmented is not None:
-        arm = "ta_ia"
-    else:
-        arm = "aio" if plain.facts.get("captioner") == "aio" else "ta"
+        arm += "_ia"
     kept = {name: plain.facts[name] for name in (*SHARED_FACTS, *CONTENT_FACTS) if name in plain.facts}
     return {"arm": arm, "latent_shape": list(latent_shape), **kept}
 
