@@ -197,7 +197,8 @@ def _by_class(rows: Sequence[ImageRow], mixing: bool) -> tuple[Any, NDArray[np.i
         name = names[0].as_py() if table.num_rows else "none"
         raise UserError(
             f"images of one class only ({name!r}): CutMix pastes a picture of another class;"
-            " add a second class folder, or train without it (tessera run my-pictures --single-class NAME, into another --out)"
+            " add a second class folder, or train without it (tessera run my-pictures --single-class NAME, to another"
+            " --out)"
         )
     codes = table["class"].dictionary_encode().combine_chunks().indices.to_numpy()
     sizes = np.bincount(codes)
