@@ -153,8 +153,9 @@ def features_of(
         ThreadPoolExecutor(4) as pool,
         ExitStack() as packed,
     ):
-        for encoder in encoders.values():
-            packed.enter_context(packed_linears(encoder.network))
+        for name, encoder in encoders.items():
+            if not all(_chunk(work, name, start).is_file() for start in own):
+                packed.enter_context(packed_linears(encoder.network))
         for start in own:
             files = pictures.files[start : start + CHUNK]
             missing = {name: e for name, e in encoders.items() if not _chunk(work, name, start).is_file()}

@@ -124,7 +124,8 @@ def generate(
         )
 
     rows = loaded.rows
-    _say_what_is_cut([text for _, text in rows], pipeline.text_encoder)
+    if rank() == 0:
+        _say_what_is_cut([text for _, text in rows], pipeline.text_encoder)
     if not draw_folder(out, rows, config.per_prompt, config.batch_size, draw):
         return False
     used = {
@@ -137,10 +138,10 @@ def generate(
 
 
 def _say_what_is_cut(texts: Sequence[str], encoder: "TextEncoder") -> None:
-    """One line on stderr where texts are longer than their encoder takes; the first rank's."""
+    """One line on stderr where texts are longer than their encoder takes."""
     limit, lengths = encoder.max_tokens, encoder.count_tokens(texts)
     cut = [number for number, length in enumerate(lengths) if length > limit]
-    if cut and rank() == 0:
+    if cut:
         first = f"the first is number {cut[0]}, of {lengths[cut[0]]} tokens"
         print(
             f"generate: {len(cut)} of {len(texts)} prompts are cut to the {limit} tokens that the text encoder reads; "
