@@ -15,7 +15,6 @@ from tessera.frozen.hub import ModelFolder, check_loaded, find_model, quiet
 
 CLIP = "openai/clip-vit-large-patch14"
 CLIP_336 = "openai/clip-vit-large-patch14-336"
-JINA = "jinaai/jina-clip-v2"
 Cut = Literal["keep-end", "legacy-cut"]
 
 

@@ -107,7 +107,8 @@ def generate(
         return True
 
     # torch is only imported once there is something to draw.
-    from tessera.generate.pipeline import DTYPES, Pipeline
+    from tessera.generate.pipeline import Pipeline
+    from tessera.models.build import DTYPES
 
     set_threads(config.threads)
     pipeline = Pipeline.load(export, device, DTYPES[config.compute], compile=config.compile)

@@ -22,7 +22,6 @@ from tessera.records import TextEncoding
 from tessera.runtime import address, philox, pick_device
 from tessera.weights import ExportInfo, load_export
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAMPLES_PER_PROMPT = 2**20
 """Addresses kept for each prompt: picture k of prompt i draws its noise at i * SAMPLES_PER_PROMPT + k."""
 

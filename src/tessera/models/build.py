@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""What a network can compute in, by the names that configs have for it."""
 PROGRAMS = 64
 """Compiled programs of one kind of block that a process keeps: networks of other shapes, calls with gradients or
 without, for one row or several, with null rows or none each need their own. torch stops at 8."""

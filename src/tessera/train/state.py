@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.models.build import build_network, compile_blocks, compiler_fault
+from tessera.models.build import DTYPES, build_network, compile_blocks, compiler_fault
 from tessera.runtime import address, rank, world_size
 from tessera.train import checkpoint
 from tessera.train.optim import EMA, MasterOptimizer, part_of
@@ -24,7 +24,7 @@ class TrainState:
     ) -> None:
         """`start`: the first weights; None = random ones, by the config's seed."""
         self.config, self.device = config, device
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.compute]
+        self.dtype = DTYPES[config.compute]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(address(config.seed, "initial weights"))
             network = build_network(config.model)
