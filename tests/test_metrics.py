@@ -370,31 +370,6 @@ def test_paired_intervals_hold_the_truth_and_are_narrower():
     assert np.mean(widths) < 0.7
 
 
-def test_a_statistic_of_rows_gives_the_mean_s_interval():
-    rng = np.random.default_rng(0)
-    values, labels = rng.normal(size=60), [f"prompt {number // 3}" for number in range(60)]
-    plain = bootstrap(values, labels, n=200, seed=3)
-    assert plain == Interval(plain.low, pytest.approx(values.mean()), plain.high)
-    by_hand = bootstrap(values, labels, np.mean, n=200, seed=3)
-    assert (by_hand.low, by_hand.value, by_hand.high) == pytest.approx((plain.low, plain.value, plain.high), rel=1e-12)
-    other = values + rng.normal(size=60)
-    paired = paired_bootstrap(values, other, labels, n=200, seed=3)
-    by_hand = paired_bootstrap(values, other, labels, np.mean, n=200, seed=3)
-    assert (by_hand.low, by_hand.value, by_hand.high) == pytest.approx((paired.low, paired.value, paired.high))
-
-
-def test_a_statistic_may_use_several_columns():
-    """The mean of task means, as GenEval's overall score."""
-    rows = np.array([[0, 1], [0, 1], [1, 0], [1, 0], [1, 1], [0, 0]], dtype=float)
-
-    def overall(rows):
-        return float(np.mean([rows[rows[:, 0] == task, 1].mean() for task in np.unique(rows[:, 0])]))
-
-    interval = bootstrap(rows, statistic=overall, n=100)
-    assert interval.value == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert interval.low <= interval.value <= interval.high
-
-
 def test_intervals_depend_on_the_seed_alone(monkeypatch):
     values = features(30, 1)[:, 0]
     assert bootstrap(values, seed=1) == bootstrap(values, seed=1)

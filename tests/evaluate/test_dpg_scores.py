@@ -3,7 +3,7 @@
 import pytest
 
 from tessera.config import UserError
-from tessera.evaluate.dpg import DpgConfig, numbers, verdict
+from tessera.evaluate.dpg import numbers, verdict
 from tessera.evaluate.dpg_questions import read_questions
 from tessera.evaluate.dpg_scores import fixed, official
 from tessera.evaluate.scores import Protocol
@@ -58,7 +58,7 @@ def test_fixed_by_hand(items):
         "global": [("b", 0), ("b", 1)],
         "other - text": [("c", 0), ("c", 1)],
     }
-    values = {number.metric: number for number in numbers("fixed", tally, Protocol(metric="", name=""), DpgConfig())}
+    values = {number.metric: number for number in numbers("fixed", tally, Protocol(metric="", name=""))}
     assert values["dpg/fixed/overall"].value == pytest.approx(100 * (2 / 3 + 1 / 3 + 1 / 2) / 3)
     assert {name: values[f"dpg/fixed/{name}"].value for name in ("global", "entity", "attribute", "other")} == {
         "global": 50,
@@ -82,7 +82,7 @@ def test_official_by_hand(items):
         "global": [("b", 1)],
         "other - text": [("c", 1)],
     }
-    values = {number.metric: number for number in numbers("official", tally, Protocol(metric="", name=""), DpgConfig())}
+    values = {number.metric: number for number in numbers("official", tally, Protocol(metric="", name=""))}
     assert values["dpg/official/overall"].value == pytest.approx(50)
     assert values["dpg/official/entity"].value == pytest.approx(50)
     assert values["dpg/official/overall"].protocol.settings == {"count": "official"}

@@ -110,7 +110,7 @@ def networks(tmp_path_factory):
 def sees_paint(monkeypatch, networks):
     monkeypatch.setattr("tessera.frozen.objects.load_detector", lambda path, device: SeesPaint())
     monkeypatch.setattr("tessera.frozen.clip_colors.load_colors", lambda model, colors, device: NamesPaint())
-    return GenEvalConfig(**networks, resamples=100)
+    return GenEvalConfig(**networks)
 
 
 def test_a_painted_folder_by_hand(tmp_path, sees_paint):
@@ -167,7 +167,7 @@ def test_both_columns_stand_side_by_side(tmp_path, networks):
     folders = {
         kind: write_samples(tmp_path / kind, LINES, extended=kind == "extended") for kind in ("short", "extended")
     }
-    config = GenEvalConfig(**networks, resamples=100)
+    config = GenEvalConfig(**networks)
     out = tmp_path / "scores"
     assert evaluate_geneval(out, folders["short"], config, extended=folders["extended"], device="cpu")
     columns = [read_scores(out / name) for name in ("original", "extended")]
@@ -356,6 +356,4 @@ def test_folders_that_do_not_belong(tmp_path, sees_paint):
     other = Path(tmp_path) / "other.pth"
     other.write_bytes(b"x")
     with pytest.raises(UserError, match=r"was made otherwise: networks.detector"):
-        evaluate_geneval(
-            out, short, GenEvalConfig(detector=str(tmp_path / "other.pth"), clip=sees_paint.clip, resamples=100)
-        )
+        evaluate_geneval(out, short, GenEvalConfig(detector=str(tmp_path / "other.pth"), clip=sees_paint.clip))

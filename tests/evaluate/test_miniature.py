@@ -30,7 +30,7 @@ from tessera.runtime import philox
 WORLD = WorldConfig(seed=5)
 PER_TASK = 4
 LINES = draw_prompts(WORLD, PromptConfig(per_task=PER_TASK, seed=3))
-QUICK = EvaluateConfig(judge_renders=10, resamples=200)
+QUICK = EvaluateConfig(judge_renders=10)
 
 
 def scene_of(number: int) -> Scene:
@@ -79,7 +79,9 @@ def test_a_perfect_artist(perfect: Path):
     assert scores["overall"]["value"] >= 0.95
     for name in ("single_object", "two_object", "colors", "position", "color_attr"):
         assert scores[name]["value"] == 1, [v for v in scores["verdicts"] if v["tag"] == name]
-        assert scores[name] == {"low": 1, "value": 1, "high": 1, "images": PER_TASK, "prompts": PER_TASK}
+        assert (scores[name]["value"], scores[name]["high"]) == (1, 1)
+        assert 0 < scores[name]["low"] < 1  # other prompts may fail
+        assert (scores[name]["images"], scores[name]["prompts"]) == (PER_TASK, PER_TASK)
     assert scores["both_colors"]["value"] == scores["colors_in_relation"]["value"] == 1
     assert scores["both_colors"]["images"] == scores["colors_in_relation"]["images"] == 3 * PER_TASK
     assert scores["seam"]["value"] < 0.02
@@ -127,7 +129,7 @@ def test_arms_are_compared_in_pairs(perfect: Path, careless: Path):
         assert difference[name]["low"] > 0, name
         assert difference[name]["value"] == pytest.approx(good[name]["value"] - bad[name]["value"])
     same = paired(good, good)["overall"]
-    assert (same["low"], same["value"], same["high"]) == (0, 0, 0)
+    assert same["low"] < same["value"] == 0 < same["high"]
     with pytest.raises(UserError, match="prompts_sha256"):
         paired(good, {**bad, "protocol": {**bad["protocol"], "prompts_sha256": "0"}})
     with pytest.raises(UserError, match="same number of pictures"):
@@ -159,8 +161,8 @@ def test_two_runs_give_the_same_bytes_and_the_second_call_nothing(tmp_path: Path
     before = (out / "scores.json").stat().st_mtime_ns
     evaluate(out, drawn, QUICK)
     assert (out / "scores.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="resamples"):
-        evaluate(out, drawn, EvaluateConfig(judge_renders=10, resamples=300))
+    with pytest.raises(UserError, match="judge_renders"):
+        evaluate(out, drawn, EvaluateConfig(judge_renders=12))
 
 
 def test_plain_prompts_only_get_a_seam_score(tmp_path: Path):
@@ -226,7 +228,7 @@ def verdicts(*rows: tuple[int, str, bool]) -> list[dict[str, Any]]:
 def test_overall_is_the_mean_of_the_tasks():
     rows = [(0, TASKS[0], True), (1, TASKS[0], True), (2, TASKS[0], False)]
     rows += [(10 + i, task, i == 0) for i, task in enumerate(TASKS[1:])]
-    found = measures(verdicts(*rows), 200, 0)
+    found = measures(verdicts(*rows))
     assert found["single_object"]["value"] == pytest.approx(2 / 3)
     assert found["overall"]["value"] == pytest.approx((2 / 3 + 1) / 6)  # not 3 of 8
     assert found["overall"]["low"] < found["overall"]["value"] < found["overall"]["high"]
@@ -234,10 +236,8 @@ def test_overall_is_the_mean_of_the_tasks():
 
 def test_pictures_of_one_prompt_are_no_independent_evidence():
     right = [p % 2 == 0 for p in range(20)]
-    once = measures(verdicts(*[(p, TASKS[0], right[p]) for p in range(20)]), 1000, 0)["single_object"]
-    often = measures(verdicts(*[(p, TASKS[0], right[p]) for p in range(20) for _ in range(8)]), 1000, 0)[
-        "single_object"
-    ]
+    once = measures(verdicts(*[(p, TASKS[0], right[p]) for p in range(20)]))["single_object"]
+    often = measures(verdicts(*[(p, TASKS[0], right[p]) for p in range(20) for _ in range(8)]))["single_object"]
     assert often["images"] == 160
     assert often["high"] - often["low"] == pytest.approx(once["high"] - once["low"], abs=0.03)
     assert 0.3 < once["high"] - once["low"] < 0.6
@@ -285,7 +285,7 @@ def test_users_are_told(tmp_path: Path):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="tessera generate"):
         evaluate(tmp_path / "out", tmp_path / "nowhere", QUICK)
-    for bad in ({"judge_renders": 1}, {"resamples": 1}, {"threads": 0}, {"seed": -1}):
+    for bad in ({"judge_renders": 1}, {"threads": 0}):
         with pytest.raises(UserError, match=next(iter(bad))):
             EvaluateConfig(**bad)
     (tmp_path / "other.json").write_text("{}")

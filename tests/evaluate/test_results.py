@@ -43,7 +43,7 @@ def geneval(name: str, skill: float, seed: int = 0, extended: bool = False, prom
         rows = [item for item in items if f"geneval/{task}" in item["values"]]
         values = [row["values"][f"geneval/{task}"] for row in rows]
         tags = [row["tag"] for row in rows] if task == "overall" else None
-        interval = mean_interval(values, [row["prompt"] for row in rows], tags, 200)
+        interval = mean_interval(values, [row["prompt"] for row in rows], tags)
         about = Protocol(metric=f"geneval/{task}", name="geneval", encoder="det", extender=extender, **protocol)
         ends = {"low": interval.low, "value": interval.value, "high": interval.high}
         over = "tags" if task == "overall" else "items"

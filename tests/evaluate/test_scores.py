@@ -1,5 +1,6 @@
 """The format of results: round trips, damage, unlike protocols, paired differences, intervals that cover."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -149,8 +150,13 @@ def test_paired_differences_are_of_the_same_pictures():
 
 def test_over_tags_each_tag_counts_the_same():
     tags = ("x", "x", "x", "x", "y", "y")
-    a, b = (scores(name, v, "tags", tags) for name, v in (("a", (0.0,) * 6), ("b", (0.0, 0, 0, 0, 1, 1))))
+    a, b = (
+        dataclasses.replace(scores(name, v, "tags", tags), kind="geneval")
+        for name, v in (("a", (0.0,) * 6), ("b", (0.0, 0, 0, 0, 1, 1)))
+    )
     assert paired_difference(a, b, "clip_score").value == 0.5
+    percent = [dataclasses.replace(one, kind="dpg") for one in (a, b)]
+    assert paired_difference(*percent, "clip_score").value == pytest.approx(0.5)
     assert mean_interval([0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 4, 5], tags).value == 0.5
 
 
@@ -168,17 +174,17 @@ def test_the_miniature_s_file_reads_as_the_same_numbers(tmp_path):
         ]
         about = {"metric": "geneval-miniature-1", "detector": "d", "detector_sha256": "0" * 64, "prompts_sha256": "1"}
         about |= {"images": 48, "prompts": 24, "extended": False, "extenders": [], "seam_visible_above": 0.1}
-        old.append({"protocol": about, "judge": {}, **miniature.measures(verdicts, 500, 0), "verdicts": verdicts})
+        old.append({"protocol": about, "judge": {}, **miniature.measures(verdicts), "verdicts": verdicts})
     read = []
     for name, data in zip(("ta", "ta_ia"), old):
         (tmp_path / name / "short").mkdir(parents=True)
         (tmp_path / name / "short" / FILE).write_text(json.dumps(data))
         read.append(read_scores(tmp_path / name / "short"))
     assert [s.name for s in read] == ["ta", "ta_ia"]
-    expected = miniature.paired(*old, resamples=500)
+    expected = miniature.paired(*old)
     for metric in ("overall", "counting", "seam"):
         assert read[0].number(metric).value == old[0][metric]["value"]
-        found = paired_difference(*read, metric, resamples=500)
+        found = paired_difference(*read, metric)
         bounds = tuple(expected[metric][x] for x in ("low", "value", "high"))
         assert (found.low, found.value, found.high) == pytest.approx(bounds)
     assert read[0].number("both_colors") is None
@@ -188,7 +194,6 @@ def test_the_miniature_s_file_reads_as_the_same_numbers(tmp_path):
         read_scores(tmp_path / "damaged.json")
 
 
-@pytest.mark.slow
 def test_intervals_over_prompts_cover_the_truth_in_93_to_97_percent():
     """553 prompts of unequal difficulty in six tasks, 4 pictures each, as GenEval has them."""
     rng, covered, rounds = np.random.default_rng(3), 0, 600
@@ -196,9 +201,9 @@ def test_intervals_over_prompts_cover_the_truth_in_93_to_97_percent():
     tags = np.repeat(np.repeat(np.arange(6), (80, 99, 80, 94, 100, 100)), 4)
     shape = np.array([4.5, 2.5, 1.5, 3, 0.5, 1])
     truth = float((shape / (shape + 2)).mean())
-    for number in range(rounds):
+    for _ in range(rounds):
         skill = rng.beta(shape[tags[::4]], 2.0)  # (553,)
         values = rng.random(len(tags)) < np.repeat(skill, 4)
-        interval = mean_interval(values, prompts, tags, resamples=200, seed=number)
+        interval = mean_interval(values, prompts, tags)
         covered += interval.low <= truth <= interval.high
     assert 0.93 <= covered / rounds <= 0.97

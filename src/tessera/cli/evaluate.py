@@ -30,7 +30,6 @@ def extend_prompts(
     extender: Literal["llm", "rules"] = "llm",
     model: str | None = None,
     server: str | None = None,
-    seed: int = 0,
     device: str | None = None,
 ) -> None:
     """Longer prompts in the style of the training captions (section 4.1), for generate --extended.
@@ -49,7 +48,7 @@ def extend_prompts(
     from tessera.evaluate.extend import ExtendConfig
     from tessera.evaluate.extend import extend_prompts as extend_all
 
-    if extend_all(out, prompts, ExtendConfig(extender=extender, model=model, server=server, seed=seed), device=device):
+    if extend_all(out, prompts, ExtendConfig(extender=extender, model=model, server=server), device=device):
         say(out)
 
 
@@ -75,7 +74,6 @@ def geneval(
     samples: Path | None = None,
     extended_samples: Path | None = None,
     clip: str = "openai/clip-vit-large-patch14",
-    seed: int = 0,
     device: str | None = None,
 ) -> None:
     """GenEval of pictures of its prompts, original and extended side by side (Table 2); under torchrun, on many GPUs.
@@ -89,12 +87,11 @@ def geneval(
         samples: Directory made by generate from --prompts geneval; 4 pictures of each prompt are usual.
         extended_samples: The same with --extended.
         clip: CLIP ViT-L/14 of the Hub or of a folder, which names the colours.
-        seed: Seed of the intervals' bootstrap.
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.evaluate.geneval_table import GenEvalConfig, evaluate_geneval, side_by_side
 
-    config = GenEvalConfig(detector=detector, clip=clip, seed=seed)
+    config = GenEvalConfig(detector=detector, clip=clip)
     if evaluate_geneval(out, samples, config, extended=extended_samples, device=device):
         say(out, side_by_side(out))
 
@@ -106,7 +103,6 @@ def dpg(
     vqa: Literal["blip", "qwen-vl", "openai", "mplug"] = "blip",
     vqa_model: str | None = None,
     server: str | None = None,
-    seed: int = 0,
     device: str | None = None,
 ) -> None:
     """DPG-Bench of pictures of its prompts (Table 3), counted in both ways; under torchrun, on many GPUs.
@@ -120,12 +116,11 @@ def dpg(
         vqa: Who answers: blip, qwen-vl, openai (any compatible server), or mplug, the reference (needs modelscope).
         vqa_model: A model of the Hub, a folder, or a name on the server; the backend's own by default.
         server: Address of the server, such as http://127.0.0.1:8000/v1; its key stands in OPENAI_API_KEY.
-        seed: Seed of the intervals' bootstrap.
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.evaluate.dpg import DpgConfig, evaluate_dpg
 
-    config = DpgConfig(backend=vqa, model=vqa_model, server=server, seed=seed)
+    config = DpgConfig(backend=vqa, model=vqa_model, server=server)
     if evaluate_dpg(out, samples, questions, config, device=device):
         say(out)
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.config import UserError
-from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.intervals import MOST, paired_difference
 from tessera.evaluate.results import LOWER_IS_BETTER, Cell, Table, full_name, label
 from tessera.evaluate.scores import Scores
 
 RESAMPLES = 1000
+SHARES = "score interval over prompts (Newcombe)"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def _pair(a: Scores, b: Scores, metrics: Sequence[str], force: bool) -> Pair:
         if found is not None:
             blocks = number.left_out and len(number.left_out.sizes)
             how = f"jackknife over prompts, {blocks} blocks of them, the reference held fixed"
-            how = how if blocks else f"bootstrap over prompts, {RESAMPLES} resamples"
+            if not blocks:
+                how = SHARES if a.kind in MOST else f"bootstrap over prompts, {RESAMPLES} resamples"
             cells[-1] = Cell(found.value, found.low, found.high, f"paired {how}")
     return Pair(f"{full_name(b)} \u2212 {full_name(a)}", tuple(cells), unpaired)
 

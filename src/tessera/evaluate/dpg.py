@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tessera.config import UserError
 from tessera.evaluate.dpg_questions import LEVEL_1, Item, read_questions
 from tessera.evaluate.dpg_scores import Answers, Tally, fixed, official
-from tessera.evaluate.intervals import mean_interval
+from tessera.evaluate.intervals import MOST, WILSON, mean_interval
 from tessera.evaluate.samples import Samples, extender, read_picture, read_samples, work_through
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
 from tessera.files import open_stage, sha256_file
@@ -37,20 +37,12 @@ class DpgConfig:
     """Its name on the Hub or the server, or a folder. None = the backend's own."""
     server: str | None = None
     """Address of an OpenAI-compatible server, for `openai`. Not part of the manifest."""
-    resamples: int = 1000
-    """Bootstrap resamples for the intervals, at least 100."""
-    seed: int = 0
-    """Seed of the bootstrap."""
     threads: int | None = None
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
     def __post_init__(self):
-        if self.resamples < 100:
-            raise UserError(f"resamples is {self.resamples}: give at least 100")
         if self.server is not None and self.backend != "openai":
             raise UserError(f"server: {self.backend} answers in this process; give --vqa openai, or leave --server out")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
 
 
 def evaluate_dpg(
@@ -69,13 +61,7 @@ def evaluate_dpg(
     folder = read_samples(samples)
     order = _items_of(folder, items, questions)
     judge = identity(config.backend, config.model)
-    described = {
-        "metric": METRIC,
-        "judge": judge,
-        "questions_sha256": sha256_file(questions),
-        "resamples": config.resamples,
-        "seed": config.seed,
-    }
+    described = {"metric": METRIC, "judge": judge, "questions_sha256": sha256_file(questions)}
     shared = world_size() > 1
     stage = open_stage(out, stage="evaluate", config=described, inputs={"samples": folder.directory}, shared=shared)
     if stage.done:
@@ -94,7 +80,7 @@ def evaluate_dpg(
     scores = Scores(
         kind="dpg",
         name=out.name,
-        numbers=tuple(number for name, tally in tallies.items() for number in numbers(name, tally, described, config)),
+        numbers=tuple(number for name, tally in tallies.items() for number in numbers(name, tally, described)),
         items=tuple(_items(folder, order, answers, tallies)),
         facts={"unclear": sum(verdict(text) is None for text in said) / len(said)},
     )
@@ -113,27 +99,26 @@ def verdict(text: str) -> bool | None:
     return {"yes": True, "no": False}.get(word[0]) if word else None
 
 
-def numbers(count: str, tally: Tally, described: Protocol, config: DpgConfig) -> list[Number]:
+def numbers(count: str, tally: Tally, described: Protocol) -> list[Number]:
     """dpg/COUNT/overall, dpg/COUNT/LEVEL 1, dpg/COUNT/level 2/LEVEL 2: percent with 95% intervals over prompts."""
     overall = [(item, share) for item, shares in tally.pictures.items() for share in shares]
     level_1 = tally.level_1()
     names = [*(name for name in LEVEL_1 if name in level_1), *sorted(level_1.keys() - set(LEVEL_1))]
     values = {"overall": overall} | {name: level_1[name] for name in names}
     values |= {f"level 2/{name}": tally.categories[name] for name in sorted(tally.categories)}
-    return [_number(f"dpg/{count}/{name}", own, count, described, config) for name, own in values.items() if own]
+    return [_number(f"dpg/{count}/{name}", own, count, described) for name, own in values.items() if own]
 
 
-def _number(
-    metric: str, values: Sequence[tuple[str, float]], count: str, described: Protocol, config: DpgConfig
-) -> Number:
+def _number(metric: str, values: Sequence[tuple[str, float]], count: str, described: Protocol) -> Number:
     prompts = [item for item, _ in values]
     percent = [100 * value for _, value in values]
-    interval = mean_interval(percent, prompts, resamples=config.resamples, seed=config.seed)
+    interval = mean_interval(percent, prompts, most=MOST["dpg"])
     return Number(
         metric=metric,
         value=interval.value,
         low=interval.low,
         high=interval.high,
+        interval=WILSON,
         n=len(values),
         clusters=len(set(prompts)),
         over="items" if metric.endswith("/overall") else None,

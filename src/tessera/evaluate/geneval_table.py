@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.evaluate import geneval, geneval_prompts
-from tessera.evaluate.intervals import mean_interval
+from tessera.evaluate.intervals import WILSON, mean_interval
 from tessera.evaluate.samples import Samples, extender, read_picture, read_samples, work_through
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, read_scores, write_scores
 from tessera.files import open_stage, sha256_file
@@ -37,18 +37,8 @@ class GenEvalConfig:
     repository with either."""
     clip: str = DEFAULT_CLIP
     """A CLIP of the Hub or of a folder: the colours."""
-    resamples: int = 1000
-    """Bootstrap resamples for the intervals, at least 100."""
-    seed: int = 0
-    """Seed of the bootstrap."""
     threads: int | None = None
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
-
-    def __post_init__(self):
-        if self.resamples < 100:
-            raise UserError(f"resamples is {self.resamples}: give at least 100")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
 
 
 class _Judge:
@@ -104,7 +94,7 @@ def evaluate_geneval(
     for folder in folders.values():
         _check(folder)
     networks = {"detector": sha256_file(detector_weights(config.detector)), "clip": find_clip(config.clip).sha256}
-    described = {"metric": METRIC, "networks": networks, "resamples": config.resamples, "seed": config.seed}
+    described = {"metric": METRIC, "networks": networks}
     inputs = {name: folder.directory for name, folder in folders.items()}
     shared = world_size() > 1
     stage = open_stage(out, stage="evaluate", config=described, inputs=inputs, shared=shared)
@@ -131,14 +121,14 @@ def evaluate_geneval(
         columns[name] = [row for rows in done for row in rows]
     for name, rows in columns.items():
         described = protocol(folders[name], networks)
-        scores = Scores(kind="geneval", name=out.name, numbers=numbers(rows, described, config), items=tuple(rows))
+        scores = Scores(kind="geneval", name=out.name, numbers=numbers(rows, described), items=tuple(rows))
         write_scores(out / name, scores)
     images, prompts = sum(map(len, columns.values())), sum(len(folder.lines) for folder in folders.values())
     stage.finish({"images": images, "prompts": prompts}, facts={"metric": METRIC})
     return True
 
 
-def numbers(rows: Sequence[Mapping[str, Any]], described: Protocol, config: GenEvalConfig) -> tuple[Number, ...]:
+def numbers(rows: Sequence[Mapping[str, Any]], described: Protocol) -> tuple[Number, ...]:
     """Accuracy of each task and of all, with 95% intervals over prompts; without those of which there is no picture.
 
     Overall is the mean of the six tasks' accuracies over pictures, and left out unless all six are there.
@@ -151,15 +141,14 @@ def numbers(rows: Sequence[Mapping[str, Any]], described: Protocol, config: GenE
             continue
         prompts = [row["prompt"] for row in chosen]
         values = [float(row["correct"]) for row in chosen]
-        interval = mean_interval(
-            values, prompts, tags if name == "overall" else None, resamples=config.resamples, seed=config.seed
-        )
+        interval = mean_interval(values, prompts, tags if name == "overall" else None)
         out.append(
             Number(
                 metric=f"geneval/{name}",
                 value=interval.value,
                 low=interval.low,
                 high=interval.high,
+                interval=WILSON,
                 n=len(chosen),
                 clusters=len(set(prompts)),
                 over="tags" if name == "overall" else "items",

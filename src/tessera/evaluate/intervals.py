@@ -1,7 +1,8 @@
-"""95% intervals over prompts: of means of scores, and of the difference between two models, paired.
+"""95% intervals over prompts: of shares, and of the difference between two models, paired.
 
-A mean of items is resampled by the bootstrap, prompt by prompt. A distance to a reference is no mean: its difference
-has the jackknife's interval, the same block of prompts left out of both models (`tessera.metrics.jackknife`).
+Shares (GenEval, DPG-Bench, the miniature's measures) have score intervals (`tessera.metrics.shares`), means of
+CLIPScores the bootstrap's. A distance to a reference is no mean: its difference has the jackknife's interval, the same
+block of prompts left out of both models (`tessera.metrics.jackknife`).
 """
 
 from collections.abc import Sequence
@@ -11,19 +12,19 @@ import numpy as np
 
 from tessera.config import UserError
 from tessera.evaluate.scores import Number, Scores, require_comparable
-from tessera.metrics import Interval, LeftOut, bootstrap, paired_bootstrap, paired_jackknife
+from tessera.metrics import Interval, LeftOut, paired_bootstrap, paired_jackknife, share_difference, share_interval
+
+WILSON = "Wilson's score interval over prompts"
+"""How the interval of a share came about."""
+MOST = {"geneval": 1.0, "dpg": 100.0, "miniature": 1.0}
+"""Kinds of scores whose items have values from 0 to this."""
 
 
 def mean_interval(
-    values: Sequence[float] | np.ndarray,
-    prompts: Sequence[Any],
-    tags: Sequence[str] | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
+    values: Sequence[float] | np.ndarray, prompts: Sequence[Any], tags: Sequence[str] | None = None, most: float = 1.0
 ) -> Interval:
-    """The 95% interval of the mean of `values`, whole prompts resampled; with tags, of the mean of the tags' means."""
-    rows, statistic = _rows(values, tags)
-    return bootstrap(rows, prompts, statistic, n=resamples, seed=seed)
+    """The mean of `values` in 0..`most` with its 95% interval over prompts; with tags, the mean of the tags' means."""
+    return _times(share_interval(np.asarray(values) / most, prompts, tags), most)
 
 
 def paired_difference(
@@ -31,9 +32,9 @@ def paired_difference(
 ) -> Interval | None:
     """b's value minus a's with its 95% interval, over the prompts that both drew.
 
-    resamples, seed: of the bootstrap; a distance to a reference has neither. None where the metric is no mean of items
-    and no distance. UserError, saying why, where the two do not pair: unlike protocols (unless `force`), other pictures
-    or prompts, a distance without the values that its interval is made of.
+    resamples, seed: of the bootstrap, where it is one. None where the metric is no mean of items and no distance.
+    UserError, saying why, where the two do not pair: unlike protocols (unless `force`), other pictures or prompts, a
+    distance without the values that its interval is made of.
     """
     first, second = a.number(metric), b.number(metric)
     if first is None or second is None:
@@ -41,8 +42,8 @@ def paired_difference(
     require_comparable(first, second, force)
     if first.protocol.reference is not None and second.protocol.reference is not None:
         return _difference_of_distances(a.name, first, b.name, second)
-    over = first.over
-    if over is None or over != second.over:
+    over, most = first.over, MOST.get(a.kind)
+    if over is None or over != second.over or (over == "tags" and most is None):
         return None
     of = [{(x["prompt"], x["sample"]): x for x in s.items if x["values"].get(metric) is not None} for s in (a, b)]
     if of[0].keys() != of[1].keys():
@@ -51,8 +52,11 @@ def paired_difference(
     if not keys:
         return None
     tags = [str(of[0][key].get("tag")) for key in keys] if over == "tags" else None
-    (rows_a, statistic), (rows_b, _) = (_rows([side[key]["values"][metric] for key in keys], tags) for side in of)
-    return paired_bootstrap(rows_b, rows_a, [key[0] for key in keys], statistic, n=resamples, seed=seed)
+    before, after = (np.array([side[key]["values"][metric] for key in keys], dtype=np.float64) for side in of)
+    prompts = [key[0] for key in keys]
+    if most is None:
+        return paired_bootstrap(after, before, prompts, n=resamples, seed=seed)
+    return _times(share_difference(after / most, before / most, prompts, tags), most)
 
 
 def _difference_of_distances(a: str, first: Number, b: str, second: Number) -> Interval:
@@ -79,15 +83,5 @@ def _difference_of_distances(a: str, first: Number, b: str, second: Number) -> I
     return interval
 
 
-def _rows(values: Sequence[float] | np.ndarray, tags: Sequence[str] | None) -> tuple[np.ndarray, Any]:
-    if tags is None:
-        return np.asarray(values, dtype=np.float64), None
-    numbers = np.unique(np.asarray(tags), return_inverse=True)[1]
-    return np.stack([numbers, np.asarray(values, dtype=np.float64)], axis=1), _mean_of_tags
-
-
-def _mean_of_tags(rows: np.ndarray) -> float:
-    """Mean over the tags in `rows` (N, 2) of each tag's mean value."""
-    tags = rows[:, 0].astype(int)
-    count = np.bincount(tags)
-    return float((np.bincount(tags, rows[:, 1])[count > 0] / count[count > 0]).mean())
+def _times(interval: Interval, factor: float) -> Interval:
+    return Interval(interval.low * factor, interval.value * factor, interval.high * factor)

@@ -18,9 +18,10 @@ from tessera.config import UserError, nearest, to_dict
 from tessera.evaluate import geneval, seam
 from tessera.evaluate.calibrate import judge_accuracy, relation_of
 from tessera.evaluate.colors import ColorObject, both_colors, color_objects, color_score, colors_in_relation
+from tessera.evaluate.intervals import WILSON
 from tessera.evaluate.prompts import RELATIONS, prompts_sha256
 from tessera.files import open_stage, read_json, read_manifest, write_json
-from tessera.metrics import Interval, bootstrap, paired_bootstrap
+from tessera.metrics import Interval, share_difference, share_interval
 from tessera.miniature import COLORS, SHAPES, WorldConfig
 from tessera.runtime import progress, set_threads
 
@@ -40,20 +41,12 @@ class EvaluateConfig:
     """The world of the judge's own accuracy; None = the shapes, colours and picture size of the samples."""
     judge_renders: int = 400
     """Held-out renders of one object, and of two, for the judge's own accuracy; at least 10."""
-    resamples: int = 1000
-    """Bootstrap resamples for the intervals, at least 100."""
-    seed: int = 0
-    """Seed of the bootstrap."""
     threads: int | None = None
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
     def __post_init__(self):
         if self.judge_renders < 10:
             raise UserError(f"judge_renders is {self.judge_renders}: give at least 10")
-        if self.resamples < 100:
-            raise UserError(f"resamples is {self.resamples}: give at least 100")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"threads is {self.threads}: give at least 1")
 
@@ -101,7 +94,7 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
     scores = {
         "protocol": _protocol(config, world, lines, len(found), extended),
         "judge": judge_accuracy(world, config.judge_renders),
-        **measures(verdicts, config.resamples, config.seed),
+        **measures(verdicts),
         "verdicts": verdicts,
     }
     write_json(out / FILE, scores)
@@ -118,8 +111,8 @@ def read_scores(path: Path) -> dict[str, Any]:
     return scores
 
 
-def measures(verdicts: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[str, dict[str, Any] | None]:
-    """The interval of each of MEASURES, resampling whole prompts; None where no picture was so judged.
+def measures(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any] | None]:
+    """The interval over prompts of each of MEASURES; None where no picture was so judged.
 
     Overall is the mean of the six task accuracies, and None unless all six are there.
     """
@@ -127,16 +120,13 @@ def measures(verdicts: Sequence[Mapping[str, Any]], resamples: int, seed: int) -
     for name in MEASURES:
         rows, prompts = measured(verdicts, name)
         if len(rows):
-            interval = bootstrap(rows, prompts, _mean_of_tasks, n=resamples, seed=seed)
-            out[name] = _as_json(interval, prompts)
+            out[name] = _as_json(share_interval(rows[:, 1], prompts, rows[:, 0]), prompts)
         else:
             out[name] = None
     return out
 
 
-def paired(
-    scores_a: Mapping[str, Any], scores_b: Mapping[str, Any], resamples: int = 1000, seed: int = 0
-) -> dict[str, dict[str, Any] | None]:
+def paired(scores_a: Mapping[str, Any], scores_b: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
     """The interval of b's value minus a's for each of MEASURES; None where it was not measured.
 
     Both must have judged the same number of pictures of the same prompts, in the same text: otherwise UserError. An
@@ -153,7 +143,7 @@ def paired(
     for name in MEASURES:
         (rows_a, prompts), (rows_b, _) = (measured(scores["verdicts"], name) for scores in (scores_a, scores_b))
         if len(rows_a):
-            interval = paired_bootstrap(rows_b, rows_a, prompts, _mean_of_tasks, n=resamples, seed=seed)
+            interval = share_difference(rows_b[:, 1], rows_a[:, 1], prompts, rows_a[:, 0])
             out[name] = _as_json(interval, prompts)
         else:
             out[name] = None
@@ -235,13 +225,6 @@ def measured(verdicts: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarr
     return np.array(rows, dtype=np.float64).reshape(-1, 2), np.array(prompts)
 
 
-def _mean_of_tasks(rows: np.ndarray) -> float:
-    """Mean over the tasks in `rows` (N, 2) of each task's mean value."""
-    tasks = rows[:, 0].astype(int)
-    number = np.bincount(tasks)
-    return float((np.bincount(tasks, rows[:, 1])[number > 0] / number[number > 0]).mean())
-
-
 def _as_json(interval: Interval, prompts: np.ndarray) -> dict[str, Any]:
     bounds = {"low": interval.low, "value": interval.value, "high": interval.high}
     return {**bounds, "images": len(prompts), "prompts": len(set(prompts.tolist()))}
@@ -271,7 +254,7 @@ def _protocol(
         "extenders": [{"extender": name, "template": template, "seed": seed} for name, template, seed in extenders],
         "judge_world": to_dict(world),
         "judge_renders": config.judge_renders,
-        "interval": {"method": "95% bootstrap over prompts", "resamples": config.resamples, "seed": config.seed},
+        "interval": {"method": f"95%, {WILSON}"},
         "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "pillow": PIL.__version__},
     }
 

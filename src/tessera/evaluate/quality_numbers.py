@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tessera import metrics
 from tessera.evaluate.about_pictures import captions_sha256
 from tessera.evaluate.distances import KID_SUBSET, PRDC_PROTOCOLS, Blocks, Estimate, cmmd, frechet, kid, prdc_by
-from tessera.evaluate.intervals import mean_interval
 from tessera.evaluate.pictures import Pictures
 from tessera.evaluate.quality_config import CAPTIONED, NETWORK, Metric, QualityConfig
 from tessera.evaluate.reference import Reference
@@ -92,7 +91,7 @@ class Measured:
         rows = {text: row for row, text in enumerate(texts)}
         order = [rows[text] for text in self.captions]
         values = 100 * metrics.cosine_scores(self.features[key], embedded.features[order])
-        interval = mean_interval(values, order, None, self.config.resamples, self.config.seed)
+        interval = metrics.bootstrap(values, order, self.config.resamples, self.config.seed)
         low, value, high = (max(x, 0.0) for x in (interval.low, interval.value, interval.high))
         cut = self.networks[key].cut
         number = self._number(

@@ -8,8 +8,9 @@ from tessera.evaluate.differences import Pair, about, signed_interval, signed_te
 from tessera.evaluate.results import Table, label
 
 INTERVALS = (
-    "Ranges are 95% intervals over prompts: the bootstrap's; of distances to a reference, precision, recall, density"
-    " and coverage the jackknife's, the reference held fixed."
+    "Ranges are 95% intervals over prompts: of shares and percentages score intervals (Wilson's), of CLIPScores the"
+    " bootstrap's; of distances to a reference, precision, recall, density and coverage the jackknife's, the reference"
+    " held fixed."
 )
 
 

@@ -102,7 +102,7 @@ class Number:
     """Lower end of the 95% interval; None together with `high`: there is none."""
     high: float | None = None
     interval: str | None = None
-    """How the two came about, or "none: ..." with the reason; None = the bootstrap over prompts, or an old file."""
+    """How the two came about, or "none: ..." with the reason; None = an old file: the bootstrap over prompts."""
     n: int
     """Pictures (or answers) that it is made of, at least 1."""
     clusters: int | None = None
@@ -298,7 +298,8 @@ def _of_miniature(data: Mapping[str, Any], path: Path) -> Scores:
         ends = {name: interval[name] for name in ("low", "value", "high")}
         over: Over = "tags" if metric == "overall" else "items"
         counts = {"n": interval["images"], "clusters": interval["prompts"]}
-        numbers.append(Number(metric=metric, **ends, **counts, over=over, protocol=protocol))
+        how = old.get("interval", {}).get("method")
+        numbers.append(Number(metric=metric, **ends, **counts, over=over, interval=how, protocol=protocol))
     items = []
     for verdict in data["verdicts"]:
         values = {name: verdict.get(name) for name in ("both_colors", "colors_in_relation", "seam")}

@@ -13,7 +13,8 @@ from tessera.metrics.frechet import Moments, frechet_distance, frechet_from_mome
 from tessera.metrics.jackknife import LeftOut, deal_blocks, jackknife, paired_jackknife
 from tessera.metrics.kernels import KernelDistance, cmmd, cmmd_left_out, kid, kid_left_out
 from tessera.metrics.neighbours import PRDC, prdc, prdc_left_out
-from tessera.metrics.resampling import Interval, bootstrap, crossed_bootstrap, paired_bootstrap
+from tessera.metrics.resampling import Interval, bootstrap, paired_bootstrap
+from tessera.metrics.shares import share_difference, share_interval
 from tessera.metrics.tables import as_features
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "cmmd",
     "cmmd_left_out",
     "cosine_scores",
-    "crossed_bootstrap",
     "deal_blocks",
     "frechet_distance",
     "frechet_from_moments",
@@ -39,6 +39,8 @@ __all__ = [
     "paired_jackknife",
     "prdc",
     "prdc_left_out",
+    "share_difference",
+    "share_interval",
 ]
 
 

@@ -179,7 +179,7 @@ def plan(study: Study) -> dict[str, Any]:
         "question": study.question,
         "metric": METRIC,
         "scores": list(study.scores),
-        "interval": "95%, crossed bootstrap over prompts and training seeds, 2000 resamples",
+        "interval": "95%, score interval over prompts and training seeds",
         "kinds": list(study.kinds),
         "seeds": list(study.seeds),
         "common": common,

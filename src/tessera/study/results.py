@@ -1,7 +1,7 @@
 """The tables of a study: each variant's scores over its seeds, and its differences from another one.
 
-A score's interval is the crossed bootstrap's over prompts and training seeds (`tessera.metrics.crossed_bootstrap`).
-Differences are taken prompt by prompt and seed by seed: all variants draw the same prompts from the same noise.
+Intervals are over prompts and training seeds (`tessera.metrics.shares`). Differences are taken picture by picture and
+seed by seed: all variants draw the same prompts from the same noise.
 """
 
 import json
@@ -15,11 +15,10 @@ from tessera.config import UserError
 from tessera.evaluate.likeness import read_likeness
 from tessera.evaluate.miniature import MEASURES, measured, read_scores
 from tessera.files import MANIFEST, read_json, sha256_file
-from tessera.metrics import Interval, crossed_bootstrap
+from tessera.metrics import Interval, share_difference, share_interval
 from tessera.run import is_complete
 from tessera.study.plan import LIKENESS, Cell, Study, cells, plan
 
-RESAMPLES = 2000
 SAME = ("metric", "detector_sha256", "prompts_sha256", "extended", "images", "prompts")
 """Fields of the protocol in which the cells of one table may not differ."""
 
@@ -109,33 +108,30 @@ def _table(study: Study, scores: dict[tuple[str, int], Mapping[str, Any]]) -> di
 
 def _scored(scores: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
     """{low, value, high, by_seed, prompts} of one measure; None where it was not measured."""
-    tables = [by_prompt(item, name) for item in scores]
-    if not len(tables[0][0]):
+    parts = [measured(item["verdicts"], name) for item in scores]
+    if not len(parts[0][0]):
         return None
-    values, tasks = np.stack([table[0] for table in tables]), tables[0][1]
-    interval = crossed_bootstrap(values, tasks, RESAMPLES)
-    by_seed = [crossed_bootstrap(row[None], tasks, 1).value for row in values]
-    return {**_as_json(interval), "by_seed": [round(v, 6) for v in by_seed], "prompts": values.shape[1]}
+    rows, prompts, seeds = _joined(parts)
+    by_seed = [share_interval(part[0][:, 1], part[1], part[0][:, 0]).value for part in parts]
+    return {
+        **_as_json(share_interval(rows[:, 1], prompts, rows[:, 0], seeds)),
+        "by_seed": [round(value, 6) for value in by_seed],
+        "prompts": len(np.unique(prompts)),
+    }
 
 
 def _difference(pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str) -> dict[str, float] | None:
-    tables = [(by_prompt(mine, name), by_prompt(other, name)) for mine, other in pairs]
-    if not len(tables[0][0][0]):
+    mine, other = ([measured(pair[side]["verdicts"], name) for pair in pairs] for side in (0, 1))
+    if not len(mine[0][0]):
         return None
-    values = np.stack([mine[0] - other[0] for mine, other in tables])
-    return _as_json(crossed_bootstrap(values, tables[0][0][1], RESAMPLES))
+    (a, prompts, seeds), (b, *_) = _joined(mine), _joined(other)
+    return _as_json(share_difference(a[:, 1], b[:, 1], prompts, a[:, 0], seeds))
 
 
-def by_prompt(scores: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of measure `name` over the pictures of each prompt that it counts for, (P,), and the prompts' tasks.
-
-    Tasks matter to "overall" alone, the mean of six tasks; other measures have one. Empty where nothing was measured.
-    """
-    rows, prompts = measured(scores["verdicts"], name)
-    numbers, place = np.unique(prompts, return_inverse=True)
-    count = np.bincount(place, minlength=len(numbers))
-    tasks, values = (np.bincount(place, rows[:, column], len(numbers)) / count for column in (0, 1))
-    return values, tasks.astype(np.int64)
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(task, value) of every picture (N, 2), its prompt (N,) and its seed's number (N,), of all seeds."""
+    rows, prompts = (np.concatenate(column) for column in zip(*parts))
+    return rows, prompts, np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
 
 
 def _likeness(study: Study, out: Path) -> dict[str, Any]:

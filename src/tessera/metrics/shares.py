@@ -1,0 +1,139 @@
+"""95% intervals of shares, and of the differences of two models' shares, near 0 and 1 too.
+
+A share is a mean of values in 0..1, mostly of rights and wrongs. Drawing prompts again says little of one near 0 or 1:
+where 20 prompts are all right, so is every resample, and the interval has no width. Here a share has Wilson's score
+interval (Wilson 1927) on the effective number of independent pictures: p (1 - p) / V, where V is the variance of p over
+whole prompts (Korn and Graubard 1998, Franco et al. 2019), with Student's t for the number of prompts. Pictures of
+rights and wrongs count for at most as many as they are; where all prompts agree, each prompt counts once.
+
+A mean of groups' shares (GenEval's overall score is one of six tasks) adds up the squared distances of the groups' ends
+from their shares (MOVER: Zou and Donner 2008). So does a difference of two models, less what they have in common by the
+correlation of their prompts (Newcombe 1998, method 10).
+
+Repeats, such as training seeds, add the variance of their means. What of it is noise of the single pictures is counted
+twice, so where repeats do not differ the interval is somewhat too wide; where they do, two or three of them say little.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tessera.config import UserError
+from tessera.metrics.resampling import Interval, student_t
+from tessera.metrics.tables import numbered
+
+_AGREE = 1e-12
+"""A variance that is a smaller part of p (1 - p) is rounding."""
+
+Labels = Sequence[Any] | np.ndarray | None
+
+
+def share_interval(values: Any, clusters: Labels = None, groups: Labels = None, repeats: Labels = None) -> Interval:
+    """The mean of `values` (N,), each in 0..1, with its 95% interval over clusters.
+
+    clusters: N labels, for example prompts, of what belongs together; None = each value is its own. groups: N labels,
+    for example tasks: the mean is then that of the groups' means, and a cluster is one within its group. repeats: N
+    labels of whole repetitions, for example training seeds; the interval is then for other ones too. UserError for
+    values outside 0..1 and labels of another number.
+    """
+    table = _Table(len(np.asarray(values)), clusters, groups, repeats)
+    share = table.share(values, "values")
+    spread = np.stack([share.below, share.above]) ** 2  # (2, G)
+    return table.interval(share.value, spread, share.residual, 0.0)
+
+
+def share_difference(
+    a: Any, b: Any, clusters: Labels = None, groups: Labels = None, repeats: Labels = None
+) -> Interval:
+    """The mean of a minus the mean of b, both (N,) and in 0..1, row i of one beside row i of the other.
+
+    What clusters do to both alike does not widen the interval. The labels are those of `share_interval`.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape:
+        raise UserError(f"b: values of shape {b.shape}, those of a {a.shape}; they go in pairs")
+    table = _Table(len(a), clusters, groups, repeats)
+    mine, other = table.share(a, "a"), table.share(b, "b")
+    scale = np.sqrt(mine.variance * other.variance)
+    common = table.covariance(mine.residual, other.residual)
+    common = np.clip(np.divide(common, scale, out=np.zeros_like(scale), where=scale > 0), -1, 1)
+    below = mine.below**2 + other.above**2 - 2 * common * mine.below * other.above
+    above = mine.above**2 + other.below**2 - 2 * common * mine.above * other.below
+    return table.interval(mine.value - other.value, np.stack([below, above]), mine.residual - other.residual, -1.0)
+
+
+@dataclass(frozen=True)
+class _Share:
+    value: np.ndarray
+    """(G,), of each group."""
+    variance: np.ndarray
+    """(G,), over clusters; 0 where all agree."""
+    below: np.ndarray
+    """(G,): how far the interval reaches below the value."""
+    above: np.ndarray
+    residual: np.ndarray
+    """(N,): values less their group's."""
+
+
+class _Table:
+    """Which rows belong together."""
+
+    def __init__(self, rows: int, clusters: Labels, groups: Labels, repeats: Labels):
+        for name, labels in (("clusters", clusters), ("groups", groups), ("repeats", repeats)):
+            if labels is not None and len(labels) != rows:
+                raise UserError(f"{name}: {len(labels)} labels for {rows} values")
+        if not rows:
+            raise UserError("values: a share is of at least one")
+        self.group = np.zeros(rows, dtype=np.int64) if groups is None else numbered(groups)
+        own = np.arange(rows) if clusters is None else numbered(clusters)
+        self.cluster = numbered(self.group * rows + own)
+        self.repeat = np.zeros(rows, dtype=np.int64) if repeats is None else numbered(repeats)
+        self.sizes = np.bincount(self.group)  # (G,), rows
+        self.group_of = np.zeros(self.cluster.max() + 1, dtype=np.int64)  # (C,)
+        self.group_of[self.cluster] = self.group
+        self.clusters = np.bincount(self.group_of)  # (G,)
+        self.dof = max(1, len(self.group_of) - len(self.sizes))
+        self.t = student_t(self.dof)
+
+    def share(self, values: Any, name: str) -> _Share:
+        values = np.asarray(values, dtype=np.float64)
+        if values.ndim != 1 or not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise UserError(f"{name}: must be one number in 0..1 for each row")
+        value = np.bincount(self.group, values) / self.sizes
+        value = np.clip(value, 0, 1)
+        residual = values - value[self.group]
+        room = value * (1 - value)
+        variance = self.covariance(residual, residual)
+        variance = np.where(variance > _AGREE * room, variance, 0.0)
+        number = np.divide(room, variance, out=self.clusters.astype(np.float64), where=variance > 0)
+        if np.isin(values, (0, 1)).all():
+            number = np.minimum(number, self.sizes)
+        width = self.t**2 / number
+        center = (value + width / 2) / (1 + width)
+        half = np.sqrt(width * room + width**2 / 4) / (1 + width)
+        below, above = value - np.maximum(center - half, 0), np.minimum(center + half, 1) - value
+        return _Share(value, variance, np.where(value > 0, below, 0), np.where(value < 1, above, 0), residual)
+
+    def covariance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Of two means of residuals, over the clusters of each group: (G,); 0 for a single cluster."""
+        products = np.bincount(self.cluster, a) * np.bincount(self.cluster, b)
+        found = np.bincount(self.group_of, products) / self.sizes**2
+        return found * self.clusters / np.maximum(self.clusters - 1, 1)
+
+    def interval(self, value: np.ndarray, spread: np.ndarray, residual: np.ndarray, least: float) -> Interval:
+        """The groups' values (G,) and squared distances to their ends (2, G) -> the interval of the groups' mean."""
+        mean = value.mean()
+        below, above = np.sqrt(
+            np.maximum(spread, 0).sum(1) / len(value) ** 2 + self.t**2 * self._over_repeats(residual)
+        )
+        return Interval(float(max(mean - below, least)), float(mean), float(min(mean + above, 1.0)))
+
+    def _over_repeats(self, residual: np.ndarray) -> float:
+        """The variance of the groups' mean over repeats; 0 for one."""
+        repeats = int(self.repeat.max()) + 1
+        if repeats == 1:
+            return 0.0
+        parts = np.bincount(self.repeat, residual / (len(self.sizes) * self.sizes[self.group]))
+        return float((parts**2).sum()) * repeats / (repeats - 1)

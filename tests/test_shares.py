@@ -1,0 +1,218 @@
+"""Intervals of shares: by hand, and how often they hold the truth in simulations."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tessera.config import UserError
+from tessera.metrics import Interval, bootstrap, share_difference, share_interval
+from tessera.metrics.resampling import student_t
+
+
+def wilson(share, number, t):
+    """The textbook's formula."""
+    center = (share + t**2 / (2 * number)) / (1 + t**2 / number)
+    half = t * math.sqrt(share * (1 - share) / number + t**2 / (4 * number**2)) / (1 + t**2 / number)
+    return center - half, center + half
+
+
+def bounds(interval):
+    return interval.low, interval.high
+
+
+@pytest.mark.parametrize(
+    ("dof", "expected"), [(2, 4.303), (3, 3.182), (5, 2.571), (9, 2.262), (19, 2.093), (99, 1.984)]
+)
+def test_student_s_t(dof, expected):
+    assert student_t(dof) == pytest.approx(expected, rel=0.035 if dof < 3 else 0.008)
+
+
+def test_single_values_have_wilson_s_interval():
+    rng = np.random.default_rng(0)
+    values = rng.random(60) < 0.7
+    found = share_interval(values)
+    assert found.value == values.mean()
+    assert bounds(found) == pytest.approx(wilson(values.mean(), 59, student_t(59)), rel=1e-12)  # 59: V is unbiased
+
+
+def test_where_all_prompts_agree_each_counts_once():
+    prompts = np.repeat(np.arange(20), 2)
+    t = student_t(19)
+    right, wrong = share_interval(np.ones(40), prompts), share_interval(np.zeros(40), prompts)
+    assert (right.value, right.high) == (1, 1)
+    assert right.low == pytest.approx(1 / (1 + t**2 / 20))
+    assert (wrong.low, wrong.value) == (0, 0)
+    assert wrong.high == pytest.approx(1 - right.low)
+    assert bounds(share_interval(np.full(40, 0.1), prompts)) == pytest.approx(wilson(0.1, 20, t), rel=1e-12)
+    one = share_interval([1.0, 1.0, 0.0, 1.0], ["a"] * 4)  # one prompt says next to nothing of others
+    assert one.low < 0.1
+    assert one.high > 0.9
+
+
+def test_pictures_of_a_prompt_that_are_alike_count_once():
+    rng = np.random.default_rng(1)
+    prompts = np.repeat(np.arange(50), 4)
+    alike = np.repeat(rng.random(50) < 0.8, 4)
+    assert bounds(share_interval(alike, prompts)) == pytest.approx(bounds(share_interval(alike[::4])), rel=1e-12)
+    # Rights and wrongs that are spread more evenly than chance would still count for no more than their number.
+    even = np.tile([1.0, 0.0, 1.0, 0.0], 50)
+    even[0], even[7] = 0.0, 1.0  # one right of the first prompt, three of the second, two of all others
+    assert bounds(share_interval(even, prompts)) == pytest.approx(wilson(0.5, 200, student_t(49)), rel=1e-12)
+
+
+def test_groups_count_the_same_and_mirror_each_other():
+    tasks, values = ["x"] * 30 + ["y"] * 10, np.array([1.0] * 24 + [0.0] * 6 + [1.0] * 2 + [0.0] * 8)
+    found = share_interval(values, None, tasks)
+    assert found.value == pytest.approx((0.8 + 0.2) / 2)
+    t = student_t(38)
+    parts = [wilson(0.8, 29, t), wilson(0.2, 9, t)]
+    assert found.low == pytest.approx(0.5 - math.hypot(0.8 - parts[0][0], 0.2 - parts[1][0]) / 2)
+    assert found.high == pytest.approx(0.5 + math.hypot(parts[0][1] - 0.8, parts[1][1] - 0.2) / 2)
+    mirrored = share_interval(1 - values, None, tasks)
+    assert bounds(mirrored) == pytest.approx((1 - found.high, 1 - found.low))
+    # A prompt's name in two groups is two clusters.
+    names = list(range(30)) + list(range(10))
+    assert share_interval(values, names, tasks) == found
+
+
+def test_a_difference_by_hand():
+    """Newcombe's method 10: the ends' distances, less what the two have in common."""
+    a = np.array([1.0] * 18 + [0.0] * 2)
+    b = np.array([1.0] * 10 + [0.0] * 10)
+    found = share_difference(a, b)
+    assert found.value == pytest.approx(0.4)
+    common, t = np.corrcoef(a, b)[0, 1], student_t(19)
+    (low_a, high_a), (low_b, high_b) = wilson(0.9, 19, t), wilson(0.5, 19, t)
+    below, above = 0.9 - low_a, high_b - 0.5
+    assert found.low == pytest.approx(0.4 - math.sqrt(below**2 + above**2 - 2 * common * below * above))
+    above, below = high_a - 0.9, 0.5 - low_b
+    assert found.high == pytest.approx(0.4 + math.sqrt(above**2 + below**2 - 2 * common * above * below))
+    other = share_difference(b, a)
+    assert (other.low, other.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_two_models_that_never_fail_differ_by_less_than_the_prompts_can_tell():
+    prompts = np.repeat(np.arange(20), 2)
+    found = share_difference(np.ones(40), np.ones(40), prompts)
+    apart = 1 - share_interval(np.ones(40), prompts).low
+    assert found == Interval(pytest.approx(-apart), 0, pytest.approx(apart))
+    assert share_difference(np.ones(40), np.zeros(40), prompts).high == 1
+
+
+def test_repeats_add_what_lies_between_them():
+    values = np.concatenate([np.zeros(50), np.ones(50)])
+    prompts, seeds = np.tile(np.arange(50), 2), np.repeat([7, 8], 50)
+    found = share_interval(values, prompts, None, seeds)
+    assert (found.low, found.value, found.high) == (0, 0.5, 1)
+    alone = share_interval(values, prompts)
+    assert alone.high - alone.low < 0.4
+    assert share_interval(values, prompts, None, ["one"] * 100) == alone
+    # Seeds that say the same add nothing.
+    twice = np.tile(np.arange(50) < 20, 2)
+    assert share_interval(twice, prompts, None, seeds) == share_interval(twice, prompts)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: share_interval([]), "at least one"),
+        (lambda: share_interval([0.5, 1.2]), r"values: .*0\.\.1"),
+        (lambda: share_interval([0.5, float("nan")]), r"values: .*0\.\.1"),
+        (lambda: share_interval([[0.5], [1.0]]), "one number"),
+        (lambda: share_interval([1.0, 0.0], ["a"]), "clusters: 1 labels for 2"),
+        (lambda: share_interval([1.0, 0.0], None, ["a"]), "groups: 1 labels for 2"),
+        (lambda: share_interval([1.0, 0.0], None, None, ["a"]), "repeats: 1 labels for 2"),
+        (lambda: share_difference([1.0], [1.0, 0.0]), "pairs"),
+        (lambda: share_difference([1.0], [-1.0]), r"b: .*0\.\.1"),
+    ],
+)
+def test_bad_input_is_a_user_error(call, words):
+    with pytest.raises(UserError, match=words):
+        call()
+
+
+def skills(rng, share, alike, shape):
+    """How often each prompt is drawn rightly: beta, with mean `share` and the correlation `alike` within a prompt."""
+    spread = (1 - alike) / alike
+    return rng.beta(share * spread, (1 - share) * spread, shape)
+
+
+def coverage(draw, truth, repeats):
+    """Share of intervals that hold the truth; draw(rng) -> Interval."""
+    rng = np.random.default_rng(0)
+    found = [draw(rng) for _ in range(repeats)]
+    return np.mean([one.low <= truth + 1e-12 and truth - 1e-12 <= one.high for one in found])
+
+
+@pytest.mark.parametrize("alike", [0.1, 0.5])
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.9, 0.95, 0.97])
+def test_twenty_prompts_hold_the_truth_also_near_the_edge(share, alike):
+    """20 prompts of 2 pictures, where the bootstrap's interval holds 0.97 in 7 of 10 draws."""
+    prompts = np.repeat(np.arange(20), 2)
+
+    def draw(rng):
+        return share_interval(rng.random(40) < skills(rng, share, alike, 20)[prompts], prompts)
+
+    assert 0.93 <= coverage(draw, share, 1500) <= 0.99
+
+
+def test_the_bootstrap_does_not_near_the_edge():
+    prompts = np.repeat(np.arange(20), 2)
+
+    def draw(rng):
+        return bootstrap(rng.random(40) < skills(rng, 0.97, 0.3, 20)[prompts], prompts, 200)
+
+    assert coverage(draw, 0.97, 500) < 0.8
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.99])
+def test_a_hundred_prompts_hold_the_truth(share):
+    """100 prompts of 4 pictures, as GenEval's tasks have."""
+    prompts = np.repeat(np.arange(100), 4)
+
+    def draw(rng):
+        return share_interval(rng.random(400) < skills(rng, share, 0.3, 100)[prompts], prompts)
+
+    assert 0.92 <= coverage(draw, share, 1500) <= 0.98
+
+
+@pytest.mark.parametrize("shares", [(0.97, 0.9, 0.5, 0.3, 0.05, 0.01), (1.0, 1.0, 1.0, 1.0, 0.9, 0.5), (0.5,) * 6])
+def test_means_of_six_tasks_hold_the_truth(shares):
+    prompts = np.repeat(np.arange(120), 2)
+    tasks = prompts // 20
+    means = np.clip(shares, 0.0001, 0.9999)
+
+    def draw(rng):
+        skill = np.where(np.array(shares)[:, None] < 1, skills(rng, means[:, None], 0.4, (6, 20)), 1).reshape(-1)
+        return share_interval(rng.random(240) < skill[prompts], prompts, tasks)
+
+    assert 0.93 <= coverage(draw, np.mean(shares), 1500) <= 0.985
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.7, 0.5), (0.97, 0.9), (0.9, 0.9)])
+def test_differences_hold_the_truth_and_gain_from_what_is_common(shares):
+    prompts = np.repeat(np.arange(50), 4)
+    widths = []
+
+    def draw(rng):
+        ease = rng.random(50)  # of each prompt, for both models; its power k has the mean 1 / (k + 1)
+        a, b = (rng.random(200) < (ease ** (1 / share - 1))[prompts] for share in shares)
+        apart = share_interval(a, prompts), share_interval(b, prompts)
+        found = share_difference(a, b, prompts)
+        widths.append((found.high - found.low) / math.hypot(*(one.high - one.low for one in apart)))
+        return found
+
+    assert 0.93 <= coverage(draw, shares[0] - shares[1], 1500) <= 0.98
+    assert np.mean(widths) < 0.97
+
+
+def test_repeats_and_prompts_together_hold_the_truth():
+    """Twelve seeds that differ, on the same 120 prompts in six tasks."""
+    prompts, seeds = np.tile(np.repeat(np.arange(120), 2), 12), np.repeat(np.arange(12), 240)
+
+    def draw(rng):
+        skill = 0.2 + 0.6 * rng.beta(2, 2, 120) + 0.05 * rng.normal(size=(12, 1))
+        return share_interval(rng.random(2880) < np.repeat(skill, 2, 1).reshape(-1), prompts, prompts % 6, seeds)
+
+    assert 0.93 <= coverage(draw, 0.5, 600) <= 0.985
