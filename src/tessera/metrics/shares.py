@@ -94,8 +94,7 @@ class _Table:
         self.group_of = np.zeros(self.cluster.max() + 1, dtype=np.int64)  # (C,)
         self.group_of[self.cluster] = self.group
         self.clusters = np.bincount(self.group_of)  # (G,)
-        self.dof = max(1, len(self.group_of) - len(self.sizes))
-        self.t = student_t(self.dof)
+        self.t = student_t(max(1, len(self.group_of) - len(self.sizes)))
 
     def share(self, values: Any, name: str) -> _Share:
         values = np.asarray(values, dtype=np.float64)
