@@ -19,7 +19,7 @@ from tessera.cutmix import placement_at
 from tessera.evaluate import seam
 from tessera.files import atomic_path
 from tessera.generate.folder import GenerateConfig, generate
-from tessera.metrics import bootstrap
+from tessera.metrics import share_interval
 from tessera.miniature import describe, draw_scene, mix_scene
 from tessera.presets import MINIATURE_WORLD
 from tessera.study.plan import Cell, cells
@@ -62,7 +62,7 @@ def main() -> None:
         scores, numbers = seams(studies, cell)
         said = []
         for name, values in (("seam score", scores), ("visible", (scores > seam.VISIBLE).astype(float))):
-            found = bootstrap(values, numbers)
+            found = share_interval(values, numbers)
             said.append(f"{name} {found.value:.2f} ({found.low:.2f} to {found.high:.2f})")
         print(f"{cell.variant.name}: {', '.join(said)}")
 

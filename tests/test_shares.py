@@ -67,8 +67,10 @@ def test_groups_count_the_same_and_mirror_each_other():
     assert found.value == pytest.approx((0.8 + 0.2) / 2)
     t = student_t(38)
     parts = [wilson(0.8, 29, t), wilson(0.2, 9, t)]
-    assert found.low == pytest.approx(0.5 - math.hypot(0.8 - parts[0][0], 0.2 - parts[1][0]) / 2)
-    assert found.high == pytest.approx(0.5 + math.hypot(parts[0][1] - 0.8, parts[1][1] - 0.2) / 2)
+    variance = (0.16 / 29 + 0.16 / 9) / 4
+    whole = wilson(0.5, 0.25 / variance, t)
+    assert found.low == pytest.approx(min(0.5 - math.hypot(0.8 - parts[0][0], 0.2 - parts[1][0]) / 2, whole[0]))
+    assert found.high == pytest.approx(max(0.5 + math.hypot(parts[0][1] - 0.8, parts[1][1] - 0.2) / 2, whole[1]))
     mirrored = share_interval(1 - values, None, tasks)
     assert bounds(mirrored) == pytest.approx((1 - found.high, 1 - found.low))
     # A prompt's name in two groups is two clusters.
@@ -177,7 +179,10 @@ def test_a_hundred_prompts_hold_the_truth(share):
     assert 0.92 <= coverage(draw, share, 1500) <= 0.98
 
 
-@pytest.mark.parametrize("shares", [(0.97, 0.9, 0.5, 0.3, 0.05, 0.01), (1.0, 1.0, 1.0, 1.0, 0.9, 0.5), (0.5,) * 6])
+@pytest.mark.parametrize(
+    "shares",
+    [(0.97, 0.9, 0.5, 0.3, 0.05, 0.01), (1.0, 1.0, 1.0, 1.0, 0.9, 0.5), (0.5,) * 6, (0.95,) * 6, (0.99,) * 6],
+)
 def test_means_of_six_tasks_hold_the_truth(shares):
     prompts = np.repeat(np.arange(120), 2)
     tasks = prompts // 20

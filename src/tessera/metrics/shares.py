@@ -7,8 +7,9 @@ whole prompts (Korn and Graubard 1998, Franco et al. 2019), with Student's t for
 rights and wrongs count for at most as many as they are; where all prompts agree, each prompt counts once.
 
 A mean of groups' shares (GenEval's overall score is one of six tasks) adds up the squared distances of the groups' ends
-from their shares (MOVER: Zou and Donner 2008). So does a difference of two models, less what they have in common by the
-correlation of their prompts (Newcombe 1998, method 10).
+from their shares (MOVER: Zou and Donner 2008); where the score interval of the mean as a whole reaches farther, as it
+does when all groups are near 0 or all near 1, its end counts. A difference of two models adds up their distances, less
+what they have in common by the correlation of their prompts (Newcombe 1998, method 10).
 
 Repeats, such as training seeds, add the variance of their means. What of it is noise of the single pictures is counted
 twice, so where repeats do not differ the interval is somewhat too wide; where they do, two or three of them say little.
@@ -40,8 +41,7 @@ def share_interval(values: Any, clusters: Labels = None, groups: Labels = None, 
     """
     table = _Table(len(np.asarray(values)), clusters, groups, repeats)
     share = table.share(values, "values")
-    spread = np.stack([share.below, share.above]) ** 2  # (2, G)
-    return table.interval(share.value, spread, share.residual, 0.0)
+    return table.interval(share.value, np.stack([share.below, share.above]) ** 2, share.residual, 0.0)
 
 
 def share_difference(
@@ -66,12 +66,13 @@ def share_difference(
 
 @dataclass(frozen=True)
 class _Share:
+    """Arrays are (G + 1,): of each group, and last of their mean as a whole."""
+
     value: np.ndarray
-    """(G,), of each group."""
     variance: np.ndarray
-    """(G,), over clusters; 0 where all agree."""
+    """Over clusters; 0 where all agree."""
     below: np.ndarray
-    """(G,): how far the interval reaches below the value."""
+    """How far the interval reaches below the value."""
     above: np.ndarray
     residual: np.ndarray
     """(N,): values less their group's."""
@@ -100,15 +101,16 @@ class _Table:
         values = np.asarray(values, dtype=np.float64)
         if values.ndim != 1 or not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise UserError(f"{name}: must be one number in 0..1 for each row")
-        value = np.bincount(self.group, values) / self.sizes
-        value = np.clip(value, 0, 1)
-        residual = values - value[self.group]
+        groups = np.clip(np.bincount(self.group, values) / self.sizes, 0, 1)
+        value = np.append(groups, groups.mean())
+        residual = values - groups[self.group]
         room = value * (1 - value)
         variance = self.covariance(residual, residual)
         variance = np.where(variance > _AGREE * room, variance, 0.0)
-        number = np.divide(room, variance, out=self.clusters.astype(np.float64), where=variance > 0)
+        number = np.append(self.clusters, len(self.group_of)).astype(np.float64)
+        np.divide(room, variance, out=number, where=variance > 0)
         if np.isin(values, (0, 1)).all():
-            number = np.minimum(number, self.sizes)
+            number[:-1] = np.minimum(number[:-1], self.sizes)
         width = self.t**2 / number
         center = (value + width / 2) / (1 + width)
         half = np.sqrt(width * room + width**2 / 4) / (1 + width)
@@ -116,18 +118,19 @@ class _Table:
         return _Share(value, variance, np.where(value > 0, below, 0), np.where(value < 1, above, 0), residual)
 
     def covariance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Of two means of residuals, over the clusters of each group: (G,); 0 for a single cluster."""
+        """Of two means of residuals, over clusters: (G + 1,), the groups' and their mean's; 0 for a single cluster."""
         products = np.bincount(self.cluster, a) * np.bincount(self.cluster, b)
         found = np.bincount(self.group_of, products) / self.sizes**2
-        return found * self.clusters / np.maximum(self.clusters - 1, 1)
+        found = found * self.clusters / np.maximum(self.clusters - 1, 1)
+        return np.append(found, found.sum() / len(found) ** 2)
 
     def interval(self, value: np.ndarray, spread: np.ndarray, residual: np.ndarray, least: float) -> Interval:
-        """The groups' values (G,) and squared distances to their ends (2, G) -> the interval of the groups' mean."""
-        mean = value.mean()
-        below, above = np.sqrt(
-            np.maximum(spread, 0).sum(1) / len(value) ** 2 + self.t**2 * self._over_repeats(residual)
-        )
-        return Interval(float(max(mean - below, least)), float(mean), float(min(mean + above, 1.0)))
+        """Values (G + 1,) and squared distances to their ends (2, G + 1) -> the interval of the groups' mean."""
+        spread = np.maximum(spread, 0)
+        spread = np.maximum(spread[:, :-1].sum(1) / len(self.sizes) ** 2, spread[:, -1])
+        below, above = np.sqrt(spread + self.t**2 * self._over_repeats(residual))
+        mean = float(value[-1])
+        return Interval(float(max(mean - below, least)), mean, float(min(mean + above, 1.0)))
 
     def _over_repeats(self, residual: np.ndarray) -> float:
         """The variance of the groups' mean over repeats; 0 for one."""
