@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tessera.config import UserError
-from tessera.metrics import Interval, bootstrap, share_difference, share_interval
+from tessera.metrics import bootstrap, share_difference, share_interval
 from tessera.metrics.resampling import student_t
 
 
@@ -33,32 +33,51 @@ def test_single_values_have_wilson_s_interval():
     values = rng.random(60) < 0.7
     found = share_interval(values)
     assert found.value == values.mean()
-    assert bounds(found) == pytest.approx(wilson(values.mean(), 59, student_t(59)), rel=1e-12)  # 59: V is unbiased
+    assert bounds(found) == pytest.approx(wilson(values.mean(), 60, student_t(59)), rel=1e-12)
 
 
-def test_where_all_prompts_agree_each_counts_once():
+def test_where_all_prompts_agree_their_pictures_count_as_half_alike():
     prompts = np.repeat(np.arange(20), 2)
-    t = student_t(19)
+    t, number = student_t(19), 40 / 1.5
     right, wrong = share_interval(np.ones(40), prompts), share_interval(np.zeros(40), prompts)
     assert (right.value, right.high) == (1, 1)
-    assert right.low == pytest.approx(1 / (1 + t**2 / 20))
+    assert right.low == pytest.approx(1 / (1 + t**2 / number))
     assert (wrong.low, wrong.value) == (0, 0)
     assert wrong.high == pytest.approx(1 - right.low)
-    assert bounds(share_interval(np.full(40, 0.1), prompts)) == pytest.approx(wilson(0.1, 20, t), rel=1e-12)
+    once = share_interval(np.ones(40))
+    assert once.low == pytest.approx(1 / (1 + student_t(39) ** 2 / 40))
     one = share_interval([1.0, 1.0, 0.0, 1.0], ["a"] * 4)  # one prompt says next to nothing of others
     assert one.low < 0.1
     assert one.high > 0.9
 
 
-def test_pictures_of_a_prompt_that_are_alike_count_once():
+def test_how_alike_the_pictures_of_a_prompt_are_decides():
     rng = np.random.default_rng(1)
     prompts = np.repeat(np.arange(50), 4)
-    alike = np.repeat(rng.random(50) < 0.8, 4)
-    assert bounds(share_interval(alike, prompts)) == pytest.approx(bounds(share_interval(alike[::4])), rel=1e-12)
-    # Rights and wrongs that are spread more evenly than chance would still count for no more than their number.
+    right = np.sort(rng.random(50) < 0.6).astype(float)
+    known, t = 50 * min(right.mean(), 1 - right.mean()), student_t(49)
+    # All four alike: V says so, but for the part that was guessed.
+    effect = (known * 199 / 49 + 2.5) / (known + 1)
+    found = share_interval(np.repeat(right, 4), prompts)
+    assert bounds(found) == pytest.approx(wilson(right.mean(), 200 / effect, t), rel=1e-12)
+    # Rights and wrongs that are spread more evenly than chance would still count for no more than their number ...
     even = np.tile([1.0, 0.0, 1.0, 0.0], 50)
-    even[0], even[7] = 0.0, 1.0  # one right of the first prompt, three of the second, two of all others
-    assert bounds(share_interval(even, prompts)) == pytest.approx(wilson(0.5, 200, student_t(49)), rel=1e-12)
+    assert bounds(share_interval(even, prompts)) == pytest.approx(wilson(0.5, 200, t), rel=1e-12)
+    # ... but values between may be more certain than single draws of the same share.
+    between = share_interval(np.full(200, 0.5), prompts)
+    assert bounds(between) == pytest.approx(wilson(0.5, 200 / (2.5 / 26), t), rel=1e-12)
+
+
+def test_unequal_numbers_of_pictures():
+    """The rarer a prompt's pictures, the less it counts: by hand, three prompts of 1, 2 and 5."""
+    prompts, values = [0, 1, 1, 2, 2, 2, 2, 2], np.array([1.0, 1, 0, 1, 1, 0, 1, 0])
+    share = 5 / 8
+    sums = np.array([1 - share, 1 - 2 * share, 3 - 5 * share])
+    variance = 3 / 2 * (sums**2).sum() / 64
+    known = 3 * (1 - share)
+    effect = (known * variance * 7 / (share * (1 - share)) + 1 + 0.5 * ((1 + 4 + 25) / 8 - 1)) / (known + 1)
+    number = 8 / max(effect, 1)
+    assert bounds(share_interval(values, prompts)) == pytest.approx(wilson(share, number, student_t(2)), rel=1e-12)
 
 
 def test_groups_count_the_same_and_mirror_each_other():
@@ -66,8 +85,8 @@ def test_groups_count_the_same_and_mirror_each_other():
     found = share_interval(values, None, tasks)
     assert found.value == pytest.approx((0.8 + 0.2) / 2)
     t = student_t(38)
-    parts = [wilson(0.8, 29, t), wilson(0.2, 9, t)]
-    variance = (0.16 / 29 + 0.16 / 9) / 4
+    parts = [wilson(0.8, 30, t), wilson(0.2, 10, t)]
+    variance = (0.16 / 30 + 0.16 / 10) / 4
     whole = wilson(0.5, 0.25 / variance, t)
     assert found.low == pytest.approx(min(0.5 - math.hypot(0.8 - parts[0][0], 0.2 - parts[1][0]) / 2, whole[0]))
     assert found.high == pytest.approx(max(0.5 + math.hypot(parts[0][1] - 0.8, parts[1][1] - 0.2) / 2, whole[1]))
@@ -85,7 +104,7 @@ def test_a_difference_by_hand():
     found = share_difference(a, b)
     assert found.value == pytest.approx(0.4)
     common, t = np.corrcoef(a, b)[0, 1], student_t(19)
-    (low_a, high_a), (low_b, high_b) = wilson(0.9, 19, t), wilson(0.5, 19, t)
+    (low_a, high_a), (low_b, high_b) = wilson(0.9, 20, t), wilson(0.5, 20, t)
     below, above = 0.9 - low_a, high_b - 0.5
     assert found.low == pytest.approx(0.4 - math.sqrt(below**2 + above**2 - 2 * common * below * above))
     above, below = high_a - 0.9, 0.5 - low_b
@@ -98,8 +117,14 @@ def test_two_models_that_never_fail_differ_by_less_than_the_prompts_can_tell():
     prompts = np.repeat(np.arange(20), 2)
     found = share_difference(np.ones(40), np.ones(40), prompts)
     apart = 1 - share_interval(np.ones(40), prompts).low
-    assert found == Interval(pytest.approx(-apart), 0, pytest.approx(apart))
+    assert found.value == 0
+    assert bounds(found) == pytest.approx((-apart, apart))
     assert share_difference(np.ones(40), np.zeros(40), prompts).high == 1
+    # Values that agree but for rounding have nothing in common.
+    third, tenth = (share_interval(np.full(40, value), prompts) for value in (1 / 3, 0.1))
+    found = share_difference(np.full(40, 1 / 3), np.full(40, 0.1), prompts)
+    low = math.hypot(third.value - third.low, tenth.high - tenth.value)
+    assert found.low == pytest.approx(1 / 3 - 0.1 - low, rel=1e-9)
 
 
 def test_repeats_add_what_lies_between_them():
@@ -208,8 +233,8 @@ def test_differences_hold_the_truth_and_gain_from_what_is_common(shares):
         widths.append((found.high - found.low) / math.hypot(*(one.high - one.low for one in apart)))
         return found
 
-    assert 0.93 <= coverage(draw, shares[0] - shares[1], 1500) <= 0.98
-    assert np.mean(widths) < 0.97
+    assert 0.93 <= coverage(draw, shares[0] - shares[1], 1500) <= 0.99
+    assert np.mean(widths) < (0.95 if shares[0] == shares[1] else 1)
 
 
 def test_repeats_and_prompts_together_hold_the_truth():

@@ -1,10 +1,11 @@
 """95% intervals of shares, and of the differences of two models' shares, near 0 and 1 too.
 
 A share is a mean of values in 0..1, mostly of rights and wrongs. Drawing prompts again says little of one near 0 or 1:
-where 20 prompts are all right, so is every resample, and the interval has no width. Here a share has Wilson's score
-interval (Wilson 1927) on the effective number of independent pictures: p (1 - p) / V, where V is the variance of p over
-whole prompts (Korn and Graubard 1998, Franco et al. 2019), with Student's t for the number of prompts. Pictures of
-rights and wrongs count for at most as many as they are; where all prompts agree, each prompt counts once.
+where 20 prompts are all right, so is every resample, and the interval has no width. Here a share p of N pictures has
+Wilson's score interval (Wilson 1927), with Student's t, on N / D pictures: as many independent ones would say as much.
+D is the design effect V (N - 1) / (p (1 - p)), V being the variance of p over whole prompts (Korn and Graubard 1998,
+Franco et al. 2019). Near 0 and 1 few prompts tell how alike the pictures of a prompt are. So D counts with as many
+prompts as make up the rarer answer, beside one prompt's worth of the D of pictures that are half alike.
 
 A mean of groups' shares (GenEval's overall score is one of six tasks) adds up the squared distances of the groups' ends
 from their shares (MOVER: Zou and Donner 2008); where the score interval of the mean as a whole reaches farther, as it
@@ -25,8 +26,10 @@ from tessera.config import UserError
 from tessera.metrics.resampling import Interval, student_t
 from tessera.metrics.tables import numbered
 
-_AGREE = 1e-12
-"""A variance that is a smaller part of p (1 - p) is rounding."""
+_ROUNDING = 1e-20
+"""A smaller variance is none."""
+_ALIKE = 0.5
+"""The correlation of the pictures of a prompt, before anything is known of it."""
 
 Labels = Sequence[Any] | np.ndarray | None
 
@@ -96,22 +99,28 @@ class _Table:
         self.group_of[self.cluster] = self.group
         self.clusters = np.bincount(self.group_of)  # (G,)
         self.t = student_t(max(1, len(self.group_of) - len(self.sizes)))
+        pictures = np.bincount(self.group_of, np.bincount(self.cluster) ** 2) / self.sizes  # of a picture's cluster
+        self.guess = 1 + _ALIKE * (pictures - 1)  # (G,), the design effect, before anything is known of it
 
     def share(self, values: Any, name: str) -> _Share:
         values = np.asarray(values, dtype=np.float64)
         if values.ndim != 1 or not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise UserError(f"{name}: must be one number in 0..1 for each row")
         groups = np.clip(np.bincount(self.group, values) / self.sizes, 0, 1)
-        value = np.append(groups, groups.mean())
         residual = values - groups[self.group]
-        room = value * (1 - value)
         variance = self.covariance(residual, residual)
-        variance = np.where(variance > _AGREE * room, variance, 0.0)
-        number = np.append(self.clusters, len(self.group_of)).astype(np.float64)
-        np.divide(room, variance, out=number, where=variance > 0)
-        if np.isin(values, (0, 1)).all():
-            number[:-1] = np.minimum(number[:-1], self.sizes)
-        width = self.t**2 / number
+        variance = np.where(variance > _ROUNDING, variance, 0.0)
+        room = groups * (1 - groups)
+        effect = np.divide(variance[:-1] * (self.sizes - 1), room, out=np.zeros_like(room), where=room > 0)
+        known = self.clusters * np.minimum(groups, 1 - groups)
+        effect = (known * effect + self.guess) / (known + 1)
+        if np.isin(values, (0, 1)).all():  # rights and wrongs say no more than single draws
+            effect = np.maximum(effect, 1)
+        widths = self.t**2 * effect / self.sizes
+        whole = (room * widths).sum() / len(groups) ** 2  # t^2 times the variance of the groups' mean
+        value = np.append(groups, groups.mean())
+        room = value * (1 - value)
+        width = np.append(widths, whole / room[-1] if room[-1] > 0 else widths.mean() / len(groups))
         center = (value + width / 2) / (1 + width)
         half = np.sqrt(width * room + width**2 / 4) / (1 + width)
         below, above = value - np.maximum(center - half, 0), np.minimum(center + half, 1) - value
