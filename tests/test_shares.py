@@ -66,6 +66,10 @@ def test_how_alike_the_pictures_of_a_prompt_are_decides():
     # ... but values between may be more certain than single draws of the same share.
     between = share_interval(np.full(200, 0.5), prompts)
     assert bounds(between) == pytest.approx(wilson(0.5, 200 / (2.5 / 26), t), rel=1e-12)
+    small = 0.02 + 0.01 * rng.random(200)  # a score near 0 that varies little
+    low, high = bounds(share_interval(small, prompts))
+    error = small.reshape(50, 4).mean(1).std(ddof=1) / 50**0.5
+    assert 1.9 * t * error < high - low < 3 * t * error
 
 
 def test_unequal_numbers_of_pictures():

@@ -27,7 +27,7 @@ from tessera.metrics.resampling import Interval, student_t
 from tessera.metrics.tables import numbered
 
 _ROUNDING = 1e-20
-"""A smaller variance is none."""
+"""A variance below it is none."""
 _ALIKE = 0.5
 """The correlation of the pictures of a prompt, before anything is known of it."""
 
@@ -100,7 +100,7 @@ class _Table:
         self.clusters = np.bincount(self.group_of)  # (G,)
         self.t = student_t(max(1, len(self.group_of) - len(self.sizes)))
         pictures = np.bincount(self.group_of, np.bincount(self.cluster) ** 2) / self.sizes  # of a picture's cluster
-        self.guess = 1 + _ALIKE * (pictures - 1)  # (G,), the design effect, before anything is known of it
+        self.guess = 1 + _ALIKE * (pictures - 1)  # (G,), the design effect of rights and wrongs, before any is known
 
     def share(self, values: Any, name: str) -> _Share:
         values = np.asarray(values, dtype=np.float64)
@@ -113,7 +113,11 @@ class _Table:
         room = groups * (1 - groups)
         effect = np.divide(variance[:-1] * (self.sizes - 1), room, out=np.zeros_like(room), where=room > 0)
         known = self.clusters * np.minimum(groups, 1 - groups)
-        effect = (known * effect + self.guess) / (known + 1)
+        single = (
+            np.bincount(self.group, residual**2) / self.sizes
+        )  # variance of single pictures; room for rights and wrongs
+        guess = self.guess * np.divide(single, room, out=np.ones_like(room), where=single > _ROUNDING)
+        effect = (known * effect + guess) / (known + 1)
         if np.isin(values, (0, 1)).all():  # rights and wrongs say no more than single draws
             effect = np.maximum(effect, 1)
         widths = self.t**2 * effect / self.sizes
