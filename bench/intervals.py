@@ -4,7 +4,8 @@
 
 Prompts are drawn rightly as often as a beta variable says, of mean `share` and correlation `alike` within a prompt:
 0 = its pictures are independent, 1 = all alike. Rows: one share; the mean of six tasks of 20 prompts; the difference of
-two models for which the same prompts are hard. Prints coverage in percent, and the mean width.
+two models for which the same prompts are hard; a share over training seeds, whose own shares differ by 0.05 (standard
+deviation) around 0.5. Prints coverage in percent, and the mean width.
 """
 
 import argparse
@@ -68,6 +69,16 @@ def difference(rng: np.random.Generator, shares: tuple[float, float], prompts: i
     return f"{score} {again}"
 
 
+def over_seeds(rng: np.random.Generator, seeds: int, repeats: int) -> str:
+    labels, seed = np.tile(np.repeat(np.arange(120), 2), seeds), np.repeat(np.arange(seeds), 240)
+    score = Tally(0.5)
+    for _ in range(repeats):
+        skill = 0.2 + 0.6 * rng.beta(2, 2, 120) + 0.05 * rng.normal(size=(seeds, 1))
+        values = (rng.random(len(labels)) < np.repeat(skill, 2, axis=1).ravel()).astype(float)
+        score.add(share_interval(values, labels, labels % 6, seed))
+    return str(score)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="simulated sets of pictures a row")
@@ -85,6 +96,8 @@ def main() -> None:
         for prompts, pictures in ((20, 2), (100, 4)):
             found = difference(rng, pair, prompts, pictures, repeats)
             print(f"{prompts:3} prompts x {pictures}, {pair[0]} minus {pair[1]}".ljust(44), found, flush=True)
+    for seeds in (1, 2, 3, 6, 12):
+        print(f"120 prompts x 2, {seeds} seeds".ljust(44), over_seeds(rng, seeds, repeats), flush=True)
 
 
 if __name__ == "__main__":
