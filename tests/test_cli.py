@@ -95,12 +95,37 @@ def test_a_home_folder_that_the_shell_left_in_a_flag(tmp_path, monkeypatch):
 def test_unknown_words_are_answered_with_near_ones(tmp_path):
     assert "miniature" in fails("run", "miniatur", "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()
-    for args in (("colect",), ("run", "miniature", "--ot", "x")):
-        result = tessera(*args)
-        assert result.returncode == 2
-        assert "nrecognized" in result.stderr
+    result = tessera("run", "miniature", "--ot", "x")
+    assert result.returncode == 2
+    assert "nrecognized" in result.stderr
     assert "ta_ia" in fails("train", "miniature:taia", "--plain", "x", "--out", tmp_path / "y")
     assert "which arm" in fails("train", "miniature", "--plain", "x", "--out", tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("trian", "train"),
+        ("Colect images", "collect"),
+        ("evaluate qualty", "evaluate quality"),
+        ("evalute quality", "evaluate"),
+        ("geneval", "evaluate geneval"),
+        ("figure_tua", "figure tau"),
+    ],
+)
+def test_a_mistyped_verb_is_answered_with_the_nearest_one(said, meant, capsys):
+    assert call(*said.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: unknown verb ")
+    assert f"did you mean {meant!r}?" in line
+
+
+def test_verbs_with_underscores_and_words_that_are_like_none(capsys):
+    assert call("extend_prompts", "--help") == 0
+    assert call("zzzz") == 2
+    said = capsys.readouterr().err
+    assert "did you mean" not in said
+    assert "known: run, " in said
 
 
 def test_bad_input_is_one_line_that_names_it(tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from tessera.cli import curate, evaluate, generate, people, shown, train, whole
-from tessera.config import UserError
+from tessera.config import UserError, nearest
 
 VERBS: dict[str, Callable[..., None]] = {
     "run": whole.run,
@@ -56,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     shown.as_json = shown.FLAG in args
     args = [_at_home(word) for word in args if word != shown.FLAG]
     try:
+        _check_verb(args)
         from tessera.runtime import stopping
 
         with stopping():
@@ -90,6 +91,22 @@ def _at_home(word: str) -> str:
     """A ~/ that the shell left as it was, as bash does in --out=~/pictures, for the home folder that it stands for."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return flag + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
+
+
+def _check_verb(args: Sequence[str]) -> None:
+    """UserError for a verb that there is not. Missing words, and those with a dash, are tyro's to judge."""
+    first, second = [*(word.replace("_", "-") for word in args[:2]), "-", "-"][:2]
+    if first.startswith("-"):
+        return
+    firsts = list(dict.fromkeys(verb.split()[0] for verb in VERBS))
+    if first not in firsts:
+        whole = {verb.split()[-1]: verb for verb in VERBS}  # of `tessera quality`, what it lacks
+        near = nearest(whole.get(first, first), [*firsts, *VERBS])
+        raise UserError(f"unknown verb {args[0]!r};{near} known: {', '.join(firsts)}")
+    group = [verb for verb in VERBS if verb.startswith(f"{first} ")]
+    verb = f"{first} {second}"
+    if group and not second.startswith("-") and verb not in group:
+        raise UserError(f"unknown verb {' '.join(args[:2])!r};{nearest(verb, group)} known: {', '.join(group)}")
 
 
 def _app() -> Any:
