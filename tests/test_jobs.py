@@ -107,6 +107,12 @@ def test_images_of_an_earlier_call_are_no_speed(make, tmp_path, monkeypatch):
     assert seen == {"found": 7, "advance": 3}
 
 
+def test_nothing_is_said_where_there_is_nothing_to_do(capsys, monkeypatch):
+    monkeypatch.delenv("TESSERA_QUIET", raising=False)
+    assert run_jobs([], 2) == []
+    assert capsys.readouterr().err == ""
+
+
 def test_or_lets_them_finish_but_not_those_that_wait_for_it(make, tmp_path):
     jobs = [make("bad", -1), make("follows", 0, after="bad"), make("other", 0.2), make("worse", -1)]
     with pytest.raises(UserError, match=r"bad input here.*; 1 more failed"):

@@ -51,6 +51,8 @@ def run_jobs(
     UserError with the last line of its log: at once, the others being stopped, or with `stop_at_failure` off at the
     end, when the others are done.
     """
+    if not jobs:
+        return []  # and say nothing of a progress without work
     waiting = list(jobs)
     running: list[_Child] = []
     failures: list[str] = []

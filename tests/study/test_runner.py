@@ -122,7 +122,7 @@ def test_again_nothing_is_done_and_one_cell_anew_gives_the_same(toy):
     folder, _ = toy
     results = (folder / "out" / "toy" / "results.json").read_bytes()
     logs = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.log")}
-    study(f"{folder / 'toy.py'}:toy", "--out", folder / "out")
+    assert "0/0" not in study(f"{folder / 'toy.py'}:toy", "--out", folder / "out")
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.log")} == logs
     (cell,) = (folder / "out" / "cells").glob("ta_ia-*")
     shutil.rmtree(cell)
