@@ -128,6 +128,57 @@ def test_verbs_with_underscores_and_words_that_are_like_none(capsys):
     assert "known: run, " in said
 
 
+MINE = """
+from tessera.miniature import WorldConfig
+
+def big():
+    return {}["width"]
+
+def tiny():
+    return WorldConfig(size=1)
+
+def long():
+    raise RuntimeError("one line\\nand another")
+
+def asks(width):
+    return width
+"""
+
+
+@pytest.mark.parametrize("verb", ["run", "study", "train"])
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("big", "line 5: KeyError: 'width' (TESSERA_DEBUG=1 shows where)"),
+        ("tiny", "world.size is 1: give at least 16 pixels"),
+        ("long", "line 11: RuntimeError: one line and another (TESSERA_DEBUG=1 shows where)"),
+        ("asks", "TypeError: asks() missing 1 required positional argument: 'width' (TESSERA_DEBUG=1 shows where)"),
+    ],
+)
+def test_what_a_users_own_function_raises_is_no_defect_of_tessera(verb, function, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    rest = ["--plain", "encoded", "--out", "out"] if verb == "train" else ["--out", "out"]
+    assert call(verb, f"mine.py:{function}", *rest) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f" mine.py:{function}: {said}" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_users_own_file_raises_and_its_trace(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("width = 1\nwidth / 0\n")
+    assert call("run", "mine.py:big") == 2
+    said = "error: preset mine.py:big: line 2: ZeroDivisionError: division by zero (TESSERA_DEBUG=1 shows where)\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setenv("TESSERA_DEBUG", "1")
+    assert call("run", "mine.py:big") == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback ")
+    assert "    width / 0\n" in shown
+    assert shown.endswith(said)
+
+
 def test_bad_input_is_one_line_that_names_it(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()

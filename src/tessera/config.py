@@ -14,9 +14,10 @@ import math
 import numbers
 import operator
 import sys
+import traceback
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -60,6 +61,15 @@ def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
         return _load_attribute(Path(file), attribute, what)
     known = ", ".join(registry)
     raise UserError(f"unknown {what} {name!r};{nearest(name, registry)} known: {known}, or FILE.py:FUNCTION")
+
+
+def call(name: str, registry: Mapping[str, Callable[[], T]], what: str = "preset") -> T:
+    """What the function that `lookup` finds returns. UserError too for what the user's own function raises."""
+    function = lookup(name, registry, what)
+    if name in registry:
+        return function()
+    with _blaming(Path(name.rpartition(":")[0]), f"{what} {name}"):
+        return function()
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -215,6 +225,23 @@ def _type_name(hint: Any) -> str:
     return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"
 
 
+@contextlib.contextmanager
+def _blaming(file: Path, called: str) -> Iterator[None]:
+    """Turns what the user's own `file` raises into a UserError that names its line: it is no defect of tessera."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{called}: {error}") from error
+    except Exception as error:
+        if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == file.resolve():
+            raise UserError(f"{called}: line {error.lineno} is not Python: {error.msg}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+        where = f"line {lines[-1]}: " if lines else ""
+        said = " ".join(str(error).split())
+        raise UserError(f"{called}: {where}{type(error).__name__}: {said} (TESSERA_DEBUG=1 shows where)") from error
+
+
 def _load_attribute(file: Path, attribute: str, what: str) -> Any:
     if not file.is_file():
         raise UserError(f"{what} {file}:{attribute}: there is no file {file}")
@@ -224,10 +251,8 @@ def _load_attribute(file: Path, attribute: str, what: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of the file look their own module up
-    try:
+    with _blaming(file, f"{what} {file}:{attribute}"):
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"{what} {file}:{attribute}: line {error.lineno} is not Python: {error.msg}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tessera.config import UserError, lookup
+from tessera.config import UserError, call, lookup
 from tessera.curate.augment import AugmentConfig
 from tessera.curate.caption import Captioner
 from tessera.curate.collect import CollectConfig
@@ -284,7 +284,7 @@ def load_run_preset(
     Raises UserError for an unknown name (the nearest one is said), or where `images` is missing,
     or it or what is said about it not wanted.
     """
-    config = lookup(name, RUN_PRESETS)()
+    config = call(name, RUN_PRESETS)
     if not isinstance(config, RunConfig):
         raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a RunConfig")
     if config.collect.world is not None:
@@ -310,7 +310,7 @@ def load_train_preset(name: str, *, num_images: int | None = None, seed: int | N
     """The training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget or seed where given."""
     preset, colon, arm_name = name.partition(":")
     if preset.endswith(".py"):
-        config = lookup(name, {}, "train preset")()
+        config = call(name, {}, "train preset")
         if not isinstance(config, TrainConfig):
             raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a TrainConfig")
     else:

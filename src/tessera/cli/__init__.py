@@ -1,12 +1,14 @@
 """The command `tessera`: one verb per stage, each on directories, and `run` which chains them.
 
 Torch and the stages are imported inside the verbs, so that `tessera --help` answers at once. Exit codes: 0 done, 2 bad
-input or stopped by Ctrl-C (the same command goes on from there), 1 a defect of tessera itself.
+input or stopped by Ctrl-C (the same command goes on from there), 1 a defect of tessera itself. TESSERA_DEBUG=1 shows
+where an error was raised.
 """
 
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -67,6 +69,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
                 raise
             sys.stdout.flush()
     except UserError as error:
+        if _debugging():
+            traceback.print_exc()
         _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("stopped; nothing that was done is lost, the same command goes on from here", 2, "")
@@ -77,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             _fail(f"no space left on the disk ({error.filename or 'while writing'}); make room, then run it again", 2)
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
     except Exception as error:
-        if os.environ.get("TESSERA_DEBUG") == "1":
+        if _debugging():
             raise
         if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name or "")):
             from tessera.runtime import install_command
@@ -142,6 +146,10 @@ def _extra_with(module: str) -> str | None:
     from tessera.doctor import EXTRAS
 
     return next((extra for extra, (modules, _) in EXTRAS.items() if module.partition(".")[0] in modules), None)
+
+
+def _debugging() -> bool:
+    return os.environ.get("TESSERA_DEBUG") == "1"
 
 
 def _nobody_reads() -> bool:

@@ -8,7 +8,7 @@ about two and a half minutes of an idle core.
 from collections.abc import Callable
 from dataclasses import replace
 
-from tessera.config import UserError, lookup
+from tessera.config import UserError, call
 from tessera.curate.augment import AugmentConfig
 from tessera.curate.collect import CollectConfig
 from tessera.evaluate.likeness import LikenessConfig
@@ -320,7 +320,7 @@ STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
 
 def load_study(name: str) -> Study | NoiseStudy:
     """The study called `name`, or that of FILE.py:FUNCTION. UserError for an unknown name."""
-    study = lookup(name, STUDIES, "study")()
+    study = call(name, STUDIES, "study")
     if not isinstance(study, Study | NoiseStudy):
         raise UserError(f"study {name}: gives a {type(study).__name__}, wanted is a Study")
     return study
