@@ -179,6 +179,20 @@ def test_what_a_users_own_file_raises_and_its_trace(tmp_path, capsys, monkeypatc
     assert shown.endswith(said)
 
 
+@pytest.mark.parametrize("words", ["caption images --captioner llava", "encode images captions"])
+@pytest.mark.parametrize(("engine", "fix"), [("processes", "CUDA_VISIBLE_DEVICES=1"), ("ray", "leave --engine out")])
+def test_one_gpu_for_workers_that_get_one_each(words, engine, fix, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("collect", "miniature", "--num-images", 8, "--out", "images") == 0
+    assert call("caption", "images", "--out", "captions") == 0
+    capsys.readouterr()
+    assert call(*words.split(), "--engine", engine, "--device", "cuda:1", "--out", "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --device cuda:1: with --engine {engine} ")
+    assert fix in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_input_is_one_line_that_names_it(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()

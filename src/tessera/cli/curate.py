@@ -122,7 +122,7 @@ def caption(
         model: For llava, a repository or folder; for openai, the server's name of the model.
         server: For openai, the server's base URL, such as http://127.0.0.1:8000/v1.
         concurrency: For openai, questions asked at a time.
-        device: For llava: cuda, cuda:N, mps, cpu; the best there is by default.
+        device: For llava: cuda, mps, cpu, or in this process cuda:N; the best there is by default.
         engine: For llava and openai: in this process, in processes, or on a Ray cluster.
         workers: Processes or Ray actors; one for each GPU by default, without GPUs one for each core.
         address: Of the Ray cluster.
@@ -197,7 +197,7 @@ def encode(
         text: Text encoder, such as words:64 or google/flan-t5-xl.
         text_encoding: How token embeddings are stored; none: texts are encoded on the fly in training.
         compute: What pretrained networks compute in.
-        device: Where they do: cuda, cuda:N, mps, cpu; the best there is by default.
+        device: Where they do: cuda, mps, cpu, or in this process cuda:N; the best there is by default.
         engine: In this process, in processes, or on a Ray cluster.
         workers: Processes or Ray actors; one for each GPU by default, without GPUs one for each core.
         address: Of the Ray cluster.

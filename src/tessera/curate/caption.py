@@ -139,6 +139,7 @@ def _by_model(
     mixed = read_recipe(recipe) if recipe is not None else None
     half_view = mixed.config.half_view if mixed else "aligned"
     if config.captioner == "llava":
+        engine.check_device(device)
         model = config.model or LLAVA
         llava = Llava(model, device)
         config, revision = replace(config, model=llava.folder.id), llava.revision

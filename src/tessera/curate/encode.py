@@ -124,6 +124,7 @@ def encode(
     networks latent_codec_sha256, text_encoder_sha256 of their files. UserError: captions of other pictures, pictures
     without a caption, a damaged picture, a picture side that the codec cannot take.
     """
+    engine.check_device(device)
     out, images, captions = Path(out), Path(images), Path(captions)
     inputs = {"images": images, "captions": captions}
     made_from = {"images": images}

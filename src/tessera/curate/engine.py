@@ -58,6 +58,16 @@ class Engine:
         if self.part is not None and not 0 <= self.part[0] < self.part[1]:
             raise UserError(f"shard is {self.part[0]}/{self.part[1]}: give i/n with 0 <= i < n, such as 0/8")
 
+    def check_device(self, device: str | None) -> None:
+        """UserError for one GPU by its number where each worker gets a GPU of its own, the only one that it sees."""
+        kind, colon, number = (device or "").partition(":")
+        if kind == "cuda" and colon and self.kind != "here":
+            choice = f", or choose GPUs with CUDA_VISIBLE_DEVICES={number}" if self.kind == "processes" else ""
+            raise UserError(
+                f"--device {device}: with --engine {self.kind} each worker gets a GPU of its own; leave --device out"
+                f"{choice}, or leave --engine out to work on {device} alone"
+            )
+
 
 HERE = Engine()
 
