@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from tessera.evaluate.calibrate import measure_judge
 from tessera.evaluate.colors import SIZE
-from tessera.evaluate.detector import GRID, WEIGHTS, Detector
+from tessera.evaluate.detector import GRID, Detector
+from tessera.evaluate.shipped import WEIGHTS
 from tessera.files import atomic_path
 from tessera.miniature import BACKGROUNDS, COLORS, SHAPES, WorldConfig, draw_composed, render
 from tessera.records import Scene

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tessera.evaluate.calibrate import altered, held_out, judge_accuracy, metadata_of, relation_of
-from tessera.evaluate.detector import GRID, WEIGHTS, Detector, decode, detect, detector_sha256, load_detector
+from tessera.evaluate.detector import GRID, Detector, decode, detect, load_detector
 from tessera.evaluate.geneval import judge
+from tessera.evaluate.shipped import WEIGHTS, detector_sha256
 from tessera.miniature import BACKGROUNDS, COLORS, SHAPES, WorldConfig, render
 from tessera.records import Scene
 

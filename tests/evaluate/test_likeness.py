@@ -69,6 +69,19 @@ def test_what_was_asked_for_lies_at_the_floor_and_worse_pictures_lie_farther(ima
     assert found["one"]["distance"] > 2 * found["right"]["floor"]
 
 
+def test_a_distance_by_an_older_judge_is_refused(images, tmp_path):
+    world = held_out(WorldConfig(num_images=20))
+    config = LikenessConfig(prompts=4, references=10)
+    put_samples(tmp_path / "samples", [render(draw_scene(world, number)) for number in range(4)])
+    for _ in range(2):
+        likeness(tmp_path / "out", tmp_path / "samples", images, config)
+    found = read_likeness(tmp_path / "out")
+    found["protocol"]["detector_sha256"] = "older"
+    (tmp_path / "out" / "likeness.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match="out: was made otherwise: detector_sha256"):
+        likeness(tmp_path / "out", tmp_path / "samples", images, config)
+
+
 def test_other_samples_are_refused(images, tmp_path):
     put_samples(tmp_path / "few", np.zeros((3, 32, 32, 3), np.uint8))
     with pytest.raises(UserError, match="holds 3 pictures; generate one for each of 60 held-out prompts"):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,34 @@ def test_two_runs_give_the_same_bytes_and_the_second_call_nothing(tmp_path: Path
     assert (out / "scores.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="judge_renders"):
         evaluate(out, drawn, EvaluateConfig(judge_renders=12))
+
+
+@pytest.mark.parametrize("field", ["metric", "detector_sha256"])
+def test_scores_by_an_older_judge_are_refused(field: str, tmp_path: Path, perfect: Path):
+    """Not silently taken for what this version would give."""
+    shutil.copytree(perfect, tmp_path / "scores")
+    evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
+    scores = json.loads((perfect / "scores.json").read_text())
+    scores["protocol"][field] = "older"
+    (tmp_path / "scores" / "scores.json").write_text(json.dumps(scores))
+    message = (
+        rf'scores: was made otherwise: {field}: the directory has "older", this call has .* \(choose another --out'
+    )
+    with pytest.raises(UserError, match=message):
+        evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
+    del scores["protocol"][field]
+    (tmp_path / "scores" / "scores.json").write_text(json.dumps(scores))
+    with pytest.raises(UserError, match=f"{field}: the directory has nothing"):
+        evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
+
+
+def test_finished_scores_are_looked_at_without_torch(perfect: Path):
+    program = "import sys; from pathlib import Path\n"
+    program += "from tessera.evaluate.miniature import EvaluateConfig, evaluate\n"
+    program += "evaluate(*map(Path, sys.argv[1:]), EvaluateConfig(judge_renders=10)); print('torch' in sys.modules)"
+    words = [str(perfect), str(perfect.parent / "samples")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_plain_prompts_only_get_a_seam_score(tmp_path: Path):

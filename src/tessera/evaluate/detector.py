@@ -5,10 +5,6 @@ which colour, where the centre is and how wide the object is. Neighbouring cells
 `scripts/train_detector.py` makes the weights that ship in `tessera/assets`.
 """
 
-import functools
-import hashlib
-from importlib import resources
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,13 +13,13 @@ from torch import Tensor, nn
 
 from tessera.evaluate.colors import shrink
 from tessera.evaluate.geneval import MAX_DETECTIONS, Detection
+from tessera.evaluate.shipped import detector_weights
 from tessera.miniature import COLORS, SHAPES
 
 GRID = 16
 """Cells of the output along each side."""
 MIN_SCORE = 0.05
 """Detections below this are not reported; the judge's own thresholds are higher."""
-WEIGHTS = "miniature_detector.safetensors"
 _NOTHING = len(SHAPES)  # the class of a cell in which no object has its middle
 
 
@@ -67,18 +63,8 @@ def _unit(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def load_detector() -> Detector:
     """The shipped network, in eval mode on the CPU."""
     network = Detector()
-    network.load_state_dict({name: value.float() for name, value in load(_weights()).items()}, strict=False)
+    network.load_state_dict({name: value.float() for name, value in load(detector_weights()).items()}, strict=False)
     return network.eval()
-
-
-@functools.cache
-def detector_sha256() -> str:
-    """SHA-256 of the shipped weights: part of every score's protocol."""
-    return hashlib.sha256(_weights()).hexdigest()
-
-
-def _weights() -> bytes:
-    return (resources.files("tessera") / "assets" / WEIGHTS).read_bytes()
 
 
 def to_input(images: np.ndarray) -> Tensor:

@@ -15,12 +15,14 @@ from PIL import Image
 
 from tessera.config import UserError, to_dict
 from tessera.evaluate.prompts import FILE, world_of
+from tessera.evaluate.shipped import check_judge, detector_sha256
 from tessera.files import atomic_path, open_stage, read_json, write_json
 from tessera.metrics import frechet_distance
 from tessera.miniature import WorldConfig, describe, draw_scene, render
 from tessera.runtime import set_threads
 
 METRIC = "likeness-miniature-1"
+SCORES = "likeness.json"
 TAG = "held_out"
 _SEED = 2**32
 """Added to the world's seed: no training picture is drawn there."""
@@ -73,9 +75,8 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
     settings = described(config)
     stage = open_stage(out, stage="likeness", config=settings, inputs={"samples": samples, "images": images})
     if stage.done:
+        check_judge(out / SCORES, METRIC)
         return
-    from tessera.evaluate.detector import detector_sha256
-
     set_threads(config.threads)
     world = held_out(world_of(images))
     drawn = features(np.stack([_read(path, world.size) for path in _pictures(samples, config.prompts)]))
@@ -87,7 +88,7 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
         "distance": round(frechet_distance(references, drawn), 6),
         "floor": round(frechet_distance(references, asked), 6),
     }
-    write_json(out / "likeness.json", found)
+    write_json(out / SCORES, found)
     stage.finish({"images": len(drawn)}, facts={"metric": METRIC})
 
 
@@ -98,7 +99,7 @@ def described(config: LikenessConfig) -> dict[str, Any]:
 
 def read_likeness(path: Path) -> dict[str, Any]:
     """The likeness.json of the directory `path`."""
-    return read_json(path / "likeness.json")
+    return read_json(path / SCORES)
 
 
 def features(pictures: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from tessera.evaluate.calibrate import judge_accuracy, relation_of
 from tessera.evaluate.colors import ColorObject, both_colors, color_objects, color_score, colors_in_relation
 from tessera.evaluate.intervals import WILSON
 from tessera.evaluate.prompts import RELATIONS, prompts_sha256
+from tessera.evaluate.shipped import WEIGHTS, check_judge, detector_sha256
 from tessera.files import open_stage, read_json, read_manifest, write_json
 from tessera.metrics import Interval, share_difference, share_interval
 from tessera.miniature import COLORS, SHAPES, WorldConfig
@@ -66,12 +67,14 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
     """Judges the directory `samples` (GenEval's layout, of `generate`) and writes `out`/scores.json.
 
     Lines without "include" (plain prompts) only get a seam score. Raises UserError for a folder without pictures, a
-    line that is not JSON, a class or colour that the judge does not know, or pictures of different sizes.
+    line that is not JSON, a class or colour that the judge does not know, pictures of different sizes, or finished
+    scores by an older judge.
     """
     out, samples = Path(out), Path(samples)
     described = {name: value for name, value in to_dict(config).items() if name != "threads"}
     stage = open_stage(out, stage="evaluate", config=described, inputs={"samples": samples})
     if stage.done:
+        check_judge(out / FILE, METRIC)
         return
     # torch is only imported once there is something to judge.
     from tessera.evaluate.detector import detect, load_detector
@@ -234,8 +237,6 @@ def _protocol(
     config: EvaluateConfig, world: WorldConfig, lines: Mapping[int, dict[str, Any]], images: int, extended: bool
 ) -> dict[str, Any]:
     import torch
-
-    from tessera.evaluate.detector import WEIGHTS, detector_sha256
 
     own = [{key: value for key, value in line.items() if key != "text"} for _, line in sorted(lines.items())]
     extensions = [line.get("extended", {}) for line in own] if extended else []
