@@ -92,7 +92,8 @@ def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) ->
 
     Pictures that are there already, from an interrupted call, are kept. UserError: the source is missing, empty, mixed
     or of no known layout, two pictures have one key, nothing names the classes, a class has no readable picture, or the
-    source has changed since `out` was completed.
+    source has changed since `out` was completed: other names, labels or sizes. Times are left out, as copies differ in
+    them, so a picture edited in place to as many bytes goes unnoticed then.
     """
     if source_dir is None:
         if config.source != MINIATURE:
