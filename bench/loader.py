@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tessera.arrow import write_shard
+from tessera.encoded import EncodedRecord, pack_floats
 from tessera.files import open_stage
 from tessera.runtime import philox
-from tessera.shards import EncodedRecord, open_encoded, pack_floats, shard_name, write_shard
+from tessera.shards import open_encoded, shard_name
 from tessera.train.batches import Loader, Reader, passes
 from tessera.train.data import Algorithm1, Normalisation
 

@@ -6,19 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessera.arrow import write_shard
 from tessera.config import UserError
+from tessera.encoded import EncodedRecord, dequantize, pack_floats, quantize, unpack_floats
 from tessera.files import open_stage
-from tessera.shards import (
-    EncodedRecord,
-    dequantize,
-    open_encoded,
-    pack_floats,
-    quantize,
-    shard_name,
-    unpack_floats,
-    write_encoded,
-    write_shard,
-)
+from tessera.shards import open_encoded, shard_name, write_encoded
 
 SHAPE = (3, 4, 2)
 WIDTH = 70  # not a multiple of 64: the last group is short

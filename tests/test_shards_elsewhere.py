@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tessera.shards import GROUP, EncodedRecord, dequantize, open_encoded, quantize, write_encoded
+from tessera.encoded import GROUP, EncodedRecord, dequantize, quantize
+from tessera.shards import open_encoded, write_encoded
 
 ROOT = Path(__file__).parents[1]
 REAL = next((path for up in (ROOT, ROOT.parent) if (path := up / "shared/data/flan_t5_xl").is_dir()), None)

@@ -9,8 +9,9 @@ import torch
 from training_sets import WIDTH, make_records, write_set
 
 from tessera.config import UserError
+from tessera.encoded import quantize
 from tessera.runtime import philox
-from tessera.shards import open_encoded, quantize
+from tessera.shards import open_encoded
 from tessera.train import batches
 from tessera.train.batches import Loader, PackedText, Reader, load_batch, passes
 from tessera.train.data import Algorithm1

@@ -13,8 +13,9 @@ from training_sets import SHAPE, WIDTH, make_records, write_set
 
 from tessera.config import UserError
 from tessera.diffusion.schedule import SCHEDULES, linear
+from tessera.encoded import pack_floats
 from tessera.runtime import philox
-from tessera.shards import open_encoded, pack_floats
+from tessera.shards import open_encoded
 from tessera.train.batches import load_batch
 from tessera.train.data import BLOCK, Algorithm1, Normalisation, latent_limit
 from tessera.train.sets import check_sets

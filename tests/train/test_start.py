@@ -8,11 +8,11 @@ import torch
 from training_sets import DIT, RIN, config_of, make_records, write_set
 
 from tessera.config import UserError
+from tessera.encoded import EncodedRecord, quantize
 from tessera.files import open_stage, read_manifest
 from tessera.models.build import build_network, resize_positions
 from tessera.models.layers import sincos_positions_2d
 from tessera.runtime import philox
-from tessera.shards import EncodedRecord, quantize
 from tessera.train import checkpoint
 from tessera.train.export import ExportConfig, export
 from tessera.train.loop import Means, train

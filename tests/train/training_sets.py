@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tessera.encoded import EncodedRecord, pack_floats, quantize
 from tessera.files import open_stage, sha256_file
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.runtime import philox
-from tessera.shards import SHARD_SHA256, EncodedRecord, pack_floats, quantize, write_encoded
+from tessera.shards import SHARD_SHA256, write_encoded
 from tessera.train.loop import TrainConfig
 from tessera.train.optim import OptimConfig
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.arrow import write_shard
 from tessera.config import UserError, to_dict
 from tessera.curate.augment import RecipeRow, read_recipe
 from tessera.curate.caption import check_made_from, read_captions
@@ -25,11 +26,12 @@ from tessera.curate.collect import is_complete, read_images
 from tessera.curate.engine import HERE, Engine, run_shards
 from tessera.curate.pictures import read_png
 from tessera.cutmix import compose
+from tessera.encoded import EncodedRecord, TextEncodingKind, pack_floats, quantize
 from tessera.files import open_stage, read_manifest, sha256_file
 from tessera.frozen.text import TextEncoder, load_text_encoder
 from tessera.frozen.vae import LatentCodec, load_codec
 from tessera.runtime import philox, progress
-from tessera.shards import SHARD_SHA256, EncodedRecord, TextEncodingKind, pack_floats, quantize, shard_name, write_shard
+from tessera.shards import SHARD_SHA256, shard_name
 
 CACHE_BYTES = 512 * 2**20
 """Decoded pictures that are kept: all of a small set, else about as many as a shard needs."""

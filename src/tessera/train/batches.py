@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
+from tessera.encoded import GROUP, EncodedRecord
 from tessera.records import Batch, TextEncoding
 from tessera.runtime import philox, rank, world_size
-from tessera.shards import GROUP, EncodedRecord, EncodedStore
+from tessera.shards import EncodedStore
 from tessera.train.data import AS_STORED, Algorithm1, Normalisation
 from tessera.train.sets import Subset
 

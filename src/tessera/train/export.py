@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 
 from tessera.config import UserError, from_dict, to_dict
+from tessera.encoded import unpack_floats
 from tessera.files import open_stage, read_manifest
 from tessera.models.build import build_network
-from tessera.shards import unpack_floats
 from tessera.train import checkpoint
 from tessera.train.settings import TrainConfig
 from tessera.train.state import average_name

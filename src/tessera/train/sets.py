@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
-from tessera.shards import EncodedRecord, EncodedStore
+from tessera.encoded import EncodedRecord
+from tessera.shards import EncodedStore
 
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
 NETWORKS = ("latent_codec", "text_encoder")
