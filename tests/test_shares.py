@@ -102,7 +102,7 @@ def test_groups_count_the_same_and_mirror_each_other():
 
 
 def test_a_difference_by_hand():
-    """Newcombe's method 10: the ends' distances, less what the two have in common."""
+    """Newcombe's: the ends' distances, less what the two have in common."""
     a = np.array([1.0] * 18 + [0.0] * 2)
     b = np.array([1.0] * 10 + [0.0] * 10)
     found = share_difference(a, b)
