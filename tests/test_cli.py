@@ -252,6 +252,10 @@ def test_every_verb_answers_scripts_with_one_object(export, tmp_path, capsys, mo
     assert told("prompts images --per-task 1 --out prompts")["counts"] == {"prompts": 6}
     assert told("extend-prompts short.txt --extender rules --out long")["counts"] == {"prompts": 1}
     assert told("generate export --prompts short.txt --per-prompt 1 --out samples")["counts"]["images"] == 1
+    assert told("generate export --prompts prompts/prompts.jsonl --per-prompt 1 --out asked")["counts"]["prompts"] == 6
+    judged = told("evaluate miniature asked --out scores")["numbers"]
+    assert {"overall", "color_attr", "seam"} <= {number["metric"] for number in judged}
+    assert all(number["low"] <= number["value"] <= number["high"] for number in judged)
     assert told("figure tau --pictures 16 --out tau")["directory"] == "tau"
     plan = told("plan --images 1000")
     assert plan["bytes"]["images"] > 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -175,7 +176,10 @@ def test_the_command(tmp_path, questions, capsys):
     samples, blip, out = write_samples(tmp_path / "samples", LINES), save_blip(tmp_path / "blip"), tmp_path / "scores"
     words = ["--samples", samples, "--questions", questions, "--vqa-model", blip, "--out", out]
     assert command(*words) == 0
-    assert capsys.readouterr().out == f"{out}: 16 answers, 6 images, 3 prompts\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{out}: 16 answers, 6 images, 3 prompts"
+    overall = [line for line in said if re.fullmatch(r"  Overall \((fixed|official)\) +[\d.]+  [\d.]+ to [\d.]+", line)]
+    assert len(overall) == 2
     metrics = {number.metric for number in read_scores(out).numbers}
     assert {f"dpg/{count}/{name}" for count in ("official", "fixed") for name in ("overall", "entity")} <= metrics
     before = tree(out)

@@ -8,9 +8,10 @@ import pytest
 
 from tessera.config import UserError
 from tessera.evaluate import miniature
-from tessera.evaluate.intervals import mean_interval, paired_difference
+from tessera.evaluate.intervals import WILSON, mean_interval, paired_difference
 from tessera.evaluate.scores import (
     FILE,
+    OLD_INTERVAL,
     Extender,
     Number,
     Protocol,
@@ -32,9 +33,8 @@ def scores(name="ta", values=(1.0, 2, 3, 4, 5, 6), over="items", tags=("x",) * 6
         {"prompt": i // 2, "sample": i % 2, "tag": tag, "values": {"clip_score": v}}
         for i, (v, tag) in enumerate(zip(values, tags))
     )
-    number = Number(
-        metric="clip_score", value=3.5, low=2, high=5, n=6, clusters=3, over=over, protocol=protocol(**(by or {}))
-    )
+    about = {"n": 6, "clusters": 3, "over": over, "interval": "bootstrap over prompts, 9 resamples"}
+    number = Number(metric="clip_score", value=3.5, low=2, high=5, **about, protocol=protocol(**(by or {})))
     return Scores(kind="quality", name=name, numbers=(number,), items=items, num_images=1000)
 
 
@@ -169,6 +169,7 @@ def test_the_miniature_s_file_reads_as_the_same_numbers(tmp_path):
         verdicts = [
             {"prompt": i, "sample": k, "file": f"{i:05d}/samples/{k:04d}.png", "tag": tags[i % 6]}
             | {"correct": bool(rng.random() < skill), "reason": "r", "seam": 0.05 * k, "both_colors": None}
+            | {"color_score": 0.5 * rng.integers(3) if i % 6 == 5 else None}
             for i in range(24)
             for k in range(2)
         ]
@@ -182,12 +183,17 @@ def test_the_miniature_s_file_reads_as_the_same_numbers(tmp_path):
         read.append(read_scores(tmp_path / name / "short"))
     assert [s.name for s in read] == ["ta", "ta_ia"]
     expected = miniature.paired(*old)
-    for metric in ("overall", "counting", "seam"):
+    for metric in ("overall", "counting", "seam", "color_score"):
         assert read[0].number(metric).value == old[0][metric]["value"]
         found = paired_difference(*read, metric)
         bounds = tuple(expected[metric][x] for x in ("low", "value", "high"))
         assert (found.low, found.value, found.high) == pytest.approx(bounds)
     assert read[0].number("both_colors") is None
+    old[0]["protocol"]["interval"] = {"method": "95% bootstrap over prompts", "resamples": 1000, "seed": 0}
+    old[1]["protocol"]["interval"] = {"method": f"95%, {WILSON}"}
+    for data, how in zip(old, (OLD_INTERVAL, WILSON)):
+        (tmp_path / "how.json").write_text(json.dumps(data))
+        assert read_scores(tmp_path / "how.json").number("overall").interval == how
     del old[0]["verdicts"][5]["correct"]
     (tmp_path / "damaged.json").write_text(json.dumps(old[0]))
     with pytest.raises(UserError, match=r"damaged\.json: is damaged \(KeyError: 'correct'\)"):

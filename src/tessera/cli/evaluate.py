@@ -65,7 +65,7 @@ def miniature(samples: Annotated[Path, "positional"], out: Path) -> None:
     from tessera.evaluate.miniature import evaluate as evaluate_all
 
     evaluate_all(out, samples, EvaluateConfig())
-    say(out)
+    say_scores(out)
 
 
 def geneval(
@@ -122,7 +122,7 @@ def dpg(
 
     config = DpgConfig(backend=vqa, model=vqa_model, server=server)
     if evaluate_dpg(out, samples, questions, config, device=device):
-        say(out)
+        say_scores(out)
 
 
 def quality(

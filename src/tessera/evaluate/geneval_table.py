@@ -193,7 +193,7 @@ def side_by_side(out: Path) -> str:
             for cell in cells
         ]
         lines.append(f"{task:<14}" + "".join(f"{cell:>24}" for cell in shown))
-    return "\n".join(lines)
+    return "\n".join([*lines, "In percent, with 95% intervals over prompts."])
 
 
 def _folders(samples: Path | None, extended: Path | None) -> dict[str, Samples]:

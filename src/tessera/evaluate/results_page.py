@@ -32,7 +32,7 @@ from tessera.evaluate.results import (
     printed_tables,
     shown,
 )
-from tessera.evaluate.results_text import INTERVALS, as_csv, as_markdown
+from tessera.evaluate.results_text import about_intervals, as_csv, as_markdown
 from tessera.evaluate.scores import FILE, Scores, read_scores
 from tessera.files import MANIFEST, atomic_path, open_stage, read_manifest, sha256_file
 
@@ -73,7 +73,7 @@ def results(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), forc
     colors = _colors(scores)
     page = {
         "title": "Scores of " + ", ".join(dict.fromkeys(item.name for item in scores)),
-        "intervals": INTERVALS,
+        "intervals": about_intervals(tables),
         "version": tessera.__version__,
         "measured": [_shown(table, own, colors) for table, own in zip(tables, pairs) if not table.printed],
         "printed": [_shown(table, (), {}) for table in tables if table.printed],

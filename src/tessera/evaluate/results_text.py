@@ -5,18 +5,40 @@ import io
 from collections.abc import Sequence
 
 from tessera.evaluate.differences import Pair, about, signed_interval, signed_text, sizes_of, with_minus
+from tessera.evaluate.intervals import MOST, WILSON
 from tessera.evaluate.results import Table, label
 
-INTERVALS = (
-    "Ranges are 95% intervals over prompts: of shares and percentages score intervals (Wilson's), of CLIPScores the"
-    " bootstrap's; of distances to a reference, precision, recall, density and coverage the jackknife's, the reference"
-    " held fixed."
-)
+
+def about_intervals(tables: Sequence[Table]) -> str:
+    """What the ranges of measured numbers are, by how those came about; "" where there are none."""
+    hows = {
+        ("share" if scores.kind in MOST else "", number.interval or "")
+        for table in tables
+        for scores in table.members
+        for number in scores.numbers
+        if number.low is not None
+    }
+    old = [share and how != WILSON for share, how in hows]
+    captions = [not share and how.startswith("bootstrap") for share, how in hows]
+    distances = [how for _, how in hows if how.startswith("jackknife")]
+    over = " (over pictures, where nothing is known of prompts)" if any("pictures" in how for how in distances) else ""
+    parts = (
+        (("share", WILSON) in hows, "of shares and percentages score intervals (Wilson's)"),
+        (any(old), "of shares that an earlier version measured the bootstrap's, too narrow near 0 and 1"),
+        (any(captions), "of CLIPScores the bootstrap's"),
+        (
+            any(distances),
+            "of distances to a reference, precision, recall, density and coverage the jackknife's, the reference held"
+            f" fixed{over}",
+        ),
+    )
+    found = [text for there, text in parts if there]
+    return f"Ranges are 95% intervals over prompts: {'; '.join(found)}." if found else ""
 
 
 def as_markdown(tables: Sequence[Table], pairs: Sequence[Sequence[Pair]]) -> str:
     """Of each table its pairs in the same order."""
-    lines = ["# Scores", "", f'{INTERVALS} Tables marked "as printed" are the paper\'s.', ""]
+    lines = ["# Scores", "", f'{about_intervals(tables)} Tables marked "as printed" are the paper\'s.'.strip(), ""]
     for table, own in zip(tables, pairs, strict=True):
         sizes = table.sizes()
         lines += [f"## {_plain(table.title)}", ""]

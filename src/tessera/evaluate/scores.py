@@ -24,6 +24,8 @@ FILE = "scores.json"
 FORMAT = 1
 KINDS = ("quality", "geneval", "dpg", "miniature")
 Over = Literal["items", "tags"]
+OLD_INTERVAL = "bootstrap over prompts"
+"""How all intervals came about before files said how."""
 _UNCOMPARED = ("versions",)
 """Recorded, but no reason to refuse: another version of a library is not another protocol."""
 
@@ -102,7 +104,7 @@ class Number:
     """Lower end of the 95% interval; None together with `high`: there is none."""
     high: float | None = None
     interval: str | None = None
-    """How the two came about, or "none: ..." with the reason; None = an old file: the bootstrap over prompts."""
+    """How the two came about, or "none: ..." with the reason; None = an old file's number that has neither."""
     n: int
     """Pictures (or answers) that it is made of, at least 1."""
     clusters: int | None = None
@@ -251,6 +253,8 @@ def _number(data: Any, where: str) -> Number:
             raise UserError(f"{where}.protocol.{name}: must be an object, not {value!r}")
     strict = {name: value for name, value in protocol.items() if name not in open_ended}
     number = from_dict(Number, {**data, "protocol": strict}, where)
+    if number.interval is None and number.low is not None:
+        number = dataclasses.replace(number, interval=OLD_INTERVAL)
     return dataclasses.replace(number, protocol=dataclasses.replace(number.protocol, **open_ended))
 
 
@@ -298,11 +302,11 @@ def _of_miniature(data: Mapping[str, Any], path: Path) -> Scores:
         ends = {name: interval[name] for name in ("low", "value", "high")}
         over: Over = "tags" if metric == "overall" else "items"
         counts = {"n": interval["images"], "clusters": interval["prompts"]}
-        how = old.get("interval", {}).get("method")
+        how = old.get("interval", {}).get("method", OLD_INTERVAL).removeprefix("95%").lstrip(", ")
         numbers.append(Number(metric=metric, **ends, **counts, over=over, interval=how, protocol=protocol))
     items = []
     for verdict in data["verdicts"]:
-        values = {name: verdict.get(name) for name in ("both_colors", "colors_in_relation", "seam")}
+        values = {name: verdict.get(name) for name in ("color_score", "both_colors", "colors_in_relation", "seam")}
         if verdict.get("tag") in measured:
             values |= {"overall": verdict["correct"], verdict["tag"]: verdict["correct"]}
         if verdict.get("seam") is not None and old.get("seam_visible_above") is not None:
