@@ -192,7 +192,8 @@ def test_the_command(tmp_path, questions, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--questions", "none.csv"], "none.csv"),
+        (["--questions", "none.csv"], "none.csv: there is no such questions file"),
+        (["--questions", "."], ".: there is no such questions file; give DPG-Bench's dpg_bench.csv"),
         (["--samples", "nowhere"], "nowhere"),
         (["--vqa", "openai"], "vqa-model: --vqa openai needs the model's name on the server"),
         (["--vqa", "openai", "--vqa-model", "m"], "server: --vqa openai needs the server's address"),

@@ -406,6 +406,8 @@ def test_scores_for_everybody(browser, written):
         (["report", "{a}", "{empty}", "--out", "{out}"], "has no scores.json"),
         (["report", "{a}", "--samples", "{empty}", "{empty}", "--out", "{out}"], "2 directories for 1 scores"),
         (["report", "{empty}"], "there is no runs/ARM"),
+        (["report", "{empty}/none"], "none: there is no such directory or file"),
+        (["report", "{empty}/.."], "has no scores.json itself; give what lies in it, as "),
     ],
 )
 def test_the_command_tells_scores_from_a_working_folder(written, capsys, words, message):

@@ -101,6 +101,8 @@ def test_a_damaged_file_is_refused_with_its_field(tmp_path, change, message):
 def test_what_cannot_be_is_not_written(tmp_path):
     with pytest.raises(UserError, match="must be finite"):
         Number(metric="fid", value=float("nan"), n=1, protocol=protocol())
+    with pytest.raises(UserError, match=r"from 2 to 1 ends below where it begins"):
+        Number(metric="fid", value=1, low=2, high=1, n=1, protocol=protocol())
     with pytest.raises(UserError, match="stands there twice"):
         write_scores(tmp_path, Scores(kind="quality", name="a", numbers=scores().numbers * 2))
     assert not (tmp_path / FILE).exists()
@@ -146,6 +148,12 @@ def test_paired_differences_are_of_the_same_pictures():
     with pytest.raises(UserError, match="was not measured in b"):
         paired_difference(a, Scores(kind="quality", name="b", numbers=()), "clip_score")
     assert paired_difference(scores(over=None), scores("b", over=None), "clip_score") is None
+    shares = [
+        dataclasses.replace(scores(name, values), kind="dpg")
+        for name, values in (("a", range(6)), ("b", range(96, 102)))
+    ]
+    with pytest.raises(UserError, match=r"b has pictures with values outside 0\.\.100; judge them again"):
+        paired_difference(*shares, "clip_score")
 
 
 def test_over_tags_each_tag_counts_the_same():

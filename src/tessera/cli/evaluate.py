@@ -233,6 +233,11 @@ def report(
         say_report(out / "index.html")
         return
     other = next(path for path in paths if path not in scores)
+    if not other.exists():
+        raise UserError(f"{other}: there is no such directory or file")
+    inside = [str(path.parent) for path in sorted(other.glob("*/scores.json"))]
+    if inside:
+        raise UserError(f"{other}: has no scores.json itself; give what lies in it, as {' '.join(inside[:3])}")
     if len(paths) > 1 or samples or force:
         raise UserError(f"{other}: has no scores.json; give directories made by `tessera evaluate`, or one made by run")
     from tessera.evaluate.report import report as report_all

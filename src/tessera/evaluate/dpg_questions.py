@@ -74,7 +74,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
                     raise UserError(f"{path}: line {reader.line_num} has not as many fields as the header")
                 rows.append(fields)
             return rows
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: there is no such questions file; give DPG-Bench's dpg_bench.csv") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not a csv file in UTF-8 ({error})") from error

@@ -54,6 +54,9 @@ def paired_difference(
     tags = [str(of[0][key].get("tag")) for key in keys] if over == "tags" else None
     before, after = (np.array([side[key]["values"][metric] for key in keys], dtype=np.float64) for side in of)
     prompts = [key[0] for key in keys]
+    for scores, values in ((a, before), (b, after)):
+        if most is not None and not ((values >= 0) & (values <= most)).all():
+            raise UserError(f"{metric}: {scores.name} has pictures with values outside 0..{most:g}; judge them again")
     if most is None:
         return paired_bootstrap(after, before, prompts, n=resamples, seed=seed)
     return _times(share_difference(after / most, before / most, prompts, tags), most)

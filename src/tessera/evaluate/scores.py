@@ -121,6 +121,8 @@ class Number:
             raise UserError(f"{self.metric}: {numbers} must be finite")
         if (self.low is None) != (self.high is None):
             raise UserError(f"{self.metric}: an interval has two ends; give low and high, or neither")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise UserError(f"{self.metric}: an interval from {self.low} to {self.high} ends below where it begins")
         if self.n < 1:
             raise UserError(f"{self.metric}: n is {self.n}, a number is of at least 1 picture")
         if self.over not in (None, "items", "tags"):

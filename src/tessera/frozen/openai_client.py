@@ -53,7 +53,12 @@ class ChatClient:
                 temperature=temperature,
                 seed=seed,
             )
-        except (self._error, ValueError) as error:  # ValueError: an answer that is not JSON
+        except ValueError as error:
+            raise UserError(
+                f"server {self.base_url}: its answer is not JSON ({error}); is that its address up to /v1? What is done"
+                " is kept"
+            ) from error
+        except self._error as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"server {self.base_url}: {reason}; what is done is kept, run it again") from error
         try:

@@ -69,6 +69,8 @@ def load_tensors(path: Path, field: str) -> "Mapping[str, Tensor]":
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each way of being damaged has an exception of its own there
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if reason.startswith("Weights only load failed"):  # goes on with how to run what is in there: no advice of ours
+            reason = "it is another kind of file, damaged, or holds more than tensors; download it again"
         raise UserError(f"{field}: {path}: cannot be read as a file of tensors ({reason})") from error
     state = data.get("state_dict", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
