@@ -31,8 +31,12 @@ from tessera.frozen import vqa
 from tessera.evaluate.dpg import DpgConfig, evaluate_dpg
 
 class Judge:
+    asked = 0
+
     def answer(self, image, questions):
-        time.sleep(float(os.environ.get("SLOW", "0")))
+        self.asked += 1
+        if self.asked > 2:  # the two pictures of the first prompt are done
+            time.sleep(float(os.environ.get("SLOW", "0")))
         digests = [hashlib.sha256(image.tobytes() + text.encode()).digest()[0] for text in questions]
         return ["yes" if digest % 3 else "no" for digest in digests]
 
@@ -143,13 +147,13 @@ def test_one_process_makes_what_four_make_whatever_their_hash_seeds(tmp_path, qu
 def test_killed_half_way_gives_the_same_bytes(tmp_path, questions):
     samples = write_samples(tmp_path / "samples", LINES)
     assert run(tmp_path / "whole" / "scores", samples, questions).communicate(timeout=120)[0].strip() == "True"
-    process = run(tmp_path / "killed" / "scores", samples, questions, SLOW="0.3")
+    process = run(tmp_path / "killed" / "scores", samples, questions, SLOW="60")
     until = time.monotonic() + 60
     while not list((tmp_path / "killed" / "scores").glob("answers/*.json")) and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert 1 <= len(list((tmp_path / "killed" / "scores" / "answers").glob("0*.json"))) < 3
+    assert [path.name for path in (tmp_path / "killed" / "scores" / "answers").glob("0*.json")] == ["00000.json"]
     assert run(tmp_path / "killed" / "scores", samples, questions).communicate(timeout=120)[0].strip() == "True"
     assert tree(tmp_path / "whole" / "scores") == tree(tmp_path / "killed" / "scores")
 
