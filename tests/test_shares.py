@@ -101,6 +101,34 @@ def test_groups_count_the_same_and_mirror_each_other():
     assert share_interval(values, names, tasks) == found
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_order_and_names_do_not_matter_and_right_mirrors_wrong(binary):
+    rng = np.random.default_rng(2)
+    prompts, tasks, seeds = rng.integers(0, 12, 90), rng.integers(0, 4, 90), rng.integers(0, 2, 90)
+    a, b = rng.random((2, 90)) ** 2
+    a, b = (a < 0.2, b < 0.3) if binary else (a, b)
+    a, b = a.astype(float), b.astype(float)
+    share, apart = share_interval(a, prompts, tasks, seeds), share_difference(a, b, prompts, tasks, seeds)
+    order = rng.permutation(90)
+    names = [f"p{(7 * number) % 12}" for number in prompts[order]], [-number for number in tasks[order]], seeds[order]
+    assert bounds(share_interval(a[order], *names)) == pytest.approx(bounds(share), abs=1e-9)
+    assert bounds(share_difference(a[order], b[order], *names)) == pytest.approx(bounds(apart), abs=1e-9)
+    mirrored = share_interval(1 - a, prompts, tasks, seeds)
+    assert bounds(mirrored) == pytest.approx((1 - share.high, 1 - share.low), abs=1e-9)
+    mirrored = share_difference(1 - b, 1 - a, prompts, tasks, seeds)
+    assert bounds(mirrored) == pytest.approx(bounds(apart), abs=1e-9)
+
+
+@pytest.mark.parametrize("tasks", [(1, 1, 1, 1, 1, 1), (1, 1, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0)])
+def test_the_first_picture_that_is_otherwise_moves_an_interval_but_little(tasks):
+    prompts = np.repeat(np.arange(120), 2)
+    values = np.array(tasks, dtype=float)[prompts // 20]
+    before = share_interval(values, prompts, prompts // 20)
+    values[0] = 0
+    after = share_interval(values, prompts, prompts // 20)
+    assert bounds(after) == pytest.approx(bounds(before), abs=0.01)
+
+
 def test_a_difference_by_hand():
     """Newcombe's: the ends' distances, less what the two have in common."""
     a = np.array([1.0] * 18 + [0.0] * 2)
@@ -186,6 +214,17 @@ def test_twenty_prompts_hold_the_truth_also_near_the_edge(share, alike):
         return share_interval(rng.random(40) < skills(rng, share, alike, 20)[prompts], prompts)
 
     assert 0.93 <= coverage(draw, share, 1500) <= 0.99
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
+def test_prompts_with_very_unlike_numbers_of_pictures_hold_the_truth(share):
+    """Half have one picture, the others 20 on average."""
+
+    def draw(rng):
+        labels = np.repeat(np.arange(50), np.where(rng.random(50) < 0.5, 1, 3 * rng.geometric(0.15, 50)))
+        return share_interval(rng.random(len(labels)) < skills(rng, share, 0.4, 50)[labels], labels)
+
+    assert 0.9 <= coverage(draw, share, 1000) <= 0.99
 
 
 def test_the_bootstrap_does_not_near_the_edge():
