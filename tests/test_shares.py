@@ -22,10 +22,10 @@ def bounds(interval):
 
 
 @pytest.mark.parametrize(
-    ("dof", "expected"), [(2, 4.303), (3, 3.182), (5, 2.571), (9, 2.262), (19, 2.093), (99, 1.984)]
+    ("dof", "expected"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (9, 2.262), (19, 2.093), (99, 1.984)]
 )
 def test_student_s_t(dof, expected):
-    assert student_t(dof) == pytest.approx(expected, rel=0.035 if dof < 3 else 0.008)
+    assert student_t(dof) == pytest.approx(expected, rel=0.008 if 3 <= dof <= 5 else 3e-4)
 
 
 def test_single_values_have_wilson_s_interval():

@@ -63,8 +63,10 @@ def _tail(clusters: int) -> float:
     return NormalDist().cdf(-student_t(clusters - 1) * math.sqrt(clusters / (clusters - 1)))
 
 
-def student_t(dof: float) -> float:
-    """The 97.5% point of Student's t, by its series in 1 / dof."""
+def student_t(dof: int) -> float:
+    """The 97.5% point of Student's t: exact for 1 and 2 degrees of freedom, else by its series in 1 / dof."""
+    if dof <= 2:
+        return math.tan(0.475 * math.pi) if dof == 1 else 0.95 / math.sqrt(2 * 0.975 * 0.025)
     z = NormalDist().inv_cdf(0.975)
     second, third = 5 * z**5 + 16 * z**3 + 3 * z, 3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z
     return z + (z**3 + z) / (4 * dof) + second / (96 * dof**2) + third / (384 * dof**3)
