@@ -1,7 +1,9 @@
 """The command line as a user meets it: in a process of its own."""
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -228,6 +230,13 @@ def test_stages_by_hand_and_a_directory_of_another_configuration(tmp_path):
     assert '"half"' in line
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_a_verb_says_of_its_arguments_is_what_it_takes(verb):
+    about = inspect.getdoc(VERBS[verb])
+    said = re.findall(r"^    (\w+): ", about.partition("Args:\n")[2], re.MULTILINE)
+    assert sorted(said) == sorted(inspect.signature(VERBS[verb]).parameters)
+
+
 def test_json_for_scripts(tmp_path):
     made = tessera("collect", "miniature", "--num-images", 16, "--out", "images", "--json", cwd=tmp_path)
     told = json.loads(made.stdout)
@@ -250,7 +259,8 @@ def test_every_verb_answers_scripts_with_one_object(export, tmp_path, capsys, mo
     assert told("encode images captions --recipe recipe --out encoded")["stage"] == "encode"
     assert told("look captions --out look.html") == {"files": ["look.html"]}
     assert told("prompts images --per-task 1 --out prompts")["counts"] == {"prompts": 6}
-    assert told("extend-prompts short.txt --extender rules --out long")["counts"] == {"prompts": 1}
+    assert told("extend-prompts short.txt --extender rules --seed 7 --out long")["counts"] == {"prompts": 1}
+    assert json.loads((tmp_path / "long" / "prompts.jsonl").read_text())["extended"]["seed"] == 7
     assert told("generate export --prompts short.txt --per-prompt 1 --out samples")["counts"]["images"] == 1
     assert told("generate export --prompts prompts/prompts.jsonl --per-prompt 1 --out asked")["counts"]["prompts"] == 6
     judged = told("evaluate miniature asked --out scores")["numbers"]

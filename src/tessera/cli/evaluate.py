@@ -30,6 +30,7 @@ def extend_prompts(
     extender: Literal["llm", "rules"] = "llm",
     model: str | None = None,
     server: str | None = None,
+    seed: int = 0,
     device: str | None = None,
 ) -> None:
     """Longer prompts in the style of the training captions (section 4.1), for generate --extended.
@@ -48,7 +49,7 @@ def extend_prompts(
     from tessera.evaluate.extend import ExtendConfig
     from tessera.evaluate.extend import extend_prompts as extend_all
 
-    if extend_all(out, prompts, ExtendConfig(extender=extender, model=model, server=server), device=device):
+    if extend_all(out, prompts, ExtendConfig(extender=extender, model=model, server=server, seed=seed), device=device):
         say(out)
 
 
