@@ -1,4 +1,4 @@
-"""Metrics against scipy, the prdc package, closed forms and simulations."""
+"""Metrics against scipy, the prdc package, and closed forms."""
 
 import contextlib
 import io
@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from tessera.config import UserError
 from tessera.metrics import (
     PRDC,
-    Interval,
     Moments,
-    bootstrap,
     clip_score,
     cmmd,
     cosine_scores,
@@ -23,10 +21,8 @@ from tessera.metrics import (
     frechet_distance,
     frechet_from_moments,
     kid,
-    paired_bootstrap,
     points,
     prdc,
-    resampling,
 )
 
 
@@ -326,64 +322,6 @@ def test_cosine_scores():
     )
 
 
-def coverage(draw, truth, repeats=2000):
-    """Share of `repeats` intervals that hold the truth; draw(rng) -> Interval."""
-    rng = np.random.default_rng(0)
-    hits = [interval.low <= truth <= interval.high for interval in (draw(rng, seed) for seed in range(repeats))]
-    return np.mean(hits)
-
-
-@pytest.mark.parametrize(("clusters", "per_cluster"), [(40, 1), (15, 1), (25, 4)])
-def test_intervals_hold_the_truth_95_times_of_100(clusters, per_cluster):
-    labels = np.repeat(np.arange(clusters), per_cluster)
-
-    def draw(rng, seed):
-        shared = rng.normal(size=clusters)[labels]
-        values = 0.3 + shared + 0.5 * rng.normal(size=len(labels))
-        return bootstrap(values, None if per_cluster == 1 else labels, n=300, seed=seed)
-
-    assert 0.93 <= coverage(draw, 0.3) <= 0.97
-
-
-def test_without_clusters_correlated_values_look_more_certain_than_they_are():
-    labels = np.repeat(np.arange(25), 4)
-
-    def draw(rng, seed):
-        return bootstrap(rng.normal(size=25)[labels], n=200, seed=seed)
-
-    assert coverage(draw, 0.0, repeats=300) < 0.8
-
-
-def test_paired_intervals_hold_the_truth_and_are_narrower():
-    labels = np.repeat(np.arange(30), 2)
-    widths = []
-
-    def draw(rng, seed):
-        difficulty = 3 * rng.normal(size=30)[labels]
-        a, b = (difficulty + rng.normal(size=30)[labels] + 0.3 * rng.normal(size=60) for _ in range(2))
-        interval = paired_bootstrap(a + 0.5, b, labels, n=300, seed=seed)
-        apart = bootstrap(a, labels, n=300, seed=seed)
-        widths.append((interval.high - interval.low) / (apart.high - apart.low))
-        return interval
-
-    assert 0.93 <= coverage(draw, 0.5, repeats=1500) <= 0.97
-    assert np.mean(widths) < 0.7
-
-
-def test_intervals_depend_on_the_seed_alone(monkeypatch):
-    values = features(30, 1)[:, 0]
-    assert bootstrap(values, seed=1) == bootstrap(values, seed=1)
-    assert bootstrap(values, seed=1) != bootstrap(values, seed=2)
-    whole = bootstrap(values, seed=1)
-    monkeypatch.setattr(resampling, "BLOCK_ENTRIES", 100)
-    assert bootstrap(values, seed=1) == whole
-
-
-def test_clusters_of_one_kind_have_no_width():
-    assert bootstrap([1.0] * 8) == Interval(1, 1, 1)
-    assert bootstrap([0.0, 1.0, 1.0, 0.0], ["a"] * 4) == Interval(0.5, 0.5, 0.5)
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -398,10 +336,6 @@ def test_clusters_of_one_kind_have_no_width():
         (lambda: cmmd(np.zeros((4, 3)), np.ones((5, 3))), "real: an embedding is zero"),
         (lambda: cosine_scores(np.ones((3, 3)), np.ones((2, 3))), "pairs"),
         (lambda: cosine_scores(np.ones((3, 3)), np.zeros((3, 3))), "zero"),
-        (lambda: bootstrap([]), "at least one value"),
-        (lambda: bootstrap([1.0, 2.0], ["a"]), "1 labels for 2"),
-        (lambda: bootstrap(np.ones((2, 2))), "shape"),
-        (lambda: paired_bootstrap([1.0], [1.0, 2.0]), "pairs"),
         (lambda: Moments(3).covariance, "at least 2"),
         (lambda: Moments(3).update(np.zeros((2, 4))), "4 wide"),
     ],
