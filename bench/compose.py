@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from PIL import Image
 
-from tessera.curate.pictures import read_png, square_crop, write_png
 from tessera.cutmix import PATTERNS, compose, count_placements, placement_at
+from tessera.images import read_png, square_crop, write_png
 
 COUNT, SIZE = 256, 256
 

@@ -10,14 +10,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from tessera.curate.collect import _schema
-from tessera.files import open_stage, writing_rows
+from tessera.curate.collect.collect import _schema
+from tessera.files import writing_rows
+from tessera.stages import open_stage
 
 WORK = """
 import resource, sys, time
 from pathlib import Path
 from tessera.curate.augment import AugmentConfig, augment
-from tessera.curate.caption import CaptionConfig, caption
+from tessera.curate.caption.caption import CaptionConfig, caption
 folder = Path(sys.argv[1])
 for name, work in (
     ("augment", lambda: augment(folder / "recipe", folder / "images", AugmentConfig())),

@@ -28,13 +28,13 @@ PER_PROMPT = 4
 
 def save_models(folder: Path) -> dict[str, str]:
     """Random networks, small where their class lets them be, saved as their libraries save them: name -> path."""
-    sys.path[:0] = [str(path) for path in (TESTS, TESTS / "frozen") if str(path) not in sys.path]
-    import tiny_encoders
+    sys.path.insert(0, str(TESTS))
     from transformers.utils import logging
 
-    import tiny_jina
-    import tiny_judges
-    import tiny_peers
+    from tiny import baselines as tiny_peers
+    from tiny import encoders as tiny_encoders
+    from tiny import jina as tiny_jina
+    from tiny import judges as tiny_judges
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -57,7 +57,7 @@ def write_inputs(folder: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from tessera.generate.prompts import load_prompts
+    from tessera.prompts.read import load_prompts
 
     lines = [metadata for metadata, _ in load_prompts("geneval").rows]
     chosen = {line["tag"]: line for line in lines}

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tessera.arrow import write_shard
-from tessera.encoded import EncodedRecord, pack_floats
-from tessera.files import open_stage
-from tessera.runtime import philox
-from tessera.shards import open_encoded, shard_name
-from tessera.train.batches import Loader, Reader, passes
-from tessera.train.data import Algorithm1, Normalisation
+from tessera.encoded.record import EncodedRecord, pack_floats
+from tessera.encoded.shard import write_shard
+from tessera.encoded.store import open_encoded, shard_name
+from tessera.randomness import philox
+from tessera.stages import open_stage
+from tessera.train.algorithm1 import Algorithm1, Normalisation
+from tessera.train.loader import Loader, Reader, passes
 
 TOKENS, WIDTH, SHAPE = 180, 2048, (4, 32, 32)
 SHARD = 2048

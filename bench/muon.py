@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from loader import make_set
 
-from tessera.presets import miniature
-from tessera.runtime import philox
-from tessera.shards import open_encoded
+from tessera.encoded.store import open_encoded
+from tessera.presets.miniature import miniature
+from tessera.randomness import philox
 from tessera.train.loop import Trainer
-from tessera.train.optim import Muon
+from tessera.train.optim.muon import Muon
 
 TOKENS = 12
 

@@ -14,8 +14,8 @@ from statistics import median
 
 import numpy as np
 
-from tessera.encoded import GROUP, EncodedRecord
-from tessera.shards import open_encoded, write_encoded
+from tessera.encoded.record import GROUP, EncodedRecord
+from tessera.encoded.store import open_encoded, write_encoded
 
 TOKENS, WIDTH, LATENT = 180, 2048, (4, 32, 32)
 ROUNDS = 9

@@ -25,14 +25,14 @@ from loader import TOKENS, make_set
 
 from tessera.diffusion.loss import drop_captions
 from tessera.diffusion.schedule import add_noise
-from tessera.imagenet import cad_i_l, dit_i_l2
+from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.models.dit import DIT_I_L2, DiTConfig
 from tessera.models.flops import step_flops
 from tessera.models.rin import CAD_I_L
+from tessera.presets.imagenet import cad_i_l, dit_i_l2
 from tessera.records import DenoiserState
-from tessera.shards import EncodedStore, open_encoded
 from tessera.train.loop import Means, TrainConfig, Trainer
-from tessera.train.optim import OptimConfig
+from tessera.train.optim.config import OptimConfig
 
 CPU_BATCH = 4
 ROUNDS = 6

@@ -20,14 +20,16 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tessera.evaluate.calibrate import measure_judge
-from tessera.evaluate.colors import SIZE
-from tessera.evaluate.detector import GRID, Detector
-from tessera.evaluate.shipped import WEIGHTS
+from tessera.devices import set_threads
+from tessera.evaluate.miniature.calibrate import measure_judge
+from tessera.evaluate.miniature.color_objects import SIZE
+from tessera.evaluate.miniature.detector import GRID, Detector
+from tessera.evaluate.miniature.shipped import WEIGHTS
 from tessera.files import atomic_path
 from tessera.miniature import BACKGROUNDS, COLORS, SHAPES, WorldConfig, draw_composed, render
+from tessera.progress import progress
+from tessera.randomness import philox
 from tessera.records import Scene
-from tessera.runtime import philox, progress, set_threads
 
 OUT = Path(__file__).parents[1] / "src" / "tessera" / "assets" / WEIGHTS
 POSITIVE, IGNORED = 1.0, 1.6  # cells nearer than this to a centre are the object's; those up to IGNORED are nobody's

@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 
 from tessera.cutmix import placement_at
-from tessera.evaluate import seam
+from tessera.evaluate.miniature import seam
 from tessera.files import atomic_path
 from tessera.generate.folder import GenerateConfig, generate
 from tessera.metrics import share_interval
 from tessera.miniature import describe, draw_scene, mix_scene
-from tessera.presets import MINIATURE_WORLD
-from tessera.study.plan import Cell, cells
+from tessera.presets.miniature import MINIATURE_WORLD
+from tessera.study.design import Cell, cells
 from tessera.study.studies import tau
 
 SEED, CAPTIONS = 77, 60

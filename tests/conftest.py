@@ -1,14 +1,17 @@
 """Shared settings: one thread per process, so that results and timings do not depend on the machine's load."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("TESSERA_QUIET", "1")
 
 import pytest
 import torch
 
-import chromium
-from tiny_models import save_llava_next, save_t5, save_vae
+from tessera.miniature import WorldConfig
+from tiny import chromium
+from tiny.images import BAD_PICTURES, NO_PICTURES, WORLD, good_picture
+from tiny.models import save_llava_next, save_t5, save_vae
 
 torch.set_num_threads(1)
 
@@ -36,3 +39,53 @@ def browser():
     """A headless Chromium; tests that ask for it are skipped where there is none."""
     with chromium.running() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """A collected miniature of 24 pictures of 16 px in 3 classes. Tests must not write in it."""
+    from tessera.curate.collect.collect import CollectConfig, collect
+
+    out = tmp_path_factory.mktemp("miniature") / "images"
+    collect(out, CollectConfig(size=16, world=WORLD))
+    return out
+
+
+@pytest.fixture(scope="session")
+def world() -> WorldConfig:
+    return WORLD
+
+
+@pytest.fixture(name="good_picture", scope="session")
+def good_picture_fixture():
+    return good_picture
+
+
+@pytest.fixture(scope="session")
+def bad_pictures():
+    return BAD_PICTURES
+
+
+@pytest.fixture(scope="session")
+def messy(tmp_path_factory) -> Path:
+    """300 picture files in 5 class folders, 7 of them bad, and other files among them."""
+    root = tmp_path_factory.mktemp("messy") / "my-pictures"
+    folders = ["red_fox", "grey-cat", "Café noir", "\u732b", "a.b"]
+    for number in range(300 - len(BAD_PICTURES)):
+        suffix, data = good_picture(number // 5, number)
+        # Names repeat between suffixes, differ in case only, or lie deeper.
+        name = ["IMG {}", "img {}", "x/{}", "photo.{}", "\u00e9t\u00e9 {}"][number % 7 % 5].format(number // 10)
+        path = root / folders[number % 5] / f"{name}{suffix}"
+        while path.exists():
+            path = path.with_name(f"_{path.name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for i, (name, (data, _)) in enumerate(BAD_PICTURES.items()):
+        (root / folders[i % 5] / name).write_bytes(data)
+    for name in NO_PICTURES:
+        (root / folders[0] / name).write_bytes(b"other")
+    for hidden in ("__MACOSX", ".cache"):
+        (root / hidden).mkdir()
+        (root / hidden / "a.jpg").write_bytes(b"other")
+    (root / "docs").mkdir()
+    return root

@@ -19,20 +19,20 @@ import torch
 from tessera.diffusion.loss import PREDICTIONS, as_denoiser, diffusion_loss
 from tessera.diffusion.sampler import SAMPLERS
 from tessera.diffusion.schedule import get_schedule
-from tessera.frozen.text import load_text_encoder
 from tessera.generate.pipeline import Pipeline
 from tessera.models.dit import DiTConfig
+from tessera.pretrained.text_encoders import load_text_encoder
 from tessera.records import Batch
 from tessera.train import checkpoint, step
 from tessera.train.loop import Means, train
-from tessera.train.optim import MasterOptimizer, OptimConfig
+from tessera.train.optim.config import OptimConfig
+from tessera.train.optim.master import MasterOptimizer
 from tessera.train.state import TrainState
-from tessera.weights import ExportInfo, save_export
+from tessera.weights.export import ExportInfo, save_export
 
-sys.path.insert(0, str(Path(__file__).parent / "models"))
-sys.path.insert(0, str(Path(__file__).parent / "train"))
-from small_networks import CONFIGS, make_inputs, make_network
-from training_sets import DIT, RIN, config_of, make_records, write_set
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny.networks import CONFIGS, make_inputs, make_network
+from tiny.training_sets import DIT, RIN, config_of, make_records, write_set
 
 # On GPUs training compiles by default; these warnings are of torch's compiler itself.
 pytestmark = [

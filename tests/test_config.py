@@ -1,6 +1,8 @@
 """Configurations go to JSON and back unchanged, and every mistake is one line that names the field."""
 
+import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -12,7 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.config import UserError, compare, differences, from_dict, lookup, nearest, to_dict
+from tessera.config import (
+    UserError,
+    blaming,
+    check_ranges,
+    compare,
+    differences,
+    from_dict,
+    load_part,
+    lookup,
+    nearest,
+    part_id,
+    to_dict,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +210,7 @@ def test_lookup_of_a_function_in_a_file(tmp_path):
 
 def test_floor_0_is_imported_without_torch():
     code = (
-        "import sys; import tessera.config, tessera.runtime, tessera.records, tessera.files, tessera.shards; "
+        "import sys; import tessera.config, tessera.randomness, tessera.records, tessera.files, tessera.encoded.store; "
         "sys.exit('torch' in sys.modules)"
     )
     source = Path(__file__).parents[1] / "src"
@@ -212,3 +226,64 @@ def test_lists_of_objects_are_compared_one_by_one():
     assert compare(before, after) == [("arms.1.seed", "0", "1"), ("sizes", "[1, 2]", "[1, 3]")]
     assert compare({"arms": [{"a": 1}]}, {"arms": [{"a": 1}, {"a": 2}]}) == [("arms.1", "nothing", '{"a": 2}')]
     assert compare({"arms": None}, {"arms": [{"a": 1}]}) == [("arms", "null", '[{"a": 1}]')]
+
+
+@dataclass(frozen=True)
+class Ranged:
+    share: float = 0.5
+    size: int = 1
+    seed: int | None = None
+    rates: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self):
+        check_ranges(self, share="[0, 1)", size="[1, inf)", seed="[0, 2**64)", rates="(0, inf)")
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad", "message"),
+    [
+        ("share", (0, 0.999), (1.0, -0.1, math.nan), "give a number in [0, 1)"),
+        ("size", (1, 10**9), (0, -1), "give at least 1"),
+        ("seed", (None, 0, 2**64 - 1), (2**64, -1), "give a number in [0, 2**64)"),
+        ("rates", ((), (0.1, 5.0)), ((1.0, 0.0), (math.nan,)), "give a number above 0"),
+    ],
+)
+def test_check_ranges(field, good, bad, message):
+    for value in good:
+        Ranged(**{field: value})
+    for value in bad:
+        with pytest.raises(UserError) as caught:
+            Ranged(**{field: value})
+        assert str(caught.value) == f"{field} is {value}; {message}"
+
+
+PARTS = """
+class Good:
+    def work(self):
+        return 1 / 0
+class Idle:
+    pass
+"""
+
+
+def test_parts_of_a_users_file(tmp_path):
+    file = tmp_path / "my_parts.py"
+    file.write_text(PARTS)
+    table = {"known": str}
+    assert load_part("known", table, "captioner", ["work"]) is str  # built-in parts are checked by their own tests
+    assert part_id("known", table) == "known"
+    part = load_part(f"{file}:Good", table, "captioner", ["work"])
+    assert part_id(f"{file}:Good", table) == f"my_parts.py:Good@{hashlib.sha256(PARTS.encode()).hexdigest()[:12]}"
+    blamed = pytest.raises(UserError, match=r"captioner .*my_parts\.py:Good: line 4: ZeroDivisionError")
+    with blamed, blaming(f"{file}:Good", "captioner"):
+        part().work()
+    with pytest.raises(ZeroDivisionError), blaming("known", "captioner"):
+        part().work()
+    for spec, message in (
+        (f"{file}:Idle", r"has no method work\(\); docs/extending.md shows a whole captioner"),
+        (f"{file}:Godd", "did you mean 'Good'"),
+        (f"{tmp_path / 'none.py'}:Good", "there is no file"),
+        ("know", "did you mean 'known'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_part(spec, table, "captioner", ["work"])

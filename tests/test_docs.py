@@ -230,7 +230,7 @@ def test_pictures_of_the_docs_are_shown_somewhere():
 
 
 def test_the_study_of_the_docs_is_one():
-    from tessera.study.plan import Study
+    from tessera.study.design import Study
 
     (block,) = [text for _, text in blocks(ROOT / "docs" / "studies.md", "python")]
     names = {}

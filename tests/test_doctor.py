@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from tessera import doctor, runtime
+from tessera import doctor, extras
 from tessera.cli import main
 
 
@@ -35,7 +35,7 @@ def test_what_lacks_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "gradio" else there(name))
     found = finding("extra demo", tmp_path)
     assert (found.state, found.fix) == ("note", 'pip install "gradio>=6"')
-    monkeypatch.setattr(runtime, "DISTRIBUTION", "no-such-distribution")  # as from a folder on the path alone
+    monkeypatch.setattr(extras, "DISTRIBUTION", "no-such-distribution")  # as from a folder on the path alone
     assert finding("extra demo", tmp_path).fix == 'pip install "no-such-distribution[demo]"'
     monkeypatch.setattr(doctor, "_version", lambda name: "2.4.1+cpu" if name == "torch" else there(name))
     assert finding("torch", tmp_path).state == "lack"

@@ -16,7 +16,7 @@ SCRIPT = """
 import os, pathlib, signal, sys, time
 from tessera.config import UserError
 from tessera.jobs import work
-from tessera.runtime import progress
+from tessera.progress import progress
 
 def job():
     place, name, seconds = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])

@@ -1,10 +1,12 @@
-"""Imports point down, and the columns of the third floor join only through directories on disk.
+"""Imports point down, and the columns of floor 3 join only through directories on disk.
 
-floor 4   plan < imagenet < jobs < presets < run < study < demo < doctor < cli
-floor 3   curate/  train/  generate/  evaluate/
-floor 2   frozen/  weights
-floor 1   diffusion/  models/  metrics  cutmix  miniature/
-floor 0   config < runtime < records < files < repository < encoded < arrow < shards
+floor 5   presets < plan < jobs < run < study < demo < doctor < cli
+floor 4   report/
+floor 3   curate/  ->  train/  ->  generate/  ->  evaluate/
+floor 2   pretrained < weights < prompts
+floor 1   diffusion/  models/  metrics/  cutmix  miniature/
+floor 0   config < extras < devices < progress < randomness < signals < records < files < stages < images < hub
+          < workers < encoded
 """
 
 import ast
@@ -15,37 +17,35 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "tessera"
 
 FLOORS = [
-    ["config", "runtime", "records", "files", "repository", "encoded", "arrow", "shards"],
+    [
+        *("config", "extras", "devices", "progress", "randomness", "signals", "records", "files", "stages"),
+        *("color_profiles", "images", "hub", "workers", "encoded"),
+    ],
     ["diffusion", "models", "metrics", "cutmix", "miniature"],
-    ["frozen", "weights"],
+    ["pretrained", "weights", "prompts"],
     ["curate", "train", "generate", "evaluate"],
-    ["plan", "imagenet", "jobs", "presets", "run", "study", "demo", "doctor", "cli", "__main__"],
+    ["report"],
+    ["presets", "plan", "jobs", "run", "study", "demo", "doctor", "cli", "__main__"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-ORDERED = {0, 4}  # on these floors a module may import those before it
-FORBIDDEN = {"train": {"frozen"}}  # training needs no pretrained network
+ORDERED = {0, 2, 5}  # on these floors a module may import those before it
+FORBIDDEN = {"train": {"pretrained"}}  # training needs no pretrained network
 
 # Where these may be imported at all; LAZY: and only inside functions (they take seconds, or are not installed).
 ONLY_IN = {
-    "transformers": ("frozen", "generate.pipeline"),
-    "diffusers": (
-        "frozen",
-        "generate.pipeline",
-        "generate.diffusers_model",
-        "generate.diffusers_pipeline",
-        "generate.peers",
-    ),
+    "transformers": ("pretrained", "generate.pipeline"),
+    "diffusers": ("pretrained", "generate.pipeline", "generate.diffusers", "generate.baselines"),
     "tyro": ("cli",),
-    "openai": ("frozen.openai_client", "frozen.server"),
-    "modelscope": ("frozen.vqa",),
+    "openai": ("pretrained.chat", "pretrained.captioner.server"),
+    "modelscope": ("pretrained.vqa",),
     "gradio": ("demo.page",),
     "starlette": ("demo.serve",),
 }
 LAZY = {"transformers", "diffusers", "openai", "modelscope"}
 # Their classes have diffusers' as bases. Nothing imports these two but `tessera.load_pipeline`, when it is called.
-NOT_LAZY_IN = ("generate.diffusers_model", "generate.diffusers_pipeline")
+NOT_LAZY_IN = ("generate.diffusers.model", "generate.diffusers.pipeline")
 NEVER = {"torchvision", "timm", "torchmetrics", "webdataset", "scipy", "sklearn", "pickle"}
-NO_TORCH_AT_IMPORT = {"config", "runtime", "records", "files", "encoded", "arrow", "shards", "cli"}
+NO_TORCH_AT_IMPORT = {*FLOORS[0], "cli"}
 
 
 def imports_of(tree: ast.AST) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
@@ -97,7 +97,11 @@ def internal_fault(module: str, rest: str, at_import: bool) -> str:
     source, target = module.split(".")[0], rest.split(".")[0]
     if not module:  # tessera/__init__.py: a facade that loads nothing by itself
         return "at import" if at_import else ""
-    if rest.removeprefix("generate.").startswith("diffusers_") and at_import and module not in NOT_LAZY_IN:
+    if (
+        rest.startswith(("generate.diffusers.model", "generate.diffusers.pipeline"))
+        and at_import
+        and module not in NOT_LAZY_IN
+    ):
         return "only inside functions"
     if target in ("", "__version__") or source == target:
         return ""
@@ -137,33 +141,33 @@ def test_imports_point_down(path):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("train.loop", "from tessera.frozen.vae import load_codec"),
-        ("train.loop", "def f():\n    from tessera import frozen"),
-        ("train.data", "from tessera.curate import encode"),
-        ("evaluate.report", "import tessera.generate.pipeline"),
+        ("train.loop", "from tessera.pretrained.vae import load_codec"),
+        ("train.loop", "def f():\n    from tessera import pretrained"),
+        ("train.algorithm1", "from tessera.curate import encode"),
+        ("evaluate.samples", "import tessera.generate.pipeline"),
         ("diffusion.loss", "from tessera.models.dit import DiT"),
         ("models.dit", "from tessera.diffusion import schedule"),
         ("models.dit", "from tessera import weights"),
         ("cutmix", "from tessera.miniature import render"),
-        ("weights", "from tessera.frozen import text"),
-        ("config", "from tessera.runtime import philox"),
+        ("pretrained.vae", "from tessera.weights import export"),
+        ("config", "from tessera.randomness import philox"),
         ("config", "from tessera.config2 import x"),
-        ("records", "if TYPE_CHECKING:\n    from tessera.encoded import EncodedRecord"),
+        ("records", "if TYPE_CHECKING:\n    from tessera.encoded.record import EncodedRecord"),
         ("presets", "from tessera.cli import main"),
         ("models.dit", "from .layers import Attention"),
         ("models.dit", "from . import layers"),
-        ("frozen.text", "import transformers"),
-        ("frozen.text", "try:\n    from transformers import T5Tokenizer\nexcept ImportError:\n    pass"),
+        ("pretrained.text_encoders", "import transformers"),
+        ("pretrained.text_encoders", "try:\n    from transformers import T5Tokenizer\nexcept ImportError:\n    pass"),
         ("generate.pipeline", "class A:\n    import diffusers"),
         ("generate.folder", "def f():\n    import diffusers"),
-        ("generate.folder", "from tessera.generate.diffusers_pipeline import TesseraPipeline"),
-        ("generate.diffusers_pipeline", "import transformers"),
+        ("generate.folder", "from tessera.generate.diffusers.pipeline import TesseraPipeline"),
+        ("generate.diffusers.pipeline", "import transformers"),
         ("presets", "import tyro"),
-        ("frozen.openai_client", "import openai"),
-        ("frozen.vqa", "def f():\n    import openai"),
+        ("pretrained.chat", "import openai"),
+        ("pretrained.vqa", "def f():\n    import openai"),
         ("demo.studio", "import gradio"),
         ("metrics", "def f():\n    from scipy import linalg"),
-        ("runtime", "import torch"),
+        ("devices", "import torch"),
         ("cli", "from torch import nn"),
         ("extra", ""),
         ("", "from tessera.config import UserError"),
@@ -176,15 +180,18 @@ def test_the_rules_find_what_breaks_them(module, source):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("train.loop", "from tessera.models.dit import DiT\nfrom tessera.train.data import Algorithm1"),
+        ("train.loop", "from tessera.models.dit import DiT\nfrom tessera.train.algorithm1 import Algorithm1"),
         ("models.dit", "from tessera.models.layers import Attention"),
         ("files", "import tessera\nfrom tessera.config import UserError\nfrom tessera import __version__"),
-        ("generate.pipeline", "from tessera.frozen.text import load_text_encoder\ndef f():\n    import diffusers"),
-        ("frozen.vae", "def f():\n    from diffusers import AutoencoderKL"),
-        ("runtime", "if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
+        (
+            "generate.pipeline",
+            "from tessera.pretrained.text_encoders import load_text_encoder\ndef f():\n    import diffusers",
+        ),
+        ("pretrained.vae", "def f():\n    from diffusers import AutoencoderKL"),
+        ("devices", "if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
         ("cli", "import tyro\nfrom tessera import presets, run"),
-        ("generate.diffusers_pipeline", "from diffusers import DiffusionPipeline"),
-        ("generate.diffusers_pipeline", "from tessera.generate.diffusers_model import fetch"),
+        ("generate.diffusers.pipeline", "from diffusers import DiffusionPipeline"),
+        ("generate.diffusers.pipeline", "from tessera.generate.diffusers.model import fetch"),
         ("", "def load_pipeline():\n    from tessera.generate.pipeline import Pipeline"),
     ],
 )

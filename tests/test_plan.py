@@ -19,7 +19,7 @@ from tessera.plan import (
     to_json,
     total_hours,
 )
-from tessera.presets import load_train_preset
+from tessera.presets.lookup import load_train_preset
 
 PAPER = PlanConfig(images=1_281_167)
 
@@ -117,7 +117,8 @@ def test_money_is_the_users_price():
 
 
 def test_the_verb_prints_text_or_json(capsys, monkeypatch):
-    from tessera.cli import shown, whole
+    from tessera.cli import output as shown
+    from tessera.cli import workflow as whole
 
     whole.plan(images=600, price=3)
     assert "at 3 for an hour of a GPU" in capsys.readouterr().out

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from tessera.config import UserError, from_dict, to_dict
-from tessera.presets import RUN_PRESETS, RunConfig, load_run_preset, load_train_preset, miniature_smoke
+from tessera.presets.config import RunConfig
+from tessera.presets.lookup import RUN_PRESETS, load_run_preset, load_train_preset
+from tessera.presets.miniature import miniature_smoke
 from tessera.run import claim, locked
 from tessera.run import run as run_here
 
@@ -198,7 +200,8 @@ def test_my_pictures_from_any_folder(tmp_path):
     preset = tmp_path / "small.py"
     preset.write_text(
         "from dataclasses import replace\n"
-        "from tessera.presets import miniature_smoke, my_pictures\n"
+        "from tessera.presets.miniature import miniature_smoke\n"
+        "from tessera.presets.my_pictures import my_pictures\n"
         "def toy():\n"
         "    smoke, base = miniature_smoke(), my_pictures()\n"
         "    train = replace(smoke.arms[1].train, num_images=96)\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tessera import imagenet
-from tessera.presets import load_train_preset
+from tessera.presets import imagenet
+from tessera.presets.lookup import load_train_preset
 from test_docs import parse
 
 ROOT = Path(__file__).parent.parent

@@ -91,8 +91,7 @@ def test_the_way_at_full_size_with_tiny_networks(tmp_path, monkeypatch, vae_fold
     """Every command of the page's second half; only names of networks, sizes and numbers of steps are others."""
     for extra in ("diffusers", "transformers", "openai"):
         pytest.importorskip(extra, reason=f"{extra} is not installed")
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "frozen"))
-    from tiny_encoders import save_clip, save_dino
+    from tiny.encoders import save_clip, save_dino
 
     monkeypatch.chdir(tmp_path)
     models = tmp_path / "models"  # where networks in folders are looked for by their names

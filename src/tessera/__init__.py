@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from tessera.generate.diffusers_pipeline import TesseraPipeline
+    from tessera.generate.diffusers.pipeline import TesseraPipeline
 
 __version__ = "0.1.0"
 
@@ -22,10 +22,10 @@ def load_pipeline(
     Raises UserError for what is none of these, or where the extra `hub` is not installed.
     """
     from tessera.config import UserError
-    from tessera.runtime import install_command
+    from tessera.extras import install_command
 
     try:
-        from tessera.generate import diffusers_pipeline
+        from tessera.generate.diffusers import pipeline as diffusers_pipeline
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("diffusers", "huggingface_hub"):

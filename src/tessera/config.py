@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import hashlib
 import importlib.util
 import json
 import math
@@ -70,6 +71,65 @@ def call(name: str, registry: Mapping[str, Callable[[], T]], what: str = "preset
         return function()
     with _blaming(Path(name.rpartition(":")[0]), f"{what} {name}"):
         return function()
+
+
+def load_part(spec: str, registry: Mapping[str, T], what: str, needs: Iterable[str] = ()) -> T:
+    """Return the part called `spec`: an entry of `registry`, or NAME of a user's file for "my_parts.py:NAME".
+
+    what: the kind of part, for messages ("captioner"). needs: names of the methods that the part must have.
+    Raises UserError for an unknown name, a missing file, a part without these methods, or a file that raises.
+    """
+    part = lookup(spec, registry, what)
+    missing = [name for name in needs if not callable(getattr(part, name, None))]
+    if spec not in registry and missing:
+        raise UserError(f"{what} {spec}: has no method {missing[0]}(); docs/extending.md shows a whole {what}")
+    return part
+
+
+def part_id(spec: str, registry: Iterable[str]) -> str:
+    """Return what a manifest stores of a part: its name, or "my_parts.py:NAME@HASH" (of the file, 12 hex digits)."""
+    if spec in registry:
+        return spec
+    file, _, attribute = spec.rpartition(":")
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return f"{Path(file).name}:{attribute}@{digest[:12]}"
+
+
+@contextlib.contextmanager
+def blaming(spec: str, what: str) -> Iterator[None]:
+    """Turn what a user's own part raises into a UserError that names its file and line; built-in parts pass through."""
+    file, colon, _ = spec.rpartition(":")
+    if not (colon and file.endswith(".py")):
+        yield
+        return
+    with _blaming(Path(file), f"{what} {spec}"):
+        yield
+
+
+def check_ranges(config: Any, **intervals: str) -> None:
+    """Check fields of a configuration, tuples by element: `check_ranges(self, share="[0, 1]", size="[1, inf)")`.
+
+    An interval has numbers or powers ("2**64") for ends; "[" and "]" include the end, "(" and ")" do not. None passes.
+    Raises UserError that names the field, its value and the interval.
+    """
+    for field, interval in intervals.items():
+        value = getattr(config, field)
+        low, high = (_end(text) for text in interval[1:-1].split(","))
+        for number in value if isinstance(value, tuple) else (value,):
+            above = number is None or (number >= low if interval[0] == "[" else number > low)
+            if not (above and (number is None or (number <= high if interval[-1] == "]" else number < high))):
+                raise UserError(f"{field} is {value}; give {_range_text(interval, low, high)}")
+
+
+def _end(text: str) -> float:
+    base, power, exponent = text.strip().partition("**")
+    return int(base) ** int(exponent) if power else float(base)
+
+
+def _range_text(interval: str, low: float, high: float) -> str:
+    if high == math.inf:
+        return f"at least {low:g}" if interval[0] == "[" else f"a number above {low:g}"
+    return f"a number in {interval}"
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tessera
-from tessera.runtime import install_command, pick_device
+from tessera.devices import pick_device
+from tessera.extras import install_command
 
 State = Literal["ok", "lack", "note"]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tessera.config import UserError
-from tessera.runtime import STATUS_VARIABLE, progress
+from tessera.progress import STATUS_VARIABLE, progress
 
 POLL_SECONDS = 0.3
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
-from tessera.curate.caption import Captioner
-from tessera.files import MANIFEST, TEMPORARY, atomic_path, made_otherwise, read_json, write_json
+from tessera.curate.caption.caption import Captioner
+from tessera.files import TEMPORARY, atomic_path, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
-from tessera.presets import Arm, RunConfig
+from tessera.presets.config import Arm, RunConfig
+from tessera.stages import MANIFEST, made_otherwise
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -52,7 +53,7 @@ def run(
             _release(out)
             raise
         _train_arms(out, config)
-        from tessera.evaluate.report import report
+        from tessera.report.run_page import report
 
         clock.join(out, config)
         clock.do("report", report, out / "report", out, [arm.name for arm in config.arms])
@@ -154,10 +155,10 @@ def is_complete(directory: Path) -> bool:
 
 def _curate(out: Path, config: RunConfig, clock: Clock, images: Path | None, captions: Path | None) -> None:
     from tessera.curate.augment import augment
-    from tessera.curate.caption import CaptionConfig, caption
-    from tessera.curate.collect import collect
+    from tessera.curate.caption.caption import CaptionConfig, caption
+    from tessera.curate.caption.shorten import shorten
+    from tessera.curate.collect.collect import collect
     from tessera.curate.encode import encode
-    from tessera.curate.short import shorten
 
     pictures = out / "images"
     clock.do("collect", collect, pictures, config.collect, images)
@@ -179,12 +180,12 @@ def _curate(out: Path, config: RunConfig, clock: Clock, images: Path | None, cap
 def _make_prompts(out: Path, config: RunConfig, clock: Clock, pictures: Path) -> None:
     """The judge's prompts over the miniature world, or "An image of <class-name>" for a user's classes."""
     if config.prompts is not None:
-        from tessera.evaluate.prompts import prompts
+        from tessera.prompts.miniature import prompts
 
         clock.do("prompts", prompts, out / "prompts", pictures, config.prompts)
         return
-    from tessera.curate.caption import aio_caption
-    from tessera.curate.collect import read_images
+    from tessera.curate.caption.caption import aio_caption
+    from tessera.curate.collect.collect import read_images
 
     names = sorted({row.class_name for row in read_images(pictures)})[: config.class_prompts]
     lines = [json.dumps({"prompt": aio_caption(name), "tag": "class"}, ensure_ascii=False) for name in names]
@@ -227,7 +228,7 @@ def run_arm(
         samples = out / "samples" / name / kind
         clock.do(f"generate {name}", generate, samples, exported, prompts, settings)
         if config.evaluate is not None:
-            from tessera.evaluate.miniature import evaluate
+            from tessera.evaluate.miniature.evaluate import evaluate
 
             clock.do(f"evaluate {name}", evaluate, out / "scores" / name / kind, samples, config.evaluate)
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment, draw_recipe, read_recipe
-from tessera.curate.collect import ImageRow, read_images
-from tessera.curate.pictures import read_png
+from tessera.curate.collect.collect import ImageRow, read_images
 from tessera.cutmix import PATTERNS, compose, count_placements, placement_at
-from tessera.files import read_manifest, read_table
+from tessera.files import read_table
+from tessera.images import read_png
+from tessera.stages import read_manifest
 
 
 def pictures(*counts: int) -> list[ImageRow]:

@@ -10,16 +10,17 @@ from tessera import files as files_module
 from tessera.config import UserError
 from tessera.curate import encode as encode_module
 from tessera.curate.augment import AugmentConfig, augment, read_recipe
-from tessera.curate.caption import CaptionConfig, caption, read_captions
-from tessera.curate.collect import CollectConfig, collect, read_images
+from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.collect.collect import CollectConfig, collect, read_images
 from tessera.curate.encode import EncodeConfig, encode
-from tessera.curate.engine import Engine
-from tessera.curate.pictures import read_png
 from tessera.cutmix import compose
-from tessera.files import read_manifest, sha256_file
-from tessera.frozen.text import Words
-from tessera.frozen.vae import PixelUnshuffle
-from tessera.shards import open_encoded
+from tessera.encoded.store import open_encoded
+from tessera.files import sha256_file
+from tessera.images import read_png
+from tessera.pretrained.text_encoders import Words
+from tessera.pretrained.vae import PixelUnshuffle
+from tessera.stages import read_manifest
+from tessera.workers import Engine
 
 CONFIG = EncodeConfig(shard_size=10, text="words:32", latents="pixel-unshuffle:2")
 

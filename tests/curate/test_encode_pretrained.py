@@ -8,13 +8,13 @@ import torch
 
 from tessera.config import UserError
 from tessera.curate import encode as encode_module
-from tessera.curate.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
 from tessera.curate.encode import EncodeConfig, encode
-from tessera.curate.engine import Engine
-from tessera.curate.pictures import read_png
-from tessera.files import read_manifest
-from tessera.frozen.text import T5
-from tessera.shards import open_encoded
+from tessera.encoded.store import open_encoded
+from tessera.images import read_png
+from tessera.pretrained.text_encoders import T5
+from tessera.stages import read_manifest
+from tessera.workers import Engine
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from tessera import cli
-from tessera.curate import pictures
+from tessera import images as pictures
 from tessera.files import atomic_path
 
 CHILD = """
 import sys
 from pathlib import Path
-import tessera.curate.engine as engine
+import tessera.workers as engine
 from tessera.curate.augment import AugmentConfig, augment
-from tessera.curate.caption import CaptionConfig, caption
-from tessera.curate.collect import CollectConfig, collect
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.collect.collect import CollectConfig, collect
 
 def work(source, out):
     images, recipe = out / "images", out / "recipe"

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from test_captioning import Stub
 
-from tessera.curate import captioning
-from tessera.curate.caption import CaptionConfig, caption
+from curate.caption.test_model import Stub
+from tessera.curate.caption import model as captioning
+from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
 
 SCRIPT = """
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from tessera.curate import captioning
-from tessera.curate.caption import CaptionConfig, caption
+from tessera.curate.caption import model as captioning
+from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
-from tessera.curate.engine import Engine
+from tessera.workers import Engine
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -42,10 +42,10 @@ main(sys.argv[2:])
 
 
 def save_model(folder, seed):
-    from tessera.files import open_stage
     from tessera.models.build import build_network
     from tessera.models.dit import DiTConfig
-    from tessera.weights import ExportInfo, save_export
+    from tessera.stages import open_stage
+    from tessera.weights.export import ExportInfo, save_export
 
     torch.manual_seed(seed)
     network = build_network(
@@ -72,8 +72,8 @@ def save_model(folder, seed):
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
     from tessera.curate.augment import AugmentConfig, augment
-    from tessera.curate.caption import CaptionConfig, caption
-    from tessera.curate.collect import CollectConfig, collect
+    from tessera.curate.caption.caption import CaptionConfig, caption
+    from tessera.curate.collect.collect import CollectConfig, collect
     from tessera.miniature import WorldConfig
 
     out = tmp_path_factory.mktemp("workspace")

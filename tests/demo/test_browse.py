@@ -6,7 +6,7 @@ import pytest
 
 from tessera.config import UserError
 from tessera.demo.browse import PAGE, Browser, Entry, find_workspace
-from tessera.demo.scores import read_points, show_runs
+from tessera.demo.runs import read_points, show_runs
 
 
 def test_plain_and_mixed_sets_with_boxes(workspace):

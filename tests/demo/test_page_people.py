@@ -3,8 +3,8 @@
 import pytest
 from tests.demo.conftest import Server, draw, fill
 
-from chromium import DESK, PHONE, check_keyboard, faults
-from tessera.evaluate.extend import extend_by_rules
+from tessera.prompts.extend import extend_by_rules
+from tiny.chromium import DESK, PHONE, check_keyboard, faults
 
 TABS = ("Draw", "Data", "Runs")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tessera.config import UserError
-from tessera.evaluate import miniature
 from tessera.evaluate.intervals import WILSON, mean_interval, paired_difference
+from tessera.evaluate.miniature import evaluate as miniature
 from tessera.evaluate.scores import (
     FILE,
     OLD_INTERVAL,

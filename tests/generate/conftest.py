@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from tessera.files import open_stage
-from tessera.frozen.text import load_text_encoder
 from tessera.models.build import build_network
 from tessera.models.dit import DiTConfig
-from tessera.weights import ExportInfo, save_export
+from tessera.pretrained.text_encoders import load_text_encoder
+from tessera.stages import open_stage
+from tessera.weights.export import ExportInfo, save_export
 
 
 def write_export(directory, **changes):

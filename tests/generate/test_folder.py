@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tessera import files
+from tessera import stages
 from tessera.config import UserError, from_dict, to_dict
-from tessera.files import open_stage, read_manifest
 from tessera.generate import folder
 from tessera.generate.folder import GenerateConfig, fresh_folder, generate, image_grid
 from tessera.generate.pipeline import Pipeline
-from tessera.generate.prompts import read_prompts
+from tessera.prompts.read import read_prompts
+from tessera.stages import open_stage, read_manifest
 
 LINES = [
     {"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": f"a circle {i}"} for i in range(5)
@@ -174,7 +174,7 @@ def test_two_ranks_are_one(tmp_path, export, prompts, together):
 def test_other_ranks_wait_for_rank_0_and_say_so(tmp_path, export, prompts, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(files, "START_PATIENCE", 0)
+    monkeypatch.setattr(stages, "START_PATIENCE", 0)
     with pytest.raises(UserError, match="rank 0 did not start it"):
         generate(tmp_path / "out", export, prompts, device="cpu")
     assert not (tmp_path / "out").exists()

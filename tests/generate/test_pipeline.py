@@ -4,7 +4,7 @@ import torch
 
 from tessera.config import UserError
 from tessera.generate.pipeline import SAMPLES_PER_PROMPT, Pipeline, sample_noise
-from tessera.runtime import philox
+from tessera.randomness import philox
 
 PROMPTS = ["a red circle", "a blue square to the left of a green heart on pale yellow sand", "a star", "two moons", "x"]
 ADDRESSES = [(0, 0), (1, 0), (1, 1), (7, 0), (70_000, 3)]

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tiny_models import save_t5, save_vae
+from tiny.models import save_t5, save_vae
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -20,11 +20,12 @@ from tessera.cli import main
 from tessera.diffusion.loss import as_denoiser
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import linear
-from tessera.frozen.text import load_text_encoder
-from tessera.frozen.vae import load_codec
 from tessera.generate.pipeline import sample_noise
+from tessera.pretrained.text_encoders import load_text_encoder
+from tessera.pretrained.vae import load_codec
 from tessera.records import TextEncoding
-from tessera.weights import load_export, load_published
+from tessera.weights.export import load_export
+from tessera.weights.published import load_published
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cad_i_tiny.safetensors"
 PROMPT = "an image of a red cat"

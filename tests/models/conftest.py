@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from small_networks import CONFIGS, make_network
+
+from tiny.networks import CONFIGS, make_network
 
 
 @pytest.fixture(params=list(CONFIGS))

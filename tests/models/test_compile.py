@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_networks import CONFIGS, DIT_TINY, RIN_TINY, make_inputs, make_network
 from torch import nn
 from torch._dynamo import config as dynamo
 from torch._dynamo.exc import SkipFrame
 
 from tessera.models import build
 from tessera.models.build import compile_blocks, compiler_fault
+from tiny.networks import CONFIGS, DIT_TINY, RIN_TINY, make_inputs, make_network
 
 
 def outputs(network):

@@ -6,7 +6,6 @@ stall a GPU; tensors of two devices in one operation are refused; and so is floa
 
 import pytest
 import torch
-from small_networks import CONFIGS, make_network, make_text
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -14,6 +13,7 @@ from tessera.diffusion.loss import PREDICTIONS, as_denoiser, diffusion_loss
 from tessera.diffusion.sampler import SAMPLERS
 from tessera.diffusion.schedule import SCHEDULES, get_schedule
 from tessera.records import Batch
+from tiny.networks import CONFIGS, make_network, make_text
 
 MOVES = ("aten::_to_copy", "aten::to", "aten::copy_", "aten::zeros_like", "aten::randn_like")
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import DIT_TINY, make_inputs, make_network
 
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.layers import CrossAttention, QKNorm, SelfAttention, sincos_positions_2d
+from tiny.networks import DIT_TINY, make_inputs, make_network
 
 
 def norm(x, weight=None, bias=None):

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from small_networks import CONFIGS, DIT_TINY, RIN_TINY, make_inputs, make_network, make_text
 
 from tessera.config import UserError, from_dict, to_dict
 from tessera.models.build import build_network
 from tessera.models.dit import DIT_I_B2, DIT_I_L2, DIT_I_S2, DIT_I_XL2, DiT, DiTConfig
 from tessera.models.rin import CAD_I_BASE, CAD_I_L, RIN, RINConfig
 from tessera.records import DenoiserState, TextEncoding
+from tiny.networks import CONFIGS, DIT_TINY, RIN_TINY, make_inputs, make_network, make_text
 
 
 def close(a, b, tolerance=2e-5):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from small_networks import CONFIGS, make_inputs, make_network
 from torch import nn
 
 from tessera.models.packing import packed_linears
+from tiny.networks import CONFIGS, make_inputs, make_network
 
 
 def linears(network):

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_networks import CONFIGS, make_inputs, make_network
 
 from tessera.models.rin import RIN, RINConfig
 from tessera.records import DenoiserState, TextEncoding
-from tessera.weights import convert_published, load_published_state, published_config
+from tessera.weights.published import convert_published, load_published_state, published_config
+from tiny.networks import CONFIGS, make_inputs, make_network
 
 
 def close(a, b, tolerance=1e-5):

@@ -1,10 +1,10 @@
 """The text refiner alone."""
 
 import torch
-from small_networks import make_text
 
 from tessera.models.layers import sincos_positions
-from tessera.models.text import TextRefiner
+from tessera.models.text_refiner import TextRefiner
+from tiny.networks import make_text
 
 
 def refiner(**changes) -> TextRefiner:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chromium import check_file
-from tessera.cli.whole import study
+from tessera.cli.workflow import study
 from tessera.config import UserError
-from tessera.presets import MINIATURE_WORLD
+from tessera.presets.miniature import MINIATURE_WORLD
 from tessera.study.noise import NoiseStudy, _pictures, accuracy, measure, run_noise
+from tiny.chromium import check_file
 
 SMALL = NoiseStudy(world=MINIATURE_WORLD, pairs=6, times=(0.2, 0.8), schedules=("cosine",))
 

@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from chromium import check_file
-from tessera.cli.whole import _seconds
+from tessera.cli.workflow import _seconds
 from tessera.config import UserError
-from tessera.evaluate.likeness import LikenessConfig
-from tessera.study.data import data_of
-from tessera.study.plan import cells, resized
+from tessera.evaluate.miniature.likeness import LikenessConfig
+from tessera.study.datasets import data_of
+from tessera.study.design import cells, resized
 from tessera.study.runner import _follow, _jobs, run_study
 from tessera.study.studies import load_study
+from tiny.chromium import check_file
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
 TOY = """
 from dataclasses import replace
-from tessera.evaluate.likeness import LikenessConfig
-from tessera.presets import SMALL_DIT
-from tessera.study.plan import Study, Variant
+from tessera.evaluate.miniature.likeness import LikenessConfig
+from tessera.presets.miniature import SMALL_DIT
+from tessera.study.design import Study, Variant
 from tessera.study.studies import claims_smoke, retrained, with_ia
 
 def config(images):

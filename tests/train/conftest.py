@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from training_sets import make_records, write_set
+
+from tiny.training_sets import make_records, write_set
 
 
 @pytest.fixture(scope="session")

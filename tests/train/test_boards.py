@@ -8,11 +8,11 @@ import types
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_sets import config_of
 
 from tessera.config import UserError
 from tessera.train.boards import TensorBoard, WandB, scalars
 from tessera.train.loop import Means, train
+from tiny.training_sets import config_of
 
 LINE = {
     "num_images": 40,

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_sets import DIT, RIN, SHAPE, WIDTH, config_of
 
 from tessera.config import UserError
-from tessera.files import read_manifest
+from tessera.encoded.store import open_encoded
 from tessera.records import TextEncoding
-from tessera.shards import open_encoded
+from tessera.stages import read_manifest
 from tessera.train import checkpoint
 from tessera.train.export import ExportConfig, export
 from tessera.train.loop import train
-from tessera.train.optim import OptimConfig
-from tessera.weights import load_export
+from tessera.train.optim.config import OptimConfig
+from tessera.weights.export import load_export
+from tiny.training_sets import DIT, RIN, SHAPE, WIDTH, config_of
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_sets import DIT, RIN, SHAPE, WIDTH, config_of, make_records, write_set
 
 from tessera.config import UserError, from_dict, to_dict
-from tessera.files import read_json, read_manifest, sha256_file
+from tessera.encoded.store import open_encoded
+from tessera.files import read_json, sha256_file
+from tessera.randomness import philox
 from tessera.records import Batch
-from tessera.runtime import philox
-from tessera.shards import open_encoded
+from tessera.stages import read_manifest
 from tessera.train import checkpoint, loop, step
-from tessera.train.batches import load_batch, passes
-from tessera.train.log import MEASURED
+from tessera.train.loader import load_batch, passes
+from tessera.train.logs import MEASURED
 from tessera.train.loop import Means, TrainConfig, Trainer, train
-from tessera.train.optim import MasterOptimizer, OptimConfig
+from tessera.train.optim.config import OptimConfig
+from tessera.train.optim.master import MasterOptimizer
 from tessera.train.step import Stepper
+from tiny.training_sets import DIT, RIN, SHAPE, WIDTH, config_of, make_records, write_set
 
 STATE = "shard-00001-model-00001-of-00001.safetensors"  # of one process
 

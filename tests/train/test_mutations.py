@@ -1,18 +1,16 @@
 """Mistakes that others made, put in on purpose: each must turn a test red."""
 
 import pytest
-import test_batches
-import test_checkpoint
-import test_data
-import test_optim
-import test_ranks
 import torch
-from training_sets import make_records, write_set
 
-from tessera.train import batches, checkpoint
-from tessera.train.data import Algorithm1
-from tessera.train.optim import EMA
-from tessera.train.ranks import GradientExchange
+from tessera.train import checkpoint
+from tessera.train import loader as batches
+from tessera.train.algorithm1 import Algorithm1
+from tessera.train.distributed import GradientExchange
+from tessera.train.optim.ema import EMA
+from tiny.training_sets import make_records, write_set
+from train import test_algorithm1, test_checkpoint, test_distributed, test_loader
+from train.optim import test_master
 
 
 def red(test, *arguments):
@@ -23,12 +21,12 @@ def red(test, *arguments):
 
 def test_without_the_gate_at_tau(monkeypatch):
     monkeypatch.setattr(Algorithm1, "_augmented", lambda self, block, t, rho: rho < self.prob)
-    red(test_data.test_share_of_augmented_samples_is_what_equation_3_says, 0.4, 0.5)
+    red(test_algorithm1.test_share_of_augmented_samples_is_what_equation_3_says, 0.4, 0.5)
 
 
 def test_with_the_gate_turned_round(monkeypatch):
     monkeypatch.setattr(Algorithm1, "_augmented", lambda self, block, t, rho: (t <= self.min_t) & (rho < self.prob))
-    red(test_data.test_share_of_augmented_samples_is_what_equation_3_says, 0.4, 0.5)
+    red(test_algorithm1.test_share_of_augmented_samples_is_what_equation_3_says, 0.4, 0.5)
 
 
 def test_with_the_sets_swapped(monkeypatch, tmp_path):
@@ -39,7 +37,7 @@ def test_with_the_sets_swapped(monkeypatch, tmp_path):
         original(self, algorithm, second, first, *args, **options)
 
     monkeypatch.setattr(batches.Reader, "__init__", swapped)
-    red(test_data.test_batch_holds_the_drawn_records, plain, augmented)
+    red(test_algorithm1.test_batch_holds_the_drawn_records, plain, augmented)
 
 
 def test_with_records_drawn_with_repetition(monkeypatch):
@@ -47,7 +45,7 @@ def test_with_records_drawn_with_repetition(monkeypatch):
         return torch.randint(size, (size,), generator=torch.Generator().manual_seed(epoch)).numpy()
 
     monkeypatch.setattr(Algorithm1, "_order", order)
-    red(test_data.test_each_epoch_of_each_set_has_every_record_once.hypothesis.inner_test, 50, 20, 0.5, 3, 0)
+    red(test_algorithm1.test_each_epoch_of_each_set_has_every_record_once.hypothesis.inner_test, 50, 20, 0.5, 3, 0)
 
 
 def test_with_the_average_the_wrong_way_round(monkeypatch):
@@ -55,7 +53,7 @@ def test_with_the_average_the_wrong_way_round(monkeypatch):
         torch._foreach_lerp_(self.weights, [w.detach() for w in weights], self.decay)
 
     monkeypatch.setattr(EMA, "update", inverted)
-    red(test_optim.test_ema_against_its_closed_form)
+    red(test_master.test_ema_against_its_closed_form)
 
 
 def test_with_a_clipped_trust_ratio(monkeypatch):
@@ -65,13 +63,13 @@ def test_with_a_clipped_trust_ratio(monkeypatch):
         return original(condition, a, b).clamp(max=10.0)
 
     monkeypatch.setattr(torch, "where", clipped)
-    red(test_optim.test_lamb_against_a_reference)
+    red(test_master.test_lamb_against_a_reference)
 
 
 def test_with_scales_of_the_wrong_group(monkeypatch):
     original = batches._scaled
     monkeypatch.setattr(batches, "_scaled", lambda codes, scale: original(codes, scale.flip(1)))
-    red(test_batches.test_packed_text_is_unpacked_as_padded_by_hand, 128, 1, 7)
+    red(test_loader.test_packed_text_is_unpacked_as_padded_by_hand, 128, 1, 7)
 
 
 def test_with_a_bucket_that_is_never_sent(monkeypatch):
@@ -87,7 +85,7 @@ def test_with_a_bucket_that_is_never_sent(monkeypatch):
     monkeypatch.setattr(GradientExchange, "finish", forgetful)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        red(test_ranks.test_buckets_hold_the_gradients_of_all_passes, None, monkeypatch, torch.float32, 100)
+        red(test_distributed.test_buckets_hold_the_gradients_of_all_passes, None, monkeypatch, torch.float32, 100)
     finally:
         dist.destroy_process_group()
 

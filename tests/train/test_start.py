@@ -5,19 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_sets import DIT, RIN, config_of, make_records, write_set
 
 from tessera.config import UserError
-from tessera.encoded import EncodedRecord, quantize
-from tessera.files import open_stage, read_manifest
+from tessera.encoded.record import EncodedRecord, quantize
 from tessera.models.build import build_network, resize_positions
 from tessera.models.layers import sincos_positions_2d
-from tessera.runtime import philox
+from tessera.randomness import philox
+from tessera.stages import open_stage, read_manifest
 from tessera.train import checkpoint
 from tessera.train.export import ExportConfig, export
 from tessera.train.loop import Means, train
-from tessera.train.optim import OptimConfig
-from tessera.weights import ExportInfo, load_export, save_export
+from tessera.train.optim.config import OptimConfig
+from tessera.weights.export import ExportInfo, load_export, save_export
+from tiny.training_sets import DIT, RIN, config_of, make_records, write_set
 
 
 def export_of(folder, model, **changes):
@@ -57,7 +57,7 @@ def test_it_starts_from_exactly_these_weights(plain, tmp_path, model):
 
 
 def larger_set(folder):
-    """As `training_sets.write_set`, with latents of 8 x 8."""
+    """As `tiny.training_sets.write_set`, with latents of 8 x 8."""
     records = []
     for i in range(12):
         rng = philox(3, "larger", i)

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_sets import make_records, write_set
 
-from tessera.files import read_manifest
+from tessera.stages import read_manifest
 from tessera.train import checkpoint
+from tiny.training_sets import make_records, write_set
 
 ROOT = Path(__file__).parents[2]
 PRESET = """
 from dataclasses import replace
-from training_sets import config_of
+from tiny.training_sets import config_of
 
 def small():
     return config_of(num_images=8 * 40, log_every_images=40)
@@ -58,7 +58,7 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    paths = [str(ROOT / "src"), str(ROOT / "tests" / "train")]
+    paths = [str(ROOT / "src"), str(ROOT / "tests")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)

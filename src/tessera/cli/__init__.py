@@ -12,7 +12,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from tessera.cli import curate, evaluate, generate, people, shown, train, whole
+from tessera.cli import curate, evaluate, generate, train
+from tessera.cli import output as shown
+from tessera.cli import tools as people
+from tessera.cli import workflow as whole
 from tessera.config import UserError, nearest
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -59,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args = [_at_home(word) for word in args if word != shown.FLAG]
     try:
         _check_verb(args)
-        from tessera.runtime import stopping
+        from tessera.signals import stopping
 
         with stopping():
             try:
@@ -84,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         if _debugging():
             raise
         if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name or "")):
-            from tessera.runtime import install_command
+            from tessera.extras import install_command
 
             _fail(f"{error.name} is not installed; run: {install_command(extra)}", 2)
         _fail(f"{type(error).__name__}: {error} (a defect of tessera; TESSERA_DEBUG=1 shows where)", 1)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.shown import say, say_files, say_this
+from tessera.cli.output import say, say_files, say_this
 
 EngineKind = Literal["here", "processes", "ray"]
 Pattern = Literal["all", "half", "quarter", "ninth", "sixteenth", "crop"]
@@ -38,8 +38,8 @@ def collect(
         num_images: Pictures of the miniature.
         seed: Seed of the miniature.
     """
-    from tessera.curate.collect import MINIATURE, CollectConfig
-    from tessera.curate.collect import collect as collect_all
+    from tessera.curate.collect.collect import MINIATURE, CollectConfig
+    from tessera.curate.collect.collect import collect as collect_all
     from tessera.miniature import WorldConfig
 
     if source == MINIATURE:
@@ -128,9 +128,9 @@ def caption(
         address: Of the Ray cluster.
         shard: i/n: the i-th of n tasks of an array job; the last one to end completes the directory.
     """
-    from tessera.curate.caption import CaptionConfig
-    from tessera.curate.caption import caption as caption_all
-    from tessera.curate.engine import Engine, parse_part
+    from tessera.curate.caption.caption import CaptionConfig
+    from tessera.curate.caption.caption import caption as caption_all
+    from tessera.workers import Engine, parse_part
 
     config = CaptionConfig(captioner=captioner, seed=seed, model=model)
     where = Engine(kind=engine, workers=workers, address=address, part=parse_part(shard))
@@ -151,8 +151,8 @@ def export_captioner(
         out: Folder to make.
         model: A repository or folder.
     """
-    from tessera.frozen.captioner_export import describe_serving
-    from tessera.frozen.captioner_export import export_captioner as export_it
+    from tessera.pretrained.captioner.llava_export import describe_serving
+    from tessera.pretrained.captioner.llava_export import export_captioner as export_it
 
     export_it(out, model)
     serving = describe_serving(out)
@@ -160,7 +160,7 @@ def export_captioner(
 
 
 def _say_if_complete(out: Path) -> None:
-    from tessera.files import read_manifest
+    from tessera.stages import read_manifest
 
     if read_manifest(out, must_be_complete=False).complete:
         say(out)
@@ -205,7 +205,7 @@ def encode(
     """
     from tessera.curate.encode import EncodeConfig
     from tessera.curate.encode import encode as encode_all
-    from tessera.curate.engine import Engine, parse_part
+    from tessera.workers import Engine, parse_part
 
     config = EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
     where = Engine(kind=engine, workers=workers, address=address, part=parse_part(shard))
@@ -233,7 +233,7 @@ def look(
         images: The pictures it was made from, where they lie elsewhere.
         recipe: The recipe it was made from, where it lies elsewhere.
     """
-    from tessera.curate.look import look as look_at
+    from tessera.report.dataset_page import look as look_at
 
     place = directory.resolve()
     path = out or place.with_name(f"{place.name}.html")

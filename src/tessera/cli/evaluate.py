@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.shown import say, say_report, say_scores
+from tessera.cli.output import say, say_report, say_scores
 
 
 def prompts(images: Annotated[Path, "positional"], out: Path, per_task: int = 20, seed: int = 0) -> None:
@@ -17,8 +17,8 @@ def prompts(images: Annotated[Path, "positional"], out: Path, per_task: int = 20
         per_task: Prompts of each task.
         seed: Seed of the draws.
     """
-    from tessera.evaluate.prompts import PromptConfig
-    from tessera.evaluate.prompts import prompts as prompts_all
+    from tessera.prompts.miniature import PromptConfig
+    from tessera.prompts.miniature import prompts as prompts_all
 
     prompts_all(out, images, PromptConfig(per_task=per_task, seed=seed))
     say(out)
@@ -46,8 +46,8 @@ def extend_prompts(
         seed: Each text is a function of (seed, prompt).
         device: cuda, mps or cpu; the best there is by default.
     """
-    from tessera.evaluate.extend import ExtendConfig
-    from tessera.evaluate.extend import extend_prompts as extend_all
+    from tessera.prompts.extend import ExtendConfig
+    from tessera.prompts.extend import extend_prompts as extend_all
 
     if extend_all(out, prompts, ExtendConfig(extender=extender, model=model, server=server, seed=seed), device=device):
         say(out)
@@ -62,8 +62,8 @@ def miniature(samples: Annotated[Path, "positional"], out: Path) -> None:
         samples: Directory made by generate from the judge's prompts.
         out: Directory to make.
     """
-    from tessera.evaluate.miniature import EvaluateConfig
-    from tessera.evaluate.miniature import evaluate as evaluate_all
+    from tessera.evaluate.miniature.evaluate import EvaluateConfig
+    from tessera.evaluate.miniature.evaluate import evaluate as evaluate_all
 
     evaluate_all(out, samples, EvaluateConfig())
     say_scores(out)
@@ -90,7 +90,7 @@ def geneval(
         clip: CLIP ViT-L/14 of the Hub or of a folder, which names the colours.
         device: cuda, mps or cpu; the best there is by default.
     """
-    from tessera.evaluate.geneval_table import GenEvalConfig, evaluate_geneval, side_by_side
+    from tessera.evaluate.geneval.evaluate import GenEvalConfig, evaluate_geneval, side_by_side
 
     config = GenEvalConfig(detector=detector, clip=clip)
     if evaluate_geneval(out, samples, config, extended=extended_samples, device=device):
@@ -119,7 +119,7 @@ def dpg(
         server: Address of the server, such as http://127.0.0.1:8000/v1; its key stands in OPENAI_API_KEY.
         device: cuda, mps or cpu; the best there is by default.
     """
-    from tessera.evaluate.dpg import DpgConfig, evaluate_dpg
+    from tessera.evaluate.dpg.evaluate import DpgConfig, evaluate_dpg
 
     config = DpgConfig(backend=vqa, model=vqa_model, server=server)
     if evaluate_dpg(out, samples, questions, config, device=device):
@@ -175,19 +175,19 @@ def quality(
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.config import UserError, from_dict
-    from tessera.evaluate.quality import evaluate_quality
-    from tessera.evaluate.quality_config import NETWORK, QualityConfig
-    from tessera.runtime import pick_device
+    from tessera.devices import pick_device
+    from tessera.evaluate.quality.config import NETWORK, QualityConfig
+    from tessera.evaluate.quality.evaluate import evaluate_quality
 
     given = {"metrics": list(metrics), "prdc": list(prdc), "rounding": rounding}
     config = from_dict(QualityConfig, given | {"batch_size": batch_size}, "evaluate quality")
     for directory in (samples, reference):
         if not directory.is_dir():
             raise UserError(f"{directory}: there is no such directory")
-    from tessera.frozen.clip import load_clip
-    from tessera.frozen.dinov2 import load_dino
-    from tessera.frozen.features import load_inception
-    from tessera.frozen.jina import load_jina
+    from tessera.pretrained.features.clip import load_clip
+    from tessera.pretrained.features.dinov2 import load_dino
+    from tessera.pretrained.features.encoder import load_inception
+    from tessera.pretrained.features.jina import load_jina
 
     where = pick_device(device)
     loaders = {
@@ -222,7 +222,7 @@ def report(
         force: Put numbers of unlike protocols in one table.
     """
     from tessera.config import UserError
-    from tessera.evaluate.results_page import is_scores, results
+    from tessera.report.scores_page import is_scores, results
 
     if not paths:
         raise UserError("report: give a folder made by run, or directories of scores")
@@ -241,7 +241,7 @@ def report(
         raise UserError(f"{other}: has no scores.json itself; give what lies in it, as {' '.join(inside[:3])}")
     if len(paths) > 1 or samples or force:
         raise UserError(f"{other}: has no scores.json; give directories made by `tessera evaluate`, or one made by run")
-    from tessera.evaluate.report import report as report_all
+    from tessera.report.run_page import report as report_all
 
     report_all(out or other / "report", other)
     say_report((out or other / "report") / "index.html")
@@ -271,7 +271,7 @@ def figure_tau(
         pictures: How many are judged.
         seed: Seed of placements and noise.
     """  # noqa: E501
-    from tessera.evaluate.tau import TauConfig, tau
+    from tessera.report.figure7 import TauConfig, tau
 
     tau(out, images, TauConfig(schedule=schedule, codec=codec, scale=scale, size=size, pictures=pictures, seed=seed))
     say(out, (out / "tau.md").read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.shown import say, say_files
+from tessera.cli.output import say, say_files
 from tessera.config import UserError
 
 
@@ -29,8 +29,8 @@ def import_published(
         steps: Default number of sampling steps.
         clip_denoised: Largest absolute value of the predicted latents.
     """
-    from tessera.generate.published import ImportConfig
-    from tessera.generate.published import import_published as import_all
+    from tessera.weights.import_published import ImportConfig
+    from tessera.weights.import_published import import_published as import_all
 
     config = ImportConfig(
         coherence=coherence, guidance_scale=guidance_scale, sampling_steps=steps, clip_denoised=clip_denoised
@@ -93,7 +93,7 @@ def generate(
             raise UserError(
                 "--model has its own sampler: leave out --sampler, --guidance-interval, --compute and --compile"
             )
-        from tessera.generate.peers import PeerConfig, generate_peer
+        from tessera.generate.baselines import PeerConfig, generate_peer
 
         peer = PeerConfig(
             per_prompt=4 if per_prompt is None else per_prompt,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tessera.cli.shown import say
+from tessera.cli.output import say
 
 
 def train(
@@ -44,8 +44,8 @@ def train(
         verify: Compare the sets with their checksums first, which takes minutes for large ones.
         resume: Fail if there is no run to go on with.
     """
-    from tessera.presets import load_train_preset
-    from tessera.runtime import rank
+    from tessera.devices import rank
+    from tessera.presets.lookup import load_train_preset
     from tessera.train.loop import Means
     from tessera.train.loop import train as train_all
 
@@ -68,9 +68,9 @@ def train(
 
 def _content_hash(kind: str, model: str) -> str | None:
     """The hash of the files of a latent_codec or text_encoder, if it lies on this machine."""
-    from tessera.frozen.hub import content_hash
-    from tessera.frozen.text import T5_FILES
-    from tessera.frozen.vae import VAE_FILES
+    from tessera.hub import content_hash
+    from tessera.pretrained.text_encoders import T5_FILES
+    from tessera.pretrained.vae import VAE_FILES
 
     return content_hash(model, VAE_FILES if kind == "latent_codec" else T5_FILES)
 
@@ -78,9 +78,9 @@ def _content_hash(kind: str, model: str) -> str | None:
 def _frozen(plain: Path, augmented: Path | None, *, draws: bool) -> tuple[Any, Any]:
     """The pretrained networks that a training needs, which `tessera.train` does not know: an encoder of captions where
     a set holds no text, a decoder of latents where pictures are drawn."""
-    from tessera.frozen.text import load_text_encoder
-    from tessera.frozen.vae import load_codec
-    from tessera.shards import open_encoded
+    from tessera.encoded.store import open_encoded
+    from tessera.pretrained.text_encoders import load_text_encoder
+    from tessera.pretrained.vae import load_codec
 
     stores = [open_encoded(path) for path in (plain, augmented) if path is not None]
     encode_text = decode = None

@@ -12,7 +12,7 @@ are listed and on whatever machine:
 - the box is number h mod n of the pattern's n placements, h being the address (row's seed, "box").
 
 The pattern "crop" mixes nothing: its rows are windows of single pictures, which name themselves as partners.
-A recipe can be made from the names of published captions too: `tessera.curate.published_names`.
+A recipe can be made from the names of published captions too: `tessera.curate.published_recipe`.
 """
 
 from collections import Counter
@@ -25,11 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, from_dict, to_dict
-from tessera.curate.captions_file import find_captions
-from tessera.curate.collect import ImageRow, is_complete, read_images
-from tessera.curate.pictures import is_whole_png, read_png, write_png
-from tessera.curate.published_names import mixes_in, published_name
-from tessera.curate.rows import TableRows
+from tessera.curate.caption.file import find_captions
+from tessera.curate.collect.collect import ImageRow, is_complete, read_images
+from tessera.curate.index import TableRows
+from tessera.curate.published_recipe import mixes_in, published_name
 from tessera.cutmix import (
     CROP,
     HALF_VIEWS,
@@ -41,9 +40,12 @@ from tessera.cutmix import (
     count_placements,
     placement_at,
 )
-from tessera.files import open_stage, read_manifest, read_table, remove_unfinished, write_table
+from tessera.files import read_table, remove_unfinished, write_table
+from tessera.images import is_whole_png, read_png, write_png
+from tessera.progress import progress
+from tessera.randomness import address
 from tessera.records import Placement
-from tessera.runtime import address, progress
+from tessera.stages import open_stage, read_manifest
 
 RECIPE_TABLE = "recipe.parquet"
 SUFFIX = "+mix"
@@ -63,7 +65,7 @@ class AugmentConfig:
     seed: int = 0
     """Address of the draws, 0 or more."""
     from_captions: str | None = None
-    """Captions whose names say the rows, in place of drawing them (`tessera.curate.published_names`); recorded as
+    """Captions whose names say the rows, in place of drawing them (`tessera.curate.published_recipe`); recorded as
     NAME@HASH. None = draw them."""
 
     def __post_init__(self):

@@ -18,20 +18,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.arrow import write_shard
 from tessera.config import UserError, to_dict
 from tessera.curate.augment import RecipeRow, read_recipe
-from tessera.curate.caption import check_made_from, read_captions
-from tessera.curate.collect import is_complete, read_images
-from tessera.curate.engine import HERE, Engine, run_shards
-from tessera.curate.pictures import read_png
+from tessera.curate.caption.caption import check_made_from, read_captions
+from tessera.curate.collect.collect import is_complete, read_images
 from tessera.cutmix import compose
-from tessera.encoded import EncodedRecord, TextEncodingKind, pack_floats, quantize
-from tessera.files import open_stage, read_manifest, sha256_file
-from tessera.frozen.text import TextEncoder, load_text_encoder
-from tessera.frozen.vae import LatentCodec, load_codec
-from tessera.runtime import philox, progress
-from tessera.shards import SHARD_SHA256, shard_name
+from tessera.encoded.record import EncodedRecord, TextEncodingKind, pack_floats, quantize
+from tessera.encoded.shard import write_shard
+from tessera.encoded.store import SHARD_SHA256, shard_name
+from tessera.files import sha256_file
+from tessera.images import read_png
+from tessera.pretrained.text_encoders import TextEncoder, load_text_encoder
+from tessera.pretrained.vae import LatentCodec, load_codec
+from tessera.progress import progress
+from tessera.randomness import philox
+from tessera.stages import open_stage, read_manifest
+from tessera.workers import HERE, Engine, run_shards
 
 CACHE_BYTES = 512 * 2**20
 """Decoded pictures that are kept: all of a small set, else about as many as a shard needs."""
@@ -50,9 +52,9 @@ class EncodeConfig:
     """How records are encoded and stored."""
 
     latents: str = "pixel-unshuffle:4"
-    """Image codec (`tessera.frozen.vae.load_codec`)."""
+    """Image codec (`tessera.pretrained.vae.load_codec`)."""
     text: str = "words:64"
-    """Text encoder (`tessera.frozen.text.load_text_encoder`)."""
+    """Text encoder (`tessera.pretrained.text_encoders.load_text_encoder`)."""
     text_encoding: TextEncodingKind = "int8"
     """How token embeddings are stored: "int8", "fp16", or "none" (captions only)."""
     compute: Literal["fp32", "bf16"] = "fp32"

@@ -15,12 +15,12 @@ from PIL import Image
 
 from tessera.config import UserError
 from tessera.curate.augment import RecipeRow, read_recipe
-from tessera.curate.caption import check_made_from, read_captions
-from tessera.curate.collect import ImageRow, read_images
-from tessera.curate.pictures import read_png
+from tessera.curate.caption.caption import check_made_from, read_captions
+from tessera.curate.collect.collect import ImageRow, read_images
 from tessera.cutmix import CROP, compose
 from tessera.demo.pictures import data_address
-from tessera.files import MANIFEST, read_manifest
+from tessera.images import read_png
+from tessera.stages import MANIFEST, read_manifest
 
 PAGE = 24
 """Pictures shown at once."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.files import read_manifest
+from tessera.stages import read_manifest
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,12 +16,12 @@ from gradio import themes
 from tessera.config import UserError
 from tessera.demo.browse import ALL, PAGE, Browser
 from tessera.demo.drawing import MAX_COUNT, MAX_PROMPT, MAX_SEED, MAX_STEPS
-from tessera.demo.extend import PromptExtender
-from tessera.demo.scores import show_runs
+from tessera.demo.extender import PromptExtender
+from tessera.demo.runs import show_runs
 from tessera.demo.studio import KEPT, Kept, Studio, notice
 from tessera.files import read_json
-from tessera.generate.prompts import load_prompts, read_prompts
 from tessera.miniature import WorldConfig
+from tessera.prompts.read import load_prompts, read_prompts
 
 MAX_QUEUED = 64
 """Requests of any kind that gradio has not begun; the drawings' own line is the studio's and much shorter."""

@@ -10,10 +10,10 @@ from typing import Any
 from tessera.config import UserError
 from tessera.demo.browse import find_workspace
 from tessera.demo.drawing import Drawer, find_rival
-from tessera.demo.extend import PromptExtender
+from tessera.demo.extender import PromptExtender
 from tessera.demo.studio import Studio
-from tessera.evaluate.extend import ExtendConfig
-from tessera.runtime import install_command
+from tessera.extras import install_command
+from tessera.prompts.extend import ExtendConfig
 
 HOST, PORT, PORTS = "127.0.0.1", 7860, 20
 _POLICY = (

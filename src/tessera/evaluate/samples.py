@@ -1,6 +1,6 @@
 """Folders of pictures in GenEval's layout as the judges read them, and work on them prompt by prompt."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError
-from tessera.evaluate.pictures import as_rgb
+from tessera.evaluate.quality.features import as_rgb
 from tessera.evaluate.scores import Extender
-from tessera.files import read_json, read_manifest, remove_unfinished, write_json
-from tessera.runtime import progress, rank, world_size
+from tessera.files import read_json
+from tessera.stages import read_manifest
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,3 @@ def extender_of(directory: Path, lines: Iterable[Mapping[str, Any]]) -> Extender
     first = entries[0] if entries else {}
     prompt = str(first.get("template_sha256") or first.get("template"))
     return Extender(model=str(first.get("extender")), prompt=prompt, seed=int(first.get("seed") or 0))
-
-
-def work_through(
-    directory: Path, count: int, work: Callable[[int], Any], *, description: str, unit: str = "prompts"
-) -> list[Any] | None:
-    """`work(number)` for each number below `count`, its result in a file of its own: directory/NNNNN.json.
-
-    What is there is not done again. Under torchrun rank r of w does numbers r, r + w, ... and waits for nobody. The
-    results in order as the files give them back, or None while another rank's are missing.
-    """
-    paths = [directory / f"{number:05d}.json" for number in range(count)]
-    own = range(rank(), count, world_size())
-    todo = [number for number in own if not paths[number].is_file()]
-    with progress(description, len(own), unit=unit, completed=len(own) - len(todo)) as bar:
-        for number in todo:
-            write_json(paths[number], work(number))
-            bar.advance()
-    if not all(path.is_file() for path in paths):
-        return None
-    if world_size() > 1:
-        remove_unfinished(directory)
-    return [read_json(path) for path in paths]

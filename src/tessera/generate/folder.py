@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError, nearest, to_dict
-from tessera.files import atomic_path, open_stage, read_manifest
-from tessera.generate.prompts import Prompts, load_prompts
-from tessera.runtime import progress, rank, set_threads, world_size
+from tessera.devices import rank, set_threads, world_size
+from tessera.files import atomic_path
+from tessera.progress import progress
+from tessera.prompts.read import Prompts, load_prompts
+from tessera.stages import open_stage, read_manifest
 
 if TYPE_CHECKING:
-    from tessera.frozen.text import TextEncoder
+    from tessera.pretrained.text_encoders import TextEncoder
 
 Draw = Callable[[Sequence[str], Sequence[tuple[int, int]]], NDArray[np.uint8]]
 """Texts and their addresses (prompt index, k) -> uint8 (B, S, S, 3)."""

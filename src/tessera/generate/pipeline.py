@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
+from tessera.devices import pick_device
 from tessera.diffusion.loss import as_denoiser
 from tessera.diffusion.sampler import Callback, Generators, get_sampler
 from tessera.diffusion.schedule import get_schedule
-from tessera.frozen.text import load_text_encoder
-from tessera.frozen.vae import load_codec
 from tessera.models.build import compile_blocks
 from tessera.models.packing import packed_linears
+from tessera.pretrained.text_encoders import load_text_encoder
+from tessera.pretrained.vae import load_codec
+from tessera.randomness import address, philox
 from tessera.records import TextEncoding
-from tessera.runtime import address, philox, pick_device
-from tessera.weights import ExportInfo, load_export
+from tessera.weights.export import ExportInfo, load_export
 
 SAMPLES_PER_PROMPT = 2**20
 """Addresses kept for each prompt: picture k of prompt i draws its noise at i * SAMPLES_PER_PROMPT + k."""

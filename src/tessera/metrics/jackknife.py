@@ -30,7 +30,7 @@ import numpy as np
 from tessera.config import UserError
 from tessera.metrics.resampling import Interval, student_t
 from tessera.metrics.tables import numbered
-from tessera.runtime import philox
+from tessera.randomness import philox
 
 BLOCKS = 20
 """Blocks, and so the fewest prompts: 19 degrees of freedom make an interval 7% wider than endless ones would."""

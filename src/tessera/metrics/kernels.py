@@ -10,7 +10,7 @@ import numpy as np
 from tessera.config import UserError
 from tessera.metrics.jackknife import LeftOut
 from tessera.metrics.tables import as_features, same_width
-from tessera.runtime import philox
+from tessera.randomness import philox
 
 BLOCK_ROWS = 512
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tessera.config import UserError
 from tessera.metrics.tables import numbered
-from tessera.runtime import philox
+from tessera.randomness import philox
 
 BLOCK_ENTRIES = 2**21
 """About how many draws of a bootstrap are held at once."""

@@ -9,8 +9,8 @@ import re
 import numpy as np
 
 from tessera.miniature.world import BACKGROUNDS
+from tessera.randomness import philox
 from tessera.records import Scene, SceneObject
-from tessera.runtime import philox
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
 _COLUMNS = ("left", "", "right")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tessera.config import UserError, nearest
+from tessera.randomness import philox
 from tessera.records import Placement, Scene, SceneObject
-from tessera.runtime import philox
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (222, 32, 38),

@@ -27,7 +27,7 @@ from tessera.models.layers import (
     sincos_positions_2d,
     unpatchify,
 )
-from tessera.models.text import TextCache, TextRefiner
+from tessera.models.text_refiner import TextCache, TextRefiner
 from tessera.records import DenoiserState, TextEncoding
 
 TIME_CHANNELS = 256

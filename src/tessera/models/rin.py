@@ -24,7 +24,7 @@ from tessera.models.layers import (
     require,
     unpatchify,
 )
-from tessera.models.text import TextCache, TextRefiner
+from tessera.models.text_refiner import TextCache, TextRefiner
 from tessera.records import DenoiserState, TextEncoding
 
 

@@ -1,5 +1,5 @@
 """Studies: many trainings that differ in one thing, as one table with intervals."""
 
-from tessera.study.plan import Study, Variant
+from tessera.study.design import Study, Variant
 
 __all__ = ["Study", "Variant"]

@@ -21,15 +21,15 @@ import numpy as np
 import tessera
 from tessera.config import UserError, to_dict
 from tessera.cutmix import PATTERNS, HalfView, compose, draw_placement
-from tessera.evaluate.comparison import value_cell
-from tessera.evaluate.illustrate import PATTERN_NAMES, NoiseSettings, noise_strip
-from tessera.evaluate.plots import Series, value_plot
-from tessera.evaluate.report import render_page
 from tessera.files import atomic_path, write_json
 from tessera.metrics import bootstrap
 from tessera.miniature import WorldConfig, draw_scene, mix_scene, render
+from tessera.randomness import philox
 from tessera.records import Scene
-from tessera.runtime import philox
+from tessera.report.comparison import value_cell
+from tessera.report.examples import PATTERN_NAMES, NoiseSettings, noise_strip
+from tessera.report.plots import Series, value_plot
+from tessera.report.run_page import render_page
 
 QUESTIONS = {"artefact": "the CutMix artefact", "content": "which object has which color"}
 _ENCODED = 256  # pictures encoded at once
@@ -109,7 +109,7 @@ def _accuracy(distances: np.ndarray, alpha_bar: float) -> dict[str, float]:
 
 def _distances(study: NoiseStudy, pattern: str) -> dict[str, np.ndarray]:
     """Of each CutMix picture of `pattern`, how far the two answers to each question lie apart in scaled latents."""
-    from tessera.frozen.vae import load_codec
+    from tessera.pretrained.vae import load_codec
 
     codec = load_codec(study.latents)
     made = [_pictures(study, pattern, number) for number in range(study.pairs)]

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
-from tessera.evaluate.likeness import read_likeness
-from tessera.evaluate.miniature import MEASURES, measured, read_scores
-from tessera.files import MANIFEST, read_json, sha256_file
+from tessera.evaluate.miniature.evaluate import MEASURES, measured, read_scores
+from tessera.evaluate.miniature.likeness import read_likeness
+from tessera.files import read_json, sha256_file
 from tessera.metrics import Interval, share_difference, share_interval
 from tessera.run import is_complete
-from tessera.study.plan import LIKENESS, Cell, Study, cells, plan
+from tessera.stages import MANIFEST
+from tessera.study.design import LIKENESS, Cell, Study, cells, plan
 
 SAME = ("metric", "detector_sha256", "prompts_sha256", "extended", "images", "prompts")
 """Fields of the protocol in which the cells of one table may not differ."""

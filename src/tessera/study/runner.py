@@ -1,6 +1,6 @@
 """Runs a study: its data, its cells beside each other, its tables and its page.
 
-    data/                        the sets of all cells (tessera.study.data)
+    data/                        the sets of all cells (tessera.study.datasets)
     cells/ARM-XX/                one training and its judgement, named by all that it depends on
     STUDY/plan.json              what was fixed before the runs
     STUDY/results.json           scores, intervals, differences; equal on every run on one machine
@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
-from tessera.evaluate.likeness import described
-from tessera.files import MANIFEST, atomic_path, made_otherwise, open_stage, read_json, read_manifest, write_json
+from tessera.evaluate.miniature.likeness import described
+from tessera.files import atomic_path, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
-from tessera.presets import RunConfig
+from tessera.presets.config import RunConfig
 from tessera.run import CONFIG, is_complete, locked, run_arm
-from tessera.study.data import Data, data_of, prepare
-from tessera.study.plan import LIKENESS, Cell, Study, cells, plan
+from tessera.stages import MANIFEST, made_otherwise, open_stage, read_manifest
+from tessera.study.datasets import Data, data_of, prepare
+from tessera.study.design import LIKENESS, Cell, Study, cells, plan
 
 
 def run_study(
@@ -145,9 +146,9 @@ def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
 
 def conclude(study: Study, out: Path) -> None:
     """Writes the study's results, tables and page from the cells that are done."""
-    from tessera.study.page import write_page
     from tessera.study.results import results, speeds
-    from tessera.study.table import text_tables
+    from tessera.study.study_page import write_page
+    from tessera.study.study_text import text_tables
 
     found = results(study, out)
     write_json(out / study.name / "results.json", found)
@@ -167,7 +168,7 @@ def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
         _follow(place / "runs" / arm.name, out / "cells" / task["before"] / "runs" / arm.name, config, data)
     run_arm(place, config, arm, data.plain, data.augmented, data.prompts / "prompts.jsonl", task["kinds"])
     if task["likeness"] is not None:
-        from tessera.evaluate.likeness import LikenessConfig, held_out_prompts, likeness
+        from tessera.evaluate.miniature.likeness import LikenessConfig, held_out_prompts, likeness
         from tessera.generate.folder import generate
 
         settings = from_dict(LikenessConfig, task["likeness"])

@@ -10,15 +10,16 @@ from dataclasses import replace
 
 from tessera.config import UserError, call
 from tessera.curate.augment import AugmentConfig
-from tessera.curate.collect import CollectConfig
-from tessera.evaluate.likeness import LikenessConfig
-from tessera.evaluate.miniature import EvaluateConfig
-from tessera.evaluate.prompts import PromptConfig
-from tessera.presets import MINIATURE_WORLD, SMALL_DIT, SMALL_RIN, Arm, RunConfig, miniature
+from tessera.curate.collect.collect import CollectConfig
+from tessera.evaluate.miniature.evaluate import EvaluateConfig
+from tessera.evaluate.miniature.likeness import LikenessConfig
+from tessera.presets.config import Arm, RunConfig
+from tessera.presets.miniature import MINIATURE_WORLD, SMALL_DIT, SMALL_RIN, miniature
+from tessera.prompts.miniature import PromptConfig
+from tessera.study.design import SCORES, Study, Variant
 from tessera.study.noise import NoiseStudy
-from tessera.study.plan import SCORES, Study, Variant
 from tessera.train.loop import TrainConfig
-from tessera.train.optim import OptimConfig
+from tessera.train.optim.config import OptimConfig
 
 BUDGET = 24_000
 PHASE = 6_000

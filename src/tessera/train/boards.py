@@ -8,7 +8,7 @@ import numpy as np
 
 from tessera.config import UserError
 from tessera.files import read_json, write_json
-from tessera.train.log import QUARTERS
+from tessera.train.logs import QUARTERS
 
 FOLDER = "tensorboard"
 WANDB = "wandb.json"

@@ -29,9 +29,9 @@ from torch.distributed.checkpoint.state_dict_loader import load as read_into
 from torch.distributed.checkpoint.state_dict_saver import save as write_from
 
 from tessera.config import UserError
+from tessera.devices import rank, world_size
 from tessera.files import TEMPORARY, read_json, sha256_file, write_json
-from tessera.runtime import rank, world_size
-from tessera.train.ranks import add_up
+from tessera.train.distributed import add_up
 
 FOLDER = "checkpoints"
 META = "meta.json"

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 
 from tessera.config import UserError, from_dict, to_dict
-from tessera.encoded import unpack_floats
-from tessera.files import open_stage, read_manifest
+from tessera.encoded.record import unpack_floats
 from tessera.models.build import build_network
+from tessera.stages import open_stage, read_manifest
 from tessera.train import checkpoint
-from tessera.train.settings import TrainConfig
+from tessera.train.config import TrainConfig
 from tessera.train.state import average_name
-from tessera.weights import ExportInfo, save_export
+from tessera.weights.export import ExportInfo, save_export
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class ExportConfig:
     """DDIM steps, >= 1; the paper's is 250."""
     clip_denoised: float | None = None
     """Largest absolute value of a predicted x0, > 0; None = what the run's own training latents reach
-    (`tessera.train.data.latent_limit`)."""
+    (`tessera.train.algorithm1.latent_limit`)."""
 
     def __post_init__(self) -> None:
         if self.weights not in ("ema", "online"):
@@ -58,7 +58,7 @@ def _prefix(config: ExportConfig, trained: TrainConfig) -> str:
 
 
 def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
-    """Writes the weights of the complete run `run` to `out`, for `tessera.weights.load_export`.
+    """Writes the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`.
 
     Does nothing where that was done. Raises UserError for a run that is unfinished or has lost its last checkpoint.
     """

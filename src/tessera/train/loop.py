@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError, to_dict
-from tessera.files import MANIFEST, Stage, open_stage, write_json
-from tessera.runtime import pick_device, progress, set_threads, world_size
-from tessera.shards import EncodedStore, open_encoded
+from tessera.devices import pick_device, set_threads, world_size
+from tessera.encoded.store import EncodedStore, open_encoded
+from tessera.files import write_json
+from tessera.progress import progress
+from tessera.stages import MANIFEST, Stage, open_stage
 from tessera.train import checkpoint
-from tessera.train.batches import Loader, Reader, passes
-from tessera.train.boundaries import Boundaries
-from tessera.train.data import Algorithm1, Normalisation, latent_limit
-from tessera.train.log import Log, keep_lines
-from tessera.train.ranks import delayed_signals, join, leaders, no_other
-from tessera.train.sets import check_sets, without_held_out
-from tessera.train.settings import Means, TrainConfig
+from tessera.train.algorithm1 import Algorithm1, Normalisation, latent_limit
+from tessera.train.config import Means, TrainConfig
+from tessera.train.dataset_checks import check_sets, without_held_out
+from tessera.train.distributed import delayed_signals, join, leaders, no_other
+from tessera.train.loader import Loader, Reader, passes
+from tessera.train.logs import Log, keep_lines
+from tessera.train.periodic import Boundaries
 from tessera.train.start import starting_weights
 from tessera.train.state import TrainState
 from tessera.train.step import SKIPPED, Stepper

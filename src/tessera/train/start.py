@@ -10,9 +10,9 @@ from tessera.config import UserError, compare, to_dict
 from tessera.models.build import resize_positions
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
-from tessera.train.sets import same_network
-from tessera.train.settings import TrainConfig
-from tessera.weights import load_export
+from tessera.train.config import TrainConfig
+from tessera.train.dataset_checks import same_network
+from tessera.weights.export import load_export
 
 RESIZED = ("latent_size", "position_grid")
 """Fields of a network's config in which the start may differ: the step to another resolution."""

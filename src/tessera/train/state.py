@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
+from tessera.devices import rank, world_size
 from tessera.models.build import DTYPES, build_network, compile_blocks, compiler_fault
-from tessera.runtime import address, rank, world_size
+from tessera.randomness import address
 from tessera.train import checkpoint
-from tessera.train.optim import EMA, MasterOptimizer, part_of
-from tessera.train.ranks import GradientExchange, add_up_one
-from tessera.train.settings import Means, TrainConfig
+from tessera.train.config import Means, TrainConfig
+from tessera.train.distributed import GradientExchange, add_up_one
+from tessera.train.optim.ema import EMA
+from tessera.train.optim.master import MasterOptimizer, part_of
 
 
 class TrainState:
@@ -33,7 +35,7 @@ class TrainState:
         self.network = network.to(device)
         self.shards = self.exchange = None
         if means.shard and world_size() > 1:
-            from tessera.train.sharded import Shards
+            from tessera.train.fsdp import Shards
 
             self.shards = Shards(self.network, self.dtype)
         self.optimizer = MasterOptimizer(

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
+from tessera.devices import rank, world_size
 from tessera.diffusion.loss import diffusion_loss
 from tessera.models.rin import RINConfig
-from tessera.runtime import rank, world_size
-from tessera.train.batches import HostBatch
-from tessera.train.data import Algorithm1
-from tessera.train.log import Log, append_line
-from tessera.train.optim import lr_fraction
-from tessera.train.ranks import add_up
-from tessera.train.settings import TrainConfig
+from tessera.train.algorithm1 import Algorithm1
+from tessera.train.config import TrainConfig
+from tessera.train.distributed import add_up
+from tessera.train.loader import HostBatch
+from tessera.train.logs import Log, append_line
+from tessera.train.optim.config import lr_fraction
 from tessera.train.state import TrainState
 
 MAX_SKIPPED_IN_A_ROW = 5

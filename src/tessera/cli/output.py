@@ -1,0 +1,62 @@
+"""What the verbs print: lines for people, or with `--json` one JSON object for scripts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FLAG = "--json"
+"""Anywhere in the command line; `main` takes it out and sets `as_json`."""
+as_json = False
+
+
+def say(out: Path, text: str = "", **more: Any) -> None:
+    """What a directory holds, by its manifest; then `text` for people, or `more` in the object for scripts."""
+    from tessera.stages import read_manifest
+
+    manifest = read_manifest(out)
+    if as_json:
+        facts = {"directory": str(out), "stage": manifest.stage, "counts": manifest.counts}
+        print(json.dumps(facts | {"rejects": manifest.rejects, "facts": manifest.facts} | more))
+        return
+    counts = ", ".join(f"{number} {name}" for name, number in manifest.counts.items())
+    print(f"{out}: {counts}")
+    if manifest.rejects:
+        print(f"{len(manifest.rejects)} rejected; the reasons stand in {out / 'manifest.json'}")
+    if text:
+        print(text)
+
+
+def say_this(text: str, **facts: Any) -> None:
+    """`text` for people, `facts` for scripts."""
+    print(json.dumps(facts) if as_json else text)
+
+
+def say_report(page: Path, text: str = "", **more: Any) -> None:
+    """`text` for people, then where a report is; `more` stands in the object for scripts."""
+    say_this(f"{text}\nReport: {page}" if text else f"Report: {page}", report=str(page), **more)
+
+
+def say_scores(out: Path) -> None:
+    """The numbers of a scores.json, each with its interval or the reason for none."""
+    from tessera.evaluate.scores import read_scores
+    from tessera.report.tables import Cell, label
+
+    numbers = read_scores(out).numbers
+    fields = ("metric", "value", "low", "high", "interval", "n")
+    say(out, numbers=[{name: getattr(number, name) for name in fields} for number in numbers])
+    if as_json:
+        return
+    cells = [(label(n.metric)[:-2], Cell(n.value, n.low, n.high, n.interval or "")) for n in numbers]
+    width = max((len(name) for name, _ in cells), default=0)
+    for name, cell in cells:
+        print(f"  {name:{width}}  {cell.text():>8}  {cell.interval() or cell.how.replace('none:', 'no interval:')}")
+
+
+def say_files(paths: Sequence[Path]) -> None:
+    """Files that were made, one a line."""
+    if as_json:
+        print(json.dumps({"files": [str(path) for path in paths]}))
+        return
+    for path in paths:
+        print(path)

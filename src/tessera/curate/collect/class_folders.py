@@ -1,0 +1,221 @@
+"""Class folders: which files are pictures of which class, under which key.
+
+    SOURCE/red_fox/any name.jpg        label "red_fox", key "red_fox/any name"
+    SOURCE/red_fox/more/b.webp         label "red_fox", key "red_fox/more-b"
+
+Nothing here depends on the order in which a file system lists its files.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tessera.config import UserError
+from tessera.curate.collect.sources import Group, Item, Listing, Read
+from tessera.images import READABLE, UNREADABLE
+from tessera.stages import MANIFEST
+
+WORDNET_ID = re.compile(r"n\d{8}")
+_SKIPPED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
+
+
+@dataclass(frozen=True)
+class FolderGroup:
+    """The pictures of some class folders whose names become the same name, nearly always of one."""
+
+    source: Path
+    folders: tuple[str, ...]
+    """Below the source, as the file system spells them; "" for all of it."""
+    out: Path
+    """Not looked into, when it lies in the source; nor is what else tessera made there."""
+    single_class: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    def list(self) -> Listing:
+        pictures: list[tuple[Path, str, str]] = []
+        ignored = 0
+        for folder in self.folders:
+            found, others = _walk(self.source / folder, self.out)
+            ignored += others
+            for path in found:
+                path = path.relative_to(self.source)
+                parts = path.with_suffix("").parts
+                label = folder if self.single_class is None else self.single_class
+                pictures.append((path, label, "-".join(parts if self.single_class is not None else parts[1:])))
+        pictures.sort(key=lambda item: as_text(item[0].as_posix()))
+        items = []
+        for (path, label, _), key in zip(pictures, make_keys(pictures)):
+            place = self.source / path
+            items.append(Item(key, as_text(label), as_text(path.as_posix()), str(place), length=_bytes_of(place)))
+        return Listing(items, ignored)
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Read]:
+        yield lambda item: Path(item.path)
+
+
+@dataclass(frozen=True)
+class SolutionGroup:
+    """Kaggle's validation pictures: one folder, and a csv file with the columns ImageId and PredictionString."""
+
+    folder: Path
+    solution: Path
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    def list(self) -> Listing:
+        labels = _read_solution(self.solution)
+        found, ignored = _walk(self.folder, self.folder / ".none")
+        items = []
+        for path in sorted(found):
+            label = labels.get(path.stem)
+            source = f"{self.folder.name}/{as_text(path.relative_to(self.folder).as_posix())}"
+            reject = None if label else f"not in {self.solution.name}"
+            key = f"{label or 'unknown'}/{safe(path.stem)}"
+            items.append(Item(key, label or "", source, str(path), length=_bytes_of(path), reject=reject))
+        return Listing(items, ignored)
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Read]:
+        yield lambda item: Path(item.path)
+
+
+def _read_solution(path: Path) -> dict[str, str]:
+    """Stem -> WordNet id."""
+    labels: dict[str, str] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            for row in csv.DictReader(file):
+                label = (row.get("PredictionString") or "").split(" ")[0]
+                if not WORDNET_ID.fullmatch(label) or not row.get("ImageId"):
+                    raise UserError(f"{path}: expected are the columns ImageId, PredictionString (n01440764 ...)")
+                labels[row["ImageId"]] = label
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    return labels
+
+
+def folder_groups(source: Path, out: Path, single_class: str | None) -> tuple[list[Group], list[str], int]:
+    """The groups of a source of class folders, pictures beside the folders, and the number of files ignored there."""
+    if single_class is not None:
+        return [FolderGroup(source, ("",), out, single_class)], [], 0
+    together: defaultdict[str, list[str]] = defaultdict(list)
+    strays, ignored = [], 0
+    for entry in _entries(source):
+        if entry.is_dir(follow_symlinks=False):
+            if _is_skipped(entry.name):
+                ignored += _files_below(entry.path)
+            elif not is_made(Path(entry.path), out):
+                together[safe(entry.name).casefold()].append(entry.name)
+        elif entry.is_dir():
+            ignored += 1  # a link to a folder: it may lead anywhere, round and round too
+        elif _is_picture(entry.name):
+            strays.append(as_text(entry.name))
+        else:
+            ignored += 1
+    groups: list[Group] = [FolderGroup(source, tuple(sorted(folders)), out) for _, folders in sorted(together.items())]
+    return groups, sorted(strays), ignored
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        _cannot_be_read(error)
+        raise
+
+
+def _walk(folder: Path, out: Path) -> tuple[list[Path], int]:
+    """The picture files below `folder`, and how many other files, hidden ones, and links to folders there are."""
+    found, ignored = [], 0
+    for place, folders, files in os.walk(folder, onerror=_cannot_be_read):
+        where = Path(place)
+        linked = {name for name in folders if (where / name).is_symlink()}  # os.walk does not follow them
+        hidden = {name for name in folders if _is_skipped(name)} - linked
+        ignored += len(linked) + sum(_files_below(str(where / name)) for name in hidden)
+        folders[:] = sorted(n for n in folders if n not in linked | hidden and not is_made(where / n, out))
+        pictures = [where / name for name in files if _is_picture(name)]
+        ignored += len(files) - len(pictures)
+        found += pictures
+    return found, ignored
+
+
+def is_made(folder: Path, out: Path) -> bool:
+    """Whether a folder in the source is `out`, or made by tessera too, as where one works among the pictures."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return folder.resolve() == out.resolve()
+    tool = manifest.get("tool") if isinstance(manifest, dict) else None
+    return isinstance(tool, dict) and tool.get("name") == "tessera"
+
+
+def _is_skipped(name: str) -> bool:
+    return name.startswith(".") or name in _SKIPPED_FOLDERS
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in READABLE | UNREADABLE
+
+
+def _files_below(folder: str) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def _cannot_be_read(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read: {error.strerror}")
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # a broken link: it is listed, and rejected when it is opened
+
+
+def make_keys(pictures: Sequence[tuple[Path, str, str]]) -> list[str]:
+    """A unique key "folder/name" for each picture; pictures that would share one get their suffix added.
+
+    Keys name files too, so they differ in more than upper and lower case or the Unicode form.
+    """
+    plain = [f"{safe(folder)}/{safe(name)}" for _, folder, name in pictures]
+    shared = Counter(key.casefold() for key in plain)
+    keys: list[str] = []
+    taken: set[str] = set()
+    for (path, folder, name), key in zip(pictures, plain):
+        if shared[key.casefold()] > 1:
+            key = f"{safe(folder)}/{safe(f'{name}-{path.suffix[1:]}')}"
+        unique, count = key, 1
+        while unique.casefold() in taken:
+            count += 1
+            unique = f"{key}-{count}"
+        taken.add(unique.casefold())
+        keys.append(unique)
+    return keys
+
+
+def safe(name: str) -> str:
+    """One part of a path that every file system takes: no separators, not hidden, at most 180 bytes."""
+    name = "".join(
+        "-" if character in '/\\:*?"<>|' or ord(character) < 32 else character for character in as_text(name)
+    )
+    name = name.encode()[:180].decode(errors="ignore").rstrip(". ")
+    return f"-{name[1:]}" if name.startswith(".") else name or "-"
+
+
+def as_text(name: str) -> str:
+    """A file's name as valid text in one Unicode form, whatever bytes the file system keeps."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode(errors="replace"))

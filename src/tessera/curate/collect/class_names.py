@@ -1,0 +1,166 @@
+"""What classes are called: from the layout's own mapping, a file beside it, or one that the user gives.
+
+Such a file has a line for each class, "n02099601 golden retriever" (LOC_synset_mapping.txt, synset_words.txt; synonyms
+after a comma), "label<TAB>name", or names alone in the order of the labels' numbers (classnames.txt); or it is JSON: an
+object of label -> name, a list of names, or imagenet_class_index.json.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tessera.config import UserError
+from tessera.curate.collect.class_folders import WORDNET_ID, as_text
+
+BESIDE = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_index.json", "classnames.txt")
+"""Files that are found by themselves, in the source or in a folder above it."""
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Names by label, and by the label's number."""
+
+    file: str
+    by_label: Mapping[str, str]
+    """Synonyms and all."""
+    in_order: Sequence[str]
+    record: str
+    """NAME@HASH of the file's bytes."""
+
+
+def read_class_names(path: Path) -> ClassNames:
+    """UserError: not there, or of another form."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: class names cannot be read ({error}); give a UTF-8 text or JSON file") from error
+    by_label, in_order = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(path, text)
+    if not by_label and not in_order:
+        raise UserError(f'{path}: has no class names; a line is "n02099601 golden retriever" or "label<TAB>name"')
+    if by_label and not in_order:
+        in_order = [by_label[label] for label in sorted(by_label)]
+    record = f"{path.name}@{hashlib.sha256(data).hexdigest()[:12]}"
+    return ClassNames(path.name, by_label, in_order, record)
+
+
+def find_class_names(source: Path) -> ClassNames | None:
+    """Of a file in the source, or in one of the three folders above it."""
+    source = source.resolve()
+    for folder in (source, *list(source.parents)[:3]):
+        for name in BESIDE:
+            if (folder / name).is_file():
+                return read_class_names(folder / name)
+    return None
+
+
+def must_be_named(labels: Iterable[str], codes: Mapping[str, int]) -> bool:
+    """Whether some labels are WordNet ids or numbers, which say nothing to anybody."""
+    return any(_is_code(label, codes) for label in labels)
+
+
+def _is_code(label: str, codes: Mapping[str, int]) -> bool:
+    return WORDNET_ID.fullmatch(label) is not None or (label in codes and label == str(codes[label]))
+
+
+def name_classes(
+    where: Path, labels: Iterable[str], codes: Mapping[str, int], given: ClassNames | None, own: Sequence[str] | None
+) -> dict[str, str]:
+    """Label -> the class's name.
+
+    codes: label -> its number, where the layout has numbers. given: the file that says the names. own: names by number
+    in the layout itself. UserError: WordNet ids or numbers that nothing names, or a number that is not the label's.
+    """
+    labels = sorted(labels)
+    _check_order(where, labels, codes, given)
+    full: dict[str, str] = {}
+    unnamed: list[str] = []
+    for label in labels:
+        code = codes.get(label)
+        if given is not None and label in given.by_label:
+            full[label] = given.by_label[label]
+        elif given is not None and code is not None and label == str(code) and code < len(given.in_order):
+            full[label] = given.in_order[code]
+        elif own is not None and code is not None and code < len(own) and not WORDNET_ID.fullmatch(own[code]):
+            full[label] = own[code]
+        elif _is_code(label, codes):
+            unnamed.append(label)
+        else:
+            full[label] = class_name(label)
+    if unnamed:
+        source = f"{given.file} does not name" if given is not None else "nothing beside it names"
+        raise UserError(
+            f"{where}: {source} {len(unnamed)} of {len(labels)} classes ({', '.join(unnamed[:3])}"
+            f"{', ...' if len(unnamed) > 3 else ''}); give --class-names FILE, such as LOC_synset_mapping.txt"
+        )
+    return _shortest(full)
+
+
+def _check_order(where: Path, labels: Sequence[str], codes: Mapping[str, int], given: ClassNames | None) -> None:
+    """Numbers must be places in the sorted WordNet ids; else they'd belong to other classes."""
+    if given is None:
+        return
+    synsets = sorted(label for label in given.by_label if WORDNET_ID.fullmatch(label))
+    for label in labels:
+        code = codes.get(label)
+        if code is not None and label in given.by_label and synsets[code : code + 1] != [label]:
+            raise UserError(
+                f"{where}: the label {code} stands at {label}, but {label} is not number {code} of {given.file};"
+                " give the --class-names FILE of this set"
+            )
+
+
+def _shortest(full: Mapping[str, str]) -> dict[str, str]:
+    """The first synonym of each, or all of them where two classes would be called the same."""
+    first = {label: name.split(",")[0].strip() for label, name in full.items()}
+    often = Counter(first.values())
+    return {label: name if often[name] == 1 else full[label].strip() for label, name in first.items()}
+
+
+def class_name(folder: str) -> str:
+    """The class that a folder's name says: "_" and "-" are spaces."""
+    folder = as_text(folder)
+    return " ".join(folder.replace("_", " ").replace("-", " ").split()) or folder
+
+
+def _from_lines(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
+    by_label: dict[str, str] = {}
+    in_order: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line:
+            continue
+        first, _, rest = line.partition(" ") if "\t" not in line else line.partition("\t")
+        if not WORDNET_ID.fullmatch(first.strip()) and "\t" not in line:
+            in_order.append(line)
+            continue
+        label, name = first.strip(), rest.strip()
+        if not name or by_label.setdefault(label, name) != name:
+            raise UserError(f"{path}: line {number} {'has no name' if not name else f'names {label} a second time'}")
+    if by_label and in_order:
+        raise UserError(f"{path}: has lines with a label and lines without, such as {in_order[0]!r}; use one form")
+    return by_label, in_order
+
+
+def _from_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
+    wrong = UserError(f"{path}: expected is an object of label -> name, or a list of names")
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}); mend it") from error
+    if isinstance(data, list) and all(isinstance(name, str) for name in data):
+        return {}, data
+    if not isinstance(data, dict):
+        raise wrong
+    by_label: dict[str, str] = {}
+    for label, name in data.items():
+        if isinstance(name, list) and len(name) == 2 and all(isinstance(part, str) for part in name):
+            label, name = name  # imagenet_class_index.json: number -> [WordNet id, name]
+            name = name.replace("_", " ")
+        if not isinstance(name, str) or not name.strip():
+            raise wrong
+        by_label[label] = name
+    return by_label, []

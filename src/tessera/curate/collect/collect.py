@@ -1,0 +1,378 @@
+"""collect: a source of labelled pictures -> images/, class folders of square crops with images.parquet beside them.
+
+The source is the built-in miniature world, or pictures in one of the layouts of `tessera.curate.collect.layouts`: class
+folders, ImageNet's trees and tars, the Hub's Parquet files, WebDataset. Keys are "class label/name", so a set has the
+same keys and pixels in whatever layout it comes.
+
+images.parquet has a row for every picture found: key, class, file (relative to the directory; null for a reject), width
+and height (of the whole picture), source (its place in the source), reject (the reason, or null).
+The miniature adds scenes.parquet: key, scene (JSON of `tessera.records.Scene`).
+"""
+
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera.config import UserError, to_dict
+from tessera.curate.collect.class_folders import WORDNET_ID, as_text
+from tessera.curate.collect.class_names import (
+    ClassNames,
+    find_class_names,
+    must_be_named,
+    name_classes,
+    read_class_names,
+)
+from tessera.curate.collect.layouts import Source, Split, find_source
+from tessera.curate.collect.resume import is_begun_from, note_source, remove_crops
+from tessera.curate.collect.sources import CropWork, Group, Index, hashes, index_groups, key_hash, listed
+from tessera.curate.index import TableRows
+from tessera.files import read_table, write_table, writing_rows
+from tessera.images import READABLE, is_whole_png, write_png
+from tessera.miniature import WorldConfig, draw_scene, render, scene_key
+from tessera.progress import progress
+from tessera.records import Scene, SceneObject
+from tessera.stages import MANIFEST, Stage, open_stage, read_manifest
+from tessera.workers import map_chunks
+
+MINIATURE = "miniature"
+IMAGES_TABLE = "images.parquet"
+SCENES_TABLE = "scenes.parquet"
+_PART = 64  # pictures of a group that one process takes at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig:
+    """What to collect."""
+
+    source: str = MINIATURE
+    """"miniature", or the name under which a user's folder is recorded (its path is an argument, and is not kept)."""
+    size: int = 32
+    """Side of the square crops in pixels, 16 to 4096."""
+    single_class: str | None = None
+    """The one class of all pictures of a folder, as it stands; None = the class folders name the classes."""
+    split: Split = "train"
+    """The part of a set that has parts: "train" or "val"."""
+    fast: bool = False
+    """JPEG files through simplejpeg, decoded near the size of the crop: faster, and the pixels differ a little."""
+    class_names: str | None = None
+    """A file that says what the classes are called; recorded as NAME@HASH of its bytes. None = the layout's own."""
+    world: WorldConfig | None = None
+    """The miniature world, of the same size; None = the default world when the source is the miniature."""
+
+    def __post_init__(self):
+        if not 16 <= self.size <= 4096:
+            raise UserError(f"size is {self.size}: give a side from 16 to 4096 pixels")
+        if not self.source.strip():
+            raise UserError("source is empty: give miniature or a name for the folder")
+        if self.single_class is not None and not self.single_class.strip():
+            raise UserError("single_class is empty: give the class's name")
+        if self.split not in ("train", "val"):
+            raise UserError(f"split must be train or val, not {self.split!r}")
+        if self.world is not None and self.source != MINIATURE:
+            raise UserError(f"world is for the source miniature, not for {self.source!r}: leave one of the two out")
+        if self.world is not None and self.world.size != self.size:
+            raise UserError(f"size is {self.size}, but world.size is {self.world.size}: give both the same")
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One row of images.parquet."""
+
+    key: str
+    class_name: str
+    file: str | None
+    width: int | None
+    height: int | None
+    source: str
+    reject: str | None
+
+
+def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) -> None:
+    """Makes the directory `out` (images/) from the miniature, or from the folder or file `source_dir`.
+
+    Pictures that are there already, from an interrupted call, are kept. UserError: the source is missing, empty, mixed
+    or of no known layout, two pictures have one key, nothing names the classes, a class has no readable picture, or the
+    source has changed since `out` was completed: other names, labels or sizes. Times are left out, as copies differ in
+    them, so a picture edited in place to as many bytes goes unnoticed then.
+    """
+    if source_dir is None:
+        if config.source != MINIATURE:
+            raise UserError(f"source {config.source!r}: give the folder of its pictures")
+        _collect_miniature(Path(out), replace(config, world=config.world or WorldConfig(size=config.size)))
+        return
+    source_dir = Path(source_dir)
+    if config.source == MINIATURE:
+        config = replace(config, source=source_dir.resolve().name or "folder", world=None)
+    _collect_source(Path(out), config, source_dir)
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a stage has finished `directory`.
+
+    A stage that has not checks its input before it opens the directory: a mistake in the input that stops it must not
+    leave a started directory behind, which the mended input no longer fits.
+    """
+    return (directory / MANIFEST).exists() and read_manifest(directory, must_be_complete=False).complete
+
+
+def read_images(images: Path) -> Sequence[ImageRow]:
+    """The pictures of a completed images/ directory, sorted by key; rejects are left out."""
+    import pyarrow.compute as pc
+
+    images = Path(images)
+    read_manifest(images, "collect")
+    table = read_table(images / IMAGES_TABLE, list(_COLUMNS))
+    table = table.filter(pc.field("reject").is_null()).sort_by("key")
+    return TableRows(table, ImageRow)
+
+
+def read_scenes(images: Path) -> dict[str, Scene]:
+    """Key -> ground truth of a miniature's images/ directory. UserError if it is not the miniature."""
+    path = Path(images) / SCENES_TABLE
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; only the miniature has ground truth")
+    columns = read_table(path, ["key", "scene"]).to_pydict()
+    try:
+        return {key: _scene(json.loads(text)) for key, text in zip(columns["key"], columns["scene"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is damaged ({error}); delete the directory and collect again") from error
+
+
+def _scene(data: dict[str, Any]) -> Scene:
+    """As `from_dict` does, which is ten times slower for its messages."""
+    objects = tuple(SceneObject(**{**thing, "center": tuple(thing["center"])}) for thing in data["objects"])
+    return Scene(objects=objects, backgrounds=tuple(data["backgrounds"]), seed=data["seed"])
+
+
+def _collect_miniature(out: Path, config: CollectConfig) -> None:
+    stage = open_stage(out, stage="collect", config=to_dict(config))
+    if stage.done:
+        return
+    world = config.world
+    assert world is not None
+    scenes: list[str] = []
+    work = functools.partial(_render_all, world, out)
+    chunks = map_chunks(work, range(world.num_images), chunk=128, parallel_from=4000)
+    with progress("collect", world.num_images) as bar, chunks as results:
+        for done in results:
+            scenes += done
+            bar.advance(len(done))
+    keys = [scene_key(world, number) for number in range(world.num_images)]
+    write_table(out / SCENES_TABLE, {"key": keys, "scene": scenes})
+    side = world.size
+    rows = [(key, key.split("/")[0], f"{key}.png", side, side, MINIATURE, None) for key in keys]
+    tally = _Tally()
+    with writing_rows(out / IMAGES_TABLE, _schema()) as write:
+        write(tally.take(rows))
+    _finish(stage, tally, ignored=0, facts={})
+
+
+def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[str]:
+    """Writes the pictures that are not there yet and returns the scenes as JSON."""
+    texts = []
+    for number in numbers:
+        scene = draw_scene(world, number)
+        path = out / f"{scene_key(world, number)}.png"
+        if not is_whole_png(path):
+            write_png(path, render(scene, world.size))
+        texts.append(json.dumps(to_dict(scene), sort_keys=True))
+    return texts
+
+
+class _Tally:
+    """What is counted of rows as they pass."""
+
+    def __init__(self):
+        self.good: Counter[str] = Counter()
+        self.bad: dict[str, tuple[str, str]] = {}
+        """Class -> source and reason of its first reject."""
+        self.rejects: dict[str, str] = {}
+
+    def take(self, rows: Sequence[tuple]) -> Sequence[tuple]:
+        for _, name, _, _, _, source, reject in rows:
+            if reject is None:
+                self.good[name] += 1
+            else:
+                self.rejects[source] = reject
+                self.bad.setdefault(name, (source, reject))
+        return rows
+
+
+def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
+    given = None
+    if config.class_names is not None:
+        given = read_class_names(Path(config.class_names))
+        config = replace(config, class_names=given.record)
+    complete = is_complete(out)
+    listed.cache_clear()
+    # Once all pictures are here, the source may be gone; as long as it is there, it must be the same.
+    found = None if complete and not source.exists() else find_source(source, out, config.single_class, config.split)
+    indexes = _index_all(found.groups) if found is not None else []
+    digest = _digest(indexes, found.strays) if found is not None else ""
+    labels = {label for index in indexes for label in index.labels if label}
+    codes = {label: code for index in indexes for label, code in index.codes.items() if label}
+    if config.single_class is None and must_be_named(labels, codes):
+        given = given or find_class_names(source)
+    names: dict[str, str] = {}
+    if found is not None and not complete:
+        _check_any(source, found, indexes)
+        keys = _check_keys(source, found.groups, indexes)
+        if config.single_class is not None:
+            names = dict.fromkeys(labels, config.single_class.strip())
+        else:
+            names = name_classes(source, labels, codes, given, found.label_names)
+    begun = found is not None and is_begun_from(out, source)
+    stage = open_stage(out, stage="collect", config=to_dict(config))
+    if stage.done:
+        if found is not None:
+            _check_unchanged(out, source, digest, given)
+        return
+    assert found is not None
+    if begun:
+        note_source(out, source)  # open_stage took it out
+    remove_crops(out, but=keys if begun else np.empty(0, np.uint64))
+    note_source(out, source)
+
+    # ImageNet is cropped as it always was, without regard to EXIF and ICC; people's own pictures as people see them.
+    upright = not (names and all(WORDNET_ID.fullmatch(label) for label in names))
+    work = CropWork(source, out, config.size, config.fast, upright)
+    parts = [part for group, index in zip(found.groups, indexes) for part in _parts(group, index.count)]
+    total = sum(index.count for index in indexes)
+    tally = _Tally()
+    with writing_rows(out / IMAGES_TABLE, _schema()) as write:
+        few = total < 2 * _PART or len(parts) < 2
+        chunks = map_chunks(work, parts, chunk=1, parallel_from=len(parts) + 1 if few else 2)
+        with progress("collect", total) as bar, chunks as results:
+            for rows in results:
+                write(tally.take([(row[0], names.get(row[1], ""), *row[2:]) for row in rows]))
+                bar.advance(len(rows))
+        write(tally.take([(name, "", None, None, None, name, "lies in no class folder") for name in found.strays]))
+        _check_classes(source, tally)
+    listed.cache_clear()
+    empty = [group for group, index in zip(found.groups, indexes) if not index.count]
+    barren = [name for group in empty for name in getattr(group, "folders", ())]
+    holding = {path.name for path in out.resolve().parents if path.parent == source.resolve()}
+    facts = {
+        "layout": found.layout,
+        "exif_rotation": "upright" if upright else "ignored",
+        "icc_profiles": "followed" if upright else "ignored",
+        "class_names": given.record if given else None,
+        "source_digest": digest,
+        "folders_without_pictures": sorted(as_text(name) for name in barren if name and name not in holding),
+    }
+    _finish(stage, tally, ignored=found.ignored + sum(index.ignored for index in indexes), facts=facts)
+
+
+def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | None) -> None:
+    facts = read_manifest(out).facts
+    changes = {"pictures were": (facts["source_digest"], digest)}
+    if given is not None:  # as the pictures, the file may be gone by now
+        changes["class names were"] = (facts["class_names"], given.record)
+    for what, (then, now) in changes.items():
+        if then != now:
+            raise UserError(
+                f"{source}: its {what} changed since {out} was made: {then} then, {now} now"
+                " (choose another --out, or delete the directory)"
+            )
+
+
+def _index_all(groups: Sequence[Group]) -> list[Index]:
+    indexes: list[Index] = []
+    with (
+        progress("list", len(groups), "groups") as bar,
+        map_chunks(index_groups, groups, chunk=4, parallel_from=64) as results,
+    ):
+        for done in results:
+            indexes += done
+            bar.advance(len(done))
+    return indexes
+
+
+def _digest(indexes: Sequence[Index], strays: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for index in indexes:
+        if index.count:  # a folder without pictures that came or went changes nothing
+            digest.update(index.digest)
+    for name in strays:
+        digest.update(f"{name}\0".encode())
+    return f"{sum(index.count for index in indexes) + len(strays)} pictures ({digest.hexdigest()[:12]})"
+
+
+def _parts(group: Group, count: int) -> list[tuple[Group, int, int]]:
+    step = max(count, 1) if group.whole else _PART
+    return [(group, start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
+    if any(index.count for index in indexes):
+        return
+    if found.strays:
+        raise UserError(
+            f"{source}: has {len(found.strays)} pictures, but no class folders; expected is {source}/CLASS/PICTURE with"
+            " a folder per class. If all show one class, give --single-class NAME"
+        )
+    suffixes = " ".join(sorted(suffix[1:] for suffix in READABLE))
+    ignored = found.ignored + sum(index.ignored for index in indexes)
+    what = f"has no pictures among its {ignored} files" if ignored else "is empty"
+    raise UserError(
+        f"{source}: {what}; expected is {source}/CLASS/PICTURE, a picture being one of: {suffixes}; or ImageNet's tree"
+        " or tar, the Hub's Parquet files, WebDataset tars"
+    )
+
+
+def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index]) -> "np.ndarray":
+    """The sorted hashes of all keys. UserError: two pictures have one key."""
+    keys = hashes(b"".join(index.keys for index in indexes))
+    twice = keys[1:][keys[1:] == keys[:-1]]
+    if len(twice) == 0:
+        return keys
+    wanted = twice[:1].tobytes()
+    first = [
+        item for group, index in zip(groups, indexes) if wanted in index.keys
+        for item in listed(group).items if key_hash(item.key) == wanted
+    ]  # fmt: skip
+    raise UserError(
+        f"{source}: {len(twice)} pictures have the key of another: {first[0].source!r} and {first[1].source!r} are both"
+        f" {first[0].key!r}; rename one, or take it out"
+    )
+
+
+def _check_classes(source: Path, tally: _Tally) -> None:
+    bad = {name: first for name, first in tally.bad.items() if name and name not in tally.good}
+    if not bad and not tally.good:
+        example, reason = next(iter(tally.bad.values()))
+        raise UserError(f"{source}: none of its {len(tally.rejects)} pictures can be used ({example!r}: {reason})")
+    if not bad:
+        return
+    names = sorted(bad)
+    listed_names = ", ".join(repr(name) for name in names[:5]) + (
+        f" and {len(names) - 5} more" if len(names) > 5 else ""
+    )
+    example, reason = bad[names[0]]
+    raise UserError(
+        f"{source}: no readable picture of class {listed_names} ({example!r}: {reason});"
+        " put readable pictures in, or take the folder out"
+    )
+
+
+_COLUMNS = ("key", "class", "file", "width", "height", "source", "reject")
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int32()
+    return pa.schema(list(zip(_COLUMNS, (text, text, text, number, number, text, text))))
+
+
+def _finish(stage: Stage, tally: _Tally, *, ignored: int, facts: dict[str, Any]) -> None:
+    images = sum(tally.good.values())
+    counts = {"images": images, "classes": len(tally.good), "rejected": len(tally.rejects), "ignored": ignored}
+    stage.finish(counts, tally.rejects, {"classes": dict(sorted(tally.good.items())), **facts})

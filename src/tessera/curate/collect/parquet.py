@@ -1,0 +1,137 @@
+"""Pictures in Parquet files as the Hugging Face Hub keeps them: `image` (bytes and path) and `label`.
+
+ImageNet's paths there are n01440764_10026_n01440764.JPEG: the last part is the class, and is no part of the name.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tessera.config import UserError
+from tessera.curate.collect.class_folders import as_text, safe
+from tessera.curate.collect.sources import Item, Listing, Read
+from tessera.images import RejectedPicture
+
+_SYNSET_SUFFIX = re.compile(r"_(n\d{8})$")
+_EXPECTED = "expected are the columns image (with bytes and path) and label"
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The pictures of one row group."""
+
+    path: Path
+    number: int
+    first_row: int
+
+    @property
+    def whole(self) -> bool:
+        return True
+
+    def list(self) -> Listing:
+        with _opened(self.path) as file:
+            names = label_names(file.schema_arrow.metadata)
+            table = file.read_row_group(self.number, columns=["image.path", "label"])
+            group = file.metadata.row_group(self.number)
+            columns = [group.column(number) for number in range(group.num_columns)]
+            length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
+        # The Hub's number for a picture without a label is -1.
+        labels = [
+            None if isinstance(label, int) and label < 0 else label for label in table.column("label").to_pylist()
+        ]
+        paths = [image["path"] if image else None for image in table.column("image").to_pylist()]
+        items = []
+        for row, (path, label) in enumerate(zip(paths, labels)):
+            source = f"{self.path.name}:{self.first_row + row}"
+            stem = PurePosixPath(path.replace("\\", "/")).stem if path else f"{self.path.stem}-{self.first_row + row}"
+            synset = _SYNSET_SUFFIX.search(stem)
+            if synset:
+                text, stem = synset.group(1), stem[: synset.start()]
+            else:
+                text = _label_text(label, names)
+            reject = None if label is not None and text else "no label"
+            key = f"{safe(text) if text else 'unknown'}/{safe(stem)}"
+            code = label if isinstance(label, int) else None
+            items.append(Item(key, as_text(text), source, str(self.path), row, 0, code, reject))
+        return Listing(items, length=length)
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Read]:
+        with _opened(self.path) as file:
+            column = file.read_row_group(self.number, columns=["image.bytes"]).column("image").combine_chunks()
+
+        def read(item: Item) -> bytes:
+            assert item.offset is not None
+            image = column[item.offset].as_py()
+            if not image or image["bytes"] is None:
+                raise RejectedPicture("no bytes in its row")
+            return image["bytes"]
+
+        yield read
+
+
+def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
+    """Of all files. UserError: not Parquet, or other columns."""
+    groups = []
+    for path in paths:
+        with _opened(path) as file:
+            _check_columns(path, file.schema_arrow)
+            row = 0
+            for number in range(file.num_row_groups):
+                groups.append(RowGroup(path, number, row))
+                row += file.metadata.row_group(number).num_rows
+    return groups
+
+
+def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
+    """The classes' names in the order of their numbers, where the schema's metadata has them."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        names = features["label"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def names_in(path: Path) -> list[str] | None:
+    """`label_names` of a file."""
+    with _opened(path) as file:
+        return label_names(file.schema_arrow.metadata)
+
+
+def _label_text(label: Any, names: list[str] | None) -> str:
+    if label is None:
+        return ""
+    if isinstance(label, int) and names is not None and 0 <= label < len(names):
+        return names[label]
+    return str(label)
+
+
+def _check_columns(path: Path, schema: Any) -> None:
+    import pyarrow as pa
+
+    fields = {field.name: field.type for field in schema}
+    image = fields.get("image")
+    if image is None or "label" not in fields:
+        raise UserError(f"{path}: has the columns {', '.join(fields)}; {_EXPECTED}")
+    if not pa.types.is_struct(image) or {"bytes", "path"} - {field.name for field in image}:
+        raise UserError(f"{path}: its column image is {image}; {_EXPECTED}")
+    if pa.types.is_binary(image.field("path").type):
+        raise UserError(f"{path}: its column image has paths that are no text; {_EXPECTED}")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not a Parquet file or is damaged ({reason}); fetch it again") from error

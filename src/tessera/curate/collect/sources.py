@@ -1,0 +1,190 @@
+"""What every layout of a source gives: groups of labelled pictures, each listed and read without the others.
+
+A group is a small, picklable description (one class folder, one tar inside a tar, one row group), so that a process
+can list and read it alone and memory does not grow with the number of pictures. Listing it twice gives the same.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.config import UserError
+from tessera.images import RejectedPicture, is_whole_png, picture_size, square_crop, write_png
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a group."""
+
+    key: str
+    label: str
+    """As the layout has it: a folder's name, a WordNet id, a number."""
+    source: str
+    """Its place within the source, for people."""
+    path: str
+    """The file that holds its bytes, as the file system spells it."""
+    offset: int | None = None
+    """Where its bytes start in that file, or its row in a row group; None = the file is the picture."""
+    length: int = 0
+    """Number of its bytes, as far as it is known without reading them."""
+    code: int | None = None
+    """The label's number, where the layout has one."""
+    reject: str | None = None
+    """Why it cannot be used, when that is known without opening it."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a group, in an order that depends on their names only."""
+
+    items: Sequence[Item]
+    ignored: int = 0
+    """Files and entries that are no pictures."""
+    length: int = 0
+    """Number of bytes of all pictures together, where those of each are not known without reading them."""
+
+
+Read = Callable[[Item], "Path | bytes"]
+
+
+class Group(Protocol):
+    """Some pictures of a source that are listed and read together."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether its pictures are read all at once, so that dividing it among processes wins nothing."""
+        ...
+
+    def list(self) -> Listing: ...
+
+    def reader(self) -> contextlib.AbstractContextManager[Read]:
+        """Gives a function from an item to its file or bytes; that function raises RejectedPicture."""
+        ...
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is kept of a group's listing."""
+
+    count: int
+    ignored: int
+    labels: dict[str, int]
+    """Label -> number of pictures."""
+    codes: dict[str, int]
+    """Label -> its number, where the layout has numbers."""
+    digest: bytes
+    """Of the pictures' names, labels and sizes."""
+    keys: bytes
+    """8 bytes of each key's hash, upper and lower case being the same."""
+
+
+@functools.lru_cache(maxsize=2)
+def listed(group: Group) -> Listing:
+    """The group's listing, kept while its parts are worked on one after the other."""
+    return group.list()
+
+
+def index_groups(groups: Sequence[Group]) -> list[Index]:
+    """The index of each group."""
+    return [_index(listed(group)) for group in groups]
+
+
+def _index(listing: Listing) -> Index:
+    digest, keys = hashlib.sha256(f"{listing.length}\n".encode()), bytearray()
+    for item in listing.items:
+        digest.update(f"{item.source}\0{item.label}\0{item.length}\n".encode())
+        keys += key_hash(item.key)
+    labels = Counter(item.label for item in listing.items)
+    codes = {item.label: item.code for item in listing.items if item.code is not None}
+    return Index(len(listing.items), listing.ignored, dict(labels), codes, digest.digest(), bytes(keys))
+
+
+def key_hash(key: str) -> bytes:
+    """8 bytes that stand for a key, or for a file's name without its suffix, on file systems that ignore case."""
+    return hashlib.blake2b(key.casefold().encode(), digest_size=8).digest()
+
+
+def hashes(keys: bytes) -> NDArray[np.uint64]:
+    """The sorted hashes of joined `key_hash`es."""
+    return np.sort(np.frombuffer(keys, np.uint64))
+
+
+@dataclass(frozen=True)
+class CropWork:
+    """Crops of parts of groups; called in worker processes."""
+
+    source: Path
+    out: Path
+    size: int
+    fast: bool
+    upright: bool
+
+    def __call__(self, parts: Sequence[tuple[Group, int, int]]) -> list[tuple]:
+        """(key, label, file, width, height, source, reject) of each picture of the parts, its crop being written."""
+        rows = []
+        for group, start, stop in parts:
+            with group.reader() as read:
+                rows += [self._crop(read, item) for item in listed(group).items[start:stop]]
+        return rows
+
+    def _crop(self, read: Read, item: Item) -> tuple:
+        path = self.out / f"{item.key}.png"
+        try:
+            if item.reject is not None:
+                raise RejectedPicture(item.reject)
+            if self._is_newer(path, Path(item.path)) and is_whole_png(path):
+                width, height = picture_size(read(item), upright=self.upright)
+            else:
+                crop = square_crop(read(item), self.size, upright=self.upright, fast=self.fast)
+                width, height = crop.width, crop.height
+                write_png(path, crop.pixels)
+        except RejectedPicture as reason:
+            path.unlink(missing_ok=True)  # of an interrupted call, when the picture was readable
+            return item.key, item.label, None, None, None, item.source, str(reason)
+        return item.key, item.label, f"{item.key}.png", width, height, item.source, None
+
+    def _is_newer(self, crop: Path, file: Path) -> bool:
+        """Whether a crop of an interrupted call was made from the file that has the picture's place now.
+
+        A link may lead elsewhere by now; and the files of a renamed folder do not change, but the folder does.
+        """
+        folders = [folder for folder in file.parents if self.source in folder.parents]
+        try:
+            made = crop.stat().st_mtime_ns
+            now = file.stat()
+            changes = [now.st_mtime_ns, now.st_ctime_ns, file.lstat().st_ctime_ns]
+            return made > max(*changes, *(folder.stat().st_ctime_ns for folder in folders))
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def span_reader(path: str) -> Iterator[Read]:
+    """Reads items that are spans of the file `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        end = os.fstat(descriptor).st_size
+
+        def read(item: Item) -> bytes:
+            assert item.offset is not None
+            if item.offset + item.length > end:
+                raise RejectedPicture("truncated")
+            file.seek(item.offset)
+            data = file.read(item.length)
+            if len(data) < item.length:
+                raise RejectedPicture("truncated")
+            return data
+
+        yield read

@@ -1,0 +1,210 @@
+"""Pictures in tar files, read in place by their offsets: ImageNet's tar of class tars, and WebDataset's shards.
+
+Nothing is ever unpacked. Names in an archive only become keys, and one that climbs out of it is refused all the same.
+"""
+
+import contextlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from tessera.config import UserError
+from tessera.curate.collect.class_folders import WORDNET_ID, as_text, safe
+from tessera.curate.collect.sources import Item, Listing, Read, span_reader
+from tessera.images import READABLE, UNREADABLE
+
+_NO_LABEL = re.compile(r"-\d+")  # the Hub's number for a picture without a label is -1
+
+
+_LINK = "a link in its archive, without bytes of its own"
+
+
+class _Section(io.RawIOBase):
+    """A stretch of a file, as a file."""
+
+    def __init__(self, file: BinaryIO, start: int, length: int):
+        self._file, self._start, self._length, self._at = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence], 0)
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._length - self._at, 0)
+        self._file.seek(self._start + self._at)
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._at += len(data)
+        return data
+
+
+def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[tuple[str, int, int]]:
+    """(name, offset in `path`, size) of each file in a tar file, or in the tar file that lies in it at `offset`.
+
+    A link to another entry has no bytes of its own: its size is -1.
+    UserError: not a tar file, a header that is damaged or cut, a name that is absolute or climbs out with "..".
+    """
+    try:
+        with open(path, "rb") as file:
+            size = path.stat().st_size - offset if length is None else length
+            section = cast(BinaryIO, _Section(file, offset, size))
+            with tarfile.open(fileobj=section, mode="r:") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                    _check_name(path, member.name)
+                    if member.issym() or member.islnk():
+                        yield member.name, offset + member.offset_data, -1
+                    elif member.isfile():
+                        yield member.name, offset + member.offset_data, member.size
+    except tarfile.TarError as error:
+        where = f" (in the part at byte {offset})" if offset else ""
+        raise UserError(f"{path}: is not a whole tar file{where}: {error}; fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _check_name(path: Path, name: str) -> None:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if name.startswith(("/", "\\")) or ".." in parts or (parts and parts[0][1:2] == ":"):
+        raise UserError(f"{path}: its entry {name!r} leads out of the archive; do not use it, fetch the set again")
+
+
+def _is_hidden(name: str) -> bool:
+    return PurePosixPath(name).name.startswith(".")
+
+
+@dataclass(frozen=True)
+class ClassTarGroup:
+    """The pictures of one class tar, n01440764.tar, which may lie inside the tar of them all."""
+
+    path: Path
+    label: str
+    offset: int
+    length: int
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    def list(self) -> Listing:
+        items, ignored = [], 0
+        for name, offset, size in entries(self.path, self.offset, self.length):
+            place = PurePosixPath(name)
+            if _is_hidden(name) or place.suffix.lower() not in READABLE | UNREADABLE:
+                ignored += 1
+                continue
+            key = f"{self.label}/{safe('-'.join(place.with_suffix('').parts))}"
+            source = f"{self.label}.tar/{as_text(name)}"
+            reject = _LINK if size < 0 else None
+            items.append(Item(key, self.label, source, str(self.path), offset, size, reject=reject))
+        items.sort(key=lambda item: item.source)
+        return Listing(items, ignored)
+
+    def reader(self) -> contextlib.AbstractContextManager[Read]:
+        return span_reader(str(self.path))
+
+
+def class_tars(path: Path) -> list[ClassTarGroup]:
+    """The class tars inside a tar, by their names; none when it is another kind of tar."""
+    groups = []
+    for name, offset, size in entries(path):
+        label = PurePosixPath(name).stem
+        if size < 0:
+            continue
+        if not name.endswith(".tar"):
+            if groups:
+                raise UserError(f"{path}: has class tars and other files, such as {name!r}; give a tar of one layout")
+            return []
+        if not WORDNET_ID.fullmatch(label):
+            raise UserError(f"{path}: its entry {name!r} is not named by a WordNet id like n01440764.tar")
+        groups.append(ClassTarGroup(path, label, offset, size))
+    return sorted(groups, key=lambda group: group.label)
+
+
+@dataclass(frozen=True)
+class WebDatasetGroup:
+    """The samples of one WebDataset shard: entries of one stem, a picture and beside it `.cls` or `.json`.
+
+    `.cls` is the class, as a number or a word; `.json` is an object with `label`, and perhaps `filename`, whose WordNet
+    id wins over a number.
+    """
+
+    path: Path
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    def list(self) -> Listing:
+        pictures: dict[str, tuple[str, int, int]] = {}
+        labels: dict[str, tuple[str, int | None]] = {}
+        ignored = 0
+        with open(self.path, "rb") as file:
+            for name, offset, size in entries(self.path):
+                folder, _, last = name.rpartition("/")
+                stem, _, extension = last.partition(".")
+                sample = f"{folder}/{stem}" if folder else stem
+                kind = extension.lower()
+                if _is_hidden(name):
+                    ignored += 1
+                elif f".{kind.rpartition('.')[2]}" in READABLE | UNREADABLE:
+                    if sample in pictures:
+                        raise UserError(
+                            f"{self.path}: sample {sample!r} has two pictures, {pictures[sample][0]!r} and {name!r}:"
+                            " keys must be unique; rename one"
+                        )
+                    pictures[sample] = name, offset, size
+                elif kind in ("cls", "json") and 0 <= size <= 2**20:
+                    file.seek(offset)
+                    label = _label(self.path, name, kind, file.read(size))
+                    if label is not None and (kind == "cls" or sample not in labels):
+                        labels[sample] = label
+                else:
+                    ignored += 1
+        items = []
+        for sample, (name, offset, size) in pictures.items():
+            label, code = labels.get(sample, ("", None))
+            key = f"{safe(label) if label else 'unknown'}/{safe(sample)}"
+            source = f"{self.path.name}/{as_text(name)}"
+            reject = None if label else "no class beside it (.cls, or .json with label)"
+            reject = _LINK if size < 0 else reject
+            items.append(Item(key, label, source, str(self.path), offset, size, code, reject))
+        items.sort(key=lambda item: item.source)
+        return Listing(items, ignored)
+
+    def reader(self) -> contextlib.AbstractContextManager[Read]:
+        return span_reader(str(self.path))
+
+
+def _label(path: Path, name: str, kind: str, data: bytes) -> tuple[str, int | None] | None:
+    """(label, its number or None) of what stands beside a picture; None when it says no class."""
+    try:
+        text = data.decode("utf-8").strip()
+        value = json.loads(text) if kind == "json" else text
+    except ValueError as error:
+        raise UserError(f"{path}: entry {name!r} is not {kind} text ({error}); mend it") from error
+    if kind == "json":
+        if not isinstance(value, dict) or value.get("label", value.get("cls")) is None:
+            return None
+        found = WORDNET_ID.search(str(value.get("filename", "")))
+        label = str(value.get("label", value.get("cls")))
+        code = int(label) if label.isdecimal() else None
+        if found is None and _NO_LABEL.fullmatch(label):
+            return None
+        return (found.group() if found else label), code
+    if not text or _NO_LABEL.fullmatch(text):
+        return None
+    return text, int(text) if text.isdecimal() else None

@@ -1,0 +1,97 @@
+"""How captions name pictures, and the form base_partner_x0_y0_x1_y1 that the published ones have for CutMix pictures.
+
+Such a name says the whole row of a recipe: which pictures, and the box in pixels at 256 px. So a recipe can be made
+again from the captions (`tessera augment images --from-captions FILE`), and needs nothing else.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from tessera.config import UserError
+from tessera.curate.caption.file import read_captions_file
+from tessera.curate.collect.collect import ImageRow
+from tessera.cutmix import pasted_side
+from tessera.images import READABLE
+from tessera.records import Placement
+
+_BOX = re.compile(r"(.+)_(\d+)_(\d+)_(\d+)_(\d+)")
+
+
+def without_suffix(name: str) -> str:
+    """The name without the suffix of a picture file."""
+    place = PurePosixPath(name)
+    return name[: -len(place.suffix)] if place.suffix.lower() in READABLE else name
+
+
+def picture_names(rows: Iterable[ImageRow]) -> dict[str, str]:
+    """Every name that a picture may have in a file of captions -> its key.
+
+    Its key, its file, its source, these without suffix, and their last part where no other picture has it.
+    """
+    names: dict[str, str] = {}
+    stems: dict[str, str | None] = {}
+    for row in rows:
+        for name in (row.source, without_suffix(row.source), row.file):
+            if name:
+                names.setdefault(name, row.key)
+        for stem in {_stem(row.key), _stem(row.source)}:
+            stems[stem] = row.key if stems.get(stem, row.key) == row.key else None
+    by_stem = {stem: key for stem, key in stems.items() if key is not None}
+    # A key wins over another picture's file of that name, and any full name over a last part.
+    return by_stem | names | {row.key: row.key for row in rows}
+
+
+def _stem(name: str) -> str:
+    return without_suffix(name).rpartition("/")[2]
+
+
+def published_name(base: str, partner: str, placement: Placement) -> str:
+    """base_partner_x0_y0_x1_y1 of a mix of the pictures with these keys."""
+    return "_".join([_stem(base), _stem(partner), *map(str, placement.box)])
+
+
+def mixes_in(path: Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tuple[str, str, Placement]], int]:
+    """(base, partner, placement) of each name of that form in a captions file or folder; and how many names of it are
+    of pictures that are not among `rows`. UserError: none is of the form, or a box that no pattern has at `size`."""
+    names = picture_names(rows)
+    found: dict[tuple[str, str, tuple[int, ...]], Placement] = {}
+    strange = 0
+    for name, _ in read_captions_file(path, names):
+        match = _BOX.fullmatch(_stem(name))
+        if match is None:
+            continue
+        pair = _split(match.group(1), names)
+        if pair is None:
+            strange += 1
+            continue
+        box = tuple(int(edge) for edge in match.groups()[1:])
+        found[(*pair, box)] = _placement(path, name, box, size)
+    if not found:
+        seen = f"{strange} names of other pictures" if strange else "no name of the form base_partner_x0_y0_x1_y1"
+        raise UserError(f"{path}: has {seen}, so it says no recipe; draw one with --pattern instead")
+    return [(base, partner, placement) for (base, partner, _), placement in sorted(found.items())], strange
+
+
+def _split(pair: str, names: dict[str, str]) -> tuple[str, str] | None:
+    """The keys of base and partner in "base_partner", whose own names may have underscores."""
+    for place, character in enumerate(pair):
+        if character == "_" and pair[:place] in names and pair[place + 1 :] in names:
+            return names[pair[:place]], names[pair[place + 1 :]]
+    return None
+
+
+def _placement(path: Path, name: str, box: tuple[int, ...], size: int) -> Placement:
+    left, top, right, bottom = box
+    wide, high = right - left, bottom - top
+    half = pasted_side("half", size)
+    if (wide, high) in ((half, size), (size, half)) and (right, bottom) == (size, size):
+        return Placement("half", (left, top, right, bottom), size)
+    for pattern in ("quarter", "ninth", "sixteenth"):
+        side = pasted_side(pattern, size)
+        if wide == high == side and right <= size and bottom <= size:
+            return Placement(pattern, (left, top, right, bottom), size)
+    raise UserError(
+        f"{path}: the box {box} in the name {name!r} is of no pattern at {size} px;"
+        " the published names are for 256 px: collect with --size 256"
+    )

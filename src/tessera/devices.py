@@ -1,0 +1,56 @@
+"""The device, threads and ranks of this process."""
+
+import os
+from typing import TYPE_CHECKING
+
+from tessera.config import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def rank() -> int:
+    """This process's number among those of torchrun, 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of processes started by torchrun, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def pick_device(name: str | None = None) -> "torch.device":
+    """The torch device called `name`, or the best there is (cuda, mps, cpu). Under torchrun, this rank's own GPU."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        name = next(kind for kind, there in available.items() if there)
+    kind, colon, index = name.partition(":")
+    if kind not in available or (colon and not index.isdecimal()):
+        raise UserError(f"unknown device {name!r}; known: cuda, cuda:N, mps, cpu")
+    if not available[kind]:
+        others = ", ".join(other for other, there in available.items() if there)
+        raise UserError(f"device {name!r} is not available here; available: {others}")
+    if kind == "cuda" and colon and int(index) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r} is not available here; this machine has {torch.cuda.device_count()} GPUs")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {local} of this machine finds {torch.cuda.device_count()} GPUs; start no more processes than "
+                f"there are GPUs in sight (torchrun --nproc-per-node, CUDA_VISIBLE_DEVICES)"
+            )
+        name = f"cuda:{local}"
+    return torch.device(name)
+
+
+def set_threads(threads: int | None) -> None:
+    """Sets the number of CPU threads of torch's operations; None leaves torch's own choice."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise UserError(f"threads must be at least 1, not {threads}")
+    import torch
+
+    torch.set_num_threads(threads)

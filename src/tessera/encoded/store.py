@@ -1,0 +1,156 @@
+"""The encoded store: captions and latents of a set, in memory-mapped Arrow IPC shards.
+
+A record is one picture: key, class, caption, its encoded text (L, D) and the mean and standard deviation (C, H, W) of
+its latents. Text is int8 in groups of 64 along the width with an fp16 scale each, or fp16, or absent (encoded on the
+fly). Algorithm 1 lets t choose the next record, so reads are random.
+"""
+
+import itertools
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera.config import UserError
+from tessera.encoded.record import EncodedRecord, TextEncodingKind, unpack_floats
+from tessera.encoded.shard import AGAIN, Layout, Shard, inspect_shard, write_shard
+from tessera.files import sha256_file
+from tessera.stages import MANIFEST, Manifest, read_manifest
+
+SHARD_SHA256 = "shard_sha256"
+"""In the manifest's facts: the SHA-256 of each shard, by file name."""
+
+
+def shard_name(index: int) -> str:
+    """The file name of a shard: "shard-00000.arrow"."""
+    return f"shard-{index:05d}.arrow"
+
+
+def write_encoded(
+    directory: Path,
+    records: Iterable[EncodedRecord],
+    *,
+    latent_shape: Sequence[int],
+    text_width: int,
+    text_encoding: TextEncodingKind = "int8",
+    shard_size: int = 2048,
+    metadata: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Writes records as shards of `shard_size` (the last may be smaller) and returns their paths."""
+    if shard_size < 1:
+        raise UserError(f"shard_size must be at least 1, not {shard_size}")
+    paths: list[Path] = []
+    remaining = iter(records)
+    while (first := next(remaining, None)) is not None:
+        paths.append(Path(directory) / shard_name(len(paths)))
+        shard = itertools.chain([first], itertools.islice(remaining, shard_size - 1))
+        layout = {"latent_shape": latent_shape, "text_width": text_width, "text_encoding": text_encoding}
+        write_shard(paths[-1], shard, **layout, metadata=metadata)
+    return paths
+
+
+def open_encoded(path: Path) -> "EncodedStore":
+    """Opens a directory of shards. UserError if it has none, is unfinished, or a shard is damaged or missing."""
+    return EncodedStore(Path(path))
+
+
+class EncodedStore:
+    """A sequence of EncodedRecord; a record is read from the mapped file when asked for, and is a copy.
+
+    records_read: how many records were read so far. latent_shape: (C, H, W). text_width: D.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.manifest: Manifest | None = None
+        if (directory / MANIFEST).exists():
+            self.manifest = read_manifest(directory, "encode")
+        self._paths = sorted(directory.glob("shard-*.arrow"))
+        if not self._paths:
+            raise UserError(f"{directory}: has no shards (shard-00000.arrow, ...); make them with `tessera encode`")
+        self._shards: list[Shard | None] = [None] * len(self._paths)
+        layout, sizes = self._inspect_all()
+        self.latent_shape, self.text_width = layout.latent_shape, layout.text_width
+        self.text_encoding: TextEncodingKind = layout.text_encoding
+        self.records_read = 0
+        self._shard_size, self._length = sizes[0], sum(sizes)
+        expected = self.manifest.counts.get("records") if self.manifest else None
+        if expected not in (None, self._length):
+            raise UserError(f"{directory}: has {self._length} records, its manifest says {expected}; {AGAIN}")
+
+    def _inspect_all(self) -> tuple[Layout, list[int]]:
+        """The shards' layout and numbers of records, from their footers; they must agree."""
+        first, sizes = None, []
+        for index, path in enumerate(self._paths):
+            if path.name != shard_name(index):
+                raise UserError(f"{self.directory / shard_name(index)}: is missing; {AGAIN}")
+            try:
+                layout, size = inspect_shard(path)
+            except UserError as error:
+                raise UserError(f"{error}{self._checksums(path)}") from error
+            first = first or layout
+            sizes.append(size)
+            if layout != first:
+                raise UserError(f"{path}: has other shapes or encodings than {self._paths[0].name}; {AGAIN}")
+        # A record's shard is its index divided by the size of the first.
+        for path, size in zip(self._paths, sizes):
+            if size > sizes[0] or (size < sizes[0] and path is not self._paths[-1]):
+                raise UserError(f"{path}: has {size} records, but {self._paths[0].name} has {sizes[0]}; {AGAIN}")
+        assert first is not None
+        return first, sizes
+
+    def _checksums(self, path: Path) -> str:
+        """What a damaged shard's checksum is and what it was; "" where the manifest does not say."""
+        expected = self.facts.get(SHARD_SHA256, {}).get(path.name)
+        return f" (its SHA-256 is {sha256_file(path)}, its manifest says {expected})" if expected else ""
+
+    @property
+    def byte_count(self) -> int:
+        """Of all shards together."""
+        return sum(path.stat().st_size for path in self._paths)
+
+    def verify(self) -> None:
+        """Reads every shard whole. UserError names the first one whose bytes are not those that were encoded."""
+        expected = self.facts.get(SHARD_SHA256, {})
+        for path in self._paths:
+            if path.name in expected and sha256_file(path) != expected[path.name]:
+                raise UserError(f"{path}: is damaged{self._checksums(path)}; {AGAIN}")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> EncodedRecord:
+        number = operator.index(index)
+        if number < 0:
+            number += self._length
+        if not 0 <= number < self._length:
+            raise IndexError(f"record {index} of {self._length}")
+        which, row = divmod(number, self._shard_size)
+        self.records_read += 1
+        return self._shard(which).read(row)
+
+    def keys(self, start: int = 0) -> list[str]:
+        """The keys of the records from number `start` on; nothing else of them is read."""
+        first = start // self._shard_size
+        found = [key for which in range(first, len(self._paths)) for key in self._shard(which).every_key()]
+        return found[start - first * self._shard_size :]
+
+    def _shard(self, which: int) -> Shard:
+        shard = self._shards[which]
+        if shard is None:
+            shard = self._shards[which] = Shard(self._paths[which], self.latent_shape)
+        return shard
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The facts of the directory's manifest; empty without one."""
+        return self.manifest.facts if self.manifest else {}
+
+    @property
+    def null_condition(self) -> np.ndarray:
+        """(1, D) float32, the encoding of the empty caption."""
+        if "null_condition" not in self.facts:
+            raise UserError(f"{self.directory}: no manifest with a null condition; make it with `tessera encode`")
+        return unpack_floats(self.facts["null_condition"])

@@ -1,0 +1,1 @@
+"""DPG-Bench: questions about dense prompts, answered by a vision-language model (paper Table 3)."""

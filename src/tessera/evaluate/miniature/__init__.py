@@ -1,0 +1,1 @@
+"""The miniature world's judge."""

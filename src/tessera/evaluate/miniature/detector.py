@@ -1,0 +1,124 @@
+"""The miniature's detector: finds shapes with colour, score and box in a picture. Trained on rendered pictures only.
+
+A small convolutional network at 32 px: every cell of a 16 x 16 grid says which shape's middle it lies in, if any, and
+which colour, where the centre is and how wide the object is. Neighbouring cells of one object are then merged.
+`scripts/train_detector.py` makes the weights that ship in `tessera/assets`.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from tessera.evaluate.geneval.verdict import MAX_DETECTIONS, Detection
+from tessera.evaluate.miniature.color_objects import shrink
+from tessera.evaluate.miniature.shipped import detector_weights
+from tessera.miniature import COLORS, SHAPES
+
+GRID = 16
+"""Cells of the output along each side."""
+MIN_SCORE = 0.05
+"""Detections below this are not reported; the judge's own thresholds are higher."""
+_NOTHING = len(SHAPES)  # the class of a cell in which no object has its middle
+
+
+class Detector(nn.Module):
+    """Pictures (B, 3, 32, 32) in [-1, 1] -> (shape logits (B, 9, 16, 16), color logits (B, 8, 16, 16), geometry).
+
+    The last of the 9 shape classes is "no object". Geometry (B, 3, 16, 16): the object's centre minus the cell's
+    centre, in cells (x, y), and the logarithm of its diameter over half the frame.
+    """
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+        w = width
+        self.stem = nn.Conv2d(3, w, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(w)
+        self.down16 = _unit(w, 2 * w, stride=2)  # 16 x 16
+        self.fine = _unit(2 * w, 3 * w)
+        self.down8 = _unit(3 * w, 4 * w, stride=2)  # 8 x 8
+        self.coarse = nn.ModuleList(_unit(4 * w, 4 * w) for _ in range(3))
+        self.up = nn.Conv2d(4 * w, 3 * w, 1)
+        self.joined = _unit(3 * w, 3 * w)
+        self.head = nn.Conv2d(3 * w, len(SHAPES) + 1 + len(COLORS) + 3, 1)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = F.relu(self.stem_norm(self.stem(pictures)))  # (B, w, 32, 32)
+        fine = self.fine(self.down16(x))  # (B, 3w, 16, 16)
+        x = self.down8(fine)  # (B, 4w, 8, 8)
+        for layer in self.coarse:
+            x = x + layer(x)
+        x = self.joined(fine + F.interpolate(self.up(x), scale_factor=2, mode="nearest"))  # (B, 3w, 16, 16)
+        shape, color, geometry = self.head(x).split([len(SHAPES) + 1, len(COLORS), 3], dim=1)
+        return shape, color, geometry
+
+
+def _unit(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def load_detector() -> Detector:
+    """The shipped network, in eval mode on the CPU."""
+    network = Detector()
+    network.load_state_dict({name: value.float() for name, value in load(detector_weights()).items()}, strict=False)
+    return network.eval()
+
+
+def to_input(images: np.ndarray) -> Tensor:
+    """uint8 (B, S, S, 3) -> float (B, 3, 32, 32) in [-1, 1]: what the network sees."""
+    return torch.from_numpy(shrink(images)).permute(0, 3, 1, 2).float() / 127.5 - 1  # (B, 3, 32, 32)
+
+
+def detect(images: np.ndarray, network: Detector | None = None, batch_size: int = 64) -> list[list[Detection]]:
+    """The objects in each picture of uint8 (B, S, S, 3), best score first; `network`: None loads the shipped one.
+
+    At most 16 a picture; boxes in the picture's own pixels, the square of the object's diameter around its centre.
+    """
+    network = network or load_detector()
+    found: list[list[Detection]] = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
+            found += decode(*network(to_input(chunk)), size=chunk.shape[1])
+    return found
+
+
+def decode(shape: Tensor, color: Tensor, geometry: Tensor, size: int) -> list[list[Detection]]:
+    """The network's output as detections in pixels of a picture of side `size`.
+
+    The cell most sure of a shape becomes a detection and silences every cell whose centre lies inside the same object
+    (nearer than 0.35 of the larger diameter), again and again.
+    """
+    batch = shape.shape[0]
+    best = shape.softmax(1)[:, :_NOTHING].flatten(2)  # (B, 8, N)
+    score, label = best.max(1)  # (B, N): one place holds one shape
+    hue = color.flatten(2).argmax(1)  # (B, N)
+    axis = torch.arange(GRID) + 0.5
+    x = (axis[None, None, :] + geometry[:, 0]).flatten(1) / GRID  # (B, N), fractions of the frame
+    y = (axis[None, :, None] + geometry[:, 1]).flatten(1) / GRID
+    diameter = (geometry[:, 2].exp() / 2).flatten(1)
+    rows = torch.arange(batch)
+    left = score.clone()
+    found: list[list[Detection]] = [[] for _ in range(batch)]
+    for _ in range(MAX_DETECTIONS):
+        top, cell = left.max(1)
+        if not bool((top >= MIN_SCORE).any()):
+            break
+        cx, cy, d = x[rows, cell], y[rows, cell], diameter[rows, cell]
+        for row in torch.nonzero(top >= MIN_SCORE).flatten().tolist():
+            middle, half = (float(cx[row]) * size, float(cy[row]) * size), float(d[row]) * size / 2
+            found[row].append(
+                Detection(
+                    class_name=SHAPES[int(label[row, cell[row]])],
+                    score=float(top[row]),
+                    box=(middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half),
+                    color=list(COLORS)[int(hue[row, cell[row]])],
+                )
+            )
+        near = torch.hypot(x - cx[:, None], y - cy[:, None]) < 0.35 * torch.maximum(diameter, d[:, None])
+        near[rows, cell] = True
+        left = left.masked_fill(near, 0.0)
+    return found

@@ -1,0 +1,137 @@
+"""likeness: how far drawn pictures are from held-out ones, the miniature's stand-in for FID (paper Figure 5).
+
+Held-out scenes are drawn as the training ones are, at another seed of the world. A model draws their long captions; its
+pictures and renders of further held-out scenes go through the shipped detector, and the distance is Frechet's between
+the features of both, averaged over the frame. It compares models judged alike; it is no FID.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tessera.config import UserError, to_dict
+from tessera.devices import set_threads
+from tessera.evaluate.miniature.shipped import check_judge, detector_sha256
+from tessera.files import atomic_path, read_json, write_json
+from tessera.metrics import frechet_distance
+from tessera.miniature import WorldConfig, describe, draw_scene, render
+from tessera.prompts.miniature import FILE, world_of
+from tessera.stages import open_stage
+
+METRIC = "likeness-miniature-1"
+SCORES = "likeness.json"
+TAG = "held_out"
+_SEED = 2**32
+"""Added to the world's seed: no training picture is drawn there."""
+_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikenessConfig:
+    """Which held-out scenes."""
+
+    prompts: int = 400
+    """Captions that are drawn, at least 2; scenes 0, 1, ... of the held-out world."""
+    references: int = 2000
+    """Renders that they are compared with, at least 2; the scenes after those."""
+    threads: int | None = None
+    """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
+
+    def __post_init__(self):
+        if self.prompts < 2 or self.references < 2:
+            raise UserError(f"prompts and references are {self.prompts} and {self.references}: give at least 2")
+
+
+def held_out(world: WorldConfig) -> WorldConfig:
+    """The world whose scenes no training picture shows: the same but for its seed."""
+    return replace(world, seed=world.seed + _SEED)
+
+
+def held_out_prompts(out: Path, images: Path, config: LikenessConfig = LikenessConfig()) -> None:
+    """Writes `out`/prompts.jsonl: the long captions of held-out scenes of the world of the directory `images`."""
+    out, images = Path(out), Path(images)
+    world = held_out(world_of(images))
+    stage = open_stage(out, stage="held-out prompts", config={"prompts": config.prompts}, inputs={"images": images})
+    if stage.done:
+        return
+    lines = [
+        {"tag": TAG, "prompt": describe(draw_scene(world, number), world.seed, number)}
+        for number in range(config.prompts)
+    ]
+    with atomic_path(out / FILE) as temporary:
+        temporary.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+    stage.finish({"prompts": len(lines)})
+
+
+def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = LikenessConfig()) -> None:
+    """Judges the directory `samples`, drawn from the held-out prompts of the world of `images`, into out/likeness.json.
+
+    {protocol, distance, floor}; the floor is the distance of as many renders of the very scenes that were asked for.
+    """
+    out, samples, images = Path(out), Path(samples), Path(images)
+    settings = described(config)
+    stage = open_stage(out, stage="likeness", config=settings, inputs={"samples": samples, "images": images})
+    if stage.done:
+        check_judge(out / SCORES, METRIC)
+        return
+    set_threads(config.threads)
+    world = held_out(world_of(images))
+    drawn = features(np.stack([_read(path, world.size) for path in _pictures(samples, config.prompts)]))
+    numbers = range(config.prompts + config.references)
+    real = features(np.stack([render(draw_scene(world, number), world.size) for number in numbers]))
+    asked, references = real[: config.prompts], real[config.prompts :]
+    found = {
+        "protocol": {"metric": METRIC, "detector_sha256": detector_sha256(), **settings, "world": to_dict(world)},
+        "distance": round(frechet_distance(references, drawn), 6),
+        "floor": round(frechet_distance(references, asked), 6),
+    }
+    write_json(out / SCORES, found)
+    stage.finish({"images": len(drawn)}, facts={"metric": METRIC})
+
+
+def described(config: LikenessConfig) -> dict[str, Any]:
+    """What of the configuration stands in the manifest and the protocol."""
+    return {name: value for name, value in to_dict(config).items() if name != "threads"}
+
+
+def read_likeness(path: Path) -> dict[str, Any]:
+    """The likeness.json of the directory `path`."""
+    return read_json(path / SCORES)
+
+
+def features(pictures: np.ndarray) -> np.ndarray:
+    """Of uint8 (N, S, S, 3), the detector's last common layer averaged over the frame: float64 (N, 48)."""
+    import torch
+
+    from tessera.evaluate.miniature.detector import load_detector, to_input
+
+    network = load_detector()
+    kept: list[torch.Tensor] = []
+    hook = network.joined.register_forward_hook(lambda _module, _inputs, output: kept.append(output.mean((2, 3))))
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(pictures), _BATCH):
+                network(to_input(pictures[start : start + _BATCH]))
+    finally:
+        hook.remove()
+    return torch.cat(kept).double().numpy()
+
+
+def _pictures(samples: Path, number: int) -> list[Path]:
+    found = sorted(samples.glob("*/samples/*.png"))
+    tags = {read_json(path).get("tag") for path in samples.glob("*/metadata.jsonl")}
+    if len(found) != number or tags != {TAG}:
+        raise UserError(f"{samples}: holds {len(found)} pictures; generate one for each of {number} held-out prompts")
+    return found
+
+
+def _read(path: Path, size: int) -> np.ndarray:
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    if pixels.shape[:2] != (size, size):
+        raise UserError(f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} px; the world's pictures have {size}")
+    return pixels

@@ -1,0 +1,192 @@
+"""Folders of pictures as features: one decoding feeds all networks; what is done is kept when the process dies.
+
+Pictures are PNG, JPEG, WebP or BMP files, or .npy arrays (H, W, 3) of bytes or floats 0..1. A directory made by
+`generate` gives its samples; any other one all the pictures below it but hidden ones, in the order of their paths.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.devices import rank, world_size
+from tessera.files import atomic_path, remove_unfinished, sha256_file
+from tessera.progress import progress
+from tessera.stages import MANIFEST, read_manifest
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy")
+CHUNK = 256
+"""Pictures whose features are written at once."""
+FEATURES = ".features.safetensors"
+
+
+class Encoder(Protocol):
+    """What is needed of a network; `tessera.pretrained.features.encoder.PictureEncoder` says more."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def network(self) -> Any: ...
+    @property
+    def resizing(self) -> str: ...
+    def prepare(self, picture: NDArray[Any]) -> Any: ...
+    def features(self, batch: Any) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a directory."""
+
+    directory: Path
+    files: tuple[str, ...]
+    """Relative to the directory, in order."""
+    sha256: str
+    """Of the names and contents of all of them."""
+
+    @property
+    def arrays(self) -> bool:
+        """Whether there are .npy files among them, whose rounding is a choice."""
+        return any(file.endswith(".npy") for file in self.files)
+
+
+def find_pictures(directory: Path, what: str) -> Pictures:
+    """All pictures of `directory`. UserError: fewer than 2, or others than the manifest of `generate` counts; a link to
+    a folder, whose pictures would be missing."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: there is no such directory of {what} pictures")
+    drawn, expected = False, None
+    if (directory / MANIFEST).is_file():
+        manifest = read_manifest(directory)
+        if manifest.stage == "generate":
+            drawn, expected = True, manifest.counts["images"]
+    found = [
+        path
+        for path in (directory.glob("*/samples/*") if drawn else _below(directory))
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith((".", "grid."))
+    ]
+    files = sorted(path.relative_to(directory).as_posix() for path in found)
+    if expected is not None and len(files) != expected:
+        raise UserError(f"{directory}: holds {len(files)} of its {expected} pictures; generate it again")
+    if len(files) < 2:
+        raise UserError(f"{directory}: holds {len(files)} pictures ({', '.join(SUFFIXES)}), at least 2 are needed")
+    with ThreadPoolExecutor(4) as pool:
+        hashes = list(pool.map(lambda file: sha256_file(directory / file), files))
+    lines = "".join(f"{file} {digest}\n" for file, digest in zip(files, hashes))
+    return Pictures(directory, tuple(files), hashlib.sha256(lines.encode()).hexdigest())
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    """All files, hidden folders left out."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    for place, folders, files in os.walk(directory, onerror=refuse):  # which does not follow links
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                raise UserError(f"{Path(place) / name}: is a link, which is not followed; put the folder itself there")
+        yield from (Path(place) / name for name in files)
+
+
+def read_picture(path: Path, rounding: Literal["round", "truncate"] = "round") -> NDArray[np.uint8]:
+    """uint8 (H, W, 3); UserError for a damaged file, or an array that is no picture. Transparency is left out."""
+    from tessera.pretrained.features.encoder import to_bytes
+
+    try:
+        if path.suffix.lower() == ".npy":
+            picture = np.asarray(np.load(path, allow_pickle=False))
+        else:
+            with Image.open(path) as image:
+                return as_rgb(image)
+    except Exception as error:  # each way of being damaged has an exception of its own
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path}: is not a readable picture ({reason}); make it again, or take it away") from error
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        raise UserError(f"{path}: must be a picture (H, W, 3), not of shape {picture.shape}")
+    try:
+        return to_bytes(picture, rounding)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def as_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) of a picture of any mode; greys of 16 bits come to 0..255, which Pillow would cut them off at."""
+    if not image.mode.startswith("I"):
+        return np.asarray(image.convert("RGB"))
+    grey = np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def features_of(
+    pictures: Pictures,
+    encoders: Mapping[str, Encoder],
+    work: Path,
+    batch_size: int,
+    rounding: Literal["round", "truncate"],
+    description: str,
+) -> dict[str, NDArray[np.float32]] | None:
+    """Name of each encoder -> features (N, D); every picture is decoded once for all of them.
+
+    Chunks are written to `work` as they are done and not done again. Under torchrun rank r of w does chunks r, r + w,
+    ... and waits for nobody; None while another rank's chunks are missing.
+    """
+    import torch
+
+    from tessera.models.packing import packed_linears
+
+    torch.backends.cudnn.allow_tf32 = False  # its default keeps 10 bits of the factors in convolutions on recent GPUs
+    starts = range(0, len(pictures.files), CHUNK)
+    own = list(starts)[rank() :: world_size()]
+    with (
+        progress(description, sum(len(pictures.files[s : s + CHUNK]) for s in own)) as bar,
+        ThreadPoolExecutor(4) as pool,
+        ExitStack() as packed,
+    ):
+        for name, encoder in encoders.items():
+            if not all(_chunk(work, name, start).is_file() for start in own):
+                packed.enter_context(packed_linears(encoder.network))
+        for start in own:
+            files = pictures.files[start : start + CHUNK]
+            missing = {name: e for name, e in encoders.items() if not _chunk(work, name, start).is_file()}
+            made: dict[str, list[NDArray[np.float32]]] = {name: [] for name in missing}
+            for first in range(0, len(files) if missing else 0, batch_size):
+
+                def prepare(file: str, missing: Mapping[str, Encoder] = missing) -> list[Any]:
+                    picture = read_picture(pictures.directory / file, rounding)
+                    return [encoder.prepare(picture) for encoder in missing.values()]
+
+                prepared = list(pool.map(prepare, files[first : first + batch_size]))
+                for (name, encoder), rows in zip(missing.items(), zip(*prepared)):
+                    made[name].append(encoder.features(torch.stack(rows)))
+            for name, rows in made.items():
+                with atomic_path(_chunk(work, name, start)) as temporary, open(temporary, "wb") as file:
+                    np.save(file, np.concatenate(rows))
+            bar.advance(len(files))
+    paths = {name: [_chunk(work, name, start) for start in starts] for name in encoders}
+    if not all(path.is_file() for chunks in paths.values() for path in chunks):
+        return None
+    if world_size() > 1 and work.is_dir():
+        remove_unfinished(work)
+    try:
+        return {name: np.concatenate([np.load(path) for path in chunks]) for name, chunks in paths.items()}
+    except FileNotFoundError:
+        if world_size() == 1:
+            raise
+        return None  # another rank had them all too, and is done with them
+
+
+def _chunk(work: Path, name: str, start: int) -> Path:
+    return work / name / f"{start:08d}.npy"

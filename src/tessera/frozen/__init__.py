@@ -1,1 +1,0 @@
-"""Frozen encoders behind one interface: image latents and text embeddings."""

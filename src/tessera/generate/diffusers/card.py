@@ -1,0 +1,117 @@
+"""The model card (README.md) that goes with published weights: use, recipe, data, scores and licences."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tessera import __version__
+from tessera.config import UserError, to_dict
+from tessera.files import read_json
+from tessera.models.dit import DiT
+from tessera.models.rin import RIN
+from tessera.weights.export import ExportInfo
+
+SCORES_FILE = "scores.json"
+OWN_PARTS = ("pixel-unshuffle", "words")
+"""Families of codecs and text encoders that are part of tessera: nothing is fetched for them."""
+
+
+def read_scores(scores: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    """`scores` itself, or the scores.json of `tessera evaluate` at that path (the file, or its directory)."""
+    if isinstance(scores, Mapping):
+        return scores
+    path = Path(scores)
+    found = read_json(path / SCORES_FILE if path.is_dir() else path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: must hold an object of scores, not {type(found).__name__}")
+    return found
+
+
+def score_table(scores: Mapping[str, Any]) -> list[str]:
+    """Markdown lines of a table; a score is a number, or an object with "value" and perhaps "low" and "high".
+
+    Entries of other kinds (protocol, single verdicts) are passed over. Raises UserError when no score is left.
+    """
+    rows = []
+    for name, entry in scores.items():
+        value, low, high = entry, None, None
+        if isinstance(entry, Mapping):
+            value, low, high = (entry.get(key) for key in ("value", "low", "high"))
+        if _is_number(value):
+            interval = f"{low:.4g} to {high:.4g}" if _is_number(low) and _is_number(high) else ""
+            rows.append(f"| {name} | {value:.4g} | {interval} |")
+    if not rows:
+        raise UserError('scores: give {name: number} or {name: {"value", "low", "high"}}; there is no number in these')
+    return ["| score | value | 95% interval |", "|---|---|---|", *rows]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def model_card(
+    network: DiT | RIN,
+    info: ExportInfo,
+    *,
+    repo_id: str | None = None,
+    scores: Mapping[str, Any] | str | Path | None = None,
+    data: str | None = None,
+    license: str | None = None,
+) -> str:
+    """The text of README.md, with the front matter that the Hub reads.
+
+    repo_id: where it will be published. scores: see `score_table`, or a path for `read_scores`. data: what it was
+    trained on, in words. license: id of the weights' licence, for example "cc-by-nc-4.0".
+    """
+    kind = {"DiT": "DiT-I", "RIN": "CAD-I"}[type(network).__name__]
+    name = repo_id.split("/")[-1] if repo_id else f"{kind} {info.arm}".strip()
+    shape = ", ".join(f"{key} {value}" for key, value in to_dict(network.config).items() if key != "kind")
+    front = ["library_name: diffusers", "pipeline_tag: text-to-image", f"license: {license or 'other'}"]
+    if license is None:
+        front += ["license_name: not-stated"]
+    front += ["tags:", "- text-to-image", "- diffusers", "- tessera"]
+    clip = "none" if info.clip_denoised is None else f"{info.clip_denoised:g}"
+    recipe = [
+        ("network", f"{kind}, {network.parameter_count:,} parameters ({shape})"),
+        ("arm", info.arm or "none named"),
+        ("training images seen", f"{info.num_images:,}"),
+        ("noise schedule", info.noise_schedule),
+        ("the network predicts", info.prediction),
+        ("latents", f"`{info.latent_codec}`, minus {_numbers(info.latent_shift)}, times {_numbers(info.latent_scale)}"),
+        ("text encoder", f"`{info.text_encoder}`"),
+        ("picture", f"{info.image_size} x {info.image_size} pixels"),
+        ("sampling", f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}, x0 clamped at: {clip}"),
+    ]
+    lines = ["---", *front, "---", "", f"# {name}", ""]
+    lines += ["A text-to-image diffusion model trained with tessera, after the paper"]
+    lines += ['"How far can we go with ImageNet for Text-to-Image generation?".', "", "## Use", ""]
+    lines += ["```python", "import tessera  # pip install tessera-t2i[hub]", ""]
+    lines += [f'pipe = tessera.load_pipeline("{repo_id or "this folder or repository"}")']
+    lines += ['image = pipe("a red fox on fresh snow").images[0]', "```", "", "## Recipe", "", "| | |", "|---|---|"]
+    lines += [f"| {label} | {text} |" for label, text in recipe]
+    lines += ["", "## Data", "", data or "Not stated by who published these weights.", ""]
+    if info.inputs:
+        lines += ["Directories it was trained from, by the sha256 of their manifests:", ""]
+        lines += [*(f"- {label}: `{sha256}`" for label, sha256 in info.inputs), ""]
+    lines += ["## Scores", ""]
+    if scores is None:
+        lines += ["None were given."]
+    else:
+        found = read_scores(scores)
+        lines += score_table(found)
+        protocol = found.get("protocol")
+        if isinstance(protocol, Mapping) and "metric" in protocol:
+            lines += ["", f"Protocol: {protocol['metric']}, {protocol.get('images', 'an unknown number of')} pictures."]
+    lines += ["", "## Licences", ""]
+    lines += [f"- Weights: {license or 'not stated'}. The training pictures have terms of their own, which may bind"]
+    lines += ["  the use of weights trained on them; ImageNet's allow non-commercial research and teaching only."]
+    for part in (info.latent_codec, info.text_encoder):
+        own = part.partition(":")[0] in OWN_PARTS
+        terms = "part of tessera, Apache-2.0" if own else "not contained here; fetched by its id, under its own licence"
+        lines += [f"- `{part}`: {terms}."]
+    lines += ["- The code, tessera: Apache-2.0.", "", f"Written by tessera {__version__}.", ""]
+    return "\n".join(lines)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else "(" + ", ".join(f"{value:g}" for value in values) + ")"

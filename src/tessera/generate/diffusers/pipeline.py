@@ -1,0 +1,368 @@
+"""A trained model as a diffusers pipeline: for the Hub, and for programs that know diffusers.
+
+Only the network and the null condition are in its files; codec and text encoder are named by id, and loaded for the
+first picture. Encoding, sampling and decoding are `tessera.generate.pipeline`'s.
+
+A folder of `save_pretrained`:
+
+model_index.json     diffusers' list of the parts
+transformer/         an export (config.json, model.safetensors, manifest.json), which `tessera generate` reads too
+README.md            the model card
+
+B = pictures of a call, (C, h, w) = shape of one picture's latents, S = picture side in pixels.
+"""
+
+import copy
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import create_repo
+from PIL import Image
+from torch import Tensor
+
+from tessera.config import UserError, nearest
+from tessera.devices import pick_device
+from tessera.files import atomic_path, read_json
+from tessera.generate.diffusers.card import model_card
+from tessera.generate.diffusers.model import INDEX_FILE, PART, TesseraTransformer, fetch, only_safetensors
+from tessera.generate.pipeline import Pipeline
+from tessera.models.rin import RIN
+from tessera.records import DenoiserState, TextEncoding
+from tessera.weights.export import CONFIG_FILE, load_export
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+StepCallback = Callable[["TesseraPipeline", int, float, dict[str, Tensor]], Any]
+
+
+class _Negative(torch.nn.Module):
+    """The network with a text of its own in each row of guidance's second branch, in place of the null condition.
+
+    To a network with a coherence token the branch stays what it is without such a text: of coherence 0.
+    """
+
+    def __init__(self, network: torch.nn.Module, negative: TextEncoding):
+        super().__init__()
+        self.network, self.negative = network, negative
+
+    def forward(self, x, alpha_bar, text, state=None):
+        rows = len(self.negative.mask)
+        if len(x) == 2 * rows and (state is None or state.text_cache is None):  # [cond; uncond], not yet encoded
+            length = max(text.mask.shape[1], self.negative.mask.shape[1])
+            parts = text.pad_to(length).select(slice(rows)), self.negative.pad_to(length)
+            text = TextEncoding(
+                torch.cat([part.embeddings for part in parts]), torch.cat([part.mask for part in parts])
+            )  # (2B, L, D), (2B, L)
+            if isinstance(self.network, RIN) and self.network.config.coherence:
+                coherence = torch.cat([torch.ones(rows), torch.zeros(rows)])  # (2B,)
+                cache = self.network.encode_text(text, coherence)
+                state = DenoiserState(None if state is None else state.latent_tokens, cache)
+        return self.network(x, alpha_bar, text, state)
+
+
+class _Stopped(Exception):
+    def __init__(self, latents: Tensor):
+        self.latents = latents
+
+
+class TesseraPipeline(DiffusionPipeline):
+    """Prompts to pictures. `tessera.load_pipeline` makes one; `pipe.to(...)` moves it."""
+
+    model_cpu_offload_seq = PART
+    _exclude_from_cpu_offload: ClassVar[list[str]] = [PART]
+    """Sequential offloading moves single layers, which a network whose parts share tables does not stand: it stays."""
+
+    def __init__(self, transformer: TesseraTransformer):
+        super().__init__()
+        self.register_modules(transformer=transformer)
+        self._drawer: Pipeline | None = None
+        self._interrupt = False
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `pipe._interrupt = True` in the callback to stop after that step."""
+        return self._interrupt
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        sampler: str = "ddim",
+        guidance_interval: tuple[float, float] | None = None,
+        latents: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple:
+        """Pictures of the prompts, `num_images_per_prompt` of the first, then of the second, and so on.
+
+        negative_prompt       stands in for the null condition in guidance; one for all prompts, or one for each
+        num_inference_steps   at least 1; None = the export's, the paper has 250
+        guidance_scale        w in uncond + w (cond - uncond), finite; 1 = off; None = the export's
+        height, width         pixels; a model draws the one size it was trained on
+        generator             for start noise, and the noise `ddpm` adds; of a list, each draws for one picture, which
+                              then does not depend on the others; None = torch's own
+        output_type           "pil": list of images; "np": float32 (B, S, S, 3) in [0, 1]; "pt": float32 (B, 3, S, S) in
+                              [0, 1]; "latent": normalised latents, float32 (B, C, h, w)
+        callback_on_step_end  callback(pipe, step, t, {"latents": x0}) after each step: step from 0, t in (0, 1] where
+                              it began, x0 (B, C, h, w) the estimate of the final latents, to look at. Where it sets
+                              `pipe._interrupt = True`, sampling stops and the estimate is the result.
+        sampler               "ddim", "ddpm" or "dpmpp_2m"
+        guidance_interval     (low, high) in t: guidance acts there alone; None = everywhere
+        latents               start noise (B, C, h, w) in place of drawn noise
+
+        A prompt longer than the text encoder takes is cut, with a warning. Raises UserError for wrong arguments.
+        """
+        prompts = _texts("prompt", prompt)
+        _check_whole("num_images_per_prompt", num_images_per_prompt)
+        negatives = None if negative_prompt is None else _texts("negative_prompt", negative_prompt)
+        if negatives is not None and len(negatives) not in (1, len(prompts)):
+            raise UserError(
+                f"negative_prompt: {len(negatives)} for {len(prompts)} prompts, give one, or one for each prompt"
+            )
+        if output_type not in OUTPUT_TYPES:
+            hint = nearest(str(output_type), OUTPUT_TYPES)
+            raise UserError(f"output_type: unknown {output_type!r};{hint} known: {', '.join(OUTPUT_TYPES)}")
+        drawer = self._prepare_drawer()
+        info = drawer.info
+        self._check_size(drawer, height, width)
+        steps = info.sampling_steps if num_inference_steps is None else num_inference_steps
+        _check_whole("num_inference_steps", steps)
+        guidance = info.guidance_scale if guidance_scale is None else guidance_scale
+        if isinstance(guidance, bool) or not isinstance(guidance, int | float):
+            raise UserError(f"guidance_scale: {guidance!r} is not a number, give for example 3.0 (1 = off)")
+        rows = [text for text in prompts for _ in range(num_images_per_prompt)]
+        noise, generators = self._noise(drawer, len(rows), generator, latents)
+        _warn_of_cuts(drawer, [*prompts, *(negatives or [])])
+        text = drawer.encode(rows)  # (B, L, D)
+        if negatives is not None and guidance != 1:
+            each = negatives * len(prompts) if len(negatives) == 1 else negatives
+            negative = drawer.encode([text for text in each for _ in range(num_images_per_prompt)])  # (B, L, D)
+            drawer.network = _Negative(drawer.network, negative)
+
+        self._interrupt = False
+        progress_bar: Any = self.progress_bar  # diffusers decorates it with something that hides its arguments
+        with progress_bar(total=steps) as bar:
+
+            def after_step(step: int, total: int, x0: Tensor) -> None:
+                bar.update()
+                if callback_on_step_end is None:
+                    return
+                seen = x0.clone()
+                result = callback_on_step_end(self, step - 1, 1 - (step - 1) / total, {"latents": seen})
+                if isinstance(result, Mapping) and result.get("latents", seen) is not seen:
+                    raise UserError("callback_on_step_end: latents are there to look at, return them as they came")
+                if self._interrupt:
+                    raise _Stopped(x0)
+
+            try:
+                final = drawer.sample(
+                    text,
+                    noise,
+                    steps=steps,
+                    guidance_scale=guidance,
+                    guidance_interval=guidance_interval,
+                    sampler=sampler,
+                    generator=generators,
+                    callback=after_step,
+                )
+            except _Stopped as stopped:
+                final = stopped.latents
+        images = _as_output(drawer, final, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _prepare_drawer(self) -> Pipeline:
+        """Encoder, sampler and decoder around the network, where it runs now."""
+        info, device = self.transformer.info, self._execution_device
+        if self._drawer is None or self._drawer.info.settings != info.settings:
+            self._drawer = Pipeline(self.transformer.denoiser, info, device=device)
+        drawer = copy.copy(self._drawer)
+        drawer.network, drawer.info, drawer.device = self.transformer.placed(), info, torch.device(device)
+        drawer.offload = bool(getattr(self, "_all_hooks", ()))  # what enable_model_cpu_offload leaves
+        return drawer
+
+    def _check_size(self, drawer: Pipeline, height: int | None, width: int | None) -> None:
+        """Raises UserError unless both are the side that the network was trained on."""
+        side = drawer.info.image_size
+        step = side // drawer.latent_shape[1] * self.transformer.denoiser.config.patch_size
+        for name, value in (("height", height), ("width", width)):
+            if value is None or value == side:
+                continue
+            wrong = not isinstance(value, int) or value < 1 or value % step
+            what = f"is not a multiple of {step}" if wrong else "is another size than it was trained on"
+            raise UserError(f"{name}: {value} {what}; this model draws {side} x {side} pixels, leave {name} out")
+
+    def _noise(
+        self, drawer: Pipeline, count: int, generator: Any, latents: Tensor | None
+    ) -> tuple[Tensor, torch.Generator | list[torch.Generator]]:
+        """Start noise (B, C, h, w), and what draws the noise that a sampler adds."""
+        if generator is None:  # from torch's own generator, as elsewhere in diffusers
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        elif isinstance(generator, list | tuple):
+            if len(generator) != count:
+                raise UserError(f"generator: {len(generator)} generators for {count} images, give one, or one for each")
+            generator = list(generator)
+        every = generator if isinstance(generator, list) else [generator]
+        if not all(isinstance(one, torch.Generator) for one in every):
+            raise UserError(f"generator: {type(every[0]).__name__} is not a torch.Generator, nor a list of them")
+        shape = (count, *drawer.latent_shape)
+        if latents is None:
+            return randn_tensor(shape, generator=generator, device=drawer.device, dtype=torch.float32), generator
+        if not isinstance(latents, Tensor) or latents.shape != shape:
+            found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+            raise UserError(f"latents: {found}, but the start noise of these pictures is a tensor {shape}")
+        return latents, generator
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        push_to_hub: bool = False,
+        *,
+        repo_id: str | None = None,
+        scores: Mapping[str, Any] | str | Path | None = None,
+        data: str | None = None,
+        license: str | None = None,
+        **hub: Any,
+    ) -> None:
+        """Writes the folder described at the top of this module.
+
+        scores: {name: number or {"value", "low", "high"}}, or the path of a scores.json; data: what it was trained on;
+        license: id of the weights' licence. All three are for the model card. push_to_hub: publishes it as `repo_id`
+        (the folder's name by default), with `hub` = private, token, commit_message, create_pr.
+        """
+        only_safetensors(safe_serialization, variant)
+        folder = Path(save_directory)
+        transformer = self.transformer
+        card = model_card(
+            transformer.denoiser, transformer.info, repo_id=repo_id, scores=scores, data=data, license=license
+        )
+        super().save_pretrained(folder)
+        with atomic_path(folder / "README.md") as path:
+            path.write_text(card, encoding="utf-8")
+        if push_to_hub:
+            self._publish(folder, repo_id or folder.name, **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+        **card: Any,
+    ) -> Any:
+        """Publishes weights and model card as the Hub repository `repo_id`; `card`: scores, data, license."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization, variant, repo_id=repo_id, **card)
+            return self._publish(
+                Path(folder),
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                create_pr=create_pr,
+                subfolder=subfolder,
+            )
+
+    def _publish(
+        self, folder: Path, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any
+    ) -> Any:
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        return self._upload_folder(folder, repo_id, token=token, **upload)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "TesseraPipeline":
+        """From a folder of `save_pretrained` or a Hub repository; the options are those of diffusers."""
+        if kwargs.get("device_map") is None:
+            kwargs["low_cpu_mem_usage"] = False  # an export's loader never needs it; asked for, it warns
+        return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """The files of a Hub repository in the local cache -> their folder.
+
+        diffusers' own refuses parts whose class is in a package it does not know.
+        """
+        return str(fetch(pretrained_model_name, **kwargs))
+
+
+def _texts(name: str, given: Any) -> list[str]:
+    """One or several texts as a list; UserError for anything else."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple):
+        raise UserError(f"{name}: give a string or a list of strings, not {type(given).__name__}")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{name}: number {number} of the list is {type(text).__name__}, not a string")
+    if not texts:
+        raise UserError(f"{name}: the list is empty, give at least one string")
+    return list(texts)
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name}: {value!r} is not a whole number of at least 1")
+
+
+def _warn_of_cuts(drawer: Pipeline, texts: Sequence[str]) -> None:
+    """One warning for each text that the encoder cuts."""
+    limit, distinct = drawer.text_encoder.max_tokens, list(dict.fromkeys(texts))
+    for text, tokens in zip(distinct, drawer.text_encoder.count_tokens(distinct)):
+        if tokens > limit:
+            start = f"{text[:40]}..." if len(text) > 40 else text
+            message = f"prompt cut: {start!r} has {tokens} tokens, the text encoder reads the first {limit}"
+            warnings.warn(message, stacklevel=4)  # the line that calls the pipeline, behind torch's no_grad
+
+
+def _as_output(drawer: Pipeline, latents: Tensor, output_type: str) -> Any:
+    if output_type == "latent":
+        return latents.clone()  # (B, C, h, w); a tensor of inference mode could not be used for training
+    pictures = drawer.decode(latents)  # (B, S, S, 3)
+    if output_type == "pil":
+        return [Image.fromarray(picture) for picture in pictures]
+    values = pictures.astype(np.float32) / np.float32(255)
+    return values if output_type == "np" else torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
+
+
+def load_pipeline(
+    path_or_repo: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> TesseraPipeline:
+    """The model of an export, of a folder of `save_pretrained`, or of a Hub repository with the files of either.
+
+    device: None = the best there is. dtype of the weights: None = float32.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise UserError(f"dtype: {dtype!r} is not a floating torch dtype, give for example torch.bfloat16")
+    chosen = device if isinstance(device, torch.device) else pick_device(device)
+    folder = Path(path_or_repo)
+    if not folder.is_dir():
+        folder = fetch(str(path_or_repo))
+    if (folder / INDEX_FILE).is_file():
+        index = read_json(folder / INDEX_FILE)
+        kind = index.get("_class_name") if isinstance(index, dict) else None
+        if kind != TesseraPipeline.__name__:
+            raise UserError(f"{folder / INDEX_FILE}: is of a {kind}, not of a {TesseraPipeline.__name__}")
+        folder = folder / PART
+    elif (folder / CONFIG_FILE).is_file() and "path_size" in read_json(folder / CONFIG_FILE):
+        raise UserError(f"{folder}: holds published CAD-I weights; `tessera import-published` makes an export of them")
+    return TesseraPipeline(TesseraTransformer.wrap(*load_export(folder, chosen, dtype or torch.float32)))

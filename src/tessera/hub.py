@@ -1,0 +1,181 @@
+"""Pretrained models by name: a repository of the Hugging Face Hub, or a folder of this machine.
+
+A model's id is what manifests and exports store. It names no place on a machine:
+
+    owner/name              a repository, at its newest revision or the one in the local cache
+    owner/name@revision     a repository at a commit, tag or branch; also a folder that lies in the Hub's local cache
+    NAME@HASH               a folder called NAME whose files have this content hash (its first 12 hex digits)
+
+A folder may be given by its path. Where it is asked for by its id, it is looked for in the folders that the environment
+variable TESSERA_MODELS lists (separated as PATH is), then in the working directory, and its content must match.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tessera.config import UserError
+from tessera.extras import install_command
+from tessera.files import read_json, sha256_file
+
+if TYPE_CHECKING:
+    pass
+
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
+"""owner/name, or owner/name@revision."""
+
+
+def fetch_repository(name: str, patterns: Sequence[str], **options: Any) -> Path:
+    """The folder of the local cache with the files of the repository `name` that match `patterns`.
+
+    `options`: of huggingface_hub's `snapshot_download` (token, cache_dir, ...). Raises UserError for what is no such
+    name, cannot be fetched, or needs the extra `hub`.
+    """
+    if not REPOSITORY.fullmatch(name):
+        raise UserError(f"{name}: there is no such folder, and a Hugging Face repository is named owner/name")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(
+            f"{name}: there is no such folder; to fetch it from the Hub, run: {install_command('hub')}"
+        ) from None
+    repository, _, revision = name.partition("@")
+    if revision:
+        options["revision"] = revision
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{name}: there is no such folder, and fetching it failed: {reason}") from error
+
+
+MODELS_VARIABLE = "TESSERA_MODELS"
+"""Environment variable: folders that hold model folders."""
+
+
+CONFIG_FILE = "config.json"
+
+
+_FOLDER_ID = re.compile(r"([^/\\]+)@([0-9a-f]{12})")
+
+
+SECOND_COPIES = ["*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"]
+"""Weights once more in another precision, which some repositories hold."""
+
+
+_VARIANT = re.compile(r"\.(?:fp16|bf16|fp32|non_ema)\b")  # the same, as a pattern of names
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A pretrained model's files on this machine."""
+
+    path: Path
+    id: str
+    files: tuple[str, ...]
+    """Names of the files that make up the model, sorted."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the names and contents of the model's files."""
+        return _content_hash(self.path, self.files)
+
+    @property
+    def revision(self) -> str:
+        """The commit, for a folder of the Hub's cache; else the start of the content hash."""
+        resolved = self.path.resolve()
+        return resolved.name if resolved.parent.name == "snapshots" else self.sha256[:12]
+
+    def config(self, field: str, key: str, expected: str, what: str) -> dict[str, Any]:
+        """Its config.json; UserError unless the value of `key` is `expected`, as it is in every model of this class."""
+        config = read_json(self.path / CONFIG_FILE)
+        found = config.get(key) if isinstance(config, dict) else None
+        if found != expected:
+            raise UserError(f"{field}: {self.id} is {found or 'a model of another class'}, wanted is {what}")
+        return config
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `name` is the path of a folder, the id of one, or the name of a repository."""
+    return bool(REPOSITORY.fullmatch(name) or _FOLDER_ID.fullmatch(name)) or Path(name).is_dir()
+
+
+def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
+    """The model called `name`: `patterns` are those of its files beside config.json. A repository is fetched.
+
+    field: what a UserError begins with. UserError: it cannot be fetched, a folder is missing, has no config.json or no
+    safetensors, or is not the one its id names.
+    """
+    if Path(name).is_dir():
+        return _folder(Path(name), patterns, field)
+    if match := _FOLDER_ID.fullmatch(name):
+        return _folder_by_id(name, match[1], patterns, field)
+    if importlib.util.find_spec("transformers") is None:  # said before gigabytes are fetched
+        raise needs_hub(field, name)
+    try:
+        path = fetch_repository(name, [CONFIG_FILE, *patterns], ignore_patterns=SECOND_COPIES)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+    return ModelFolder(path, name, _files(path, name, patterns, field))
+
+
+def content_hash(name: str, patterns: Sequence[str]) -> str | None:
+    """`find_model(...).sha256` of a model that lies on this machine; None for any other, nothing is fetched."""
+    try:
+        if Path(name).is_dir() or _FOLDER_ID.fullmatch(name):
+            return find_model(name, patterns, "").sha256
+        path = fetch_repository(name, [CONFIG_FILE, *patterns], ignore_patterns=SECOND_COPIES, local_files_only=True)
+        return ModelFolder(path, name, _files(path, name, patterns, "")).sha256
+    except UserError:
+        return None
+
+
+def needs_hub(field: str, name: str) -> UserError:
+    """The error for a pretrained model without the libraries that load it."""
+    return UserError(f"{field}: {name} needs more libraries; run: {install_command('hub')}")
+
+
+def _folder(path: Path, patterns: Sequence[str], field: str) -> ModelFolder:
+    files = _files(path, str(path), patterns, field)
+    resolved = path.resolve()
+    repository = resolved.parents[1].name if len(resolved.parents) > 1 else ""
+    if resolved.parent.name == "snapshots" and repository.startswith("models--"):  # the Hub's cache says what it is
+        return ModelFolder(path, f"{'/'.join(repository.split('--')[1:])}@{resolved.name}", files)
+    return ModelFolder(path, f"{resolved.name}@{_content_hash(path, files)[:12]}", files)
+
+
+def _folder_by_id(name: str, folder: str, patterns: Sequence[str], field: str) -> ModelFolder:
+    places = [place for place in os.environ.get(MODELS_VARIABLE, "").split(os.pathsep) if place]
+    other = ""
+    for place in (*places, "."):
+        if (path := Path(place) / folder).is_dir():
+            found = _folder(path, patterns, field)
+            if found.id == name:
+                return found
+            other = f"; {path} has other contents"
+    raise UserError(
+        f"{field}: the model folder {name} is not here{other}; set {MODELS_VARIABLE} to the folder that holds {folder}"
+    )
+
+
+def _files(path: Path, name: str, patterns: Sequence[str], field: str) -> tuple[str, ...]:
+    """The model's files in `path`, second copies of its weights left out."""
+    if not (path / CONFIG_FILE).is_file():
+        raise UserError(f"{field}: {name} has no {CONFIG_FILE}; give the folder or repository of one model")
+    found = {file.name for pattern in patterns for file in path.glob(pattern) if not _VARIANT.search(file.name)}
+    if not any(file.endswith(".safetensors") for file in found):
+        raise UserError(f"{field}: {name} has no safetensors weights ({patterns[0]}); only these are read")
+    return tuple(sorted({CONFIG_FILE, *found}))
+
+
+def _content_hash(path: Path, files: Sequence[str]) -> str:
+    lines = "".join(f"{file} {sha256_file(path / file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Presets: whole configurations as functions. A variant is `dataclasses.replace` on one of them."""

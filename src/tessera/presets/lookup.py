@@ -1,0 +1,74 @@
+"""Presets by name, built in or from a user file."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tessera.config import UserError, call, lookup
+from tessera.presets.config import RunConfig
+from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
+from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke
+from tessera.presets.my_pictures import my_pictures
+from tessera.train.loop import TrainConfig
+
+RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "miniature": miniature,
+    "miniature-paper": miniature_paper,
+    "miniature-cad": miniature_cad,
+    "miniature-smoke": miniature_smoke,
+    "my-pictures": my_pictures,
+}
+
+
+def load_run_preset(
+    name: str, *, images: Path | None = None, with_captions: bool = False, single_class: str | None = None
+) -> RunConfig:
+    """The preset called `name`, or FILE.py:FUNCTION, fitted to the user's folder `images` where it has no world.
+
+    `with_captions`: the pictures have a captions file. A single class has no partners, so it trains without IA.
+    Raises UserError for an unknown name (the nearest one is said), or where `images` is missing,
+    or it or what is said about it not wanted.
+    """
+    config = call(name, RUN_PRESETS)
+    if not isinstance(config, RunConfig):
+        raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a RunConfig")
+    if config.collect.world is not None:
+        given = {"images": images is not None, "captions": with_captions, "single-class": single_class is not None}
+        for option in (option for option, there in given.items() if there):
+            raise UserError(f"preset {name} draws its own pictures; for --{option} use: tessera run my-pictures")
+        return config
+    if images is None:
+        raise UserError(f"preset {name} needs your pictures: add --images FOLDER, with a folder for each class in it")
+    collect = replace(config.collect, source=images.resolve().name or "images", single_class=single_class)
+    arms = config.arms
+    if with_captions:
+        arms = tuple(replace(arm, name=arm.name.replace("aio", "ta"), captioner="import") for arm in arms)
+    if single_class is not None:
+        arms = tuple(
+            replace(arm, name=arm.name.removesuffix("_ia"), augmented=False, train=replace(arm.train, augment_prob=0.0))
+            for arm in arms
+        )
+    return replace(config, collect=collect, arms=arms)
+
+
+def load_train_preset(name: str, *, num_images: int | None = None, seed: int | None = None) -> TrainConfig:
+    """The training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget or seed where given."""
+    preset, colon, arm_name = name.partition(":")
+    if preset.endswith(".py"):
+        config = call(name, {}, "train preset")
+        if not isinstance(config, TrainConfig):
+            raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a TrainConfig")
+    else:
+        preset = preset.replace("_", "-")
+        if preset in TRAIN_PRESETS:
+            arms = arms_of(TRAIN_PRESETS[preset]())
+        else:
+            known = {known: RUN_PRESETS.get(known) for known in (*RUN_PRESETS, *TRAIN_PRESETS)}
+            found = lookup(preset, known)
+            assert found is not None
+            arms = {arm.name: arm.train for arm in found().arms}
+        if not colon:
+            raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
+        config = lookup(arm_name, arms, f"arm of {preset}")
+    changes = {"num_images": num_images, "seed": seed}
+    return replace(config, **{field: value for field, value in changes.items() if value is not None})

@@ -1,0 +1,1 @@
+"""Frozen pretrained networks behind one interface for each job."""

@@ -1,0 +1,1 @@
+"""Captioners: networks that write a caption for an image."""

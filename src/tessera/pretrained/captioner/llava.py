@@ -1,0 +1,239 @@
+"""Captioners that look at the picture: LLaVA-NeXT with pruned image tokens (paper appendix B).
+
+LLaVA-NeXT sees the whole picture and a grid of crops of it. Only the whole picture's tokens (576) are kept, and for a
+small pasted picture those of the quarter of the frame that holds it. A LLaVA-NeXT checkpoint loaded with transformers'
+LLaVA-1.5 class does exactly that: only `image_newline` is left over, and the quarter is a second image of the prompt.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.files import read_json
+from tessera.hub import CONFIG_FILE, find_model, needs_hub
+from tessera.pretrained.load import check_float, check_loaded, quiet
+from tessera.records import Placement
+
+if TYPE_CHECKING:
+    import torch
+
+PROMPT = "Describe this image"
+"""Paper appendix B, for pictures as they are."""
+MIX_PROMPT = (
+    "Describe this image. Consider all the objects in the picture. Describe them, describe their position and their"
+    " relation. Do not consider the image as a composite of images. The image is a single scene image"
+)
+"""Paper appendix B, for CutMix pictures."""
+MAX_NEW_TOKENS = 200
+"""Tokens of the longest caption."""
+LLAVA_FILES = ("model*.safetensors", "model.safetensors.index.json", "tokenizer*.json", "tokenizer.model",
+               "*tokens*.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+               "chat_template.*")  # fmt: skip
+LLAVA_TYPES = {"llava_next": "LlavaNextForConditionalGeneration", "llava": "LlavaForConditionalGeneration"}
+NEWLINE = "image_newline"  # the one weight of LLaVA-NeXT that LLaVA-1.5's class has not
+BATCH = 16  # questions that are answered together
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a captioner is asked about one picture."""
+
+    images: tuple[NDArray[np.uint8], ...]
+    """The whole picture, uint8 (S, S, 3), and maybe a quarter of it."""
+    prompt: str
+
+
+def make_question(picture: NDArray[np.uint8], placement: Placement | None, side: int = 336) -> Question:
+    """The paper's question about a picture, `placement` being what CutMix pasted (None = nothing).
+
+    side: of the captioner's crops in pixels.
+    """
+    if placement is None or placement.pattern in ("half", "crop"):
+        return Question((picture,), prompt_of(placement))
+    return Question((picture, quarter(picture, quarter_of(placement), side)), prompt_of(placement))
+
+
+def prompt_of(placement: Placement | None) -> str:
+    """The paper's prompt: a window of one picture (`crop`) is no mix."""
+    return PROMPT if placement is None or placement.pattern == "crop" else MIX_PROMPT
+
+
+def quarter_of(placement: Placement) -> tuple[int, int]:
+    """(row, column), 0 or 1, of the quarter of the frame that overlaps the pasted box most; the first of equal ones."""
+    left, top, right, bottom = placement.box
+    middle = placement.size / 2
+    widths = (max(min(right, middle) - left, 0), max(right - max(left, middle), 0))
+    heights = (max(min(bottom, middle) - top, 0), max(bottom - max(top, middle), 0))
+    return max(((row, column) for row in (0, 1) for column in (0, 1)), key=lambda at: heights[at[0]] * widths[at[1]])
+
+
+def quarter(picture: NDArray[np.uint8], at: tuple[int, int], side: int) -> NDArray[np.uint8]:
+    """uint8 (side, side, 3): LLaVA-NeXT's own crop, cut out of the picture scaled to twice the side."""
+    doubled = Image.fromarray(picture).resize((2 * side, 2 * side), Image.Resampling.BICUBIC)
+    row, column = at
+    return np.asarray(doubled.crop((column * side, row * side, (column + 1) * side, (row + 1) * side)))
+
+
+def pruned_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A LLaVA-NeXT config.json as that of the LLaVA-1.5 class with the same weights but `image_newline`."""
+    kept = ("vision_config", "text_config", "image_token_index", "image_token_id", "projector_hidden_act", "dtype",
+            "vision_feature_select_strategy", "vision_feature_layer", "multimodal_projector_bias", "torch_dtype",
+            "pad_token_id", "eos_token_id", "bos_token_id", "tie_word_embeddings", "transformers_version")  # fmt: skip
+    vision = config["vision_config"]
+    pruned = {name: config[name] for name in kept if name in config}
+    tokens = (vision["image_size"] // vision["patch_size"]) ** 2
+    return pruned | {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "image_seq_length": tokens,
+    }
+
+
+class Llava:
+    """A LLaVA-NeXT (or LLaVA-1.5) checkpoint that sees whole pictures alone. Greedy: a caption has no randomness.
+
+    name: a repository, a folder, or the id of one. device: None = the best there is. dtype: torch.bfloat16 (None) or
+    torch.float32.
+    """
+
+    def __init__(
+        self, name: str, device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None
+    ) -> None:
+        try:
+            from transformers import AutoTokenizer
+        except ImportError:
+            raise needs_hub("captioner", name) from None
+        import torch
+
+        from tessera.devices import pick_device
+
+        self._dtype = check_float(dtype or torch.bfloat16, "captioner", "LLaVA")
+        self._device = device if isinstance(device, torch.device) else pick_device(device)
+        self.folder = find_model(name, LLAVA_FILES, "captioner")
+        config = read_json(self.folder.path / CONFIG_FILE)
+        if not isinstance(config, dict) or config.get("model_type") not in LLAVA_TYPES:
+            raise UserError(f"captioner: {self.folder.id} is not a {' or '.join(LLAVA_TYPES.values())} of transformers")
+        self._config = pruned_config(config)
+        vision = self._config["vision_config"]
+        self.side: int = vision["image_size"]
+        """Of the pictures that it sees, in pixels; 336 for llama3-llava-next-8b-hf."""
+        self.image_tokens: int = self._config["image_seq_length"]
+        """Tokens of one image of a prompt; 576 for llama3-llava-next-8b-hf."""
+        self._image_token = int(self._config.get("image_token_id", self._config.get("image_token_index", 32000)))
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(self.folder.path), local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"captioner: {self.folder.id} has no tokenizer that can be loaded: {reason}") from error
+        self.revision = self.folder.revision
+        """Commit, or the start of the content hash."""
+        self.template = self._find_template()
+        """How a question is put, as a Jinja chat template."""
+        told = self._read("preprocessor_config.json")
+        told = told.get("image_processor", told)
+        self.mean = [float(value) for value in told.get("image_mean", _CLIP_MEAN)]
+        self.std = [float(value) for value in told.get("image_std", _CLIP_STD)]
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """transformers' LlavaForConditionalGeneration, loaded when it is first needed."""
+        from transformers import LlavaConfig, LlavaForConditionalGeneration
+        from transformers.utils import logging
+
+        try:
+            with quiet(logging):
+                loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+                    str(self.folder.path),
+                    config=LlavaConfig.from_dict(self._config),
+                    use_safetensors=True,
+                    local_files_only=True,
+                    dtype=self._dtype,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are named by check_loaded
+                )
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"captioner: {self.folder.id} cannot be loaded: {reason}") from error
+        model, info = loaded
+        check_loaded(info, self.folder, "captioner")
+        left = [key for key in info["unexpected_keys"] if key.split(".")[-1] != NEWLINE]
+        if left:
+            raise UserError(f"captioner: {self.folder.id} has weights that LLaVA has not: {', '.join(left[:3])}, ...")
+        model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        return model.to(self._device).eval().requires_grad_(False)
+
+    def describe(self, questions: Sequence[Question], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
+        """The answer to each question. Questions of one length are answered together, so nothing is padded."""
+        import torch
+
+        tokens = [self.tokenize(question) for question in questions]
+        lengths: dict[int, list[int]] = {}
+        for i, ids in enumerate(tokens):
+            lengths.setdefault(len(ids), []).append(i)
+        answers = [""] * len(questions)
+        for _, members in sorted(lengths.items(), reverse=True):
+            for start in range(0, len(members), BATCH):
+                batch = members[start : start + BATCH]
+                ids = torch.tensor([tokens[i] for i in batch], device=self._device)  # (b, L)
+                pixels = self.pixels([image for i in batch for image in questions[i].images])
+                with torch.inference_mode():
+                    out = self.model.generate(
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        pixel_values=pixels,
+                        max_new_tokens=max_new_tokens,
+                        pad_token_id=self._pad(),
+                    )
+                texts = self._tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+                for i, text in zip(batch, texts):
+                    answers[i] = text.strip()
+        return answers
+
+    def tokenize(self, question: Question) -> list[int]:
+        """Token numbers of a question in the model's own chat form, each image's tokens in its place."""
+        images = [{"type": "image"}] * len(question.images)
+        messages = [{"role": "user", "content": [*images, {"type": "text", "text": question.prompt}]}]
+        text = self._tokenizer.apply_chat_template(
+            messages, chat_template=self.template, add_generation_prompt=True, tokenize=False
+        )
+        bos = self._tokenizer.bos_token
+        ids = self._tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
+        if ids.count(self._image_token) != len(question.images):
+            raise UserError(f"captioner: the chat template of {self.folder.id} has not one image token for each image")
+        return [token for i in ids for token in ([i] * self.image_tokens if i == self._image_token else [i])]
+
+    def pixels(self, images: Sequence[NDArray[np.uint8]]) -> "torch.Tensor":
+        """uint8 (S, S, 3) each -> (n, 3, side, side) as CLIP wants them: bicubic, standardised."""
+        import torch
+
+        size = (self.side, self.side)
+        scaled = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        values = (np.stack(scaled).astype(np.float32) / 255 - mean) / std  # (n, side, side, 3)
+        return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous().to(self._device, self._dtype)
+
+    @property
+    def image_token(self) -> str:
+        """The token that stands for an image in a prompt's text."""
+        return str(self._tokenizer.convert_ids_to_tokens(self._image_token))
+
+    def _pad(self) -> int:
+        pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
+        return pad if pad is not None else end if end is not None else 0
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return read_json(self.folder.path / name) if (self.folder.path / name).is_file() else {}
+
+    def _find_template(self) -> str:
+        told = self._tokenizer.chat_template or self._read("chat_template.json").get("chat_template")
+        told = told or self._read("processor_config.json").get("chat_template")
+        if not isinstance(told, str):
+            raise UserError(f"captioner: {self.folder.id} has no chat template; add its chat_template.jinja")
+        return told

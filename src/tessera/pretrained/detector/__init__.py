@@ -1,0 +1,1 @@
+"""GenEval's object detector and the color classifier of its objects."""

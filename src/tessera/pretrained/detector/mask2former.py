@@ -1,0 +1,194 @@
+"""The object detector of GenEval: Mask2Former with mmdetection's resizing and post-processing, restated on tensors.
+
+N: queries; (H, W): the picture; (h, w): the resized picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from tessera.config import UserError
+from tessera.files import sha256_file
+from tessera.hub import fetch_repository
+from tessera.pretrained.detector.mmdetection import PUBLISHED, load_mmdetection
+from tessera.pretrained.load import find_weights, quiet
+
+SHORT_SIDE, LONG_SIDE = 800, 1333
+"""Pictures are resized, keeping their ratio, until one side is this."""
+MULTIPLE = 32
+"""Then padded below and at the right to a multiple of this."""
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+MAX_OBJECTS = 100
+"""The best pairs of query and class of a picture."""
+_WEIGHTS = "model.safetensors"  # as transformers calls them
+_CHUNK = 16  # masks enlarged at once
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """One object of a picture."""
+
+    class_index: int
+    """Place in COCO's 80 classes."""
+    score: float
+    """Probability of the class times the mean sureness inside the mask, 0..1."""
+    box: tuple[int, int, int, int]
+    """left, top, right, bottom in pixels; right and bottom exclusive: the mask's last pixel + 1."""
+    mask: NDArray[np.bool_]
+    """(H, W)."""
+
+
+class ObjectDetector:
+    """Mask2Former as mmdetection runs it.
+
+    model: transformers' Mask2FormerForUniversalSegmentation. sha256: of the file of its weights.
+    """
+
+    def __init__(self, model: Any, sha256: str, device: torch.device | str = "cpu"):
+        self.model = model.to(device).eval()
+        self.sha256 = sha256
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[NDArray[np.uint8]], min_score: float) -> list[list[FoundObject]]:
+        """The objects of each picture, uint8 (H, W, 3) of one size, with a score above `min_score`; best first."""
+        resized = torch.stack([resize(image) for image in images])  # (B, 3, h, w)
+        pixels = pad(normalize(resized)).to(self.device)
+        out = self.model(pixel_values=pixels)
+        return [
+            postprocess(
+                classes.float(),
+                masks.float(),
+                padded=(pixels.shape[2], pixels.shape[3]),
+                resized=(resized.shape[2], resized.shape[3]),
+                original=(image.shape[0], image.shape[1]),
+                min_score=min_score,
+            )
+            for image, classes, masks in zip(images, out.class_queries_logits, out.masks_queries_logits)
+        ]
+
+
+def detector_weights(name: str | Path) -> Path:
+    """The file of the detector's weights: mmdetection's checkpoint, or the model.safetensors of a folder.
+
+    name: either of them, or a repository of the Hub that holds one. UserError if there is none.
+    """
+    folder = Path(name)
+    if not folder.exists() and folder.suffix not in (".pth", ".pt", ".safetensors"):
+        try:
+            folder = fetch_repository(str(name), ["config.json", _WEIGHTS])
+        except UserError as error:
+            raise UserError(f"detector: {error}") from error
+    if folder.is_dir() and (folder / "config.json").is_file() and (folder / _WEIGHTS).is_file():
+        return folder / _WEIGHTS
+    return find_weights(name, "detector", PUBLISHED)
+
+
+def load_detector(name: str | Path, device: torch.device | str = "cpu") -> ObjectDetector:
+    """The detector of mmdetection's checkpoint, or of what transformers saved: see `detector_weights`.
+
+    Of transformers' it is config.json and model.safetensors of a Mask2FormerForUniversalSegmentation with 80 classes.
+    """
+    weights = detector_weights(name)
+    path = weights.parent
+    if weights.name != _WEIGHTS or not (path / "config.json").is_file():
+        return ObjectDetector(load_mmdetection(weights), sha256_file(weights), device)
+    from transformers import AutoConfig, Mask2FormerForUniversalSegmentation
+    from transformers.utils import logging
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: its config.json cannot be read ({str(error).splitlines()[0]})") from error
+    if config.model_type != "mask2former" or config.num_labels != 80:
+        raise UserError(f"{path}: holds a {config.model_type} of {config.num_labels} classes, not a Mask2Former of 80")
+    with quiet(logging):
+        loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
+            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    model, report = loaded
+    missing = [name for name in report["missing_keys"] if ".swin.layernorm." not in name]
+    if missing or report["unexpected_keys"]:
+        names = sorted([*missing, *report["unexpected_keys"]])
+        raise UserError(f"{path}: its weights are not those of its config; the first of {len(names)}: {names[0]}")
+    return ObjectDetector(model, sha256_file(weights), device)
+
+
+def resized_size(height: int, width: int) -> tuple[int, int]:
+    """(h, w): the short side 800 unless the long one would exceed 1333; halves are rounded up."""
+    scale = min(LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize(image: NDArray[np.uint8]) -> Tensor:
+    """uint8 (H, W, 3) -> (3, h, w), float32 on whole levels 0..255: bilinear between pixel centres, no antialias."""
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
+    size = resized_size(image.shape[0], image.shape[1])
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=False)[0].round()
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """(..., 3, h, w) of levels 0..255 -> standardised channels."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels - mean) / std
+
+
+def pad(pixels: Tensor) -> Tensor:
+    """Zeros below and at the right, to multiples of 32."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+
+
+def postprocess(
+    classes: Tensor,
+    masks: Tensor,
+    *,
+    padded: tuple[int, int],
+    resized: tuple[int, int],
+    original: tuple[int, int],
+    min_score: float,
+) -> list[FoundObject]:
+    """The objects of one picture from its class logits (N, 81) and mask logits (N, h', w'); best first.
+
+    The 100 best pairs of query and class; masks enlarged to the padded input, cut to the resized picture, brought to
+    the original's size, and above 0. A pair whose class alone is not sure enough is not looked at further.
+    """
+    probabilities = classes.softmax(-1)[:, :-1]  # (N, 80); the last class is "none"
+    scores, places = probabilities.flatten().topk(min(MAX_OBJECTS, probabilities.numel()))
+    places = places[scores > min_score]
+    scores = scores[scores > min_score]
+    queries, labels = places // probabilities.shape[1], places % probabilities.shape[1]
+    found = []
+    for start in range(0, len(places), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        logits = _enlarge(masks[queries[part]], padded)[:, :, : resized[0], : resized[1]]
+        logits = _enlarge(logits[:, 0], original)[:, 0]  # (n, H, W)
+        inside = logits > 0
+        area = inside.sum((1, 2))
+        sure = (logits.sigmoid() * inside).sum((1, 2)) / (area + 1e-6)
+        for score, label, mask in zip(
+            (scores[part] * sure).tolist(), labels[part].tolist(), inside.cpu().numpy(), strict=True
+        ):
+            if score > min_score:
+                found.append(FoundObject(label, score, box_of(mask), mask))
+    return sorted(found, key=lambda item: -item.score)
+
+
+def _enlarge(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, h, w) -> (n, 1, *size)."""
+    return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """left, top, right, bottom around a mask (H, W), the last two exclusive; zeros for an empty one."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,0 +1,156 @@
+"""DINOv2 as FD-DINOv2 means it: its own way to resize the position table; the original weights or transformers'."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tessera.config import UserError
+from tessera.files import sha256_file
+from tessera.hub import find_model
+from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, standardised, to_bytes
+from tessera.pretrained.load import check_loaded, load_tensors, quiet
+
+DINOV2 = "facebook/dinov2-large"
+
+
+class DinoEncoder:
+    """DINOv2 without registers: the class token after the last norm.
+
+    network: transformers' Dinov2Model. Its position table is resized as the original code does it, by the factor
+    (side / patch + 0.1) / 37, not to the size as transformers does: the features differ.
+    """
+
+    resizing = "Pillow bicubic to 224 x 224"
+
+    def __init__(self, network: Any, name: str, sha256: str, device: torch.device | str = "cpu", side: int = 224):
+        self.id, self.sha256, self.side = name, sha256, side
+        table = resized_positions(network.embeddings.position_embeddings, side // network.config.patch_size)
+        network.embeddings.interpolate_pos_encoding = lambda embeddings, height, width: table.to(embeddings)
+        self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
+
+    def prepare(self, picture: NDArray[Any]) -> Tensor:
+        """float32 (3, 224, 224), standardised by ImageNet's mean and deviation."""
+        resized = Image.fromarray(to_bytes(picture)).resize((self.side, self.side), Image.Resampling.BICUBIC)
+        return standardised(resized, IMAGENET_MEAN, IMAGENET_STD)
+
+    @torch.inference_mode()
+    def features(self, batch: Tensor) -> NDArray[np.float32]:
+        """float32 (B, D), D = 1024 for ViT-L."""
+        return self.network(pixel_values=batch.to(self.device)).last_hidden_state[:, 0].float().cpu().numpy()
+
+
+def resized_positions(table: Tensor, cells: int, offset: float = 0.1) -> Tensor:
+    """DINOv2's position table (1, 1 + M^2, D) for a grid of `cells` x `cells`: (1, 1 + cells^2, D), in float32.
+
+    Bicubic by the scale factor (cells + 0.1) / M, as the published code resizes it for any size but its own.
+    """
+    size = round((table.shape[1] - 1) ** 0.5)
+    if size == cells:
+        return table.detach().float()
+    grid = table.detach()[:, 1:].float().reshape(1, size, size, -1).permute(0, 3, 1, 2)
+    factor = (cells + offset) / size
+    grid = F.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")  # (1, D, cells, cells)
+    assert grid.shape[-2:] == (cells, cells), f"{size} cells by {factor} are {tuple(grid.shape[-2:])}"
+    return torch.cat([table.detach()[:, :1].float(), grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+
+
+def load_dino(name: str = DINOV2, device: torch.device | str = "cpu") -> DinoEncoder:
+    """DINOv2 of a folder or of the Hub for transformers, or of the original file `dinov2_vitl14_pretrain.pth`."""
+    from transformers import Dinov2Model
+    from transformers.utils import logging
+
+    if Path(name).is_file():
+        network = from_original(load_tensors(Path(name), "dinov2"))
+        return DinoEncoder(network, Path(name).stem, sha256_file(Path(name)), device)
+    model = find_model(name, ["*.safetensors"], "dinov2")
+    model.config("dinov2", "model_type", "dinov2", "DINOv2")
+    with quiet(logging):
+        loaded: Any = Dinov2Model.from_pretrained(model.path, output_loading_info=True, dtype=torch.float32)
+    network, info = loaded
+    check_loaded(info, model, "dinov2")
+    return DinoEncoder(network, model.id, model.sha256, device)
+
+
+_NAMES = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.": "embeddings.patch_embeddings.projection.",
+    "norm.": "layernorm.",
+}
+_BLOCK = {
+    "norm1.": "norm1.",
+    "norm2.": "norm2.",
+    "attn.proj.": "attention.output.dense.",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+    "mlp.fc1.": "mlp.fc1.",
+    "mlp.fc2.": "mlp.fc2.",
+}
+HEAD = 64
+"""Width of an attention head in every DINOv2."""
+
+
+def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under transformers' names; UserError, naming it, for one that DINOv2 without registers has not."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        if block is None:
+            out[_renamed(name, name, _NAMES)] = tensor
+            continue
+        layer, rest = f"encoder.layer.{block[1]}.", block[2]
+        if rest in ("attn.qkv.weight", "attn.qkv.bias"):
+            kind = rest.rpartition(".")[2]
+            for part, third in zip(("query", "key", "value"), tensor.chunk(3)):
+                out[f"{layer}attention.attention.{part}.{kind}"] = third.clone()
+        else:
+            out[layer + _renamed(rest, name, _BLOCK)] = tensor
+    return out
+
+
+def from_original(tensors: Mapping[str, Tensor]) -> Any:
+    """A transformers Dinov2Model with the tensors of `dinov2_vitl14_pretrain.pth`, strictly."""
+    from transformers import Dinov2Config, Dinov2Model
+    from transformers.utils import logging
+
+    for name in ("pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
+        if name not in tensors:
+            raise UserError(f"dinov2: the file has no {name}; give DINOv2's dinov2_vitl14_pretrain.pth, or a folder")
+    width, patch = tensors["pos_embed"].shape[-1], tensors["patch_embed.proj.weight"].shape[-1]
+    blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    config = Dinov2Config(
+        hidden_size=width,
+        num_hidden_layers=len(blocks),
+        num_attention_heads=max(1, width // HEAD),
+        mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] // width,
+        image_size=round((tensors["pos_embed"].shape[1] - 1) ** 0.5) * patch,
+        patch_size=patch,
+    )
+    # transformers' files keep their names from version to version; its classes do not, so its own loading maps them.
+    with quiet(logging):
+        loaded: Any = Dinov2Model.from_pretrained(
+            None, config=config, state_dict=transformers_names(tensors), output_loading_info=True, dtype=torch.float32
+        )
+    network, info = loaded
+    faults = [f"no {name}" for name in sorted(info["missing_keys"])]
+    faults += [f"unknown {name}" for name in sorted(info["unexpected_keys"])]
+    faults += [f"misshapen {name}" for name in sorted(map(str, info["mismatched_keys"]))]
+    if faults:
+        raise UserError(f"dinov2: not the state dict of DINOv2: {faults[0]} ({len(faults)} faults)")
+    return network
+
+
+def _renamed(rest: str, whole: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
+        if rest == old or (old.endswith(".") and rest.startswith(old)):
+            return new + rest[len(old) :]
+    raise UserError(f"dinov2: unknown tensor {whole}; give DINOv2 without registers")

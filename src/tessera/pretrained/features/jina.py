@@ -1,0 +1,131 @@
+"""jina-clip-v2, which scores captions of any length. Its network is code of the Hub, of which transformers has only the
+text half: it runs after a flag, at pinned commits, and with the Hub out of reach, so that nothing else is fetched.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tessera.config import UserError
+from tessera.files import read_json
+from tessera.hub import fetch_repository, find_model
+from tessera.pretrained.features.clip import CaptionFeatures, embedding
+from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, standardised, to_bytes
+from tessera.pretrained.load import check_loaded, quiet
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class JinaEncoder:
+    """jina-clip-v2: pictures at 512 px, captions up to 8192 tokens; its network is the repository's own code."""
+
+    def __init__(
+        self, network: Any, tokenizer: Any, name: str, sha256: str, device: torch.device | str = "cpu", side: int = 512,
+        length: int = 8192,
+    ):  # fmt: skip
+        self.id, self.sha256, self.side, self.length = name, sha256, side, length
+        self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
+        self.tokenizer = tokenizer
+        self.cut = "keep-end"
+        self.resizing = f"Pillow bicubic, short side to {side}, middle cut out"
+
+    def prepare(self, picture: NDArray[Any]) -> Tensor:
+        """float32 (3, 512, 512), standardised by CLIP's mean and deviation."""
+        return standardised(middle_square(Image.fromarray(to_bytes(picture)), self.side), CLIP_MEAN, CLIP_STD)
+
+    @torch.inference_mode()
+    def features(self, batch: Tensor) -> NDArray[np.float32]:
+        """float32 (B, 1024)."""
+        return embedding(self.network.get_image_features(pixel_values=batch.to(self.device)))
+
+    @torch.inference_mode()
+    def captions(self, texts: Sequence[str], batch: int = 16) -> CaptionFeatures:
+        """Embeds captions whole; only beyond 8192 tokens is anything cut."""
+        features, truncated = [], 0
+        for first in range(0, len(texts), batch):
+            part = list(texts[first : first + batch])
+            truncated += sum(len(ids) > self.length for ids in self.tokenizer(part)["input_ids"])
+            tokens = self.tokenizer(
+                part, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
+            ).to(self.device)
+            features.append(
+                embedding(
+                    self.network.get_text_features(
+                        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                    )
+                )
+            )
+        return CaptionFeatures(np.concatenate(features), truncated)
+
+
+def load_jina(
+    name: str, device: torch.device | str = "cpu", allow_code: bool = False, code: str | None = None
+) -> JinaEncoder:
+    """jina-clip-v2, a folder or "jinaai/jina-clip-v2@COMMIT".
+
+    allow_code: without it UserError, before anything is fetched. code: the commit of the repository that holds the
+    code, where its config.json names another one. What that code asks the Hub for by itself is only found in the cache.
+    """
+    if not allow_code:
+        raise UserError(f"jina: {name} runs its repository's code; read it, then give --allow-remote-code")
+    repository, _, revision = name.partition("@")
+    if not Path(name).is_dir() and not _COMMIT.fullmatch(revision):
+        raise UserError(f"jina: pin the code by its commit: {repository}@COMMIT, 40 hex digits")
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    model = find_model(name, ["*.safetensors", "*.json", "*.py"], "jina")
+    pinned: dict[str, str] = {}
+    for other in sorted(_other_repositories(read_json(model.path / "config.json"))):
+        if code is None or not _COMMIT.fullmatch(code):
+            raise UserError(
+                f"jina: its code is in {other}, which {name} does not pin; read it at a commit, then give --jina-code"
+                " COMMIT, 40 hex digits"
+            )
+        fetch_repository(f"{other}@{code}", ["*.py", "*.json"])
+        pinned["code_revision"] = code
+    try:
+        with quiet(logging), _without_hub():
+            loaded: Any = AutoModel.from_pretrained(
+                model.path, trust_remote_code=True, output_loading_info=True, dtype=torch.float32, **pinned
+            )
+            tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+    except (OSError, ConnectionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"jina: {name} cannot be loaded without the Hub ({reason}); what its code asks for beside its own files,"
+            " read and fetch yourself: hf download REPOSITORY"
+        ) from error
+    network, info = loaded
+    check_loaded(info, model, "jina")
+    side = getattr(network.config.vision_config, "image_size", 512)
+    known = "+".join([model.id, *(commit[:12] for commit in pinned.values())])
+    return JinaEncoder(network, tokenizer, known, model.sha256, device, side)
+
+
+def _other_repositories(config: Mapping[str, Any]) -> set[str]:
+    """Those that the config's `auto_map` takes classes from: "owner/name--module.Class"."""
+    entries = (config.get("auto_map") or {}).values()
+    names = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry]) if name]
+    return {name.partition("--")[0] for name in names if "--" in name}
+
+
+@contextlib.contextmanager
+def _without_hub() -> Iterator[None]:
+    """As with HF_HUB_OFFLINE=1, which is read when huggingface_hub is imported."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

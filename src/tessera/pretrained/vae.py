@@ -1,0 +1,274 @@
+"""Image codecs: pictures to latents and back, behind one interface (paper appendix A uses Stable Diffusion's VAE).
+
+A codec is named by a text id such as `pixel-unshuffle:4` or `stabilityai/sd-vae-ft-ema`, which is all that manifests
+and exports need to store: `load_codec(codec.id)` gives an equal codec.
+
+B: pictures; S: their side in pixels; C, h, w: a latent's channels, height, width.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tessera.config import UserError
+from tessera.hub import find_model, is_model_name, needs_hub
+from tessera.pretrained.load import check_float, check_loaded, quiet
+
+if TYPE_CHECKING:
+    import torch
+
+VAE_FILES = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+BATCH_PIXELS = 32 * 256 * 256
+"""Pixels that go through a VAE at a time: 32 pictures of 256 px."""
+
+
+class LatentCodec(Protocol):
+    """What curation and generation need of an image codec."""
+
+    @property
+    def id(self) -> str:
+        """The name under which `load_codec` finds this codec."""
+        ...
+
+    @property
+    def sha256(self) -> str | None:
+        """Content hash of the pretrained model's files; None for a codec that has none."""
+        ...
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of pictures with a side of `size` pixels; UserError if that side cannot be coded."""
+        ...
+
+    def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """uint8 (B, S, S, 3) -> posterior mean and standard deviation, each float32 (B, C, h, w)."""
+        ...
+
+    def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
+        """Latents of any float type (B, C, h, w), an array or a CPU tensor -> uint8 (B, S, S, 3)."""
+        ...
+
+    def to(self, device: "torch.device | str") -> None:
+        """Moves what it computes with; nothing where there is nothing to move."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelUnshuffle:
+    """Each factor x factor block of pixels becomes one position with 3 factor^2 channels: exact and invertible.
+
+    Pixel value v is stored as v / 127.5 - 1, so latents lie in [-1, 1], and float16 still tells all 256 values apart.
+    Channels are ordered (color, row in the block, column in the block), as in torch's `pixel_unshuffle`.
+    There is no noise in this code: the standard deviation is zero.
+    """
+
+    factor: int = 4
+    """Side of a block in pixels, 1 to 64."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.factor <= 64:
+            raise UserError(f"latents: pixel-unshuffle needs a factor from 1 to 64, not {self.factor}")
+
+    @property
+    def id(self) -> str:
+        """`pixel-unshuffle:<factor>`."""
+        return f"pixel-unshuffle:{self.factor}"
+
+    @property
+    def sha256(self) -> None:
+        """There are no files."""
+        return None
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """(3 factor^2, size / factor, size / factor)."""
+        if size < 1 or size % self.factor:
+            raise UserError(f"latents: {self.id} needs a picture side that is a multiple of {self.factor}, not {size}")
+        return 3 * self.factor**2, size // self.factor, size // self.factor
+
+    def to(self, device: "torch.device | str") -> None:
+        """There is nothing to move."""
+
+    def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """uint8 (B, S, S, 3) -> (mean, std), each float32 (B, 3 factor^2, S / factor, S / factor); std is zero."""
+        _check_images(images)
+        channels, side, _ = self.latent_shape(images.shape[1])
+        blocks = images.reshape(-1, side, self.factor, side, self.factor, 3)  # (B, h, f, w, f, 3)
+        planes = blocks.transpose(0, 5, 2, 4, 1, 3).reshape(-1, channels, side, side)  # (B, 3 f f, h, w)
+        mean = planes.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        return mean, np.zeros_like(mean)
+
+    def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
+        """(B, 3 factor^2, h, w) -> uint8 (B, S, S, 3); values outside [-1, 1] are clamped. Non-finite: ValueError."""
+        planes = np.asarray(latents).astype(np.float32)
+        channels = 3 * self.factor**2
+        if planes.ndim != 4 or planes.shape[1] != channels:
+            raise ValueError(f"{self.id} decodes latents of shape (B, {channels}, h, w), not {planes.shape}")
+        if not np.isfinite(planes).all():
+            raise ValueError("latents hold values that are not finite")
+        count, _, height, width = planes.shape
+        levels = np.rint((np.clip(planes, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
+        blocks = levels.reshape(count, 3, self.factor, self.factor, height, width)
+        return np.ascontiguousarray(
+            blocks.transpose(0, 4, 2, 5, 3, 1).reshape(count, height * self.factor, width * self.factor, 3)
+        )  # (B, S, S, 3)
+
+
+class Autoencoder:
+    """A pretrained VAE of diffusers' class AutoencoderKL, such as Stable Diffusion's. Frozen.
+
+    Latents are the VAE's own, without the factor 0.18215 of Stable Diffusion: normalisation belongs to training.
+    Pictures of a batch do not see each other; kernels may round differently for another number of them.
+
+    name: a repository, a folder, or the id of one (`tessera.hub`). device: where it computes, None = the best
+    there is. dtype: in what, torch.float32 (None) or torch.bfloat16; the posterior's last step is in float32 always.
+    load: read the weights now, not when the first picture comes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: "str | torch.device | None" = None,
+        dtype: "torch.dtype | None" = None,
+        load: bool = True,
+    ) -> None:
+        import torch
+
+        from tessera.devices import pick_device
+
+        _need_diffusers(name)
+        self._dtype = check_float(dtype, "latents", "a VAE")
+        self._device = device if isinstance(device, torch.device) else pick_device(device)
+        self._folder = find_model(name, VAE_FILES, "latents")
+        config = self._folder.config("latents", "_class_name", "AutoencoderKL", "an AutoencoderKL of diffusers")
+        try:
+            self._channels = int(config["latent_channels"])
+            self.factor = 2 ** (len(config["block_out_channels"]) - 1)
+            """Pixels per latent position, along each side."""
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"latents: the config.json of {self.id} is not an AutoencoderKL's ({error})") from error
+        if load:
+            _ = self._vae
+
+    @functools.cached_property
+    def _vae(self) -> Any:
+        from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
+        from diffusers.utils import logging
+
+        try:
+            with quiet(logging):
+                loaded: Any = AutoencoderKL.from_pretrained(
+                    str(self._folder.path),
+                    use_safetensors=True,
+                    local_files_only=True,
+                    torch_dtype=self._dtype,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"latents: {self.id} cannot be loaded: {reason}") from error
+        vae, info = loaded
+        check_loaded(info, self._folder, "latents")
+        return vae.to(self._device).eval().requires_grad_(False)
+
+    @property
+    def id(self) -> str:
+        """`owner/name`, `owner/name@revision` or `NAME@HASH`."""
+        return self._folder.id
+
+    @property
+    def sha256(self) -> str:
+        """Of its config.json and weights."""
+        return self._folder.sha256
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, size / factor, size / factor)."""
+        if size < 1 or size % self.factor:
+            raise UserError(f"latents: {self.id} needs a picture side that is a multiple of {self.factor}, not {size}")
+        return self._channels, size // self.factor, size // self.factor
+
+    def to(self, device: "torch.device | str") -> None:
+        """Moves the network, and with it where it computes."""
+        import torch
+
+        self._device = torch.device(device)
+        self._vae.to(self._device)
+
+    def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """uint8 (B, S, S, 3) -> the posterior's (mean, std), each float32 (B, C, S / factor, S / factor)."""
+        import torch
+
+        _check_images(images)
+        shape = (len(images), *self.latent_shape(images.shape[1]))
+        mean, std = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        with torch.inference_mode():
+            for part in _parts(len(images), images.shape[1]):
+                pixels = torch.from_numpy(np.ascontiguousarray(images[part])).to(self._device)
+                pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # (b, 3, S, S)
+                posterior = self._vae.encode(pixels.to(self._dtype)).latent_dist
+                mean[part] = posterior.mean.float().cpu().numpy()
+                std[part] = torch.exp(0.5 * posterior.logvar.float()).cpu().numpy()
+        return mean, std
+
+    def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
+        """(B, C, h, w) -> uint8 (B, S, S, 3), colors clamped to their range. Non-finite: ValueError."""
+        import torch
+
+        planes = np.asarray(latents).astype(np.float32)
+        if planes.ndim != 4 or planes.shape[1] != self._channels:
+            raise ValueError(f"{self.id} decodes latents of shape (B, {self._channels}, h, w), not {planes.shape}")
+        if not np.isfinite(planes).all():
+            raise ValueError("latents hold values that are not finite")
+        count, _, height, width = planes.shape
+        images = np.empty((count, height * self.factor, width * self.factor, 3), np.uint8)
+        with torch.inference_mode():
+            for part in _parts(count, max(images.shape[1:3])):
+                codes = torch.from_numpy(planes[part]).to(self._device, self._dtype)
+                pixels = self._vae.decode(codes).sample.float()  # (b, 3, S, S)
+                levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+                images[part] = levels.permute(0, 2, 3, 1).cpu().numpy()
+        return images
+
+
+def _need_diffusers(name: str) -> None:
+    try:
+        import diffusers  # noqa: F401
+    except ImportError:
+        raise needs_hub("latents", name) from None
+
+
+def _parts(count: int, side: int) -> list[slice]:
+    """Runs of pictures that fit through a VAE at a time."""
+    step = max(BATCH_PIXELS // side**2, 1)
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _check_images(images: NDArray[np.uint8]) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
+        raise ValueError(f"images must be uint8 (B, S, S, 3), not {images.dtype} {images.shape}")
+
+
+CODECS = {"pixel-unshuffle": PixelUnshuffle}
+"""Codec family -> constructor; the id's part after the colon is its whole-number argument."""
+
+
+def load_codec(
+    codec_id: str,
+    device: "str | torch.device | None" = None,
+    dtype: "torch.dtype | None" = None,
+    load: bool = True,
+) -> LatentCodec:
+    """The codec called `codec_id`, for example "pixel-unshuffle:4" or "stabilityai/sd-vae-ft-ema".
+
+    device, dtype, load: see `Autoencoder`; the others do without. Unknown ids: UserError listing those there are.
+    """
+    family, colon, argument = codec_id.partition(":")
+    if family in CODECS and (not colon or (argument.isascii() and argument.isdigit())):
+        return CODECS[family](int(argument)) if colon else CODECS[family]()
+    if family not in CODECS and is_model_name(codec_id):
+        return Autoencoder(codec_id, device, dtype, load)
+    raise UserError(
+        f"latents: unknown image codec {codec_id!r}; there are: pixel-unshuffle:<factor>, a Hugging Face repository"
+        " such as stabilityai/sd-vae-ft-ema, and the folder of an AutoencoderKL"
+    )

@@ -1,0 +1,183 @@
+"""Networks that answer yes or no to questions about a picture, behind one interface (DPG-Bench's judges)."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tessera.config import UserError
+from tessera.hub import ModelFolder, find_model
+from tessera.pretrained.chat import ChatClient
+from tessera.pretrained.load import check_loaded, quiet
+
+Backend = Literal["blip", "qwen-vl", "openai", "mplug"]
+DEFAULTS = {
+    "blip": "Salesforce/blip-vqa-capfilt-large",
+    "qwen-vl": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "mplug": "damo/mplug_visual-question-answering_coco_large_en",
+}
+"""The model of each backend that has one by default."""
+INSTRUCTION = "{question} Answer with one word: yes or no."
+"""How a chat model is asked."""
+FIELD = "vqa-model"
+"""What errors about a model begin with: its flag."""
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_MAX_TOKENS = 8
+
+
+class Vqa(Protocol):
+    """What DPG-Bench needs of a network."""
+
+    def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
+        """What it says to each question about the picture, uint8 (H, W, 3)."""
+        ...
+
+
+class BlipVqa:
+    """BLIP fine-tuned on VQA 2 (transformers). Its short answers are taken as they are."""
+
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device | str = "cpu"):
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.size: int = model.config.vision_config.image_size
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
+        """Greedy answers; the questions of one picture are one batch."""
+        tokens = self.tokenizer(list(questions), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        pixels = self._pixels(image).to(self.device).expand(len(questions), -1, -1, -1)
+        out = self.model.generate(
+            pixel_values=pixels,
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            max_new_tokens=_MAX_TOKENS,
+            num_beams=1,
+            do_sample=False,
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
+
+    def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
+        """(3, S, S): squashed to a square, bicubic, standardised."""
+        scaled = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        pixels = np.asarray(scaled, dtype=np.float32) / 255
+        return torch.tensor((pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).permute(2, 0, 1)
+
+
+class QwenVqa:
+    """Qwen2.5-VL (transformers), asked by its chat template; the questions of one picture are one batch."""
+
+    def __init__(self, model: Any, tokenizer: Any, processor: Any, device: torch.device | str = "cpu"):
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.tokenizer, self.processor = tokenizer, processor
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
+        """Greedy answers."""
+        seen = self.processor(images=[Image.fromarray(image)], return_tensors="pt")
+        pixels, grid = seen["pixel_values"], seen["image_grid_thw"]  # (patches, values), (1, 3)
+        places = "<|image_pad|>" * (int(grid.prod()) // self.processor.merge_size**2)
+        texts = [
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+            f"{places}<|vision_end|>{INSTRUCTION.format(question=question)}<|im_end|>\n<|im_start|>assistant\n"
+            for question in questions
+        ]
+        tokens = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(self.device)
+        image_token = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        out = self.model.generate(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            mm_token_type_ids=(tokens.input_ids == image_token).int(),
+            pixel_values=pixels.repeat(len(questions), 1).to(self.device),
+            image_grid_thw=grid.repeat(len(questions), 1).to(self.device),
+            max_new_tokens=_MAX_TOKENS,
+            do_sample=False,
+        )
+        new = out[:, tokens.input_ids.shape[1] :]
+        return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+class ServerVqa:
+    """A vision-language model behind an OpenAI-compatible server."""
+
+    def __init__(self, client: ChatClient):
+        self.client = client
+
+    def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
+        """Answers at temperature 0, several questions at once."""
+        texts = [INSTRUCTION.format(question=question) for question in questions]
+        return [text.strip() for text in self.client.ask_all(texts, image, max_tokens=_MAX_TOKENS, temperature=0)]
+
+
+class MplugVqa:
+    """mPLUG-large of ModelScope, DPG-Bench's reference judge; its package is installed by the user."""
+
+    def __init__(self, model: str, device: torch.device | str = "cpu"):
+        try:
+            from modelscope.pipelines import pipeline  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise UserError(
+                "mplug needs the package modelscope with its multi-modal extra; install it, or choose --vqa blip"
+            ) from error
+        self._pipeline = pipeline("visual-question-answering", model=model, device=str(device))
+
+    def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
+        """Its answers, one question at a time."""
+        picture = Image.fromarray(image)
+        return [str(self._pipeline({"image": picture, "question": question})["text"]) for question in questions]
+
+
+def load_vqa(backend: Backend, model: str | None, server: str | None, device: torch.device | str = "cpu") -> Vqa:
+    """The judge of a backend; model: of the Hub, a folder, or a server's name of it. UserError if it is not there."""
+    name = model_name(backend, model)
+    if backend == "openai":
+        if server is None:
+            raise UserError("server: --vqa openai needs the server's address, such as http://127.0.0.1:8000/v1")
+        return ServerVqa(ChatClient(server, name))
+    if backend == "mplug":
+        return MplugVqa(name, device)
+    import transformers
+    from transformers.utils import logging
+
+    folder = _find(backend, name)
+    on_cpu = torch.device(device).type == "cpu"
+    kind, dtype = {
+        "blip": (transformers.BlipForQuestionAnswering, torch.float32),
+        "qwen-vl": (transformers.Qwen2_5_VLForConditionalGeneration, torch.float32 if on_cpu else torch.bfloat16),
+    }[backend]
+    with quiet(logging):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+        loaded: Any = kind.from_pretrained(folder.path, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    network, info = loaded
+    check_loaded(info, folder, FIELD)
+    if backend == "blip":
+        return BlipVqa(network, tokenizer, device)
+    return QwenVqa(network, tokenizer, transformers.Qwen2VLImageProcessorPil.from_pretrained(folder.path), device)
+
+
+def _find(backend: Backend, name: str) -> ModelFolder:
+    """The files of a network of transformers."""
+    folder = find_model(name, ["*.safetensors", "*.json", "*.txt", "*.jinja"], FIELD)
+    folder.config(FIELD, "model_type", {"blip": "blip", "qwen-vl": "qwen2_5_vl"}[backend], f"a model for {backend}")
+    return folder
+
+
+def model_name(backend: Backend, model: str | None) -> str:
+    """The model that is meant; UserError for `openai` without one."""
+    if model is None and backend not in DEFAULTS:
+        raise UserError(f"{FIELD}: --vqa {backend} needs the model's name on the server")
+    return model or DEFAULTS[backend]
+
+
+def identity(backend: Backend, model: str | None) -> dict[str, str | None]:
+    """What stands in protocols: the backend, its model, and the hash of its weights where they are at hand."""
+    name = model_name(backend, model)
+    if backend in ("openai", "mplug"):
+        return {"backend": backend, "model": name, "sha256": None}
+    folder = _find(backend, name)
+    return {"backend": backend, "model": folder.id, "sha256": folder.sha256}

@@ -1,0 +1,186 @@
+"""extend-prompts: short prompts to long ones in the style of the training captions (paper section 4.1).
+
+The paper extends GenEval's prompts by Llama-3.1 and publishes neither the instruction nor the texts. Here extender,
+template, seed and text stand with each prompt, whose metadata stay those of the original.
+
+prompts.jsonl       the lines, each with "extended": {"text", "extender", "template", "seed"}
+texts/NNNNN.json    of each prompt, its text, as it came about
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tessera.config import UserError
+from tessera.devices import pick_device, world_size
+from tessera.files import atomic_path
+from tessera.prompts.geneval import draw_prompts
+from tessera.randomness import address, philox
+from tessera.stages import open_stage
+from tessera.workers import work_through
+
+FILE = "prompts.jsonl"
+GENEVAL = "geneval"
+RULES = "tessera-rules-1"
+"""Name of the rules below; a change to them changes it."""
+TEMPLATE = (
+    "Write one detailed caption, of about 100 words in plain sentences, for a picture that shows exactly this: "
+    '"{prompt}". Keep every object, its number, its colour and its place as they are said there; describe them, the '
+    "background, the light and the mood, and add no other object of a named kind. Answer with the caption alone."
+)
+MAX_TOKENS = 256
+MAX_CHARACTERS = 4000
+_NOUN_PREFIX = "a photo of "
+# The rules: {what} is the prompt without "a photo of". No word names an object or a colour that a judge looks for.
+_OPENINGS = (
+    "The image depicts {what}, shown clearly and in full.",
+    "This is a photograph of {what}, captured in sharp detail.",
+    "The image features {what} as its main subject.",
+    "The photograph shows {what}, placed in the centre of attention.",
+)
+_BACKGROUNDS = (
+    "The background is plain and softly blurred, which keeps the attention on the subject.",
+    "The setting is simple and uncluttered, with an even surface and a quiet backdrop.",
+    "Behind the subject lies an open outdoor scene, out of focus and without distractions.",
+    "The surroundings are those of a calm, tidy interior with nothing else in view.",
+)
+_LIGHTS = (
+    "Soft, natural light falls evenly across the scene and brings out textures and edges.",
+    "The lighting is bright and diffuse, with gentle shadows that give a sense of depth.",
+    "Warm light from one side models the shapes and casts a faint shadow on the ground.",
+    "Clear daylight shows every detail, and the contrast is moderate.",
+)
+_STYLES = (
+    "The style of the image is realistic, with a balanced composition and an eye-level view.",
+    "The composition is straightforward, and the overall mood is calm and inviting.",
+    "The picture has the look of a professional photograph, neat and carefully framed.",
+    "There are no texts or marks in the image, and nothing is cut off at its borders.",
+)
+
+Extender = Literal["llm", "rules"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendConfig:
+    """What extends the prompts."""
+
+    extender: Extender = "llm"
+    """A language model, or rules that need none."""
+    model: str | None = None
+    """For `llm`: of the Hub, a folder, or by the server's name. None = Llama-3.1 8B Instruct."""
+    server: str | None = None
+    """For `llm`: address of an OpenAI-compatible server. None = transformers in this process. Not in the manifest."""
+    seed: int = 0
+    """Each text is a function of (seed, prompt), whatever prompts stand beside it."""
+
+    def __post_init__(self):
+        if self.extender not in ("llm", "rules"):
+            raise UserError(f"extender is {self.extender!r}; known: llm, rules")
+        if self.extender == "rules" and (self.model or self.server):
+            raise UserError("extender: rules need no model and no server; leave them out")
+        if self.server and not self.model:
+            raise UserError("model: --server needs the model's name on the server")
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
+
+
+def extend_prompts(
+    out: Path, prompts: str | Path, config: ExtendConfig = ExtendConfig(), *, device: str | None = None
+) -> bool:
+    """Writes `out`/prompts.jsonl for `prompts`: "geneval", a .jsonl file with "prompt" in each line, or plain text.
+
+    Goes on where it stopped; under torchrun the ranks share the prompts and the last one writes the file. Returns
+    whether it is there. Raises UserError for a bad file, a model that cannot be had, or one that writes nothing.
+    """
+    out = Path(out)
+    lines = _read(prompts)
+    name, template = RULES, RULES
+    if config.extender == "llm":
+        from tessera.pretrained.llm import writer_id
+
+        name, template = writer_id(config.model, config.server), TEMPLATE
+    described = {
+        "extender": name,
+        "template": template,
+        "seed": config.seed,
+        "prompts": [len(lines), address(*(json.dumps(line, sort_keys=True) for line in lines))],
+    }
+    stage = open_stage(out, stage="extend-prompts", config=described, shared=world_size() > 1)
+    if stage.done:
+        return True
+    extend = load_extender(config, device)
+    texts = work_through(
+        out / "texts", len(lines), lambda i: extend(lines[i]["prompt"], config.seed), description="extend"
+    )
+    if texts is None:
+        return False  # another rank completes it
+    with atomic_path(out / FILE) as temporary:
+        facts = {"extender": name, "template": template, "seed": config.seed}
+        rows = [{**line, "extended": {"text": text, **facts}} for line, text in zip(lines, texts)]
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8", newline="\n")
+    stage.finish({"prompts": len(lines)})
+    return True
+
+
+def extend_by_rules(prompt: str, seed: int) -> str:
+    """The prompt in a sentence, then one each about background, light and style, drawn at (seed, prompt)."""
+    rng = philox(seed, "extend", address(prompt))
+    what = prompt.strip().rstrip(".").removeprefix(_NOUN_PREFIX)
+    opening, *rest = [str(rng.choice(group)) for group in (_OPENINGS, _BACKGROUNDS, _LIGHTS, _STYLES)]
+    return " ".join([opening.replace("{what}", what), *rest])
+
+
+def tidy(text: str, of: str) -> str:
+    """A model's answer as one line without quotes around it; UserError if nothing, or far too much, is left."""
+    line = " ".join(text.split())
+    around = len(line) > 1 and line[0] + line[-1] in ('""', "''", "\u201c\u201d")
+    if around and not set(line[1:-1]) & {'"', "\u201c", "\u201d"}:  # else they are of words within it
+        line = line[1:-1].strip()
+    if not any(letter.isalpha() for letter in line) or len(line) > MAX_CHARACTERS:
+        raise UserError(
+            f"the extender wrote {len(line)} characters for {of!r} ({line[:60]!r}), which is no caption; "
+            "choose another model (what is done is kept)"
+        )
+    return line
+
+
+def load_extender(config: ExtendConfig, device: str | None = None) -> Callable[[str, int], str]:
+    """(prompt, seed) -> its long form, as `extend_prompts` writes it. UserError: the model cannot be had."""
+    if config.extender == "rules":
+        return extend_by_rules
+    from tessera.pretrained import llm as language
+
+    writer = language.load_writer(config.model, config.server, pick_device(device))
+
+    def extend(prompt: str, seed: int) -> str:
+        own = address(seed, "extend", prompt)
+        return tidy(writer.write(TEMPLATE.replace("{prompt}", prompt), own, MAX_TOKENS), prompt)
+
+    return extend
+
+
+def _read(prompts: str | Path) -> list[dict[str, Any]]:
+    """The metadata of each prompt."""
+    path = Path(prompts)
+    if str(prompts) == GENEVAL and not path.exists():
+        return draw_prompts()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a file of prompts ({error}); or give {GENEVAL}") from error
+    lines = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line) if path.suffix == ".jsonl" else {"prompt": line.strip()}
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} line {number} is not JSON ({error.msg}): mend or remove the line") from None
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise UserError(f'{path} line {number} is not a JSON object with a text "prompt": mend or remove the line')
+        lines.append({key: value for key, value in row.items() if key not in ("extended", "text")})
+    if not lines:
+        raise UserError(f"{path} holds no prompts: write one on each line")
+    return lines

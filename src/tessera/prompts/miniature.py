@@ -1,0 +1,204 @@
+"""Prompts for the miniature: GenEval's six tasks over the world's shapes and colours, each short and extended.
+
+The short prompt and its metadata line have GenEval's form (Ghosh et al. 2023). The extended one stands for the paper's
+prompts made longer by a language model: here a rule builds a scene that satisfies the line, draws what the line leaves
+open, and says it in the words of the long captions. Extender, template, seed and text are stored with each line.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera.config import UserError, from_dict, to_dict
+from tessera.files import atomic_path
+from tessera.miniature import JITTER, NUMBER_WORDS, SIZES, WorldConfig, describe, plural
+from tessera.prompts.geneval import TASKS
+from tessera.randomness import philox
+from tessera.records import Scene, SceneObject
+from tessera.stages import open_stage, read_manifest
+
+FILE = "prompts.jsonl"
+EXTENDER = "tessera-scene-1"
+"""What made the extended prompts; a change to the rules below changes this name."""
+TEMPLATE = "tessera.miniature.describe"
+RELATIONS = ("left of", "right of", "above", "below")
+_COUNTS = (2, 3, 4)
+# Where equal objects stand: x, y as fractions of the frame.
+_PLACES = {
+    2: ((0.25, 0.5), (0.75, 0.5)),
+    3: ((0.25, 0.25), (0.75, 0.25), (0.5, 0.75)),
+    4: ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """How many prompts of each task, and which."""
+
+    per_task: int = 20
+    """Prompts of each of the six tasks, at least 1. More than there are different ones repeat with new extensions."""
+    seed: int = 0
+    """Prompt `number` of a task is a function of (seed, task, number) and the world."""
+
+    def __post_init__(self):
+        if self.per_task < 1:
+            raise UserError(f"per_task is {self.per_task}: give at least 1 prompt for each task")
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
+
+
+def prompts(out: Path, images: Path, config: PromptConfig) -> None:
+    """Writes `out`/prompts.jsonl, one metadata line a prompt, over the world of the directory `images`.
+
+    Raises UserError if `images` shows no miniature world.
+    """
+    out, images = Path(out), Path(images)
+    world = world_of(images)
+    stage = open_stage(out, stage="prompts", config=to_dict(config), inputs={"images": images})
+    if stage.done:
+        return
+    lines = draw_prompts(world, config)
+    with atomic_path(out / FILE) as temporary:
+        temporary.write_bytes(to_bytes(lines))
+    facts = {"extender": EXTENDER, "prompts_sha256": prompts_sha256(lines), "world": to_dict(world)}
+    stage.finish({"prompts": len(lines)}, facts=facts)
+
+
+def world_of(images: Path) -> WorldConfig:
+    """The miniature world that the directory `images` was drawn from."""
+    world = read_manifest(images, "collect").config.get("world")
+    if world is None:
+        raise UserError(
+            f"{images}: holds no pictures of the miniature world; give --prompts a file of your own prompts"
+        )
+    return from_dict(WorldConfig, world, f"{images}/manifest.json")
+
+
+def draw_prompts(world: WorldConfig, config: PromptConfig) -> list[dict[str, Any]]:
+    """The metadata lines, `per_task` of each task, in GenEval's order of tasks.
+
+    Raises UserError for a world with fewer than two shapes or two colours.
+    """
+    if len(world.shapes) < 2 or len(world.colors) < 2:
+        raise UserError(
+            "the prompts need a world of at least two shapes and two colors; widen world.shapes, world.colors"
+        )
+    return [line for task in TASKS for line in _task(world, config, task)]
+
+
+def to_bytes(lines: Sequence[dict[str, Any]]) -> bytes:
+    """The lines as a prompts file: JSON with sorted keys, one a line."""
+    return "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
+
+
+def prompts_sha256(lines: Sequence[dict[str, Any]]) -> str:
+    """The identity of a prompt set: the SHA-256 of its file as `to_bytes` writes it."""
+    return hashlib.sha256(to_bytes(lines)).hexdigest()
+
+
+def _task(world: WorldConfig, config: PromptConfig, task: str) -> list[dict[str, Any]]:
+    choices = _choices(world, task)
+    order = philox(config.seed, f"prompts/{task}").permutation(len(choices))
+    lines = []
+    for number in range(config.per_task):
+        line = _line(task, choices[order[number % len(choices)]])
+        scene = extend(line, world, philox(config.seed, f"prompts/extended/{task}", number))
+        line["extended"] = {
+            "text": describe(scene, config.seed, TASKS.index(task) * 2**32 + number),
+            "extender": EXTENDER,
+            "template": TEMPLATE,
+            "seed": config.seed,
+            "objects": [
+                {"class": o.shape, "color": o.color, "center": [round(c, 4) for c in o.center]} for o in scene.objects
+            ],
+        }
+        lines.append(line)
+    return lines
+
+
+def _choices(world: WorldConfig, task: str) -> list[tuple[Any, ...]]:
+    """Everything a prompt of the task can ask for."""
+    pairs = list(itertools.permutations(world.shapes, 2))
+    return {
+        "single_object": lambda: [(shape,) for shape in world.shapes],
+        "two_object": lambda: pairs,
+        "counting": lambda: list(itertools.product(world.shapes, _COUNTS)),
+        "colors": lambda: list(itertools.product(world.shapes, world.colors)),
+        "position": lambda: [(*pair, relation) for pair in pairs for relation in RELATIONS],
+        "color_attr": lambda: [(*p, *c) for p in pairs for c in itertools.permutations(world.colors, 2)],
+    }[task]()
+
+
+def _line(task: str, choice: tuple[Any, ...]) -> dict[str, Any]:
+    """GenEval's metadata line for one choice."""
+    clauses: list[dict[str, Any]] = [{"class": choice[0], "count": 1}]
+    line: dict[str, Any] = {"tag": task, "include": clauses}
+    if task == "single_object":
+        said = _a(choice[0])
+    elif task == "counting":
+        shape, count = choice
+        clauses[0]["count"] = count
+        line["exclude"] = [{"class": shape, "count": count + 1}]
+        said = f"{NUMBER_WORDS[count]} {plural(shape)}"
+    elif task == "colors":
+        clauses[0]["color"] = choice[1]
+        said = _a(f"{choice[1]} {choice[0]}")
+    elif task == "position":
+        # As GenEval does: the prompt's first object is the second clause, placed by the first clause's.
+        first, second, relation = choice
+        clauses[:] = [{"class": second, "count": 1}, {"class": first, "count": 1, "position": [relation, 0]}]
+        said = f"{_a(first)} {relation} {_a(second)}"
+    else:
+        clauses.append({"class": choice[1], "count": 1})
+        for clause, color in zip(clauses, choice[2:]):
+            clause["color"] = color
+        said = " and ".join(_a(f"{clause.get('color', '')} {clause['class']}".strip()) for clause in clauses)
+    line["prompt"] = f"a photo of {said}"
+    return line
+
+
+def extend(line: dict[str, Any], world: WorldConfig, rng: np.random.Generator) -> Scene:
+    """A scene on one background that satisfies `line`, a metadata line of one of the six tasks; `rng` draws the rest.
+
+    Two objects differ in colour; they stand side by side or one above the other, at a quarter of the frame.
+    """
+    clauses = line["include"]
+    colors = rng.permutation(world.colors)
+    objects = []
+    for clause, color in zip(clauses, colors):
+        size = str(rng.choice(world.sizes))
+        thing = SceneObject(
+            shape=clause["class"],
+            color=clause.get("color", str(color)),
+            texture=str(rng.choice(world.textures)),
+            size=size,
+            center=(0.5, 0.5),
+            diameter=float(rng.uniform(*SIZES[size])),
+        )
+        objects += [thing] * clause["count"]
+    if len(objects) == 1:
+        x, y = (float(c) for c in 0.5 + rng.uniform(-JITTER, JITTER, 2))
+        objects = [replace(objects[0], center=(x, y))]
+    elif len(clauses) == 1:
+        if len(objects) > 2:  # so many fit only when they are small
+            objects = [replace(o, size="small", diameter=SIZES["small"][0]) for o in objects]
+        objects = [replace(o, center=center) for o, center in zip(objects, _PLACES[len(objects)])]
+    else:
+        asked = clauses[1].get("position")
+        relation = asked[0] if asked else str(rng.choice(RELATIONS))
+        second = {"left of": (0.25, 0.5), "right of": (0.75, 0.5), "above": (0.5, 0.25), "below": (0.5, 0.75)}[relation]
+        first = (1 - second[0], 1 - second[1])
+        objects = [replace(o, center=center) for o, center in zip(objects, (first, second))]
+    return Scene(
+        objects=tuple(objects), backgrounds=(str(rng.choice(world.backgrounds)),), seed=int(rng.integers(2**31))
+    )
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

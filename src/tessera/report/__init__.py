@@ -1,0 +1,1 @@
+"""Pages, tables and figures: reads every directory, writes only its own pages."""

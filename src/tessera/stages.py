@@ -1,0 +1,222 @@
+"""Stage directories: manifest.json and the opening of a directory for a stage's work.
+
+A directory's `manifest.json` says what made it (stage, configuration, hashes of the inputs' manifests). It holds no
+times and no absolute paths, so equal work gives equal bytes on any machine.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tessera
+from tessera.config import UserError, compare
+from tessera.devices import rank
+
+if TYPE_CHECKING:
+    pass
+from tessera.files import TEMPORARY, read_json, remove_unfinished, sha256_file, write_json
+
+MANIFEST = "manifest.json"
+
+
+START_PATIENCE = 120  # seconds that other ranks wait for rank 0
+
+
+# The command that makes each input, for the messages about a missing one.
+_VERBS = {
+    "images": "collect",
+    "recipe": "augment",
+    "captions": "caption",
+    "encoded": "encode",
+    "plain": "encode",
+    "augmented": "encode",
+    "run": "train",
+    "init": "export",
+    "prompts": "prompts",
+    "export": "export",
+    "samples": "generate",
+    "scores": "evaluate",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a directory's manifest.json says."""
+
+    stage: str
+    complete: bool
+    config: dict[str, Any]
+    """As `tessera.config.to_dict` gives it."""
+    inputs: dict[str, str]
+    """SHA-256 of each input directory's manifest.json, by the input's name."""
+    counts: dict[str, int]
+    """How many of what was made, e.g. {"records": 2048}."""
+    rejects: dict[str, str]
+    """The reason for each input item left out, by its key."""
+    facts: dict[str, Any]
+    """What later stages need to know, e.g. ids and shapes."""
+    sha256: str
+    """Of manifest.json itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A directory that a stage is filling, or has filled."""
+
+    directory: Path
+    done: bool
+    """True: everything is there, made with this configuration from these inputs."""
+    head: dict[str, Any]
+    """stage, config and inputs, as they stand in the manifest."""
+
+    def finish(
+        self,
+        counts: Mapping[str, int],
+        rejects: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        joint: Sequence[str] = (),
+    ) -> None:
+        """Marks the directory complete, rid of what killed workers left. The last write of a stage.
+
+        joint: files that another process may be writing too, when two see at once that all is there.
+        """
+        assert not self.done, f"{self.directory} was complete already"
+        remove_unfinished(self.directory, spare=(MANIFEST, *joint))
+        _write_manifest(self.directory, self.head, complete=True, counts=counts, rejects=rejects, facts=facts)
+
+
+def open_stage(
+    directory: Path,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path] | None = None,
+    shared: bool = False,
+) -> Stage:
+    """Opens `directory` for the work of `stage` with `config` (of `to_dict`) on the directories `inputs`.
+
+    New or empty: starts it. Made by the same stage, configuration and inputs: goes on, or is `.done`. Anything else is
+    a UserError: nothing that someone else made is written over. `shared`: other processes fill it beside this one, and
+    unfinished files stay, for they may be theirs. Of torchrun's ranks, rank 0 starts it and the others wait for that;
+    of an array job's tasks, whichever comes first starts it.
+    """
+    directory = Path(directory)
+    hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
+    # Compared as the file will give them back: tuples are lists there.
+    head = json.loads(json.dumps({"stage": stage, "config": dict(config), "inputs": hashes}, allow_nan=False))
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: is a file; give a directory for the output of {stage}")
+    if shared and rank() > 0:
+        _wait_for_start(directory)
+    if not (directory / MANIFEST).exists():
+        _start(directory, head, shared)
+        if not shared:
+            return Stage(directory, False, head)
+    found = read_manifest(directory, must_be_complete=False)
+    _check_same(directory, found, head)
+    if not found.complete and not shared:
+        remove_unfinished(directory)
+    return Stage(directory, found.complete, head)
+
+
+def _wait_for_start(directory: Path) -> None:
+    last = time.monotonic() + START_PATIENCE
+    while not (directory / MANIFEST).exists():
+        if time.monotonic() > last:
+            raise UserError(f"{directory}: rank 0 did not start it within {START_PATIENCE} s; see what rank 0 says")
+        time.sleep(0.05)
+
+
+def read_manifest(
+    directory: Path, stage: str | tuple[str, ...] | None = None, *, must_be_complete: bool = True
+) -> Manifest:
+    """The manifest of `directory`; UserError if there is none, it is unfinished, or of a stage other than `stage`."""
+    path = Path(directory) / MANIFEST
+    stages = (stage,) if isinstance(stage, str) else stage or ()
+    if not path.exists():
+        state = "has no manifest.json" if path.parent.is_dir() else "there is no such directory"
+        made = f"made by {' or '.join(f'`tessera {name}`' for name in stages)}" if stages else "made by tessera"
+        raise UserError(f"{directory}: {state}; give a directory {made}{_such_as(path.parent, stages)}")
+    data = read_json(path)
+    fields = [field.name for field in dataclasses.fields(Manifest) if field.name != "sha256"]
+    if not isinstance(data, dict) or any(name not in data for name in fields):
+        raise UserError(f"{path}: is not a manifest of tessera; delete the directory and make it again")
+    manifest = Manifest(**{name: data[name] for name in fields}, sha256=sha256_file(path))
+    if stages and manifest.stage not in stages:
+        raise UserError(f"{directory}: was made by `tessera {manifest.stage}`, wanted is {' or '.join(stages)}")
+    if must_be_complete and not manifest.complete:
+        raise UserError(
+            f"{directory}: is unfinished; run `tessera {manifest.stage}` on it again, it goes on from there"
+        )
+    return manifest
+
+
+def _such_as(folder: Path, stages: tuple[str, ...]) -> str:
+    """For who gives the working folder: ", such as" what lies in it, in its usual place, and is of these stages."""
+    for pattern in ("*", "captions/*", "encoded/*", "runs/*", "export/*", "samples/*/*"):
+        for path in sorted(folder.glob(f"{pattern}/{MANIFEST}")):
+            try:
+                manifest = read_manifest(path.parent)
+            except UserError:
+                continue
+            if manifest.stage in stages:
+                return f", such as {path.parent}"
+    return ""
+
+
+def _input_hash(name: str, path: Path, stage: str) -> str:
+    if not (path / MANIFEST).exists():
+        verb = _VERBS.get(name)
+        fix = f"make it first with `tessera {verb}`" if verb else "give a directory made by tessera"
+        state = "has no manifest.json" if path.is_dir() else "does not exist"
+        raise UserError(f"{path}: {state}, and `tessera {stage}` needs it as its {name}; {fix}")
+    return read_manifest(path).sha256
+
+
+def _start(directory: Path, head: dict[str, Any], shared: bool) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be made: {error.strerror}") from error
+    strangers = any(not entry.name.startswith(TEMPORARY) for entry in directory.iterdir())
+    if shared and (directory / MANIFEST).exists():
+        return  # another process was faster
+    if strangers:
+        raise UserError(f"{directory}: has files in it that tessera did not make; choose a new or empty directory")
+    for entry in () if shared else directory.iterdir():
+        entry.unlink()
+    _write_manifest(directory, head, complete=False)
+
+
+def _check_same(directory: Path, found: Manifest, head: dict[str, Any]) -> None:
+    if found.stage != head["stage"]:
+        raise UserError(
+            f"{directory}: was made by `tessera {found.stage}`, not `tessera {head['stage']}`; choose another --out"
+        )
+    pairs = compare(found.config, head["config"])
+    pairs += [(f"input {name}", a[:13], b[:13]) for name, a, b in compare(found.inputs, head["inputs"])]
+    if pairs:
+        raise made_otherwise(directory, pairs)
+
+
+def made_otherwise(directory: Path, pairs: Sequence[tuple[str, str, str]]) -> UserError:
+    """The error for a directory of another configuration; `pairs` are those of `tessera.config.compare`."""
+    fields = "; ".join(f"{field}: the directory has {a}, this call has {b}" for field, a, b in pairs)
+    return UserError(f"{directory}: was made otherwise: {fields} (choose another --out, or delete the directory)")
+
+
+def _write_manifest(
+    directory: Path,
+    head: dict[str, Any],
+    *,
+    complete: bool,
+    counts: Mapping[str, int] | None = None,
+    rejects: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    rest = {"counts": dict(counts or {}), "rejects": dict(rejects or {}), "facts": dict(facts or {})}
+    tool = {"name": "tessera", "version": tessera.__version__}
+    write_json(directory / MANIFEST, {"tool": tool, **head, "complete": complete, **rest})

@@ -1,0 +1,77 @@
+"""The data of a study's cells: each set is made once and shared by all cells, of all studies in one folder.
+
+    data/images-XX/  data/recipe-XX/  data/prompts-XX/  data/captions-XX/  data/encoded-XX/
+
+XX tells apart the configurations that a directory depends on, its inputs' included.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tessera.config import to_dict
+from tessera.curate.caption.caption import CaptionConfig
+from tessera.presets.config import RunConfig
+from tessera.study.design import digest
+
+
+@dataclass(frozen=True)
+class Data:
+    """The directories of one cell."""
+
+    images: Path
+    recipe: Path | None
+    """None for an arm without CutMix pictures."""
+    plain: Path
+    augmented: Path | None
+    prompts: Path
+
+    def held_out(self, number: int) -> Path:
+        """So many captions of held-out scenes."""
+        return self.images.with_name(f"held_out-{digest([self.images.name, number])}")
+
+
+def data_of(root: Path, config: RunConfig) -> Data:
+    """Where the data of a run of one arm are, or will be, below the folder `root`."""
+    (arm,) = config.arms
+    pictures = digest(to_dict(config.collect))
+    mix = digest([pictures, to_dict(config.augment)])
+    words, encode = [to_dict(_words(config)), arm.short_share], to_dict(config.encode)
+    assert config.prompts is not None
+    return Data(
+        images=root / f"images-{pictures}",
+        recipe=root / f"recipe-{mix}" if arm.augmented else None,
+        plain=root / f"encoded-{digest([pictures, words, encode])}",
+        augmented=root / f"encoded-{digest([mix, words, encode])}" if arm.augmented else None,
+        prompts=root / f"prompts-{digest([pictures, to_dict(config.prompts)])}",
+    )
+
+
+def prepare(root: Path, config: RunConfig) -> Data:
+    """Makes what is not there yet of the data of `config`."""
+    from tessera.curate.augment import augment
+    from tessera.curate.caption.caption import caption
+    from tessera.curate.caption.shorten import shorten
+    from tessera.curate.collect.collect import collect
+    from tessera.curate.encode import encode
+    from tessera.prompts.miniature import prompts
+
+    data = data_of(root, config)
+    collect(data.images, config.collect)
+    if data.recipe is not None:
+        augment(data.recipe, data.images, config.augment)
+    assert config.prompts is not None
+    prompts(data.prompts, data.images, config.prompts)
+    for encoded, recipe in ((data.plain, None), (data.augmented, data.recipe)):
+        if encoded is not None:
+            captions = root / f"captions-{digest([to_dict(_words(config)), recipe and recipe.name, data.images.name])}"
+            caption(captions, data.images, _words(config), recipe=recipe)
+            if share := config.arms[0].short_share:
+                long, captions = captions, root / encoded.name.replace("encoded", "captions")
+                shorten(captions, long, data.images, share, recipe)
+            encode(encoded, data.images, captions, config.encode, recipe=recipe)
+    return data
+
+
+def _words(config: RunConfig) -> CaptionConfig:
+    world = config.collect.world
+    return CaptionConfig(captioner=config.arms[0].captioner, seed=world.seed if world else 0)

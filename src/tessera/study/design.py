@@ -1,0 +1,187 @@
+"""What a study is: variants of one run that differ in one thing, seeds, and what they are judged by.
+
+All of it is fixed before the first cell is trained: `plan` says it as data, which stands beside the results.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tessera.config import UserError, nearest, to_dict
+from tessera.evaluate.miniature.evaluate import METRIC
+from tessera.evaluate.miniature.likeness import LikenessConfig
+from tessera.presets.config import Arm, RunConfig
+
+SCORES = ("color_score", "both_colors", "colors_in_relation", "overall", "two_object", "single_object", "seam")
+"""What the tables of studies begin with: the colour-object score, and GenEval's strict scores beside it."""
+
+LIKENESS = "held_out"
+"""Folder of the pictures of held-out captions, and of their distance, beside the kinds of prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of a study."""
+
+    name: str
+    """Letters, digits, -, _ and points; what --arms takes."""
+    config: RunConfig
+    """The whole run, of one arm. The seeds of its training are the study's."""
+    against: str | None = None
+    """The variant whose scores are taken off this one's, prompt by prompt and seed by seed."""
+    value: float | None = None
+    """What is varied, where it is a number: its place on the plot's axis."""
+    follows: str | None = None
+    """A variant of fewer images with an equal configuration otherwise: its training is gone on with."""
+
+    def __post_init__(self):
+        if not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            raise UserError(f"variant {self.name!r}: use letters, digits, -, _ and points only")
+        if len(self.config.arms) != 1 or self.config.evaluate is None:
+            raise UserError(f"variant {self.name}: its config needs exactly one arm, and a judge (evaluate)")
+
+    @property
+    def arm(self) -> Arm:
+        return self.config.arms[0]
+
+    @property
+    def line(self) -> str:
+        """Which line of the plot it is on: its name up to the first "-", or all are on one where no name has any."""
+        return self.name.partition("-")[0] if "-" in self.name else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Variants that are trained, one cell for each seed, and judged on the same prompts and noise."""
+
+    name: str
+    title: str
+    question: str
+    """One or two sentences: what is compared, and what the paper says."""
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...] = (0, 1)
+    """Of the starting weights and of every draw in training."""
+    kinds: tuple[str, ...] = ("extended",)
+    """The kinds of prompts that are drawn and judged: extended, short."""
+    likeness: LikenessConfig | None = None
+    """Measures the distance to held-out pictures too; None = not."""
+    scores: tuple[str, ...] = SCORES
+    """Measures of the first table; all others follow in a second one."""
+    axis: str | None = None
+    """What the variants' `value` is; None = they are no numbers."""
+
+    def __post_init__(self):
+        names = [variant.name for variant in self.variants]
+        if not names or len(set(names)) != len(names):
+            raise UserError(f"study {self.name}: variants are {names}; give at least one, no name twice")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise UserError(f"study {self.name}: seeds are {list(self.seeds)}; give at least one, >= 0, none twice")
+        for variant in self.variants:
+            for field in ("against", "follows"):
+                other = getattr(variant, field)
+                if other is not None and other not in names:
+                    raise UserError(f"study {self.name}: {variant.name}.{field} is {other!r}, which is no variant")
+            unknown = [kind for kind in self.kinds if kind not in variant.config.sample_sets()]
+            if unknown:
+                raise UserError(f"study {self.name}: {variant.name} has no prompts of the kind {unknown[0]!r}")
+        prompts = {json.dumps(to_dict(v.config)["prompts"], sort_keys=True) for v in self.variants}
+        draws = {json.dumps(to_dict(v.config)["generate"], sort_keys=True) for v in self.variants}
+        if len(prompts) > 1 or len(draws) > 1:
+            raise UserError(f"study {self.name}: all variants must draw the same prompts with the same settings")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its judgement."""
+
+    variant: Variant
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.name}-seed{self.seed}"
+
+    @property
+    def config(self) -> RunConfig:
+        arm = self.variant.arm
+        return replace(self.variant.config, arms=(replace(arm, train=replace(arm.train, seed=self.seed)),))
+
+    @property
+    def folder(self) -> str:
+        """Its folder's name: what is trained is in it, so studies that have a cell in common train it once."""
+        config = to_dict(self.config)
+        return f"{self.config.arms[0].name}-{digest(config)}"
+
+
+def cells(study: Study, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
+    """The study's cells, or those of some arms and seeds; seed by seed, so that a study that is stopped early has all
+    variants of its first seeds. UserError for an arm that it does not have, or one without the arm that it follows."""
+    names = [variant.name for variant in study.variants]
+    for name in arms:
+        if name not in names:
+            known = ", ".join(names)
+            raise UserError(f"study {study.name}: has no arm {name!r};{nearest(name, names)} it has: {known}")
+    kept = [variant for variant in study.variants if variant.name in arms or not arms]
+    for variant in kept:
+        if variant.follows is not None and variant.follows not in {other.name for other in kept}:
+            raise UserError(f"study {study.name}: {variant.name} goes on from {variant.follows}; name that arm too")
+    return [Cell(variant, seed) for seed in seeds or study.seeds for variant in kept]
+
+
+def digest(data: Any) -> str:
+    """Ten hex digits that tell apart JSON-able data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def resized(study: Study, num_images: int) -> Study:
+    """The study with `num_images` >= 1 for its largest cells, the others in proportion, all in whole steps."""
+    if num_images < 1:
+        raise UserError(f"images is {num_images}: give at least 1, for each cell to train on")
+    factor = num_images / max(variant.arm.train.num_images for variant in study.variants)
+    return replace(study, variants=tuple(_resized(variant, factor) for variant in study.variants))
+
+
+def _resized(variant: Variant, factor: float) -> Variant:
+    """The variant with `factor` times the images, and the start of its second phase and its warm-up moved along."""
+    train = variant.arm.train
+
+    def whole(images: int) -> int:
+        return max(round(images * factor / train.batch_size), 1 if images else 0) * train.batch_size
+
+    train = replace(
+        train,
+        num_images=whole(train.num_images),
+        augment_start_image=whole(train.augment_start_image),
+        optim=replace(train.optim, warmup_images=whole(train.optim.warmup_images)),
+    )
+    return replace(variant, config=replace(variant.config, arms=(replace(variant.arm, train=train),)))
+
+
+def plan(study: Study) -> dict[str, Any]:
+    """What is fixed before the runs, as data: metrics, prompts, budgets, seeds, and every variant's configuration."""
+    first = to_dict(study.variants[0].config)
+    variants = {}
+    for variant in study.variants:
+        config = to_dict(variant.config)
+        (arm,) = config.pop("arms")
+        shared = {name: value for name, value in config.items() if first.get(name) != value}
+        variants[variant.name] = {"arm": arm, **shared}
+        for field in ("against", "follows", "value"):
+            if getattr(variant, field) is not None:
+                variants[variant.name][field] = getattr(variant, field)
+    common = {name: value for name, value in first.items() if name != "arms"}
+    more = {} if study.likeness is None else {"likeness": to_dict(study.likeness)}
+    return {
+        **more,
+        "study": study.name,
+        "question": study.question,
+        "metric": METRIC,
+        "scores": list(study.scores),
+        "interval": "95%, score interval over prompts and training seeds",
+        "kinds": list(study.kinds),
+        "seeds": list(study.seeds),
+        "common": common,
+        "variants": variants,
+    }

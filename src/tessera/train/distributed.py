@@ -1,0 +1,181 @@
+"""The processes of a run: torchrun's ranks, the signals that stop them, and that there are no others."""
+
+import atexit
+import contextlib
+import functools
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tessera.config import UserError
+from tessera.devices import rank, world_size
+
+
+def join(device: torch.device) -> bool:
+    """Joins torchrun's processes, if there are several. Returns whether this one leads: only it writes files.
+
+    Once in a process, for its whole life: a second group at the same address does not come about. Gloo's threads have
+    to be gone when Python ends; NCCL's group stays as it is, for leaving could wait for ranks that an error has ended.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type != "cuda":
+            atexit.register(dist.destroy_process_group)
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def no_other(run: Path) -> Iterator[None]:
+    """While it lasts, no other training works in the directory `run`: each would take the checkpoint that the other is
+    writing for one that a killed process left. UserError if one does.
+
+    The directory itself is locked, until the process ends at the latest. Some file systems of networks cannot do that;
+    there nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{run}: another process is training in this directory; wait for it or stop it"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def leaders(value: int, device: torch.device) -> int:
+    """Rank 0's value, on every rank."""
+    if world_size() == 1:
+        return value
+    shared = torch.tensor([value], device=device)
+    dist.broadcast(shared, 0)
+    return int(shared)
+
+
+@torch.no_grad()
+def add_up(tensors: list[torch.Tensor]) -> None:
+    """Replaces each fp32 tensor by its sum over the ranks, in one exchange."""
+    if world_size() == 1:
+        return
+    flat = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([t.numel() for t in tensors])
+    for tensor, part in zip(tensors, parts):
+        tensor.copy_(part.view_as(tensor))
+
+
+def add_up_one(tensor: torch.Tensor) -> None:
+    """Sums a tensor over the ranks, in place."""
+    dist.all_reduce(tensor)
+
+
+BUCKET_NUMBERS = 8_000_000  # gradients in one exchange: 32 MB
+
+
+class GradientExchange:
+    """Sums the masters' gradients over the ranks while the backward pass still computes others.
+
+    Gradients lie in buckets, the last layers' first, since they are ready first. During the step's last backward pass
+    each network gradient is added to its master's as soon as it is there, and a full bucket is sent off; always in the
+    same order on all ranks. In fp32, whatever the network computes in.
+    """
+
+    def __init__(self, masters: list[torch.Tensor], network: list[torch.Tensor], bucket: int = BUCKET_NUMBERS) -> None:
+        self.masters, self.copied = masters, masters[0] is not network[0]
+        self.members: list[list[int]] = [[]]
+        size = 0
+        for i in reversed(range(len(masters))):
+            if self.members[-1] and size + masters[i].numel() > bucket:
+                self.members.append([])
+                size = 0
+            self.members[-1].append(i)
+            size += masters[i].numel()
+        self.bucket_of = {i: b for b, members in enumerate(self.members) for i in members}
+        self.flat = [
+            torch.zeros(sum(masters[i].numel() for i in members), device=masters[0].device) for members in self.members
+        ]
+        self.armed = False
+        for i, parameter in enumerate(network):
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._ready, i))
+
+    def begin(self) -> None:
+        """Before the first backward pass of a step: gradients are zero, and views of the buckets."""
+        for flat, members in zip(self.flat, self.members):
+            flat.zero_()
+            at = 0
+            for i in members:
+                master = self.masters[i]
+                master.grad = flat[at : at + master.numel()].view_as(master)
+                at += master.numel()
+
+    def arm(self) -> None:
+        """Before the last backward pass."""
+        self.missing = [len(members) for members in self.members]
+        self.sent: list[Any] = []
+        self.armed = True
+
+    def _ready(self, i: int, parameter: torch.Tensor) -> None:
+        if not self.armed:
+            return
+        if self.copied and parameter.grad is not None:
+            gradient = self.masters[i].grad
+            assert gradient is not None
+            gradient.add_(parameter.grad)
+            parameter.grad = None
+        self.missing[self.bucket_of[i]] -= 1
+        while len(self.sent) < len(self.flat) and self.missing[len(self.sent)] == 0:
+            self._send()
+
+    def _send(self) -> None:
+        self.sent.append(dist.all_reduce(self.flat[len(self.sent)], async_op=True))
+
+    def finish(self) -> None:
+        """After the last backward pass: the masters' gradients are the sums. Parameters that got none count as zero."""
+        self.armed = False
+        while len(self.sent) < len(self.flat):
+            self._send()
+        for work in self.sent:
+            work.wait()
+
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+@contextlib.contextmanager
+def delayed_signals() -> Iterator[list[int]]:
+    """Notes Ctrl-C, SIGTERM and SIGUSR1 (Slurm's notice before preemption) in a list instead of stopping at once: half
+    a step cannot be resumed. A second Ctrl-C or SIGTERM raises KeyboardInterrupt where it finds the program."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # only the main thread may set handlers
+        return
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        urgent = (signal.SIGINT, signal.SIGTERM)
+        if number in urgent and any(earlier in urgent for earlier in caught):
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,0 +1,67 @@
+"""Weights, optimiser and averages split over the ranks with FSDP2, for networks that do not fit a device whole.
+
+Every rank still computes with the whole network, gathered in the compute type for the forward and the backward pass and
+given back after it; its fp32 weights, their gradients, the optimiser's state and the averages are kept in parts, rank
+r having the r-th chunk of each tensor's first dimension. So are checkpoints written and read: nothing is gathered.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from tessera.devices import world_size
+from tessera.models.layers import MLP, SelfBlock
+
+
+def _gather_for_text(network: nn.Module) -> None:
+    """Lets `encode_text` be called by itself, as self-conditioning does: then the weights are gathered for it; inside
+    `forward` they are there already."""
+    plain = network.encode_text
+    register_fsdp_forward_method(network, "encode_text")
+    gathering = network.encode_text
+    inside = [False]
+
+    def enter(*_args: object) -> None:
+        inside[0] = True
+
+    def leave(*_args: object) -> None:
+        inside[0] = False
+
+    network.register_forward_pre_hook(enter)
+    network.register_forward_hook(leave, always_call=True)
+    network.encode_text = lambda *args: plain(*args) if inside[0] else gathering(*args)  # type: ignore
+
+
+class Shards:
+    """A network split over the ranks, in place, and how."""
+
+    def __init__(self, network: nn.Module, compute: torch.dtype) -> None:
+        """`network` is in fp32, on its device. Layers that are called as modules are gathered one by one, the rest at
+        once."""
+        # Of its own accord FSDP takes the machine's GPUs, also for a network that is on the CPU beside them.
+        mesh = init_device_mesh(next(network.parameters()).device.type, (world_size(),))
+        # alpha_bar must stay in fp32: nothing but the weights is cast.
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for module in [m for m in network.modules() if isinstance(m, SelfBlock)]:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+        inside = {id(part) for m in network.modules() if isinstance(m, SelfBlock) for part in m.modules()}
+        for module in [m for m in network.modules() if isinstance(m, MLP) and id(m) not in inside]:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+        # Given back after every pass: averages are put in the weights' place between them.
+        fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        for buffer in network.buffers():  # fixed tables, which the policy does not cast
+            buffer.data = buffer.data.to(compute)
+        _gather_for_text(network)
+        self.layout: dict[str, DTensor] = {}
+        for name, parameter in network.named_parameters():
+            assert isinstance(parameter.data, DTensor)
+            self.layout[name] = parameter.data
+
+    def split(self, name: str, part: Tensor) -> DTensor:
+        """This rank's part of a tensor like the parameter `name`, as a part: the same memory."""
+        like = self.layout[name]
+        return DTensor.from_local(
+            part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )

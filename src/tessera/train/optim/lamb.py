@@ -1,0 +1,81 @@
+"""LAMB, as a torch optimizer over lists of tensors."""
+
+# pyright: reportPrivateImportUsage=false
+# torch's own optimizers are made of the _foreach_ functions; they have no public name.
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def _clear(grads: list[Tensor], skip: Tensor | None) -> None:
+    """Zeroes gradients, NaN too, where `skip` is 1."""
+    if skip is not None:
+        for grad in grads:
+            grad.masked_fill_(skip > 0, 0.0)
+
+
+def _average(means: list[Tensor], grads: list[Tensor], beta: float, skip: Tensor | None) -> None:
+    """means <- beta means + (1 - beta) grads; unchanged where `skip` is 1, for then the gradients are zero."""
+    if skip is None:
+        torch._foreach_lerp_(means, grads, 1 - beta)
+    else:
+        torch._foreach_mul_(means, torch.where(skip > 0, 1.0, beta))
+        torch._foreach_add_(means, grads, alpha=1 - beta)
+
+
+class Lamb(Optimizer):
+    """LAMB (You et al. 2020, Algorithm 2): Adam's step times |w| / |step|, unclipped, where a group has `adapt`.
+
+    `add_up`: sums squared norms over the ranks that hold parts of the weights, in place; None = they are whole here.
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]], betas: tuple[float, float], eps: float = 1e-6) -> None:
+        self.add_up: Callable[[Tensor], None] | None = None
+        super().__init__(params, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0, "adapt": True})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        skip = getattr(self, "found_inf", None)
+        for group in self.param_groups:
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {
+                        "step": torch.zeros((), device=p.device),
+                        "exp_avg": torch.zeros_like(p),
+                        "exp_avg_sq": torch.zeros_like(p),
+                    }
+            grads = [p.grad for p in params if p.grad is not None]
+            steps, mean, square = ([self.state[p][k] for p in params] for k in ("step", "exp_avg", "exp_avg_sq"))
+            beta1, beta2 = group["betas"]
+            _clear(grads, skip)
+            torch._foreach_add_(steps, 1 if skip is None else 1 - skip)
+            count = float(steps[0]) if skip is None else steps[0].double()
+            _average(mean, grads, beta1, skip)
+            torch._foreach_mul_(square, beta2 if skip is None else torch.where(skip > 0, 1.0, beta2))
+            torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
+            below = torch._foreach_sqrt(square)
+            torch._foreach_div_(below, (1 - beta2**count) ** 0.5)
+            torch._foreach_add_(below, group["eps"])
+            update = torch._foreach_div(mean, below)
+            torch._foreach_div_(update, 1 - beta1**count)
+            if group["weight_decay"]:
+                torch._foreach_add_(update, params, alpha=group["weight_decay"])
+            if group["adapt"]:
+                norms = torch.stack([*torch._foreach_norm(params), *torch._foreach_norm(update)])
+                if self.add_up is not None:
+                    squares = norms.square()
+                    self.add_up(squares)
+                    norms = squares.sqrt()
+                weights, changes = norms.chunk(2)
+                trust = torch.where((weights > 0) & (changes > 0), weights / changes, torch.ones_like(weights))
+                torch._foreach_mul_(update, list(trust.unbind()))
+            if skip is not None:
+                torch._foreach_mul_(update, 1 - skip)
+            torch._foreach_add_(params, update, alpha=-group["lr"])

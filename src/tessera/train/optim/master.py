@@ -1,0 +1,233 @@
+"""Optimizers over fp32 master weights, parameter groups and gradient clipping.
+
+Three kinds of parameter:
+| kind | which | decay | AdamW, LAMB | Muon |
+|---|---|---|---|---|
+| hidden | 2-D `.weight` inside a list of blocks | yes | decay group (LAMB: trust ratio) | Muon |
+| matrix | other `.weight` of 2 or more dimensions: patches in and out, text, time | yes | decay group | AdamW |
+| other | norms, biases, LayerScale, learned tables and tokens | no | no decay, no trust ratio | AdamW |
+"""
+
+# pyright: reportPrivateImportUsage=false
+# torch's own optimizers are made of the _foreach_ functions; they have no public name.
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from tessera.config import UserError
+from tessera.train.optim.config import OptimConfig
+from tessera.train.optim.lamb import Lamb
+from tessera.train.optim.muon import Muon
+
+
+def kinds(network: nn.Module) -> dict[str, Literal["hidden", "matrix", "other"]]:
+    """The kind of each parameter, by name; see the table above."""
+    found: dict[str, Literal["hidden", "matrix", "other"]] = {}
+    for name, parameter in network.named_parameters():
+        *path, leaf = name.split(".")
+        if leaf != "weight" or parameter.ndim < 2:
+            found[name] = "other"
+        elif parameter.ndim == 2 and any(part.endswith("blocks") for part in path):
+            found[name] = "hidden"
+        else:
+            found[name] = "matrix"
+    return found
+
+
+def part_of(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that is split over the ranks (the same memory); any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+
+
+class MasterOptimizer:
+    """The weights in fp32, whatever the network computes in, and the step on them.
+
+    For an fp32 network the masters are its own parameters. For a bf16 network they are fp32 copies: gradients go up to
+    them (`add_gradients`), the rounded new weights come back down at the end of `step`. For a network that is split
+    over the ranks they are this rank's parts of its fp32 parameters.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: OptimConfig,
+        compute: torch.dtype = torch.float32,
+        add_up: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        """`network` is in fp32 and is turned into `compute` here, unless it is split over the ranks: then `add_up`
+        sums a tensor over them, in place."""
+        self.config, self.add_up = config, add_up
+        self.names = [name for name, _ in network.named_parameters()]
+        own: list[Tensor] = list(network.parameters())
+        self.copied = add_up is None and compute != torch.float32
+        if add_up is not None:
+            if config.name == "muon":
+                raise UserError("optim.name: muon needs whole matrices; train without --shard, or with adamw or lamb")
+            self.masters: list[Tensor] = [part_of(p.detach()) for p in own]
+        elif self.copied:
+            self.masters = [p.detach().clone() for p in own]
+            network.to(compute)
+        else:
+            self.masters = own
+        self.network: list[Tensor] = list(network.parameters())
+        self.optimizers = self._build(kinds(network), compute)
+        only = self.optimizers[0]
+        self.scaled = only if isinstance(only, AdamW) and only.defaults["fused"] else None
+        """The optimiser that clips within its own step, if there is one."""
+        self.kept: dict[Tensor, Tensor] = {}
+        """The memory of each copied gradient, for the next step's: fresh pages cost a CPU more than the sum."""
+        self.masked = self.masters[0].device.type == "cuda"
+        """Whether a step is skipped on the device, so that nobody waits for its answer."""
+
+    def _build(self, kind_of: dict[str, Literal["hidden", "matrix", "other"]], compute: torch.dtype) -> list[Optimizer]:
+        by_kind = {
+            k: [m for n, m in zip(self.names, self.masters) if kind_of[n] == k] for k in ("hidden", "matrix", "other")
+        }
+        c = self.config
+        muon = c.name == "muon" and bool(by_kind["hidden"])
+        decayed = by_kind["matrix"] if muon else by_kind["hidden"] + by_kind["matrix"]
+        groups = [
+            {"params": decayed, "weight_decay": c.weight_decay},
+            {"params": by_kind["other"], "weight_decay": 0.0},
+        ]
+        groups = [g for g in groups if g["params"]]
+        if c.name == "lamb":
+            lamb = Lamb([g | {"adapt": g["params"] is decayed} for g in groups], c.betas)
+            lamb.add_up = self.add_up
+            return [lamb]
+        fused = self.masters[0].device.type in ("cpu", "cuda")
+        adamw = AdamW(groups, lr=c.lr, betas=c.betas, fused=fused or None)
+        if not muon:
+            return [adamw]
+        matrices = Muon(by_kind["hidden"], dtype=compute)
+        matrices.param_groups[0]["weight_decay"] = c.weight_decay
+        return [matrices, adamw]
+
+    @torch.no_grad()
+    def add_gradients(self) -> None:
+        """Takes the network's gradients, adds them to the masters' and clears the network's. Once per backward pass."""
+        if not self.copied and self.add_up is None:
+            return  # autograd has added them already
+        pairs = [(m, part_of(p.grad)) for m, p in zip(self.masters, self.network) if p.grad is not None]
+        added = [(m.grad, g) for m, g in pairs if m.grad is not None]
+        if added:
+            torch._foreach_add_([m for m, _ in added], [g for _, g in added])
+        for master, grad in pairs:
+            if master.grad is None:  # of the first pass
+                kept = self.kept.get(master)
+                self.kept[master] = master.grad = grad.to(master.dtype, copy=True) if kept is None else kept.copy_(grad)
+        for parameter in self.network:
+            parameter.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """The masters' gradients. One that was not computed is zero, so that a step does not depend on how its batch
+        was split into passes and ranks."""
+        for master in self.masters:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        return [m.grad for m in self.masters if m.grad is not None]
+
+    def clip(self) -> Tensor:
+        """Scales the whole gradient down to `clip_norm`; returns its norm before that, a scalar on the device.
+
+        Where AdamW alone is fused, it divides by the scale itself, within `step`: a pass over all gradients less.
+        """
+        norm = torch.nn.utils.get_total_norm(self.gradients())
+        if self.add_up is not None:
+            square = norm.square()
+            self.add_up(square)
+            norm = square.sqrt()
+        limit = self.config.clip_norm
+        if limit is not None and self.scaled is not None:
+            self.scaled.grad_scale = ((norm + 1e-6) / limit).clamp_min(1.0)  # type: ignore[attr-defined]
+        elif limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.masters, limit, norm)
+        return norm
+
+    @torch.no_grad()
+    def step(self, lr_fraction: float, skip: Tensor | None = None) -> None:
+        """One step at this fraction of the peak learning rates; the gradients are cleared.
+
+        skip: a bool on the device; where it is True all stays as it is. None = False.
+        """
+        if skip is not None and not self.masked:
+            if skip:
+                self.zero_grad()
+                return
+            skip = None
+        for optimizer in self.optimizers:
+            optimizer.found_inf = None if skip is None else skip.float()  # type: ignore[attr-defined]
+            peak = self.config.muon_lr if isinstance(optimizer, Muon) else self.config.lr
+            for group in optimizer.param_groups:
+                group["lr"] = peak * lr_fraction
+            optimizer.step()
+        if self.scaled is not None:
+            self.scaled.grad_scale = None  # type: ignore[attr-defined]
+        self.refresh()
+        self.zero_grad()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Rounds the masters into the network, if that has copies of its own."""
+        if self.copied:
+            torch._foreach_copy_(self.network, self.masters)
+
+    @contextlib.contextmanager
+    def using(self, weights: list[Tensor]) -> Iterator[None]:
+        """The network computes with these fp32 weights, an average say, as long as this lasts."""
+        kept = [] if self.copied else [m.detach().clone() for m in self.masters]
+        with torch.no_grad():
+            torch._foreach_copy_(self.network if self.copied else self.masters, weights)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                if kept:
+                    torch._foreach_copy_(self.masters, kept)
+            self.refresh()
+
+    def zero_grad(self) -> None:
+        for tensor in (*self.masters, *self.network):
+            tensor.grad = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """master/NAME and optim/NAME/FIELD: everything that a step depends on. Before the first step the latter are
+        zeros, which says the same."""
+        name_of = {id(m): n for n, m in zip(self.names, self.masters)}
+        state = {f"master/{n}": m.detach() for n, m in zip(self.names, self.masters)}
+        for optimizer in self.optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                held = optimizer.state.get(parameter) or _without_step(optimizer, parameter)
+                state |= {f"optim/{name_of[id(parameter)]}/{field}": value for field, value in held.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`; the names and shapes are those of a state of the same network and config."""
+        name_of = {id(m): n for n, m in zip(self.names, self.masters)}
+        for name, master in zip(self.names, self.masters):
+            master.copy_(state[f"master/{name}"])
+        fields: dict[str, dict[str, Tensor]] = {name: {} for name in self.names}
+        for key, value in state.items():
+            if key.startswith("optim/"):
+                name, field = key.removeprefix("optim/").rsplit("/", 1)
+                fields[name][field] = value
+        for optimizer in self.optimizers:
+            # Through the optimiser's own loader, which knows where a step count has to live.
+            whole = optimizer.state_dict()
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            whole["state"] = {i: fields[name_of[id(p)]] for i, p in enumerate(params)}
+            optimizer.load_state_dict(whole)
+        self.refresh()
+
+
+def _without_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """The state of a parameter before its first step."""
+    fields = ("momentum_buffer",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
+    zeros = parameter.detach().new_zeros
+    return {field: zeros(() if field == "step" else parameter.shape) for field in fields}

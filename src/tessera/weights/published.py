@@ -1,0 +1,203 @@
+"""The published weights of CAD-I, loaded strictly into our RIN."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tessera.config import UserError
+from tessera.files import read_json
+from tessera.hub import fetch_repository
+from tessera.models.rin import RIN, RINConfig
+from tessera.weights.export import CONFIG_FILE, WEIGHTS_FILE, _load_strictly, _names, _read_safetensors
+
+# The published class's names and ours. A key is `module.` + the rest, or one of the single parameters.
+_PUBLISHED_PARAMETERS = {
+    "data_pos_embedding": "interface_positions",
+    "latents": "latent_tokens",
+    "text_registers": "text.registers",
+    "coherence_positional_embedding": "coherence_position",
+}
+
+
+_PUBLISHED_MODULES = (
+    (r"patch_extractor", "patch_embedding"),
+    (r"data_ln", "patch_norm"),
+    (r"(time|coherence)_embedder\.map_time\.0", r"\1.hidden"),
+    (r"(time|coherence)_embedder\.map_time\.2", r"\1.out"),
+    (r"map_text_tokens", "text.projection"),
+    (r"linear_previous\.0", "previous.norm"),
+    (r"linear_previous\.1\.0", "previous.mlp.up"),
+    (r"linear_previous\.1\.3", "previous.mlp.down"),
+    (r"ln_previous", "previous.out_norm"),
+    (r"map_tokens_to_patches\.0", "out_norm"),
+    (r"map_tokens_to_patches\.1", "out_projection"),
+)
+
+
+_PUBLISHED_BLOCKS = (
+    (r"transformers_blocks\.(\d+)", r"text.blocks.\1"),
+    (r"rin_blocks\.(\d+)\.retrieve_cond", r"blocks.\1.condition"),
+    (r"rin_blocks\.(\d+)\.retriever_ca", r"blocks.\1.read"),
+    (r"rin_blocks\.(\d+)\.processer_sa\.(\d+)", r"blocks.\1.compute.\2"),
+    (r"rin_blocks\.(\d+)\.writer_ca", r"blocks.\1.write"),
+)
+
+
+_PUBLISHED_BLOCK_PARTS = {
+    "layer_scale_1": "attention_scale",
+    "layer_scale_2": "mlp_scale",
+    "initial_ln": "attention_norm",
+    "initial_to_ln": "attention_norm",
+    "middle_ln": "mlp_norm",
+    "sa.qkv": "attention.qkv",
+    "sa.out": "attention.out",
+    "ca.q": "attention.query",
+    "ca.kv": "attention.key_value",
+    "ca.out": "attention.out",
+    "ffn.0": "mlp.up",
+    "ffn.3": "mlp.down",
+}
+
+
+_PUBLISHED_CONSTANTS = re.compile(
+    r"(.+\.attention_mask_dummy|(time|coherence)_embedder\.encode_time\.freqs|registers_coherence_mask|cond_mask)"
+)
+
+
+def published_name(key: str) -> str | None:
+    """Our name of a parameter of the published CAD-I class; None if that class has no such parameter."""
+    if key in _PUBLISHED_PARAMETERS:
+        return _PUBLISHED_PARAMETERS[key]
+    for pattern, name in _PUBLISHED_BLOCKS:
+        if match := re.match(pattern + r"\.", key):
+            part, _, kind = key[match.end() :].rpartition(".")
+            if kind not in ("weight", "bias"):  # a parameter of the block itself
+                part, kind = f"{part}.{kind}".lstrip("."), ""
+            ours = _PUBLISHED_BLOCK_PARTS.get(part)
+            if ours is None or bool(kind) == part.startswith("layer_scale"):
+                return None
+            return match.expand(name) + f".{ours}.{kind}".rstrip(".")
+    for pattern, name in _PUBLISHED_MODULES:
+        if match := re.fullmatch(pattern + r"(\.weight|\.bias)", key):
+            return match.expand(name) + match.group(match.lastindex or 0)
+    return None
+
+
+def convert_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors (parameters, or their gradients) under the published names -> under ours.
+
+    Constants (dummy masks, frequency tables) are dropped. UserError names the keys that the published class does not
+    have.
+    """
+    converted, unknown = {}, []
+    for key, tensor in tensors.items():
+        if _PUBLISHED_CONSTANTS.fullmatch(key):
+            continue
+        name = published_name(key)
+        if name is None:
+            unknown.append(key)
+        elif name == "patch_embedding.weight" and tensor.ndim == 4:
+            converted[name] = tensor.permute(0, 2, 3, 1).flatten(1)  # convolution (D, C, p, p) -> (D, p p C)
+        else:
+            converted[name] = tensor
+    if unknown:
+        raise UserError(f"not a published CAD-I state: unexpected {_names(unknown)}")
+    return converted
+
+
+def load_published_state(network: RIN, tensors: Mapping[str, Tensor], where: object = "published weights") -> None:
+    """Gives `network` the published CAD-I class's state dict: 444 entries for L, 452 with the coherence token.
+
+    Without `network.config.coherence` the coherence token's parameters are left out; every other name and shape must be
+    right. UserError names those that are not.
+    """
+    converted = convert_published(tensors)
+    if not network.config.coherence:
+        extra = {name for name in converted if name.startswith("coherence")}
+        if extra and len(extra) != 5:
+            raise UserError(f"{where}: has only a part of the coherence token: {_names(extra)}")
+        converted = {name: tensor for name, tensor in converted.items() if name not in extra}
+    elif not any(name.startswith("coherence") for name in converted):
+        raise UserError(f"{where}: has no coherence token; load it with coherence=False")
+    _load_strictly(network, converted, where)
+
+
+def published_config(data: Mapping[str, Any], coherence: bool = False, where: object = "config.json") -> RINConfig:
+    """Our config for the published class's constructor arguments."""
+
+    def read(name: str) -> int:
+        value = data.get(name)
+        if not isinstance(value, int):
+            raise UserError(f"{where}: {name} must be an integer, not {value!r}; is this a published CAD-I?")
+        return value
+
+    fixed = {
+        "concat_cond_token_to_latents": False,
+        "use_cond_token": True,
+        "use_cond_rin_block": True,
+        "use_biases": True,
+        "modulate_conditioning": False,
+        "time_scaling": 1000.0,
+        "noise_embedding_type": "positional",
+        "data_positional_embedding_type": "learned",
+        "data_mlp_multiplier": read("latent_mlp_multiplier"),
+    }
+    for name, value in fixed.items():
+        if data.get(name, value) != value:
+            raise UserError(f"{where}: {name} = {data[name]!r} is not supported, only {value!r}")
+    return RINConfig(
+        latent_channels=read("num_input_channels"),
+        latent_size=read("data_size"),
+        patch_size=read("path_size"),
+        interface_width=read("data_dim"),
+        num_latent_tokens=read("num_latents"),
+        latent_width=read("latents_dim"),
+        blocks=read("num_blocks"),
+        layers_per_block=read("num_processing_layers"),
+        read_write_heads=read("read_write_heads"),
+        compute_heads=read("compute_heads"),
+        mlp_ratio=read("latent_mlp_multiplier"),
+        text_width=read("label_dim"),
+        text_registers=read("num_text_registers"),
+        coherence=coherence,
+    )
+
+
+def load_published(path_or_repo: str | Path, coherence: bool = False) -> tuple[RIN, dict[str, Any]]:
+    """The published CAD-I of a local folder or a Hugging Face repository such as "Lucasdegeorge/CAD-I".
+
+    Reads config.json (constructor arguments) and model.safetensors. coherence=True keeps the coherence token, which the
+    published pipeline feeds at every prompt though the paper's model was trained without it. Returns the network in
+    float32 on the CPU and metadata: "config" (as published), "tensors" (their number), "has_coherence", and what the
+    network needs to be sampled.
+    """
+    folder = published_folder(path_or_repo)
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    data = read_json(config_path)
+    if not isinstance(data, dict):
+        raise UserError(f"{config_path}: must hold the constructor arguments, not {type(data).__name__}")
+    config = published_config(data, coherence, config_path)
+    tensors = _read_safetensors(weights_path)
+    with torch.device("meta"):
+        network = RIN(config)
+    load_published_state(network, tensors, weights_path)
+    metadata = {
+        "config": data,
+        "tensors": len(tensors),
+        "has_coherence": "coherence_positional_embedding" in tensors,
+        "noise_schedule": "linear",
+        "prediction": "eps",
+        "latent_scale": 0.18215,
+        "text_encoder": "google/flan-t5-xl",
+    }
+    return network.float().requires_grad_(False).eval(), metadata
+
+
+def published_folder(path_or_repo: str | Path) -> Path:
+    """The folder itself, or where the local cache has the two files of a Hugging Face repository; fetches them."""
+    folder = Path(path_or_repo)
+    return folder if folder.is_dir() else fetch_repository(str(path_or_repo), (CONFIG_FILE, WEIGHTS_FILE))

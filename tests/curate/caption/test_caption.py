@@ -1,0 +1,375 @@
+"""caption: class names, ground truth or a user's file to one text per picture."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tessera import files as files_module
+from tessera.config import UserError
+from tessera.curate.augment import AugmentConfig, augment, read_recipe
+from tessera.curate.caption.caption import CaptionConfig, aio_mix_caption, caption, joined_caption, read_captions
+from tessera.curate.collect.collect import read_images, read_scenes
+from tessera.cutmix import placement_at
+from tessera.files import read_table
+from tessera.records import Placement
+from tessera.stages import read_manifest
+from tessera.workers import Engine
+
+IMPORT = CaptionConfig(captioner="import")
+TRICKY = 'He said "look, a \u732b",\nthen\t left; it\'s 5\\" \u00e9'
+
+
+@pytest.fixture(scope="module")
+def recipe(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("recipe") / "recipe"
+    augment(out, images, AugmentConfig(half_view="centre"))
+    return out
+
+
+def test_aio(images, tmp_path):
+    out = tmp_path / "captions"
+    caption(out, images, CaptionConfig())
+    assert read_captions(out) == {row.key: f"An image of {row.class_name}" for row in read_images(images)}
+    row = read_table(out / "captions.parquet").to_pylist()[0]
+    assert row == {
+        "key": "circle/000000",
+        "text": "An image of circle",
+        "captioner": "aio",
+        "prompt": "An image of <class-name>",
+        "settings": '{"seed": 0}',
+        "revision": "1",
+    }
+    assert read_manifest(out).counts == {"records": 24, "distinct": 3}
+    (out / "captions.parquet").unlink()
+    caption(out, images, CaptionConfig())
+    assert not (out / "captions.parquet").exists()
+
+
+def test_aio_of_mixes_names_both_and_where(images, recipe, tmp_path):
+    caption(tmp_path / "captions", images, CaptionConfig(), recipe=recipe)
+    texts = read_captions(tmp_path / "captions")
+    rows = read_recipe(recipe).rows
+    assert list(texts) == [row.key for row in rows]
+    for row in rows:
+        first, second = row.base.split("/")[0], row.partner.split("/")[0]
+        assert first in texts[row.key]
+        assert second in texts[row.key]
+    swapped = [texts[r.key].startswith(f"An image of {r.partner.split('/')[0]}") for r in rows]
+    assert 0 < sum(swapped) < len(rows)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "index", "expected"),
+    [
+        ("half", 0, "An image of fox on the left and cat on the right"),
+        ("half", 1, "An image of fox at the top and cat at the bottom"),
+        ("quarter", 1, "An image of fox in the center and cat in the top right corner"),
+        ("quarter", 2, "An image of fox in the center and cat in the bottom left corner"),
+    ],
+)
+def test_places_of_mixes(pattern, index, expected):
+    assert aio_mix_caption("fox", "cat", placement_at(pattern, 256, index)) == expected
+
+
+def test_places_of_a_ninth_on_each_border():
+    found = {aio_mix_caption("fox", "cat", placement_at("ninth", 256, 4 * 74 + side)) for side in range(4)}
+    places = ("at the top", "at the bottom", "on the left", "on the right")
+    assert found == {f"An image of fox in the center and cat {place}" for place in places}
+    swapped = aio_mix_caption("fox", "cat", placement_at("half", 32, 0), swap=True)
+    assert swapped == "An image of cat on the right and fox on the left"
+
+
+def test_scene_tells_the_ground_truth(images, recipe, tmp_path):
+    caption(tmp_path / "plain", images, CaptionConfig(captioner="scene"))
+    scenes = read_scenes(images)
+    plain = read_captions(tmp_path / "plain")
+    assert list(plain) == [row.key for row in read_images(images)]
+    for key, text in plain.items():
+        thing = scenes[key].objects[0]
+        assert all(word in text for word in (thing.shape, thing.color, thing.texture, thing.size))
+    caption(tmp_path / "mixed", images, CaptionConfig(captioner="scene"), recipe=recipe)
+    mixed = read_captions(tmp_path / "mixed")
+    for row in read_recipe(recipe).rows:
+        for key in (row.base, row.partner):
+            thing = scenes[key].objects[0]
+            assert all(word in mixed[row.key] for word in (thing.shape, thing.color, thing.texture))
+    caption(tmp_path / "again", images, CaptionConfig(captioner="scene"))
+    assert read_captions(tmp_path / "again") == plain
+    caption(tmp_path / "other", images, CaptionConfig(captioner="scene", seed=1))
+    assert read_captions(tmp_path / "other") != plain
+
+
+def write_captions(path, rows, name="key", text="text"):
+    if path.suffix == ".jsonl":
+        path.write_text(
+            "\n".join(json.dumps({name: k, text: v, "more": 1}, ensure_ascii=False) for k, v in rows) + "\n\n"
+        )
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({name: [k for k, _ in rows], text: [v for _, v in rows]}), path)
+    else:
+        with open(path, "w", newline="", encoding="utf-8-sig" if name == "key" else "utf-8") as file:
+            writer = csv.writer(file, dialect="excel-tab" if path.suffix == ".tsv" else "excel")
+            writer.writerows([("more", name, text), *(("", k, v) for k, v in rows)])
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("columns", [("key", "text"), ("file_name", "caption")])
+def test_import_keeps_texts_as_they_are(images, tmp_path, suffix, columns):
+    keys = [row.key for row in read_images(images)]
+    texts = {key: f"{TRICKY} {i}" for i, key in enumerate(keys)}
+    names = keys if columns[0] == "key" else [f".\\{key}.png".replace("/", "\\") for key in keys]
+    rows = [*zip(names, texts.values()), ("stranger/1", "of another set")]
+    path = write_captions(tmp_path / f"mine{suffix}", rows, *columns)
+    caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+    assert read_captions(tmp_path / "captions") == texts
+    config = read_manifest(tmp_path / "captions").config
+    assert config["file"].startswith(f"mine{suffix}@")
+    caption(tmp_path / "captions", images, replace(IMPORT, file=str(path)))
+    write_captions(path, [*rows, ("stranger/2", "changed")], *columns)
+    with pytest.raises(UserError, match=r"file: the directory has"):
+        caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+
+
+def test_import_for_mixes(images, recipe, tmp_path):
+    texts = {row.key: f"both of {row.key}" for row in read_recipe(recipe).rows}
+    path = write_captions(tmp_path / "mine.csv", texts.items())
+    caption(tmp_path / "captions", images, IMPORT, recipe=recipe, captions_file=path)
+    assert read_captions(tmp_path / "captions") == texts
+
+
+def test_import_of_the_pictures_own_captions_joins_them_for_mixes(images, recipe, tmp_path):
+    keys = [row.key for row in read_images(images)]
+    rows = read_recipe(recipe).rows
+    told = {key: f"A thing called {key}." for key in keys} | {rows[0].key: "both of them"}
+    path = write_captions(tmp_path / "mine.csv", told.items())
+    caption(tmp_path / "captions", images, IMPORT, recipe=recipe, captions_file=path)
+    texts = read_captions(tmp_path / "captions")
+    assert texts[rows[0].key] == "both of them"  # the file's own words win
+    for row in rows[1:]:
+        assert f"A thing called {row.base}." in texts[row.key]
+        assert f"A thing called {row.partner}." in texts[row.key]
+    half = Placement("half", (16, 0, 32, 32), 32)
+    assert joined_caption("A cat.", "A dog", half) == "On the left, A cat. On the right, A dog."
+    (tmp_path / "less.csv").write_text("key,text\n" + "".join(f"{key},x\n" for key in keys[1:]))
+    with pytest.raises(UserError, match="has no caption for"):
+        caption(tmp_path / "other", images, IMPORT, recipe=recipe, captions_file=tmp_path / "less.csv")
+
+
+def test_import_errors(images, tmp_path):
+    out = tmp_path / "captions"
+    keys = [row.key for row in read_images(images)]
+
+    def fails(path, message):
+        with pytest.raises(UserError, match=message) as caught:
+            caption(out, images, IMPORT, captions_file=path)
+        assert "\n" not in str(caught.value)
+
+    def text(name, content):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    rows = [(key, "a caption") for key in keys[4:]]
+    path = write_captions(tmp_path / "few.csv", [*rows, (keys[0], "  ")])
+    fails(
+        path, r"few.csv: has no caption for 4 of 24 pictures: 'circle/000000', 'circle/000003', 'circle/000006', \.\.\."
+    )
+    fails(
+        write_captions(tmp_path / "two.csv", [*rows, (keys[4], "another")]), f"two different captions for '{keys[4]}'"
+    )
+    fails(tmp_path / "gone.csv", "no such captions file")
+    fails(text("a.txt", b""), r"captions can be read from \.csv, \.tsv, \.jsonl, \.parquet")
+    fails(text("a.csv", b""), "has no column key or file_name; it has none")
+    fails(text("a.csv", b"key,words\n"), "has no column text or caption; it has key, words")
+    fails(text("a.csv", b"key,text\na,b,c\n"), "line 2 has not as many fields")
+    fails(text("a.csv", b"key,text\na\n"), "line 2 has not as many fields")
+    fails(text("a.csv", b'key,text\na,"b\n'), "is not well formed near line 1")
+    fails(text("a.csv", b"key,text\na,\xff\n"), "is not UTF-8")
+    fails(text("a.jsonl", b'{"key": "a"\n'), "line 1 is not JSON")
+    fails(text("a.jsonl", b"[]\n"), 'line 1 is not an object; write {"key"')
+    fails(text("a.jsonl", b'{"key": 1, "text": "b"}\n'), "key and text must be strings")
+    fails(text("a.jsonl", b'{"key": "a", "text": "smile \\ud83d"}\n'), r"caption of 'a' has half a character, '.ud83d'")
+    fails(text("a.parquet", b"none"), "not a Parquet file")
+    with pytest.raises(UserError, match="import needs --file: a captions file"):
+        caption(out, images, IMPORT)
+    with pytest.raises(UserError, match="the captioner is aio: make it import"):
+        caption(out, images, CaptionConfig(), captions_file=path)
+
+
+def test_recipe_of_other_images_is_refused(images, recipe, tmp_path):
+    from tessera.curate.collect.collect import CollectConfig, collect
+    from tessera.miniature import WorldConfig
+
+    collect(tmp_path / "images", CollectConfig(size=16, world=WorldConfig(size=16, num_images=8, seed=77)))
+    with pytest.raises(UserError, match="was made from other images than"):
+        caption(tmp_path / "captions", tmp_path / "images", CaptionConfig(), recipe=recipe)
+
+
+def test_bad_configs():
+    for bad, message in (
+        ({"captioner": "blip"}, "captioner must be aio, scene, import, llava or openai"),
+        ({"model": "a/b"}, "the captioner is aio: llava or openai"),
+        ({"seed": -1}, "seed must be 0"),
+        ({"file": "a.csv"}, "the captioner is aio: make it import"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CaptionConfig(**bad)
+
+
+def keys_of(images):
+    return [row.key for row in read_images(images)]
+
+
+def test_import_from_text_files_of_the_same_stem(images, tmp_path):
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    for key, text in texts.items():
+        path = tmp_path / "mine" / f"{key}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+        path.with_suffix(".png").write_bytes(b"the picture beside it")
+    caption(tmp_path / "captions", images, IMPORT, captions_file=tmp_path / "mine")
+    assert read_captions(tmp_path / "captions") == texts
+    assert read_manifest(tmp_path / "captions").config["file"].startswith("mine@")
+    (tmp_path / "mine" / "metadata.csv").write_text("file_name,text\n")
+    with pytest.raises(UserError, match=r"captions of two kinds, metadata.csv and circle/.*\.txt; give"):
+        caption(tmp_path / "other", images, IMPORT, captions_file=tmp_path / "mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no captions: no metadata"):
+        caption(tmp_path / "other", images, IMPORT, captions_file=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_import_from_an_image_folder(images, tmp_path, name):
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_captions(folder / name, [(f"{key}.png", text) for key, text in texts.items()], "file_name", "text")
+    caption(tmp_path / "captions", images, IMPORT, captions_file=folder)
+    assert read_captions(tmp_path / "captions") == texts
+
+
+@pytest.mark.parametrize("header", ["", "key\ttext\n", "id\tkey\tcaption\n"])
+def test_import_from_a_tsv_without_quoting(images, tmp_path, header):
+    texts = {
+        key: f'"The assistant\'s" fox\tsaid: "assistant\nis {key}"\n\n\tand\tmore than "that' for key in keys_of(images)
+    }
+    before = "7\t" if header.startswith("id") else ""
+    text = header + "".join(f"{before}{key}\t{text}\n" for key, text in texts.items())
+    (tmp_path / "mine.tsv").write_text(text)
+    caption(tmp_path / "captions", images, IMPORT, captions_file=tmp_path / "mine.tsv")
+    assert read_captions(tmp_path / "captions") == texts
+
+
+def test_published_captions_say_their_recipe(tmp_path):
+    from PIL import Image
+
+    from tessera.curate.collect.collect import CollectConfig, collect
+
+    source = tmp_path / "source"
+    for synset in ("n01440764", "n02099601"):
+        (source / synset).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (256, 256), (i * 90, 9, 9)).save(source / synset / f"{synset}_{i}.JPEG")
+    (source / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\nn02099601 golden retriever\n")
+    images = tmp_path / "images"
+    collect(images, CollectConfig(source="imagenet", size=256), source)
+    told = {
+        "n01440764_0_n02099601_1_128_0_256_256": "half",
+        "n01440764_1_n02099601_0_0_128_128_256": "quarter",
+        "n02099601_0_n01440764_0_171_40_256_125": "ninth",
+        "n02099601_0_n01440764_1_12_13_76_77": "sixteenth",
+    }
+    texts = {name: f'the {pattern}\tsays "assistant"' for name, pattern in told.items()}
+    others = {"n01440764_0_n00000001_1_128_0_256_256": "of another set", "n01440764_0": "a plain one"}
+    path = tmp_path / "published.tsv"
+    path.write_text("".join(f"{name}\t{text}\n" for name, text in (texts | others).items()))
+    config = AugmentConfig(from_captions=str(path))
+    augment(tmp_path / "recipe", images, config)
+    rows = read_recipe(tmp_path / "recipe").rows
+    assert {
+        f"{row.base.split('/')[1]}_{row.partner.split('/')[1]}_{'_'.join(map(str, row.placement.box))}": (
+            row.placement.pattern
+        )
+        for row in rows
+    } == told
+    assert read_manifest(tmp_path / "recipe").counts == {
+        "records": 4, "half": 1, "quarter": 1, "ninth": 1, "sixteenth": 1, "names_of_other_pictures": 1,
+    }  # fmt: skip
+    caption(tmp_path / "captions", images, IMPORT, recipe=tmp_path / "recipe", captions_file=path)
+    found = read_captions(tmp_path / "captions")
+    assert sorted(found.values()) == sorted(texts.values())
+    for row in rows:
+        assert row.placement.pattern in found[row.key]
+    augment(tmp_path / "recipe", images, config)  # nothing to do
+    for text, message in (
+        ("n01440764_0\tx\n", "has no name of the form base_partner_x0_y0_x1_y1, so it says no recipe"),
+        ("n01440764_0_n02099601_1_0_0_99_99\tx\n", r"box \(0, 0, 99, 99\) in the name .* is of no pattern at 256 px"),
+        ("n01440764_0_n9_1_0_0_99_99\tx\n", "has 1 names of other pictures"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            augment(tmp_path / "other", images, config)
+
+
+def test_import_from_the_hub(images, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    snapshot = tmp_path / "snapshots" / "0123456789abcdef0123"
+    (snapshot / "data").mkdir(parents=True)
+    items = list(texts.items())
+    write_captions(snapshot / "data" / "a.parquet", items[:9])
+    write_captions(snapshot / "data" / "b.parquet", items[9:])
+    asked = []
+
+    def download(name, allow_patterns, repo_type):
+        asked.append((name, repo_type))
+        assert not any(pattern.endswith("py") for pattern in allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    caption(tmp_path / "captions", images, IMPORT, captions_file="Somebody/ImageNet_captions")
+    assert read_captions(tmp_path / "captions") == texts
+    assert asked == [("Somebody/ImageNet_captions", "dataset")]
+    assert read_manifest(tmp_path / "captions").config["file"] == "Somebody/ImageNet_captions@0123456789ab"
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"^Some/where: there is no such folder, and fetching it failed"):
+        caption(tmp_path / "other", images, IMPORT, captions_file="Some/where")
+
+
+def test_captions_of_crops_are_those_of_one_picture(images, tmp_path):
+    recipe = tmp_path / "recipe"
+    augment(recipe, images, AugmentConfig(pattern="crop"))
+    classes = {row.key: row.class_name for row in read_images(images)}
+    caption(tmp_path / "aio", images, CaptionConfig(), recipe=recipe)
+    rows = read_recipe(recipe).rows
+    assert read_captions(tmp_path / "aio") == {row.key: f"An image of {classes[row.base]}" for row in rows}
+    path = write_captions(tmp_path / "mine.csv", [(key, f"A thing called {key}") for key in classes])
+    caption(tmp_path / "own", images, IMPORT, recipe=recipe, captions_file=path)
+    assert read_captions(tmp_path / "own") == {row.key: f"A thing called {row.base}" for row in rows}
+    with pytest.raises(UserError, match="does not know what a crop leaves out"):
+        caption(tmp_path / "scene", images, CaptionConfig(captioner="scene"), recipe=recipe)
+    assert not (tmp_path / "scene").exists()
+
+
+def test_tasks_of_an_array_job_may_write_the_same_captions_at_once(images, tmp_path, monkeypatch):
+    whole, out, task = tmp_path / "whole", tmp_path / "out", Engine(part=(1, 2))
+    caption(whole, images, CaptionConfig())
+    sync, others = files_module._sync, []
+
+    def sync_while_another_begins(path):
+        if path.name.endswith("captions.parquet") and not others:
+            others.append(None)
+            caption(out, images, CaptionConfig(), engine=Engine(part=(0, 2)))
+        sync(path)
+
+    monkeypatch.setattr(files_module, "_sync", sync_while_another_begins)
+    caption(out, images, CaptionConfig(), engine=task)
+    assert others
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }

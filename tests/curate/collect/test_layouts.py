@@ -1,0 +1,521 @@
+"""collect: ImageNet in every layout gives the same set, and each fault of a layout is said."""
+
+import functools
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.curate.collect import collect as collect_module
+from tessera.curate.collect.class_names import read_class_names
+from tessera.curate.collect.collect import CollectConfig, collect, read_images
+from tessera.stages import read_manifest
+from tessera.workers import map_chunks
+
+SYNSETS = {"n02099601": "golden retriever", "n01440764": "tench, Tinca tinca", "n02099712": "Labrador retriever"}
+ORDER = sorted(SYNSETS)
+CONFIG = CollectConfig(source="imagenet", size=16)
+KAGGLE = Path("ILSVRC/Data/CLS-LOC")
+
+
+def jpeg(seed: int, **options) -> bytes:
+    coarse = Image.effect_noise((6, 5), 90 + seed % 7).convert("RGB")
+    file = io.BytesIO()
+    Image.merge("RGB", [coarse.getchannel(i).rotate(seed * 90) for i in range(3)]).resize((40 + seed, 30)).save(
+        file, "JPEG", quality=90, **options
+    )
+    return file.getvalue()
+
+
+drawn = functools.cache(jpeg)  # its noise is another each time
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return jpeg(5, exif=exif)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[tuple[str, str], bytes]:
+    """(synset, stem) -> bytes: ImageNet's own oddities are among them."""
+    found = {(synset, f"{synset}_{i}"): jpeg(i + 3 * n) for n, synset in enumerate(ORDER) for i in range(3)}
+    png, cmyk = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (20, 30), (10, 200, 30)).save(png, "PNG")
+    Image.new("CMYK", (30, 20), (10, 200, 30, 0)).save(cmyk, "JPEG")
+    found["n02099601", "n02099601_7"] = png.getvalue()  # named .JPEG all the same
+    found["n02099601", "n02099601_8"] = cmyk.getvalue()
+    found["n02099712", "n02099712_9"] = rotated()
+    found["n01440764", "n01440764_90"] = b""
+    found["n01440764", "n01440764_91"] = jpeg(1)[:-150]
+    return found
+
+
+def mapping_file(folder: Path, name: str = "LOC_synset_mapping.txt") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("".join(f"{synset} {SYNSETS[synset]}\n" for synset in ORDER))
+    return folder / name
+
+
+def write_folders(folder, pictures):
+    for (synset, stem), data in pictures.items():
+        path = folder / synset / f"{stem}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def class_tar(pictures, synset) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for (mine, stem), data in pictures.items():
+            if mine == synset:
+                add(tar, f"{stem}.JPEG", data)
+    return file.getvalue()
+
+
+def make_plain(root, pictures):
+    mapping_file(root)
+    return write_folders(root, pictures)
+
+
+def make_torchvision(root, pictures):
+    mapping_file(root.parent)
+    write_folders(root / "train", pictures)
+    write_folders(root / "val", dict(list(pictures.items())[:2]))
+    return root
+
+
+def make_kaggle(root, pictures):
+    mapping_file(root)
+    write_folders(root / KAGGLE / "train", pictures)
+    (root / KAGGLE / "test").mkdir()
+    return root
+
+
+def make_tar(root, pictures):
+    mapping_file(root)
+    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as tar:
+        for synset in reversed(ORDER):
+            add(tar, f"{synset}.tar", class_tar(pictures, synset))
+    return root / "ILSVRC2012_img_train.tar"
+
+
+def make_class_tars(root, pictures):
+    mapping_file(root)
+    for synset in ORDER:
+        (root / f"{synset}.tar").write_bytes(class_tar(pictures, synset))
+    return root
+
+
+def shuffled(item) -> bytes:
+    """Key of an order that is no order of names or classes, and the same in every process."""
+    return hashlib.sha256(b"order" + item[1]).digest()
+
+
+def make_parquet(root, pictures):
+    (root / "data").mkdir(parents=True)
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features = {"label": {"names": [SYNSETS[s] for s in ORDER], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    schema = pa.schema([("image", image), ("label", pa.int64())], metadata=metadata)
+    rows = [
+        ({"bytes": data, "path": f"{stem}_{synset}.JPEG"}, ORDER.index(synset))
+        for (synset, stem), data in sorted(pictures.items(), key=shuffled)
+    ]
+    for number, part in enumerate((rows[:5], rows[5:])):
+        table = pa.table({"image": [r[0] for r in part], "label": [r[1] for r in part]}, schema=schema)
+        pq.write_table(table, root / "data" / f"train-0000{number}-of-00002.parquet", row_group_size=3)
+    pq.write_table(table.slice(0, 1), root / "data" / "validation-00000-of-00001.parquet")
+    return root
+
+
+def make_webdataset(root, pictures):
+    mapping_file(root)
+    items = sorted(pictures.items(), key=shuffled)
+    for number, part in enumerate((items[:4], items[4:])):
+        with tarfile.open(root / f"imagenet-train-{number:04d}.tar", "w") as tar:
+            for i, ((synset, stem), data) in enumerate(part):
+                label = {"label": ORDER.index(synset), "filename": f"{synset}/{stem}.JPEG"}
+                if i % 2:
+                    add(tar, f"{stem}.cls", synset.encode())
+                else:
+                    add(tar, f"{stem}.json", json.dumps(label).encode())
+                add(tar, f"{stem}.jpg", data)
+                add(tar, f"{stem}.txt", b"other")
+    return root
+
+
+LAYOUTS = {
+    "class folders": make_plain,
+    "torchvision": make_torchvision,
+    "kaggle": make_kaggle,
+    "tar of tars": make_tar,
+    "class tars": make_class_tars,
+    "parquet": make_parquet,
+    "webdataset": make_webdataset,
+}
+
+
+def crops(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.glob("*/*.png")}
+
+
+@pytest.fixture(scope="module")
+def expected(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    collect(folder / "images", CONFIG, make_plain(folder / "source", pictures))
+    return folder / "images"
+
+
+def test_imagenets_oddities_are_kept_and_its_damage_is_named(expected):
+    manifest = read_manifest(expected)
+    assert manifest.rejects == {
+        "n01440764/n01440764_90.JPEG": "empty file",
+        "n01440764/n01440764_91.JPEG": "truncated",
+    }
+    assert manifest.counts == {"images": 12, "classes": 3, "rejected": 2, "ignored": 1}
+    assert manifest.facts["classes"] == {"tench": 3, "golden retriever": 5, "Labrador retriever": 4}
+    assert manifest.facts["class_names"].startswith("LOC_synset_mapping.txt@")
+    assert manifest.facts["exif_rotation"] == "ignored"
+    rows = {row.key: row for row in read_images(expected)}
+    assert rows["n02099601/n02099601_8"].class_name == "golden retriever"
+    turned = rows["n02099712/n02099712_9"]
+    assert (turned.width, turned.height) == (45, 30)  # as it is stored, though EXIF says otherwise
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_same_set(name, pictures, expected, tmp_path):
+    source, out = LAYOUTS[name](tmp_path / "set" / "source", pictures), tmp_path / "images"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")}
+    collect(out, CONFIG, source)
+    assert crops(out) == crops(expected)
+    found, wanted = read_images(out), read_images(expected)
+    columns = ["key", "class", "file", "width", "height"]
+    assert found.table.select(columns).equals(wanted.table.select(columns))
+    assert sorted(read_manifest(out).rejects.values()) == ["empty file", "truncated"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")} == before  # read in place
+    collect(out, CONFIG, source)
+
+
+@pytest.mark.parametrize("name", ["class folders", "tar of tars", "parquet", "webdataset"])
+def test_processes_give_the_same_bytes(name, pictures, tmp_path, monkeypatch):
+    source = LAYOUTS[name](tmp_path / "source", pictures)
+    collect(tmp_path / "one", CONFIG, source)
+    monkeypatch.setattr("tessera.workers.usable_cores", lambda: 2)
+    monkeypatch.setattr(
+        collect_module, "map_chunks", lambda f, items, **_: map_chunks(f, items, chunk=1, parallel_from=1)
+    )
+    collect(tmp_path / "two", CONFIG, source)
+    for file in ("images.parquet", "manifest.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert crops(tmp_path / "one") == crops(tmp_path / "two")
+
+
+def relabelled(source: Path) -> None:
+    with tarfile.open(source / "a.tar", "w") as tar:
+        for i, label in enumerate(("dog", "cat") if (source / "once").exists() else ("cat", "dog")):
+            add(tar, f"{i}.jpg", drawn(i))
+            add(tar, f"{i}.cls", label.encode())
+
+
+def redrawn(source: Path) -> None:
+    seeds = (3, 4) if (source / "once").exists() else (0, 1)
+    images = [{"bytes": drawn(seed), "path": f"{i}.jpg"} for i, seed in enumerate(seeds)]
+    pq.write_table(pa.table({"image": images, "label": ["cat", "dog"]}), source / "a.parquet")
+
+
+def renamed(source: Path) -> None:
+    images = [{"bytes": drawn(i), "path": f"{i}.jpg"} for i in range(2)]
+    pq.write_table(pa.table({"image": images, "label": [0, 1]}), source / "a.parquet")
+    (source / "classnames.txt").write_text("dog\ncat\n" if (source / "once").exists() else "cat\ndog\n")
+
+
+@pytest.mark.parametrize(("write", "said"), [(relabelled, "pictures"), (redrawn, "pictures"), (renamed, "class names")])
+def test_labels_pictures_and_names_that_change_alone_are_noticed(tmp_path, write, said):
+    source = tmp_path / "source"
+    source.mkdir()
+    write(source)
+    config = CollectConfig(source="source", size=16)
+    collect(tmp_path / "before", config, source)
+    (source / "once").touch()
+    write(source)
+    with pytest.raises(UserError, match=f"its {said} were changed since"):
+        collect(tmp_path / "before", config, source)
+    collect(tmp_path / "after", config, source)
+    # Later stages know their input by its manifest.
+    assert read_manifest(tmp_path / "after").sha256 != read_manifest(tmp_path / "before").sha256
+
+
+def test_kaggles_validation_set_by_its_csv(pictures, tmp_path):
+    root = make_kaggle(tmp_path, pictures)
+    (root / KAGGLE / "val").mkdir()
+    for i in range(4):
+        (root / KAGGLE / "val" / f"ILSVRC2012_val_0000000{i}.JPEG").write_bytes(jpeg(i))
+    val = CollectConfig(source="imagenet", size=16, split="val")
+    with pytest.raises(UserError, match=r"val: has no class folders, and no LOC_val_solution.csv is beside it"):
+        collect(root / "out", val, root)
+    lines = [f"ILSVRC2012_val_0000000{i},{ORDER[i]} 1 2 3 4 {ORDER[i]} 5 6 7 8 \n" for i in range(3)]
+    (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(lines))
+    collect(root / "out", val, root)
+    rows = {row.key: row.class_name for row in read_images(root / "out")}
+    assert rows == {
+        "n01440764/ILSVRC2012_val_00000000": "tench",
+        "n02099601/ILSVRC2012_val_00000001": "golden retriever",
+        "n02099712/ILSVRC2012_val_00000002": "Labrador retriever",
+    }
+    assert read_manifest(root / "out").rejects == {"val/ILSVRC2012_val_00000003.JPEG": "not in LOC_val_solution.csv"}
+
+
+def test_splits_are_chosen_by_the_files_names(pictures, tmp_path):
+    source = make_parquet(tmp_path / "source", pictures)
+    collect(tmp_path / "val", CollectConfig(source="imagenet", size=16, split="val"), source)
+    assert len(read_images(tmp_path / "val")) + len(read_manifest(tmp_path / "val").rejects) == 1
+    (source / "data" / "validation-00000-of-00001.parquet").unlink()
+    with pytest.raises(UserError, match="no files of the split val, only of train"):
+        collect(tmp_path / "again", CollectConfig(source="imagenet", size=16, split="val"), source)
+
+
+def test_wordnet_ids_need_names(pictures, tmp_path):
+    source = write_folders(tmp_path / "deep" / "er" / "and" / "source", pictures)
+    with pytest.raises(UserError, match=r"nothing beside it names 3 of 3 classes \(n01440764, .*--class-names FILE"):
+        collect(tmp_path / "out", CONFIG, source)
+    names = tmp_path / "mine.json"
+    names.write_text(json.dumps({str(i): [s, SYNSETS[s].split(",")[0].replace(" ", "_")] for i, s in enumerate(ORDER)}))
+    collect(tmp_path / "out", CollectConfig(source="imagenet", size=16, class_names=str(names)), source)
+    assert {row.class_name for row in read_images(tmp_path / "out")} == {
+        "tench", "golden retriever", "Labrador retriever"
+    }  # fmt: skip
+    assert read_manifest(tmp_path / "out").config["class_names"].startswith("mine.json@")
+    names.write_text(json.dumps({"n01440764": "tench"}))
+    with pytest.raises(UserError, match=r"mine\.json does not name 2 of 3 classes"):
+        collect(tmp_path / "o2", CollectConfig(source="i", size=16, class_names=str(names)), source)
+
+
+def test_numbers_and_words_as_classes(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    with tarfile.open(source / "a.tar", "w") as tar:
+        for i in range(4):
+            add(tar, f"some/{i}.a.jpg", jpeg(i))
+            add(tar, f"some/{i}.cls", str(i % 2).encode())
+    config = CollectConfig(source="mine", size=16)
+    with pytest.raises(UserError, match="nothing beside it names 2 of 2 classes"):
+        collect(tmp_path / "out", config, source)
+    (source / "classnames.txt").write_text("red fox\ngrey cat\n")
+    collect(tmp_path / "out", config, source)
+    assert {row.key: row.class_name for row in read_images(tmp_path / "out")} == {
+        "0/some-0": "red fox", "1/some-1": "grey cat", "0/some-2": "red fox", "1/some-3": "grey cat",
+    }  # fmt: skip
+    with tarfile.open(source / "a.tar", "w") as tar:
+        for i, word in enumerate(("red_fox", "grey cat", "")):
+            add(tar, f"{i}.png", jpeg(i))
+            add(tar, f"{i}.cls", word.encode())
+    collect(tmp_path / "words", config, source)
+    assert {row.class_name for row in read_images(tmp_path / "words")} == {"red fox", "grey cat"}
+    assert read_manifest(tmp_path / "words").rejects == {
+        "a.tar/2.png": "no class beside it (.cls, or .json with label)"
+    }
+    assert read_manifest(tmp_path / "words").facts["exif_rotation"] == "upright"
+
+
+def hub_set(folder: Path, labels: list, names: list[str] | None = None) -> Path:
+    folder.mkdir()
+    images = [{"bytes": jpeg(i), "path": f"{i}.jpg"} for i in range(len(labels))]
+    table = pa.table({"image": images, "label": labels})
+    if names is not None:
+        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, folder / "a.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_minus_one_is_no_label(tmp_path, named):
+    source = hub_set(tmp_path / "hub", [0, 1, -1], ["red fox", "grey cat"] if named else None)
+    (source / "classnames.txt").write_text("red fox\ngrey cat\n")
+    collect(tmp_path / "hub-images", CollectConfig(source="hub", size=16), source)
+    assert [row.class_name for row in read_images(tmp_path / "hub-images")].count("grey cat") == 1
+    assert read_manifest(tmp_path / "hub-images").rejects == {"a.parquet:2": "no label"}
+    source = tmp_path / "tars"
+    source.mkdir()
+    with tarfile.open(source / "a.tar", "w") as tar:
+        for i, label in enumerate((b"fox", b"-1")):
+            add(tar, f"{i}.jpg", jpeg(i))
+            add(tar, f"{i}.cls", label)
+        add(tar, "2.jpg", jpeg(2))
+        add(tar, "2.json", b'{"label": -1}')
+    collect(tmp_path / "images", CollectConfig(source="tars", size=16), source)
+    assert [row.class_name for row in read_images(tmp_path / "images")] == ["fox"]
+
+
+def test_wordnet_ids_in_the_hubs_own_list_name_nothing(tmp_path):
+    source = hub_set(tmp_path / "hub", [0, 1], ["n01440764", "n02099601"])
+    with pytest.raises(UserError, match=r"nothing beside it names 2 of 2 classes"):
+        collect(tmp_path / "images", CollectConfig(source="hub", size=16), source)
+    mapping_file(source)
+    collect(tmp_path / "images", CollectConfig(source="hub", size=16), source)
+    assert {row.class_name for row in read_images(tmp_path / "images")} == {"tench", "golden retriever"}
+
+
+def test_a_set_without_one_usable_picture_is_none(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i in range(3):
+            add(tar, f"{i}.jpg", jpeg(i))
+    with pytest.raises(UserError, match=r"none of its 3 pictures can be used \('a.tar/0.jpg': no class beside it"):
+        collect(tmp_path / "images", CollectConfig(source="a", size=16), tmp_path / "a.tar")
+
+
+def test_damage_inside_a_parquet_file_is_one_line(tmp_path):
+    config = CollectConfig(source="hub", size=16)
+    path = hub_set(tmp_path / "hub", ["fox", "cat"]) / "a.parquet"
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\xff" * 20 + data[24:])  # the first page's header
+    with pytest.raises(UserError, match=r"a\.parquet: .* is damaged .*; fetch it again") as caught:
+        collect(tmp_path / "images", config, tmp_path / "hub")
+    assert "\n" not in str(caught.value)
+    at = data.rindex(b"\x05bytes") + 1  # in the name of a column chunk
+    path.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
+    with pytest.raises(UserError, match=r"a\.parquet: .* is damaged .*can't decode byte 0xff"):
+        collect(tmp_path / "others", config, tmp_path / "hub")
+    pq.write_table(pa.table({"image": [{"bytes": jpeg(0), "path": b"a.jpg"}], "label": ["fox"]}), path)
+    with pytest.raises(UserError, match="its column image has paths that are no text"):
+        collect(tmp_path / "others", config, tmp_path / "hub")
+
+
+def test_links_in_archives_are_named(tmp_path):
+    def link(tar, name, target, kind):
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, target
+        tar.addfile(info)
+
+    for folder, first in (("web", "1.jpg"), ("imagenet", "n01440764_1.JPEG")):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / ("a.tar" if folder == "web" else "n01440764.tar")
+        with tarfile.open(path, "w") as tar:
+            for i in (1, 2, 3):
+                add(tar, f"{i}.cls", b"fox")
+            add(tar, first, jpeg(1))
+            link(tar, "2.jpg", first, tarfile.LNKTYPE)
+            link(tar, "3.jpg", first, tarfile.SYMTYPE)
+        mapping_file(tmp_path / folder)
+        collect(tmp_path / f"{folder}-out", CollectConfig(source=folder, size=16), tmp_path / folder)
+        assert len(read_images(tmp_path / f"{folder}-out")) == 1
+        reason = "a link in its archive, without bytes of its own"
+        assert read_manifest(tmp_path / f"{folder}-out").rejects == {
+            f"{path.name}/2.jpg": reason,
+            f"{path.name}/3.jpg": reason,
+        }
+
+
+def test_mixed_and_unknown_layouts(pictures, tmp_path):
+    def fails(source, message, **options):
+        with pytest.raises(UserError, match=message) as caught:
+            collect(tmp_path / "out", CollectConfig(source="x", size=16, **options), source)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+    both = make_parquet(tmp_path / "both", pictures)
+    make_class_tars(both, pictures)
+    fails(both, r"has tar files \(n01440764.tar\) and Parquet files \(data/train-.*layouts are mixed; give the folder")
+    folders = write_folders(tmp_path / "folders", pictures)
+    make_tar(folders, pictures)
+    fails(folders, r"has tar files .* and class folders: layouts are mixed")
+    mapping_file(tmp_path / "half")
+    fails(tmp_path / "half", r"has LOC_synset_mapping.txt, but no ILSVRC/Data/CLS-LOC")
+    fails(make_kaggle(tmp_path / "kaggle", pictures), r"val: there is no such folder; .* has test, train", split="val")
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    fails(tmp_path / "a.zip", "is not a folder, nor a .tar or .parquet file")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    fails(tmp_path / "bad.parquet", r"bad.parquet: is not a Parquet file or is damaged")
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "text.parquet")
+    fails(tmp_path / "text.parquet", "has the columns text, label; expected are the columns image")
+    pq.write_table(pa.table({"image": ["a"], "label": [1]}), tmp_path / "path.parquet")
+    fails(tmp_path / "path.parquet", "its column image is string; expected")
+    (tmp_path / "cut.tar").write_bytes(make_tar(tmp_path / "whole", pictures).read_bytes()[:700])
+    fails(tmp_path / "cut.tar", r"cut.tar: is not a whole tar file")
+
+
+@pytest.mark.parametrize(
+    "name", ["../n01440764_1.JPEG", "/etc/n01440764_1.JPEG", "a/../../b.JPEG", "C:/b.jpg", "..\\b.jpg"]
+)
+def test_a_tar_that_leads_out_is_refused(name, tmp_path):
+    for kind in ("inner", "shard"):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            add(tar, name, jpeg(1))
+        path = tmp_path / f"{kind}.tar"
+        if kind == "shard":
+            path.write_bytes(file.getvalue())
+        else:
+            with tarfile.open(path, "w") as tar:
+                add(tar, "n01440764.tar", file.getvalue())
+        with pytest.raises(UserError, match=r"its entry '.*' leads out of the archive; do not use it") as caught:
+            collect(tmp_path / "out", CONFIG, path)
+        assert repr(name) in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_keys_that_occur_twice(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(2):
+        with tarfile.open(source / f"{number}.tar", "w") as tar:
+            add(tar, "A1.jpg" if number else "a1.jpg", jpeg(number))
+            add(tar, "A1.cls" if number else "a1.cls", b"fox")
+    with pytest.raises(UserError, match=r"1 pictures have the key of another: '0.tar/a1.jpg' and '1.tar/A1.jpg' are"):
+        collect(tmp_path / "out", CONFIG, source)
+    shutil.copy(source / "0.tar", source / "1.tar")
+    with tarfile.open(source / "1.tar", "a") as tar:
+        add(tar, "a1.png", jpeg(1))
+    with pytest.raises(UserError, match=r"1\.tar: sample 'a1' has two pictures, 'a1.jpg' and 'a1.png'"):
+        collect(tmp_path / "out", CONFIG, source)
+
+
+def test_labels_must_count_the_sorted_ids(pictures, tmp_path):
+    source = make_parquet(tmp_path / "source", pictures)
+    path = tmp_path / "other.txt"
+    path.write_text("n00000001 thing\n" + "".join(f"{s} {SYNSETS[s]}\n" for s in ORDER))
+    with pytest.raises(UserError, match=r"label 0 stands at n01440764, but n01440764 is not number 0 of other.txt"):
+        collect(tmp_path / "out", CollectConfig(source="x", size=16, class_names=str(path)), source)
+
+
+def test_class_name_files(tmp_path):
+    def read(name, text):
+        (tmp_path / name).write_text(text)
+        return read_class_names(tmp_path / name)
+
+    assert read("a.txt", "red_fox\tRed fox\nb\tB\n").by_label == {"red_fox": "Red fox", "b": "B"}
+    assert read("a.txt", "one\ntwo words\n").in_order == ["one", "two words"]
+    assert read("a.json", '["one", "two"]').in_order == ["one", "two"]
+    for name, text, message in (
+        ("b.txt", "n01440764 tench\nfree line\n", "lines with a label and lines without, such as 'free line'"),
+        ("b.txt", "n01440764\n", "line 1 has no name"),
+        ("b.txt", "n01440764 a\nn01440764 b\n", "line 2 names n01440764 a second time"),
+        ("b.txt", "\n", "has no class names"),
+        ("b.json", "{", "is not JSON"),
+        ("b.json", '{"a": 1}', "expected is an object of label -> name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(name, text)
+
+
+def test_names_that_two_classes_share_are_told_in_full(tmp_path):
+    source = write_folders(tmp_path / "source", {("n02012849", "a"): jpeg(1), ("n03126707", "b"): jpeg(2)})
+    (source / "LOC_synset_mapping.txt").write_text("n02012849 crane, bird\nn03126707 crane, lifting machine\n")
+    collect(tmp_path / "out", CONFIG, source)
+    assert {row.class_name for row in read_images(tmp_path / "out")} == {"crane, bird", "crane, lifting machine"}

@@ -1,0 +1,323 @@
+"""evaluate on folders whose content is known: a perfect artist, a careless one, plain prompts, damaged folders."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.evaluate.miniature.evaluate import (
+    MEASURES,
+    EvaluateConfig,
+    asked_colors,
+    evaluate,
+    measures,
+    paired,
+    read_scores,
+)
+from tessera.miniature import WorldConfig, render
+from tessera.prompts.geneval import TASKS
+from tessera.prompts.miniature import PromptConfig, draw_prompts, extend, prompts_sha256
+from tessera.randomness import philox
+from tessera.records import Scene
+from tessera.stages import open_stage, read_manifest
+
+WORLD = WorldConfig(seed=5)
+PER_TASK = 4
+LINES = draw_prompts(WORLD, PromptConfig(per_task=PER_TASK, seed=3))
+QUICK = EvaluateConfig(judge_renders=10)
+
+
+def scene_of(number: int) -> Scene:
+    """The scene which the extended text of prompt `number` says."""
+    task = LINES[number]["tag"]
+    return extend(LINES[number], WORLD, philox(3, f"prompts/extended/{task}", number % PER_TASK))
+
+
+def samples(
+    directory: Path,
+    picture: Callable[[int], np.ndarray],
+    lines: list[dict[str, Any]] = LINES,
+    extended: bool = True,
+    per_prompt: int = 1,
+) -> Path:
+    """A folder as `generate` leaves it, with `picture(prompt number)` for each prompt."""
+    stage = open_stage(directory, stage="generate", config={"extended": extended})
+    for number, line in enumerate(lines):
+        folder = directory / f"{number:05d}"
+        (folder / "samples").mkdir(parents=True)
+        for k in range(per_prompt):
+            Image.fromarray(picture(number)).save(folder / "samples" / f"{k:04d}.png")
+        (folder / "metadata.jsonl").write_text(json.dumps({**line, "text": line["prompt"]}) + "\n")
+    stage.finish({"prompts": len(lines), "images": len(lines) * per_prompt})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def perfect(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("perfect")
+    evaluate(root / "scores", samples(root / "samples", lambda n: render(scene_of(n), 32)), QUICK)
+    return root / "scores"
+
+
+@pytest.fixture(scope="module")
+def careless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draws for each prompt the scene of one of the next task."""
+    root = tmp_path_factory.mktemp("careless")
+    drawn = samples(root / "samples", lambda n: render(scene_of((n + PER_TASK + 1) % len(LINES)), 32))
+    evaluate(root / "scores", drawn, QUICK)
+    return root / "scores"
+
+
+def test_a_perfect_artist(perfect: Path):
+    scores = read_scores(perfect)
+    assert scores["overall"]["value"] >= 0.95
+    for name in ("single_object", "two_object", "colors", "position", "color_attr"):
+        assert scores[name]["value"] == 1, [v for v in scores["verdicts"] if v["tag"] == name]
+        assert (scores[name]["value"], scores[name]["high"]) == (1, 1)
+        assert 0 < scores[name]["low"] < 1  # other prompts may fail
+        assert (scores[name]["images"], scores[name]["prompts"]) == (PER_TASK, PER_TASK)
+    assert scores["both_colors"]["value"] == scores["colors_in_relation"]["value"] == 1
+    assert scores["both_colors"]["images"] == scores["colors_in_relation"]["images"] == 3 * PER_TASK
+    assert scores["seam"]["value"] < 0.02
+    assert scores["seam_visible"]["value"] == 0
+    assert scores["judge"]["one_object"] >= 0.9
+
+
+def test_a_careless_artist(careless: Path):
+    scores = read_scores(careless)
+    assert scores["overall"]["value"] <= 0.3
+    assert scores["colors_in_relation"]["value"] <= 0.3
+    assert all(item["reason"].startswith("expected") for item in scores["verdicts"] if not item["correct"])
+
+
+def test_the_protocol_and_verdicts_are_told(perfect: Path):
+    scores = read_scores(perfect)
+    protocol = scores["protocol"]
+    assert protocol["prompts_sha256"] == prompts_sha256(LINES)
+    assert (protocol["prompts"], protocol["images"]) == (len(LINES), len(LINES))
+    assert len(protocol["detector_sha256"]) == 64
+    assert protocol["extended"] is True
+    assert [e["extender"] for e in protocol["extenders"]] == ["tessera-scene-1"]
+    assert [v["prompt"] for v in scores["verdicts"]] == list(range(len(LINES)))
+    first = scores["verdicts"][0]
+    assert first["file"] == "00000/samples/0000.png"
+    assert first["tag"] == "single_object"
+    assert first["correct"] is True
+    assert first["reason"].startswith("found ")
+    assert first["both_colors"] is None
+    (seen,) = first["detections"]
+    assert seen["class"] == LINES[0]["include"][0]["class"]
+    assert [round(edge) for edge in seen["box"]] == pytest.approx(
+        [32 * (c + s * scene_of(0).objects[0].diameter / 2) for s in (-1, 1) for c in scene_of(0).objects[0].center],
+        abs=1.6,
+    )
+    assert [patch["color"] for patch in first["color_objects"]] == [seen["color"]]
+    assert read_manifest(perfect, "evaluate").counts == {"images": len(LINES), "prompts": len(LINES)}
+
+
+def test_arms_are_compared_in_pairs(perfect: Path, careless: Path):
+    good, bad = read_scores(perfect), read_scores(careless)
+    difference = paired(bad, good)
+    assert set(difference) == set(MEASURES)
+    for name in ("overall", "both_colors", "colors_in_relation"):
+        assert difference[name]["low"] > 0, name
+        assert difference[name]["value"] == pytest.approx(good[name]["value"] - bad[name]["value"])
+    same = paired(good, good)["overall"]
+    assert same["low"] < same["value"] == 0 < same["high"]
+    with pytest.raises(UserError, match="prompts_sha256"):
+        paired(good, {**bad, "protocol": {**bad["protocol"], "prompts_sha256": "0"}})
+    with pytest.raises(UserError, match="same number of pictures"):
+        paired(good, {**bad, "verdicts": bad["verdicts"][:-1]})
+
+
+def test_short_prompts_ask_for_fewer_colors(tmp_path: Path):
+    lines = [line for line in LINES if line["tag"] in ("position", "color_attr")]
+    start = LINES.index(lines[0])
+    drawn = samples(
+        tmp_path / "samples", lambda n: render(scene_of(start + n), 32), lines, extended=False, per_prompt=2
+    )
+    evaluate(tmp_path / "scores", drawn, QUICK)
+    scores = read_scores(tmp_path / "scores")
+    assert scores["overall"] is None  # four tasks are missing
+    assert scores["single_object"] is None
+    assert scores["position"]["images"] == 2 * PER_TASK
+    assert scores["position"]["prompts"] == PER_TASK
+    assert scores["both_colors"]["images"] == 2 * PER_TASK  # only color_attr asks for two colours
+    assert scores["colors_in_relation"] is None
+    assert scores["protocol"]["extenders"] == []
+
+
+def test_two_runs_give_the_same_bytes_and_the_second_call_nothing(tmp_path: Path, perfect: Path):
+    drawn = samples(tmp_path / "samples", lambda n: render(scene_of(n), 32))
+    out = tmp_path / "scores"
+    evaluate(out, drawn, QUICK)
+    assert (out / "scores.json").read_bytes() == (perfect / "scores.json").read_bytes()
+    before = (out / "scores.json").stat().st_mtime_ns
+    evaluate(out, drawn, QUICK)
+    assert (out / "scores.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="judge_renders"):
+        evaluate(out, drawn, EvaluateConfig(judge_renders=12))
+
+
+@pytest.mark.parametrize("field", ["metric", "detector_sha256"])
+def test_scores_by_an_older_judge_are_refused(field: str, tmp_path: Path, perfect: Path):
+    """Not silently taken for what this version would give."""
+    shutil.copytree(perfect, tmp_path / "scores")
+    evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
+    scores = json.loads((perfect / "scores.json").read_text())
+    scores["protocol"][field] = "older"
+    (tmp_path / "scores" / "scores.json").write_text(json.dumps(scores))
+    message = (
+        rf'scores: was made otherwise: {field}: the directory has "older", this call has .* \(choose another --out'
+    )
+    with pytest.raises(UserError, match=message):
+        evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
+    del scores["protocol"][field]
+    (tmp_path / "scores" / "scores.json").write_text(json.dumps(scores))
+    with pytest.raises(UserError, match=f"{field}: the directory has nothing"):
+        evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
+
+
+def test_finished_scores_are_looked_at_without_torch(perfect: Path):
+    program = "import sys; from pathlib import Path\n"
+    program += "from tessera.evaluate.miniature.evaluate import EvaluateConfig, evaluate\n"
+    program += "evaluate(*map(Path, sys.argv[1:]), EvaluateConfig(judge_renders=10)); print('torch' in sys.modules)"
+    words = [str(perfect), str(perfect.parent / "samples")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_plain_prompts_only_get_a_seam_score(tmp_path: Path):
+    halves = np.full((32, 32, 3), 60, dtype=np.uint8)
+    halves[:, 16:] = 200
+    drawn = samples(tmp_path / "samples", lambda n: halves, [{"prompt": "a street at night"}] * 3, extended=False)
+    evaluate(tmp_path / "scores", drawn, QUICK)
+    scores = read_scores(tmp_path / "scores")
+    assert scores["seam"]["value"] == pytest.approx(140 / 255, abs=1e-3)
+    assert scores["seam_visible"]["value"] == 1
+    assert all(scores[name] is None for name in MEASURES if not name.startswith("seam"))
+    assert {item["correct"] for item in scores["verdicts"]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("line", "extended", "asked"),
+    [
+        ({"include": [{"class": "ring"}]}, False, None),
+        (
+            {"include": [{"class": "ring", "color": "red"}, {"class": "star", "color": "blue"}]},
+            False,
+            ("red", "blue", None),
+        ),
+        ({"include": [{"class": "ring", "color": "red"}, {"class": "star", "color": "red"}]}, False, None),
+        ({"include": [{"class": "ring", "color": "red"}, {"class": "star"}]}, False, None),
+        (
+            {"include": [{"color": "red"}, {"color": "blue", "position": ["above", 0]}]},
+            False,
+            ("red", "blue", "above"),
+        ),
+        (
+            {
+                "extended": {
+                    "objects": [{"color": "red", "center": [0.25, 0.5]}, {"color": "pink", "center": [0.75, 0.5]}]
+                }
+            },
+            True,
+            ("red", "pink", "right of"),
+        ),
+        (
+            {
+                "extended": {
+                    "objects": [{"color": "red", "center": [0.5, 0.75]}, {"color": "pink", "center": [0.5, 0.25]}]
+                }
+            },
+            True,
+            ("red", "pink", "above"),
+        ),
+        ({"prompt": "anything"}, True, None),
+    ],
+)
+def test_what_a_prompt_asks_of_colors(line: dict[str, Any], extended: bool, asked: tuple[str, str, str | None] | None):
+    assert asked_colors(line, extended) == asked
+
+
+def verdicts(*rows: tuple[int, str, bool]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": p, "tag": tag, "correct": right, "both_colors": None, "colors_in_relation": None, "seam": 0.0}
+        for p, tag, right in rows
+    ]
+
+
+def test_overall_is_the_mean_of_the_tasks():
+    rows = [(0, TASKS[0], True), (1, TASKS[0], True), (2, TASKS[0], False)]
+    rows += [(10 + i, task, i == 0) for i, task in enumerate(TASKS[1:])]
+    found = measures(verdicts(*rows))
+    assert found["single_object"]["value"] == pytest.approx(2 / 3)
+    assert found["overall"]["value"] == pytest.approx((2 / 3 + 1) / 6)  # not 3 of 8
+    assert found["overall"]["low"] < found["overall"]["value"] < found["overall"]["high"]
+
+
+def test_pictures_of_one_prompt_are_no_independent_evidence():
+    right = [p % 2 == 0 for p in range(20)]
+    once = measures(verdicts(*[(p, TASKS[0], right[p]) for p in range(20)]))["single_object"]
+    often = measures(verdicts(*[(p, TASKS[0], right[p]) for p in range(20) for _ in range(8)]))["single_object"]
+    assert often["images"] == 160
+    assert often["high"] - often["low"] == pytest.approx(once["high"] - once["low"], abs=0.03)
+    assert 0.3 < once["high"] - once["low"] < 0.6
+
+
+def test_users_are_told(tmp_path: Path):
+    good = samples(tmp_path / "good", lambda n: render(scene_of(n), 32), LINES[:2])
+
+    def spoilt(name: str, spoil: Callable[[Path], Any]) -> Path:
+        copy = tmp_path / name
+        shutil.copytree(good, copy)
+        spoil(copy)
+        return copy
+
+    def line(text: str) -> Callable[[Path], Any]:
+        return lambda copy: (copy / "00001" / "metadata.jsonl").write_text(text)
+
+    def picture(size: tuple[int, int]) -> Callable[[Path], Any]:
+        return lambda copy: Image.new("RGB", size).save(copy / "00001" / "samples" / "0000.png")
+
+    cases: dict[str, tuple[Callable[[Path], Any], str]] = {
+        "class": (line('{"include": [{"class": "dog", "count": 1}]}'), "00001/metadata.jsonl: .* knows no class 'dog'"),
+        "near": (line('{"include": [{"class": "cirle", "count": 1}]}'), "did you mean 'circle'"),
+        "color": (line('{"include": [{"class": "star", "count": 1, "color": "teal"}]}'), "knows no color 'teal'"),
+        "count": (line('{"include": [{"class": "star", "count": 0}]}'), "positive integer"),
+        "clause": (line('{"include": ["star"]}'), "list of objects {class, count"),
+        "nothing": (line('{"include": [{"count": 1}]}'), "knows no class None"),
+        "position": (
+            line('{"include": [{"class": "star", "count": 1, "position": ["left of", 0]}]}'),
+            "number of an earlier clause",
+        ),
+        "list": (line("[]"), "one JSON object"),
+        "json": (line("{"), "is not JSON"),
+        "other size": (picture((48, 48)), "48 x 48"),
+        "not square": (picture((32, 30)), "32 x 30"),
+        "damaged": (
+            lambda copy: (copy / "00001" / "samples" / "0000.png").write_bytes(b"no"),
+            "not a readable picture",
+        ),
+        "empty": (lambda copy: [shutil.rmtree(copy / name) for name in ("00000", "00001")], "holds no pictures"),
+    }
+    for name, (spoil, message) in cases.items():
+        with pytest.raises(UserError, match=message) as error:
+            evaluate(tmp_path / f"out {name}", spoilt(name, spoil), QUICK)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="tessera generate"):
+        evaluate(tmp_path / "out", tmp_path / "nowhere", QUICK)
+    for bad in ({"judge_renders": 1}, {"threads": 0}):
+        with pytest.raises(UserError, match=next(iter(bad))):
+            EvaluateConfig(**bad)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is not a scores\.json"):
+        read_scores(tmp_path / "other.json")

@@ -1,0 +1,564 @@
+import json
+import os
+import subprocess
+import sys
+import types
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("diffusers")
+
+import tessera
+from tessera.config import UserError
+from tessera.diffusion.sampler import SAMPLERS
+from tessera.files import read_json
+from tessera.generate.diffusers import pipeline as diffusers_pipeline
+from tessera.generate.diffusers.model import TesseraTransformer
+from tessera.generate.diffusers.pipeline import TesseraPipeline, load_pipeline
+from tessera.generate.folder import GenerateConfig, generate
+from tessera.generate.pipeline import Pipeline, sample_noise, step_generators
+from tessera.models.build import build_network
+from tessera.models.dit import DiTConfig
+from tessera.models.rin import RINConfig
+from tessera.pretrained.text_encoders import load_text_encoder
+from tessera.weights.export import ExportInfo, load_export, save_export
+
+NETWORKS = {
+    "dit": DiTConfig(latent_channels=48, latent_size=4, width=16, depth=1, heads=2, text_width=8, refiner_depth=1),
+    "rin": RINConfig(
+        latent_channels=48,
+        latent_size=4,
+        interface_width=16,
+        num_latent_tokens=4,
+        latent_width=16,
+        blocks=1,
+        layers_per_block=1,
+        read_write_heads=2,
+        compute_heads=2,
+        text_width=8,
+        refiner_depth=1,
+        refiner_heads=2,
+        text_registers=2,
+    ),
+}
+INFO = ExportInfo(
+    noise_schedule="linear",
+    prediction="x0",
+    latent_codec="pixel-unshuffle:4",
+    text_encoder="words:8",
+    image_size=16,
+    guidance_scale=2.0,
+    sampling_steps=3,
+    clip_denoised=1.0,
+    arm="ta_ia",
+    num_images=1234,
+    inputs=(("plain", "0" * 64),),
+    null_condition=torch.from_numpy(load_text_encoder("words:8").null_condition),
+)
+PROMPTS = ["a red circle", "a blue square to the left of a green heart on pale yellow sand", "two moons"]
+ADDRESSES = [(0, 0), (1, 0), (7, 3)]
+LANGUAGES = [
+    "一只红色的狐狸",
+    "赤いキツネ",
+    "빨간 여우",
+    "красная лиса",
+    "κόκκινη αλεπού",
+    "שועל אדום",
+    "ثعلب أحمر",
+    "روباه قرمز",
+    "लाल लोमड़ी",
+    "লাল শিয়াল",
+    "சிவப்பு நரி",
+    "จิ้งจอกแดง",
+    "ቀይ ቀበሮ",
+    "წითელი მელა",
+    "կարմիր աղվես",
+    "cáo đỏ",
+    "czerwony lis źdźbło",
+    "kırmızı tilki",
+    "rauður refur",
+    "ໝາຈິ້ງຈອກແດງ",
+    "🦊❤️‍🔥👩🏽‍🚀 🏳️‍🌈",
+]
+
+
+def write_export(directory, kind, **changes):
+    torch.manual_seed(0)
+    network = build_network(NETWORKS[kind] if isinstance(kind, str) else kind)
+    with torch.no_grad():
+        for parameter in network.parameters():  # a fresh network's output layer is zero
+            parameter += 0.2 * torch.randn_like(parameter)
+    save_export(directory, network, replace(INFO, **changes))
+    return directory
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def export(request, tmp_path_factory):
+    return write_export(tmp_path_factory.mktemp(request.param) / "export", request.param)
+
+
+@pytest.fixture(scope="module")
+def loaded(export):
+    pipe = tessera.load_pipeline(export, device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def pipe(loaded):
+    """Undoes what a test left behind."""
+    yield loaded
+    loaded._interrupt = False
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return sample_noise((48, 4, 4), ADDRESSES, 5)
+
+
+def generators(count, seed=0):
+    return [torch.Generator().manual_seed(seed + k) for k in range(count)]
+
+
+def levels(pipe, *arguments, **options):
+    return np.rint(pipe(*arguments, output_type="np", **options).images * 255).astype(int)
+
+
+def pixels(pipe, noise):
+    return np.stack([np.asarray(image) for image in pipe(PROMPTS, latents=noise).images])
+
+
+def test_pictures_are_those_of_the_plain_pipeline(pipe, export, noise):
+    expected = Pipeline.load(export, device="cpu").images(PROMPTS, ADDRESSES, seed=5)
+    np.testing.assert_array_equal(pixels(pipe, noise), expected)
+
+
+def test_guidance_acts_in_its_interval(pipe, export, noise):
+    interval = (0.3, 0.7)
+    expected = Pipeline.load(export, device="cpu").images(PROMPTS, ADDRESSES, seed=5, guidance_interval=interval)
+    drawn = pipe(PROMPTS, latents=noise, guidance_interval=interval).images
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in drawn]), expected)
+
+
+def test_diffusers_finds_the_blocks_to_compile(pipe, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(module))
+    pipe.transformer.compile_repeated_blocks()
+    assert compiled == list(pipe.transformer.denoiser.blocks)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_works_and_is_the_plain_pipelines(pipe, export, noise, sampler):
+    plain = Pipeline.load(export, device="cpu")
+    expected = plain.images(PROMPTS, ADDRESSES, seed=5, sampler=sampler, steps=4, guidance_scale=1.5)
+    found = levels(
+        pipe,
+        PROMPTS,
+        latents=noise,
+        generator=step_generators(ADDRESSES, 5),
+        sampler=sampler,
+        num_inference_steps=4,
+        guidance_scale=1.5,
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def run_python(program, *arguments, cwd=None):
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(tessera.__file__))}
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path):
+    expected = {}
+    for kind in NETWORKS:  # both in one process: importing diffusers takes seconds
+        pipe = load_pipeline(write_export(tmp_path / "export" / kind, kind), device="cpu")
+        pipe.set_progress_bar_config(disable=True)
+        pipe.save_pretrained(tmp_path / kind)
+        expected[kind] = pixels(pipe, noise)
+    np.save(tmp_path / "noise.npy", noise.numpy())
+    program = (
+        "import sys, json, numpy as np, torch, tessera\n"
+        "torch.set_num_threads(1)\n"
+        "noise = torch.from_numpy(np.load('noise.npy'))\n"
+        "for kind in sys.argv[2:]:\n"
+        "    images = tessera.load_pipeline(kind, device='cpu')(json.loads(sys.argv[1]), latents=noise).images\n"
+        "    np.save(f'{kind}.npy', np.stack([np.asarray(image) for image in images]))\n"
+    )
+    run_python(program, json.dumps(PROMPTS), *NETWORKS, cwd=tmp_path)
+    for kind in NETWORKS:
+        np.testing.assert_array_equal(np.load(tmp_path / f"{kind}.npy"), expected[kind])
+
+
+def test_saved_folder_is_known_to_diffusers_and_to_tessera(pipe, export, noise, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    parts = ["transformer/config.json", "transformer/manifest.json", "transformer/model.safetensors"]
+    assert files == ["README.md", "model_index.json", *parts]
+    index = read_json(tmp_path / "model_index.json")
+    assert index["_class_name"] == "TesseraPipeline"
+    assert index["transformer"] == ["tessera.generate.diffusers.model", "TesseraTransformer"]
+    again = TesseraPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(pixels(again, noise), pixels(pipe, noise))
+    for name in ("config.json", "model.safetensors"):  # the folder of the network is the export itself
+        assert (tmp_path / "transformer" / name).read_bytes() == (export / name).read_bytes()
+    transformer = TesseraTransformer.from_pretrained(tmp_path, subfolder="transformer")
+    assert transformer.info.settings == INFO.settings
+    assert torch.equal(transformer.info.null_condition, INFO.null_condition)
+    config = TesseraTransformer.load_config(tmp_path / "transformer")
+    assert isinstance(config, dict)
+    rebuilt = TesseraTransformer.from_config(config)
+    assert isinstance(rebuilt, TesseraTransformer)
+    assert rebuilt.denoiser.config == pipe.transformer.denoiser.config
+
+
+def test_the_verb_draws_with_what_was_saved(pipe, export, noise, tmp_path):
+    """And knows the folder of pictures again, but not for other weights."""
+    pipe.save_pretrained(tmp_path / "saved")
+    out, saved, config = tmp_path / "samples", tmp_path / "saved" / "transformer", GenerateConfig(per_prompt=1, seed=5)
+    assert generate(out, saved, PROMPTS[:1], config, device="cpu")
+    with Image.open(out / "00000" / "samples" / "0000.png") as drawn:
+        expected = Pipeline.load(export, device="cpu").images(PROMPTS[:1], ADDRESSES[:1], seed=5)
+        np.testing.assert_array_equal(np.asarray(drawn), expected[0])
+    pipe.save_pretrained(tmp_path / "saved")
+    assert generate(out, saved, PROMPTS[:1], config, device="cpu")
+    load_pipeline(export, device="cpu", dtype=torch.bfloat16).save_pretrained(tmp_path / "saved")
+    with pytest.raises(UserError, match="input export"):
+        generate(out, saved, PROMPTS[:1], config, device="cpu")
+
+
+def test_half_precision(pipe, export, noise, tmp_path):
+    half = load_pipeline(export, device="cpu", dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    assert half.dtype == torch.bfloat16
+    half.save_pretrained(tmp_path)
+    again = load_pipeline(tmp_path, device="cpu", dtype=torch.bfloat16)
+    again.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(pixels(again, noise), pixels(half, noise))
+    again = TesseraPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    again.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(pixels(again, noise), pixels(half, noise))
+    assert np.abs(pixels(half, noise).astype(int) - pixels(pipe, noise)).mean() < 8
+    half.to(torch.float32)
+    assert pixels(half, noise).shape == (3, 16, 16, 3)
+
+
+def test_model_card(pipe, tmp_path):
+    scores = {
+        "overall": {"value": 0.4375, "low": 0.4, "high": 0.47},
+        "fid": 6.16,
+        "protocol": {"metric": "my-metric-1", "images": 240},
+    }
+    pipe.save_pretrained(tmp_path, scores=scores, data="Renders of shapes.", license="cc-by-nc-4.0", repo_id="me/foxes")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    front = card.split("---\n")[1]
+    for line in ("library_name: diffusers", "pipeline_tag: text-to-image", "license: cc-by-nc-4.0", "- tessera"):
+        assert f"{line}\n" in front
+    for text in (
+        "# foxes",
+        'tessera.load_pipeline("me/foxes")',
+        "| arm | ta_ia |",
+        "| training images seen | 1,234 |",
+        f"{pipe.transformer.denoiser.parameter_count:,} parameters",
+        "3 steps, guidance 2, x0 clamped at: 1",
+        "Renders of shapes.",
+        f"- plain: `{'0' * 64}`",
+        "| overall | 0.4375 | 0.4 to 0.47 |",
+        "| fid | 6.16 |  |",
+        "my-metric-1, 240 pictures",
+        "Weights: cc-by-nc-4.0",
+        "`pixel-unshuffle:4`: part of tessera",
+    ):
+        assert text in card
+    (tmp_path / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    pipe.save_pretrained(tmp_path / "b", scores=tmp_path)
+    card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert "| overall | 0.4375 | 0.4 to 0.47 |" in card
+    assert "license: other\nlicense_name: not-stated\n" in card
+    with pytest.raises(UserError, match="scores"):
+        pipe.save_pretrained(tmp_path / "c", scores={"protocol": {}})
+
+
+def test_push_to_hub_publishes_weights_and_card(pipe, monkeypatch):
+    seen = {}
+
+    def create_repo(repo_id, **options):
+        seen["create"] = (repo_id, options["private"])
+        return types.SimpleNamespace(repo_id=repo_id)
+
+    def upload(self, folder, repo_id, **options):
+        seen["files"] = sorted(path.name for path in folder.rglob("*") if path.is_file())
+        seen["card"] = (folder / "README.md").read_text(encoding="utf-8")
+        seen["upload"] = (repo_id, options["commit_message"])
+
+    monkeypatch.setattr(diffusers_pipeline, "create_repo", create_repo)
+    monkeypatch.setattr(TesseraPipeline, "_upload_folder", upload)
+    pipe.push_to_hub("me/foxes", "first", private=True, data="Renders of shapes.")
+    assert seen["create"] == ("me/foxes", True)
+    assert seen["upload"] == ("me/foxes", "first")
+    assert seen["files"] == ["README.md", "config.json", "manifest.json", "model.safetensors", "model_index.json"]
+    assert "Renders of shapes." in seen["card"]
+
+
+def test_a_hub_name_is_fetched(pipe, export, noise, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path)
+    folders = {"me/saved": tmp_path, "me/export": export}
+
+    def snapshot(repo, **options):
+        assert {"model_index.json", "transformer/*.safetensors", "model.safetensors"} <= set(options["allow_patterns"])
+        return str(folders[repo])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for make in (
+        lambda: load_pipeline("me/saved", device="cpu"),
+        lambda: load_pipeline("me/export", device="cpu"),
+        lambda: TesseraPipeline.from_pretrained("me/saved"),
+    ):
+        found = make()
+        found.set_progress_bar_config(disable=True)
+        np.testing.assert_array_equal(pixels(found, noise), pixels(pipe, noise))
+
+
+def test_batch_of_n_is_n_batches_of_one(pipe):
+    for sampler in ("ddim", "ddpm"):
+        together = levels(pipe, PROMPTS, num_images_per_prompt=2, generator=generators(6), sampler=sampler)
+        for k, generator in enumerate(generators(6)):
+            alone = levels(pipe, PROMPTS[k // 2], generator=[generator], sampler=sampler)
+            assert np.abs(together[k] - alone[0]).max() <= 1
+
+
+def test_generator_decides_the_noise(pipe):
+    first, again, other = (levels(pipe, "a fox", generator=torch.Generator().manual_seed(k)) for k in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    with torch.random.fork_rng(devices=[]):  # no generator: torch's own
+        torch.manual_seed(0)
+        free = levels(pipe, "a fox", sampler="ddpm")
+        assert not np.array_equal(free, levels(pipe, "a fox", sampler="ddpm"))
+        torch.manual_seed(0)
+        np.testing.assert_array_equal(free, levels(pipe, "a fox", sampler="ddpm"))
+
+
+def test_negative_prompt_stands_in_for_the_null_condition(pipe, noise):
+    plain = levels(pipe, PROMPTS, latents=noise)
+    long = "a blurred picture of five grey stars and nothing else at all in a very dark night over a brick wall"
+    changed = levels(pipe, PROMPTS, negative_prompt=long, latents=noise)
+    assert not np.array_equal(plain, changed)
+    each = levels(pipe, PROMPTS, negative_prompt=[long, "", "a circle"], latents=noise)
+    assert np.abs(each[0] - changed[0]).max() <= 1
+    assert np.abs(each[1] - plain[1]).max() <= 1  # the null condition is the encoding of ""
+    assert np.abs(each[2] - changed[2]).max() > 1
+    repeated = levels(
+        pipe,
+        PROMPTS,
+        negative_prompt=[long, "", "a circle"],
+        num_images_per_prompt=2,
+        latents=noise.repeat_interleave(2, 0),
+    )
+    assert np.abs(repeated - each.repeat(2, 0)).max() <= 1
+    off = [levels(pipe, PROMPTS, negative_prompt=n, guidance_scale=1.0, latents=noise) for n in (None, long)]
+    np.testing.assert_array_equal(*off)
+    np.testing.assert_array_equal(plain, levels(pipe, PROMPTS, latents=noise))  # nothing of it stays
+
+
+@pytest.mark.parametrize("interval", [None, (0.0, 0.7)])
+def test_negative_prompt_keeps_the_coherence_of_its_branch(noise, tmp_path, interval):
+    """The published CAD-I with its coherence token has 1 in the branch of the prompt and 0 in the other."""
+    config = replace(NETWORKS["rin"], coherence=True)
+    pipe = tessera.load_pipeline(write_export(tmp_path, config), device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    plain = levels(pipe, PROMPTS, latents=noise, guidance_interval=interval)
+    empty = levels(pipe, PROMPTS, negative_prompt="", latents=noise, guidance_interval=interval)
+    assert np.abs(empty - plain).max() <= 1  # the null condition is the encoding of ""
+
+
+def test_negative_prompt_of_the_prompt_itself_turns_guidance_off(pipe, noise):
+    same = levels(pipe, PROMPTS, negative_prompt=PROMPTS, guidance_scale=5.0, latents=noise)
+    assert np.abs(same - levels(pipe, PROMPTS, guidance_scale=1.0, latents=noise)).max() <= 1
+
+
+def test_output_types(pipe, noise):
+    pil = pipe(PROMPTS, latents=noise).images
+    assert all(isinstance(image, Image.Image) and image.size == (16, 16) for image in pil)
+    expected = np.stack([np.asarray(image) for image in pil])
+    array = pipe(PROMPTS, latents=noise, output_type="np").images
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(np.rint(array * 255), expected)
+    tensor = pipe(PROMPTS, latents=noise, output_type="pt").images
+    assert tensor.dtype == torch.float32
+    np.testing.assert_array_equal(tensor.permute(0, 2, 3, 1).numpy(), array)
+    latents = pipe(PROMPTS, latents=noise, output_type="latent").images
+    assert latents.shape == (3, 48, 4, 4)
+    np.testing.assert_array_equal(pipe._prepare_drawer().decode(latents), expected)
+    assert isinstance(pipe(PROMPTS, latents=noise, return_dict=False), tuple)
+
+
+def test_any_text_can_be_drawn(pipe):
+    images = pipe([*LANGUAGES, "", "   ", "\n\t", "' OR 1=1; --"], num_inference_steps=1).images
+    assert len(images) == len(LANGUAGES) + 4
+    assert len(pipe("").images) == 1
+
+
+def test_a_long_prompt_is_cut_with_a_warning(pipe, noise):
+    words = [f"word{k}" for k in range(600)]
+    with pytest.warns(UserWarning, match="has 601 tokens, the text encoder reads the first 256") as seen:
+        cut = levels(pipe, " ".join(words), latents=noise[:1])
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    np.testing.assert_array_equal(cut, levels(pipe, " ".join(words[:255]), latents=noise[:1]))
+    with pytest.warns(UserWarning, match="601 tokens"):
+        pipe("a fox", negative_prompt=" ".join(words))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe(" ".join(words[:255]))
+
+
+def test_callback_sees_every_step_and_may_stop(pipe, noise):
+    seen = []
+
+    def look(given, step, t, tensors):
+        assert given is pipe
+        seen.append((step, round(t, 6), tuple(tensors["latents"].shape)))
+        tensors["latents"].zero_()  # a copy: nothing changes
+        return tensors
+
+    plain = levels(pipe, PROMPTS, latents=noise, num_inference_steps=4, sampler="dpmpp_2m")
+    watched = levels(pipe, PROMPTS, latents=noise, num_inference_steps=4, sampler="dpmpp_2m", callback_on_step_end=look)
+    np.testing.assert_array_equal(plain, watched)
+    assert seen == [(k, t, (3, 48, 4, 4)) for k, t in enumerate((1.0, 0.75, 0.5, 0.25))]
+
+    estimates = []
+
+    def stop(given, step, t, tensors):
+        estimates.append(tensors["latents"])
+        given._interrupt = step == 1
+
+    result = pipe(PROMPTS, latents=noise, num_inference_steps=4, callback_on_step_end=stop, output_type="latent")
+    assert len(estimates) == 2
+    assert torch.equal(result.images, estimates[-1])
+    assert pipe.interrupt
+    assert not np.array_equal(levels(pipe, PROMPTS, latents=noise), plain * 0)
+    assert not pipe.interrupt
+
+
+def test_placement_follows_the_pipeline(pipe, noise, monkeypatch):
+    """What accelerate's hook does for model offloading: the network is fetched before each call, and let go after."""
+    calls = []
+    monkeypatch.setattr(
+        pipe.transformer,
+        "_hf_hook",
+        types.SimpleNamespace(pre_forward=lambda module: calls.append(module), execution_device=torch.device("cpu")),
+        raising=False,
+    )
+    monkeypatch.setattr(TesseraPipeline, "maybe_free_model_hooks", lambda self: calls.append("free"))
+    pipe(PROMPTS, latents=noise)
+    assert calls == [pipe.transformer, "free"]
+
+
+def test_model_offloading(export, noise, pipe):
+    offloaded = load_pipeline(export, device="cpu")
+    offloaded.set_progress_bar_config(disable=True)
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        with pytest.raises((RuntimeError, ImportError), match="accelerat"):  # diffusers' own words
+            offloaded.enable_model_cpu_offload()
+        with pytest.raises((RuntimeError, ImportError), match="accelerat"):
+            offloaded.enable_sequential_cpu_offload()
+    pytest.importorskip("accelerate")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for enable in (offloaded.enable_model_cpu_offload, offloaded.enable_sequential_cpu_offload):
+        enable(device=device)
+        for _ in range(2):
+            assert np.abs(pixels(offloaded, noise).astype(int) - pixels(pipe, noise)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"prompt": 3}, "prompt: .* not int"),
+        ({"prompt": None}, "prompt: .* not NoneType"),
+        ({"prompt": []}, "prompt: the list is empty"),
+        ({"prompt": ["a", b"b"]}, "number 1 of the list is bytes"),
+        ({"negative_prompt": 1.5}, "negative_prompt: .* not float"),
+        ({"negative_prompt": ["a", "b"]}, "negative_prompt: 2 for 1 prompts"),
+        ({"num_inference_steps": 0}, "num_inference_steps: 0"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps: 2.5"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt: 0"),
+        ({"guidance_scale": float("nan")}, "guidance: nan"),
+        ({"guidance_scale": "high"}, "guidance_scale: 'high'"),
+        ({"height": 17}, "height: 17 is not a multiple of 8; this model draws 16 x 16"),
+        ({"width": 64}, "width: 64 is another size"),
+        ({"width": "16"}, "width: 16 is not a multiple"),
+        ({"generator": generators(2)}, "generator: 2 generators for 1 images"),
+        ({"generator": 7}, "generator: int is not a torch.Generator"),
+        ({"generator": [7]}, "generator: int is not a torch.Generator"),
+        ({"output_type": "PIL"}, "output_type: unknown 'PIL'.*pil, np, pt, latent"),
+        ({"output_type": None}, "output_type: unknown None"),
+        ({"sampler": "ddmi"}, "unknown sampler 'ddmi'.*ddim"),
+        ({"latents": torch.zeros(1, 48, 4, 5)}, r"latents: \(1, 48, 4, 5\)"),
+        ({"callback_on_step_end": lambda *_: {"latents": torch.zeros(1)}}, "callback_on_step_end"),
+    ],
+)
+def test_mistakes_in_a_call_are_named_in_one_line(pipe, arguments, named):
+    with pytest.raises(UserError, match=named) as raised:
+        pipe(**({"prompt": "a fox"} | arguments))
+    assert "\n" not in str(raised.value)
+    assert pipe("a fox", height=16, width=16).images[0].size == (16, 16)
+
+
+def test_mistakes_in_loading_and_saving_are_named_in_one_line(pipe, export, tmp_path):
+    def check(named, call, *arguments, **options):
+        with pytest.raises(UserError, match=named) as raised:
+            call(*arguments, **options)
+        assert "\n" not in str(raised.value)
+
+    check("no such folder", load_pipeline, tmp_path / "not" / "there" / "at" / "all")
+    check("no such folder", TesseraPipeline.from_pretrained, "nothing")
+    check("is not an export", load_pipeline, tmp_path)
+    (tmp_path / "config.json").write_text('{"path_size": 2, "data_size": 32}', encoding="utf-8")
+    check("tessera import-published", load_pipeline, tmp_path)
+    check("unknown device", load_pipeline, export, device="gpu")
+    check("dtype", load_pipeline, export, dtype="float16")
+    check("dtype", load_pipeline, export, dtype=torch.int8)
+    check("safetensors", pipe.save_pretrained, tmp_path / "a", safe_serialization=False)
+    check("variant", pipe.save_pretrained, tmp_path / "a", variant="fp16")
+    assert not (tmp_path / "a").exists()
+
+    pipe.save_pretrained(tmp_path / "b")
+    weights = tmp_path / "b" / "transformer" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    check("model.safetensors", load_pipeline, tmp_path / "b")
+    check("quantization_config", TesseraTransformer.from_pretrained, export, quantization_config={})
+    (tmp_path / "b" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}', encoding="utf-8")
+    check("StableDiffusionPipeline, not of a TesseraPipeline", load_pipeline, tmp_path / "b")
+
+
+def test_missing_package_is_named(monkeypatch, export):
+    monkeypatch.delitem(sys.modules, "tessera.generate.diffusers.pipeline")
+    monkeypatch.delattr(sys.modules["tessera.generate.diffusers"], "pipeline")
+    monkeypatch.delitem(sys.modules, "tessera.generate.diffusers.model")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "diffusers"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(UserError, match=r'pip install .*"diffusers>='):
+        tessera.load_pipeline(export)
+
+
+def test_importing_tessera_loads_nothing():
+    program = "import sys, tessera; print([n for n in ('torch', 'numpy', 'diffusers') if n in sys.modules])"
+    assert run_python(program).strip() == "[]"
+
+
+def test_networks_weights_are_shared_with_the_export(export):
+    network, info = load_export(export)
+    wrapper = TesseraTransformer.wrap(network, info)
+    assert wrapper.denoiser is network
+    assert {name for name, _ in wrapper.named_parameters()} == {f"denoiser.{n}" for n, _ in network.named_parameters()}
+    x, alpha_bar = torch.randn(2, 48, 4, 4), torch.tensor([0.3, 0.6])
+    text = Pipeline(network, info).encode(["a fox", "a red hen"])
+    assert torch.equal(wrapper(x, alpha_bar, text)[0], network(x, alpha_bar, text)[0])

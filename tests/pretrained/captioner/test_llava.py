@@ -1,0 +1,162 @@
+"""Pruned LLaVA-NeXT: LLaVA-NeXT itself with only the whole picture's tokens, and its own crops' tokens."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.cutmix import count_placements, placement_at
+from tessera.pretrained.captioner.llava import (
+    MIX_PROMPT,
+    PROMPT,
+    Llava,
+    Question,
+    make_question,
+    pruned_config,
+    quarter,
+    quarter_of,
+)
+
+PICTURE = np.asarray(
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((64, 64), 3)
+)
+PLAIN = Question((PICTURE,), "describe this image")
+
+
+@pytest.fixture(scope="module")
+def llava(llava_folder):
+    return Llava(str(llava_folder), "cpu", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def whole(llava_folder):
+    """The same weights in transformers' LLaVA-NeXT class."""
+    from transformers import LlavaNextForConditionalGeneration
+
+    return LlavaNextForConditionalGeneration.from_pretrained(llava_folder).eval()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    """LLaVA-NeXT's own image processor."""
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    return LlavaNextImageProcessorPil(
+        size={"shortest_edge": 24},
+        crop_size={"height": 24, "width": 24},
+        image_grid_pinpoints=[[48, 48]],
+        image_mean=[0.5, 0.4, 0.3],
+        image_std=[0.2, 0.25, 0.3],
+    )
+
+
+@torch.inference_mode()
+def test_pruned_logits_are_those_of_llava_next_with_the_base_image_alone(llava, whole, processor):
+    crops = processor(Image.fromarray(PICTURE), return_tensors="pt")["pixel_values"]  # (1, 1 + 4, 3, 24, 24)
+    assert crops.shape == (1, 5, 3, 24, 24)
+    ids = torch.tensor([llava.tokenize(PLAIN)])
+    assert (ids == 4).sum() == llava.image_tokens == 9
+    # LLaVA-NeXT's own parts, with the grid's tokens and image_newline left away.
+    vision = whole.model.vision_tower(crops[:, 0], output_hidden_states=True).hidden_states[-2][:, 1:]
+    embeddings = whole.get_input_embeddings()(ids)
+    embeddings[ids == 4] = whole.model.multi_modal_projector(vision)[0]
+    expected = whole(inputs_embeds=embeddings).logits
+    pruned = llava.model(input_ids=ids, pixel_values=llava.pixels([PICTURE])).logits
+    torch.testing.assert_close(pruned, expected, rtol=0, atol=1e-5)
+    other = llava.model(input_ids=ids, pixel_values=llava.pixels([PICTURE[::-1].copy()])).logits
+    assert (other - expected).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_quarter_tokens_are_those_of_llava_nexts_own_crop(llava, whole, processor):
+    crops = processor(Image.fromarray(PICTURE), return_tensors="pt")["pixel_values"][0]
+    for number, at in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        own = llava.pixels([quarter(PICTURE, at, 24)])
+        torch.testing.assert_close(own[0], crops[1 + number], rtol=0, atol=1e-5)
+        expected = whole.model.vision_tower(crops[None, 1 + number], output_hidden_states=True).hidden_states[-2]
+        expected = whole.model.multi_modal_projector(expected[:, 1:])
+        found = llava.model.get_image_features(own).pooler_output
+        torch.testing.assert_close(torch.stack(list(found)), expected, rtol=0, atol=1e-5)
+    assert (crops[1] - crops[4]).abs().max() > 0.1
+
+
+def test_the_quarter_that_overlaps_the_pasted_box_most():
+    for pattern in ("quarter", "ninth", "sixteenth"):
+        for index in range(0, count_placements(pattern, 256), 7 if pattern == "sixteenth" else 1):
+            placement = placement_at(pattern, 256, index)
+            inside = np.zeros((256, 256), bool)
+            left, top, right, bottom = placement.box
+            inside[top:bottom, left:right] = True
+            area = inside.reshape(2, 128, 2, 128).sum((1, 3))
+            assert quarter_of(placement) == np.unravel_index(area.argmax(), (2, 2))
+        if pattern == "sixteenth":
+            assert count_placements(pattern, 256) > 1000
+
+
+def test_questions_of_the_paper():
+    plain = make_question(PICTURE, None)
+    assert (plain.prompt, len(plain.images)) == ("Describe this image", 1) == (PROMPT, 1)
+    half = make_question(PICTURE, placement_at("half", 64, 0))
+    assert (half.prompt, len(half.images)) == (MIX_PROMPT, 1)
+    assert MIX_PROMPT.startswith("Describe this image. Consider all the objects in the picture. Describe them")
+    assert MIX_PROMPT.endswith("Do not consider the image as a composite of images. The image is a single scene image")
+    corner = make_question(PICTURE, placement_at("quarter", 64, 3), side=32)
+    assert corner.prompt == MIX_PROMPT
+    assert np.array_equal(corner.images[1], PICTURE[32:, 32:])
+
+
+def test_answers_do_not_depend_on_the_batch(llava):
+    pictures = [np.roll(PICTURE, 9 * i, axis=1) for i in range(4)]
+    questions = [Question((picture,), "describe this image") for picture in pictures]
+    questions.insert(2, Question((pictures[0], pictures[1]), "describe word3"))
+    together = llava.describe(questions, 6)
+    assert together == [llava.describe([question], 6)[0] for question in questions]
+    assert len(set(together)) > 1
+    assert all(len(text.split()) <= 6 for text in together)
+    assert "<" not in "".join(together)
+
+
+def test_generation_is_greedy_of_the_pruned_model(llava):
+    ids = llava.tokenize(PLAIN)
+    for _ in range(4):
+        with torch.inference_mode():
+            logits = llava.model(input_ids=torch.tensor([ids]), pixel_values=llava.pixels([PICTURE])).logits
+        ids.append(int(logits[0, -1].argmax()))
+    expected = llava._tokenizer.decode(ids[-4:], skip_special_tokens=True).strip()
+    assert llava.describe([PLAIN], 4) == [expected]
+
+
+def test_a_llava_15_folder_is_taken_as_it_is(llava, llava_folder, tmp_path):
+    copy = shutil.copytree(llava_folder, tmp_path / "pruned")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(pruned_config(config)))
+    assert Llava(str(copy), "cpu", torch.float32).describe([PLAIN], 5) == llava.describe([PLAIN], 5)
+
+
+def test_what_is_no_llava(llava_folder, t5_folder, tmp_path):
+    def opened(name):
+        return Llava(str(name), "cpu", torch.float32)
+
+    def fails(name, message, look=False):
+        with pytest.raises(UserError, match=message) as error:
+            opened(name).describe([PLAIN], 1) if look else opened(name)
+        assert "\n" not in str(error.value)
+
+    fails(t5_folder, "is not a LlavaNextForConditionalGeneration or")
+    fails(tmp_path, "has no config.json")
+    copy = shutil.copytree(llava_folder, tmp_path / "copy")
+    (copy / "chat_template.jinja").unlink()
+    fails(copy, "has no chat template")
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": "{{ 'hello' }}"}))
+    fails(copy, "has not one image token for each image", look=True)
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 3
+    (copy / "config.json").write_text(json.dumps(config))
+    shutil.copy(llava_folder / "chat_template.jinja", copy)
+    fails(copy, "has not the weights of its config.json", look=True)
+    with pytest.raises(UserError, match="float32 or bfloat16, not float16"):
+        Llava(str(llava_folder), "cpu", torch.float16)

@@ -1,0 +1,133 @@
+"""Longer prompts: by rules, by a tiny language model, and by one that writes nonsense."""
+
+import json
+
+import pytest
+
+from tessera.config import UserError
+from tessera.evaluate.samples import Samples, extender
+from tessera.evaluate.scores import Extender
+from tessera.prompts import extend
+from tessera.prompts.extend import ExtendConfig, extend_by_rules, extend_prompts, tidy
+from tessera.prompts.geneval import CLASSES, COLORS, draw_prompts
+from tessera.prompts.read import load_prompts
+from tiny.judges import save_llama
+from tiny.samples import tree
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_genevals_prompts_by_rules_feed_generate(tmp_path):
+    out = tmp_path / "long"
+    assert extend_prompts(out, "geneval", ExtendConfig(extender="rules", seed=3))
+    lines = lines_of(out)
+    originals = draw_prompts()
+    assert [{key: value for key, value in line.items() if key != "extended"} for line in lines] == originals
+    assert lines[5]["extended"].keys() == {"text", "extender", "template", "seed"}
+    texts = [text for _, text in load_prompts(out / "prompts.jsonl", extended=True).rows]
+    assert all(line["prompt"].removeprefix("a photo of ") in text for line, text in zip(originals, texts))
+    assert all(40 <= len(text.split()) <= 90 for text in texts)
+    assert len(set(texts)) > 540  # a prompt that stands there twice has the same text
+    samples = Samples(out, True, 1, tuple(lines))
+    assert extender(samples) == Extender(model="tessera-rules-1", prompt="tessera-rules-1", seed=3)
+    before = tree(out)
+    assert extend_prompts(out, "geneval", ExtendConfig(extender="rules", seed=3))
+    assert tree(out) == before
+
+
+def test_rules_add_no_object_and_no_color():
+    groups = (extend._OPENINGS, extend._BACKGROUNDS, extend._LIGHTS, extend._STYLES)
+    words = {word.strip(".,").lower() for group in groups for sentence in group for word in sentence.split()}
+    assert not words & {*CLASSES, *COLORS}
+    assert extend_by_rules("a cat", 0) == extend_by_rules("a cat", 0) != extend_by_rules("a cat", 1)
+
+
+def test_a_text_does_not_depend_on_the_prompts_beside_it(tmp_path):
+    (tmp_path / "a.txt").write_text("a cat\na dog\n")
+    (tmp_path / "b.jsonl").write_text('{"prompt": "a dog", "n": 1, "extended": {"text": "old"}}\n')
+    for name in ("a.txt", "b.jsonl"):
+        extend_prompts(tmp_path / name[0], tmp_path / name, ExtendConfig(extender="rules"))
+    first, second = lines_of(tmp_path / "a")[1], lines_of(tmp_path / "b")[0]
+    assert first["extended"] == second["extended"]
+    assert second["n"] == 1
+
+
+def test_a_tiny_llama(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\na dog\na cat\n")
+    folder = str(save_llama(tmp_path / "llama"))
+    config = ExtendConfig(model=folder, seed=1)
+    assert extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
+    extended = [line["extended"] for line in lines_of(tmp_path / "long")]
+    assert extended[0] == extended[2]
+    assert extended[0]["text"] != extended[1]["text"]
+    assert extended[0]["extender"].startswith("llama@")
+    assert "{prompt}" in extended[0]["template"]
+    other = ExtendConfig(model=folder, seed=2)
+    assert extend_prompts(tmp_path / "other", tmp_path / "p.txt", other, device="cpu")
+    assert lines_of(tmp_path / "other")[0]["extended"]["text"] != extended[0]["text"]
+    (tmp_path / "long" / "texts" / "00001.json").unlink()  # as if it had been stopped there
+    manifest = json.loads((tmp_path / "long" / "manifest.json").read_text())
+    (tmp_path / "long" / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    assert extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
+    assert [line["extended"] for line in lines_of(tmp_path / "long")] == extended
+    with pytest.raises(UserError, match="was made otherwise: seed"):
+        extend_prompts(tmp_path / "long", tmp_path / "p.txt", other, device="cpu")
+    base = ExtendConfig(model=str(save_llama(tmp_path / "base", chat=False)))
+    with pytest.raises(UserError, match="has no chat template"):
+        extend_prompts(tmp_path / "none", tmp_path / "p.txt", base, device="cpu")
+
+
+def test_a_server_that_writes_nonsense(tmp_path, monkeypatch):
+    class Client:
+        model, answers = "m", ["A cat.", " ... "]
+
+        def ask(self, text, *, max_tokens, temperature, seed):
+            assert "caption" in text
+            assert 0 <= seed < 2**31
+            return self.answers.pop(0)
+
+    monkeypatch.setattr("tessera.pretrained.llm.ChatClient", lambda url, model: Client())
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    config = ExtendConfig(model="m", server="http://127.0.0.1:1/v1")
+    with pytest.raises(UserError, match=r"wrote 3 characters for 'a dog' .* no caption"):
+        extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
+    Client.answers = ["A dog."]
+    assert extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
+    assert [line["extended"]["text"] for line in lines_of(tmp_path / "long")] == ["A cat.", "A dog."]
+
+
+def test_tidy():
+    assert tidy(' "A cat\n sits."\n', "x") == "A cat sits."
+    assert tidy("\u201cA cat.\u201d", "x") == "A cat."
+    assert tidy('A "cat".', "x") == 'A "cat".'
+    assert tidy("'A cat's bowl.'", "x") == "A cat's bowl."
+    for text in ('"Stop" says the sign beside the door marked "in"', "\u201cStop\u201d, beside \u201cgo\u201d"):
+        assert tidy(text, "x") == text
+    with pytest.raises(UserError, match="wrote 5000 characters"):
+        tidy("a" * 5000, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.jsonl", '{"prompt": 1}\n', "line 1 is not a JSON object"),
+        ("p.jsonl", "{\n", "line 1 is not JSON"),
+        ("p.txt", "\n", "holds no prompts"),
+        ("p.bin", None, "cannot be read as a file of prompts"),
+    ],
+)
+def test_bad_prompts(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        extend_prompts(tmp_path / "long", tmp_path / name, ExtendConfig(extender="rules"))
+
+
+def test_bad_config():
+    for wrong in ({"extender": "magic"}, {"extender": "rules", "model": "m"}, {"seed": -1}):
+        with pytest.raises(UserError):
+            ExtendConfig(**wrong)
+    with pytest.raises(UserError, match="needs the model's name on the server"):
+        extend_prompts("x", "geneval", ExtendConfig(server="http://127.0.0.1:1/v1"))

@@ -1,0 +1,198 @@
+"""look: a page about each kind of directory, self-contained and escaped."""
+
+import base64
+import io
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera.cli import curate as cli
+from tessera.config import UserError
+from tessera.curate.augment import AugmentConfig, augment, read_recipe
+from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.collect.collect import CollectConfig, collect, read_images
+from tessera.curate.encode import EncodeConfig, encode
+from tessera.cutmix import compose
+from tessera.encoded.store import open_encoded
+from tessera.images import read_png
+from tessera.report.dataset_page import look
+from tiny.chromium import check_file
+
+EVIL = '</p><script>alert("1")</script><img src=x onerror=alert(2)> & "quoted"\nnext line'
+
+
+class Page(HTMLParser):
+    """Tags and text of a page; everything must be closed."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.images, self.boxes, self.captions, self.text, self.tags = [], [], [], "", []
+        self._open, self._caption, self.addresses = [], False, []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [attrs[name] for name in ("src", "href", "action", "srcset", "data") if name in attrs]
+        if tag == "img":
+            self.images.append(attrs)
+        if tag == "rect" and attrs["class"] == "over":
+            self.boxes.append(tuple(int(attrs[name]) for name in ("x", "y", "width", "height")))
+        if tag not in ("img", "meta", "link", "rect"):
+            self._open.append(tag)
+        self._caption = attrs.get("class") == "caption"
+        if self._caption:
+            self.captions.append("")
+
+    def handle_endtag(self, tag):
+        if tag not in ("img", "meta", "link", "rect"):
+            assert self._open.pop() == tag
+        self._caption = False
+
+    def handle_data(self, data):
+        self.text += data
+        if self._caption:
+            self.captions[-1] += data
+
+
+def pixels(image) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))))
+
+
+def shows_nothing_from_elsewhere(page):
+    assert len(page.addresses) > 1
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert not {"script", "iframe", "object", "style"} & set(page.tags[page.tags.index("body") :])
+    assert "url(" not in page.source.partition("</style>")[0]
+    assert "@import" not in page.source.partition("</style>")[0]
+    assert all(image["alt"] for image in page.images)
+    assert 'name="viewport"' in page.source
+    assert "prefers-color-scheme: dark" in page.source
+
+
+@pytest.fixture(scope="module")
+def made(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "images").symlink_to(images)
+    augment(folder / "recipe", images, AugmentConfig(half_view="centre"))
+    caption(folder / "captions" / "mixed", images, CaptionConfig(captioner="scene"), recipe=folder / "recipe")
+    encode(folder / "encoded", images, folder / "captions" / "mixed", EncodeConfig(), recipe=folder / "recipe")
+    return folder
+
+
+def test_pictures(images, tmp_path):
+    look(images, tmp_path / "page.html", number=10)
+    page = Page(tmp_path / "page.html")
+    shows_nothing_from_elsewhere(page)
+    known = [read_png(images / str(row.file)).tobytes() for row in read_images(images)]
+    assert len(page.images) == 10
+    assert all(pixels(image).tobytes() in known for image in page.images)
+    assert page.boxes == page.captions == []
+    look(images, tmp_path / "again.html", number=10)
+    assert (tmp_path / "again.html").read_bytes() == (tmp_path / "page.html").read_bytes()
+    look(images, tmp_path / "all.html", number=1000, seed=3)
+    assert len(Page(tmp_path / "all.html").images) == 24
+
+
+@pytest.mark.parametrize("name", ["recipe", "captions/mixed", "encoded"])
+def test_mixes_with_their_boxes_and_captions(made, tmp_path, name):
+    look(made / name, tmp_path / "page.html", number=24)
+    page = Page(tmp_path / "page.html")
+    shows_nothing_from_elsewhere(page)
+    rows = read_recipe(made / "recipe").rows
+    images = {row.key: row for row in read_images(made / "images")}
+    for row, image, box in zip(rows, page.images, page.boxes, strict=True):
+        base, partner = (read_png(made / "images" / f"{key}.png") for key in (row.base, row.partner))
+        assert np.array_equal(pixels(image), compose(base, partner, row.placement, "centre"))
+        left, top, right, bottom = row.placement.box
+        assert box == (left, top, right - left, bottom - top)
+        assert image["alt"].startswith(f"{images[row.base].class_name} + {images[row.partner].class_name}")
+        assert row.key in page.text
+    if name != "recipe":
+        texts = read_captions(made / "captions" / "mixed")
+        assert page.captions == [texts[row.key] for row in rows]
+    if name == "encoded":
+        for record in open_encoded(made / "encoded"):
+            assert f"{len(record.text_codes)} tokens, {len(record.caption.split())} words" in page.text
+
+
+def test_rejects_by_reason_and_escaped_text(messy, tmp_path):
+    source = tmp_path / "photos"
+    for name in ("red_fox", "<i>cats & dogs"):
+        (source / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (300, 200), (90 * i, 9, 9)).save(source / name / f"{i}.png")
+    (source / "red_fox" / "<b>.jpg").write_bytes(b"")
+    (source / "red_fox" / "3.jpg").write_bytes(b"")
+    (source / "red_fox" / "4.jpg").write_bytes(b"no picture at all")
+    images = tmp_path / "images"
+    collect(images, CollectConfig(source="photos", size=160), source)
+    lines = [f'"{row.key}","{EVIL.replace(chr(34), chr(34) * 2)}"' for row in read_images(images)]
+    (tmp_path / "mine.csv").write_text("key,text\n" + "\n".join(lines) + "\n")
+    caption(tmp_path / "captions", images, CaptionConfig(captioner="import", file=str(tmp_path / "mine.csv")))
+    look(tmp_path / "captions", tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+    shows_nothing_from_elsewhere(page)
+    assert page.captions == [EVIL] * 4
+    assert {tag for tag in page.tags if tag in ("i", "script")} == set()
+    assert page.images[0]["src"].startswith("data:image/jpeg")
+    assert page.images[0]["alt"].endswith(EVIL)
+    table = " ".join(page.text.partition("Left out, by reason")[2].split())
+    assert "2empty filered_fox/3.jpg, red_fox/<b>.jpg 1not a picture, or an unknown formatred_fox/4.jpg" in table
+
+
+def test_of_a_crop_the_window_is_shown_on_the_picture(images, made, tmp_path):
+    augment(made / "windows", images, AugmentConfig(pattern="crop"))
+    look(made / "windows", tmp_path / "page.html", number=24)
+    page = Page(tmp_path / "page.html")
+    for row, image, box in zip(read_recipe(made / "windows").rows, page.images, page.boxes, strict=True):
+        assert np.array_equal(pixels(image), read_png(images / f"{row.base}.png"))
+        assert box[:2] == row.placement.box[:2]
+
+
+def test_what_is_not_found_is_named(images, made, tmp_path):
+    alone = tmp_path / "deep" / "down" / "captions"
+    caption(alone, images, CaptionConfig())
+    with pytest.raises(UserError, match=r"captions: the images it was made from lie not near it; give --images"):
+        look(alone, tmp_path / "page.html")
+    (tmp_path / "deep" / "app").mkdir()
+    (tmp_path / "deep" / "app" / "manifest.json").write_text('{"name": "another program"}')
+    with pytest.raises(UserError, match=r"captions: the images it was made from lie not near it; give --images"):
+        look(alone, tmp_path / "page.html")
+    look(alone, tmp_path / "page.html", images=images)
+    with pytest.raises(UserError, match=r"recipe: is not what .*captions was made from; give --images"):
+        look(alone, tmp_path / "page.html", images=made / "recipe")
+    with pytest.raises(UserError, match="number is 0"):
+        look(images, tmp_path / "page.html", number=0)
+    with pytest.raises(UserError, match=r"has no manifest\.json"):
+        look(tmp_path, tmp_path / "page.html")
+    for folder in (tmp_path, Path(".")):
+        with pytest.raises(UserError, match=r"is a directory; give the page a name, such as .*look\.html"):
+            look(images, folder)
+
+
+@pytest.mark.parametrize("name", ["images", "recipe", "captions/mixed", "encoded"])
+def test_for_everybody(browser, made, tmp_path, name):
+    """On a phone and at a desk, light and dark, by keyboard, read out; nothing is asked of the network."""
+    look(made / name, tmp_path / "page.html", number=6)
+    check_file(browser, tmp_path / "page.html")
+
+
+def test_what_was_left_out_for_everybody(browser, messy, tmp_path):
+    collect(tmp_path / "images", CollectConfig(source="photos", size=64), messy)
+    look(tmp_path / "images", tmp_path / "page.html")
+    assert "Left out, by reason" in (tmp_path / "page.html").read_text()
+    check_file(browser, tmp_path / "page.html")
+
+
+def test_a_page_is_named_as_its_directory(images, tmp_path, capsys):
+    for name in ("short0.25", "short0.5"):
+        caption(tmp_path / name, images, CaptionConfig())
+        cli.look(tmp_path / name, images=images)
+    assert {path.name for path in tmp_path.glob("*.html")} == {"short0.25.html", "short0.5.html"}
+    assert "short0.25.html" in capsys.readouterr().out

@@ -1,0 +1,343 @@
+import base64
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera.config import UserError, to_dict
+from tessera.curate.augment import AugmentConfig, augment
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.collect.collect import CollectConfig, collect
+from tessera.curate.encode import EncodeConfig, encode
+from tessera.evaluate.miniature.evaluate import measures, paired, read_scores
+from tessera.files import read_table, write_json
+from tessera.miniature import WorldConfig, draw_composed, render
+from tessera.models.dit import DiTConfig
+from tessera.prompts.miniature import PromptConfig, draw_prompts, extend
+from tessera.randomness import philox
+from tessera.report.examples import NoiseSettings, noise_settings, noise_strip
+from tessera.report.run_page import ReportConfig, report
+from tessera.stages import open_stage, read_manifest
+from tessera.train.loop import TrainConfig
+from tiny.chromium import check_file
+
+SKILL = {"aio": 0.1, "ta": 0.4, "ta_ia": 0.8}
+"""How often the made-up samples of an arm show what was asked."""
+
+
+def curate(workspace: Path, world: WorldConfig) -> None:
+    images, recipe = workspace / "images", workspace / "recipe"
+    collect(images, CollectConfig(size=world.size, world=world))
+    augment(recipe, images, AugmentConfig(half_view="centre"))
+    for name, config, mixed in (
+        ("plain-aio", CaptionConfig(), None),
+        ("plain-scene", CaptionConfig(captioner="scene"), None),
+        ("augmented-scene", CaptionConfig(captioner="scene"), recipe),
+    ):
+        caption(workspace / "captions" / name, images, config, recipe=mixed)
+        encode(workspace / "encoded" / name, images, workspace / "captions" / name, EncodeConfig(), recipe=mixed)
+
+
+def write_run(workspace: Path, arm: str, points: int = 30) -> None:
+    prob = 0.5 if arm == "ta_ia" else 0.0
+    model = DiTConfig(latent_channels=48, latent_size=8, width=16, depth=1, heads=2, text_width=64)
+    config = TrainConfig(model=model, num_images=points * 64, batch_size=64, prediction="x0", augment_prob=prob)
+    inputs = {"plain": workspace / "encoded" / ("plain-aio" if arm == "aio" else "plain-scene")}
+    if prob:
+        inputs["augmented"] = workspace / "encoded" / "augmented-scene"
+    stage = open_stage(workspace / "runs" / arm, stage="train", config=to_dict(config), inputs=inputs)
+    rng = philox(0, f"loss/{arm}")
+    lines = [
+        {"num_images": 64 * (n + 1), "loss": float(0.05 + np.exp(-n / points * 4) * rng.uniform(0.9, 1.1))}
+        for n in range(points)
+    ]
+    (stage.directory / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stage.finish(counts={"num_images": points * 64})
+
+
+def write_samples(workspace: Path, arm: str, kind: str, lines: list[dict], world: WorldConfig) -> None:
+    """Rendered pictures in place of generated ones, with verdicts that say what was rendered."""
+    samples = open_stage(workspace / "samples" / arm / kind, stage="generate", config={"extended": kind == "extended"})
+    rng, verdicts = philox(0, f"samples/{arm}/{kind}"), []
+    for i, line in enumerate(lines):
+        folder = samples.directory / f"{i:05d}"
+        (folder / "samples").mkdir(parents=True)
+        text = line["extended"]["text"] if kind == "extended" else line["prompt"]
+        (folder / "metadata.jsonl").write_text(json.dumps({**line, "text": text}) + "\n")
+        for k in range(2):
+            right = bool(rng.random() < SKILL[arm])
+            scene = extend(line, world, rng) if right else draw_composed(world, 1000 * i + k, 1, arm)
+            Image.fromarray(render(scene, world.size)).save(folder / "samples" / f"{k:04d}.png")
+            two = line["tag"] in ("position", "color_attr")
+            verdicts.append(
+                {"prompt": i, "sample": k, "tag": line["tag"], "correct": right}
+                | {"reason": f"found {scene.objects[0].color} {scene.objects[0].shape} 0.98"}
+                | {"both_colors": right if two else None, "colors_in_relation": right if two else None}
+                | {"seam": float(rng.random() * 0.2)}
+            )
+    samples.finish({"images": len(verdicts)})
+    scores = open_stage(
+        workspace / "scores" / arm / kind, stage="evaluate", config={}, inputs={"samples": samples.directory}
+    )
+    protocol = {"metric": "geneval-miniature-1", "detector_sha256": "0", "prompts_sha256": "0"}
+    protocol |= {"extended": kind == "extended", "images": len(verdicts), "prompts": len(lines)}
+    judge = {"one_object": 0.9925, "two_objects": 0.97, "counting": 0.95, "color_objects": 0.998}
+    judge |= {"seam_renders": 0.01, "seam_cutmix": 0.31, "wrong_refused": 0.985}
+    made = {"protocol": protocol, "judge": judge, **measures(verdicts), "verdicts": verdicts}
+    write_json(scores.directory / "scores.json", made)
+    scores.finish({"images": len(verdicts)})
+
+
+def make_workspace(workspace: Path, arms=("ta", "ta_ia"), per_task: int = 2, num_images: int = 24) -> Path:
+    world = WorldConfig(num_images=num_images)
+    curate(workspace, world)
+    lines = draw_prompts(world, PromptConfig(per_task=per_task))
+    for arm in arms:
+        write_run(workspace, arm)
+        for kind in ("short", "extended"):
+            write_samples(workspace, arm, kind, lines, world)
+    stages = [("collect", 1.3), ("encode plain-scene", 4.2), ("train ta", 205.0), ("generate ta", 31.4)]
+    write_json(workspace / "stages.json", [{"stage": name, "seconds": seconds} for name, seconds in stages])
+    return workspace
+
+
+class Page(HTMLParser):
+    """What a browser would load, run and show."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.images: list[dict] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.text = ""
+        self.html = path.read_text(encoding="utf-8")
+        self.feed(self.html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.sources += [found[name] for name in ("src", "srcset", "data", "poster", "action") if name in found]
+        for name in ("href", "xlink:href"):
+            if name in found:
+                (self.targets if found[name].startswith("#") else self.sources).append(found[name])
+        if tag == "img":
+            self.images.append(found)
+        if "id" in found:
+            self.ids.append(found["id"])
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_sound(page: Page) -> None:
+    """Self-contained, without scripts, every picture described, every link leading somewhere."""
+    assert set(page.tags) & {"script", "iframe", "object", "embed", "base"} == set()
+    assert all(source.startswith("data:") for source in page.sources)
+    assert re.findall(r"url\((?!#)|@import", page.html) == []
+    assert all(image["alt"] for image in page.images)
+    assert len(page.ids) == len(set(page.ids))
+    assert {target[1:] for target in page.targets} <= set(page.ids)
+    for svg in re.findall(r"<svg.*?</svg>", page.html, flags=re.S):
+        assert ElementTree.fromstring(svg).get("aria-label")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return make_workspace(tmp_path_factory.mktemp("work") / "space")
+
+
+@pytest.fixture(scope="module")
+def page(workspace):
+    report(workspace / "report", workspace, ["ta", "ta_ia"], ReportConfig(prompts_per_task=1, more_per_task=1))
+    return Page(workspace / "report" / "index.html")
+
+
+def test_page_is_self_contained_and_whole(page):
+    assert_sound(page)
+    for anchor in ("scores", "pictures", "training", "data", "noise", "work", "configuration"):
+        assert anchor in page.ids
+    assert "TA against TA+IA" in page.text
+    assert page.html.count("<svg") == 4  # two plots, each wide and narrow
+
+
+def test_scores_stand_with_intervals_differences_and_the_judge(workspace, page):
+    kinds = [
+        {arm: read_scores(workspace / "scores" / arm / kind) for arm in ("ta", "ta_ia")}
+        for kind in ("extended", "short")
+    ]
+    tables = re.findall(r'<table class="scores">.*?</table>', page.html, flags=re.S)
+    assert len(tables) == 2
+    for table, scores in zip(tables, kinds):
+        rows = [re.sub(r"<[^>]*>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", table, flags=re.S)]
+        (row,) = [row for row in rows if row[:2] == ["Single", "object"]]
+        found = [scores[arm]["single_object"] for arm in ("ta", "ta_ia")]
+        expected = [text for f in found for text in (f"{f['value']:.2f}", f"{f['low']:.2f}–{f['high']:.2f}")]
+        assert row[2:6] == expected
+        difference = paired(scores["ta"], scores["ta_ia"])["single_object"]["value"]
+        assert float(row[6].replace("−", "-").rstrip("*")) == pytest.approx(difference, abs=0.005)
+        assert row[-1] == "0.993"
+
+
+def test_every_verdict_is_beside_its_picture(workspace, page):
+    right = wrong = 0
+    for arm in ("ta", "ta_ia"):
+        for kind in ("short", "extended"):
+            for item in read_scores(workspace / "scores" / arm / kind)["verdicts"]:
+                right += item["correct"]
+                wrong += not item["correct"]
+    judged = [image["alt"] for image in page.images if "judged" in image["alt"]]
+    strip = 12  # the six prompts at the top are shown a second time
+    assert len(judged) == right + wrong + strip
+    body = page.html[page.html.index('id="pictures"') :]
+    assert body.count('class="mark"') == right
+    assert body.count('class="mark no"') == wrong
+    assert sum("judged wrong: found" in alt for alt in judged) >= wrong
+
+
+def test_examples_show_all_patterns_with_their_captions(workspace, page):
+    for name in ("CM 1/2", "CM 1/4", "CM 1/9", "CM 1/16"):
+        assert name in page.text
+    captions = read_table(workspace / "captions" / "augmented-scene" / "captions.parquet").to_pydict()["text"]
+    assert sum(text in page.text for text in captions) >= 4
+    assert page.html.count('class="box"') == 8
+    halves = re.findall(
+        r'class="box" style="left: ([\d.]+)%; top: ([\d.]+)%; width: ([\d.]+)%; height: ([\d.]+)%"', page.html
+    )
+    assert tuple(map(float, halves[0])) in {(50, 0, 50, 100), (0, 50, 100, 50)}
+
+
+def test_the_page_tells_config_and_times(workspace, page):
+    assert "train ta" in page.text
+    assert "3.4 min" in page.text
+    assert '"prediction": "x0"' in page.text
+    assert "linear" in page.text
+
+
+def test_done_is_not_done_again(workspace, page):
+    path = workspace / "report" / "index.html"
+    before = path.stat().st_mtime_ns
+    report(workspace / "report", workspace, ["ta", "ta_ia"], ReportConfig(prompts_per_task=1, more_per_task=1))
+    assert path.stat().st_mtime_ns == before
+    assert read_manifest(workspace / "report", "report").inputs.keys() >= {"images", "runs/ta", "scores/ta_ia/short"}
+
+
+def user_workspace(workspace: Path) -> Path:
+    """A user's own pictures: one arm, no judge, a hostile class name, a reject, samples of 160 px."""
+    source = workspace / "source"
+    rng = np.random.default_rng(0)
+    for name in ("<script>alert(1)</script>", "b&b"):
+        folder = source / name.replace("/", "_")
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    (source / "b&b" / "notes.jpg").write_text("not a picture")
+    collect(workspace / "images", CollectConfig(source="mine", size=32), source)
+    caption(workspace / "captions" / "plain", workspace / "images", CaptionConfig())
+    samples = open_stage(workspace / "samples" / "mine" / "short", stage="generate", config={})
+    for i, prompt in enumerate(["An image of <script>alert(1)</script>", 'a "quoted" $x_1$ &amp; prompt']):
+        folder = samples.directory / f"{i:05d}" / "samples"
+        folder.mkdir(parents=True)
+        (folder.parent / "metadata.jsonl").write_text(json.dumps({"prompt": prompt, "text": prompt}))
+        Image.fromarray(rng.integers(0, 255, (400, 400, 3), dtype=np.uint8)).save(folder / "0000.png")
+    samples.finish({"images": 2})
+    return workspace
+
+
+def test_without_a_judge_and_with_hostile_names(tmp_path):
+    workspace = user_workspace(tmp_path)
+    report(tmp_path / "report", workspace)
+    page = Page(tmp_path / "report" / "index.html")
+    assert_sound(page)
+    assert "<script>alert(1)" in page.text  # shown, not run
+    assert 'a "quoted" $x_1$ &amp; prompt' in page.text
+    assert {"pictures", "data", "work", "configuration"} <= set(page.ids)
+    assert {"scores", "training", "noise"}.isdisjoint(page.ids)
+    assert "b&b/notes.jpg" in page.text
+    assert "✓" not in page.text
+    large = [image for image in page.images if image["alt"].startswith("mine draws")]
+    assert {(image["width"], image["height"]) for image in large} == {("320", "320")}
+    assert all(image["src"].startswith("data:image/jpeg") for image in large)
+
+
+def test_three_arms_and_arms_of_unlike_prompts(tmp_path):
+    world = WorldConfig(num_images=8)
+    for arm, per_task in (("aio", 1), ("ta", 1), ("ta_ia", 2)):
+        write_samples(tmp_path, arm, "extended", draw_prompts(world, PromptConfig(per_task=per_task)), world)
+    report(tmp_path / "both", tmp_path, ["aio", "ta"])
+    report(tmp_path / "all", tmp_path)
+    both, all_three = (Page(tmp_path / name / "index.html") for name in ("both", "all"))
+    assert_sound(all_three)
+    assert "TA − AIO" in both.text
+    assert "AIO against TA against TA+IA" in all_three.text
+    assert "No differences: scores cannot be paired" in all_three.text
+
+
+def test_a_run_alone_is_enough(tmp_path):
+    run = open_stage(tmp_path / "runs" / "my_run", stage="train", config={"prediction": "eps"})
+    (run.directory / "log.jsonl").write_text('{"num_images": 64, "loss": 1.5}\n')
+    run.finish({})
+    report(tmp_path / "report", tmp_path)
+    page = Page(tmp_path / "report" / "index.html")
+    assert_sound(page)
+    assert "training" in page.ids
+    report(tmp_path / "again", tmp_path)
+    assert (tmp_path / "again" / "index.html").read_text(encoding="utf-8") == page.html
+
+
+def test_mistakes_are_named(tmp_path, workspace):
+    with pytest.raises(UserError, match=r"no runs/ARM or samples/ARM"):
+        report(tmp_path / "report", tmp_path)
+    assert not (tmp_path / "report").exists()
+    with pytest.raises(UserError, match=r"no arm 'ta_a'; did you mean 'ta_ia'\? there are: ta, ta_ia"):
+        report(tmp_path / "report", workspace, ["ta_a"])
+    open_stage(tmp_path / "runs" / "ta", stage="train", config={})
+    with pytest.raises(UserError, match="unfinished"):
+        report(tmp_path / "report", tmp_path)
+    with pytest.raises(UserError, match="examples"):
+        ReportConfig(examples=0)
+
+
+def test_noise_strip_starts_clean_and_marks_what_is_never_seen():
+    rng = np.random.default_rng(0)
+    plain, mixed = (rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(2))
+    settings = NoiseSettings(
+        schedule="linear", codec="pixel-unshuffle:4", tau=0.5, augmented=True, scale=(2.0,), shift=(0.25,)
+    )
+    strip = noise_strip([("plain", plain, False), ("CM 1/2", mixed, True)], settings)
+    assert [level["t"] for level in strip["levels"]] == ["0", "0.2", "0.5", "0.6", "0.8"]
+    assert [level["used"] for level in strip["levels"]] == [False, False, False, True, True]
+    assert [level["is_tau"] for level in strip["levels"]] == [False, False, True, False, False]
+    assert [cell["never"] for cell in strip["rows"][1]["cells"]] == [True, True, True, False, False]
+    assert not any(cell["never"] for cell in strip["rows"][0]["cells"])
+    shown = [[pixels_of(cell["picture"]).astype(int) for cell in row["cells"]] for row in strip["rows"]]
+    np.testing.assert_array_equal(shown[0][0], plain)
+    np.testing.assert_array_equal(shown[1][0], mixed)
+    errors = [np.abs(picture - plain).mean() for picture in shown[0]]
+    assert errors == sorted(errors)
+    assert errors[1] > 10
+
+
+def pixels_of(picture) -> np.ndarray:
+    with Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2]))) as image:
+        return np.asarray(image)
+
+
+def test_settings_come_from_the_augmented_arm(workspace):
+    settings = noise_settings(workspace, ["ta", "ta_ia"])
+    assert settings == NoiseSettings(schedule="linear", codec="pixel-unshuffle:4", tau=0.4, augmented=True)
+    assert not noise_settings(workspace, ["ta"]).augmented
+    assert noise_settings(workspace, ["nothing"]) is None
+
+
+def test_for_everybody(browser, workspace, page):
+    """On a phone and at a desk, light and dark, by keyboard, read out; nothing is asked of the network."""
+    check_file(browser, workspace / "report" / "index.html")

@@ -1,0 +1,52 @@
+"""Devices, threads and ranks."""
+
+import pytest
+import torch
+
+from tessera import devices
+from tessera.config import UserError
+from tessera.devices import pick_device, set_threads
+
+
+def test_rank_and_world_size(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (devices.rank(), devices.world_size()) == (0, 1)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert (devices.rank(), devices.world_size()) == (3, 8)
+
+
+def test_pick_device(monkeypatch):
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="unknown device 'tpu'"):
+        pick_device("tpu")
+    with pytest.raises(UserError, match="unknown device 'cuda:x'"):
+        pick_device("cuda:x")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == torch.device("cpu")
+    with pytest.raises(UserError, match="device 'cuda' is not available here; available: cpu"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert pick_device() == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert pick_device() == torch.device("cuda:2")
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="this machine has 4 GPUs"):
+        pick_device("cuda:4")
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(UserError, match="rank 4 of this machine finds 4 GPUs"):
+        pick_device()
+
+
+def test_set_threads(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    set_threads(None)
+    set_threads(2)
+    assert asked == [2]
+    with pytest.raises(UserError, match="threads must be at least 1"):
+        set_threads(0)

@@ -1,0 +1,68 @@
+"""Random networks of the true classes, saved as folders and files, small where the class lets them be."""
+
+import string
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, Dinov2Config, Dinov2Model
+
+from tessera.pretrained.features.inception import state_shapes
+
+
+def inception_state(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights that keep activations of one size through the 94 layers."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, shape in state_shapes().items():
+        value = torch.randn(shape, generator=generator)
+        if name.endswith("conv.weight"):
+            value /= (shape[1] * shape[2] * shape[3] / 2) ** 0.5
+        elif name.endswith(("running_var", "bn.weight")):
+            value = 1 + 0.1 * value.abs()
+        else:
+            value *= 0.1
+        state[name] = value
+    return state
+
+
+def save_inception(path: Path) -> Path:
+    save_file(inception_state(), path)
+    return path
+
+
+def dino(side: int = 518, layers: int = 2) -> Dinov2Model:
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=64, num_hidden_layers=layers, num_attention_heads=1, mlp_ratio=2, image_size=side, patch_size=14
+    )
+    model = Dinov2Model(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def save_dino(directory: Path) -> Path:
+    dino().save_pretrained(directory)
+    return directory
+
+
+def save_clip(directory: Path, size: int = 32) -> Path:
+    letters = sorted(string.ascii_lowercase + string.digits + "-.,'!?()")
+    names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {name: number for number, name in enumerate(names)}
+    text = {"vocab_size": len(vocab), "max_position_embeddings": 77, "bos_token_id": vocab["<|startoftext|>"]}
+    text |= {"eos_token_id": vocab["<|endoftext|>"], "pad_token_id": vocab["<|endoftext|>"]}
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=shape | text, vision_config=shape | {"image_size": size, "patch_size": 8}, projection_dim=12
+    )
+    torch.manual_seed(0)
+    model = CLIPModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+    CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77).save_pretrained(directory)
+    return directory

@@ -1,0 +1,88 @@
+"""Pictures of every kind that users have, and a small miniature set."""
+
+import io
+import random
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from tessera.miniature import WorldConfig
+
+WORLD = WorldConfig(num_images=24, size=16, shapes=("circle", "square", "star"), seed=5)
+
+
+def scenery(seed: int, width: int, height: int) -> Image.Image:
+    """A smooth random picture: it survives JPEG and scaling."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def rotated_jpeg(image: Image.Image, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(image, "JPEG", exif=exif, quality=95)
+
+
+def alpha(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def transparent_palette(image: Image.Image) -> bytes:
+    return saved(image.convert("P", palette=Image.Palette.ADAPTIVE, colors=16), "PNG", transparency=3)
+
+
+def grey_16(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+def good_picture(kind: int, seed: int) -> tuple[str, bytes]:
+    """(suffix, bytes) of one of 14 kinds of readable pictures."""
+    rng = random.Random(seed)
+    image = scenery(seed, rng.choice([3, 17, 40, 90, 200]), rng.choice([2, 30, 64, 150]))
+    frames = [scenery(seed + i, *image.size) for i in range(3)]
+    makers = [
+        lambda: (".jpg", saved(image, "JPEG")),
+        lambda: (".JPEG", saved(image.convert("L"), "JPEG")),
+        lambda: (".jpeg", saved(image.convert("CMYK"), "JPEG")),
+        lambda: (".jpg", rotated_jpeg(image, 1 + seed % 8)),
+        lambda: (".png", saved(image, "PNG")),
+        lambda: (".png", saved(alpha(image), "PNG")),
+        lambda: (".PNG", saved(grey_16(image), "PNG")),
+        lambda: (".png", transparent_palette(image)),
+        lambda: (".png", saved(image.convert("1"), "PNG")),
+        lambda: (".webp", saved(alpha(image), "WEBP")),
+        lambda: (".gif", saved(frames[0], "GIF", save_all=True, append_images=frames[1:])),
+        lambda: (".tif", saved(image.convert("F"), "TIFF")),
+        lambda: (".bmp", saved(image, "BMP")),
+        lambda: (".jpg", saved(image, "PNG")),
+    ]
+    return makers[kind % len(makers)]()
+
+
+def bomb() -> bytes:
+    """A small PNG file that says it is 12,000 x 12,000."""
+    data = bytearray(saved(Image.new("L", (1, 1)), "PNG"))
+    data[16:24] = (12000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+BAD_PICTURES = {
+    "half.jpg": (saved(scenery(1, 300, 300), "JPEG")[:-4000], "truncated"),
+    "half.png": (saved(Image.effect_noise((90, 90), 50), "PNG")[:-3000], "truncated"),
+    "letter.jpg": (b"Dear reader, this is no picture.\n" * 40, "not a picture, or an unknown format"),
+    "nothing.png": (b"", "empty file"),
+    "bomb.png": (bomb(), "more than 100 megapixels"),
+    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg files cannot be read"),
+    "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture, or an unknown format"),
+}
+NO_PICTURES = ["notes.txt", ".DS_Store", "labels.csv", ".hidden.jpg", "noextension"]

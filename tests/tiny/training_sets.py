@@ -1,0 +1,96 @@
+"""Small encoded sets, written as `encode` writes them, and small configs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tessera.encoded.record import EncodedRecord, pack_floats, quantize
+from tessera.encoded.store import SHARD_SHA256, write_encoded
+from tessera.files import sha256_file
+from tessera.models.dit import DiTConfig
+from tessera.models.rin import RINConfig
+from tessera.randomness import philox
+from tessera.stages import open_stage
+from tessera.train.loop import TrainConfig
+from tessera.train.optim.config import OptimConfig
+
+SHAPE = (4, 4, 4)
+WIDTH = 16
+
+DIT = DiTConfig(
+    latent_channels=4, latent_size=4, patch_size=2, width=32, depth=2, heads=2, text_width=WIDTH, refiner_depth=1
+)
+RIN = RINConfig(
+    latent_channels=4,
+    latent_size=4,
+    patch_size=2,
+    interface_width=16,
+    num_latent_tokens=4,
+    latent_width=32,
+    blocks=1,
+    layers_per_block=1,
+    read_write_heads=2,
+    compute_heads=2,
+    text_width=WIDTH,
+    refiner_depth=1,
+    refiner_heads=2,
+    text_registers=2,
+)
+
+
+def config_of(**changes) -> TrainConfig:
+    """20 steps of 8 samples of the small DiT in fp32."""
+    optim = changes.pop("optim", OptimConfig(lr=3e-3, warmup_images=16))
+    small = TrainConfig(
+        model=DIT,
+        num_images=160,
+        batch_size=8,
+        caption_drop_prob=0.2,
+        optim=optim,
+        compute="fp32",
+        checkpoint_every_images=10**6,
+        log_every_images=40,
+        seed=3,
+    )
+    return replace(small, **changes)
+
+
+def make_records(count: int, *, seed: int = 0, std: float = 0.0, text: str = "int8") -> list[EncodedRecord]:
+    """Every record has its own latents and, by its words, its own text of 1 to 5 tokens."""
+    records = []
+    for i in range(count):
+        rng = philox(seed, "record", i)
+        codes, scale = quantize(rng.standard_normal((1 + i % 5, WIDTH)))
+        if text != "int8":
+            codes, scale = (codes * 0.01).astype(np.float16) if text == "fp16" else None, None
+        records.append(
+            EncodedRecord(
+                key=f"thing/{i}",
+                class_name="thing",
+                caption=f"a thing, number {i}",
+                text_codes=codes,
+                text_scale=scale,
+                latent_mean=rng.uniform(-1, 1, SHAPE).astype(np.float16),
+                latent_std=np.full(SHAPE, std, dtype=np.float16),
+            )
+        )
+    return records
+
+
+def write_set(
+    directory: Path, records: list[EncodedRecord], *, text: str = "int8", shape: tuple[int, ...] = SHAPE, **facts
+) -> Path:
+    """An encoded directory with its manifest; `facts` replace the usual ones."""
+    stage = open_stage(directory, stage="encode", config={"text": text, **{k: str(v) for k, v in facts.items()}})
+    write_encoded(directory, records, latent_shape=shape, text_width=WIDTH, text_encoding=text, shard_size=64)
+    null = philox(0, "null").standard_normal((1, WIDTH))
+    usual = {
+        "latent_codec": "pixel-unshuffle:4",
+        "text_encoder": "words:16",
+        "image_size": 16,
+        "null_condition": pack_floats(null),
+    }
+    usual[SHARD_SHA256] = {path.name: sha256_file(path) for path in sorted(directory.glob("*.arrow"))}
+    stage.finish({"records": len(records)}, facts=usual | facts)
+    return directory

@@ -1,0 +1,399 @@
+"""Algorithm 1: the right set, each record once an epoch, the same sample whoever asks."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.config import UserError
+from tessera.diffusion.schedule import SCHEDULES, linear
+from tessera.encoded.record import pack_floats
+from tessera.encoded.store import open_encoded
+from tessera.randomness import philox
+from tessera.train.algorithm1 import BLOCK, Algorithm1, Normalisation, latent_limit
+from tessera.train.dataset_checks import check_sets
+from tessera.train.loader import load_batch
+from tiny.training_sets import SHAPE, WIDTH, make_records, write_set
+
+
+def draws_of(count: int, **changes):
+    arguments = {"plain": 101, "augmented": 53, "min_t": 0.4, "prob": 0.5, "seed": 5, "schedule": linear} | changes
+    return Algorithm1(**arguments).draws(np.arange(count))
+
+
+def four_sigma(share: float, count: int) -> float:
+    return 4 * np.sqrt(share * (1 - share) / count)
+
+
+@pytest.mark.parametrize(("min_t", "prob"), [(0.4, 0.5), (0.4, 0.25), (0.0, 1.0), (0.75, 0.9)])
+def test_share_of_augmented_samples_is_what_equation_3_says(min_t, prob):
+    count = 40_000
+    draws = draws_of(count, min_t=min_t, prob=prob)
+    expected = (1 - min_t) * prob
+    assert abs(draws.augmented.mean() - expected) <= four_sigma(expected, count)
+    assert not draws.augmented[draws.t <= min_t].any()
+    above = draws.t > min_t
+    assert abs(draws.augmented[above].mean() - prob) <= four_sigma(prob, above.sum())
+
+
+def test_t_is_uniform_whatever_the_augmentation():
+    draws = draws_of(40_000)
+    assert np.abs(np.histogram(draws.t, bins=10, range=(0, 1))[0] - 4000).max() < 4 * np.sqrt(4000)
+    assert np.array_equal(draws.t, draws_of(40_000, prob=0.0, augmented=None).t)
+
+
+def test_logit_normal_times():
+    """The logit of t is standard normal, whatever else is drawn stays the same."""
+    draws, uniform = draws_of(40_000, t_distribution="logit_normal"), draws_of(40_000)
+    logit = np.log(draws.t / (1 - draws.t))
+    assert abs(logit.mean()) < 4 / np.sqrt(40_000)
+    assert abs(logit.std() - 1) < 4 / np.sqrt(2 * 40_000)
+    assert np.array_equal(np.argsort(draws.t), np.argsort(uniform.t))
+    assert np.array_equal(draws.drop_caption, uniform.drop_caption)
+    assert not draws.augmented[draws.t <= 0.4].any()
+    with pytest.raises(UserError, match="t_distribution"):
+        draws_of(1, t_distribution="beta")
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_alpha_bar_is_the_schedule_at_t(name):
+    draws = draws_of(100, schedule=name)
+    assert np.array_equal(draws.alpha_bar, SCHEDULES[name](torch.from_numpy(draws.t)).numpy())
+    assert np.array_equal(draws.alpha_bar, draws_of(100, schedule=SCHEDULES[name]).alpha_bar)
+
+
+@pytest.mark.parametrize("start", [1, 500, BLOCK, BLOCK + 77, 3 * BLOCK])
+def test_no_augmented_sample_before_start(start):
+    late, always = draws_of(4 * BLOCK, start=start), draws_of(4 * BLOCK)
+    assert not late.augmented[:start].any()
+    assert np.array_equal(late.augmented[start:], always.augmented[start:])
+    assert np.array_equal(late.t, always.t)
+    # The augmented set starts its first epoch there.
+    assert sorted(late.index[late.augmented][:53]) == list(range(53))
+
+
+def with_latents(tmp_path, mean: np.ndarray, std: np.ndarray):
+    """A set whose records hold these latents, (n, C, H, W) each."""
+    records = [
+        replace(record, latent_mean=m.astype(np.float16), latent_std=s.astype(np.float16))
+        for record, m, s in zip(make_records(len(mean)), mean, std)
+    ]
+    return open_encoded(write_set(tmp_path / "set", records))
+
+
+def test_latents_of_the_published_vae_reach_its_widest_channel(tmp_path):
+    """Channel means and spreads of the published config; half of the variance stands in the posterior's std."""
+    means, stds = np.array([5.81, 3.25, 0.12, -2.15]), np.array([4.17, 4.62, 3.71, 3.28])
+    noise = philox(0, "latents").standard_normal((600, *SHAPE))
+    mean = means[:, None, None] + stds[:, None, None] * noise * np.sqrt(0.5)
+    std = np.broadcast_to(stds[:, None, None] * np.sqrt(0.5), mean.shape)
+    store = with_latents(tmp_path, mean, std)
+    assert latent_limit(store, Normalisation(scale=(0.18215,))) == pytest.approx(3.34, abs=0.11)
+    assert latent_limit(store, Normalisation(tuple(means), tuple(0.5 / stds))) == pytest.approx(1.5, abs=0.11)
+
+
+def test_latents_never_reach_beyond_the_largest(tmp_path):
+    signs = np.where(philox(0, "signs").random((20, *SHAPE)) < 0.5, -1.0, 1.0)
+    store = with_latents(tmp_path, signs, np.zeros_like(signs))
+    assert latent_limit(store, Normalisation(scale=(0.2,))) == 0.2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_latents_that_are_not_finite_are_named_before_training(tmp_path, bad):
+    """Else a run would go on to its end, and could not write down what its latents reach."""
+    means = np.zeros((20, *SHAPE))
+    means[7, 0, 1, 2] = bad
+    with pytest.raises(UserError, match="the latents of record 'thing/7' are not finite"):
+        latent_limit(with_latents(tmp_path, means, np.zeros_like(means)))
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.1, 1.0), (1.0, 0.1), (0.7, 0.0)])
+def test_the_probability_moves_in_a_straight_line(first, last):
+    start, end, count = 10_000, 90_000, 120_000
+    draws = draws_of(count, prob=first, start=start, end=(end, last))
+    above = draws.t > 0.4
+    assert not draws.augmented[~above].any()
+    assert not draws.augmented[:start].any()
+    edges = [*range(start, end + 1, 8_000), count]
+    for a, b in itertools.pairwise(edges):
+        middle = min((a + b) / 2, end) if a < end else end
+        expected = first + (last - first) * (middle - start) / (end - start)
+        drawn = draws.augmented[a:b][above[a:b]]
+        assert abs(drawn.mean() - expected) <= four_sigma(expected, len(drawn))
+    # The addresses are the same as with a constant probability: only the choice of the set moves.
+    assert np.array_equal(draws.t, draws_of(count, prob=first, start=start).t)
+    taken = draws.index[draws.augmented]
+    assert [sorted(taken[i : i + 53]) for i in range(0, 530, 53)] == [list(range(53))] * 10
+
+
+def test_an_end_without_a_beginning_is_refused():
+    with pytest.raises(UserError, match="augment_prob_end: needs an augment_prob above 0"):
+        draws_of(10, prob=0.0, end=(100, 0.5))
+
+
+def naive(count, plain, augmented, min_t, prob, seed, start):
+    """Algorithm 1 as a loop over samples with a counter for each set."""
+    seen = {"plain": 0, "augmented": 0}
+    for number in range(count):
+        block, place = divmod(number, BLOCK)
+        if place == 0:
+            uniforms = philox(seed, "draws", block).random((4, BLOCK))
+        source = "plain"
+        if uniforms[0, place] > min_t and uniforms[1, place] < prob and number >= start:
+            source = "augmented"
+        size = {"plain": plain, "augmented": augmented}[source]
+        epoch, offset = divmod(seen[source], size)
+        seen[source] += 1
+        yield source, int(philox(seed, f"order/{source}", epoch).permutation(size)[offset])
+
+
+@pytest.mark.parametrize("start", [0, 300])
+def test_against_a_sample_by_sample_loop(start):
+    first = BLOCK - 200
+    algorithm = Algorithm1(7, 3, 0.4, 0.5, 11, linear, start=start)
+    expected = list(naive(BLOCK + 200, 7, 3, 0.4, 0.5, 11, start))[first:]
+    found = [algorithm[g] for g in range(first, BLOCK + 200)]
+    assert [(s.source, s.index) for s in found] == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    plain=st.integers(1, 3000),
+    augmented=st.integers(1, 3000),
+    prob=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+    start=st.integers(0, 2 * BLOCK),
+)
+def test_each_epoch_of_each_set_has_every_record_once(plain, augmented, prob, seed, start):
+    draws = draws_of(2 * BLOCK, plain=plain, augmented=augmented, prob=prob, seed=seed, start=start)
+    for taken, size in ((draws.index[~draws.augmented], plain), (draws.index[draws.augmented], augmented)):
+        for epoch in range(0, len(taken), size):
+            part = taken[epoch : epoch + size]
+            assert len(np.unique(part)) == len(part)
+            assert part.min() >= 0
+            assert part.max() < size
+
+
+def test_epochs_have_different_orders():
+    taken = draws_of(1000, prob=0.0).index
+    assert not np.array_equal(taken[:101], taken[101:202])
+    assert not np.array_equal(taken[:101], draws_of(1000, prob=0.0, seed=6).index[:101])
+
+
+def test_random_access_equals_the_sequence():
+    whole = draws_of(5 * BLOCK)
+    algorithm = Algorithm1(101, 53, 0.4, 0.5, 5, linear)
+    for number in (4 * BLOCK + 3, 17, 2 * BLOCK, 5 * BLOCK - 1, 0, BLOCK - 1):
+        sample = algorithm[number]
+        assert (sample.number, sample.t, sample.index) == (number, whole.t[number], whole.index[number])
+        assert (sample.source == "augmented") == whole.augmented[number]
+    mixed = np.array([4 * BLOCK, 3, BLOCK, 4])
+    assert np.array_equal(algorithm.draws(mixed).index, whole.index[mixed])
+    with pytest.raises(IndexError):
+        algorithm[-1]
+
+
+def test_shares_of_dropped_captions_and_of_self_conditioning():
+    count = 40_000
+    draws = draws_of(count, caption_drop_prob=0.1, self_condition_prob=0.9)
+    assert abs(draws.drop_caption.mean() - 0.1) < four_sigma(0.1, count)
+    assert abs(draws.self_condition.mean() - 0.9) < four_sigma(0.9, count)
+    assert abs(draws.drop_caption[draws.augmented].mean() - 0.1) < four_sigma(0.1, draws.augmented.sum())
+    none = draws_of(count)
+    assert not none.drop_caption.any()
+    assert not none.self_condition.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"plain": 0}, "plain"),
+        ({"augmented": None}, "augment_prob"),
+        ({"augmented": 0}, "augment_prob"),
+        ({"prob": 1.5}, "augment_prob"),
+        ({"min_t": -0.1}, "augment_min_t"),
+        ({"start": -1}, "augment_start_image"),
+        ({"caption_drop_prob": 2.0}, "caption_drop_prob"),
+        ({"schedule": "lineer"}, "linear"),
+    ],
+)
+def test_impossible_settings_are_named(changes, named):
+    with pytest.raises(UserError, match=named):
+        draws_of(1, **changes)
+
+
+# Batches
+
+
+@pytest.fixture(scope="module")
+def spread_sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spread")
+    plain = write_set(folder / "plain", make_records(37, std=0.25))
+    augmented = write_set(folder / "augmented", make_records(23, seed=1, std=0.25))
+    return open_encoded(plain), open_encoded(augmented)
+
+
+def algorithm_of(plain, augmented, **changes):
+    return Algorithm1(plain, augmented, 0.4, 0.5, 5, linear, caption_drop_prob=0.2, **changes)
+
+
+def test_one_record_is_read_per_sample(plain, augmented):
+    stores = open_encoded(plain), open_encoded(augmented)
+    algorithm = algorithm_of(*stores)
+    load_batch(algorithm, *stores, np.arange(10, 74))
+    chosen = algorithm.draws(np.arange(10, 74)).augmented
+    assert (stores[0].records_read, stores[1].records_read) == ((~chosen).sum(), chosen.sum())
+    assert chosen.any()
+
+
+def test_batch_holds_the_drawn_records(plain, augmented):
+    stores = open_encoded(plain), open_encoded(augmented)
+    algorithm = algorithm_of(*stores)
+    batch = load_batch(algorithm, *stores, np.arange(40))
+    assert batch.latents.shape == (40, *SHAPE)
+    assert batch.text.embeddings.shape == (40, 5, WIDTH)
+    for row in range(40):
+        sample = algorithm[row]
+        record = stores[sample.source == "augmented"][sample.index]
+        assert record.text is not None
+        length = len(record.text)
+        assert np.array_equal(batch.latents[row].numpy(), record.latent_mean.astype(np.float32))
+        assert np.array_equal(batch.text.embeddings[row, :length].numpy(), record.text)
+        assert not batch.text.embeddings[row, length:].any()
+        assert batch.text.mask[row].tolist() == [i < length for i in range(5)]
+        assert float(batch.t[row]) == np.float32(sample.t)
+        assert float(batch.alpha_bar[row]) == np.float32(sample.alpha_bar)
+        assert bool(batch.dropped[row]) == sample.drop_caption
+    assert batch.numbers.tolist() == list(range(40))
+    assert batch.dropped.any()
+
+
+def test_samples_are_the_same_whatever_the_batch_and_the_ranks(spread_sets):
+    algorithm = algorithm_of(*spread_sets)
+    numbers = np.arange(8000, 8024)
+    whole = load_batch(algorithm, *spread_sets, numbers)
+    for split in (numbers[0::2], numbers[1::2], numbers[5:6], numbers[::-1]):
+        part = load_batch(algorithm_of(*spread_sets), *spread_sets, split)
+        rows = torch.from_numpy(split - 8000)
+        for field in ("latents", "noise", "t", "alpha_bar", "dropped", "numbers"):
+            assert torch.equal(getattr(part, field), getattr(whole, field)[rows]), field
+        length = part.text.mask.shape[1]
+        assert torch.equal(part.text.embeddings, whole.text.embeddings[rows, :length])
+        assert torch.equal(part.text.mask, whole.text.mask[rows, :length])
+
+
+def test_posterior_is_sampled_anew_at_each_visit(spread_sets):
+    algorithm = algorithm_of(*spread_sets)
+    batch = load_batch(algorithm, *spread_sets, np.arange(600))
+    means = []
+    for number in range(600):
+        sample = algorithm[number]
+        means.append(spread_sets[sample.source == "augmented"][sample.index].latent_mean)
+    draws = (batch.latents.numpy() - np.stack(means)) / 0.25
+    assert abs(draws.mean()) < 4 / np.sqrt(draws.size)
+    assert abs(draws.var() - 1) < 4 * np.sqrt(2 / draws.size)
+    assert abs((draws * batch.noise.numpy()).mean()) < 4 / np.sqrt(draws.size)
+    # Two visits of one record differ.
+    assert len(np.unique(batch.latents.numpy().reshape(600, -1), axis=0)) == 600
+
+
+def test_latents_are_normalised_after_the_draw(spread_sets):
+    algorithm = algorithm_of(*spread_sets)
+    stored = load_batch(algorithm, *spread_sets, np.arange(9))
+    shift, scale = (1.0, -2.0, 0.5, 0.0), (0.5, 2.0, 0.25, 1.0)
+    seen = load_batch(algorithm, *spread_sets, np.arange(9), Normalisation(shift, scale))
+    for channel in range(4):
+        expected = (stored.latents[:, channel] - shift[channel]) * scale[channel]
+        assert torch.equal(seen.latents[:, channel], expected)
+    assert torch.equal(seen.noise, stored.noise)
+    one = load_batch(algorithm, *spread_sets, np.arange(9), Normalisation(scale=(0.5,)))
+    assert torch.equal(one.latents, stored.latents * 0.5)
+
+
+def test_noise_is_standard_normal(plain):
+    store = open_encoded(plain)
+    noise = load_batch(Algorithm1(store, None, 0.4, 0.0, 5, linear), store, None, np.arange(600)).noise
+    assert abs(float(noise.mean())) < 4 / np.sqrt(noise.numel())
+    assert abs(float(noise.var()) - 1) < 4 * np.sqrt(2 / noise.numel())
+
+
+def test_text_of_fp16_and_in_bf16(tmp_path):
+    store = open_encoded(write_set(tmp_path / "half", make_records(9, text="fp16"), text="fp16"))
+    algorithm = Algorithm1(store, None, 0.4, 0.0, 5, linear)
+    batch = load_batch(algorithm, store, None, [0, 1], dtype=torch.bfloat16)
+    assert batch.text.embeddings.dtype == torch.bfloat16
+    assert batch.latents.dtype == batch.noise.dtype == torch.float32
+    expected = torch.from_numpy(store[algorithm[1].index].text).bfloat16()
+    assert torch.equal(batch.text.embeddings[1, : len(expected)], expected)
+
+
+# Sets that do not fit
+
+
+def check(plain: Path, augmented: Path | None, shape=SHAPE, width=WIDTH):
+    stores = open_encoded(plain), None if augmented is None else open_encoded(augmented)
+    return check_sets(*stores, latent_shape=shape, text_width=width)
+
+
+def test_facts_of_fitting_sets(plain, augmented):
+    facts = check(plain, augmented)
+    assert facts["latent_codec"] == "pixel-unshuffle:4"
+    assert facts["arm"] == "ta_ia"
+    assert check(plain, None)["arm"] == "ta"
+
+
+def test_arm_of_short_captions(tmp_path, augmented):
+    named = write_set(tmp_path / "aio", make_records(2), captioner="aio")
+    assert check(named, None)["arm"] == "aio"
+    assert check(named, augmented)["arm"] == "aio_ia"  # the preset my-pictures, where no captions are given
+
+
+def test_other_shapes_are_named(plain):
+    with pytest.raises(UserError, match=r"plain: latents are \(4, 4, 4\), the model's config says \(4, 8, 8\)"):
+        check(plain, None, shape=(4, 8, 8))
+    with pytest.raises(UserError, match="text is 16 wide, the model's config has text_width 32"):
+        check(plain, None, width=32)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("latent_codec", "vae:x"),
+        ("text_encoder", "words:17"),
+        ("image_size", 32),
+        ("null_condition", pack_floats(np.ones((1, WIDTH)))),
+    ],
+)
+def test_sets_of_different_encoders_are_refused(plain, tmp_path, fact, value):
+    other = write_set(tmp_path / "other", make_records(3), **{fact: value})
+    with pytest.raises(UserError, match=f"other: {fact} differs from that of .*plain"):
+        check(plain, other)
+
+
+def test_sets_of_one_encoder_on_two_machines_fit(plain, tmp_path):
+    """Another GPU, or bfloat16, rounds the encoding of the empty text otherwise; the network is known by its files."""
+    null = open_encoded(plain).null_condition
+    noise = philox(0, "rounding").uniform(-1, 1, null.shape).astype(np.float32)
+    for share in (1e-6, 4e-3):
+        near = write_set(tmp_path / str(share), make_records(3), null_condition=pack_floats(null * (1 + share * noise)))
+        assert check(plain, near)["null_condition"] == open_encoded(plain).facts["null_condition"]
+    far = write_set(tmp_path / "far", make_records(3), null_condition=pack_floats(null * (1 + 0.2 * noise)))
+    with pytest.raises(UserError, match="far: null_condition differs"):
+        check(plain, far)
+
+
+def test_an_empty_set_is_refused(plain, tmp_path):
+    with pytest.raises(UserError, match="nothing: has no shards"):
+        check(plain, write_set(tmp_path / "nothing", []))
+
+
+def test_a_set_without_text_is_refused(tmp_path):
+    records = [replace(r, text_codes=None, text_scale=None) for r in make_records(3)]
+    silent = write_set(tmp_path / "silent", records, text="none")
+    with pytest.raises(UserError, match="silent: holds no text"):
+        check(silent, None)

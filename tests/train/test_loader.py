@@ -1,0 +1,143 @@
+"""From sample numbers to batches: packed text against padding by hand, reading ahead by threads."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tessera.config import UserError
+from tessera.encoded.record import quantize
+from tessera.encoded.store import open_encoded
+from tessera.randomness import philox
+from tessera.train import loader as batches
+from tessera.train.algorithm1 import Algorithm1
+from tessera.train.loader import Loader, PackedText, Reader, load_batch, passes
+from tiny.training_sets import WIDTH, make_records, write_set
+
+
+def ragged(lengths, width):
+    rng = philox(0, "test/batches", width)
+    return [rng.standard_normal((length, width)).astype(np.float32) for length in lengths]
+
+
+def by_hand(texts, length):
+    padded = np.zeros((len(texts), length, texts[0].shape[1]), np.float32)
+    for row, text in enumerate(texts):
+        padded[row, : len(text)] = text
+    return torch.from_numpy(padded)
+
+
+@pytest.mark.parametrize(("width", "multiple", "length"), [(128, 1, 7), (100, 1, 7), (16, 4, 8), (64, 32, 32)])
+def test_packed_text_is_unpacked_as_padded_by_hand(width, multiple, length):
+    texts = ragged([3, 7, 1], width)
+    codes, scales = zip(*(quantize(text) for text in texts))
+    packed = PackedText.pack(codes, scales, multiple)
+    assert packed.codes.dtype == torch.int8
+    assert packed.codes.numel() == 11 * width  # nothing is padded before the device has it
+    stored = [c * np.repeat(s.astype(np.float32), 64, axis=1)[:, :width] for c, s in zip(codes, scales)]
+    for dtype in (torch.float32, torch.bfloat16):
+        text = packed.unpack(dtype)
+        assert torch.equal(text.embeddings, by_hand(stored, length).to(dtype))
+    assert text.mask.sum(1).tolist() == [3, 7, 1]
+    assert torch.equal(text.mask, torch.arange(length) < torch.tensor([[3], [7], [1]]))
+
+
+def test_text_of_fp16_stays_so_until_the_device():
+    texts = [text.astype(np.float16) for text in ragged([2, 4], 16)]
+    packed = PackedText.pack(texts, None)
+    assert packed.codes.dtype == torch.float16
+    assert torch.equal(packed.unpack(torch.float32).embeddings, by_hand(texts, 4))
+
+
+def reader_of(*stores, prob=0.5, **options):
+    return Reader(Algorithm1(*stores, 0.4, prob, 5, "linear"), *stores, **options)
+
+
+def test_one_set_may_be_int8_and_the_other_fp16(plain, tmp_path):
+    stores = open_encoded(plain), open_encoded(write_set(tmp_path / "fp16", make_records(9, text="fp16"), text="fp16"))
+    reader = reader_of(*stores, prob=1.0)
+    host = reader(range(24))
+    draws = reader.algorithm.draws(range(24))
+    assert 0 < draws.augmented.sum() < 24
+    for row, (augmented, index) in enumerate(zip(draws.augmented, draws.index)):
+        text = torch.from_numpy(stores[int(augmented)][int(index)].text)
+        assert torch.equal(host.to("cpu", torch.float32).text.embeddings[row, : len(text)], text)
+
+
+def test_captions_are_encoded_on_the_way_where_a_set_holds_no_text(tmp_path):
+    store = open_encoded(write_set(tmp_path / "bare", make_records(9, text="none"), text="none"))
+
+    def encode(captions):
+        return [np.full((len(caption), WIDTH), float(caption[-1]), np.float32) for caption in captions]
+
+    batch = reader_of(store, None, prob=0.0, encode_text=encode)(range(9)).to("cpu", torch.float32)
+    index = Algorithm1(9, None, 0.4, 0.0, 5, "linear").draws(range(9)).index
+    assert batch.text.embeddings[:, 0, 0].tolist() == [float(i) for i in index]
+    assert batch.text.mask.sum(1).tolist() == [len("a thing, number 0")] * 9
+    with pytest.raises(UserError, match="holds no text"):
+        reader_of(store, None, prob=0.0)(range(2))
+
+
+def test_real_tokens_are_counted(plain, augmented):
+    stores = open_encoded(plain), open_encoded(augmented)
+    host = reader_of(*stores)(range(16))
+    assert host.tokens == int(host.to("cpu", torch.float32).text.mask.sum())
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_ranks_share_every_batch_whatever_their_number(monkeypatch, world):
+    taken = []
+    for rank in range(world):
+        monkeypatch.setattr(batches, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(batches, "world_size", lambda: world)
+        mine = list(passes(48, 24, 96, 24 // world // (3 if world == 8 else 1)))
+        assert len(mine) == (6 if world == 8 else 2)
+        half = len(mine) // 2
+        assert {n for part in mine[:half] for n in part.tolist()} <= set(range(48, 72))
+        taken += [n for part in mine for n in part.tolist()]
+    assert sorted(taken) == list(range(48, 96))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_batches_in_order(plain, augmented, threads):
+    stores = open_encoded(plain), open_encoded(augmented)
+    reader = reader_of(*stores)
+    shaken = philox(0, "shake")
+
+    def read(numbers):
+        time.sleep(float(shaken.random()) / 500)
+        return reader(numbers)
+
+    with Loader(read, passes(0, 8, 96, 4), threads=threads) as loader:
+        for number in range(0, 96, 4):
+            batch = next(loader).to("cpu", torch.float32)
+            expected = load_batch(Algorithm1(*stores, 0.4, 0.5, 5, "linear"), *stores, range(number, number + 4))
+            for name in ("latents", "noise", "t", "alpha_bar", "dropped", "numbers"):
+                assert torch.equal(getattr(batch, name), getattr(expected, name)), name
+            assert torch.equal(batch.text.embeddings, expected.text.embeddings)
+
+
+def test_it_reads_ahead_and_no_further():
+    asked, gate = [], threading.Event()
+
+    def read(numbers):
+        asked.append(int(numbers[0]))
+        gate.wait(10)
+        return numbers
+
+    with Loader(read, iter(np.arange(20).reshape(20, 1)), threads=1, ahead=3) as loader:
+        gate.set()
+        for expected in range(15):
+            assert next(loader)[0] == expected
+            assert max(asked) <= expected + 3
+    assert asked == sorted(asked)
+
+
+def test_what_a_thread_raises_reaches_the_loop():
+    def read(_numbers):
+        raise UserError("shard-00003.arrow: is damaged")
+
+    with Loader(read, iter([np.arange(2)])) as loader, pytest.raises(UserError, match="shard-00003"):
+        next(loader)

@@ -1,0 +1,175 @@
+"""The loss on held-out records and the grids of pictures: fixed by address, and of the right weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.diffusion.loss import diffusion_loss
+from tessera.encoded.store import open_encoded
+from tessera.train import checkpoint
+from tessera.train.loop import Means, Trainer, train
+from tessera.train.optim.config import OptimConfig
+from tessera.train.validation import tile
+from tiny.training_sets import DIT, RIN, SHAPE, config_of, make_records, write_set
+
+HELD = 9
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("held")
+    plain = write_set(folder / "plain", make_records(37, std=0.3))
+    return plain, write_set(folder / "augmented", make_records(23, seed=1, std=0.3))
+
+
+def config(**changes):
+    return config_of(validation_records=HELD, num_images=80, log_every_images=40, **changes)
+
+
+def trainer_of(sets, config) -> Trainer:
+    return Trainer(Path("unused"), *map(open_encoded, sets), config, torch.device("cpu"))
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_held_out_records_are_never_trained_on(sets):
+    trainer = trainer_of(sets, config(augment_prob=0.3))
+    draws = trainer.reader.algorithm.draws(range(5000))
+    assert set(draws.index[~draws.augmented]) == set(range(37 - HELD))
+    assert set(draws.index[draws.augmented]) == set(range(23))
+
+
+@pytest.mark.parametrize("name", ["{}+mix", "{}+n01440764_10026.JPEG_quarter_0_0"])
+def test_nor_are_augmented_ones_of_which_they_are_the_base(sets, tmp_path, name):
+    """By both ways in which augmented pictures are named; a picture's own name may hold a "+"."""
+    keys = [f"thing/{i}" if i % 3 else f"thing/{i}+{i}" for i in range(37)]
+    order = [5 * i % 37 for i in range(37)]
+    plain = [replace(record, key=key) for record, key in zip(make_records(37), keys)]
+    mixed = [replace(record, key=name.format(keys[i])) for record, i in zip(make_records(37, seed=1), order)]
+    stores = write_set(tmp_path / "plain", plain), write_set(tmp_path / "augmented", mixed)
+    trainer = trainer_of(stores, config(augment_prob=0.9))
+    reader = trainer.reader
+    draws = reader.algorithm.draws(range(3000))
+    assert reader.augmented is not None
+    seen = {reader.augmented[i].key for i in set(draws.index[draws.augmented].tolist())}
+    assert seen == {name.format(key) for key in keys[: 37 - HELD]}
+    assert {reader.plain[i].key for i in set(draws.index[~draws.augmented].tolist())} == set(keys[: 37 - HELD])
+    every = trainer_of(stores, config_of(augment_prob=0.9)).reader.algorithm.draws(range(3000))
+    assert len(set(every.index[every.augmented])) == 37
+
+
+def test_times_and_noise_are_fixed_and_cover_all_levels(sets):
+    one, two = trainer_of(sets, config()), trainer_of(sets, config(device_batch_size=2, optim=config_of().optim))
+    assert one.boundaries.held_out is not None
+    assert two.boundaries.held_out is not None
+    whole = one.boundaries.held_out.batch(np.arange(HELD))
+    assert torch.allclose(whole.t, (torch.arange(HELD) + 0.5) / HELD)
+    assert torch.allclose(whole.alpha_bar, 1 - whole.t)
+    for row in range(HELD):
+        part = two.boundaries.held_out.batch(np.array([row]))
+        assert torch.equal(part.noise[0], whole.noise[row])
+        assert torch.equal(part.latents[0], whole.latents[row])
+    stored = torch.from_numpy(np.stack([one.reader.plain[28 + i].latent_mean for i in range(HELD)])).float()
+    assert 0 < (whole.latents - stored).abs().mean() < 0.5  # a draw from the posterior
+    trained_on = one.reader(range(HELD))
+    assert not torch.isclose(trained_on.noise, whole.noise).any()
+
+
+@pytest.mark.parametrize("model", [DIT, RIN])
+@pytest.mark.parametrize("size", [8, 4, 2])
+def test_the_loss_is_that_of_one_large_batch(sets, model, size):
+    trainer = trainer_of(sets, config(model=model, device_batch_size=size))
+    held_out = trainer.boundaries.held_out
+    assert held_out is not None
+    found = held_out.loss(trainer.state.network, trainer.stepper.null_condition)
+    keep = torch.ones(HELD, dtype=torch.bool) if model is RIN else None
+    batch = held_out.batch(np.arange(HELD))
+    _, losses = diffusion_loss(trainer.state.network, batch, trainer.stepper.null_condition, self_condition_keep=keep)
+    assert found["loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
+    quarters = [losses[batch.t.mul(4).floor() == q] for q in range(4)]
+    assert found["loss_by_t"] == pytest.approx([float(q.mean()) for q in quarters], rel=1e-5)
+
+
+def test_online_and_averaged_weights_are_measured(sets, tmp_path):
+    settings = config(
+        augment_prob=0.0, validate_every_images=40, ema_decay=0.5, ema_extra_decays=(0.0,), ema_warmup=False
+    )
+    train(tmp_path / "run", sets[0], None, settings)
+    lines = lines_of(tmp_path / "run")
+    assert [line["num_images"] for line in lines] == [40, 80]
+    for line in lines:
+        # An average with decay 0 is the weights themselves.
+        assert line["validation"]["loss"] == pytest.approx(line["validation_ema@0.0"]["loss"], rel=1e-6)
+        assert line["validation"]["loss"] != pytest.approx(line["validation_ema"]["loss"], rel=1e-4)
+    newest = checkpoint.latest(tmp_path / "run")
+    assert newest is not None
+    trainer = Trainer(tmp_path / "run", open_encoded(sets[0]), None, settings, torch.device("cpu"))
+    trainer.state.load(newest)
+    assert trainer.boundaries.validate(trainer.boundaries.held_out)["validation_ema"] == lines[-1]["validation_ema"]  # type: ignore[arg-type]
+
+
+def test_measuring_changes_nothing(sets, tmp_path):
+    settings = config(augment_prob=0.0, compute="bf16")
+    train(tmp_path / "often", sets[0], None, replace(settings, validate_every_images=8))
+    train(tmp_path / "once", sets[0], None, replace(settings, validate_every_images=80))
+    often, once = (checkpoint.load(checkpoint.latest(tmp_path / name)).tensors for name in ("often", "once"))
+    assert all(torch.equal(often[name], once[name]) for name in once)
+
+
+def test_a_set_too_small_to_hold_out(sets, tmp_path):
+    with pytest.raises(UserError, match="validation_records: 37 leaves nothing"):
+        train(tmp_path / "run", sets[0], None, config_of(augment_prob=0.0, validation_records=37))
+
+
+def test_a_run_that_diverges_ends_as_one_and_not_where_it_is_measured(sets, tmp_path):
+    """The loss on held-out records overflows steps before that of five batches in a row does."""
+    settings = config(augment_prob=0.0, validate_every_images=8, sample_every_images=8)
+    settings = replace(settings, optim=OptimConfig(lr=1e18, clip_norm=None, decay="constant"))
+    seen = []
+    means = Means(decode=lambda latents: seen.append(latents) or decode(latents))
+    with pytest.raises(UserError, match=r"was not finite 5 steps in a row, up to image \d+; lower optim\.lr"):
+        train(tmp_path / "run", sets[0], None, settings, means=means)
+    measured = [line["validation"]["loss"] for line in lines_of(tmp_path / "run")]
+    assert measured[-1] is None
+    assert all(latents.isfinite().all() for latents in seen)
+
+
+def decode(latents: torch.Tensor) -> np.ndarray:
+    """(B, 4, 4, 4) -> uint8 (B, 4, 4, 3)."""
+    return (latents[:, :3].permute(0, 2, 3, 1).clamp(-1, 1) * 127 + 128).byte().numpy()
+
+
+@pytest.mark.parametrize("model", [DIT, RIN])
+def test_grids_of_pictures(sets, tmp_path, model):
+    settings = config(model=model, augment_prob=0.0, sample_every_images=40, latent_shift=(0.1,), latent_scale=(0.5,))
+    seen = []
+    means = Means(decode=lambda latents: seen.append(latents) or decode(latents))
+    train(tmp_path / "run", sets[0], None, settings, means=means)
+    pictures = sorted((tmp_path / "run" / "samples").iterdir())
+    assert [p.name for p in pictures] == ["000000000040.png", "000000000080.png"]
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (16, 12)  # nine held-out captions, four in a row
+    assert all(latents.shape == (HELD, *SHAPE) for latents in seen)
+    assert not torch.equal(seen[0], seen[1])
+    limit = json.loads((tmp_path / "run" / "manifest.json").read_text())["facts"]["latent_limit"]
+    assert max(float(latents.abs().max()) for latents in seen) <= limit / 0.5 + 0.1 + 1e-5  # normalisation is undone
+    train(tmp_path / "again", sets[0], None, settings, means=means)
+    assert torch.equal(seen[2], seen[0])
+    train(tmp_path / "without", sets[0], None, settings)
+    assert not (tmp_path / "without" / "samples").exists()
+
+
+def test_tiles_lie_row_by_row():
+    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    sheet = tile(pictures)
+    assert sheet.shape == (4, 8, 3)
+    assert sheet[0, ::2, 0].tolist() == [0, 1, 2, 3]
+    assert sheet[2, ::2, 0].tolist() == [4, 0, 0, 0]
