@@ -5,7 +5,7 @@ import torch
 
 from tessera import devices
 from tessera.config import UserError
-from tessera.devices import pick_device, set_threads
+from tessera.devices import peak_tflops, pick_device, set_threads
 
 
 def test_rank_and_world_size(monkeypatch):
@@ -50,3 +50,25 @@ def test_set_threads(monkeypatch):
     assert asked == [2]
     with pytest.raises(UserError, match="threads must be at least 1"):
         set_threads(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121),
+        ("NVIDIA GeForce RTX 3090", 71),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("Tesla V100-SXM2-16GB", None),
+    ],
+)
+def test_the_peak_is_read_from_the_name(name, peak):
+    assert peak_tflops(name) == peak

@@ -1,12 +1,41 @@
 """The device, threads and ranks of this process."""
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from tessera.config import UserError
 
 if TYPE_CHECKING:
     import torch
+
+PEAK_TFLOPS = {
+    "GB200": 2500,
+    "B200": 2250,
+    "GH200": 989,
+    "H200 NVL": 835,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "H20": 148,
+    "A100": 312,
+    "A30": 165,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 3090": 71,
+    "RTX 4090": 165,
+}
+"""Peak of a GPU model in TFLOP/s: dense bf16 matrix products, by NVIDIA's data sheets. The first one found in the
+device's name counts."""
+_OTHER_MODEL = r"(?! (?:Ti|D|SUPER|Laptop))(?!.* MIG)"
+
+
+def peak_tflops(name: str) -> float | None:
+    """Return the dense bf16 peak in TFLOP/s of the GPU that torch calls `name`; None for a model not in PEAK_TFLOPS."""
+    found = (peak for model, peak in PEAK_TFLOPS.items() if re.search(rf"\b{model}\b{_OTHER_MODEL}", name))
+    return next(found, None)
 
 
 def rank() -> int:
