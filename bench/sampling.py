@@ -25,6 +25,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import as_denoiser, null_text
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import get_schedule, step_grid
@@ -118,17 +119,8 @@ def measure(
 
     # As `Pipeline.sample` does; the time of packing is the first step's.
     with packed_linears(network) if packed else contextlib.nullcontext():
-        latents = ddim(
-            as_denoiser(network, "eps"),
-            noise,
-            get_schedule("linear"),
-            TIMED_STEPS,
-            GUIDANCE,
-            text=text,
-            null=null,
-            clip_denoised=CLIP,
-            callback=one_naive_step,
-        )
+        guided = Guided(as_denoiser(network, "eps"), text, null, GUIDANCE, clip=CLIP)
+        latents = ddim(guided, noise, get_schedule("linear"), TIMED_STEPS, callback=one_naive_step)
     return ours, naive, float((latents - theirs).abs().max())
 
 
@@ -165,7 +157,7 @@ def main() -> None:
         plain(noise, torch.ones(batch, device=device), text)  # warm
         if arguments.compile:
             compile_blocks(network)
-            ddim(as_denoiser(network, "eps"), noise, get_schedule("linear"), 2, GUIDANCE, text=text, null=null)
+            ddim(Guided(as_denoiser(network, "eps"), text, null, GUIDANCE), noise, get_schedule("linear"), 2)
         *times, difference = measure(network, plain, noise, text, null, clock, not arguments.plain)
         taken = [each[0] + (steps - 1) * median(each[1:]) for each in times]
         row, encoding, saved = dit_flops(config, LENGTH) if isinstance(config, DiTConfig) else rin_flops(config, LENGTH)

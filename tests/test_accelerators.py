@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import PREDICTIONS, as_denoiser, diffusion_loss
 from tessera.diffusion.sampler import SAMPLERS
 from tessera.diffusion.schedule import get_schedule
@@ -58,18 +59,9 @@ def test_sampling(name, sampler, device):
         network = make_network(CONFIGS[name]).eval().to(where)
         noise, _, text = make_inputs()
         with torch.inference_mode():
-            drawn = SAMPLERS[sampler](
-                as_denoiser(network, "eps"),
-                noise.to(where),
-                get_schedule("linear"),
-                6,
-                3.0,
-                text=text.to(where),
-                null=NULL.to(where),
-                clip_denoised=3.0,
-                guidance_interval=(0.2, 0.8),
-                generator=torch.Generator().manual_seed(0),
-            )
+            guided = Guided(as_denoiser(network, "eps"), text.to(where), NULL.to(where), 3.0, (0.2, 0.8), 3.0)
+            generator = torch.Generator().manual_seed(0)
+            drawn = SAMPLERS[sampler](guided, noise.to(where), get_schedule("linear"), 6, generator=generator)
         assert drawn.device.type == where.type
         latents.append(drawn.cpu())
     torch.testing.assert_close(latents[1], latents[0], atol=1e-3, rtol=1e-3)

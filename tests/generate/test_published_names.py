@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 
 import tessera
 from tessera.cli import main
+from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import as_denoiser
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import linear
@@ -72,16 +73,8 @@ def by_hand(hub, noise):
     """The picture made of the three networks, step by step."""
     network, _ = load_published(hub["Lucasdegeorge/CAD-I"])
     encoder = load_text_encoder(str(hub["google/flan-t5-xl"]), "cpu")
-    latents = ddim(
-        as_denoiser(network, "eps"),
-        noise,
-        linear,
-        3,
-        9.0,
-        text=TextEncoding.stack(encoder.encode([PROMPT])),
-        null=torch.from_numpy(encoder.null_condition),
-        clip_denoised=3.3,
-    )
+    text, null = TextEncoding.stack(encoder.encode([PROMPT])), torch.from_numpy(encoder.null_condition)
+    latents = ddim(Guided(as_denoiser(network, "eps"), text, null, 9.0, clip=3.3), noise, linear, 3)
     return load_codec(str(hub["stabilityai/sd-vae-ft-ema"]), "cpu").decode(latents / SCALE)[0]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import PREDICTIONS, as_denoiser, diffusion_loss
 from tessera.diffusion.sampler import SAMPLERS
 from tessera.diffusion.schedule import SCHEDULES, get_schedule
@@ -61,18 +62,8 @@ def test_sampling(network, sampler, prediction):
     text, null = make_text().to("meta"), torch.randn(1, network.config.text_width).to("meta")
     options = {"generator": torch.Generator().manual_seed(0)} if sampler == "ddpm" else {}
     with torch.inference_mode(), OneDevice():
-        latents = SAMPLERS[sampler](
-            as_denoiser(network, prediction),
-            noise_for(network),
-            get_schedule("linear"),
-            4,
-            3.0,
-            text=text,
-            null=null,
-            clip_denoised=3.0,
-            guidance_interval=(0.2, 0.8),
-            **options,
-        )
+        guided = Guided(as_denoiser(network, prediction), text, null, 3.0, (0.2, 0.8), 3.0)
+        latents = SAMPLERS[sampler](guided, noise_for(network), get_schedule("linear"), 4, **options)
     assert (latents.device.type, latents.dtype) == ("meta", torch.float32)
 
 
@@ -80,9 +71,8 @@ def test_sampling(network, sampler, prediction):
 def test_every_schedule(schedule):
     network = make_network(CONFIGS["dit"]).to("meta")
     with torch.inference_mode(), OneDevice():
-        SAMPLERS["ddim"](
-            as_denoiser(network, "eps"), noise_for(network), get_schedule(schedule), 3, 1.0, text=make_text().to("meta")
-        )
+        guided = Guided(as_denoiser(network, "eps"), make_text().to("meta"))
+        SAMPLERS["ddim"](guided, noise_for(network), get_schedule(schedule), 3)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

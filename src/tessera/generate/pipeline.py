@@ -3,8 +3,11 @@
 B = pictures of a batch, S = picture side in pixels, (C, H, W) = shape of one picture's latents.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +15,9 @@ from torch import Tensor
 
 from tessera.config import UserError
 from tessera.devices import pick_device
+from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import as_denoiser
-from tessera.diffusion.sampler import Callback, Generators, get_sampler
+from tessera.diffusion.sampler import get_sampler
 from tessera.diffusion.schedule import get_schedule
 from tessera.models.build import compile_blocks
 from tessera.models.packing import packed_linears
@@ -22,6 +26,9 @@ from tessera.pretrained.vae import load_codec
 from tessera.randomness import address, philox
 from tessera.records import TextEncoding
 from tessera.weights.export import ExportInfo, load_export
+
+if TYPE_CHECKING:
+    from tessera.diffusion.sampler import Callback, Generators
 
 SAMPLES_PER_PROMPT = 2**20
 """Addresses kept for each prompt: picture k of prompt i draws its noise at i * SAMPLES_PER_PROMPT + k."""
@@ -74,7 +81,7 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         *,
         compile: bool = False,
-    ) -> "Pipeline":
+    ) -> Pipeline:
         """The model of an export folder on `device`, its weights in `dtype`; None = the best device, float32.
 
         compile: compiles the network's blocks (`tessera.models.build.compile_blocks`). Without it, on a CPU, sampling
@@ -115,17 +122,20 @@ class Pipeline:
         not a finite number.
         """
         info = self.info
+        guided = Guided(
+            as_denoiser(self.network, info.prediction),
+            text,
+            torch.as_tensor(info.null_condition).to(self.device, torch.float32),
+            info.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_interval,
+            info.clip_denoised,
+        )
         with packed_linears(self.network):
             return get_sampler(sampler)(
-                as_denoiser(self.network, info.prediction),
+                guided,
                 noise.to(self.device, torch.float32),
                 get_schedule(info.noise_schedule),
                 info.sampling_steps if steps is None else steps,
-                info.guidance_scale if guidance_scale is None else guidance_scale,
-                text=text,
-                null=torch.as_tensor(info.null_condition).to(self.device, torch.float32),
-                clip_denoised=info.clip_denoised,
-                guidance_interval=guidance_interval,
                 generator=generator,
                 callback=callback,
             )

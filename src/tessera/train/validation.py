@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tessera.devices import rank, world_size
+from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import as_denoiser, diffusion_loss
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import get_schedule
@@ -111,16 +112,9 @@ class Grid:
     def latents(self, network: torch.nn.Module, null_condition: Tensor) -> Tensor:
         """Stored latents (B, C, H, W) of the pictures, by 25 steps of DDIM with guidance 3; of a network that diverges,
         0 where they are not finite, which no codec decodes."""
-        drawn = ddim(
-            as_denoiser(network, self.config.prediction),
-            self.noise,
-            get_schedule(self.config.noise_schedule),
-            GRID_STEPS,
-            GRID_GUIDANCE,
-            text=self.text,
-            null=null_condition,
-            clip_denoised=self.limit,
-        )
+        denoise = as_denoiser(network, self.config.prediction)
+        guided = Guided(denoise, self.text, null_condition, GRID_GUIDANCE, clip=self.limit)
+        drawn = ddim(guided, self.noise, get_schedule(self.config.noise_schedule), GRID_STEPS)
         return self.normalise.undo(drawn.float().cpu()).nan_to_num(0.0, 0.0, 0.0)
 
 
