@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tessera.cutmix import placement_at
 from tessera.evaluate.miniature import seam
 from tessera.files import atomic_path
 from tessera.generate.folder import GenerateConfig, generate
+from tessera.images import read_rgb
 from tessera.metrics import share_interval
 from tessera.miniature import describe, draw_scene, mix_scene
 from tessera.presets.miniature import MINIATURE_WORLD
@@ -52,7 +52,7 @@ def seams(studies: Path, cell: Cell) -> tuple[np.ndarray, list[str]]:
     drawn = out / cell.variant.name
     generate(drawn, export, prompts, GenerateConfig(per_prompt=2, seed=22, batch_size=40, threads=1))
     paths = sorted(drawn.glob("*/samples/*.png"))
-    pictures = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    pictures = np.stack([read_rgb(path) for path in paths])
     return seam.seam_scores(pictures), [path.parts[-3] for path in paths]
 
 

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tessera"
 FLOORS = [
     [
         *("config", "extras", "devices", "progress", "randomness", "signals", "records", "files", "stages"),
-        *("color_profiles", "images", "hub", "workers", "encoded"),
+        *("images", "hub", "workers", "encoded"),
     ],
     ["diffusion", "models", "metrics", "cutmix", "miniature"],
     ["pretrained", "weights", "prompts"],

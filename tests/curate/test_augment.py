@@ -14,7 +14,7 @@ from tessera.curate.augment import AugmentConfig, augment, draw_recipe, read_rec
 from tessera.curate.collect.collect import ImageRow, read_images
 from tessera.cutmix import PATTERNS, compose, count_placements, placement_at
 from tessera.files import read_table
-from tessera.images import read_png
+from tessera.images import read_rgb
 from tessera.stages import read_manifest
 
 
@@ -120,9 +120,9 @@ def test_pictures_are_written_on_request(images, tmp_path):
     recipe = read_recipe(out)
     assert len(list(out.glob("*/*.png"))) == 24
     for row in recipe.rows:
-        base, partner = (read_png(images / f"{key}.png") for key in (row.base, row.partner))
+        base, partner = (read_rgb(images / f"{key}.png") for key in (row.base, row.partner))
         expected = compose(base, partner, row.placement, "centre")
-        assert np.array_equal(read_png(out / f"{row.key}.png"), expected)
+        assert np.array_equal(read_rgb(out / f"{row.key}.png"), expected)
 
 
 def test_crop_takes_single_pictures_and_needs_no_second_class(images, tmp_path):
@@ -133,8 +133,8 @@ def test_crop_takes_single_pictures_and_needs_no_second_class(images, tmp_path):
     assert read_manifest(out).counts == {"records": 24} | dict.fromkeys(PATTERNS, 0) | {"crop": 24}
     for row in rows:
         assert row.base == row.partner
-        base = read_png(images / f"{row.base}.png")
-        assert np.array_equal(read_png(out / f"{row.key}.png"), compose(base, base, row.placement))
+        base = read_rgb(images / f"{row.base}.png")
+        assert np.array_equal(read_rgb(out / f"{row.key}.png"), compose(base, base, row.placement))
     assert len({row.placement.box for row in rows}) > 12
     assert len(draw_recipe(pictures(3), AugmentConfig(pattern="crop"), 32)) == 3
 

@@ -16,7 +16,7 @@ from tessera.curate.encode import EncodeConfig, encode
 from tessera.cutmix import compose
 from tessera.encoded.store import open_encoded
 from tessera.files import sha256_file
-from tessera.images import read_png
+from tessera.images import read_rgb
 from tessera.pretrained.text_encoders import Words
 from tessera.pretrained.vae import PixelUnshuffle
 from tessera.stages import read_manifest
@@ -64,7 +64,7 @@ def test_records_of_pictures(images, captions, tmp_path):
         assert record.class_name == rows[record.key].class_name
         assert record.caption == texts[record.key]
         assert np.abs(record.text - words.encode([record.caption])[0]).max() < 0.02
-        pixels = read_png(images / f"{record.key}.png")
+        pixels = read_rgb(images / f"{record.key}.png")
         assert np.array_equal(codec.decode(record.latent_mean[None])[0], pixels)
         assert not record.latent_std.any()
     assert np.array_equal(store.null_condition, words.null_condition)
@@ -95,7 +95,7 @@ def test_records_of_mixes_are_composed_from_their_row(images, recipe, mixed_capt
     for i in range(len(store)):
         record = store[i]
         row = rows[record.key]
-        base, partner = (read_png(images / f"{key}.png") for key in (row.base, row.partner))
+        base, partner = (read_rgb(images / f"{key}.png") for key in (row.base, row.partner))
         expected = compose(base, partner, row.placement, "centre")
         assert np.array_equal(PixelUnshuffle(factor=2).decode(record.latent_mean[None])[0], expected)
         assert record.class_name == f"{row.base.split('/')[0]} + {row.partner.split('/')[0]}"
@@ -118,7 +118,7 @@ def test_each_text_is_encoded_and_each_picture_decoded_once(images, recipe, mixe
             return super().encode(texts)
 
     monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_: Counting(32))
-    monkeypatch.setattr(encode_module, "read_png", lambda path: (read.append(path), read_png(path))[1])
+    monkeypatch.setattr(encode_module, "read_rgb", lambda path, **how: (read.append(path), read_rgb(path))[1])
     encode(tmp_path / "encoded", images, mixed_captions, replace(CONFIG, shard_size=100), recipe=recipe)
     seen.remove("")  # of the null condition
     assert sorted(seen) == sorted(set(read_captions(mixed_captions).values()))
@@ -177,7 +177,7 @@ def test_errors_name_the_culprit(images, captions, mixed_captions, recipe, tmp_p
     copy = shutil.copytree(images, tmp_path / "images")
     bad = copy / "star" / "000005.png"
     bad.write_bytes(bad.read_bytes()[:60])
-    with pytest.raises(UserError, match=r"star/000005\.png: is missing or damaged"):
+    with pytest.raises(UserError, match=r"star/000005\.png: is not a readable image"):
         encode(tmp_path / "b", copy, captions, CONFIG)
     shutil.copy(copy / "star" / "000002.png", bad)
     encode(tmp_path / "b", copy, captions, CONFIG)

@@ -11,7 +11,7 @@ from tessera.curate import encode as encode_module
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.encoded.store import open_encoded
-from tessera.images import read_png
+from tessera.images import read_rgb
 from tessera.pretrained.text_encoders import T5
 from tessera.stages import read_manifest
 from tessera.workers import Engine
@@ -51,7 +51,7 @@ def test_records_are_what_the_libraries_give_by_hand(images, captions, encoded, 
     assert len(store) == 24
     for i in range(len(store)):
         record = store[i]
-        pixels = torch.from_numpy(read_png(images / f"{record.key}.png").copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        pixels = torch.from_numpy(read_rgb(images / f"{record.key}.png").copy()).permute(2, 0, 1)[None] / 127.5 - 1
         posterior = vae.encode(pixels).latent_dist
         np.testing.assert_allclose(record.latent_mean, posterior.mean[0], rtol=2e-3, atol=2e-3)
         np.testing.assert_allclose(record.latent_std, posterior.std[0], rtol=2e-3, atol=1e-6)

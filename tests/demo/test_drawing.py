@@ -1,3 +1,4 @@
+import json
 import threading
 
 import numpy as np
@@ -6,8 +7,7 @@ from tests.demo.conftest import HOSTILE
 
 from tessera.config import UserError
 from tessera.demo.drawing import MAX_PROMPT, Drawer, Request, find_rival
-from tessera.demo.pictures import read_settings
-from tessera.demo.studio import KEPT, MAX_WAITING, Studio
+from tessera.demo.studio import KEPT, MAX_WAITING, SETTINGS_KEY, Studio
 from tessera.generate.folder import GenerateConfig, generate
 
 ASKED = {"prompt": "a red circle", "guidance_scale": 2.0, "steps": 5, "seed": 7, "count": 3}
@@ -113,6 +113,15 @@ def test_two_models_on_one_seed_keep_their_settings(workspace, tmp_path):
     (shown,) = studio.draw("me", "<b>other</b>", **ASKED)
     assert "&lt;b&gt;" in shown.status
     assert studio._stops == {}
+
+
+def read_settings(path):
+    """Return what `Studio` writes beside the pixels."""
+    from PIL import Image
+
+    with Image.open(path, formats=("PNG",)) as image:
+        image.load()
+        return json.loads(image.info[SETTINGS_KEY])
 
 
 def read_pixels(path):

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from tessera import stages
 from tessera.config import UserError, from_dict, to_dict
 from tessera.generate import folder
-from tessera.generate.folder import GenerateConfig, fresh_folder, generate, image_grid
+from tessera.generate.folder import GenerateConfig, fresh_folder, generate
 from tessera.generate.pipeline import Pipeline
 from tessera.prompts.read import read_prompts
 from tessera.stages import open_stage, read_manifest
@@ -305,14 +303,3 @@ def test_config_refuses(wrong):
 def test_config_survives_json():
     config = GenerateConfig(per_prompt=3, guidance_scale=2, sampler="dpmpp_2m")
     assert from_dict(GenerateConfig, json.loads(json.dumps(to_dict(config)))) == config
-
-
-@settings(max_examples=25, deadline=None)
-@given(count=st.integers(1, 12), side=st.integers(1, 5), gap=st.integers(0, 3))
-def test_grid_shows_every_picture(count, side, gap):
-    pictures = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(side, 1).repeat(side, 2).repeat(3, 3)
-    grid = image_grid(pictures, gap)
-    shown, areas = np.unique(grid[..., 0][(grid[..., 0] < count)], return_counts=True)
-    assert shown.tolist() == list(range(count))
-    assert set(areas.tolist()) == {side * side}
-    assert grid.shape[0] <= grid.shape[1]

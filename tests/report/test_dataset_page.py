@@ -17,7 +17,7 @@ from tessera.curate.collect.collect import CollectConfig, collect, read_images
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.cutmix import compose
 from tessera.encoded.store import open_encoded
-from tessera.images import read_png
+from tessera.images import read_rgb
 from tessera.report.dataset_page import look
 from tiny.chromium import check_file
 
@@ -89,7 +89,7 @@ def test_pictures(images, tmp_path):
     look(images, tmp_path / "page.html", number=10)
     page = Page(tmp_path / "page.html")
     shows_nothing_from_elsewhere(page)
-    known = [read_png(images / str(row.file)).tobytes() for row in read_images(images)]
+    known = [read_rgb(images / str(row.file)).tobytes() for row in read_images(images)]
     assert len(page.images) == 10
     assert all(pixels(image).tobytes() in known for image in page.images)
     assert page.boxes == page.captions == []
@@ -107,7 +107,7 @@ def test_mixes_with_their_boxes_and_captions(made, tmp_path, name):
     rows = read_recipe(made / "recipe").rows
     images = {row.key: row for row in read_images(made / "images")}
     for row, image, box in zip(rows, page.images, page.boxes, strict=True):
-        base, partner = (read_png(made / "images" / f"{key}.png") for key in (row.base, row.partner))
+        base, partner = (read_rgb(made / "images" / f"{key}.png") for key in (row.base, row.partner))
         assert np.array_equal(pixels(image), compose(base, partner, row.placement, "centre"))
         left, top, right, bottom = row.placement.box
         assert box == (left, top, right - left, bottom - top)
@@ -143,7 +143,7 @@ def test_rejects_by_reason_and_escaped_text(messy, tmp_path):
     assert page.images[0]["src"].startswith("data:image/jpeg")
     assert page.images[0]["alt"].endswith(EVIL)
     table = " ".join(page.text.partition("Left out, by reason")[2].split())
-    assert "2empty filered_fox/3.jpg, red_fox/<b>.jpg 1not a picture, or an unknown formatred_fox/4.jpg" in table
+    assert "2empty filered_fox/3.jpg, red_fox/<b>.jpg 1not an image, or an unknown formatred_fox/4.jpg" in table
 
 
 def test_of_a_crop_the_window_is_shown_on_the_picture(images, made, tmp_path):
@@ -151,7 +151,7 @@ def test_of_a_crop_the_window_is_shown_on_the_picture(images, made, tmp_path):
     look(made / "windows", tmp_path / "page.html", number=24)
     page = Page(tmp_path / "page.html")
     for row, image, box in zip(read_recipe(made / "windows").rows, page.images, page.boxes, strict=True):
-        assert np.array_equal(pixels(image), read_png(images / f"{row.base}.png"))
+        assert np.array_equal(pixels(image), read_rgb(images / f"{row.base}.png"))
         assert box[:2] == row.placement.box[:2]
 
 

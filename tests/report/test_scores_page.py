@@ -452,5 +452,5 @@ def test_pictures_that_were_not_judged_are_refused(tmp_path, kind):
     assert (tmp_path / "out" / "index.html").is_file()
     (mine / "00001" / "samples" / "0001.png").write_bytes(b"no picture")
     if kind != "quality":
-        with pytest.raises(UserError, match=r"00001/samples/0001\.png: is not a readable picture"):
+        with pytest.raises(UserError, match=r"00001/samples/0001\.png: is not a readable image"):
             results(tmp_path / "again", [place], [mine])

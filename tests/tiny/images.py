@@ -11,6 +11,24 @@ from tessera.miniature import WorldConfig
 
 WORLD = WorldConfig(num_images=24, size=16, shapes=("circle", "square", "star"), seed=5)
 
+BLOCKS = np.array([[[220, 30, 30], [30, 200, 40]], [[40, 60, 210], [230, 210, 50]]], np.uint8)
+
+
+def blocks(width=64, height=64) -> Image.Image:
+    """Return red, green / blue, yellow quarters."""
+    return Image.fromarray(BLOCKS).resize((width, height), Image.Resampling.NEAREST)
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def quarters(crop: np.ndarray) -> np.ndarray:
+    """Return the colors in the middle of the four quarters (2, 2, 3)."""
+    size = len(crop)
+    return crop[size // 4 :: size // 2, size // 4 :: size // 2].astype(int)
+
 
 def scenery(seed: int, width: int, height: int) -> Image.Image:
     """A smooth random picture: it survives JPEG and scaling."""
@@ -79,10 +97,10 @@ def bomb() -> bytes:
 BAD_PICTURES = {
     "half.jpg": (saved(scenery(1, 300, 300), "JPEG")[:-4000], "truncated"),
     "half.png": (saved(Image.effect_noise((90, 90), 50), "PNG")[:-3000], "truncated"),
-    "letter.jpg": (b"Dear reader, this is no picture.\n" * 40, "not a picture, or an unknown format"),
+    "letter.jpg": (b"Dear reader, this is no picture.\n" * 40, "not an image, or an unknown format"),
     "nothing.png": (b"", "empty file"),
     "bomb.png": (bomb(), "more than 100 megapixels"),
     "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg files cannot be read"),
-    "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture, or an unknown format"),
+    "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image, or an unknown format"),
 }
 NO_PICTURES = ["notes.txt", ".DS_Store", "labels.csv", ".hidden.jpg", "noextension"]

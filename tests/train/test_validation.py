@@ -15,7 +15,6 @@ from tessera.encoded.store import open_encoded
 from tessera.train import checkpoint
 from tessera.train.loop import Means, Trainer, train
 from tessera.train.optim.config import OptimConfig
-from tessera.train.validation import tile
 from tiny.training_sets import DIT, RIN, SHAPE, config_of, make_records, write_set
 
 HELD = 9
@@ -165,11 +164,3 @@ def test_grids_of_pictures(sets, tmp_path, model):
     assert torch.equal(seen[2], seen[0])
     train(tmp_path / "without", sets[0], None, settings)
     assert not (tmp_path / "without" / "samples").exists()
-
-
-def test_tiles_lie_row_by_row():
-    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    sheet = tile(pictures)
-    assert sheet.shape == (4, 8, 3)
-    assert sheet[0, ::2, 0].tolist() == [0, 1, 2, 3]
-    assert sheet[2, ::2, 0].tolist() == [4, 0, 0, 0]

@@ -41,7 +41,7 @@ from tessera.cutmix import (
     placement_at,
 )
 from tessera.files import read_table, remove_unfinished, write_table
-from tessera.images import is_whole_png, read_png, write_png
+from tessera.images import is_complete_png, read_rgb, write_png
 from tessera.progress import progress
 from tessera.randomness import address
 from tessera.records import Placement
@@ -261,7 +261,7 @@ def _write_pictures(out: Path, images: Path) -> None:
     with progress("augment", len(recipe.rows)) as bar:
         for row in recipe.rows:
             path = out / f"{row.key}.png"
-            if not is_whole_png(path):
-                base, partner = read_png(files[row.base]), read_png(files[row.partner])
-                write_png(path, compose(base, partner, row.placement, recipe.config.half_view))
+            if not is_complete_png(path):
+                base, partner = read_rgb(files[row.base]), read_rgb(files[row.partner])
+                write_png(path, compose(base, partner, row.placement, recipe.config.half_view), fast=True)
             bar.advance()

@@ -27,7 +27,7 @@ from tessera.encoded.record import EncodedRecord, TextEncodingKind, pack_floats,
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import SHARD_SHA256, shard_name
 from tessera.files import sha256_file
-from tessera.images import read_png
+from tessera.images import read_rgb
 from tessera.pretrained.text_encoders import TextEncoder, load_text_encoder
 from tessera.pretrained.vae import LatentCodec, load_codec
 from tessera.progress import progress
@@ -259,10 +259,7 @@ class _Pictures:
         return self._kept[file]
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
-        try:
-            picture = read_png(path)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path}: is missing or damaged; delete its directory and collect again") from error
+        picture = read_rgb(path, fix="delete its directory and collect again")
         if picture.shape != self._shape:
             raise UserError(f"{path}: is not {self._shape[1]} x {self._shape[0]} RGB; collect again")
         return picture

@@ -11,20 +11,19 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tessera.config import UserError
 from tessera.curate.augment import RecipeRow, read_recipe
 from tessera.curate.caption.caption import check_made_from, read_captions
 from tessera.curate.collect.collect import ImageRow, read_images
 from tessera.cutmix import CROP, compose
-from tessera.demo.pictures import data_address
-from tessera.images import read_png
+from tessera.images import data_uri, read_rgb, thumbnail
 from tessera.stages import MANIFEST, read_manifest
 
 PAGE = 24
 """Pictures shown at once."""
 _THUMB = 192  # px; larger pictures are shown at this size
+_EXACT = 64  # px; images of at most this side are shown without loss
 ALL = "all classes"
 
 
@@ -113,8 +112,8 @@ class Browser:
     def _crop(self, key: str) -> NDArray[np.uint8]:
         path = self.workspace / "images" / str(self.rows[key].file)
         try:
-            return read_png(path)
-        except (OSError, SyntaxError):
+            return read_rgb(path)
+        except UserError:
             raise UserError(f"{path.name}: is missing or damaged; collect the pictures again") from None
 
     def cards(self, entries: Sequence[Entry]) -> str:
@@ -125,7 +124,7 @@ class Browser:
         text, name, key = (html.escape(value) for value in (entry.caption, entry.class_name, entry.key))
         box = _box(entry.mix) if entry.mix is not None and entry.mix.placement.pattern != CROP else ""
         try:
-            address = data_address(_thumb(self.pixels(entry)))
+            address = data_uri(thumbnail(self.pixels(entry), _THUMB), _EXACT)
             picture = f'<div class="shot"><img src="{address}" alt="{text or name}" loading="lazy">{box}</div>'
         except UserError as error:
             picture = f'<p class="notice">{html.escape(str(error))}</p>'
@@ -134,12 +133,6 @@ class Browser:
         return (
             f'<li>{picture}<b dir="auto">{name}</b><p dir="auto">{text}</p><small dir="auto">{key}</small>{about}</li>'
         )
-
-
-def _thumb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if len(pixels) <= _THUMB:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((_THUMB, _THUMB), Image.Resampling.BICUBIC))
 
 
 def _box(mix: RecipeRow) -> str:

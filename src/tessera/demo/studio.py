@@ -5,6 +5,7 @@ Every function here gives markup or data for the page and never raises for a wro
 
 import html
 import itertools
+import json
 import sys
 import threading
 import traceback
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 import tessera
 from tessera.config import UserError
 from tessera.demo.drawing import SAMPLER, Drawer, Request, Update
-from tessera.demo.pictures import data_address, write_png
 from tessera.demo.turns import Turns
+from tessera.images import data_uri, write_png
 
 KEPT = 64
 """Pictures that one visitor's gallery keeps."""
@@ -29,6 +30,10 @@ MAX_WAITING = 16
 _TICK = 0.1  # seconds until somebody who waits is asked again whether to stop
 _CAPTION = 90  # characters of the prompt under a picture
 BOTH = " beside "
+SETTINGS_KEY = "tessera"
+"""Keyword of the PNG text chunk that holds the settings, as JSON."""
+EXACT = 64
+"""Images of at most this side are shown without loss."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +155,12 @@ class Studio:
         folder = self.folder / f"{next(self._numbers):06d}"
         kept = []
         for k, pixels in enumerate(pictures):
-            settings = asdict(request) | {"picture": k, "sampler": SAMPLER, "model": name}
+            settings: dict[str, Any] = asdict(request) | {"picture": k, "sampler": SAMPLER, "model": name}
             settings |= {"export_sha256": drawer.digest, "tessera": tessera.__version__}
             path = folder / f"tessera-seed{request.seed}-{k}.png"
-            write_png(path, pixels, settings)
+            # JSON is ASCII, whatever the prompt.
+            text = {SETTINGS_KEY: json.dumps(settings, sort_keys=True), "prompt": request.prompt}
+            write_png(path, pixels, text=text)
             kept.append(Kept(str(path), settings))
         return kept
 
@@ -192,6 +199,6 @@ def _preview(pictures: dict[str, NDArray[np.uint8]], prompt: str) -> str:
     alt = html.escape(" ".join(prompt.split())[:300], quote=True)
     rows = []
     for name, drawn in pictures.items():
-        images = "".join(f'<img src="{data_address(pixels)}" alt="{alt}">' for pixels in drawn)
+        images = "".join(f'<img src="{data_uri(pixels, EXACT)}" alt="{alt}">' for pixels in drawn)
         rows.append(f'<figure><figcaption dir="auto">{html.escape(name)}</figcaption><div>{images}</div></figure>')
     return f'<div class="preview">{"".join(rows)}</div>'

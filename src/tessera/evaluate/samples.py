@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tessera.config import UserError
-from tessera.evaluate.quality.features import as_rgb
 from tessera.evaluate.scores import Extender
 from tessera.files import read_json
+from tessera.images import read_rgb
 from tessera.stages import read_manifest
 
 
@@ -54,13 +53,14 @@ def read_samples(directory: Path) -> Samples:
     return Samples(directory, samples.extended, per_prompt, tuple(lines))
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3); UserError if the file is damaged."""
-    try:
-        with Image.open(path) as picture:
-            return as_rgb(picture)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: is not a readable picture ({error}); generate it again") from error
+def read_square(path: Path, size: int | None = None) -> NDArray[np.uint8]:
+    """Return the pixels (S, S, 3) of an image. Raises UserError if it is damaged, not square or not of side `size`."""
+    pixels = read_rgb(path, fix="generate it again")
+    height, width, _ = pixels.shape
+    if height != width or height != (size or height):
+        side = "one size" if size is None else f"{size} px"
+        raise UserError(f"{path}: is {width} x {height} px; all samples must be squares of {side}")
+    return pixels
 
 
 def extender(samples: Samples) -> Extender | None:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tessera.config import UserError, nearest, to_dict
 from tessera.devices import rank, set_threads, world_size
 from tessera.files import atomic_path
+from tessera.images import image_grid, write_png
 from tessera.progress import progress
 from tessera.prompts.read import Prompts, load_prompts
 from tessera.stages import open_stage, read_manifest
@@ -225,26 +225,9 @@ def _write_prompt(directory: Path, metadata: dict[str, Any], text: str, pictures
     (directory / "samples").mkdir(parents=True, exist_ok=True)
     (directory / "metadata.jsonl").unlink(missing_ok=True)  # there again if pictures were deleted
     for k, picture in enumerate(pictures):
-        _write_png(directory / "samples" / f"{k:04d}.png", picture)
+        write_png(directory / "samples" / f"{k:04d}.png", picture)
     if len(pictures) > 1:
-        _write_png(directory / "grid.png", image_grid(pictures))
+        write_png(directory / "grid.png", image_grid(pictures))
     line = json.dumps({**metadata, "text": text}, ensure_ascii=False)
     with atomic_path(directory / "metadata.jsonl", durable=False) as temporary:
         temporary.write_text(line + "\n", encoding="utf-8", newline="\n")
-
-
-def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    with atomic_path(path, durable=False) as temporary:  # thousands of small files that can be drawn again
-        Image.fromarray(picture).save(temporary, format="PNG")
-
-
-def image_grid(pictures: NDArray[np.uint8], gap: int = 2) -> NDArray[np.uint8]:
-    """Pictures (N, H, W, 3) row by row on white, as square as whole columns allow, `gap` pixels apart: (h, w, 3)."""
-    count, height, width, _ = pictures.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for n, picture in enumerate(pictures):
-        top, left = n // columns * (height + gap), n % columns * (width + gap)
-        grid[top : top + height, left : left + width] = picture
-    return grid

@@ -1,7 +1,5 @@
 """Chat with any server that speaks OpenAI's protocol (vLLM, SGLang, llama.cpp, OpenAI itself), extra `serve`."""
 
-import base64
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.extras import install_command
+from tessera.images import data_uri
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable of the key; servers of one's own need none."""
@@ -44,7 +43,7 @@ class ChatClient:
         """
         content: Any = text
         if image is not None:
-            content = [{"type": "image_url", "image_url": {"url": data_url(image)}}, {"type": "text", "text": text}]
+            content = [{"type": "image_url", "image_url": {"url": data_uri(image)}}, {"type": "text", "text": text}]
         try:
             answer: Any = self._client.chat.completions.create(
                 model=self.model,
@@ -98,12 +97,3 @@ def require_openai(address: str) -> Any:
 def api_key() -> str:
     """The user's key, or a word in its place: the library wants one for servers that do not."""
     return os.environ.get(KEY_VARIABLE) or "none"
-
-
-def data_url(image: NDArray[np.uint8]) -> str:
-    """A picture (H, W, 3) as a message carries it: PNG, packed fast rather than well."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -4,17 +4,11 @@ It takes what collect, augment, caption or encode made; the pictures are found b
 directories near by. Nothing is loaded from anywhere, and all text is escaped.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from tessera.config import UserError
 from tessera.curate.augment import RecipeRow, read_recipe
@@ -23,7 +17,7 @@ from tessera.curate.collect.collect import ImageRow, read_images
 from tessera.cutmix import CROP, compose
 from tessera.encoded.store import open_encoded
 from tessera.files import atomic_path, sha256_file
-from tessera.images import read_png
+from tessera.images import data_uri, read_rgb
 from tessera.randomness import philox
 from tessera.stages import MANIFEST, Manifest, read_manifest
 
@@ -172,17 +166,17 @@ def _mixed(
 
 
 def _shown(sample: _Sample, images: Path, half_view: str, size: int) -> dict[str, Any]:
-    pixels = read_png(images / str(sample.base.file))
+    pixels = read_rgb(images / str(sample.base.file))
     title, box = sample.base.class_name, None
     if sample.mix is not None:
         assert sample.partner is not None
         box = sample.mix.placement.box
         if sample.mix.placement.pattern != CROP:  # of a crop the window is shown on the picture
-            partner = read_png(images / str(sample.partner.file))
+            partner = read_rgb(images / str(sample.partner.file))
             pixels = compose(pixels, partner, sample.mix.placement, half_view)
             title = f"{title} + {sample.partner.class_name}"
     return {
-        "image": _embed(pixels),
+        "image": data_uri(pixels, _SMALL - 1),
         "alt": f"{title}: {sample.caption}" if sample.caption else title,
         "title": title,
         "caption": sample.caption,
@@ -190,14 +184,6 @@ def _shown(sample: _Sample, images: Path, half_view: str, size: int) -> dict[str
         "box": box,
         "size": size,
     }
-
-
-def _embed(pixels: NDArray[np.uint8]) -> str:
-    """A picture as a data: address: PNG when it is small, else JPEG."""
-    kind, options = ("PNG", {}) if len(pixels) < _SMALL else ("JPEG", {"quality": 85})
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _facts(inputs: _Inputs) -> Iterator[tuple[str, str]]:

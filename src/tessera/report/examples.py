@@ -1,7 +1,5 @@
 """Pictures of the report: pixels as data URIs, CutMix examples with their captions, pictures at rising noise levels."""
 
-import base64
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tessera.cutmix import PATTERNS, compose
 from tessera.files import read_table
+from tessera.images import data_uri, read_rgb, thumbnail
 from tessera.randomness import philox
 from tessera.records import Placement
 from tessera.stages import read_manifest
@@ -73,23 +71,10 @@ class PlainExample:
 
 def embed(pixels: NDArray[np.uint8], alt: str) -> Picture:
     """uint8 (H, W, 3) as a picture of the page: PNG if small, else JPEG of at most `LARGEST` px."""
-    image = Image.fromarray(pixels)
-    small = max(image.size) <= SMALL
-    buffer = io.BytesIO()
-    if small:
-        image.save(buffer, format="PNG")
-    else:
-        image.thumbnail((LARGEST, LARGEST))
-        image.save(buffer, format="JPEG", quality=88)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    uri = f"data:image/{'png' if small else 'jpeg'};base64,{data}"
-    return Picture(uri=uri, width=image.width, height=image.height, alt=alt, small=small)
-
-
-def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of an image file."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    small = max(pixels.shape[:2]) <= SMALL
+    pixels = thumbnail(pixels, LARGEST)
+    height, width, _ = pixels.shape
+    return Picture(uri=data_uri(pixels, SMALL), width=width, height=height, alt=alt, small=small)
 
 
 def mixed_examples(workspace: Path, count: int) -> list[Example]:
@@ -103,7 +88,7 @@ def mixed_examples(workspace: Path, count: int) -> list[Example]:
     captions = _captions(workspace, [row[name] for row in rows for name in ("key", "base")])
     examples = []
     for row in rows:
-        base, partner = (read_pixels(images / files[row[name]]) for name in ("base", "partner"))
+        base, partner = (read_rgb(images / files[row[name]]) for name in ("base", "partner"))
         size = len(base)
         box = (row["left"], row["top"], row["right"], row["bottom"])
         mixed = compose(base, partner, Placement(row["pattern"], box, size), half_view)
@@ -140,7 +125,7 @@ def plain_examples(workspace: Path, count: int) -> list[PlainExample]:
     captions = _captions(workspace, [row["key"] for row in rows])
     examples = []
     for row in rows:
-        pixels = read_pixels(images / row["file"])
+        pixels = read_rgb(images / row["file"])
         picture = embed(pixels, f"Training picture of class {row['class']}")
         said = tuple((f"caption ({name})", text) for name, text in captions.get(row["key"], ()))
         examples.append(PlainExample(picture=picture, captions=said or (("class", row["class"]),), pixels=pixels))

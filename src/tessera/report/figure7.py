@@ -20,8 +20,9 @@ from PIL import Image
 
 from tessera.config import UserError, to_dict
 from tessera.cutmix import PATTERNS, compose, draw_placement
-from tessera.evaluate.quality.features import SUFFIXES, read_picture
+from tessera.evaluate.quality.features import SUFFIXES
 from tessera.files import atomic_path, sha256_file, write_json
+from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.randomness import philox
 from tessera.report.examples import PATTERN_NAMES
@@ -106,7 +107,7 @@ def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None
     if files is None or images is None:
         plain, classes = _rendered(config)
     else:
-        plain = np.stack([_square(read_picture(Path(images) / file), config.size) for file, _ in files])
+        plain = np.stack([_square(read_rgb(Path(images) / file), config.size) for file, _ in files])
         classes = [name for _, name in files]
     rows, shown = {}, {}
     for pattern in PATTERNS:

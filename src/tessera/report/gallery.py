@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tessera.files import read_json
+from tessera.images import read_rgb
 from tessera.report.comparison import TASKS, ArmScores
-from tessera.report.examples import embed, read_pixels
+from tessera.report.examples import embed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def _prompt(
             verdict = judged.get((number, int(path.stem)), {})
             correct, reason = verdict.get("correct"), verdict.get("reason", "")
             said = "" if correct is None else f", judged {'right' if correct else 'wrong'}: {reason}"
-            picture = embed(read_pixels(path), f"{arm.label} draws: {text}{said}")
+            picture = embed(read_rgb(path), f"{arm.label} draws: {text}{said}")
             shots.append({"picture": picture, "correct": correct, "reason": reason})
         drawn.append({"label": arm.label, "color": arm.color, "shots": shots})
     any_verdict = any(shot["correct"] is not None for arm in drawn for shot in arm["shots"])

@@ -8,9 +8,10 @@ from typing import Any
 
 import tessera
 from tessera.config import UserError
-from tessera.evaluate.quality.features import find_pictures, read_picture
+from tessera.evaluate.quality.features import find_pictures
 from tessera.evaluate.scores import FILE, Scores, read_scores
 from tessera.files import atomic_path, sha256_file
+from tessera.images import read_rgb
 from tessera.report.differences import (
     Pair,
     about,
@@ -249,7 +250,7 @@ def _drill_down(scores: Sequence[Scores], samples: Sequence[Path]) -> list[dict[
         for number, shots in sorted(found[text].items()):
             pictures = [
                 {
-                    "picture": embed(read_picture(shot["path"]), _alt(scores[number].name, text, shot)),
+                    "picture": embed(read_rgb(shot["path"]), _alt(scores[number].name, text, shot)),
                     "correct": shot["correct"],
                     "said": shot["said"],
                 }

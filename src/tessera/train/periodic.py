@@ -7,13 +7,14 @@ from torch import Tensor
 
 from tessera.config import to_dict
 from tessera.devices import rank, world_size
+from tessera.images import image_grid, write_png
 from tessera.models.flops import step_flops
 from tessera.train.boards import TensorBoard, WandB, scalars
 from tessera.train.config import Means, TrainConfig
 from tessera.train.loader import Reader
 from tessera.train.logs import Log
 from tessera.train.state import TrainState
-from tessera.train.validation import Grid, HeldOut, save_picture, tile
+from tessera.train.validation import GRID_SIDE, Grid, HeldOut
 
 
 class Boundaries:
@@ -84,8 +85,8 @@ class Boundaries:
         with self.state.optimizer.using(self.state.averages["ema"].weights):
             latents = grid.latents(self.state.network, self.null_condition)
         if self.log and self.means.decode is not None:
-            picture = tile(self.means.decode(latents))
-            save_picture(self.out / "samples" / f"{self.state.num_images:012d}.png", picture)
+            picture = image_grid(self.means.decode(latents), GRID_SIDE, gap=0, background=0)
+            write_png(self.out / "samples" / f"{self.state.num_images:012d}.png", picture)
             for board in self.boards:
                 board.picture(self.state.num_images, picture)
 

@@ -4,8 +4,6 @@ Both have addresses: record i of the held-out ones always meets the same t, post
 starting noise. So two measurements differ by the weights alone.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +13,6 @@ from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import as_denoiser, diffusion_loss
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import get_schedule
-from tessera.files import atomic_path
 from tessera.models.rin import RINConfig
 from tessera.randomness import philox
 from tessera.records import Batch
@@ -116,22 +113,3 @@ class Grid:
         guided = Guided(denoise, self.text, null_condition, GRID_GUIDANCE, clip=self.limit)
         drawn = ddim(guided, self.noise, get_schedule(self.config.noise_schedule), GRID_STEPS)
         return self.normalise.undo(drawn.float().cpu()).nan_to_num(0.0, 0.0, 0.0)
-
-
-def tile(pictures: np.ndarray) -> np.ndarray:
-    """uint8 (B, S, S, 3) -> one picture, four in a row; missing ones are black."""
-    side = pictures.shape[1]
-    rows = -(-len(pictures) // GRID_SIDE)
-    sheet = np.zeros((rows * side, GRID_SIDE * side, 3), dtype=np.uint8)
-    for i, picture in enumerate(pictures):
-        top, left = i // GRID_SIDE * side, i % GRID_SIDE * side
-        sheet[top : top + side, left : left + side] = picture
-    return sheet
-
-
-def save_picture(path: Path, picture: np.ndarray) -> None:
-    """uint8 (H, W, 3) as PNG, atomically."""
-    from PIL import Image
-
-    with atomic_path(path, durable=False) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")

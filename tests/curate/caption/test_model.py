@@ -20,7 +20,7 @@ from tessera.curate.caption import model as captioning
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
 from tessera.curate.collect.collect import read_images
 from tessera.files import read_table
-from tessera.images import read_png
+from tessera.images import read_rgb
 from tessera.pretrained.captioner import server as server_module
 from tessera.pretrained.captioner.llava import MIX_PROMPT, PROMPT, Llava, make_question
 from tessera.stages import read_manifest
@@ -125,7 +125,7 @@ def hasty(monkeypatch):
 
 
 def pixels_of(images) -> dict:
-    return {row.key: read_png(images / f"{row.key}.png") for row in read_images(images)}
+    return {row.key: read_rgb(images / f"{row.key}.png") for row in read_images(images)}
 
 
 def test_a_bad_server_gives_all_captions_none_twice(images, tmp_path, hasty):

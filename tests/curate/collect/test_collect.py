@@ -22,7 +22,7 @@ from tessera.curate.collect.class_folders import make_keys
 from tessera.curate.collect.class_names import class_name
 from tessera.curate.collect.collect import CollectConfig, collect, read_images, read_scenes
 from tessera.curate.collect.sources import CropWork
-from tessera.images import read_png
+from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.stages import read_manifest
 from tessera.workers import map_chunks
@@ -48,7 +48,7 @@ def test_miniature_files_say_what_the_world_says(images, world):
     for number in range(24):
         key = scene_key(world, number)
         assert scenes[key] == draw_scene(world, number)
-        assert np.array_equal(read_png(images / f"{key}.png"), render(scenes[key], 16))
+        assert np.array_equal(read_rgb(images / f"{key}.png"), render(scenes[key], 16))
     manifest = read_manifest(images, "collect")
     assert manifest.counts == {"images": 24, "classes": 3, "rejected": 0, "ignored": 0}
     assert from_dict(CollectConfig, manifest.config).world == world
@@ -58,11 +58,11 @@ def test_miniature_again_and_after_a_stop(images, world, tmp_path, monkeypatch):
     out = tmp_path / "images"
     made = []
 
-    def stop_at_ten(path, pixels):
+    def stop_at_ten(path, pixels, **how):
         if len(made) == 10:
             raise KeyboardInterrupt
         made.append(path)
-        write_png(path, pixels)
+        write_png(path, pixels, **how)
 
     write_png = collect_module.write_png
     monkeypatch.setattr(collect_module, "write_png", stop_at_ten)
@@ -71,7 +71,9 @@ def test_miniature_again_and_after_a_stop(images, world, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="unfinished"):
         read_images(out)
     made[0].write_bytes(b"cut short")
-    monkeypatch.setattr(collect_module, "write_png", lambda path, pixels: (made.append(path), write_png(path, pixels)))
+    monkeypatch.setattr(
+        collect_module, "write_png", lambda path, pixels, **how: (made.append(path), write_png(path, pixels, **how))
+    )
     collect(out, CollectConfig(size=16, world=world))
     assert len(made) == 25  # 24 and the one that was cut short
     assert tree(out) == tree(images)
@@ -109,7 +111,7 @@ def test_a_messy_folder_is_collected_and_its_rejects_named(messy, bad_pictures, 
     assert {path for path in tree(out) if path.endswith(".png")} == {row.file for row in rows}
     for row in rows:
         assert row.file == f"{row.key}.png"
-        assert read_png(out / row.file).shape == (16, 16, 3)
+        assert read_rgb(out / row.file).shape == (16, 16, 3)
         assert class_name(row.source.split("/")[0]) == row.class_name
         assert (messy / row.source).is_file()
     assert {(row.width, row.height) for row in rows} >= {(3, 2), (200, 150)}
@@ -157,13 +159,13 @@ def test_a_source_changed_before_the_end_is_cropped_again(tmp_path):
     put(source / "a" / "1.png", (255, 0, 0))
     (source / "b").mkdir()
     (source / "b" / "2.png").write_bytes(b"bad")
-    with pytest.raises(UserError, match=r"no readable picture of class 'b' \('b/2.png': not a picture"):
+    with pytest.raises(UserError, match=r"no readable picture of class 'b' \('b/2.png': not an image"):
         collect(out, FOLDER, source)
     time.sleep(0.02)  # file times are of the kernel's ticks
     put(source / "a" / "1.png", (0, 0, 255))
     put(source / "b" / "2.png")
     collect(out, FOLDER, source)
-    assert read_png(out / "a" / "1.png")[0, 0].tolist() == [0, 0, 255]
+    assert read_rgb(out / "a" / "1.png")[0, 0].tolist() == [0, 0, 255]
 
 
 def interrupted(out, source, monkeypatch) -> None:
@@ -181,7 +183,7 @@ def red_and_blue(source: Path) -> Path:
 
 
 def colors(out: Path) -> dict[str, list[int]]:
-    return {row.key: read_png(out / str(row.file))[0, 0].tolist() for row in read_images(out)}
+    return {row.key: read_rgb(out / str(row.file))[0, 0].tolist() for row in read_images(out)}
 
 
 def test_crops_of_another_folder_of_that_name_are_not_kept(tmp_path, monkeypatch):

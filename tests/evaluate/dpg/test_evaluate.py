@@ -243,7 +243,7 @@ def test_samples_that_do_not_belong(tmp_path, judge, questions):
         evaluate_dpg(tmp_path / "scores", twice, questions)
     whole = write_samples(tmp_path / "whole", LINES, paint=paint)
     (whole / "00002" / "samples" / "0001.png").write_bytes(b"\x89PNG")
-    with pytest.raises(UserError, match=r"00002/samples/0001\.png: is not a readable picture"):
+    with pytest.raises(UserError, match=r"00002/samples/0001\.png: is not a readable image"):
         evaluate_dpg(tmp_path / "scores", whole, questions)
     (Path(whole) / "00001" / "samples" / "0000.png").unlink()
     with pytest.raises(UserError, match="1 of 9 files are missing"):

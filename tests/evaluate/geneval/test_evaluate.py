@@ -313,7 +313,7 @@ def rewrite(samples, **changes):
     ("spoil", "message"),
     [
         (remove_two, r"2 of 18 files are missing, the first is 00001/samples/0001.png"),
-        (corrupt, r"00003/samples/0001.png: is not a readable picture"),
+        (corrupt, r"00003/samples/0001.png: is not a readable image"),
         (lambda samples: rewrite(samples, tag="teaser"), r"00002/metadata.jsonl: tag is 'teaser'"),
         (lambda samples: rewrite(samples, include=[]), "include must be a list of clauses"),
         (lambda samples: rewrite(samples, include=[clause("circle")]), r"include\[0\] is not a clause of GenEval"),

@@ -305,7 +305,7 @@ def test_users_are_told(tmp_path: Path):
         "not square": (picture((32, 30)), "32 x 30"),
         "damaged": (
             lambda copy: (copy / "00001" / "samples" / "0000.png").write_bytes(b"no"),
-            "not a readable picture",
+            "not a readable image",
         ),
         "empty": (lambda copy: [shutil.rmtree(copy / name) for name in ("00000", "00001")], "holds no pictures"),
     }

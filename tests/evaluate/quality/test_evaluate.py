@@ -14,7 +14,6 @@ from PIL import Image
 
 from tessera import metrics
 from tessera.config import UserError
-from tessera.evaluate import samples as samples_module
 from tessera.evaluate.intervals import paired_difference
 from tessera.evaluate.quality import distances
 from tessera.evaluate.quality import evaluate as quality_module
@@ -23,8 +22,9 @@ from tessera.evaluate.quality.captions import read_captions
 from tessera.evaluate.quality.config import QualityConfig
 from tessera.evaluate.quality.distances import Blocks, blocks_of, prdc_by
 from tessera.evaluate.quality.evaluate import evaluate_quality
-from tessera.evaluate.quality.features import features_of, find_pictures, read_picture
+from tessera.evaluate.quality.features import features_of, find_pictures
 from tessera.evaluate.scores import comparable, read_scores
+from tessera.images import read_rgb
 from tessera.models.packing import packed_linears
 from tessera.stages import Stage, open_stage
 from tiny.encoders import save_clip, save_dino, save_inception
@@ -132,7 +132,7 @@ def test_the_numbers_are_those_of_the_metrics(tmp_path):
 def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch):
     samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
     read = []
-    monkeypatch.setattr(pictures_module, "read_picture", lambda path, how: read.append(path) or read_picture(path, how))
+    monkeypatch.setattr(pictures_module, "read_rgb", lambda path, **how: read.append(path) or read_rgb(path, **how))
     evaluate_quality(tmp_path / "a", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
     assert len(read) == 48
     evaluate_quality(tmp_path / "a", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
@@ -467,7 +467,7 @@ def test_bad_folders_name_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match="holds 23 of its 24 pictures"):
         evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL)
     gone.write_bytes((samples / "00000" / "samples" / "0000.png").read_bytes()[:60])
-    with pytest.raises(UserError, match=r"00003/samples/0001\.png: is not a readable picture"):
+    with pytest.raises(UserError, match=r"00003/samples/0001\.png: is not a readable image"):
         evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "empty" / "a.png")
     with pytest.raises(UserError, match="holds 1 pictures"):
@@ -485,8 +485,8 @@ def test_bad_folders_name_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match="has 1 lines for 2 pictures"):
         read_captions(found, tmp_path / "captions.txt")
     np.save(tmp_path / "empty" / "c.npy", np.ones((4, 4)))
-    with pytest.raises(UserError, match=r"c\.npy: must be a picture"):
-        read_picture(tmp_path / "empty" / "c.npy")
+    with pytest.raises(UserError, match=r"c\.npy: must be an image"):
+        read_rgb(tmp_path / "empty" / "c.npy")
 
 
 def test_captions_belong_to_their_pictures(tmp_path):
@@ -526,35 +526,6 @@ def test_hidden_folders_are_left_out_and_links_to_folders_refused(tmp_path):
     (tmp_path / "s" / "linked").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"s/linked: is a link, which is not followed"):
         find_pictures(tmp_path / "s", "sample")
-
-
-def test_a_grey_picture_of_16_bits_is_no_white_one(tmp_path):
-    levels = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
-    Image.fromarray(levels).save(tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as image:
-        assert image.mode.startswith("I")
-    for read in (read_picture, samples_module.read_picture):
-        np.testing.assert_array_equal(read(tmp_path / "a.png"), np.repeat(levels[:, :, None] // 257, 3, axis=2))
-
-
-def test_arrays_that_are_no_pictures_are_named(tmp_path):
-    path = tmp_path / "a.npy"
-    for array, words in (
-        (np.full((8, 8, 3), np.nan, np.float32), r"must lie in 0\.\.1, not nan"),
-        (np.zeros((0, 8, 3), np.float32), r"not of shape \(0, 8, 3\)"),
-        (np.zeros((0, 8, 3), np.uint8), r"not of shape \(0, 8, 3\)"),
-    ):
-        np.save(path, array)
-        with pytest.raises(UserError, match=words):
-            read_picture(path)
-    with open(path, "wb") as file:
-        np.savez(file, a=array)
-    with pytest.raises(UserError, match=r"a\.npy: "):
-        read_picture(path)
-    np.save(path, np.zeros((8, 8, 3), np.float32))
-    path.write_bytes(path.read_bytes().replace(b"'fortran_order'", b"(fortran_order'"))
-    with pytest.raises(UserError, match=r"a\.npy: is not a readable picture"):
-        read_picture(path)
 
 
 @pytest.mark.parametrize(

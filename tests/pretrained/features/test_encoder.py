@@ -17,7 +17,7 @@ from tessera.pretrained.features.dinov2 import (
     resized_positions,
     transformers_names,
 )
-from tessera.pretrained.features.encoder import load_inception, to_bytes
+from tessera.pretrained.features.encoder import load_inception
 from tiny.encoders import dino, save_clip, save_dino, save_inception
 
 LONG = "a red fox sits on the snow beside a small house of grey stone under a pale sky "
@@ -166,15 +166,6 @@ def test_cmmd_sees_the_middle_square_by_pillow(clip_folder):
     assert encoder.resizing == "middle square, Pillow bicubic to 32 x 32"
     wide = load_clip(str(clip_folder)).prepare(pixels).permute(1, 2, 0)  # CLIPScore's: Pillow's, then cut
     assert np.abs(wide.numpy() - expected).max() > 0.01
-
-
-def test_rounding_is_said_and_done():
-    values = np.array([[[0.0, 0.6 / 255, 1.0]]])
-    assert to_bytes(values).tolist() == [[[0, 1, 255]]]
-    assert to_bytes(values, "truncate").tolist() == [[[0, 0, 255]]]
-    for bad in (values * 255, values - 1, values.astype(np.int64)):
-        with pytest.raises(UserError, match="pictures"):
-            to_bytes(bad)
 
 
 def test_a_folder_of_another_model_is_refused(clip_folder, tmp_path):

@@ -18,7 +18,7 @@ from tessera.config import UserError
 from tessera.curate.augment import RecipeRow
 from tessera.cutmix import compose
 from tessera.files import read_table, write_table
-from tessera.images import read_png
+from tessera.images import read_rgb
 from tessera.pretrained.captioner.llava import Llava, Question, make_question, prompt_of
 from tessera.pretrained.captioner.server import Server
 from tessera.progress import progress
@@ -158,7 +158,4 @@ def _question(job: Job, images: Path, half_view: str, side: int) -> Question:
 
 
 def _read(path: Path) -> Any:
-    try:
-        return read_png(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: is missing or damaged; delete its directory and collect again") from error
+    return read_rgb(path, fix="delete its directory and collect again")

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.config import UserError
+from tessera.curate.collect.crops import UNREADABLE
 from tessera.curate.collect.sources import Group, Item, Listing, Read
-from tessera.images import READABLE, UNREADABLE
+from tessera.images import READABLE
 from tessera.stages import MANIFEST
 
 WORDNET_ID = re.compile(r"n\d{8}")

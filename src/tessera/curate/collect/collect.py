@@ -34,7 +34,7 @@ from tessera.curate.collect.resume import is_begun_from, note_source, remove_cro
 from tessera.curate.collect.sources import CropWork, Group, Index, hashes, index_groups, key_hash, listed
 from tessera.curate.index import TableRows
 from tessera.files import read_table, write_table, writing_rows
-from tessera.images import READABLE, is_whole_png, write_png
+from tessera.images import READABLE, is_complete_png, write_png
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.progress import progress
 from tessera.records import Scene, SceneObject
@@ -180,8 +180,8 @@ def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[s
     for number in numbers:
         scene = draw_scene(world, number)
         path = out / f"{scene_key(world, number)}.png"
-        if not is_whole_png(path):
-            write_png(path, render(scene, world.size))
+        if not is_complete_png(path):
+            write_png(path, render(scene, world.size), fast=True)
         texts.append(json.dumps(to_dict(scene), sort_keys=True))
     return texts
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from tessera.config import UserError
 from tessera.curate.collect.class_folders import as_text, safe
+from tessera.curate.collect.crops import RejectedImage
 from tessera.curate.collect.sources import Item, Listing, Read
-from tessera.images import RejectedPicture
 
 _SYNSET_SUFFIX = re.compile(r"_(n\d{8})$")
 _EXPECTED = "expected are the columns image (with bytes and path) and label"
@@ -68,7 +68,7 @@ class RowGroup:
             assert item.offset is not None
             image = column[item.offset].as_py()
             if not image or image["bytes"] is None:
-                raise RejectedPicture("no bytes in its row")
+                raise RejectedImage("no bytes in its row")
             return image["bytes"]
 
         yield read

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.images import RejectedPicture, is_whole_png, picture_size, square_crop, write_png
+from tessera.curate.collect.crops import RejectedImage, image_size, square_crop
+from tessera.images import is_complete_png, write_png
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Group(Protocol):
     def list(self) -> Listing: ...
 
     def reader(self) -> contextlib.AbstractContextManager[Read]:
-        """Gives a function from an item to its file or bytes; that function raises RejectedPicture."""
+        """Gives a function from an item to its file or bytes; that function raises RejectedImage."""
         ...
 
 
@@ -140,14 +141,14 @@ class CropWork:
         path = self.out / f"{item.key}.png"
         try:
             if item.reject is not None:
-                raise RejectedPicture(item.reject)
-            if self._is_newer(path, Path(item.path)) and is_whole_png(path):
-                width, height = picture_size(read(item), upright=self.upright)
+                raise RejectedImage(item.reject)
+            if self._is_newer(path, Path(item.path)) and is_complete_png(path):
+                width, height = image_size(read(item), upright=self.upright)
             else:
                 crop = square_crop(read(item), self.size, upright=self.upright, fast=self.fast)
                 width, height = crop.width, crop.height
-                write_png(path, crop.pixels)
-        except RejectedPicture as reason:
+                write_png(path, crop.pixels, fast=True)
+        except RejectedImage as reason:
             path.unlink(missing_ok=True)  # of an interrupted call, when the picture was readable
             return item.key, item.label, None, None, None, item.source, str(reason)
         return item.key, item.label, f"{item.key}.png", width, height, item.source, None
@@ -180,11 +181,11 @@ def span_reader(path: str) -> Iterator[Read]:
         def read(item: Item) -> bytes:
             assert item.offset is not None
             if item.offset + item.length > end:
-                raise RejectedPicture("truncated")
+                raise RejectedImage("truncated")
             file.seek(item.offset)
             data = file.read(item.length)
             if len(data) < item.length:
-                raise RejectedPicture("truncated")
+                raise RejectedImage("truncated")
             return data
 
         yield read

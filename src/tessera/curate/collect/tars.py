@@ -15,8 +15,9 @@ from typing import BinaryIO, cast
 
 from tessera.config import UserError
 from tessera.curate.collect.class_folders import WORDNET_ID, as_text, safe
+from tessera.curate.collect.crops import UNREADABLE
 from tessera.curate.collect.sources import Item, Listing, Read, span_reader
-from tessera.images import READABLE, UNREADABLE
+from tessera.images import READABLE
 
 _NO_LABEL = re.compile(r"-\d+")  # the Hub's number for a picture without a label is -1
 

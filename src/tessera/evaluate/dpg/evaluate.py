@@ -14,9 +14,10 @@ from tessera.devices import pick_device, set_threads, world_size
 from tessera.evaluate.dpg.questions import LEVEL_1, Item, read_questions
 from tessera.evaluate.dpg.tally import Answers, Tally, fixed, official
 from tessera.evaluate.intervals import MOST, WILSON, mean_interval
-from tessera.evaluate.samples import Samples, extender, read_picture, read_samples
+from tessera.evaluate.samples import Samples, extender, read_samples
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
 from tessera.files import sha256_file
+from tessera.images import read_rgb
 from tessera.stages import open_stage
 from tessera.workers import work_through
 
@@ -163,7 +164,7 @@ class _Asker:
         texts = [question.text for question in item.questions]
         pictures = []
         for k in range(samples.per_prompt):
-            said = self.vqa.answer(read_picture(samples.picture(prompt, k)), texts)
+            said = self.vqa.answer(read_rgb(samples.picture(prompt, k), fix="generate it again"), texts)
             pictures.append({str(question.number): text for question, text in zip(item.questions, said, strict=True)})
         unclear = [text for picture in pictures for text in picture.values() if verdict(text) is None]
         if self.config.backend in CHAT and len(unclear) > len(pictures) * len(texts) / 2:

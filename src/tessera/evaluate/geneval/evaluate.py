@@ -17,9 +17,10 @@ from tessera.config import UserError
 from tessera.devices import pick_device, set_threads, world_size
 from tessera.evaluate.geneval import verdict as geneval
 from tessera.evaluate.intervals import WILSON, mean_interval
-from tessera.evaluate.samples import Samples, extender, read_picture, read_samples
+from tessera.evaluate.samples import Samples, extender, read_samples
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, read_scores, write_scores
 from tessera.files import sha256_file
+from tessera.images import read_rgb
 from tessera.prompts import geneval as geneval_prompts
 from tessera.stages import open_stage
 from tessera.workers import work_through
@@ -64,7 +65,7 @@ class _Judge:
         line, out = samples.lines[prompt], []
         for start in range(0, samples.per_prompt, _BATCH):
             numbers = range(start, min(start + _BATCH, samples.per_prompt))
-            images = [read_picture(samples.picture(prompt, k)) for k in numbers]
+            images = [read_rgb(samples.picture(prompt, k), fix="generate it again") for k in numbers]
             if len({image.shape for image in images}) > 1:
                 raise UserError(f"{samples.picture(prompt, start).parent}: pictures of one prompt have one size")
             for k, image, found in zip(numbers, images, detector.detect(images, geneval.MIN_SCORE)):

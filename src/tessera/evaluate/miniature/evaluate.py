@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import PIL
-from PIL import Image
 
 from tessera.config import UserError, nearest, to_dict
 from tessera.devices import set_threads
@@ -28,6 +27,7 @@ from tessera.evaluate.miniature.color_objects import (
     colors_in_relation,
 )
 from tessera.evaluate.miniature.shipped import WEIGHTS, check_judge, detector_sha256
+from tessera.evaluate.samples import read_square
 from tessera.files import read_json, write_json
 from tessera.metrics import Interval, share_difference, share_interval
 from tessera.miniature import COLORS, SHAPES, WorldConfig
@@ -92,14 +92,14 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
     set_threads(config.threads)
     extended = bool(read_manifest(samples).config.get("extended", False))
     found = _find(samples)
-    size = len(_read(samples / found[0].file))
+    size = len(read_square(samples / found[0].file))
     world = config.world or _world_of([sample.metadata for sample in found], size)
     network = load_detector()
     verdicts: list[dict[str, Any]] = []
     with progress("evaluate", len(found)) as bar:
         for start in range(0, len(found), _BATCH):
             part = found[start : start + _BATCH]
-            images = np.stack([_read(samples / sample.file, size) for sample in part])  # (B, S, S, 3)
+            images = np.stack([read_square(samples / sample.file, size) for sample in part])  # (B, S, S, 3)
             judged = zip(part, detect(images, network), color_objects(images), seam.seam_scores(images))
             verdicts += [_verdict(*each, extended=extended) for each in judged]
             bar.advance(len(part))
@@ -316,19 +316,6 @@ def _check_clause(path: Path, clause: Mapping[str, Any], number: int) -> None:
     if pair[0] not in RELATIONS or pair[1] not in range(number):
         names = ", ".join(RELATIONS)
         raise UserError(f"{path}: position {position!r} must be [one of {names}; the number of an earlier clause]")
-
-
-def _read(path: Path, size: int | None = None) -> np.ndarray:
-    """uint8 (S, S, 3) of a picture file; UserError if it is damaged, not square or not of side `size`."""
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path}: is not a readable picture; generate it again") from error
-    height, width, _ = pixels.shape
-    if height != width or height != (size or height):
-        raise UserError(f"{path}: is {width} x {height} px; all samples must be squares of one size")
-    return pixels
 
 
 def _world_of(lines: Sequence[Mapping[str, Any]], size: int) -> WorldConfig:

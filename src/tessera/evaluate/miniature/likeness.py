@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tessera.config import UserError, to_dict
 from tessera.devices import set_threads
 from tessera.evaluate.miniature.shipped import check_judge, detector_sha256
+from tessera.evaluate.samples import read_square
 from tessera.files import atomic_path, read_json, write_json
 from tessera.metrics import frechet_distance
 from tessera.miniature import WorldConfig, describe, draw_scene, render
@@ -80,7 +80,7 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
         return
     set_threads(config.threads)
     world = held_out(world_of(images))
-    drawn = features(np.stack([_read(path, world.size) for path in _pictures(samples, config.prompts)]))
+    drawn = features(np.stack([read_square(path, world.size) for path in _pictures(samples, config.prompts)]))
     numbers = range(config.prompts + config.references)
     real = features(np.stack([render(draw_scene(world, number), world.size) for number in numbers]))
     asked, references = real[: config.prompts], real[config.prompts :]
@@ -127,11 +127,3 @@ def _pictures(samples: Path, number: int) -> list[Path]:
     if len(found) != number or tags != {TAG}:
         raise UserError(f"{samples}: holds {len(found)} pictures; generate one for each of {number} held-out prompts")
     return found
-
-
-def _read(path: Path, size: int) -> np.ndarray:
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    if pixels.shape[:2] != (size, size):
-        raise UserError(f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} px; the world's pictures have {size}")
-    return pixels

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tessera.config import UserError
-from tessera.evaluate.quality.features import Pictures, read_picture
+from tessera.evaluate.quality.features import Pictures
 from tessera.evaluate.quality.reference import Source
 from tessera.evaluate.samples import extender_of
 from tessera.evaluate.scores import Extender
 from tessera.files import read_json
+from tessera.images import read_rgb
 from tessera.stages import MANIFEST, read_manifest
 
 
@@ -103,7 +104,7 @@ def extender_of_samples(samples: Path) -> Extender | None:
 def words_for(pictures: Pictures, source: Source | None, rounding: Literal["round", "truncate"]) -> dict[str, str]:
     """What tables call the pictures: their size, whose captions they were drawn by, the reference's folder."""
     first = pictures.directory / pictures.files[0]
-    height, width, _ = read_picture(first, rounding).shape
+    height, width, _ = read_rgb(first, rounding=rounding).shape
     metadata = first.parent.parent / "metadata.jsonl"
     line = read_json(metadata) if metadata.is_file() else {}
     prompts = {"image_id": "COCO's captions", "key": "captions of one's own", "tag": "GenEval's prompts"}

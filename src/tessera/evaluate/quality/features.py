@@ -15,11 +15,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tessera.config import UserError
 from tessera.devices import rank, world_size
 from tessera.files import atomic_path, remove_unfinished, sha256_file
+from tessera.images import read_rgb
 from tessera.progress import progress
 from tessera.stages import MANIFEST, read_manifest
 
@@ -101,35 +101,6 @@ def _below(directory: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in files)
 
 
-def read_picture(path: Path, rounding: Literal["round", "truncate"] = "round") -> NDArray[np.uint8]:
-    """uint8 (H, W, 3); UserError for a damaged file, or an array that is no picture. Transparency is left out."""
-    from tessera.pretrained.features.encoder import to_bytes
-
-    try:
-        if path.suffix.lower() == ".npy":
-            picture = np.asarray(np.load(path, allow_pickle=False))
-        else:
-            with Image.open(path) as image:
-                return as_rgb(image)
-    except Exception as error:  # each way of being damaged has an exception of its own
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{path}: is not a readable picture ({reason}); make it again, or take it away") from error
-    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise UserError(f"{path}: must be a picture (H, W, 3), not of shape {picture.shape}")
-    try:
-        return to_bytes(picture, rounding)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def as_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of a picture of any mode; greys of 16 bits come to 0..255, which Pillow would cut them off at."""
-    if not image.mode.startswith("I"):
-        return np.asarray(image.convert("RGB"))
-    grey = np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
 def features_of(
     pictures: Pictures,
     encoders: Mapping[str, Encoder],
@@ -165,7 +136,7 @@ def features_of(
             for first in range(0, len(files) if missing else 0, batch_size):
 
                 def prepare(file: str, missing: Mapping[str, Encoder] = missing) -> list[Any]:
-                    picture = read_picture(pictures.directory / file, rounding)
+                    picture = read_rgb(pictures.directory / file, rounding=rounding)
                     return [encoder.prepare(picture) for encoder in missing.values()]
 
                 prepared = list(pool.map(prepare, files[first : first + batch_size]))

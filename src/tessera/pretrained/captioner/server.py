@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tessera.config import UserError
+from tessera.images import data_uri
 from tessera.pretrained.captioner.llava import Question
-from tessera.pretrained.chat import api_key, data_url, require_openai
+from tessera.pretrained.chat import api_key, require_openai
 
 TIMEOUT = 300.0
 """Seconds that one answer may take."""
@@ -96,7 +97,7 @@ class Server:
     async def _ask(self, client: Any, model: str, question: Question, max_new_tokens: int) -> str:
         openai = self._openai
         content = [
-            *({"type": "image_url", "image_url": {"url": data_url(image)}} for image in question.images),
+            *({"type": "image_url", "image_url": {"url": data_uri(image)}} for image in question.images),
             {"type": "text", "text": question.prompt},
         ]
         last: Exception = ValueError("no answer")

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from tessera.hub import ModelFolder, find_model
-from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, square_first, standardised, to_bytes
+from tessera.images import to_uint8
+from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, square_first, standardised
 from tessera.pretrained.load import check_loaded, quiet
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -64,7 +65,7 @@ class ClipEncoder:
     def prepare(self, picture: NDArray[Any]) -> Tensor:
         """float32 (3, S, S), standardised by CLIP's mean and deviation."""
         cut = square_first if self.crop_first else middle_square
-        return standardised(cut(Image.fromarray(to_bytes(picture)), self.side), CLIP_MEAN, CLIP_STD)
+        return standardised(cut(Image.fromarray(to_uint8(picture)), self.side), CLIP_MEAN, CLIP_STD)
 
     @torch.inference_mode()
     def features(self, batch: Tensor) -> NDArray[np.float32]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.hub import find_model
-from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, standardised, to_bytes
+from tessera.images import to_uint8
+from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, standardised
 from tessera.pretrained.load import check_loaded, load_tensors, quiet
 
 DINOV2 = "facebook/dinov2-large"
@@ -38,7 +39,7 @@ class DinoEncoder:
 
     def prepare(self, picture: NDArray[Any]) -> Tensor:
         """float32 (3, 224, 224), standardised by ImageNet's mean and deviation."""
-        resized = Image.fromarray(to_bytes(picture)).resize((self.side, self.side), Image.Resampling.BICUBIC)
+        resized = Image.fromarray(to_uint8(picture)).resize((self.side, self.side), Image.Resampling.BICUBIC)
         return standardised(resized, IMAGENET_MEAN, IMAGENET_STD)
 
     @torch.inference_mode()

@@ -6,7 +6,7 @@ B: pictures; S: the encoder's side in pixels; D: width of the features.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tessera.config import UserError
 from tessera.files import sha256_file
+from tessera.images import to_uint8
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -53,21 +53,6 @@ class PictureEncoder(Protocol):
         ...
 
 
-def to_bytes(picture: NDArray[Any], rounding: Literal["round", "truncate"] = "round") -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of bytes, or of floats 0..1; UserError for other floats.
-
-    `truncate` cuts fractions off, as the paper's evaluation did; bytes stay what they are.
-    """
-    if picture.dtype == np.uint8:
-        return picture
-    if not np.issubdtype(picture.dtype, np.floating):
-        raise UserError(f"pictures must be uint8 or floats 0..1, not {picture.dtype}")
-    if not (picture.min() >= 0 and picture.max() <= 1):  # NaN is neither
-        raise UserError(f"pictures of floats must lie in 0..1, not {picture.min():g}..{picture.max():g}")
-    scaled = picture * 255.0
-    return (scaled if rounding == "truncate" else np.rint(scaled)).astype(np.uint8)
-
-
 class InceptionEncoder:
     """Inception-v3 of 2015-12-05 for FID and KID: 2048 values of the last pool."""
 
@@ -81,7 +66,7 @@ class InceptionEncoder:
         """float32 (3, 299, 299) in -1..1."""
         from tessera.pretrained.features.inception import resize
 
-        return resize(torch.from_numpy(to_bytes(picture).copy()).permute(2, 0, 1)[None])[0]
+        return resize(torch.from_numpy(to_uint8(picture).copy()).permute(2, 0, 1)[None])[0]
 
     @torch.inference_mode()
     def features(self, batch: Tensor) -> NDArray[np.float32]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from tessera.config import UserError
 from tessera.files import read_json
 from tessera.hub import fetch_repository, find_model
+from tessera.images import to_uint8
 from tessera.pretrained.features.clip import CaptionFeatures, embedding
-from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, standardised, to_bytes
+from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, standardised
 from tessera.pretrained.load import check_loaded, quiet
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -39,7 +40,7 @@ class JinaEncoder:
 
     def prepare(self, picture: NDArray[Any]) -> Tensor:
         """float32 (3, 512, 512), standardised by CLIP's mean and deviation."""
-        return standardised(middle_square(Image.fromarray(to_bytes(picture)), self.side), CLIP_MEAN, CLIP_STD)
+        return standardised(middle_square(Image.fromarray(to_uint8(picture)), self.side), CLIP_MEAN, CLIP_STD)
 
     @torch.inference_mode()
     def features(self, batch: Tensor) -> NDArray[np.float32]:
