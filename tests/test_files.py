@@ -5,13 +5,24 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from tessera.config import UserError
-from tessera.files import atomic_path, read_json, read_table, remove_unfinished, sha256_file, write_json, write_table
+from tessera.files import (
+    LOCK,
+    atomic_path,
+    exclusive_lock,
+    read_json,
+    read_table,
+    remove_unfinished,
+    sha256_file,
+    write_json,
+    write_table,
+)
 
 
 def test_atomic_path_replaces_at_the_end(tmp_path):
@@ -124,3 +135,80 @@ def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, path], env={**os.environ, "PYTHONPATH": source}, check=False)
     assert done.returncode == -signal.SIGKILL
     assert read_json(path) == {"a": 1}
+
+
+def take(directory):
+    with exclusive_lock(directory, "another call works here"):
+        return sorted(entry.name for entry in directory.iterdir())
+
+
+def test_a_folder_is_locked_for_one_at_a_time(tmp_path):
+    with exclusive_lock(tmp_path, "this"), pytest.raises(UserError, match="another call works here; wait for it or"):
+        take(tmp_path)
+    assert take(tmp_path) == []  # and nothing of the lock is left
+
+
+def test_a_lock_ends_with_its_process_even_a_killed_one(tmp_path):
+    code = (
+        "import sys, time, pathlib\n"
+        "from tessera.files import exclusive_lock\n"
+        "with exclusive_lock(pathlib.Path(sys.argv[1]), ''):\n"
+        "    print('locked', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(UserError, match="another call works here"):
+        take(tmp_path)
+    other.kill()
+    other.communicate()
+    assert take(tmp_path) == []
+
+
+def test_where_folders_cannot_be_locked_a_file_in_them_is(tmp_path, monkeypatch):
+    import fcntl
+
+    def flock(descriptor, operation, lock=fcntl.flock):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError("Bad file descriptor")  # as NFS answers
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with exclusive_lock(tmp_path, "this"), pytest.raises(UserError, match="another call works here"):
+        take(tmp_path)
+    assert take(tmp_path) == [LOCK]
+
+
+def test_windows_locks_the_file_by_its_own_module(tmp_path, monkeypatch):
+    import fcntl
+
+    def locking(descriptor, mode, number):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError("Windows opens no folders")
+        assert (mode, number) == (2, 1)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PermissionError("Permission denied") from None
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(LK_NBLCK=2, locking=locking))  # type: ignore
+    with exclusive_lock(tmp_path, "this"), pytest.raises(UserError, match="another call works here"):
+        take(tmp_path)
+    assert take(tmp_path) == [LOCK]
+
+
+def test_the_verbs_can_be_imported_where_python_has_no_posix_modules():
+    code = (
+        "import os, signal, sys\n"
+        "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'):\n"
+        "    sys.modules[name] = None\n"
+        "import multiprocessing, subprocess, torch.distributed.checkpoint\n"  # they look which system it is
+        "for name in ('SIGKILL', 'SIGUSR1', 'SIGHUP'):\n"
+        "    delattr(signal, name)\n"
+        "for name in ('sched_getaffinity', 'fork', 'killpg'):\n"
+        "    delattr(os, name)\n"
+        "import tessera.run, tessera.study.runner, tessera.cli, tessera.train.loop, tessera.workers, tessera.jobs\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from tessera.config import UserError, from_dict, to_dict
+from tessera.files import exclusive_lock
 from tessera.presets.config import RunConfig
 from tessera.presets.lookup import RUN_PRESETS, load_run_preset, load_train_preset
 from tessera.presets.miniature import miniature_smoke
-from tessera.run import claim, locked
+from tessera.run import BUSY, claim
 from tessera.run import run as run_here
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
@@ -140,10 +141,7 @@ def test_another_configuration_and_a_second_run_at_once_are_refused(whole, tmp_p
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "was made otherwise" in said
-    import fcntl
-
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive_lock(folder, BUSY):
         process = start("miniature-smoke", "--out", folder)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -151,9 +149,9 @@ def test_another_configuration_and_a_second_run_at_once_are_refused(whole, tmp_p
 
 
 def test_a_folder_in_which_another_call_has_begun_is_not_claimed(tmp_path):
-    with locked(tmp_path), pytest.raises(UserError, match="another tessera run"):
+    with exclusive_lock(tmp_path, BUSY), pytest.raises(UserError, match="another tessera run"):
         run_here(tmp_path, miniature_smoke())
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # or that call's children would read our config.json
+    assert list(tmp_path.iterdir()) == []  # or that call's children would read our config.json
 
 
 def test_what_a_killed_call_left_of_its_first_file_is_in_nobodys_way(tmp_path):

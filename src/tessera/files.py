@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all: atomic writes, JSON, tables and hashes."""
+"""Files that are there whole or not at all: atomic writes, JSON, tables, hashes; and the lock of a folder."""
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 TEMPORARY = ".tmp-"  # what the names of unfinished files start with
+LOCK = ".lock"  # a file that is locked for its folder, where folders cannot be locked themselves
 
 
 @contextlib.contextmanager
@@ -138,6 +140,42 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":
             return file.read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: is not a Parquet file or is damaged; make it again") from error
+
+
+@contextlib.contextmanager
+def exclusive_lock(directory: Path, busy: str) -> Iterator[None]:
+    """Hold the lock of `directory` while the body runs; UserError "DIRECTORY: BUSY; ..." if another process has it.
+
+    The lock ends with the process, however that ends. The directory itself is locked; on Windows, and on network file
+    systems that cannot do that, the file `.lock` in it. Where neither can be locked, nothing is held.
+    """
+    with contextlib.ExitStack() as held:
+        for path, flags in ((directory, os.O_RDONLY), (directory / LOCK, os.O_RDWR | os.O_CREAT)):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, flags)
+                held.callback(os.close, descriptor)
+                if not _lock(descriptor):
+                    raise UserError(f"{directory}: {busy}; wait for it or stop it")
+                break
+        yield
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file or directory; return False if another process has the lock. OSError: it cannot be locked."""
+    try:
+        import fcntl
+    except ImportError:
+        msvcrt = importlib.import_module("msvcrt")
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sha256_file(path: Path) -> str:

@@ -7,26 +7,24 @@ Each arm (train, export, generate, evaluate) is a process of its own with its ow
 complete is not done again, so running the same command goes on wherever the last one stopped.
 """
 
-import contextlib
-import fcntl
 import functools
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.curate.caption.caption import Captioner
-from tessera.files import TEMPORARY, atomic_path, read_json, write_json
+from tessera.files import LOCK, TEMPORARY, atomic_path, exclusive_lock, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
 from tessera.stages import MANIFEST, made_otherwise
 
 CONFIG = "config.json"
-LOCK = ".lock"
+BUSY = "another tessera run is working in this folder"
 PLAIN, AUGMENTED = "plain", "augmented"
 
 
@@ -44,7 +42,7 @@ def run(
         raise UserError(f"{out}: there is nothing to resume; leave out --resume to start")
     check(out, config)  # before the lock, whose file has no place in a folder that is not ours
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with exclusive_lock(out, BUSY):
         claim(out, config)
         clock = Clock(out)
         try:
@@ -134,17 +132,6 @@ def _release(out: Path) -> None:
     if not (out / "images").exists():
         (out / CONFIG).unlink(missing_ok=True)
         shutil.rmtree(out / "timings", ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """While it lasts no other process works in the folder `out`; UserError if one does."""
-    with open(out / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another tessera run is working in this folder; wait for it or stop it") from None
-        yield
 
 
 def is_complete(directory: Path) -> bool:

@@ -17,7 +17,7 @@ from tessera.devices import rank
 
 if TYPE_CHECKING:
     pass
-from tessera.files import TEMPORARY, read_json, remove_unfinished, sha256_file, write_json
+from tessera.files import LOCK, TEMPORARY, read_json, remove_unfinished, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 
@@ -181,12 +181,13 @@ def _start(directory: Path, head: dict[str, Any], shared: bool) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{directory}: cannot be made: {error.strerror}") from error
-    strangers = any(not entry.name.startswith(TEMPORARY) for entry in directory.iterdir())
+    entries = [entry for entry in directory.iterdir() if entry.name != LOCK]
+    strangers = any(not entry.name.startswith(TEMPORARY) for entry in entries)
     if shared and (directory / MANIFEST).exists():
         return  # another process was faster
     if strangers:
         raise UserError(f"{directory}: has files in it that tessera did not make; choose a new or empty directory")
-    for entry in () if shared else directory.iterdir():
+    for entry in () if shared else entries:
         entry.unlink()
     _write_manifest(directory, head, complete=False)
 

@@ -23,10 +23,10 @@ from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.evaluate.miniature.likeness import described
-from tessera.files import atomic_path, read_json, write_json
+from tessera.files import atomic_path, exclusive_lock, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import RunConfig
-from tessera.run import CONFIG, is_complete, locked, run_arm
+from tessera.run import BUSY, CONFIG, is_complete, run_arm
 from tessera.stages import MANIFEST, made_otherwise, open_stage, read_manifest
 from tessera.study.datasets import Data, data_of, prepare
 from tessera.study.design import LIKENESS, Cell, Study, cells, plan
@@ -54,7 +54,7 @@ def run_study(
         raise UserError(f"parallel is {parallel}: give at least 1")
     todo = cells(study, arms, seeds)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with exclusive_lock(out, BUSY):
         study = commit_plan(replace(study, seeds=tuple(dict.fromkeys([*study.seeds, *seeds]))), out)
         if only_plan:
             return [cell.name for cell in todo]

@@ -1,20 +1,17 @@
-"""The processes of a run: torchrun's ranks, the signals that stop them, and that there are no others."""
+"""The processes of a run: torchrun's ranks and the signals that stop them."""
 
 import atexit
 import contextlib
 import functools
-import os
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from tessera.config import UserError
 from tessera.devices import rank, world_size
 
 
@@ -31,33 +28,6 @@ def join(device: torch.device) -> bool:
         if device.type != "cuda":
             atexit.register(dist.destroy_process_group)
     return rank() == 0
-
-
-@contextlib.contextmanager
-def no_other(run: Path) -> Iterator[None]:
-    """While it lasts, no other training works in the directory `run`: each would take the checkpoint that the other is
-    writing for one that a killed process left. UserError if one does.
-
-    The directory itself is locked, until the process ends at the latest. Some file systems of networks cannot do that;
-    there nothing is held.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(run, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{run}: another process is training in this directory; wait for it or stop it"
-                ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def leaders(value: int, device: torch.device) -> int:

@@ -16,14 +16,14 @@ from torch import Tensor
 from tessera.config import UserError, to_dict
 from tessera.devices import pick_device, set_threads, world_size
 from tessera.encoded.store import EncodedStore, open_encoded
-from tessera.files import write_json
+from tessera.files import exclusive_lock, write_json
 from tessera.progress import progress
 from tessera.stages import MANIFEST, Stage, open_stage
 from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalisation, latent_limit
 from tessera.train.config import Means, TrainConfig
 from tessera.train.dataset_checks import check_sets, without_held_out
-from tessera.train.distributed import delayed_signals, join, leaders, no_other
+from tessera.train.distributed import delayed_signals, join, leaders
 from tessera.train.loader import Loader, Reader, passes
 from tessera.train.logs import Log, keep_lines
 from tessera.train.periodic import Boundaries
@@ -82,7 +82,7 @@ def train(
             raise UserError(f"{out}: there is no run to resume; leave out --resume to start one")
         if started:
             if leads:
-                held.enter_context(no_other(out))
+                held.enter_context(exclusive_lock(out, "another process is training in this directory"))
             stage = open_stage(out, stage="train", config=to_dict(config), inputs=inputs) if leads else None
             if leaders(int(stage.done) if stage else 0, place):
                 return
@@ -110,7 +110,7 @@ def train(
             checkpoint.check_space(out, trainer.state.checkpoint_bytes, trainer.checkpoints_to_come)
             if stage is None:
                 stage = open_stage(out, stage="train", config=to_dict(config), inputs=inputs)
-                held.enter_context(no_other(out))
+                held.enter_context(exclusive_lock(out, "another process is training in this directory"))
             write_json(out / "config.json", to_dict(config))
         trainer.run(stage, facts)
 
