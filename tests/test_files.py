@@ -146,6 +146,12 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path):
     with exclusive_lock(tmp_path, "this"), pytest.raises(UserError, match="another call works here; wait for it or"):
         take(tmp_path)
     assert take(tmp_path) == []  # and nothing of the lock is left
+    assert take(tmp_path / "new" / "folder") == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: is a file; give a directory"):
+        take(tmp_path / "file")
+    with pytest.raises(UserError, match="below: cannot be made: Not a directory"):
+        take(tmp_path / "file" / "below")
 
 
 def test_a_lock_ends_with_its_process_even_a_killed_one(tmp_path):

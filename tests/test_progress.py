@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tessera import progress as progress_module
-from tessera.progress import progress
+from tessera.progress import duration_text, progress
 
 
 class Terminal(io.StringIO):
@@ -48,7 +48,7 @@ def test_what_was_found_done_counts_in_no_rate(monkeypatch, clock):
         bar.found(1000)
         clock[0] += 20
         bar.advance(200)
-        assert stderr.getvalue() == "train 1200/2000 images, 10/s, 1 min left\n"
+        assert stderr.getvalue() == "train 1200/2000 images, 10/s, 80 s left\n"
 
 
 def test_progress_lines_say_no_end_that_did_not_come(monkeypatch, clock):
@@ -125,7 +125,10 @@ def test_progress_bar_on_a_terminal(monkeypatch):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0 s"), (59, "59 s"), (90, "2 min"), (3599, "1 h 0 min"), (3 * 3600 + 60 * 5, "3 h 5 min")],
+    [
+        *((-1, "0.0 s"), (0.44, "0.4 s"), (9.94, "9.9 s"), (9.96, "10 s"), (99.4, "99 s"), (99.6, "1.7 min")),
+        *((590, "9.8 min"), (3599, "60 min"), (7169, "119 min"), (7171, "2.0 h"), (1e6, "277.8 h")),
+    ],
 )
 def test_durations(seconds, text):
-    assert progress_module._duration(seconds) == text
+    assert duration_text(seconds) == text

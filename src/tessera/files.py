@@ -142,13 +142,25 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":
         raise UserError(f"{path}: is not a Parquet file or is damaged; make it again") from error
 
 
+def make_directory(directory: Path) -> None:
+    """Make `directory` and its parents if they are not there; UserError where that cannot be."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: is a file; give a directory")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be made: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def exclusive_lock(directory: Path, busy: str) -> Iterator[None]:
-    """Hold the lock of `directory` while the body runs; UserError "DIRECTORY: BUSY; ..." if another process has it.
+    """Hold the lock of `directory`, made if need be, while the body runs.
 
+    Raises UserError "DIRECTORY: BUSY; wait for it or stop it" if another process has it.
     The lock ends with the process, however that ends. The directory itself is locked; on Windows, and on network file
     systems that cannot do that, the file `.lock` in it. Where neither can be locked, nothing is held.
     """
+    make_directory(directory)
     with contextlib.ExitStack() as held:
         for path, flags in ((directory, os.O_RDONLY), (directory / LOCK, os.O_RDWR | os.O_CREAT)):
             with contextlib.suppress(OSError):

@@ -119,7 +119,7 @@ class _Lines:
             rate = done / seconds
             parts.append(f"{_number(rate)}/s")
             left = self.total - self.count
-            parts.append(f"{_duration(left / rate)} left" if left > 0 else f"{_duration(seconds)} in all")
+            parts.append(f"{duration_text(left / rate)} left" if left > 0 else f"{duration_text(seconds)} in all")
         parts += _shown(self.fields)
         print(", ".join(parts), file=sys.stderr, flush=True)
 
@@ -165,8 +165,12 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def duration_text(seconds: float) -> str:
+    """Return a duration for people: "8.1 s", "34 s", "9.5 min", "42 min", "3.0 h"."""
+    seconds = max(seconds, 0.0)
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < 119.5:
+        return f"{minutes:.1f} min" if minutes < 9.95 else f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"

@@ -17,7 +17,7 @@ from tessera.devices import rank
 
 if TYPE_CHECKING:
     pass
-from tessera.files import LOCK, TEMPORARY, read_json, remove_unfinished, sha256_file, write_json
+from tessera.files import LOCK, TEMPORARY, make_directory, read_json, remove_unfinished, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 
@@ -107,8 +107,6 @@ def open_stage(
     hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
     # Compared as the file will give them back: tuples are lists there.
     head = json.loads(json.dumps({"stage": stage, "config": dict(config), "inputs": hashes}, allow_nan=False))
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory}: is a file; give a directory for the output of {stage}")
     if shared and rank() > 0:
         _wait_for_start(directory)
     if not (directory / MANIFEST).exists():
@@ -177,10 +175,7 @@ def _input_hash(name: str, path: Path, stage: str) -> str:
 
 
 def _start(directory: Path, head: dict[str, Any], shared: bool) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be made: {error.strerror}") from error
+    make_directory(directory)
     entries = [entry for entry in directory.iterdir() if entry.name != LOCK]
     strangers = any(not entry.name.startswith(TEMPORARY) for entry in entries)
     if shared and (directory / MANIFEST).exists():

@@ -45,7 +45,7 @@ def test_stop_ends_a_drawing_early(page):
     page.click("#draw")
     page.wait_for_selector("#status progress")
     page.wait_for_selector("#preview img")
-    page.wait_for_selector("#status >> text=/step \\d+ of 1000, \\d+ (s|min) left/")
+    page.wait_for_selector("#status >> text=/step \\d+ of 1000, [0-9.]+ (s|min) left/")
     page.click("#stop")
     page.wait_for_selector("#status >> text=/Stopped after step \\d+ of 1000/")
     assert page.locator("#gallery .grid-container img").count() == 0

@@ -22,6 +22,7 @@ from tessera.config import UserError
 from tessera.demo.drawing import SAMPLER, Drawer, Request, Update
 from tessera.demo.turns import Turns
 from tessera.images import data_uri, write_png
+from tessera.progress import duration_text
 
 KEPT = 64
 """Pictures that one visitor's gallery keeps."""
@@ -181,17 +182,11 @@ def _progress(update: Update, number: int, models: int) -> str:
     left = update.seconds_left
     if left is not None and update.step:
         left += (models - 1 - number) * (left / max(update.total - update.step, 1)) * update.total
-    time = "" if left is None else f", {_duration(left)} left"
+    time = "" if left is None else f", {duration_text(left)} left"
     return (
         f'<label class="progress">step {step} of {total}{time}'
         f'<progress value="{step}" max="{total}">{step}/{total}</progress></label>'
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{max(seconds, 0):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _preview(pictures: dict[str, NDArray[np.uint8]], prompt: str) -> str:

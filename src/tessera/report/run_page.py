@@ -17,6 +17,7 @@ from typing import Any
 import tessera
 from tessera.config import UserError, nearest, to_dict
 from tessera.files import atomic_path, read_json
+from tessera.progress import duration_text
 from tessera.report.comparison import ArmScores, compare_arms, load_arm
 from tessera.report.examples import mixed_examples, noise_settings, noise_strip, plain_examples
 from tessera.report.gallery import Arm, prompt_groups
@@ -301,16 +302,6 @@ def _times(workspace: Path) -> list[dict[str, Any]]:
         }
         for entry in stages
     ]
-
-
-def duration_text(seconds: float) -> str:
-    """ "8.1 s", "34 s", "9.5 min", "3.0 h"."""
-    if seconds < 99.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return (
-        f"{seconds / 60:.1f} min" if seconds < 600 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-    )
 
 
 def _rejects(manifests: dict[str, Manifest]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 import tessera
 from tessera.files import atomic_path
+from tessera.progress import duration_text
 from tessera.report.comparison import (
     LOWER_IS_BETTER,
     ROWS,
@@ -25,7 +26,7 @@ from tessera.report.comparison import (
 )
 from tessera.report.gallery import Arm, prompt_groups
 from tessera.report.plots import ARM_COLORS, Curve, Dots, Series, curve_plot, score_plot, value_plot
-from tessera.report.run_page import KINDS, describe_arms, duration_text, log_points, render_page
+from tessera.report.run_page import KINDS, describe_arms, log_points, render_page
 from tessera.study.design import Cell, Study
 from tessera.study.results import speeds
 
