@@ -1,17 +1,29 @@
 """Optional dependencies and the command that installs them."""
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-
+from tessera.config import UserError
 
 DISTRIBUTION = "tessera-t2i"
-"""What the package is called where it is installed from."""
+"""The package's name where it is installed from."""
+
+
+def require(library: str, extra: str, wanted_by: str) -> Any:
+    """Import and return an optional library; UserError "{wanted_by} needs ..." if it is not installed."""
+    try:
+        return importlib.import_module(library)
+    except ImportError:
+        raise missing(extra, wanted_by) from None
+
+
+def missing(extra: str, wanted_by: str) -> UserError:
+    """Return the error for a use of the package that needs the libraries of an extra."""
+    return UserError(f"{wanted_by} needs more libraries; run: {install_command(extra)}")
 
 
 def install_command(extra: str) -> str:
-    """The command that brings what an extra of the package asks for.
+    """Return the command that installs the requirements of an extra.
 
     It names those packages, which pip finds wherever tessera itself came from (a clone, a wheel, a package index).
     """

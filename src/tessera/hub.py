@@ -18,35 +18,38 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tessera.config import UserError
-from tessera.extras import install_command
+from tessera.extras import install_command, missing
 from tessera.files import read_json, sha256_file
-
-if TYPE_CHECKING:
-    pass
-
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 """owner/name, or owner/name@revision."""
+MODELS_VARIABLE = "TESSERA_MODELS"
+"""Environment variable: folders that hold model folders, and users' own files of parts."""
+CONFIG_FILE = "config.json"
+SECOND_COPIES = ["*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"]
+"""Weights once more in another precision, which some repositories hold."""
+_VARIANT = re.compile(r"\.(?:fp16|bf16|fp32|non_ema)\b")  # the same, as a pattern of names
+_FOLDER_ID = re.compile(r"([^/\\]+)@([0-9a-f]{12})")
 
 
-def fetch_repository(name: str, patterns: Sequence[str], **options: Any) -> Path:
-    """The folder of the local cache with the files of the repository `name` that match `patterns`.
+def fetch_repository(name: str, patterns: Sequence[str], field: str = "", **options: Any) -> Path:
+    """Fetch the files of the repository `name` that match `patterns`; return their folder in the local cache.
 
-    `options`: of huggingface_hub's `snapshot_download` (token, cache_dir, ...). Raises UserError for what is no such
-    name, cannot be fetched, or needs the extra `hub`.
+    field: what a UserError begins with. options: of huggingface_hub's `snapshot_download` (token, cache_dir, ...).
+    Raises UserError for what is no such name, cannot be fetched, or needs the extra `hub`.
     """
+    start = f"{field}: {name}" if field else name
     if not REPOSITORY.fullmatch(name):
-        raise UserError(f"{name}: there is no such folder, and a Hugging Face repository is named owner/name")
+        raise UserError(f"{start}: there is no such folder, and a Hugging Face repository is named owner/name")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise UserError(
-            f"{name}: there is no such folder; to fetch it from the Hub, run: {install_command('hub')}"
-        ) from None
+        command = install_command("hub")
+        raise UserError(f"{start}: there is no such folder; to fetch it from the Hub, run: {command}") from None
     repository, _, revision = name.partition("@")
     if revision:
         options["revision"] = revision
@@ -54,24 +57,7 @@ def fetch_repository(name: str, patterns: Sequence[str], **options: Any) -> Path
         return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{name}: there is no such folder, and fetching it failed: {reason}") from error
-
-
-MODELS_VARIABLE = "TESSERA_MODELS"
-"""Environment variable: folders that hold model folders."""
-
-
-CONFIG_FILE = "config.json"
-
-
-_FOLDER_ID = re.compile(r"([^/\\]+)@([0-9a-f]{12})")
-
-
-SECOND_COPIES = ["*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"]
-"""Weights once more in another precision, which some repositories hold."""
-
-
-_VARIANT = re.compile(r"\.(?:fp16|bf16|fp32|non_ema)\b")  # the same, as a pattern of names
+        raise UserError(f"{start}: there is no such folder, and fetching it failed: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -85,7 +71,7 @@ class ModelFolder:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the names and contents of the model's files."""
+        """The hash of the names and contents of the model's files."""
         return _content_hash(self.path, self.files)
 
     @property
@@ -95,7 +81,7 @@ class ModelFolder:
         return resolved.name if resolved.parent.name == "snapshots" else self.sha256[:12]
 
     def config(self, field: str, key: str, expected: str, what: str) -> dict[str, Any]:
-        """Its config.json; UserError unless the value of `key` is `expected`, as it is in every model of this class."""
+        """Read its config.json; UserError unless `key` is `expected`, as in every model of the class `what`."""
         config = read_json(self.path / CONFIG_FILE)
         found = config.get(key) if isinstance(config, dict) else None
         if found != expected:
@@ -104,12 +90,12 @@ class ModelFolder:
 
 
 def is_model_name(name: str) -> bool:
-    """Whether `name` is the path of a folder, the id of one, or the name of a repository."""
+    """Tell if `name` is the path of a folder, the id of one, or the name of a repository."""
     return bool(REPOSITORY.fullmatch(name) or _FOLDER_ID.fullmatch(name)) or Path(name).is_dir()
 
 
 def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
-    """The model called `name`: `patterns` are those of its files beside config.json. A repository is fetched.
+    """Find the model called `name`, whose files are config.json and those of `patterns`. A repository is fetched.
 
     field: what a UserError begins with. UserError: it cannot be fetched, a folder is missing, has no config.json or no
     safetensors, or is not the one its id names.
@@ -119,28 +105,28 @@ def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
     if match := _FOLDER_ID.fullmatch(name):
         return _folder_by_id(name, match[1], patterns, field)
     if importlib.util.find_spec("transformers") is None:  # said before gigabytes are fetched
-        raise needs_hub(field, name)
-    try:
-        path = fetch_repository(name, [CONFIG_FILE, *patterns], ignore_patterns=SECOND_COPIES)
-    except UserError as error:
-        raise UserError(f"{field}: {error}") from error
-    return ModelFolder(path, name, _files(path, name, patterns, field))
+        raise missing("hub", f"{field}: {name}")
+    return _repository(name, patterns, field)
 
 
 def content_hash(name: str, patterns: Sequence[str]) -> str | None:
-    """`find_model(...).sha256` of a model that lies on this machine; None for any other, nothing is fetched."""
+    """Return `find_model(...).sha256` of a model that lies on this machine; None for others: nothing is fetched."""
     try:
         if Path(name).is_dir() or _FOLDER_ID.fullmatch(name):
             return find_model(name, patterns, "").sha256
-        path = fetch_repository(name, [CONFIG_FILE, *patterns], ignore_patterns=SECOND_COPIES, local_files_only=True)
-        return ModelFolder(path, name, _files(path, name, patterns, "")).sha256
+        return _repository(name, patterns, "", local_files_only=True).sha256
     except UserError:
         return None
 
 
-def needs_hub(field: str, name: str) -> UserError:
-    """The error for a pretrained model without the libraries that load it."""
-    return UserError(f"{field}: {name} needs more libraries; run: {install_command('hub')}")
+def model_places() -> list[Path]:
+    """Return the folders that the environment variable TESSERA_MODELS lists."""
+    return [Path(place) for place in os.environ.get(MODELS_VARIABLE, "").split(os.pathsep) if place]
+
+
+def _repository(name: str, patterns: Sequence[str], field: str, **options: Any) -> ModelFolder:
+    path = fetch_repository(name, [CONFIG_FILE, *patterns], field, ignore_patterns=SECOND_COPIES, **options)
+    return ModelFolder(path, name, _files(path, name, patterns, field))
 
 
 def _folder(path: Path, patterns: Sequence[str], field: str) -> ModelFolder:
@@ -153,10 +139,9 @@ def _folder(path: Path, patterns: Sequence[str], field: str) -> ModelFolder:
 
 
 def _folder_by_id(name: str, folder: str, patterns: Sequence[str], field: str) -> ModelFolder:
-    places = [place for place in os.environ.get(MODELS_VARIABLE, "").split(os.pathsep) if place]
     other = ""
-    for place in (*places, "."):
-        if (path := Path(place) / folder).is_dir():
+    for place in (*model_places(), Path()):
+        if (path := place / folder).is_dir():
             found = _folder(path, patterns, field)
             if found.id == name:
                 return found
@@ -167,7 +152,7 @@ def _folder_by_id(name: str, folder: str, patterns: Sequence[str], field: str) -
 
 
 def _files(path: Path, name: str, patterns: Sequence[str], field: str) -> tuple[str, ...]:
-    """The model's files in `path`, second copies of its weights left out."""
+    """List the model's files in `path`, without second copies of its weights."""
     if not (path / CONFIG_FILE).is_file():
         raise UserError(f"{field}: {name} has no {CONFIG_FILE}; give the folder or repository of one model")
     found = {file.name for pattern in patterns for file in path.glob(pattern) if not _VARIANT.search(file.name)}

@@ -116,9 +116,9 @@ def test_what_is_no_t5(t5_folder, vae_folder, tmp_path):
     (copy / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     fails(copy, "is bert, wanted is a T5 of transformers")
     (copy / "config.json").write_text(json.dumps(config | {"num_layers": 3}))
-    fails(copy, "has not the weights of its config.json: .*block.2")
+    fails(copy, "is missing weights required by its config.json: .*block.2")
     (copy / "config.json").write_text(json.dumps(config | {"d_model": 32}))
-    fails(copy, r"has not the weights of its config.json")
+    fails(copy, r"is missing weights required by its config.json")
     (copy / "config.json").write_text(json.dumps(config))
     for path in copy.glob("*tokenizer*"):
         path.unlink()

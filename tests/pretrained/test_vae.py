@@ -159,7 +159,7 @@ def test_what_is_no_vae(vae_folder, tmp_path):
     (copy / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderTiny"}))
     fails(copy, "is AutoencoderTiny, wanted is an AutoencoderKL of diffusers")
     (copy / "config.json").write_text(json.dumps(config | {"layers_per_block": 2}))
-    fails(copy, "has not the weights of its config.json: .*resnets.2")
+    fails(copy, "is missing weights required by its config.json: .*resnets.2")
     (copy / "config.json").write_text("{")
     fails(copy, "config.json: is not JSON")
     fails("no-such-folder", "unknown image codec.*a Hugging Face repository")

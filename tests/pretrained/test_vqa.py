@@ -85,7 +85,7 @@ def test_weights_that_lack_a_part_are_refused(tmp_path):
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_encoder")}
     assert 0 < len(kept) < len(tensors)
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"has not the weights of its config\.json: text_encoder"):
+    with pytest.raises(UserError, match=r"is missing weights required by its config\.json: text_encoder"):
         load_vqa("blip", str(folder), None)
 
 

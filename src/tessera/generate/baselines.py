@@ -19,7 +19,7 @@ from tessera.config import UserError, to_dict
 from tessera.devices import pick_device, world_size
 from tessera.files import sha256_file
 from tessera.generate.folder import draw_folder
-from tessera.pretrained.load import pipeline_without_bars, quiet
+from tessera.pretrained.load import quiet, without_bars
 from tessera.prompts.read import load_prompts
 from tessera.randomness import address
 from tessera.stages import open_stage
@@ -111,7 +111,7 @@ class Peer:
             options = (
                 {"torch_dtype": dtype} if dtype != torch.float32 else {}
             )  # each part keeps what it needs in float32
-            with pipeline_without_bars():
+            with without_bars("diffusers", "transformers"):
                 pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
         except (OSError, ValueError, AttributeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -132,7 +132,6 @@ class Peer:
 
         Texts longer than the pipeline's text encoder takes are cut by the pipeline (77 tokens with CLIP).
         """
-        import diffusers.utils.logging
         import torch
 
         generators = [torch.Generator().manual_seed(address(config.seed, "peer", *where)) for where in addresses]
@@ -149,7 +148,7 @@ class Peer:
         unknown = sorted(options.keys() - self.accepts.keys())
         if unknown:
             raise UserError(f"model: a {type(self.pipeline).__name__} has no {', '.join(unknown)} to set; leave it out")
-        with torch.inference_mode(), quiet(diffusers.utils.logging):  # it repeats every long text that it cuts
+        with torch.inference_mode(), quiet("diffusers"):  # it repeats every long text that it cuts
             drawn = self.pipeline(prompt=list(texts), generator=generators, output_type="pil", **options).images
         return np.stack([np.asarray(picture.convert("RGB")) for picture in drawn])
 

@@ -7,7 +7,7 @@ import torch
 from tessera.config import UserError
 from tessera.hub import ModelFolder, find_model
 from tessera.pretrained.chat import ChatClient
-from tessera.pretrained.load import check_loaded, quiet
+from tessera.pretrained.load import load_network, load_tokenizer
 
 DEFAULT = "meta-llama/Llama-3.1-8B-Instruct"
 """The paper extends prompts by Llama-3.1, and does not say which."""
@@ -31,7 +31,7 @@ class LocalWriter:
     """A chat model of transformers. One text at a time, so that each is a function of (instruction, seed) alone."""
 
     def __init__(self, model: Any, tokenizer: Any, id: str, device: torch.device | str = "cpu"):
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = model
         self.tokenizer, self.device = tokenizer, torch.device(device)
         self._id = id
 
@@ -93,21 +93,12 @@ def load_writer(model: str | None, server: str | None, device: torch.device | st
     name = writer_id(model, server)
     if server is not None:
         return ServerWriter(ChatClient(server, name))
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
     found = _find(model)
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
-        with quiet(logging):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                found.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
-    except (OSError, ValueError) as error:
-        raise UserError(f"model: {found.id} is no language model ({str(error).splitlines()[0]})") from error
-    network, info = loaded
-    check_loaded(info, found, "model")
+    tokenizer = load_tokenizer(found, "model")
+    network = load_network(
+        "transformers.AutoModelForCausalLM", found, "model", dtype=dtype, device=device, trust_remote_code=False
+    )
     if not tokenizer.chat_template:
         raise UserError(f"model: {found.id} has no chat template; give an instruction-tuned model")
     return LocalWriter(network, tokenizer, name, device)

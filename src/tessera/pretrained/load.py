@@ -1,27 +1,97 @@
-"""Loading of pretrained networks: files of weights, their tensors, and checks of what a library has loaded."""
+"""Loading of pretrained networks: the one way to load one, its tokenizer, and bare files of weights."""
 
 import contextlib
+import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError
+from tessera.extras import require
 from tessera.files import sha256_file
-from tessera.hub import fetch_repository
+from tessera.hub import ModelFolder, fetch_repository
 
 if TYPE_CHECKING:
     import torch
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from torch import Tensor
-from tessera.hub import ModelFolder
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+_HASHED = re.compile(r"-([0-9a-f]{8})$")  # torch.hub's and mmdetection's way to name files
+
+
+def load_network(
+    cls: str,
+    model: ModelFolder,
+    field: str,
+    *,
+    dtype: "torch.dtype | None" = None,
+    device: "torch.device | str" = "cpu",
+    may_be_missing: str = "",
+    may_be_unused: str = ".*",
+    advice: str = "",
+    **options: Any,
+) -> Any:
+    """Load a network by a class of transformers or diffusers, strictly: on `device`, in evaluation mode, frozen.
+
+    cls: such as "transformers.CLIPModel". field: the beginning of every UserError. dtype: None = float32.
+    may_be_missing, may_be_unused: patterns of full names: parameters that the files may be without, and tensors of the
+    files that the class may have no use for. advice: the end of the error where loading fails. options: of
+    from_pretrained.
+
+    Raises UserError: the library is not installed, files are damaged, parameters are missing or of another shape.
+    """
+    import torch
+
+    library, _, name = cls.partition(".")
+    found = getattr(require(library, "hub", f"{field}: {model.id}"), name)
+    if library == "transformers":
+        options |= {"dtype": dtype or torch.float32, "ignore_mismatched_sizes": True}  # they are named below
+    else:
+        options["torch_dtype"] = dtype or torch.float32
+    with _loading(model, field, advice), quiet(library):
+        network, info = found.from_pretrained(
+            str(model.path), use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+    lost = [key for key in sorted(info["missing_keys"]) if not re.fullmatch(may_be_missing, key)]
+    lost += sorted(str(key) for key in info["mismatched_keys"])
+    if lost:
+        raise UserError(
+            f"{field}: {model.id} is missing weights required by its config.json: {', '.join(lost[:3])}, ..."
+        )
+    unused = [key for key in sorted(info["unexpected_keys"]) if not re.fullmatch(may_be_unused, key)]
+    if unused:
+        raise UserError(f"{field}: {model.id} has weights that a {name} does not have: {', '.join(unused[:3])}, ...")
+    return network.to(device).eval().requires_grad_(False)
+
+
+def load_tokenizer(model: ModelFolder, field: str) -> Any:
+    """Load the tokenizer of a model of transformers; UserError if it has none that can be loaded."""
+    transformers = require("transformers", "hub", f"{field}: {model.id}")
+    with _loading(model, field, "; copy its tokenizer there"):
+        return transformers.AutoTokenizer.from_pretrained(
+            str(model.path), local_files_only=True, trust_remote_code=False
+        )
+
+
+@contextlib.contextmanager
+def _loading(model: ModelFolder, field: str, advice: str) -> Iterator[None]:
+    """Turn what from_pretrained raises for faulty files into a UserError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        raise UserError(f"{field}: {model.id} cannot be loaded: {first_line(error)}{advice}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class's name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def check_float(dtype: "torch.dtype | None", field: str, of: str) -> "torch.dtype":
-    """float32 for None; UserError for anything but float32 and bfloat16 (float16 overflows in these networks)."""
+    """Return float32 for None; UserError for anything but float32 and bfloat16 (float16 overflows here)."""
     import torch
 
     if dtype not in (None, torch.float32, torch.bfloat16):
@@ -30,58 +100,37 @@ def check_float(dtype: "torch.dtype | None", field: str, of: str) -> "torch.dtyp
 
 
 @contextlib.contextmanager
-def without_bars(logging: Any) -> Iterator[None]:
-    """Hides from_pretrained's bars. `logging`: the library's module."""
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+def without_bars(*libraries: str) -> Iterator[None]:
+    """Hide the progress bars of from_pretrained in "transformers" or "diffusers"."""
+    modules = [importlib.import_module(f"{library}.utils.logging") for library in libraries]
+    shown = [module for module in modules if module.is_progress_bar_enabled()]
+    for module in shown:
+        module.disable_progress_bar()
     try:
         yield
     finally:
-        if bars:
-            logging.enable_progress_bar()
+        for module in shown:
+            module.enable_progress_bar()
 
 
 @contextlib.contextmanager
-def quiet(logging: Any) -> Iterator[None]:
-    """Hides from_pretrained's bars and reports: what matters in them is checked. `logging`: the library's module."""
+def quiet(library: str) -> Iterator[None]:
+    """Hide from_pretrained's bars and reports; `load_network` checks what matters in them."""
+    logging = importlib.import_module(f"{library}.utils.logging")
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with without_bars(logging):
+        with without_bars(library):
             yield
     finally:
         logging.set_verbosity(level)
 
 
-def pipeline_without_bars() -> contextlib.AbstractContextManager[Any]:
-    """`without_bars` of both libraries that a diffusers pipeline is loaded by."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    stack = contextlib.ExitStack()
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
-        stack.enter_context(without_bars(logging))
-    return stack
-
-
-def check_loaded(info: dict[str, Any], model: ModelFolder, field: str) -> None:
-    """UserError where from_pretrained filled weights with random numbers; `info` is its output_loading_info."""
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if missing:
-        raise UserError(f"{field}: {model.id} has not the weights of its config.json: {', '.join(missing[:3])}, ...")
-
-
-SUFFIXES = (".safetensors", ".pth", ".pt")
-
-
-_HASHED = re.compile(r"-([0-9a-f]{8})$")  # torch.hub's and mmdetection's way to name files
-
-
 def find_weights(name: str | Path, field: str, published: str) -> Path:
-    """The file of weights called `name`: a file, or the one that a folder or a repository of the Hub holds.
+    """Find the file of weights called `name`: a file, or the one that a folder or a repository of the Hub holds.
 
-    published: the file's own name, which goes first where there are several. A name that ends in eight digits of a
-    SHA-256, as published ones do, must say the truth. `field` begins every UserError.
+    published: the file's own name, preferred where there are several. A name that ends in eight digits of a SHA-256,
+    as published ones do, is checked. `field` begins every UserError.
     """
     path = Path(name)
     if not path.is_file():
@@ -96,17 +145,14 @@ def find_weights(name: str | Path, field: str, published: str) -> Path:
 
 
 def _within(name: str, field: str, published: str) -> Path:
-    """The file of a folder, or of a repository, of which no more is fetched than needed."""
+    """Find the file in a folder, or in a repository, of which no more is fetched than needed."""
     folder = Path(name)
     if not folder.is_dir():
         if folder.suffix in SUFFIXES:
             raise UserError(f"{field}: {name}: there is no such file of weights (published as {published})")
-        try:
-            folder = fetch_repository(name, [published])
-            if not (folder / published).is_file():
-                folder = fetch_repository(name, [f"*{suffix}" for suffix in SUFFIXES])
-        except UserError as error:
-            raise UserError(f"{field}: {error}") from error
+        folder = fetch_repository(name, [published], field)
+        if not (folder / published).is_file():
+            folder = fetch_repository(name, [f"*{suffix}" for suffix in SUFFIXES], field)
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     found = [path for path in found if path.name == published] or found
     if len(found) != 1:
@@ -116,7 +162,7 @@ def _within(name: str, field: str, published: str) -> Path:
 
 
 def load_tensors(path: Path, field: str) -> "Mapping[str, Tensor]":
-    """The state dict of a file, also one under "state_dict"; nothing in it is run. `field` begins every UserError."""
+    """Load the state dict of a file, also one under "state_dict"; nothing in it is run. `field` begins UserErrors."""
     import torch
 
     path = Path(path)
@@ -129,8 +175,8 @@ def load_tensors(path: Path, field: str) -> "Mapping[str, Tensor]":
             return load_file(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each way of being damaged has an exception of its own there
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if reason.startswith("Weights only load failed"):  # goes on with how to run what is in there: no advice of ours
+        reason = first_line(error)
+        if reason.startswith("Weights only load failed"):  # torch's advice is to run what the file holds
             reason = "it is another kind of file, damaged, or holds more than tensors; download it again"
         raise UserError(f"{field}: {path}: cannot be read as a file of tensors ({reason})") from error
     state = data.get("state_dict", data) if isinstance(data, Mapping) else None

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.hub import find_model, is_model_name, needs_hub
-from tessera.pretrained.load import check_float, check_loaded, quiet
+from tessera.hub import find_model, is_model_name
+from tessera.pretrained.load import check_float, load_network, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -171,10 +171,6 @@ class T5:
     ) -> None:
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-        try:
-            from transformers import AutoTokenizer
-        except ImportError:
-            raise needs_hub("text", name) from None
         import torch
 
         from tessera.devices import pick_device
@@ -186,12 +182,8 @@ class T5:
         config = self._folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
         if not {"tokenizer.json", "spiece.model"} & set(self._folder.files):
             raise UserError(f"text: {self.id} has no tokenizer.json and no spiece.model; copy its tokenizer there")
-        try:
-            self._width = int(config["d_model"])
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(self._folder.path), local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"text: {self.id} cannot be loaded: {reason}") from error
+        self._tokenizer = load_tokenizer(self._folder, "text")
+        self._width = int(config.get("d_model", 512))  # 512 is the default of T5Config
         if self._tokenize([""]) != [[self._tokenizer.eos_token_id]]:
             raise UserError(f"text: the tokenizer of {self.id} does not end a text with {END}; its files are not T5's")
         if load:
@@ -199,25 +191,7 @@ class T5:
 
     @functools.cached_property
     def _model(self) -> Any:
-        from transformers import T5EncoderModel
-        from transformers.utils import logging
-
-        try:
-            with quiet(logging):
-                loaded: Any = T5EncoderModel.from_pretrained(
-                    str(self._folder.path),
-                    use_safetensors=True,
-                    local_files_only=True,
-                    dtype=self._dtype,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # they are named by check_loaded
-                )
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"text: {self.id} cannot be loaded: {reason}") from error
-        model, info = loaded
-        check_loaded(info, self._folder, "text")
-        return model.to(self._device).eval().requires_grad_(False)
+        return load_network("transformers.T5EncoderModel", self._folder, "text", dtype=self._dtype, device=self._device)
 
     @property
     def id(self) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tessera.config import UserError
-from tessera.hub import find_model, is_model_name, needs_hub
-from tessera.pretrained.load import check_float, check_loaded, quiet
+from tessera.extras import require
+from tessera.hub import find_model, is_model_name
+from tessera.pretrained.load import check_float, load_network
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +138,7 @@ class Autoencoder:
 
         from tessera.devices import pick_device
 
-        _need_diffusers(name)
+        require("diffusers", "hub", f"latents: {name}")
         self._dtype = check_float(dtype, "latents", "a VAE")
         self._device = device if isinstance(device, torch.device) else pick_device(device)
         self._folder = find_model(name, VAE_FILES, "latents")
@@ -153,24 +154,7 @@ class Autoencoder:
 
     @functools.cached_property
     def _vae(self) -> Any:
-        from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
-        from diffusers.utils import logging
-
-        try:
-            with quiet(logging):
-                loaded: Any = AutoencoderKL.from_pretrained(
-                    str(self._folder.path),
-                    use_safetensors=True,
-                    local_files_only=True,
-                    torch_dtype=self._dtype,
-                    output_loading_info=True,
-                )
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"latents: {self.id} cannot be loaded: {reason}") from error
-        vae, info = loaded
-        check_loaded(info, self._folder, "latents")
-        return vae.to(self._device).eval().requires_grad_(False)
+        return load_network("diffusers.AutoencoderKL", self._folder, "latents", dtype=self._dtype, device=self._device)
 
     @property
     def id(self) -> str:
@@ -229,13 +213,6 @@ class Autoencoder:
                 levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
                 images[part] = levels.permute(0, 2, 3, 1).cpu().numpy()
         return images
-
-
-def _need_diffusers(name: str) -> None:
-    try:
-        import diffusers  # noqa: F401
-    except ImportError:
-        raise needs_hub("latents", name) from None
 
 
 def _parts(count: int, side: int) -> list[slice]:

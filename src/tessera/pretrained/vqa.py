@@ -12,7 +12,7 @@ from torch import Tensor
 from tessera.config import UserError
 from tessera.hub import ModelFolder, find_model
 from tessera.pretrained.chat import ChatClient
-from tessera.pretrained.load import check_loaded, quiet
+from tessera.pretrained.load import load_network, load_tokenizer
 
 Backend = Literal["blip", "qwen-vl", "openai", "mplug"]
 DEFAULTS = {
@@ -41,7 +41,7 @@ class BlipVqa:
     """BLIP fine-tuned on VQA 2 (transformers). Its short answers are taken as they are."""
 
     def __init__(self, model: Any, tokenizer: Any, device: torch.device | str = "cpu"):
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = model
         self.tokenizer = tokenizer
         self.size: int = model.config.vision_config.image_size
         self.device = torch.device(device)
@@ -72,7 +72,7 @@ class QwenVqa:
     """Qwen2.5-VL (transformers), asked by its chat template; the questions of one picture are one batch."""
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, device: torch.device | str = "cpu"):
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = model
         self.tokenizer, self.processor = tokenizer, processor
         self.device = torch.device(device)
 
@@ -141,23 +141,16 @@ def load_vqa(backend: Backend, model: str | None, server: str | None, device: to
         return ServerVqa(ChatClient(server, name))
     if backend == "mplug":
         return MplugVqa(name, device)
-    import transformers
-    from transformers.utils import logging
-
     folder = _find(backend, name)
-    on_cpu = torch.device(device).type == "cpu"
-    kind, dtype = {
-        "blip": (transformers.BlipForQuestionAnswering, torch.float32),
-        "qwen-vl": (transformers.Qwen2_5_VLForConditionalGeneration, torch.float32 if on_cpu else torch.bfloat16),
-    }[backend]
-    with quiet(logging):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
-        loaded: Any = kind.from_pretrained(folder.path, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    network, info = loaded
-    check_loaded(info, folder, FIELD)
+    tokenizer = load_tokenizer(folder, FIELD)
     if backend == "blip":
+        network = load_network("transformers.BlipForQuestionAnswering", folder, FIELD, device=device)
         return BlipVqa(network, tokenizer, device)
-    return QwenVqa(network, tokenizer, transformers.Qwen2VLImageProcessorPil.from_pretrained(folder.path), device)
+    from transformers import Qwen2VLImageProcessorPil
+
+    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    network = load_network("transformers.Qwen2_5_VLForConditionalGeneration", folder, FIELD, dtype=dtype, device=device)
+    return QwenVqa(network, tokenizer, Qwen2VLImageProcessorPil.from_pretrained(folder.path), device)
 
 
 def _find(backend: Backend, name: str) -> ModelFolder:

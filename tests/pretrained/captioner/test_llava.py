@@ -157,6 +157,6 @@ def test_what_is_no_llava(llava_folder, t5_folder, tmp_path):
     config["text_config"]["num_hidden_layers"] = 3
     (copy / "config.json").write_text(json.dumps(config))
     shutil.copy(llava_folder / "chat_template.jinja", copy)
-    fails(copy, "has not the weights of its config.json", look=True)
+    fails(copy, "is missing weights required by its config.json", look=True)
     with pytest.raises(UserError, match="float32 or bfloat16, not float16"):
         Llava(str(llava_folder), "cpu", torch.float16)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tessera.config import UserError
 from tessera.files import read_json
-from tessera.hub import CONFIG_FILE, find_model, needs_hub
-from tessera.pretrained.load import check_float, check_loaded, quiet
+from tessera.hub import CONFIG_FILE, find_model
+from tessera.pretrained.load import check_float, load_network, load_tokenizer
 from tessera.records import Placement
 
 if TYPE_CHECKING:
@@ -106,10 +106,6 @@ class Llava:
     def __init__(
         self, name: str, device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None
     ) -> None:
-        try:
-            from transformers import AutoTokenizer
-        except ImportError:
-            raise needs_hub("captioner", name) from None
         import torch
 
         from tessera.devices import pick_device
@@ -127,11 +123,7 @@ class Llava:
         self.image_tokens: int = self._config["image_seq_length"]
         """Tokens of one image of a prompt; 576 for llama3-llava-next-8b-hf."""
         self._image_token = int(self._config.get("image_token_id", self._config.get("image_token_index", 32000)))
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(self.folder.path), local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"captioner: {self.folder.id} has no tokenizer that can be loaded: {reason}") from error
+        self._tokenizer = load_tokenizer(self.folder, "captioner")
         self.revision = self.folder.revision
         """Commit, or the start of the content hash."""
         self.template = self._find_template()
@@ -144,30 +136,19 @@ class Llava:
     @functools.cached_property
     def model(self) -> Any:
         """transformers' LlavaForConditionalGeneration, loaded when it is first needed."""
-        from transformers import LlavaConfig, LlavaForConditionalGeneration
-        from transformers.utils import logging
+        from transformers import LlavaConfig
 
-        try:
-            with quiet(logging):
-                loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-                    str(self.folder.path),
-                    config=LlavaConfig.from_dict(self._config),
-                    use_safetensors=True,
-                    local_files_only=True,
-                    dtype=self._dtype,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # they are named by check_loaded
-                )
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"captioner: {self.folder.id} cannot be loaded: {reason}") from error
-        model, info = loaded
-        check_loaded(info, self.folder, "captioner")
-        left = [key for key in info["unexpected_keys"] if key.split(".")[-1] != NEWLINE]
-        if left:
-            raise UserError(f"captioner: {self.folder.id} has weights that LLaVA has not: {', '.join(left[:3])}, ...")
+        model = load_network(
+            "transformers.LlavaForConditionalGeneration",
+            self.folder,
+            "captioner",
+            dtype=self._dtype,
+            device=self._device,
+            may_be_unused=rf"(.*\.)?{NEWLINE}",
+            config=LlavaConfig.from_dict(self._config),
+        )
         model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-        return model.to(self._device).eval().requires_grad_(False)
+        return model
 
     def describe(self, questions: Sequence[Question], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
         """The answer to each question. Questions of one length are answered together, so nothing is padded."""

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from tessera.config import UserError
 from tessera.files import sha256_file
-from tessera.hub import fetch_repository
+from tessera.hub import CONFIG_FILE, ModelFolder, fetch_repository
 from tessera.pretrained.detector.mmdetection import PUBLISHED, load_mmdetection
-from tessera.pretrained.load import find_weights, quiet
+from tessera.pretrained.load import find_weights, first_line, load_network
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """Pictures are resized, keeping their ratio, until one side is this."""
@@ -82,11 +82,8 @@ def detector_weights(name: str | Path) -> Path:
     """
     folder = Path(name)
     if not folder.exists() and folder.suffix not in (".pth", ".pt", ".safetensors"):
-        try:
-            folder = fetch_repository(str(name), ["config.json", _WEIGHTS])
-        except UserError as error:
-            raise UserError(f"detector: {error}") from error
-    if folder.is_dir() and (folder / "config.json").is_file() and (folder / _WEIGHTS).is_file():
+        folder = fetch_repository(str(name), [CONFIG_FILE, _WEIGHTS], "detector")
+    if folder.is_dir() and (folder / CONFIG_FILE).is_file() and (folder / _WEIGHTS).is_file():
         return folder / _WEIGHTS
     return find_weights(name, "detector", PUBLISHED)
 
@@ -98,26 +95,24 @@ def load_detector(name: str | Path, device: torch.device | str = "cpu") -> Objec
     """
     weights = detector_weights(name)
     path = weights.parent
-    if weights.name != _WEIGHTS or not (path / "config.json").is_file():
+    if weights.name != _WEIGHTS or not (path / CONFIG_FILE).is_file():
         return ObjectDetector(load_mmdetection(weights), sha256_file(weights), device)
-    from transformers import AutoConfig, Mask2FormerForUniversalSegmentation
-    from transformers.utils import logging
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: its config.json cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: its config.json cannot be read ({first_line(error)})") from error
     if config.model_type != "mask2former" or config.num_labels != 80:
         raise UserError(f"{path}: holds a {config.model_type} of {config.num_labels} classes, not a Mask2Former of 80")
-    with quiet(logging):
-        loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
-            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    model, report = loaded
-    missing = [name for name in report["missing_keys"] if ".swin.layernorm." not in name]
-    if missing or report["unexpected_keys"]:
-        names = sorted([*missing, *report["unexpected_keys"]])
-        raise UserError(f"{path}: its weights are not those of its config; the first of {len(names)}: {names[0]}")
+    model = load_network(
+        "transformers.Mask2FormerForUniversalSegmentation",
+        ModelFolder(path, str(path), (CONFIG_FILE, _WEIGHTS)),
+        "detector",
+        device=device,
+        may_be_missing=r".*\.swin\.layernorm\..*",
+        may_be_unused="",
+    )
     return ObjectDetector(model, sha256_file(weights), device)
 
 

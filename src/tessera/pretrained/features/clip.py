@@ -13,7 +13,7 @@ from torch import Tensor
 from tessera.hub import ModelFolder, find_model
 from tessera.images import to_uint8
 from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, square_first, standardised
-from tessera.pretrained.load import check_loaded, quiet
+from tessera.pretrained.load import load_network, load_tokenizer
 
 CLIP = "openai/clip-vit-large-patch14"
 CLIP_336 = "openai/clip-vit-large-patch14-336"
@@ -120,17 +120,7 @@ def find_clip(name: str) -> ModelFolder:
 
 def load_parts(model: ModelFolder) -> tuple[Any, Any]:
     """transformers' CLIPModel and its tokenizer."""
-    from transformers import AutoTokenizer, CLIPModel
-    from transformers.utils import logging
-
-    with quiet(logging):
-        loaded: Any = CLIPModel.from_pretrained(
-            model.path, output_loading_info=True, dtype=torch.float32, use_safetensors=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
-    network, info = loaded
-    check_loaded(info, model, "clip")
-    return network, tokenizer
+    return load_network("transformers.CLIPModel", model, "clip"), load_tokenizer(model, "clip")
 
 
 def _head(length: int) -> Any:

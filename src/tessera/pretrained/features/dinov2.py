@@ -17,7 +17,7 @@ from tessera.files import sha256_file
 from tessera.hub import find_model
 from tessera.images import to_uint8
 from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, standardised
-from tessera.pretrained.load import check_loaded, load_tensors, quiet
+from tessera.pretrained.load import load_network, load_tensors, quiet
 
 DINOV2 = "facebook/dinov2-large"
 
@@ -65,18 +65,12 @@ def resized_positions(table: Tensor, cells: int, offset: float = 0.1) -> Tensor:
 
 def load_dino(name: str = DINOV2, device: torch.device | str = "cpu") -> DinoEncoder:
     """DINOv2 of a folder or of the Hub for transformers, or of the original file `dinov2_vitl14_pretrain.pth`."""
-    from transformers import Dinov2Model
-    from transformers.utils import logging
-
     if Path(name).is_file():
         network = from_original(load_tensors(Path(name), "dinov2"))
         return DinoEncoder(network, Path(name).stem, sha256_file(Path(name)), device)
     model = find_model(name, ["*.safetensors"], "dinov2")
     model.config("dinov2", "model_type", "dinov2", "DINOv2")
-    with quiet(logging):
-        loaded: Any = Dinov2Model.from_pretrained(model.path, output_loading_info=True, dtype=torch.float32)
-    network, info = loaded
-    check_loaded(info, model, "dinov2")
+    network = load_network("transformers.Dinov2Model", model, "dinov2")
     return DinoEncoder(network, model.id, model.sha256, device)
 
 
@@ -121,7 +115,6 @@ def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def from_original(tensors: Mapping[str, Tensor]) -> Any:
     """A transformers Dinov2Model with the tensors of `dinov2_vitl14_pretrain.pth`, strictly."""
     from transformers import Dinov2Config, Dinov2Model
-    from transformers.utils import logging
 
     for name in ("pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
         if name not in tensors:
@@ -137,7 +130,7 @@ def from_original(tensors: Mapping[str, Tensor]) -> Any:
         patch_size=patch,
     )
     # transformers' files keep their names from version to version; its classes do not, so its own loading maps them.
-    with quiet(logging):
+    with quiet("transformers"):
         loaded: Any = Dinov2Model.from_pretrained(
             None, config=config, state_dict=transformers_names(tensors), output_loading_info=True, dtype=torch.float32
         )

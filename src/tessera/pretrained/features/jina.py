@@ -20,7 +20,7 @@ from tessera.hub import fetch_repository, find_model
 from tessera.images import to_uint8
 from tessera.pretrained.features.clip import CaptionFeatures, embedding
 from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, standardised
-from tessera.pretrained.load import check_loaded, quiet
+from tessera.pretrained.load import load_network, load_tokenizer
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -80,11 +80,8 @@ def load_jina(
     repository, _, revision = name.partition("@")
     if not Path(name).is_dir() and not _COMMIT.fullmatch(revision):
         raise UserError(f"jina: pin the code by its commit: {repository}@COMMIT, 40 hex digits")
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
     model = find_model(name, ["*.safetensors", "*.json", "*.py"], "jina")
-    pinned: dict[str, str] = {}
+    pinned: dict[str, Any] = {}
     for other in sorted(_other_repositories(read_json(model.path / "config.json"))):
         if code is None or not _COMMIT.fullmatch(code):
             raise UserError(
@@ -93,20 +90,10 @@ def load_jina(
             )
         fetch_repository(f"{other}@{code}", ["*.py", "*.json"])
         pinned["code_revision"] = code
-    try:
-        with quiet(logging), _without_hub():
-            loaded: Any = AutoModel.from_pretrained(
-                model.path, trust_remote_code=True, output_loading_info=True, dtype=torch.float32, **pinned
-            )
-            tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
-    except (OSError, ConnectionError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"jina: {name} cannot be loaded without the Hub ({reason}); what its code asks for beside its own files,"
-            " read and fetch yourself: hf download REPOSITORY"
-        ) from error
-    network, info = loaded
-    check_loaded(info, model, "jina")
+    advice = "; it runs without the Hub: read and fetch yourself what its code asks for, by hf download REPOSITORY"
+    with _without_hub():
+        network = load_network("transformers.AutoModel", model, "jina", advice=advice, trust_remote_code=True, **pinned)
+        tokenizer = load_tokenizer(model, "jina")
     side = getattr(network.config.vision_config, "image_size", 512)
     known = "+".join([model.id, *(commit[:12] for commit in pinned.values())])
     return JinaEncoder(network, tokenizer, known, model.sha256, device, side)
