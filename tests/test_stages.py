@@ -26,7 +26,7 @@ def test_stage_from_start_to_done(tmp_path):
     directory = tmp_path / "deep" / "images"
     work = open_stage(directory, stage="collect", config=CONFIG)
     assert (work.done, work.directory) == (False, directory)
-    with pytest.raises(UserError, match="is unfinished; run `tessera collect` on it again"):
+    with pytest.raises(UserError, match="is unfinished; run `tessera collect` again to resume it"):
         read_manifest(directory)
     assert not open_stage(directory, stage="collect", config=CONFIG).done
     work.finish({"images": 2}, {"a/b": "truncated"}, {"shape": [1, 2]})
@@ -97,7 +97,7 @@ def test_an_input_must_be_there_and_complete(tmp_path):
     with pytest.raises(UserError, match=r"photos: has no manifest\.json, .*`tessera collect`"):
         caption(tmp_path / "photos")
     open_stage(tmp_path / "images", stage="collect", config={})
-    with pytest.raises(UserError, match="images: is unfinished; run `tessera collect` on it again"):
+    with pytest.raises(UserError, match="images: is unfinished; run `tessera collect` again to resume it"):
         caption(tmp_path / "images")
     assert not (tmp_path / "captions").exists()
 
@@ -154,6 +154,21 @@ def test_damaged_manifests_are_named(tmp_path):
     path.write_text(json.dumps({"name": "another program's"}))
     with pytest.raises(UserError, match="is not a manifest of tessera"):
         read_manifest(directory)
+
+
+def test_a_directory_of_another_format_is_refused_by_its_name(tmp_path):
+    directory = finished(tmp_path / "images")
+    path = directory / "manifest.json"
+    data = json.loads(path.read_text())
+    for kind, text in (({}, "format None"), ({"format": 99}, "format 99")):
+        path.write_text(json.dumps({name: value for name, value in data.items() if name != "format"} | kind))
+        said = f"^{directory}: was made by another version of tessera \\({text}, .*; delete it and make it again with `tess"
+        with pytest.raises(UserError, match=said):
+            read_manifest(directory)
+        with pytest.raises(UserError, match=said):
+            open_stage(directory, stage="collect", config=CONFIG)
+        with pytest.raises(UserError, match=said):
+            open_stage(tmp_path / "captions", stage="caption", config={}, inputs={"images": directory})
 
 
 def test_read_manifest_errors(tmp_path):

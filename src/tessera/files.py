@@ -22,10 +22,10 @@ LOCK = ".lock"  # a file that is locked for its folder, where folders cannot be 
 
 @contextlib.contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it at the end; removed if the body raises.
+    """Yield a temporary path in the folder of `path`, renamed to it at the end; removed if the body raises.
 
     The parent directory is made. `durable` waits until the disk has the bytes; thousands of small files that can be
-    made again do without.
+    made again do without it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,8 +47,8 @@ def _put_in_place(temporary: Path, path: Path, durable: bool) -> None:
         os.replace(temporary, path)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: was removed while it was written: another call works in {path.parent} too, or it was deleted;"
-            " let one call end, then run this again"
+            f"{path}: was removed while it was written: another call works in {path.parent}, or it was deleted;"
+            " let the other call end, then run this again"
         ) from None
 
 
@@ -61,14 +61,14 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes `data` atomically: keys sorted, one a line, so equal data are equal bytes. NaN is refused (ValueError)."""
+    """Write `data` atomically: keys sorted, one a line, so equal data are equal bytes. NaN is refused (ValueError)."""
     text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_json(path: Path) -> Any:
-    """The data of a JSON file; UserError if it is missing or damaged."""
+    """Return the data of a JSON file; UserError if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
@@ -84,7 +84,7 @@ ROW_GROUP = 65_536
 
 
 def write_table(path: Path, table: "pa.Table | Mapping[str, Sequence[Any]]", schema: "pa.Schema | None" = None) -> None:
-    """Writes a Parquet file (zstd) atomically. `table`: an Arrow table, or columns by name with an optional schema."""
+    """Write a Parquet file (zstd) atomically. `table`: an Arrow table, or columns by name with an optional schema."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -96,7 +96,7 @@ def write_table(path: Path, table: "pa.Table | Mapping[str, Sequence[Any]]", sch
 
 @contextlib.contextmanager
 def writing_rows(path: Path, schema: "pa.Schema") -> Iterator[Callable[[Iterable[Sequence[Any]]], None]]:
-    """Gives a function that takes rows (values in the schema's order) and writes them as a Parquet file (zstd).
+    """Yield a function that takes rows (values in the schema's order) and writes them as a Parquet file (zstd).
 
     Row groups have `ROW_GROUP` rows however the rows come in, so equal rows are equal bytes, and memory does not grow
     with them. The file is there at the end, whole, or not at all when the body raises.
@@ -125,7 +125,7 @@ def writing_rows(path: Path, schema: "pa.Schema") -> Iterator[Callable[[Iterable
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":
-    """The Arrow table of a Parquet file, `columns` of it (None = all). UserError: missing, damaged, without them."""
+    """Return the Arrow table of a Parquet file, `columns` of it (None = all). UserError: missing, damaged, without them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -191,14 +191,16 @@ def _lock(descriptor: int) -> bool:
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_unfinished(directory: Path, spare: Sequence[str] = ()) -> None:
-    """Removes the unfinished files of killed processes below `directory`, but not those that are to be named as in
-    `spare`. No process may be writing others there."""
+    """Remove the unfinished files of killed processes below `directory`, except those for a file named in `spare`.
+
+    No process may be writing others there.
+    """
     endings = tuple(f"-{name}" for name in spare)
     for leftover in directory.rglob(f"{TEMPORARY}*"):
         if leftover.is_file() and not leftover.name.endswith(endings):

@@ -1,6 +1,6 @@
-"""Stage directories: manifest.json and the opening of a directory for a stage's work.
+"""Stage directories: manifest.json, and the opening of a directory for a stage's work.
 
-A directory's `manifest.json` says what made it (stage, configuration, hashes of the inputs' manifests). It holds no
+A directory's `manifest.json` records what made it (stage, configuration, hashes of the inputs' manifests). It holds no
 times and no absolute paths, so equal work gives equal bytes on any machine.
 """
 
@@ -9,23 +9,21 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tessera
 from tessera.config import UserError, compare
 from tessera.devices import rank
-
-if TYPE_CHECKING:
-    pass
 from tessera.files import LOCK, TEMPORARY, make_directory, read_json, remove_unfinished, sha256_file, write_json
 
 MANIFEST = "manifest.json"
-
+FORMAT = 1
+"""Version of the manifest and of the files that it describes; a directory of another one is refused."""
 
 START_PATIENCE = 120  # seconds that other ranks wait for rank 0
 
 
-# The command that makes each input, for the messages about a missing one.
+# The command that makes each input, for the message about a missing one.
 _VERBS = {
     "images": "collect",
     "recipe": "augment",
@@ -44,22 +42,22 @@ _VERBS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a directory's manifest.json says."""
+    """The contents of a directory's manifest.json."""
 
     stage: str
     complete: bool
     config: dict[str, Any]
-    """As `tessera.config.to_dict` gives it."""
+    """Resolved configuration, from `tessera.config.to_dict`."""
     inputs: dict[str, str]
     """SHA-256 of each input directory's manifest.json, by the input's name."""
     counts: dict[str, int]
-    """How many of what was made, e.g. {"records": 2048}."""
+    """Number of things made, by their name, e.g. {"records": 2048}."""
     rejects: dict[str, str]
-    """The reason for each input item left out, by its key."""
+    """Reason for each input item left out, by its key."""
     facts: dict[str, Any]
-    """What later stages need to know, e.g. ids and shapes."""
+    """Values that later stages need, e.g. ids and shapes."""
     sha256: str
-    """Of manifest.json itself."""
+    """Hash of manifest.json itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Stage:
     done: bool
     """True: everything is there, made with this configuration from these inputs."""
     head: dict[str, Any]
-    """stage, config and inputs, as they stand in the manifest."""
+    """stage, config and inputs, as the manifest has them."""
 
     def finish(
         self,
@@ -79,9 +77,9 @@ class Stage:
         facts: Mapping[str, Any] | None = None,
         joint: Sequence[str] = (),
     ) -> None:
-        """Marks the directory complete, rid of what killed workers left. The last write of a stage.
+        """Mark the directory complete and remove what killed workers left: the last write of a stage.
 
-        joint: files that another process may be writing too, when two see at once that all is there.
+        joint: files that another process may be writing too, when two see at once that everything is there.
         """
         assert not self.done, f"{self.directory} was complete already"
         remove_unfinished(self.directory, spare=(MANIFEST, *joint))
@@ -96,16 +94,16 @@ def open_stage(
     inputs: Mapping[str, Path] | None = None,
     shared: bool = False,
 ) -> Stage:
-    """Opens `directory` for the work of `stage` with `config` (of `to_dict`) on the directories `inputs`.
+    """Open `directory` for the work of `stage` with `config` (from `to_dict`) on the directories `inputs`.
 
-    New or empty: starts it. Made by the same stage, configuration and inputs: goes on, or is `.done`. Anything else is
-    a UserError: nothing that someone else made is written over. `shared`: other processes fill it beside this one, and
-    unfinished files stay, for they may be theirs. Of torchrun's ranks, rank 0 starts it and the others wait for that;
-    of an array job's tasks, whichever comes first starts it.
+    A new or empty directory is started; one made by the same stage, configuration and inputs is resumed, or is `.done`.
+    Anything else is a UserError: nothing that someone else made is written over. `shared`: other processes fill it at
+    the same time, so unfinished files stay, because they may be theirs. Of torchrun's ranks, rank 0 starts it and the
+    others wait for that; of an array job's tasks, whichever comes first starts it.
     """
     directory = Path(directory)
     hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
-    # Compared as the file will give them back: tuples are lists there.
+    # Compared in the form that the file gives back: tuples are lists there.
     head = json.loads(json.dumps({"stage": stage, "config": dict(config), "inputs": hashes}, allow_nan=False))
     if shared and rank() > 0:
         _wait_for_start(directory)
@@ -131,7 +129,10 @@ def _wait_for_start(directory: Path) -> None:
 def read_manifest(
     directory: Path, stage: str | tuple[str, ...] | None = None, *, must_be_complete: bool = True
 ) -> Manifest:
-    """The manifest of `directory`; UserError if there is none, it is unfinished, or of a stage other than `stage`."""
+    """Return the manifest of `directory`.
+
+    Raises UserError for a directory without one, of another format, unfinished, or made by a stage other than `stage`.
+    """
     path = Path(directory) / MANIFEST
     stages = (stage,) if isinstance(stage, str) else stage or ()
     if not path.exists():
@@ -140,20 +141,23 @@ def read_manifest(
         raise UserError(f"{directory}: {state}; give a directory {made}{_such_as(path.parent, stages)}")
     data = read_json(path)
     fields = [field.name for field in dataclasses.fields(Manifest) if field.name != "sha256"]
-    if not isinstance(data, dict) or any(name not in data for name in fields):
+    if not isinstance(data, dict) or "tool" not in data or any(name not in data for name in fields):
         raise UserError(f"{path}: is not a manifest of tessera; delete the directory and make it again")
+    if data.get("format") != FORMAT:
+        raise UserError(
+            f"{directory}: was made by another version of tessera (format {data.get('format')}, this version reads"
+            f" {FORMAT}); delete it and make it again with `tessera {data['stage']}`"
+        )
     manifest = Manifest(**{name: data[name] for name in fields}, sha256=sha256_file(path))
     if stages and manifest.stage not in stages:
         raise UserError(f"{directory}: was made by `tessera {manifest.stage}`, wanted is {' or '.join(stages)}")
     if must_be_complete and not manifest.complete:
-        raise UserError(
-            f"{directory}: is unfinished; run `tessera {manifest.stage}` on it again, it goes on from there"
-        )
+        raise UserError(f"{directory}: is unfinished; run `tessera {manifest.stage}` again to resume it")
     return manifest
 
 
 def _such_as(folder: Path, stages: tuple[str, ...]) -> str:
-    """For who gives the working folder: ", such as" what lies in it, in its usual place, and is of these stages."""
+    """Return ", such as PATH" for a directory of these stages in its usual place below `folder`, or ""."""
     for pattern in ("*", "captions/*", "encoded/*", "runs/*", "export/*", "samples/*/*"):
         for path in sorted(folder.glob(f"{pattern}/{MANIFEST}")):
             try:
@@ -179,7 +183,7 @@ def _start(directory: Path, head: dict[str, Any], shared: bool) -> None:
     entries = [entry for entry in directory.iterdir() if entry.name != LOCK]
     strangers = any(not entry.name.startswith(TEMPORARY) for entry in entries)
     if shared and (directory / MANIFEST).exists():
-        return  # another process was faster
+        return  # another process started it first
     if strangers:
         raise UserError(f"{directory}: has files in it that tessera did not make; choose a new or empty directory")
     for entry in () if shared else entries:
@@ -199,7 +203,7 @@ def _check_same(directory: Path, found: Manifest, head: dict[str, Any]) -> None:
 
 
 def made_otherwise(directory: Path, pairs: Sequence[tuple[str, str, str]]) -> UserError:
-    """The error for a directory of another configuration; `pairs` are those of `tessera.config.compare`."""
+    """Return the error for a directory of another configuration; `pairs` are those of `tessera.config.compare`."""
     fields = "; ".join(f"{field}: the directory has {a}, this call has {b}" for field, a, b in pairs)
     return UserError(f"{directory}: was made otherwise: {fields} (choose another --out, or delete the directory)")
 
@@ -215,4 +219,4 @@ def _write_manifest(
 ) -> None:
     rest = {"counts": dict(counts or {}), "rejects": dict(rejects or {}), "facts": dict(facts or {})}
     tool = {"name": "tessera", "version": tessera.__version__}
-    write_json(directory / MANIFEST, {"tool": tool, **head, "complete": complete, **rest})
+    write_json(directory / MANIFEST, {"format": FORMAT, "tool": tool, **head, "complete": complete, **rest})
