@@ -162,7 +162,7 @@ def test_a_directory_of_another_format_is_refused_by_its_name(tmp_path):
     data = json.loads(path.read_text())
     for kind, text in (({}, "format None"), ({"format": 99}, "format 99")):
         path.write_text(json.dumps({name: value for name, value in data.items() if name != "format"} | kind))
-        said = f"^{directory}: was made by another version of tessera \\({text}, .*; delete it and make it again with `tess"
+        said = f"^{directory}: was made by another version .*\\({text}, .*; delete it and make it again"
         with pytest.raises(UserError, match=said):
             read_manifest(directory)
         with pytest.raises(UserError, match=said):

@@ -125,7 +125,7 @@ def writing_rows(path: Path, schema: "pa.Schema") -> Iterator[Callable[[Iterable
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":
-    """Return the Arrow table of a Parquet file, `columns` of it (None = all). UserError: missing, damaged, without them."""
+    """Return a Parquet file as an Arrow table, or its `columns`. UserError if damaged, missing, or without them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
