@@ -19,7 +19,6 @@ from tessera.config import (
     blaming,
     check_ranges,
     compare,
-    differences,
     from_dict,
     load_part,
     lookup,
@@ -158,15 +157,15 @@ def test_user_error_of_a_nested_config_says_where():
 def test_differences_name_dotted_fields():
     a = to_dict(Config(name="a"))
     b = to_dict(Config(name="a", small=Small(width=9), names=("x",)))
-    assert differences(a, b) == ['names: [] vs ["x"]', "small.width: 8 vs 9"]
-    assert differences(a, a) == []
+    assert compare(a, b) == [("names", "[]", '["x"]'), ("small.width", "8", "9")]
+    assert compare(a, a) == []
     assert compare({"x": 1}, {"y": None}) == [("x", "1", "nothing"), ("y", "nothing", "null")]
 
 
 @given(configs, configs)
 def test_differences_are_empty_only_for_equal_configs(a, b):
-    assert (differences(to_dict(a), to_dict(b)) == []) == (a == b)
-    assert differences(to_dict(a), to_dict(replace(a, flag=not a.flag))) != []
+    assert (compare(to_dict(a), to_dict(b)) == []) == (a == b)
+    assert compare(to_dict(a), to_dict(replace(a, flag=not a.flag))) != []
 
 
 def test_nearest():

@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses to JSON and back, strictly, and the look-up of names.
+"""Configurations: frozen dataclasses to JSON and back, strictly, and the lookup of names.
 
 A configuration written next to a result must make that result again, so nothing is guessed on the way back: an unknown
 field, a missing one or one of another type is an error that names the field and the nearest known name.
@@ -30,13 +30,13 @@ class UserError(ValueError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """ " did you mean 'x'?" (with the leading space) for the name most like `name`, or "" when none is near."""
+    """Return " did you mean 'x'?" (with the leading space) for the name most like `name`, or "" if none is near."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" did you mean {matches[0]!r}?" if matches else ""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON-able data: tuples become lists, nested dataclasses dicts.
+    """Return a dataclass as JSON-able data: tuples become lists, nested dataclasses dicts.
 
     A field whose type is a union of dataclasses is written with a "kind" entry, the name of the class.
     """
@@ -45,7 +45,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
-    """The dataclass `cls` of `data`, the inverse of `to_dict`. `where` (a file or a word) starts every message.
+    """Build the dataclass `cls` from `data`, the inverse of `to_dict`. `where` (a file or a word) begins each message.
 
     Supports int, float, bool, str, None, Literal, tuples, Optional, dataclasses and unions of dataclasses.
     Raises UserError for an unknown field, a missing one, a wrong type or a value that the class refuses.
@@ -54,7 +54,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T
 
 
 def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
-    """The entry `name` of `registry`, or the function of a Python file for a name like "my_runs.py:big_dit"."""
+    """Return the entry `name` of `registry`, or the function of a user's file for a name like "my_runs.py:big_dit"."""
     if name in registry:
         return registry[name]
     file, colon, attribute = name.rpartition(":")
@@ -65,11 +65,9 @@ def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
 
 
 def call(name: str, registry: Mapping[str, Callable[[], T]], what: str = "preset") -> T:
-    """What the function that `lookup` finds returns. UserError too for what the user's own function raises."""
+    """Call the function that `lookup` finds and return its result; UserError for what a user's own function raises."""
     function = lookup(name, registry, what)
-    if name in registry:
-        return function()
-    with _blaming(Path(name.rpartition(":")[0]), f"{what} {name}"):
+    with contextlib.nullcontext() if name in registry else blaming(name, what):
         return function()
 
 
@@ -99,11 +97,21 @@ def part_id(spec: str, registry: Iterable[str]) -> str:
 def blaming(spec: str, what: str) -> Iterator[None]:
     """Turn what a user's own part raises into a UserError that names its file and line; built-in parts pass through."""
     file, colon, _ = spec.rpartition(":")
-    if not (colon and file.endswith(".py")):
+    own, called = Path(file).resolve(), f"{what} {spec}"
+    try:
         yield
-        return
-    with _blaming(Path(file), f"{what} {spec}"):
-        yield
+    except Exception as error:
+        if not (colon and file.endswith(".py")):
+            raise
+        if isinstance(error, UserError):
+            raise UserError(f"{called}: {error}") from error
+        if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == own:
+            raise UserError(f"{called}: line {error.lineno} is not Python: {error.msg}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == own]
+        where = f"line {lines[-1]}: " if lines else ""
+        said = " ".join(str(error).split())
+        raise UserError(f"{called}: {where}{type(error).__name__}: {said} (TESSERA_DEBUG=1 shows where)") from error
 
 
 def check_ranges(config: Any, **intervals: str) -> None:
@@ -132,13 +140,8 @@ def _range_text(interval: str, low: float, high: float) -> str:
     return f"a number in {interval}"
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """One line "dotted.field: a's value vs b's value" for each field in which two JSON-able dicts differ."""
-    return [f"{field}: {left} vs {right}" for field, left, right in compare(a, b)]
-
-
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(dotted field, a's value, b's value) for each difference, the values as JSON, "nothing" for an absent field.
+    """List (dotted field, a's value, b's value) of the differences, values as JSON, "nothing" for an absent field.
 
     Lists of objects are compared object by object: "arms.1.train.seed".
     """
@@ -155,7 +158,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> lis
 
 
 def _by_number(value: Any) -> Any:
-    """A list of objects as an object with its indices for names; anything else as it is."""
+    """Turn a list of objects into an object with its indices for names; return anything else unchanged."""
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         return {str(index): item for index, item in enumerate(value)}
     return value
@@ -168,7 +171,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union; of any other type, that type alone."""
+    """Return the alternatives of a union; of any other type, that type alone."""
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
@@ -177,7 +180,7 @@ def _dataclasses(hint: Any) -> dict[str, type]:
 
 
 def _element(hint: Any, index: int) -> Any:
-    """The type of one element of a value of type `hint`, a tuple or a union with one tuple."""
+    """Return the type of one element of a value of type `hint`, a tuple or a union with one tuple."""
     for member in _members(hint):
         arguments = typing.get_args(member)
         if typing.get_origin(member) is tuple:
@@ -236,7 +239,7 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
             raise UserError(f"{where}: field '{path}' must have {len(arguments)} elements, not {len(value)}")
         return tuple(_convert(_element(hint, i), item, where, f"{path}[{i}]") for i, item in enumerate(value))
     if hint is float and type(value) in (int, float):
-        with contextlib.suppress(OverflowError):  # of an integer beyond all floats
+        with contextlib.suppress(OverflowError):  # an integer beyond all floats
             if math.isfinite(value):
                 return float(value)
     if hint in (int, bool, str, type(None)) and type(value) is hint:
@@ -260,7 +263,7 @@ def _convert_union(hint: Any, value: Any, where: str, path: str) -> Any:
         return None
     candidates = [member for member in _members(hint) if member not in (type(None), *classes.values())]
     if len(candidates) == 1 and not classes:
-        return _convert(candidates[0], value, where, path)  # its message says most
+        return _convert(candidates[0], value, where, path)  # its message is the most exact
     for member in candidates:
         try:
             return _convert(member, value, where, path)
@@ -285,23 +288,6 @@ def _type_name(hint: Any) -> str:
     return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"
 
 
-@contextlib.contextmanager
-def _blaming(file: Path, called: str) -> Iterator[None]:
-    """Turns what the user's own `file` raises into a UserError that names its line: it is no defect of tessera."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{called}: {error}") from error
-    except Exception as error:
-        if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == file.resolve():
-            raise UserError(f"{called}: line {error.lineno} is not Python: {error.msg}") from error
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-        where = f"line {lines[-1]}: " if lines else ""
-        said = " ".join(str(error).split())
-        raise UserError(f"{called}: {where}{type(error).__name__}: {said} (TESSERA_DEBUG=1 shows where)") from error
-
-
 def _load_attribute(file: Path, attribute: str, what: str) -> Any:
     if not file.is_file():
         raise UserError(f"{what} {file}:{attribute}: there is no file {file}")
@@ -311,7 +297,7 @@ def _load_attribute(file: Path, attribute: str, what: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of the file look their own module up
-    with _blaming(file, f"{what} {file}:{attribute}"):
+    with blaming(f"{file}:{attribute}", what):
         spec.loader.exec_module(module)
     found = getattr(module, attribute, None)
     if not callable(found):

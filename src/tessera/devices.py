@@ -39,17 +39,17 @@ def peak_tflops(name: str) -> float | None:
 
 
 def rank() -> int:
-    """This process's number among those of torchrun, 0 without it."""
+    """Return this process's number among those of torchrun, 0 without it."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """The number of processes started by torchrun, 1 without it."""
+    """Return the number of processes started by torchrun, 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def pick_device(name: str | None = None) -> "torch.device":
-    """The torch device called `name`, or the best there is (cuda, mps, cpu). Under torchrun, this rank's own GPU."""
+    """Return the torch device `name`, or the best there is (cuda, mps, cpu); under torchrun, this rank's own GPU."""
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -75,7 +75,7 @@ def pick_device(name: str | None = None) -> "torch.device":
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets the number of CPU threads of torch's operations; None leaves torch's own choice."""
+    """Set the number of CPU threads of torch's operations; None leaves torch's own choice."""
     if threads is None:
         return
     if threads < 1:

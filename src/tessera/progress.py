@@ -6,23 +6,17 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    pass
 from tessera.devices import rank
 
 PLAIN_INTERVAL = 10.0  # seconds between two progress lines where stderr is not a terminal
-
-
 STATUS_VARIABLE = "TESSERA_STATUS"  # environment: a file that progress() writes to instead, for a parent that shows it
-
-
 STATUS_INTERVAL = 0.3  # seconds between two writes of that file
 
 
 class Progress(Protocol):
-    """What `progress` gives: `advance(n)` counts n more units; fields such as loss=0.12 are shown beside the count.
+    """Counter of a loop: `advance(n)` counts n more units; fields such as loss=0.12 are shown after the count.
 
     `found(n)`: n more units turn out to have been done before; like `completed`, they do not count in the rate.
     """
@@ -34,7 +28,7 @@ class Progress(Protocol):
 
 @contextlib.contextmanager
 def progress(description: str, total: int, unit: str = "images", completed: int = 0) -> Iterator[Progress]:
-    """Shows how far a loop over `total` units is, its rate and the time left, on stderr.
+    """Show on stderr how far a loop over `total` units is, its rate and the time left.
 
     A bar on a terminal; elsewhere a line at most every 10 s and one at the end; nothing if the environment has
     TESSERA_QUIET=1 or on ranks above 0; a small JSON file if it has TESSERA_STATUS=FILE. `completed` units were done
@@ -66,8 +60,10 @@ class _Quiet:
 
 
 class _StatusFile:
-    """Progress for another process to read: {"description", "total", "completed", "before"}; "before" is the part of
-    "completed" that this process did not do."""
+    """File for another process to read: {"description", "total", "completed", "before"}.
+
+    "before" is the part of "completed" that this process did not do.
+    """
 
     def __init__(self, path: str, description: str, total: int, completed: int):
         self.path, self.description, self.total, self.completed = path, description, total, completed
@@ -92,7 +88,7 @@ class _StatusFile:
 
 
 class _Lines:
-    """Progress as plain lines, for log files: "encode 1200/2048 images, 350/s, 3 s left"."""
+    """Plain lines for log files: "encode 1200/2048 images, 350/s, 3 s left"."""
 
     def __init__(self, description: str, total: int, unit: str, completed: int):
         self.description, self.total, self.unit = description, total, unit

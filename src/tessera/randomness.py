@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def philox(seed: int, purpose: str, counter: int = 0) -> "np.random.Generator":
-    """The random generator at the address (seed, purpose, counter), all in [0, 2**64).
+    """Return the random generator at the address (seed, purpose, counter), all in [0, 2**64).
 
     Philox4x64 (Salmon et al. 2011): the key is (seed, hash of purpose), `counter` the third of the four counter words.
     So a stream has 2**128 blocks of its own, and no two addresses overlap.
@@ -33,7 +33,7 @@ def _purpose_key(purpose: str) -> int:
 
 
 def address(*parts: str | int) -> int:
-    """A stable integer in [0, 2**63) for a list of strings and integers, e.g. the seed of one image: (seed, key)."""
+    """Return a stable integer in [0, 2**63) for strings and integers, e.g. the seed of one image: (seed, key)."""
     digest = hashlib.sha256()
     for part in parts:
         # Type and length go in too, so that ("a", "b"), ("ab",) and (1,), ("1",) are different addresses.

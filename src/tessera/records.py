@@ -1,4 +1,4 @@
-"""The records that pass between modules: immutable, with shapes, units and ranges beside the fields.
+"""The records that pass between modules: immutable, with shapes, units and ranges at the fields.
 
 B images or captions, L text tokens, D text width, C x H x W latents.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tessera.config import UserError
+from tessera.config import UserError, check_ranges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneObject:
-    """One object of a rendered picture."""
+    """Object of a rendered image."""
 
     shape: str
     """The class, e.g. "circle"."""
@@ -34,38 +34,37 @@ class SceneObject:
     """Fraction of the frame, above 0, at most 1."""
 
     def __post_init__(self):
-        if not 0 < self.diameter <= 1:
-            raise UserError(f"diameter must be in (0, 1], not {self.diameter}")
-        if len(self.center) != 2 or not all(0 <= value <= 1 for value in self.center):
-            raise UserError(f"center must be two numbers in [0, 1], not {self.center}")
+        check_ranges(self, diameter="(0, 1]", center="[0, 1]")
+        if len(self.center) != 2:
+            raise UserError(f"center is {self.center}; give two numbers, x and y")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture's ground truth. Rendering it twice gives the same pixels."""
+    """Ground truth of an image. Rendering it twice gives the same pixels."""
 
     objects: tuple[SceneObject, ...]
     backgrounds: tuple[str, ...]
-    """One for the whole frame, or one behind each object (a CutMix picture)."""
+    """One for the whole frame, or one behind each object (a CutMix image)."""
     seed: int
     """Address of the render's random details (texture phase, background noise), >= 0."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where CutMix pastes the partner's picture (paper section 3, Table 1's CM rows)."""
+    """Window into which CutMix pastes the partner's image (paper section 3, Table 1's CM rows)."""
 
     pattern: str
     """"half", "quarter", "ninth" or "sixteenth"."""
     box: tuple[int, int, int, int]
     """left, top, right, bottom in pixels; right and bottom exclusive."""
     size: int
-    """Side of the square picture in pixels."""
+    """Side of the square image in pixels."""
 
     def __post_init__(self):
         left, top, right, bottom = self.box
         if not (0 <= left < right <= self.size and 0 <= top < bottom <= self.size):
-            raise UserError(f"box {self.box} of the placement is empty or leaves a picture of {self.size} pixels")
+            raise UserError(f"box {self.box} of the placement is empty or leaves an image of {self.size} pixels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +80,7 @@ class TextEncoding:
 
     @classmethod
     def stack(cls, items: Sequence[np.ndarray | Tensor]) -> TextEncoding:
-        """Pads B arrays (L_i, D) with zeros to the longest: embeddings (B, L, D) in the first one's dtype."""
+        """Pad B arrays (L_i, D) with zeros to the longest: embeddings (B, L, D) in the first one's dtype."""
         import torch
 
         tensors = [torch.as_tensor(item) for item in items]
@@ -94,12 +93,12 @@ class TextEncoding:
         return cls(embeddings, mask)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
-        """The same on `device`, embeddings in `dtype`; None keeps what is."""
+        """Return the same on `device`, embeddings in `dtype`; None leaves them where and as they are."""
         embeddings = self.embeddings.to(device=device, dtype=dtype)
         return TextEncoding(embeddings, self.mask.to(device=device), self.null_rows)
 
     def pad_to(self, length: int) -> TextEncoding:
-        """The same with `length` >= L tokens; the added ones are zero and masked."""
+        """Return the same with `length` >= L tokens; the added ones are zero and masked."""
         import torch.nn.functional as F
 
         extra = length - self.mask.shape[1]
@@ -108,13 +107,13 @@ class TextEncoding:
         return TextEncoding(F.pad(self.embeddings, (0, 0, 0, extra)), F.pad(self.mask, (0, extra)), self.null_rows)
 
     def select(self, rows: Any) -> TextEncoding:
-        """The captions `rows`: a slice, integer tensor or bool tensor over B; which of them are null is forgotten."""
+        """Return the captions `rows`: a slice, integer or bool tensor over B; which of them are null is forgotten."""
         return TextEncoding(self.embeddings[rows], self.mask[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class DenoiserState:
-    """What a denoiser hands to its next call on the same samples; None at the first step."""
+    """Values that a denoiser hands to its next call on the same samples; None at the first step."""
 
     latent_tokens: Tensor | None = None
     """RIN's latent tokens (B, latent tokens, width) of the previous step."""
@@ -124,7 +123,7 @@ class DenoiserState:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one loss needs."""
+    """Inputs of one loss."""
 
     latents: Tensor
     """(B, C, H, W) clean latents."""
@@ -141,5 +140,5 @@ class Batch:
     """(B,) int64 global sample numbers."""
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on `device`."""
+        """Return the same on `device`."""
         return Batch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))

@@ -4,20 +4,17 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from types import FrameType
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[None]:
-    """Turns SIGTERM into KeyboardInterrupt, so that a stopped job cleans up as it does at Ctrl-C."""
+    """Turn SIGTERM into KeyboardInterrupt, so that a stopped job cleans up as it does at Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
 
-    def interrupt(_signal: int, _frame: Any) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
