@@ -48,10 +48,15 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def pick_device(name: str | None = None) -> "torch.device":
-    """Return the torch device `name`, or the best there is (cuda, mps, cpu); under torchrun, this rank's own GPU."""
+def pick_device(name: "str | torch.device | None" = None) -> "torch.device":
+    """Return the device called `name` (one that is a torch.device already, as it is), or the best there is.
+
+    The best is cuda, then mps, then cpu. Under torchrun, "cuda" is this rank's own GPU.
+    """
     import torch
 
+    if isinstance(name, torch.device):
+        return name
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         name = next(kind for kind, there in available.items() if there)

@@ -117,7 +117,7 @@ def test_each_text_is_encoded_and_each_picture_decoded_once(images, recipe, mixe
             seen.extend(texts)
             return super().encode(texts)
 
-    monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_: Counting(32))
+    monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_, **__: Counting(32))
     monkeypatch.setattr(encode_module, "read_rgb", lambda path, **how: (read.append(path), read_rgb(path))[1])
     encode(tmp_path / "encoded", images, mixed_captions, replace(CONFIG, shard_size=100), recipe=recipe)
     seen.remove("")  # of the null condition

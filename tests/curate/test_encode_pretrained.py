@@ -77,7 +77,7 @@ def test_facts_name_the_models_and_their_contents(encoded, vae_folder, t5_folder
 
 def test_the_share_of_cut_captions_is_told(images, captions, config, t5_folder, tmp_path, monkeypatch):
     short = T5(str(t5_folder), "cpu", max_tokens=60)
-    monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_: short)
+    monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_, **__: short)
     encode(tmp_path / "encoded", images, captions, config, device="cpu")
     texts = list(read_captions(captions).values())
     share = np.mean([length > 60 for length in short.count_tokens(texts)])
@@ -104,7 +104,7 @@ def test_a_text_that_repeats_is_encoded_once_in_the_set(images, config, t5_folde
             return super().encode(texts)
 
     encoder = Counting(str(t5_folder), "cpu")
-    monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_: encoder)
+    monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_, **__: encoder)
     encode(tmp_path / "encoded", images, tmp_path / "aio", config, device="cpu")
     assert sorted(seen) == [[""], *[[f"An image of {name}"] for name in ("circle", "square", "star")]]
 

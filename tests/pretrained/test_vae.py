@@ -1,4 +1,4 @@
-"""The pretrained VAE: what diffusers gives when called by hand, for any batch, and clear errors."""
+"""Pixel-unshuffle: exact in float16 too, torch's operator. The VAE: what diffusers gives by hand; clear errors."""
 
 import json
 import shutil
@@ -7,12 +7,73 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tessera.config import UserError
 from tessera.hub import content_hash
-from tessera.pretrained import vae as module
-from tessera.pretrained.vae import load_codec
+from tessera.pretrained.vae import VAE_FILES, Autoencoder, PixelUnshuffle, load_codec
 from tiny.models import save_vae
+
+
+def test_all_256_values_survive_float16():
+    image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
+    codec = PixelUnshuffle(factor=4)
+    mean, std = codec.encode(image)
+    assert mean.dtype == std.dtype == np.float32
+    assert (mean.min(), mean.max()) == (-1.0, 1.0)
+    assert not std.any()
+    assert len(np.unique(mean.astype(np.float16))) == 256
+    for stored in (mean, mean.astype(np.float16), torch.from_numpy(mean)):
+        assert np.array_equal(codec.decode(stored), image)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.sampled_from([1, 2, 3, 4, 8]), st.integers(0, 2**31))
+def test_round_trip_and_shape(count, blocks, factor, seed):
+    side = blocks * factor
+    images = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    codec = PixelUnshuffle(factor=factor)
+    mean, _ = codec.encode(images)
+    assert mean.shape == (count, *codec.latent_shape(side))
+    assert np.array_equal(codec.decode(mean), images)
+
+
+def test_same_order_as_torch():
+    images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    mean, _ = PixelUnshuffle(factor=3).encode(images)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.testing.assert_close(torch.from_numpy(mean), torch.nn.functional.pixel_unshuffle(pixels, 3))
+
+
+def test_decode_clamps_and_refuses_what_is_not_finite():
+    codec = PixelUnshuffle(factor=1)
+    assert codec.decode(np.array([-7.0, 0.0, 9.0]).reshape(1, 3, 1, 1)).tolist() == [[[[0, 128, 255]]]]
+    with pytest.raises(ValueError, match="not finite"):
+        codec.decode(np.full((1, 3, 1, 1), np.nan))
+    with pytest.raises(ValueError, match=r"\(B, 3, h, w\), not \(1, 4, 1, 1\)"):
+        codec.decode(np.zeros((1, 4, 1, 1)))
+
+
+def test_load_by_id():
+    assert load_codec("pixel-unshuffle:8") == PixelUnshuffle(factor=8)
+    assert load_codec("pixel-unshuffle") == load_codec(PixelUnshuffle().id)
+    for unknown in ("vae", "pixel-unshuffle:", "pixel-unshuffle:four", "pixel-unshuffle:-4"):
+        with pytest.raises(UserError, match=r"unknown image codec.*pixel-unshuffle:<factor>"):
+            load_codec(unknown)
+    with pytest.raises(UserError, match="factor from 1 to 64, not 0"):
+        load_codec("pixel-unshuffle:0")
+    with pytest.raises(UserError, match="multiple of 4, not 30"):
+        load_codec("pixel-unshuffle:4").latent_shape(30)
+
+
+def test_images_of_the_wrong_kind():
+    with pytest.raises(ValueError, match="uint8"):
+        PixelUnshuffle().encode(np.zeros((1, 8, 8, 3), np.float32))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\(1, 8, 4, 3\)"):
+        PixelUnshuffle().encode(np.zeros((1, 8, 4, 3), np.uint8))
+
+
+# ---- the VAE
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
 
@@ -56,10 +117,9 @@ def test_decode_is_diffusers_image(codec, vae_folder):
     assert np.array_equal(codec.decode(latents.numpy()), decoded)
 
 
-def test_a_batch_is_its_pictures(codec, monkeypatch):
+def test_a_batch_is_its_images(codec, vae_folder):
     mean, std = codec.encode(IMAGES)
-    monkeypatch.setattr(module, "BATCH_PIXELS", 2 * 32 * 32)
-    parts = codec.encode(IMAGES)
+    parts = Autoencoder(str(vae_folder), "cpu", batch_pixels=2 * 32 * 32).encode(IMAGES)
     np.testing.assert_allclose(parts[0], mean, atol=1e-5)
     np.testing.assert_allclose(parts[1], std, rtol=1e-4)
     alone = [codec.encode(image[None])[0][0] for image in IMAGES]
@@ -80,7 +140,7 @@ def test_the_hash_of_what_is_here_is_known_and_nothing_is_fetched(codec, vae_fol
     import huggingface_hub
 
     def known(name):
-        return content_hash(name, module.VAE_FILES)
+        return content_hash(name, VAE_FILES)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert known("owner/tiny-vae") is None
@@ -178,7 +238,7 @@ def test_wrong_shapes(codec):
         codec.encode(IMAGES.astype(np.float32))
 
 
-def test_without_the_libraries(vae_folder, monkeypatch):
+def test_a_vae_without_the_libraries(vae_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
     with pytest.raises(UserError, match=r'pip install .*"diffusers>='):

@@ -193,8 +193,8 @@ def encode(
         captions: Directory made by caption.
         out: Directory to make.
         recipe: Directory made by augment, for captions of mixed pictures.
-        latents: Image codec, such as pixel-unshuffle:4 or stabilityai/sd-vae-ft-ema.
-        text: Text encoder, such as words:64 or google/flan-t5-xl.
+        latents: Image codec, such as pixel-unshuffle:4, stabilityai/sd-vae-ft-ema or your my_parts.py:MyCodec.
+        text: Text encoder, such as words:64, google/flan-t5-xl or your my_parts.py:MyEncoder.
         text_encoding: How token embeddings are stored; none: texts are encoded on the fly in training.
         compute: What pretrained networks compute in.
         device: Where they do: cuda, mps, cpu, or in this process cuda:N; the best there is by default.

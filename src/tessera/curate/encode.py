@@ -189,8 +189,9 @@ def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) ->
         import torch
 
         dtype = torch.bfloat16
-    codec = load_codec(config.latents, device, dtype, load)
-    return codec, load_text_encoder(config.text, device, dtype, load and config.text_encoding != "none")
+    codec = load_codec(config.latents, device, dtype, load, run_files=True)
+    read = load and config.text_encoding != "none"
+    return codec, load_text_encoder(config.text, device, dtype, read, run_files=True)
 
 
 def _make_plan(images: Path, captions: Path, recipe: Path | None, seed: int) -> _Plan:

@@ -1,7 +1,7 @@
 """Text encoders: captions to token embeddings, behind one interface (paper appendix A uses Flan-T5-XL).
 
 An encoder is named by a text id such as `words:64` or `google/flan-t5-xl`, which is all that manifests and exports need
-to store.
+to store: `load_text_encoder(encoder.id)` gives an equal encoder. `TEXT_ENCODERS` is the table of the package's own.
 
 L: tokens of one caption, the end token included; D: the encoder's width.
 """
@@ -9,16 +9,19 @@ L: tokens of one caption, the end token included; D: the encoder's width.
 import functools
 import hashlib
 import re
+import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.hub import find_model, is_model_name
+from tessera.devices import pick_device
+from tessera.hub import find_model
 from tessera.pretrained.load import check_float, load_network, load_tokenizer
+from tessera.pretrained.named import OwnPart, load_named
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +34,11 @@ BATCH_TOKENS = 64 * 256
 
 
 class TextEncoder(Protocol):
-    """What curation and generation need of a text encoder."""
+    """A text encoder, as curation and generation use it. Here, and in a user's own file, no class needs a base.
+
+    A user's own class (`--text my_parts.py:MyEncoder`) has `width` and `encode`, and maybe `max_tokens`,
+    `count_tokens` and `to`; the rest follows (`OwnTextEncoder`).
+    """
 
     @property
     def id(self) -> str:
@@ -54,11 +61,11 @@ class TextEncoder(Protocol):
         ...
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """L of each text before any cut."""
+        """Count the tokens L of each text before any cut."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """One float32 (L, D) array per text, L <= max_tokens."""
+        """Encode texts: one float32 (L, D) array for each, 1 <= L <= max_tokens, also for the empty text."""
         ...
 
     @property
@@ -67,12 +74,12 @@ class TextEncoder(Protocol):
         ...
 
     def to(self, device: "torch.device | str") -> None:
-        """Moves what it computes with; nothing where there is nothing to move."""
+        """Move the network to a device; do nothing where there is none."""
         ...
 
 
 class Words:
-    """One fixed pseudo-random vector per lower-case word, and one for the end of the text. No download, no state.
+    """An encoder without a network: a fixed pseudo-random vector for each lower-case word, and one for the end.
 
     A word's vector is a direction drawn from the word's sha256 through Philox's raw bits, which are the same on every
     machine and in every numpy version, scaled to length sqrt(width): its entries have mean square 1. Vectors of
@@ -81,35 +88,18 @@ class Words:
     width: values per token, 1 to 4096. max_tokens: longest encoding, the end token included; at least 1.
     """
 
+    sha256: str | None = None
+
     def __init__(self, width: int = 64, max_tokens: int = 256) -> None:
         if not 1 <= width <= 4096:
             raise UserError(f"text: words needs a width from 1 to 4096, not {width}")
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-        self._width = width
-        self._max_tokens = max_tokens
+        self.id = f"words:{width}"
+        self.width = width
+        self.max_tokens = max_tokens
         self._rows: dict[str, int] = {}
         self._table = np.empty((0, width), np.float32)  # (words met so far, D)
-
-    @property
-    def id(self) -> str:
-        """`words:<width>`."""
-        return f"words:{self._width}"
-
-    @property
-    def sha256(self) -> None:
-        """There are no files."""
-        return None
-
-    @property
-    def width(self) -> int:
-        """D, the number of values of one token."""
-        return self._width
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest L that `encode` returns, the end token included."""
-        return self._max_tokens
 
     @property
     def null_condition(self) -> NDArray[np.float32]:
@@ -117,24 +107,24 @@ class Words:
         return self.encode([""])[0]
 
     def to(self, device: "torch.device | str") -> None:
-        """There is nothing to move."""
+        """Do nothing: there is no network."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Words of each text and the end token, before any cut."""
+        """Count the words of each text and the end token, before any cut."""
         return [len(split_words(text)) + 1 for text in texts]
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """One float32 (L, D) array per text: its words in order, then the end token, which a cut keeps."""
-        tokens = [[*split_words(text)[: self._max_tokens - 1], END] for text in texts]
+        """Encode texts: float32 (L, D) for each, its words in order, then the end token, which survives a cut."""
+        tokens = [[*split_words(text)[: self.max_tokens - 1], END] for text in texts]
         new = {word for words in tokens for word in words if word not in self._rows}
         if new:
             self._rows |= {word: len(self._rows) + i for i, word in enumerate(sorted(new))}
-            self._table = np.concatenate([self._table, [_word_vector(word, self._width) for word in sorted(new)]])
+            self._table = np.concatenate([self._table, [_word_vector(word, self.width) for word in sorted(new)]])
         return [self._table[[self._rows[word] for word in words]] for words in tokens]
 
 
 def split_words(text: str) -> list[str]:
-    """The lower-case words of a text: runs of letters and digits of any script, an apostrophe inside a word kept."""
+    """Return the lower-case words of a text: runs of letters and digits of any script, apostrophes inside words too."""
     text = unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower()
     return _WORD.findall(text)
 
@@ -143,7 +133,7 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def _word_vector(word: str, width: int) -> NDArray[np.float32]:
-    """float32 (D,) of length sqrt(D)."""
+    """Return float32 (D,) of length sqrt(D)."""
     key = int.from_bytes(hashlib.sha256(f"words:{width}:{word}".encode()).digest()[:16], "little")
     raw = np.random.Philox(key=key).random_raw(width)
     direction = (raw >> np.uint64(11)) * 2.0**-52 - 1.0 + 2.0**-53  # uniform in (-1, 1), never zero
@@ -153,12 +143,13 @@ def _word_vector(word: str, width: int) -> NDArray[np.float32]:
 class T5:
     """A pretrained T5 encoder and its tokenizer; paper appendix A: google/flan-t5-xl. Frozen.
 
-    Texts go in as they are. One text's encoding does not depend on those beside it: padding is masked, and kernels may
-    only round differently for another number of rows or columns.
+    Texts go in as they are. A text's encoding does not depend on the others of its batch: padding is masked, and
+    kernels may only round differently for another number of rows or columns.
 
     name: a repository, a folder, or the id of one (`tessera.hub`). device: where it computes, None = the best
     there is. dtype: in what, torch.float32 (None) or torch.bfloat16; T5 overflows in float16. max_tokens: longest
     encoding, the end token included; at least 1. load: read the weights now, not when the first text comes.
+    batch_tokens: padding included, that go through the network at a time.
     """
 
     def __init__(
@@ -168,22 +159,21 @@ class T5:
         dtype: "torch.dtype | None" = None,
         max_tokens: int = 256,
         load: bool = True,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-        import torch
-
-        from tessera.devices import pick_device
-
         self._dtype = check_float(dtype, "text", "T5")
-        self._device = device if isinstance(device, torch.device) else pick_device(device)
-        self._max_tokens = max_tokens
+        self._device = pick_device(device)
+        self._batch_tokens = batch_tokens
         self._folder = find_model(name, T5_FILES, "text")
+        self.id = self._folder.id
+        self.max_tokens = max_tokens
         config = self._folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
+        self.width = int(config.get("d_model", 512))  # 512 is the default of T5Config
         if not {"tokenizer.json", "spiece.model"} & set(self._folder.files):
             raise UserError(f"text: {self.id} has no tokenizer.json and no spiece.model; copy its tokenizer there")
         self._tokenizer = load_tokenizer(self._folder, "text")
-        self._width = int(config.get("d_model", 512))  # 512 is the default of T5Config
         if self._tokenize([""]) != [[self._tokenizer.eos_token_id]]:
             raise UserError(f"text: the tokenizer of {self.id} does not end a text with {END}; its files are not T5's")
         if load:
@@ -194,24 +184,9 @@ class T5:
         return load_network("transformers.T5EncoderModel", self._folder, "text", dtype=self._dtype, device=self._device)
 
     @property
-    def id(self) -> str:
-        """`owner/name`, `owner/name@revision` or `NAME@HASH`."""
-        return self._folder.id
-
-    @property
     def sha256(self) -> str:
-        """Of its config.json, weights and tokenizer."""
+        """The content hash of its config.json, weights and tokenizer."""
         return self._folder.sha256
-
-    @property
-    def width(self) -> int:
-        """D, the number of values of one token; 2048 for flan-t5-xl."""
-        return self._width
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest L that `encode` returns, the end token included."""
-        return self._max_tokens
 
     @property
     def null_condition(self) -> NDArray[np.float32]:
@@ -219,28 +194,30 @@ class T5:
         return self.encode([""])[0]
 
     def to(self, device: "torch.device | str") -> None:
-        """Moves the network, and with it where it computes."""
+        """Move the network to a device."""
         import torch
 
         self._device = torch.device(device)
         self._model.to(self._device)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text and the end token, before any cut."""
+        """Count the tokens of each text and the end token, before any cut."""
         return [len(ids) for ids in self._tokenize(texts)]
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """One float32 (L, D) array per text, in the texts' order; a cut keeps the end token. Batches are of one length,
-        nearly."""
+        """Encode texts: float32 (L, D) for each, in their order; a cut spares the end token.
+
+        Texts of nearly one length are a batch.
+        """
         import torch
 
-        tokens = [ids if len(ids) <= self._max_tokens else [*ids[: self._max_tokens - 1], ids[-1]]
+        tokens = [ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
                   for ids in self._tokenize(texts)]  # fmt: skip
         order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), i))
         encoded: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         while order:
             longest = len(tokens[order[0]])
-            count = max(BATCH_TOKENS // longest, 1)
+            count = max(self._batch_tokens // longest, 1)
             batch, order = order[:count], order[count:]
             ids = torch.full((len(batch), longest), self._tokenizer.pad_token_id)  # (b, L)
             mask = torch.zeros_like(ids)
@@ -255,8 +232,54 @@ class T5:
         return encoded
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token numbers of each text, all of them, the end token last."""
+        """Return the token numbers of each text, uncut, the end token last."""
         return self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+
+
+class OwnTextEncoder(OwnPart):
+    """A text encoder of a user's own file; results are checked against `TextEncoder`."""
+
+    def __init__(self, spec: str, device: "str | torch.device | None" = None) -> None:
+        super().__init__(spec, "text encoder", ("encode",), device)
+
+    @property
+    def width(self) -> int:
+        """D, as the user's class says."""
+        with self.blaming():
+            return int(self.part.width)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest L, if the user's class says one."""
+        return int(getattr(self.part, "max_tokens", sys.maxsize))
+
+    @property
+    def null_condition(self) -> NDArray[np.float32]:
+        """The last token of the empty text's encoding, float32 (1, D)."""
+        return self.encode([""])[0][-1:]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of each text: before any cut, where the user's class does it."""
+        if hasattr(self.part, "count_tokens"):
+            with self.blaming():
+                return [int(count) for count in self.part.count_tokens(texts)]
+        return [len(tokens) for tokens in self.encode(texts)]
+
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Encode texts: float32 (L, D) for each. UserError for another number or shape of arrays."""
+        with self.blaming():
+            encoded = [np.asarray(tokens, np.float32) for tokens in self.part.encode(texts)]
+        for tokens in encoded:
+            if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] != self.width or not np.isfinite(tokens).all():
+                shape = f"(L, {self.width}) with L at least 1"
+                raise self.refuse(f"encode() must return finite arrays of shape {shape}, not {tokens.shape}")
+        if len(encoded) != len(texts):
+            raise self.refuse(f"encode() must return an array for each text, {len(texts)}, not {len(encoded)}")
+        return encoded
+
+
+TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {"words": Words}
+"""Encoder family -> constructor; the id's part after the colon is its whole-number argument."""
 
 
 def load_text_encoder(
@@ -264,17 +287,20 @@ def load_text_encoder(
     device: "str | torch.device | None" = None,
     dtype: "torch.dtype | None" = None,
     load: bool = True,
+    run_files: bool = False,
 ) -> TextEncoder:
-    """The encoder called `encoder_id`, for example "words:64" or "google/flan-t5-xl".
+    """Load the encoder called `encoder_id`: "words:64", "google/flan-t5-xl", "my_parts.py:MyEncoder@HASH".
 
-    device, dtype, load: see `T5`; the others do without. Unknown ids: UserError listing those there are.
+    device, dtype, load: see `T5`; the others do without. run_files: see `tessera.pretrained.named`. Raises UserError
+    that lists what there is for an unknown id.
     """
-    family, colon, argument = encoder_id.partition(":")
-    if family == "words" and (not colon or (argument.isascii() and argument.isdigit())):
-        return Words(int(argument)) if colon else Words()
-    if family != "words" and is_model_name(encoder_id):
-        return T5(encoder_id, device, dtype, load=load)
-    raise UserError(
-        f"text: unknown text encoder {encoder_id!r}; there are: words:<width>, a Hugging Face repository such as"
-        " google/flan-t5-xl, and the folder of a T5"
+    return load_named(
+        encoder_id,
+        "text",
+        "text encoder",
+        TEXT_ENCODERS,
+        lambda name: T5(name, device, dtype, load=load),
+        lambda spec: OwnTextEncoder(spec, device),
+        known="words:<width>, a Hugging Face repository such as google/flan-t5-xl, the folder of a T5",
+        run_files=run_files,
     )

@@ -1,12 +1,13 @@
-"""Image codecs: pictures to latents and back, behind one interface (paper appendix A uses Stable Diffusion's VAE).
+"""Image codecs: images to latents and back, behind one interface (paper appendix A uses Stable Diffusion's VAE).
 
 A codec is named by a text id such as `pixel-unshuffle:4` or `stabilityai/sd-vae-ft-ema`, which is all that manifests
-and exports need to store: `load_codec(codec.id)` gives an equal codec.
+and exports need to store: `load_codec(codec.id)` gives an equal codec. `CODECS` is the table of the package's own.
 
-B: pictures; S: their side in pixels; C, h, w: a latent's channels, height, width.
+B: images; S: their side in pixels; C, h, w: a latent's channels, height, width.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,20 +15,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tessera.config import UserError
+from tessera.devices import pick_device
 from tessera.extras import require
-from tessera.hub import find_model, is_model_name
+from tessera.hub import find_model
 from tessera.pretrained.load import check_float, load_network
+from tessera.pretrained.named import OwnPart, load_named
 
 if TYPE_CHECKING:
     import torch
 
 VAE_FILES = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json")
 BATCH_PIXELS = 32 * 256 * 256
-"""Pixels that go through a VAE at a time: 32 pictures of 256 px."""
+"""Pixels that go through a VAE at a time: 32 images of 256 px."""
 
 
 class LatentCodec(Protocol):
-    """What curation and generation need of an image codec."""
+    """An image codec, as curation and generation use it.
+
+    A user's own class (`--latents my_parts.py:MyCodec`) has `latent_shape`, `encode`, `decode` and maybe `to`.
+    """
 
     @property
     def id(self) -> str:
@@ -40,25 +46,25 @@ class LatentCodec(Protocol):
         ...
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of pictures with a side of `size` pixels; UserError if that side cannot be coded."""
+        """Return (C, h, w) for images with a side of `size` pixels; UserError if that side cannot be coded."""
         ...
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """uint8 (B, S, S, 3) -> posterior mean and standard deviation, each float32 (B, C, h, w)."""
+        """Encode uint8 (B, S, S, 3); return the posterior's mean and standard deviation, each float32 (B, C, h, w)."""
         ...
 
     def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
-        """Latents of any float type (B, C, h, w), an array or a CPU tensor -> uint8 (B, S, S, 3)."""
+        """Decode latents of any float type (B, C, h, w), an array or a CPU tensor, to uint8 (B, S, S, 3)."""
         ...
 
     def to(self, device: "torch.device | str") -> None:
-        """Moves what it computes with; nothing where there is nothing to move."""
+        """Move the network to a device; do nothing where there is none."""
         ...
 
 
 @dataclass(frozen=True)
 class PixelUnshuffle:
-    """Each factor x factor block of pixels becomes one position with 3 factor^2 channels: exact and invertible.
+    """A codec without a network: factor x factor pixels become one position with 3 factor^2 channels, invertibly.
 
     Pixel value v is stored as v / 127.5 - 1, so latents lie in [-1, 1], and float16 still tells all 256 values apart.
     Channels are ordered (color, row in the block, column in the block), as in torch's `pixel_unshuffle`.
@@ -79,20 +85,19 @@ class PixelUnshuffle:
 
     @property
     def sha256(self) -> None:
-        """There are no files."""
+        """None: there are no files."""
         return None
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """(3 factor^2, size / factor, size / factor)."""
-        if size < 1 or size % self.factor:
-            raise UserError(f"latents: {self.id} needs a picture side that is a multiple of {self.factor}, not {size}")
-        return 3 * self.factor**2, size // self.factor, size // self.factor
+        """Return (3 factor^2, size / factor, size / factor)."""
+        side = _latent_side(size, self)
+        return 3 * self.factor**2, side, side
 
     def to(self, device: "torch.device | str") -> None:
-        """There is nothing to move."""
+        """Do nothing: there is no network."""
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """uint8 (B, S, S, 3) -> (mean, std), each float32 (B, 3 factor^2, S / factor, S / factor); std is zero."""
+        """Encode uint8 (B, S, S, 3); return (mean, std), float32 (B, 3 factor^2, S / factor, S / factor); std is 0."""
         _check_images(images)
         channels, side, _ = self.latent_shape(images.shape[1])
         blocks = images.reshape(-1, side, self.factor, side, self.factor, 3)  # (B, h, f, w, f, 3)
@@ -101,13 +106,8 @@ class PixelUnshuffle:
         return mean, np.zeros_like(mean)
 
     def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
-        """(B, 3 factor^2, h, w) -> uint8 (B, S, S, 3); values outside [-1, 1] are clamped. Non-finite: ValueError."""
-        planes = np.asarray(latents).astype(np.float32)
-        channels = 3 * self.factor**2
-        if planes.ndim != 4 or planes.shape[1] != channels:
-            raise ValueError(f"{self.id} decodes latents of shape (B, {channels}, h, w), not {planes.shape}")
-        if not np.isfinite(planes).all():
-            raise ValueError("latents hold values that are not finite")
+        """Decode (B, 3 factor^2, h, w) to uint8 (B, S, S, 3); values outside [-1, 1] are clamped."""
+        planes = _check_latents(latents, 3 * self.factor**2, self.id)
         count, _, height, width = planes.shape
         levels = np.rint((np.clip(planes, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
         blocks = levels.reshape(count, 3, self.factor, self.factor, height, width)
@@ -119,12 +119,12 @@ class PixelUnshuffle:
 class Autoencoder:
     """A pretrained VAE of diffusers' class AutoencoderKL, such as Stable Diffusion's. Frozen.
 
-    Latents are the VAE's own, without the factor 0.18215 of Stable Diffusion: normalisation belongs to training.
-    Pictures of a batch do not see each other; kernels may round differently for another number of them.
+    Latents are the VAE's own, without the factor 0.18215 of Stable Diffusion: training normalizes them.
+    Images of a batch do not see each other; kernels may round differently for another number of them.
 
     name: a repository, a folder, or the id of one (`tessera.hub`). device: where it computes, None = the best
     there is. dtype: in what, torch.float32 (None) or torch.bfloat16; the posterior's last step is in float32 always.
-    load: read the weights now, not when the first picture comes.
+    load: read the weights now, not when the first image comes. batch_pixels: of images that go through it at a time.
     """
 
     def __init__(
@@ -133,15 +133,14 @@ class Autoencoder:
         device: "str | torch.device | None" = None,
         dtype: "torch.dtype | None" = None,
         load: bool = True,
+        batch_pixels: int = BATCH_PIXELS,
     ) -> None:
-        import torch
-
-        from tessera.devices import pick_device
-
         require("diffusers", "hub", f"latents: {name}")
         self._dtype = check_float(dtype, "latents", "a VAE")
-        self._device = device if isinstance(device, torch.device) else pick_device(device)
+        self._device = pick_device(device)
+        self._batch_pixels = batch_pixels
         self._folder = find_model(name, VAE_FILES, "latents")
+        self.id = self._folder.id
         config = self._folder.config("latents", "_class_name", "AutoencoderKL", "an AutoencoderKL of diffusers")
         try:
             self._channels = int(config["latent_channels"])
@@ -157,37 +156,31 @@ class Autoencoder:
         return load_network("diffusers.AutoencoderKL", self._folder, "latents", dtype=self._dtype, device=self._device)
 
     @property
-    def id(self) -> str:
-        """`owner/name`, `owner/name@revision` or `NAME@HASH`."""
-        return self._folder.id
-
-    @property
     def sha256(self) -> str:
-        """Of its config.json and weights."""
+        """The content hash of its config.json and weights."""
         return self._folder.sha256
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """(C, size / factor, size / factor)."""
-        if size < 1 or size % self.factor:
-            raise UserError(f"latents: {self.id} needs a picture side that is a multiple of {self.factor}, not {size}")
-        return self._channels, size // self.factor, size // self.factor
+        """Return (C, size / factor, size / factor)."""
+        side = _latent_side(size, self)
+        return self._channels, side, side
 
     def to(self, device: "torch.device | str") -> None:
-        """Moves the network, and with it where it computes."""
+        """Move the network to a device."""
         import torch
 
         self._device = torch.device(device)
         self._vae.to(self._device)
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """uint8 (B, S, S, 3) -> the posterior's (mean, std), each float32 (B, C, S / factor, S / factor)."""
+        """Encode uint8 (B, S, S, 3); return the posterior's (mean, std), float32 (B, C, S / factor, S / factor)."""
         import torch
 
         _check_images(images)
         shape = (len(images), *self.latent_shape(images.shape[1]))
         mean, std = np.empty(shape, np.float32), np.empty(shape, np.float32)
         with torch.inference_mode():
-            for part in _parts(len(images), images.shape[1]):
+            for part in self._parts(len(images), images.shape[1]):
                 pixels = torch.from_numpy(np.ascontiguousarray(images[part])).to(self._device)
                 pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # (b, 3, S, S)
                 posterior = self._vae.encode(pixels.to(self._dtype)).latent_dist
@@ -196,29 +189,60 @@ class Autoencoder:
         return mean, std
 
     def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
-        """(B, C, h, w) -> uint8 (B, S, S, 3), colors clamped to their range. Non-finite: ValueError."""
+        """Decode (B, C, h, w) to uint8 (B, S, S, 3), colors clamped to their range. Non-finite: ValueError."""
         import torch
 
-        planes = np.asarray(latents).astype(np.float32)
-        if planes.ndim != 4 or planes.shape[1] != self._channels:
-            raise ValueError(f"{self.id} decodes latents of shape (B, {self._channels}, h, w), not {planes.shape}")
-        if not np.isfinite(planes).all():
-            raise ValueError("latents hold values that are not finite")
+        planes = _check_latents(latents, self._channels, self.id)
         count, _, height, width = planes.shape
         images = np.empty((count, height * self.factor, width * self.factor, 3), np.uint8)
         with torch.inference_mode():
-            for part in _parts(count, max(images.shape[1:3])):
+            for part in self._parts(count, max(images.shape[1:3])):
                 codes = torch.from_numpy(planes[part]).to(self._device, self._dtype)
                 pixels = self._vae.decode(codes).sample.float()  # (b, 3, S, S)
                 levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
                 images[part] = levels.permute(0, 2, 3, 1).cpu().numpy()
         return images
 
+    def _parts(self, count: int, side: int) -> list[slice]:
+        """Divide `count` images into batches that fit through the VAE at a time."""
+        step = max(self._batch_pixels // side**2, 1)
+        return [slice(start, start + step) for start in range(0, count, step)]
 
-def _parts(count: int, side: int) -> list[slice]:
-    """Runs of pictures that fit through a VAE at a time."""
-    step = max(BATCH_PIXELS // side**2, 1)
-    return [slice(start, start + step) for start in range(0, count, step)]
+
+class OwnCodec(OwnPart):
+    """A codec of a user's own file; results are checked against `LatentCodec`."""
+
+    def __init__(self, spec: str, device: "str | torch.device | None" = None) -> None:
+        super().__init__(spec, "image codec", ("latent_shape", "encode", "decode"), device)
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """Return (C, h, w), as the user's class says."""
+        with self.blaming():
+            channels, height, width = self.part.latent_shape(size)
+        return int(channels), int(height), int(width)
+
+    def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Encode uint8 (B, S, S, 3); return (mean, std), float32 (B, C, h, w). UserError for another shape."""
+        with self.blaming():
+            mean, std = (np.asarray(part, np.float32) for part in self.part.encode(images))
+        shape = (len(images), *self.latent_shape(images.shape[1]))
+        if mean.shape != shape or std.shape != shape:
+            raise self.refuse(f"encode() must return (mean, std) of shape {shape}, not {mean.shape}, {std.shape}")
+        return mean, std
+
+    def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
+        """Decode (B, C, h, w) to uint8 (B, S, S, 3). UserError for another kind of array."""
+        with self.blaming():
+            images = np.asarray(self.part.decode(latents))
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise self.refuse(f"decode() must return uint8 (B, S, S, 3), not {images.dtype} {images.shape}")
+        return images
+
+
+def _latent_side(size: int, codec: PixelUnshuffle | Autoencoder) -> int:
+    if size < 1 or size % codec.factor:
+        raise UserError(f"latents: {codec.id} needs an image side that is a multiple of {codec.factor}, not {size}")
+    return size // codec.factor
 
 
 def _check_images(images: NDArray[np.uint8]) -> None:
@@ -226,7 +250,17 @@ def _check_images(images: NDArray[np.uint8]) -> None:
         raise ValueError(f"images must be uint8 (B, S, S, 3), not {images.dtype} {images.shape}")
 
 
-CODECS = {"pixel-unshuffle": PixelUnshuffle}
+def _check_latents(latents: ArrayLike, channels: int, codec_id: str) -> NDArray[np.float32]:
+    """Return latents as float32 (B, channels, h, w); ValueError for another shape, or values that are not finite."""
+    planes = np.asarray(latents).astype(np.float32)
+    if planes.ndim != 4 or planes.shape[1] != channels:
+        raise ValueError(f"{codec_id} decodes latents of shape (B, {channels}, h, w), not {planes.shape}")
+    if not np.isfinite(planes).all():
+        raise ValueError("latents hold values that are not finite")
+    return planes
+
+
+CODECS: dict[str, Callable[..., LatentCodec]] = {"pixel-unshuffle": PixelUnshuffle}
 """Codec family -> constructor; the id's part after the colon is its whole-number argument."""
 
 
@@ -235,17 +269,21 @@ def load_codec(
     device: "str | torch.device | None" = None,
     dtype: "torch.dtype | None" = None,
     load: bool = True,
+    run_files: bool = False,
 ) -> LatentCodec:
-    """The codec called `codec_id`, for example "pixel-unshuffle:4" or "stabilityai/sd-vae-ft-ema".
+    """Load the codec called `codec_id`: "pixel-unshuffle:4", "stabilityai/sd-vae-ft-ema", "my_parts.py:MyCodec@HASH".
 
-    device, dtype, load: see `Autoencoder`; the others do without. Unknown ids: UserError listing those there are.
+    device, dtype, load: see `Autoencoder`; the others do without. run_files: see `tessera.pretrained.named`. Raises
+    UserError that lists what there is for an unknown id.
     """
-    family, colon, argument = codec_id.partition(":")
-    if family in CODECS and (not colon or (argument.isascii() and argument.isdigit())):
-        return CODECS[family](int(argument)) if colon else CODECS[family]()
-    if family not in CODECS and is_model_name(codec_id):
-        return Autoencoder(codec_id, device, dtype, load)
-    raise UserError(
-        f"latents: unknown image codec {codec_id!r}; there are: pixel-unshuffle:<factor>, a Hugging Face repository"
-        " such as stabilityai/sd-vae-ft-ema, and the folder of an AutoencoderKL"
+    return load_named(
+        codec_id,
+        "latents",
+        "image codec",
+        CODECS,
+        lambda name: Autoencoder(name, device, dtype, load),
+        lambda spec: OwnCodec(spec, device),
+        known="pixel-unshuffle:<factor>, a Hugging Face repository such as stabilityai/sd-vae-ft-ema, the folder of an"
+        " AutoencoderKL",
+        run_files=run_files,
     )

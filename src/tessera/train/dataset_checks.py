@@ -112,5 +112,5 @@ def _same_but_for_rounding(one: np.ndarray, other: np.ndarray) -> bool:
 
 def _hash_in(model: str) -> str | None:
     """The start of the content hash that the id of a folder ends with (`tessera.hub`)."""
-    match = re.fullmatch(r"[^/\\]+@([0-9a-f]{12})", model)
+    match = re.fullmatch(r"[^/\\:]+@([0-9a-f]{12})", model)  # with a colon, of a user's file
     return match[1] if match else None

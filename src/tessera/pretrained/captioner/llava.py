@@ -111,7 +111,7 @@ class Llava:
         from tessera.devices import pick_device
 
         self._dtype = check_float(dtype or torch.bfloat16, "captioner", "LLaVA")
-        self._device = device if isinstance(device, torch.device) else pick_device(device)
+        self._device = pick_device(device)
         self.folder = find_model(name, LLAVA_FILES, "captioner")
         config = read_json(self.folder.path / CONFIG_FILE)
         if not isinstance(config, dict) or config.get("model_type") not in LLAVA_TYPES:

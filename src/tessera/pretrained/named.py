@@ -1,0 +1,115 @@
+"""Codecs and text encoders by name: the one resolver, and parts that stand in users' own files.
+
+A name is what the user types; an id is what manifests and exports store:
+
+    words:64                      a family of the package and its whole number
+    owner/name, FOLDER            a pretrained model; ids as in `tessera.hub`
+    my_parts.py:MyEncoder         a class of a user's own file, called without arguments
+    my_parts.py:MyEncoder@HASH    its id: the file's SHA-256 begins with HASH, 12 hex digits
+
+A stored id runs no code by itself: its file is looked for in the folders of the environment variable TESSERA_MODELS
+alone, or is the file that the user has named in this process.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tessera.config import UserError, blaming, load_part, part_id
+from tessera.files import sha256_file
+from tessera.hub import MODELS_VARIABLE, is_model_name, model_places
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+_OWN = re.compile(r".+\.py:\w+")
+_OWN_ID = re.compile(r"([^/\\]+\.py):(\w+)@([0-9a-f]{12})")
+_typed: dict[str, str] = {}  # id -> FILE.py:CLASS that the user has named in this process
+
+
+def load_named(
+    name: str,
+    field: str,
+    what: str,
+    families: Mapping[str, Callable[..., T]],
+    pretrained: Callable[[str], T],
+    own: Callable[[str], T],
+    *,
+    known: str,
+    run_files: bool = False,
+) -> T:
+    """Return the part called `name`: of a family, a pretrained one, or one of a user's own file.
+
+    families: constructors by name, each with one optional whole number. own: is given "FILE.py:CLASS". known: the end
+    of the UserError for an unknown name. run_files: the user typed the name, so it may be the path of a file to run.
+    """
+    family, colon, argument = name.partition(":")
+    if family in families and (not colon or (argument.isascii() and argument.isdigit())):
+        return families[family](int(argument)) if colon else families[family]()
+    if _OWN_ID.fullmatch(name) or _OWN.fullmatch(name):
+        return own(_find_own(name, field, run_files))
+    if family not in families and is_model_name(name):
+        return pretrained(name)
+    raise UserError(f"{field}: unknown {what} {name!r}; there are: {known}, and FILE.py:CLASS of your own")
+
+
+def _find_own(name: str, field: str, run_files: bool) -> str:
+    """Return FILE.py:CLASS for a name or an id of a part in a user's file."""
+    match = _OWN_ID.fullmatch(name)
+    if match is None:
+        if not run_files:
+            raise UserError(f"{field}: {name} is not run: a stored name of a user's part ends in @HASH of its file")
+        return name
+    file, attribute, digest = match.groups()
+    if name in _typed:
+        return _typed[name]
+    other = ""
+    for place in model_places():
+        if (path := place / file).is_file():
+            if sha256_file(path).startswith(digest):
+                return f"{path}:{attribute}"
+            other = f"; {path} has other contents"
+    raise UserError(
+        f"{field}: {attribute} of a user's own file {file} (SHA-256 {digest}...) is needed and not here{other}; set "
+        f"{MODELS_VARIABLE} to the folder that holds that file"
+    )
+
+
+class OwnPart:
+    """A class of a user's own file and its object, made when first needed. What it raises names its file and line."""
+
+    sha256: str | None = None
+    """There are no files of a model; the id has the hash of the user's file."""
+
+    def __init__(self, spec: str, what: str, needs: Iterable[str], device: "str | torch.device | None") -> None:
+        self._spec, self._what, self._device = spec, what, device
+        self._class: Callable[[], Any] = load_part(spec, {}, what, needs)
+        self.id = part_id(spec, {})
+        _typed[self.id] = spec
+
+    def blaming(self) -> Any:
+        """Return a context whose errors are those of the user's file."""
+        return blaming(self._spec, self._what)
+
+    def refuse(self, fault: str) -> UserError:
+        """Return the error for a part that breaks its protocol."""
+        return UserError(f"{self._what} {self._spec}: {fault}")
+
+    @functools.cached_property
+    def part(self) -> Any:
+        """The object, on its device if it has a method `to`."""
+        from tessera.devices import pick_device
+
+        with self.blaming():
+            part = self._class()
+            if hasattr(part, "to"):
+                part.to(pick_device(self._device))
+        return part
+
+    def to(self, device: "torch.device | str") -> None:
+        """Move the part to a device if it has a method `to`."""
+        with self.blaming():
+            if hasattr(self.part, "to"):
+                self.part.to(device)
