@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from tessera.cli import VERBS, main
+from tiny.exports import write_export
 
 NAMES = list(VERBS)
 
@@ -35,6 +35,13 @@ def fails(*args, cwd=None):
     assert lines[0].startswith("error: ")
     assert "Traceback" not in result.stderr
     return lines[0]
+
+
+def call(*args):
+    """The command in this process; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    return ended.value.code
 
 
 def test_help_names_every_verb_and_does_not_import_torch():
@@ -244,10 +251,11 @@ def test_json_for_scripts(tmp_path):
     assert "--json" in tessera("--help").stdout
 
 
-def test_every_verb_answers_scripts_with_one_object(export, tmp_path, capsys, monkeypatch):
+def test_every_verb_answers_scripts_with_one_object(tmp_path, capsys, monkeypatch):
     """The verbs that need no pretrained network, one after the other in one folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short.txt").write_text("a fox\n")
+    write_export(tmp_path / "export")
 
     def told(line):
         assert call(*line.split(), "--json") == 0
@@ -296,63 +304,3 @@ def test_one_class_has_no_partner(tmp_path):
     made = tessera("collect", "photos", "--single-class", "cat", "--size", 32, "--out", "images", cwd=tmp_path)
     assert made.returncode == 0
     assert "class" in fails("augment", "images", "--out", "recipe", cwd=tmp_path)
-
-
-@pytest.fixture
-def export(tmp_path):
-    """An untrained model of 8 px pictures."""
-    from tessera.models.build import build_network
-    from tessera.models.dit import DiTConfig
-    from tessera.stages import open_stage
-    from tessera.weights.export import ExportInfo, save_export
-
-    config = DiTConfig(latent_channels=48, latent_size=2, width=16, depth=1, heads=2, text_width=8, refiner_depth=1)
-    info = ExportInfo(
-        noise_schedule="linear",
-        prediction="x0",
-        latent_codec="pixel-unshuffle:4",
-        text_encoder="words:8",
-        image_size=8,
-        guidance_scale=2.0,
-        sampling_steps=2,
-        null_condition=torch.ones(1, 8),
-    )
-    stage = open_stage(tmp_path / "export", stage="export", config={})
-    save_export(tmp_path / "export", build_network(config), info)
-    stage.finish(counts={})
-    return tmp_path / "export"
-
-
-def call(*args):
-    """The command in this process; its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(arg) for arg in args])
-    return ended.value.code
-
-
-def test_one_prompt_prints_where_its_picture_is(export, tmp_path, capsys, monkeypatch):
-    from PIL import Image
-
-    monkeypatch.chdir(tmp_path)
-    assert call("generate", export, "a red circle left of a blue square", "--device", "cpu") == 0
-    (printed,) = capsys.readouterr().out.splitlines()
-    assert printed.startswith("samples/a-red-circle-left-of-a-blue-square-")
-    with Image.open(printed) as picture:
-        assert picture.size == (8, 8)
-    before = os.stat(printed)
-    assert call("generate", export, "a red circle left of a blue square", "--device", "cpu") == 0
-    assert capsys.readouterr().out.splitlines() == [printed]
-    assert os.stat(printed) == before
-    assert call("generate", export, "", "--per-prompt", "3", "--out", "mine", "--device", "cpu") == 0
-    assert capsys.readouterr().out.splitlines() == [f"mine/00000/samples/000{k}.png" for k in range(3)]
-
-
-def test_shipped_prompts_by_name(export, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert call("generate", export, "--prompts", "figure4", "--extended", "--out", "drawn", "--device", "cpu") == 0
-    assert capsys.readouterr().out == "drawn: 12 images, 3 prompts\n"
-    assert call("generate", export, "--prompts", "figure5") == 2
-    assert "'figure4'" in capsys.readouterr().err
-    for both in ([], ["a", "--prompts", "teaser"]):
-        assert call("generate", export, *both) == 2
-        assert "either a prompt" in capsys.readouterr().err

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from tessera import stages
-from tessera.config import UserError, from_dict, to_dict
+from tessera.config import UserError, from_dict, part_id, to_dict
+from tessera.diffusion.sampler import SAMPLERS
 from tessera.generate import folder
-from tessera.generate.folder import GenerateConfig, fresh_folder, generate
+from tessera.generate.folder import GenerateConfig, generate
 from tessera.generate.pipeline import Pipeline
 from tessera.prompts.read import read_prompts
-from tessera.stages import open_stage, read_manifest
+from tessera.stages import read_manifest
 
 LINES = [
     {"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": f"a circle {i}"} for i in range(5)
@@ -82,9 +83,8 @@ def test_bfloat16_draws_nearly_the_same_and_is_another_folder(tmp_path, export, 
         drawn[name] = np.stack([pixels(tmp_path / name / f"{i:05d}" / "samples" / "0000.png") for i in range(5)])
     difference = np.abs(drawn["fp32"].astype(int) - drawn["bf16"])
     assert 0 < difference.mean() < 4
-    assert "compute" not in read_manifest(tmp_path / "fp32", "generate").config  # as before there was a choice
-    assert read_manifest(tmp_path / "bf16", "generate").config["compute"] == "bf16"
-    assert len({fresh_folder(tmp_path, export, prompts, config) for config in configs.values()}) == 2
+    for name in configs:
+        assert read_manifest(tmp_path / name, "generate").config["compute"] == name
     with pytest.raises(UserError, match="compute"):
         generate(tmp_path / "fp32", export, prompts, configs["bf16"], device="cpu")
 
@@ -133,7 +133,7 @@ RANK_SCRIPT = """
 import sys
 from tessera.generate.folder import GenerateConfig, generate
 config = GenerateConfig(per_prompt=2, steps=2, batch_size=4, threads=1)
-print(generate(sys.argv[1], sys.argv[2], sys.argv[3], config, device="cpu"))
+print(generate(sys.argv[1], sys.argv[2], sys.argv[3], config, device="cpu") is not None)
 """
 
 
@@ -188,23 +188,40 @@ def test_texts_in_place_of_a_file(tmp_path, export):
     assert read_manifest(tmp_path / "out").counts == {"prompts": 2, "images": 2}
 
 
-def test_fresh_folder_is_one_for_each_call(tmp_path, export, make_export):
+def test_a_fresh_folder_is_one_for_each_call(tmp_path, export, make_export, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config = GenerateConfig(per_prompt=1, steps=1)
-    one = fresh_folder(tmp_path, export, ["a red circle"], config)
-    assert one.parent == tmp_path
+
+    def fresh(texts, export=export, **changes):
+        return generate(None, export, texts, GenerateConfig(**vars(config) | changes), device="cpu")
+
+    one = fresh(["a red circle"])
+    assert one.parent == Path("samples")
     assert one.name.startswith("a-red-circle-")
-    assert fresh_folder(tmp_path, export, ["a red circle"], GenerateConfig(**vars(config) | {"threads": 3})) == one
-    other_export = make_export(tmp_path / "other", sampling_steps=4)
-    open_stage(tmp_path / "third", stage="export", config={"other": 1}).finish(counts={})
-    others = [
-        fresh_folder(tmp_path, export, ["a red  circle"], config),
-        fresh_folder(tmp_path, export, ["a red circle"], GenerateConfig(per_prompt=1, steps=1, seed=1)),
-        fresh_folder(tmp_path, tmp_path / "third", ["a red circle"], config),
-    ]
+    assert (one / "00000" / "samples" / "0000.png").is_file()
+    assert fresh(["a red circle"], threads=3) == one
+    other = make_export(tmp_path / "other", sampling_steps=4)
+    others = [fresh(["a red  circle"]), fresh(["a red circle"], seed=1), fresh(["a red circle"], other)]
     assert len({one, *others}) == 4
-    assert fresh_folder(tmp_path, other_export, "teaser", config).name.startswith("teaser-")
+    assert fresh("figure4").name.startswith("figure4-")
     with pytest.raises(UserError, match="made by `tessera export`"):
-        fresh_folder(tmp_path, tmp_path, ["a"], config)
+        fresh(["a"], tmp_path)
+
+
+def test_a_users_own_sampler(tmp_path, export, prompts):
+    """The manifest names the file and its content; the images are the sampler's."""
+    config = GenerateConfig(per_prompt=1, steps=2)
+    generate(tmp_path / "ddim", export, prompts, config, device="cpu")
+    own = tmp_path / "my_parts.py"
+    own.write_text("from tessera.diffusion.sampler import ddim as mine\n")
+    config = GenerateConfig(per_prompt=1, steps=2, sampler=f"{own}:mine")
+    generate(tmp_path / "own", export, prompts, config, device="cpu")
+    images = [tree(tmp_path / name / "00003" / "samples") for name in ("ddim", "own")]
+    assert images[0] == images[1]
+    assert read_manifest(tmp_path / "own").config["sampler"] == part_id(config.sampler, SAMPLERS)
+    own.write_text("from tessera.diffusion.sampler import dpmpp_2m as mine\n")
+    with pytest.raises(UserError, match=r"sampler: the directory has .my_parts\.py:mine@"):
+        generate(tmp_path / "own", export, prompts, config, device="cpu")
 
 
 def test_a_prompt_with_more_pictures_than_a_batch(tmp_path, export, prompts):

@@ -95,7 +95,7 @@ def test_user_mistakes_are_named(pipeline, tmp_path):
         pipeline.images(PROMPTS, ADDRESSES, steps=0)
     with pytest.raises(UserError, match="guidance"):
         pipeline.images(PROMPTS, ADDRESSES, guidance_scale=float("nan"))
-    with pytest.raises(UserError, match="one address for each picture"):
+    with pytest.raises(UserError, match="one address for each image"):
         pipeline.images(PROMPTS, ADDRESSES[:2])
     with pytest.raises(UserError, match="finite"):
         pipeline.decode(torch.full((1, 48, 4, 4), float("nan")))

@@ -1,4 +1,4 @@
-"""The verbs from usable weights to pictures."""
+"""The verbs from usable weights to images."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,14 +16,14 @@ def import_published(
     steps: int = 250,
     clip_denoised: float = 3.3,
 ) -> None:
-    """The published CAD-I weights to an export that generate takes.
+    """Turn the published CAD-I weights into an export that generate takes.
 
     Example: tessera import-published Lucasdegeorge/CAD-I --out export/cad_i --null-condition null.npy
 
     Args:
         source: A folder with config.json and model.safetensors, or a Hugging Face repository.
         out: Directory to make.
-        null_condition: .npy file with what google/flan-t5-xl makes of the empty text, (1, 2048).
+        null_condition: .npy file with the encoding of the empty text by google/flan-t5-xl, (1, 2048).
         coherence: Keep the coherence token, as the published pipeline does.
         guidance_scale: Default guidance w: uncond + w (cond - uncond).
         steps: Default number of sampling steps.
@@ -50,7 +50,7 @@ def generate(
     steps: int | None = None,
     guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
-    sampler: Literal["ddim", "ddpm", "dpmpp_2m"] = "ddim",
+    sampler: str = "ddim",
     size: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -58,53 +58,44 @@ def generate(
     compile: bool = False,
     device: str | None = None,
 ) -> None:
-    """Pictures of one prompt, or of every prompt of a file in GenEval's folder layout; under torchrun, on many GPUs.
+    """Draw images of one prompt, or of every prompt of a file in GenEval's folder layout; under torchrun, on many GPUs.
 
     Example: tessera generate export/ta_ia "a red circle" or, for a file, --prompts FILE --out samples/ta_ia
 
     Args:
         export: Directory made by export.
-        prompt: One prompt; prints where its pictures are.
+        prompt: One prompt; prints where its images are.
         prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; teaser, figure4 or geneval;
             coco:FILE or coco-30k:FILE (COCO's captions_*.json), dpg:FILE (csv); or a directory made by caption.
-        model: In place of an export, another text-to-image model: a diffusers pipeline of the Hub, or a folder of one.
+        model: Instead of an export, another text-to-image model: a diffusers pipeline of the Hub, or a folder of one.
         out: Directory to make; a fresh one below samples/ by default.
-        per_prompt: Pictures of each prompt; 4 for a file, 1 for a prompt by default.
+        per_prompt: Images of each prompt; 4 for a file, 1 for a prompt by default.
         extended: Draw the extended text of each prompt.
         steps: Sampling steps; the export's by default.
         guidance_scale: Guidance w; the export's by default.
         guidance_interval: Low and high t (0 clean, 1 noise) between which guidance acts; everywhere by default.
-        sampler: How the noise is taken away.
-        size: For --model: side of the pictures in pixels; the pipeline's own by default.
-        seed: Picture k of prompt i is a function of (seed, i, k).
-        batch_size: Pictures drawn at once; 32, or 4 with --model, by default.
-        compute: What the network computes in. bf16 is several times faster on a GPU, twice on a CPU that has it;
-            pictures differ a little.
+        sampler: ddim, ddpm, dpmpp_2m, or your own: FILE.py:FUNCTION.
+        size: For --model: side of the images in pixels; the pipeline's own by default.
+        seed: Image k of prompt i is a function of (seed, i, k).
+        batch_size: Images drawn at once; 32, or 4 with --model, by default.
+        compute: Number format of the network. bf16 is several times faster on a GPU, twice on a CPU that has it;
+            images differ a little.
         compile: Compile the network first: a minute at the start, then faster steps on a GPU.
         device: cuda, mps or cpu; the best there is by default.
     """
-    from tessera.generate.folder import GenerateConfig, fresh_folder
-    from tessera.generate.folder import generate as generate_all
-
+    shared = {"seed": seed, "steps": steps, "guidance_scale": guidance_scale, "extended": extended}
     if model is not None:
         if export is not None or prompts is None or out is None:
-            raise UserError("--model needs --prompts and --out, and no export and no single prompt beside it")
+            raise UserError("--model needs --prompts and --out, without an export or a single prompt")
         if guidance_interval is not None or sampler != "ddim" or compile or compute != "fp32":
             raise UserError(
                 "--model has its own sampler: leave out --sampler, --guidance-interval, --compute and --compile"
             )
-        from tessera.generate.baselines import PeerConfig, generate_peer
+        from tessera.generate.baselines import BaselineConfig, generate_baseline
 
-        peer = PeerConfig(
-            per_prompt=4 if per_prompt is None else per_prompt,
-            seed=seed,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            size=size,
-            extended=extended,
-            batch_size=4 if batch_size is None else batch_size,
-        )
-        if generate_peer(out, model, prompts, peer, device=device):
+        count, together = 4 if per_prompt is None else per_prompt, 4 if batch_size is None else batch_size
+        baseline = BaselineConfig(per_prompt=count, batch_size=together, size=size, **shared)
+        if generate_baseline(out, model, prompts, baseline, device=device):
             say(out)
         return
     if export is None or size is not None:
@@ -112,22 +103,22 @@ def generate(
     source = prompts if prompt is None else [prompt]
     if source is None or (prompts is not None and prompt is not None):
         raise UserError('give either a prompt, or --prompts with a file, "teaser" or "figure4"')
+    from tessera.generate.folder import GenerateConfig
+    from tessera.generate.folder import generate as generate_all
+
     config = GenerateConfig(
         per_prompt=per_prompt if per_prompt is not None else 4 if prompt is None else 1,
-        extended=extended,
-        steps=steps,
-        guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
         sampler=sampler,
-        seed=seed,
         batch_size=32 if batch_size is None else batch_size,
         compute=compute,
         compile=compile,
+        **shared,
     )
-    out = out or fresh_folder(Path("samples"), export, source, config)
-    if not generate_all(out, export, source, config, device=device):
+    made = generate_all(out, export, source, config, device=device)
+    if made is None:
         return  # another rank completes it
     if prompt is None:
-        say(out)
+        say(made)
     else:
-        say_files(sorted((out / "00000" / "samples").iterdir()))
+        say_files(sorted((made / "00000" / "samples").iterdir()))

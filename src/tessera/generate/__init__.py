@@ -1,1 +1,1 @@
-"""From an export and prompts to pictures."""
+"""From an export and prompts to images."""

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, to_dict
+from tessera.config import UserError
 from tessera.devices import pick_device, world_size
 from tessera.files import sha256_file
-from tessera.generate.folder import draw_folder
+from tessera.generate.folder import FolderConfig, counts, describe, draw_folder
 from tessera.pretrained.load import quiet, without_bars
 from tessera.prompts.read import load_prompts
 from tessera.randomness import address
@@ -29,41 +29,24 @@ _PARTS = (".json", ".safetensors", ".txt", ".model")  # of a pipeline's folder: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerConfig:
-    """What to draw for every prompt, and how."""
+class BaselineConfig(FolderConfig):
+    """What to draw with a diffusers pipeline for every prompt, and how."""
 
     per_prompt: int = 4
-    """Pictures of each prompt, 1 to 10000."""
-    seed: int = 0
-    """Picture k of prompt i draws all its noise from a generator of (seed, i, k), whatever the batch."""
-    steps: int | None = None
-    """Sampling steps, at least 1. None = the pipeline's own."""
-    guidance_scale: float | None = None
-    """None = the pipeline's own."""
     size: int | None = None
-    """Side of the pictures in pixels, a multiple of 8 (Table 2 has peers at 256). None = the pipeline's own."""
-    extended: bool = False
-    """Draw each prompt's extended text in place of its short one."""
+    """Side of the images in pixels, a multiple of 8 (Table 2 has models at 256). None = the pipeline's own."""
     batch_size: int = 4
-    """Pictures drawn at once, at least 1."""
 
     def __post_init__(self):
-        if not 1 <= self.per_prompt <= 10_000:
-            raise UserError(f"per_prompt is {self.per_prompt}: give 1 to 10000 pictures for each prompt")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
-        for name in ("steps", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}: give at least 1")
+        super().__post_init__()
         if self.size is not None and (self.size < 8 or self.size % 8):
-            raise UserError(f"size is {self.size}: give a multiple of 8")
+            raise UserError(f"size is {self.size}; give a multiple of 8")
 
 
-def generate_peer(
-    out: Path, model: str, prompts: str | Path, config: PeerConfig = PeerConfig(), *, device: str | None = None
+def generate_baseline(
+    out: Path, model: str, prompts: str | Path, config: BaselineConfig = BaselineConfig(), *, device: str | None = None
 ) -> bool:
-    """Draws `config.per_prompt` pictures of every prompt with the pipeline `model`; goes on where it stopped.
+    """Draw `config.per_prompt` images of every prompt with the pipeline `model`, or resume a folder.
 
     model: a repository of the Hub, or a folder with model_index.json; weights in safetensors, no code of theirs is run.
     Under torchrun the ranks share the prompts. Returns whether the folder is complete. Raises UserError for a model
@@ -72,27 +55,18 @@ def generate_peer(
     out = Path(out)
     loaded = load_prompts(prompts, config.extended)
     folder = _fetch(model)
-    described = to_dict(config) | {
-        "model": _identity(model, folder),
-        "prompts": {"count": len(loaded.rows), "sha256": loaded.sha256},
-    }
-    shared = world_size() > 1
-    stage = open_stage(out, stage="generate", config=described, shared=shared)
+    described = describe(config, loaded, model=_identity(model, folder))
+    stage = open_stage(out, stage="generate", config=described, shared=world_size() > 1)
     if stage.done:
         return True
-    peer = Peer.load(folder, model, device)
-
-    def draw(texts: Sequence[str], addresses: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
-        return peer.images(texts, addresses, config)
-
-    if not draw_folder(out, loaded.rows, config.per_prompt, config.batch_size, draw):
+    baseline = Baseline.load(folder, model, device)
+    if not draw_folder(out, loaded, config, lambda texts, addresses: baseline.images(texts, addresses, config)):
         return False
-    counts = {"prompts": len(loaded.rows), "images": len(loaded.rows) * config.per_prompt}
-    stage.finish(counts, facts={"pipeline": type(peer.pipeline).__name__, "dtype": peer.dtype})
+    stage.finish(counts(config, loaded), facts={"pipeline": type(baseline.pipeline).__name__, "dtype": baseline.dtype})
     return True
 
 
-class Peer:
+class Baseline:
     """One diffusers pipeline, ready to draw."""
 
     def __init__(self, pipeline: Any, dtype: str):
@@ -100,35 +74,32 @@ class Peer:
         self.accepts = inspect.signature(pipeline.__call__).parameters
 
     @classmethod
-    def load(cls, folder: Path, model: str, device: str | None) -> "Peer":
-        """The pipeline of a folder on `device`: float16 on a GPU, as these models are published, float32 elsewhere."""
+    def load(cls, folder: Path, model: str, device: str | None) -> "Baseline":
+        """Load a folder onto `device`: in float16 on a GPU, as these models are published, in float32 elsewhere."""
         import torch
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
         chosen = pick_device(device)
         dtype = torch.float16 if chosen.type == "cuda" else torch.float32
+        options = {} if dtype == torch.float32 else {"torch_dtype": dtype}  # without it each part has its own dtype
         try:
-            options = (
-                {"torch_dtype": dtype} if dtype != torch.float32 else {}
-            )  # each part keeps what it needs in float32
             with without_bars("diffusers", "transformers"):
                 pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
         except (OSError, ValueError, AttributeError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"model: {model} cannot be loaded as a diffusers pipeline ({reason})") from error
+            raise UserError(f"model: {model} cannot be loaded as a diffusers pipeline ({_reason(error)})") from error
         accepts = inspect.signature(pipeline.__call__).parameters
         if not {"prompt", "generator", "output_type"} <= accepts.keys() or "image" in accepts:
-            raise UserError(f"model: {model} is a {type(pipeline).__name__}, which draws no pictures of texts alone")
-        for name in ("safety_checker", "watermark"):  # black squares and marks would be judged as pictures
+            raise UserError(f"model: {model} is a {type(pipeline).__name__}, which draws no images from text alone")
+        for name in ("safety_checker", "watermark"):  # black squares and marks would be judged as images
             if getattr(pipeline, name, None) is not None:
                 setattr(pipeline, name, None)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline.to(chosen), str(dtype).removeprefix("torch."))
 
     def images(
-        self, texts: Sequence[str], addresses: Sequence[tuple[int, int]], config: PeerConfig
+        self, texts: Sequence[str], addresses: Sequence[tuple[int, int]], config: BaselineConfig
     ) -> NDArray[np.uint8]:
-        """Pictures uint8 (B, H, W, 3), one for each text, its noise drawn at (seed, its address).
+        """Draw uint8 (B, H, W, 3), one image for each text, its noise drawn at (seed, its address).
 
         Texts longer than the pipeline's text encoder takes are cut by the pipeline (77 tokens with CLIP).
         """
@@ -150,11 +121,11 @@ class Peer:
             raise UserError(f"model: a {type(self.pipeline).__name__} has no {', '.join(unknown)} to set; leave it out")
         with torch.inference_mode(), quiet("diffusers"):  # it repeats every long text that it cuts
             drawn = self.pipeline(prompt=list(texts), generator=generators, output_type="pil", **options).images
-        return np.stack([np.asarray(picture.convert("RGB")) for picture in drawn])
+        return np.stack([np.asarray(image.convert("RGB")) for image in drawn])
 
 
 def _fetch(model: str) -> Path:
-    """The pipeline's folder on this machine."""
+    """Return the pipeline's folder on this machine."""
     if (Path(model) / INDEX).is_file():
         return Path(model)
     if Path(model).is_dir():
@@ -164,12 +135,16 @@ def _fetch(model: str) -> Path:
     try:
         return Path(DiffusionPipeline.download(model, use_safetensors=True))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model: {model} is no folder, and cannot be had from the Hub ({reason})") from error
+        raise UserError(f"model: {model} is no folder, and no repository of the Hub ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what the library says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _identity(model: str, folder: Path) -> dict[str, str]:
-    """What the manifest calls the pipeline: its repository and revision, or its folder's name and content."""
+    """Return the pipeline's name in the manifest: its repository and revision, or its folder's name and content."""
     if not Path(model).is_dir():
         return {"name": model, "revision": folder.name}
     files = sorted(path for path in folder.rglob("*") if path.suffix in _PARTS)

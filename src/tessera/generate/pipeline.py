@@ -1,13 +1,13 @@
-"""From prompts to pictures: the network, text encoder and latent codec of one export, put together.
+"""From prompts to images: the network, text encoder and latent codec of one export, put together.
 
-B = pictures of a batch, S = picture side in pixels, (C, H, W) = shape of one picture's latents.
+B = images of a batch, S = image side in pixels, (C, H, W) = shape of one image's latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from tessera.config import UserError
 from tessera.devices import pick_device
 from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import as_denoiser
-from tessera.diffusion.sampler import get_sampler
+from tessera.diffusion.sampler import Sampler, get_sampler
 from tessera.diffusion.schedule import get_schedule
 from tessera.models.build import compile_blocks
 from tessera.models.packing import packed_linears
@@ -31,36 +31,34 @@ if TYPE_CHECKING:
     from tessera.diffusion.sampler import Callback, Generators
 
 SAMPLES_PER_PROMPT = 2**20
-"""Addresses kept for each prompt: picture k of prompt i draws its noise at i * SAMPLES_PER_PROMPT + k."""
+"""Addresses of each prompt: image k of prompt i draws its noise at i * SAMPLES_PER_PROMPT + k."""
 
 
 def sample_noise(shape: Sequence[int], addresses: Sequence[tuple[int, int]], seed: int) -> Tensor:
-    """Start noise (B, C, H, W), float32, of the pictures at `addresses` = (prompt index, k).
+    """Draw the start noise (B, C, H, W), float32, of the images at `addresses` = (prompt index, k).
 
-    A picture's noise is a function of (seed, its address). Raises UserError when an index is negative or k is not
-    below SAMPLES_PER_PROMPT.
+    An image's noise is a function of (seed, its address). Raises UserError when an index is negative or k is not below
+    SAMPLES_PER_PROMPT.
     """
     rows = []
     for prompt, k in addresses:
         if prompt < 0 or not 0 <= k < SAMPLES_PER_PROMPT:
-            raise UserError(
-                f"address ({prompt}, {k}): the prompt index is at least 0 and 0 <= k < {SAMPLES_PER_PROMPT}"
-            )
+            raise UserError(f"address ({prompt}, {k}): give a prompt index >= 0 and 0 <= k < {SAMPLES_PER_PROMPT}")
         rows.append(philox(seed, "sample", prompt * SAMPLES_PER_PROMPT + k).standard_normal(tuple(shape)))
     return torch.from_numpy(np.stack(rows).astype(np.float32))  # (B, C, H, W)
 
 
 def step_generators(addresses: Sequence[tuple[int, int]], seed: int) -> list[torch.Generator]:
-    """One CPU generator a picture for the noise that `ddpm` adds at every step, seeded by (seed, address)."""
+    """Return one CPU generator per image for the noise that a sampler adds at its steps, seeded by (seed, address)."""
     return [torch.Generator().manual_seed(address(seed, "sample/steps", prompt, k)) for prompt, k in addresses]
 
 
 class Pipeline:
     """One trained model with everything it needs to draw.
 
-    A picture is a function of its text, its address and the sampling settings. Rows of a batch do not see each other,
-    but matrix kernels may round differently for another number of rows or of padded tokens: pictures of the same
-    address from differently composed batches agree to about one level of 255, from equally composed ones bit by bit.
+    An image is a function of its text, its address and the sampling options. Rows of a batch do not see each other,
+    but matrix kernels may round differently for another number of rows or of padded tokens: images of the same address
+    from differently composed batches agree to about one level of 255, from equally composed ones bit by bit.
     """
 
     def __init__(self, network: torch.nn.Module, info: ExportInfo, *, device: torch.device | str = "cpu"):
@@ -82,7 +80,7 @@ class Pipeline:
         *,
         compile: bool = False,
     ) -> Pipeline:
-        """The model of an export folder on `device`, its weights in `dtype`; None = the best device, float32.
+        """Load an export onto `device`, its weights in `dtype`; None = the best device, float32.
 
         compile: compiles the network's blocks (`tessera.models.build.compile_blocks`). Without it, on a CPU, sampling
         packs the network's matrices (`tessera.models.packing`), which on AMD's is faster than compiling.
@@ -94,7 +92,7 @@ class Pipeline:
         return cls(network, info, device=chosen)
 
     def encode(self, prompts: Sequence[str]) -> TextEncoding:
-        """One row per prompt; a prompt that occurs several times is encoded once."""
+        """Encode one row per prompt; a prompt that occurs several times is encoded once."""
         distinct = list(dict.fromkeys(prompts))
         self.text_encoder.to(self.device)
         encoded = dict(zip(distinct, self.text_encoder.encode(distinct)))
@@ -111,17 +109,19 @@ class Pipeline:
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
-        sampler: str = "ddim",
+        sampler: str | Sampler = "ddim",
         generator: Generators | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Final latents (B, C, H, W), float32 and still normalised; None = the export's own steps and guidance.
+        """Draw normalized latents (B, C, H, W), float32, for the texts from start noise (B, C, H, W).
 
-        `guidance_interval` = (low, high) in t: guidance acts there alone; None = everywhere.
-        `generator` is needed by `ddpm` alone. Raises UserError for an unknown sampler, steps < 1 or a guidance that is
-        not a finite number.
+        steps, guidance_scale: None = the export's own. guidance_interval: (low, high) in t, guidance acts there alone;
+        None = everywhere. sampler: see `get_sampler`. generator: for a sampler that adds noise. Raises UserError for
+        an unknown sampler, steps < 1 or a guidance that is not a finite number.
         """
         info = self.info
+        if isinstance(sampler, str):
+            sampler = get_sampler(sampler)
         guided = Guided(
             as_denoiser(self.network, info.prediction),
             text,
@@ -130,52 +130,32 @@ class Pipeline:
             guidance_interval,
             info.clip_denoised,
         )
+        noise, schedule = noise.to(self.device, torch.float32), get_schedule(info.noise_schedule)
         with packed_linears(self.network):
-            return get_sampler(sampler)(
-                guided,
-                noise.to(self.device, torch.float32),
-                get_schedule(info.noise_schedule),
-                info.sampling_steps if steps is None else steps,
-                generator=generator,
-                callback=callback,
-            )
+            steps = info.sampling_steps if steps is None else steps
+            return sampler(guided, noise, schedule, steps, generator=generator, callback=callback)
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Normalised latents (B, C, H, W) -> pictures uint8 (B, S, S, 3). Raises UserError when some are not finite."""
+        """Decode normalized latents (B, C, H, W) to uint8 (B, S, S, 3). Raises UserError when some are not finite."""
         if not latents.isfinite().all():
             raise UserError("the model drew values that are not finite: export a checkpoint from before it diverged")
         scale, shift = (
             torch.tensor(values)[:, None, None] for values in (self.info.latent_scale, self.info.latent_shift)
         )
         self.codec.to(self.device)
-        pictures = self.codec.decode(latents.cpu().float() / scale + shift)  # (B, S, S, 3)
+        images = self.codec.decode(latents.cpu().float() / scale + shift)  # (B, S, S, 3)
         if self.offload:
             self.codec.to("cpu")
-        return pictures
+        return images
 
     def images(
-        self,
-        prompts: Sequence[str],
-        addresses: Sequence[tuple[int, int]],
-        *,
-        seed: int = 0,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        sampler: str = "ddim",
-        callback: Callback | None = None,
+        self, prompts: Sequence[str], addresses: Sequence[tuple[int, int]], *, seed: int = 0, **options: Any
     ) -> np.ndarray:
-        """Pictures uint8 (B, S, S, 3): one for each prompt of the batch, its noise drawn at (seed, its address)."""
+        """Draw uint8 (B, S, S, 3): one image per prompt of the batch, its noise drawn at (seed, its address).
+
+        options: steps, guidance_scale, guidance_interval, sampler and callback of `sample`.
+        """
         if not prompts or len(prompts) != len(addresses):
-            raise UserError(f"{len(prompts)} prompts and {len(addresses)} addresses: give one address for each picture")
-        latents = self.sample(
-            self.encode(prompts),
-            sample_noise(self.latent_shape, addresses, seed),
-            steps=steps,
-            guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
-            sampler=sampler,
-            generator=step_generators(addresses, seed),
-            callback=callback,
-        )
-        return self.decode(latents)
+            raise UserError(f"{len(prompts)} prompts and {len(addresses)} addresses: give one address for each image")
+        noise, generators = sample_noise(self.latent_shape, addresses, seed), step_generators(addresses, seed)
+        return self.decode(self.sample(self.encode(prompts), noise, generator=generators, **options))

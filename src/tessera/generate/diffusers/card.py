@@ -1,4 +1,4 @@
-"""The model card (README.md) that goes with published weights: use, recipe, data, scores and licences."""
+"""The model card (README.md) that goes with published weights: use, recipe, data, scores and licenses."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,42 +11,38 @@ from tessera.models.dit import DiT
 from tessera.models.rin import RIN
 from tessera.weights.export import ExportInfo
 
-SCORES_FILE = "scores.json"
 OWN_PARTS = ("pixel-unshuffle", "words")
 """Families of codecs and text encoders that are part of tessera: nothing is fetched for them."""
 
 
-def read_scores(scores: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    """`scores` itself, or the scores.json of `tessera evaluate` at that path (the file, or its directory)."""
-    if isinstance(scores, Mapping):
-        return scores
-    path = Path(scores)
-    found = read_json(path / SCORES_FILE if path.is_dir() else path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: must hold an object of scores, not {type(found).__name__}")
-    return found
+def score_lines(scores: Mapping[str, Any] | str | Path) -> list[str]:
+    """Return a table of scores as Markdown lines.
 
-
-def score_table(scores: Mapping[str, Any]) -> list[str]:
-    """Markdown lines of a table; a score is a number, or an object with "value" and perhaps "low" and "high".
-
-    Entries of other kinds (protocol, single verdicts) are passed over. Raises UserError when no score is left.
+    scores: {name: number, or {"value", "low", "high"}}; or the scores.json of `tessera evaluate` (the file, or its
+    directory), whose protocols stand below the table. Raises UserError when there is no score in it.
     """
+    numbers, protocols = scores, {}
+    if not isinstance(scores, Mapping):
+        path = Path(scores)
+        path = path / "scores.json" if path.is_dir() else path
+        found = read_json(path)
+        try:
+            numbers = {number["metric"]: number for number in found["numbers"]}
+            protocols = {f"{number['protocol']['name']}, {number['n']:,} images": None for number in found["numbers"]}
+        except (KeyError, TypeError):
+            raise UserError(f"{path}: is not the scores.json of `tessera evaluate`") from None
     rows = []
-    for name, entry in scores.items():
+    for name, entry in numbers.items():
         value, low, high = entry, None, None
         if isinstance(entry, Mapping):
             value, low, high = (entry.get(key) for key in ("value", "low", "high"))
-        if _is_number(value):
-            interval = f"{low:.4g} to {high:.4g}" if _is_number(low) and _is_number(high) else ""
+        if isinstance(value, int | float):
+            interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
             rows.append(f"| {name} | {value:.4g} | {interval} |")
     if not rows:
         raise UserError('scores: give {name: number} or {name: {"value", "low", "high"}}; there is no number in these')
-    return ["| score | value | 95% interval |", "|---|---|---|", *rows]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    lines = ["| score | value | 95% interval |", "|---|---|---|", *rows]
+    return [*lines, "", f"Protocol: {'; '.join(protocols)}."] if protocols else lines
 
 
 def model_card(
@@ -58,10 +54,10 @@ def model_card(
     data: str | None = None,
     license: str | None = None,
 ) -> str:
-    """The text of README.md, with the front matter that the Hub reads.
+    """Compose the text of README.md, with the front matter that the Hub reads.
 
-    repo_id: where it will be published. scores: see `score_table`, or a path for `read_scores`. data: what it was
-    trained on, in words. license: id of the weights' licence, for example "cc-by-nc-4.0".
+    repo_id: where it will be published. scores: see `score_lines`. data: its training data, in words. license: id of
+    the weights' license, for example "cc-by-nc-4.0".
     """
     kind = {"DiT": "DiT-I", "RIN": "CAD-I"}[type(network).__name__]
     name = repo_id.split("/")[-1] if repo_id else f"{kind} {info.arm}".strip()
@@ -79,7 +75,7 @@ def model_card(
         ("the network predicts", info.prediction),
         ("latents", f"`{info.latent_codec}`, minus {_numbers(info.latent_shift)}, times {_numbers(info.latent_scale)}"),
         ("text encoder", f"`{info.text_encoder}`"),
-        ("picture", f"{info.image_size} x {info.image_size} pixels"),
+        ("image", f"{info.image_size} x {info.image_size} pixels"),
         ("sampling", f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}, x0 clamped at: {clip}"),
     ]
     lines = ["---", *front, "---", "", f"# {name}", ""]
@@ -93,21 +89,13 @@ def model_card(
     if info.inputs:
         lines += ["Directories it was trained from, by the sha256 of their manifests:", ""]
         lines += [*(f"- {label}: `{sha256}`" for label, sha256 in info.inputs), ""]
-    lines += ["## Scores", ""]
-    if scores is None:
-        lines += ["None were given."]
-    else:
-        found = read_scores(scores)
-        lines += score_table(found)
-        protocol = found.get("protocol")
-        if isinstance(protocol, Mapping) and "metric" in protocol:
-            lines += ["", f"Protocol: {protocol['metric']}, {protocol.get('images', 'an unknown number of')} pictures."]
-    lines += ["", "## Licences", ""]
-    lines += [f"- Weights: {license or 'not stated'}. The training pictures have terms of their own, which may bind"]
+    lines += ["## Scores", "", *(["None were given."] if scores is None else score_lines(scores))]
+    lines += ["", "## Licenses", ""]
+    lines += [f"- Weights: {license or 'not stated'}. The training images have terms of their own, which may bind"]
     lines += ["  the use of weights trained on them; ImageNet's allow non-commercial research and teaching only."]
     for part in (info.latent_codec, info.text_encoder):
         own = part.partition(":")[0] in OWN_PARTS
-        terms = "part of tessera, Apache-2.0" if own else "not contained here; fetched by its id, under its own licence"
+        terms = "part of tessera, Apache-2.0" if own else "not contained here; fetched by its id, under its own license"
         lines += [f"- `{part}`: {terms}."]
     lines += ["- The code, tessera: Apache-2.0.", "", f"Written by tessera {__version__}.", ""]
     return "\n".join(lines)

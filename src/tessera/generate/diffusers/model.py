@@ -1,4 +1,4 @@
-"""A network in diffusers' terms, for its pipeline and the Hub's tools; and how the Hub's files get here."""
+"""A network in diffusers' terms, for its pipeline and the Hub's tools; and the Hub's files."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
 
     null_condition: Tensor
     _repeated_blocks: ClassVar[list[str]] = ["DiTBlock", "RINBlock"]
-    """What `pipe.transformer.compile_repeated_blocks()` compiles."""
+    """Classes that `pipe.transformer.compile_repeated_blocks()` compiles."""
 
     @register_to_config
     def __init__(self, network: dict[str, Any], settings: dict[str, Any]):
@@ -53,7 +53,7 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
 
     @classmethod
     def wrap(cls, network: DiT | RIN, info: ExportInfo) -> "TesseraTransformer":
-        """Around this very network; nothing is copied but the null condition."""
+        """Wrap this very network; only the null condition is copied."""
         shape = to_dict(_Shape(network=network.config))["network"]
         with torch.device("meta"):
             wrapper = cls(shape, to_dict(info.settings))
@@ -64,18 +64,18 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
 
     @property
     def info(self) -> ExportInfo:
-        """All that sampling needs beside the network."""
+        """The settings and null condition that sampling needs."""
         fields = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
         return ExportInfo(null_condition=self.null_condition.detach().float().cpu(), **fields)
 
     def forward(
         self, x: Tensor, alpha_bar: Tensor, text: TextEncoding, state: DenoiserState | None = None
     ) -> tuple[Tensor, DenoiserState]:
-        """The network's own call."""
+        """Call the network."""
         return self.denoiser(x, alpha_bar, text, state)
 
     def placed(self) -> DiT | RIN:
-        """The network, brought to where it runs if the pipeline keeps it on the CPU between calls."""
+        """Return the network, moved to where it runs if the pipeline leaves it on the CPU between calls."""
         hook: Any = getattr(self, "_hf_hook", None)
         if hook is not None:  # what accelerate does before `forward`
             hook.pre_forward(self)
@@ -84,7 +84,7 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None, **_: Any
     ) -> None:
-        """Writes an export: config.json and model.safetensors, in the dtype that the weights have now, and the manifest
+        """Write an export: config.json and model.safetensors, in the dtype that the weights have now, and the manifest
         by which the verbs know it."""
         only_safetensors(safe_serialization, variant)
         folder = Path(save_directory)
@@ -106,9 +106,9 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
         variant: str | None = None,
         **options: Any,
     ) -> "TesseraTransformer":
-        """From a folder or a Hub repository. The options of diffusers that do not concern an export are accepted."""
+        """Load a folder or a Hub repository. The options of diffusers that do not concern an export are accepted."""
         if quantization_config is not None:
-            raise UserError("quantization_config: tessera's networks are not quantised; give dtype=torch.bfloat16")
+            raise UserError("quantization_config: tessera's networks are not quantized; give dtype=torch.bfloat16")
         only_safetensors(True, variant)
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
@@ -119,7 +119,7 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
 
 
 def only_safetensors(safe_serialization: bool, variant: str | None) -> None:
-    """UserError where diffusers is asked for pickled weights, or for one of several files of weights."""
+    """Raise UserError where diffusers is asked for pickled weights, or for one of several files of weights."""
     if not safe_serialization:
         raise UserError("safe_serialization: weights are written as safetensors only, leave it True")
     if variant is not None:
@@ -136,7 +136,7 @@ def fetch(
     force_download: bool = False,
     **_: Any,
 ) -> Path:
-    """The model's files of a Hub repository in the local cache -> their folder."""
+    """Fetch the model's files of a Hub repository into the local cache, and return their folder."""
     return fetch_repository(
         repo,
         _HUB_FILES,

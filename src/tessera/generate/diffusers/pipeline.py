@@ -1,7 +1,7 @@
 """A trained model as a diffusers pipeline: for the Hub, and for programs that know diffusers.
 
 Only the network and the null condition are in its files; codec and text encoder are named by id, and loaded for the
-first picture. Encoding, sampling and decoding are `tessera.generate.pipeline`'s.
+first image. Encoding, sampling and decoding are `tessera.generate.pipeline`'s.
 
 A folder of `save_pretrained`:
 
@@ -9,12 +9,11 @@ model_index.json     diffusers' list of the parts
 transformer/         an export (config.json, model.safetensors, manifest.json), which `tessera generate` reads too
 README.md            the model card
 
-B = pictures of a call, (C, h, w) = shape of one picture's latents, S = picture side in pixels.
+B = images of a call, (C, h, w) = shape of one image's latents, S = image side in pixels.
 """
 
 import copy
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,14 +21,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import create_repo
 from PIL import Image
 from torch import Tensor
 
-from tessera.config import UserError, nearest
+from tessera.config import UserError
 from tessera.devices import pick_device
 from tessera.files import atomic_path, read_json
+from tessera.generate.diffusers.arguments import check_size, check_whole, start_noise, texts, warn_of_cuts
 from tessera.generate.diffusers.card import model_card
 from tessera.generate.diffusers.model import INDEX_FILE, PART, TesseraTransformer, fetch, only_safetensors
 from tessera.generate.pipeline import Pipeline
@@ -43,7 +42,7 @@ StepCallback = Callable[["TesseraPipeline", int, float, dict[str, Tensor]], Any]
 
 
 class _Negative(torch.nn.Module):
-    """The network with a text of its own in each row of guidance's second branch, in place of the null condition.
+    """The network with a text of its own in each row of guidance's second branch, instead of the null condition.
 
     To a network with a coherence token the branch stays what it is without such a text: of coherence 0.
     """
@@ -57,9 +56,8 @@ class _Negative(torch.nn.Module):
         if len(x) == 2 * rows and (state is None or state.text_cache is None):  # [cond; uncond], not yet encoded
             length = max(text.mask.shape[1], self.negative.mask.shape[1])
             parts = text.pad_to(length).select(slice(rows)), self.negative.pad_to(length)
-            text = TextEncoding(
-                torch.cat([part.embeddings for part in parts]), torch.cat([part.mask for part in parts])
-            )  # (2B, L, D), (2B, L)
+            embeddings, mask = [part.embeddings for part in parts], [part.mask for part in parts]
+            text = TextEncoding(torch.cat(embeddings), torch.cat(mask))  # (2B, L, D), (2B, L)
             if isinstance(self.network, RIN) and self.network.config.coherence:
                 coherence = torch.cat([torch.ones(rows), torch.zeros(rows)])  # (2B,)
                 cache = self.network.encode_text(text, coherence)
@@ -67,17 +65,17 @@ class _Negative(torch.nn.Module):
         return self.network(x, alpha_bar, text, state)
 
 
-class _Stopped(Exception):
+class _Stopped(BaseException):  # no Exception, or a user's own sampler would be blamed for it
     def __init__(self, latents: Tensor):
         self.latents = latents
 
 
 class TesseraPipeline(DiffusionPipeline):
-    """Prompts to pictures. `tessera.load_pipeline` makes one; `pipe.to(...)` moves it."""
+    """Prompts to images. `tessera.load_pipeline` makes one; `pipe.to(...)` moves it."""
 
     model_cpu_offload_seq = PART
     _exclude_from_cpu_offload: ClassVar[list[str]] = [PART]
-    """Sequential offloading moves single layers, which a network whose parts share tables does not stand: it stays."""
+    """Sequential offloading moves single layers, which a network whose parts share tables does not allow: it stays."""
 
     def __init__(self, transformer: TesseraTransformer):
         super().__init__()
@@ -87,7 +85,7 @@ class TesseraPipeline(DiffusionPipeline):
 
     @property
     def interrupt(self) -> bool:
-        """Set `pipe._interrupt = True` in the callback to stop after that step."""
+        """The callback's wish, `pipe._interrupt = True`, to stop after that step."""
         return self._interrupt
 
     @torch.no_grad()
@@ -108,46 +106,45 @@ class TesseraPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
-        """Pictures of the prompts, `num_images_per_prompt` of the first, then of the second, and so on.
+        """Draw images of the prompts, `num_images_per_prompt` of the first, then of the second, and so on.
 
-        negative_prompt       stands in for the null condition in guidance; one for all prompts, or one for each
+        negative_prompt       replaces the null condition in guidance; one for all prompts, or one for each
         num_inference_steps   at least 1; None = the export's, the paper has 250
         guidance_scale        w in uncond + w (cond - uncond), finite; 1 = off; None = the export's
         height, width         pixels; a model draws the one size it was trained on
-        generator             for start noise, and the noise `ddpm` adds; of a list, each draws for one picture, which
+        generator             for start noise, and the noise `ddpm` adds; of a list, each draws for one image, which
                               then does not depend on the others; None = torch's own
         output_type           "pil": list of images; "np": float32 (B, S, S, 3) in [0, 1]; "pt": float32 (B, 3, S, S) in
-                              [0, 1]; "latent": normalised latents, float32 (B, C, h, w)
+                              [0, 1]; "latent": normalized latents, float32 (B, C, h, w)
         callback_on_step_end  callback(pipe, step, t, {"latents": x0}) after each step: step from 0, t in (0, 1] where
                               it began, x0 (B, C, h, w) the estimate of the final latents, to look at. Where it sets
                               `pipe._interrupt = True`, sampling stops and the estimate is the result.
-        sampler               "ddim", "ddpm" or "dpmpp_2m"
+        sampler               a name of `tessera.diffusion.sampler.SAMPLERS`, or FILE.py:NAME of a user's own
         guidance_interval     (low, high) in t: guidance acts there alone; None = everywhere
-        latents               start noise (B, C, h, w) in place of drawn noise
+        latents               start noise (B, C, h, w) instead of drawn noise
 
         A prompt longer than the text encoder takes is cut, with a warning. Raises UserError for wrong arguments.
         """
-        prompts = _texts("prompt", prompt)
-        _check_whole("num_images_per_prompt", num_images_per_prompt)
-        negatives = None if negative_prompt is None else _texts("negative_prompt", negative_prompt)
+        prompts = texts("prompt", prompt)
+        check_whole("num_images_per_prompt", num_images_per_prompt)
+        negatives = None if negative_prompt is None else texts("negative_prompt", negative_prompt)
         if negatives is not None and len(negatives) not in (1, len(prompts)):
             raise UserError(
                 f"negative_prompt: {len(negatives)} for {len(prompts)} prompts, give one, or one for each prompt"
             )
         if output_type not in OUTPUT_TYPES:
-            hint = nearest(str(output_type), OUTPUT_TYPES)
-            raise UserError(f"output_type: unknown {output_type!r};{hint} known: {', '.join(OUTPUT_TYPES)}")
+            raise UserError(f"output_type: unknown {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
         drawer = self._prepare_drawer()
         info = drawer.info
-        self._check_size(drawer, height, width)
+        check_size(drawer, self.transformer.denoiser.config.patch_size, height, width)
         steps = info.sampling_steps if num_inference_steps is None else num_inference_steps
-        _check_whole("num_inference_steps", steps)
+        check_whole("num_inference_steps", steps)
         guidance = info.guidance_scale if guidance_scale is None else guidance_scale
         if isinstance(guidance, bool) or not isinstance(guidance, int | float):
             raise UserError(f"guidance_scale: {guidance!r} is not a number, give for example 3.0 (1 = off)")
         rows = [text for text in prompts for _ in range(num_images_per_prompt)]
-        noise, generators = self._noise(drawer, len(rows), generator, latents)
-        _warn_of_cuts(drawer, [*prompts, *(negatives or [])])
+        noise, generators = start_noise(drawer, len(rows), generator, latents)
+        warn_of_cuts(drawer, [*prompts, *(negatives or [])])
         text = drawer.encode(rows)  # (B, L, D)
         if negatives is not None and guidance != 1:
             each = negatives * len(prompts) if len(negatives) == 1 else negatives
@@ -165,7 +162,7 @@ class TesseraPipeline(DiffusionPipeline):
                 seen = x0.clone()
                 result = callback_on_step_end(self, step - 1, 1 - (step - 1) / total, {"latents": seen})
                 if isinstance(result, Mapping) and result.get("latents", seen) is not seen:
-                    raise UserError("callback_on_step_end: latents are there to look at, return them as they came")
+                    raise UserError("callback_on_step_end: latents cannot be changed, return them as they came")
                 if self._interrupt:
                     raise _Stopped(x0)
 
@@ -187,7 +184,7 @@ class TesseraPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _prepare_drawer(self) -> Pipeline:
-        """Encoder, sampler and decoder around the network, where it runs now."""
+        """Return encoder, sampler and decoder around the network, where it runs now."""
         info, device = self.transformer.info, self._execution_device
         if self._drawer is None or self._drawer.info.settings != info.settings:
             self._drawer = Pipeline(self.transformer.denoiser, info, device=device)
@@ -195,38 +192,6 @@ class TesseraPipeline(DiffusionPipeline):
         drawer.network, drawer.info, drawer.device = self.transformer.placed(), info, torch.device(device)
         drawer.offload = bool(getattr(self, "_all_hooks", ()))  # what enable_model_cpu_offload leaves
         return drawer
-
-    def _check_size(self, drawer: Pipeline, height: int | None, width: int | None) -> None:
-        """Raises UserError unless both are the side that the network was trained on."""
-        side = drawer.info.image_size
-        step = side // drawer.latent_shape[1] * self.transformer.denoiser.config.patch_size
-        for name, value in (("height", height), ("width", width)):
-            if value is None or value == side:
-                continue
-            wrong = not isinstance(value, int) or value < 1 or value % step
-            what = f"is not a multiple of {step}" if wrong else "is another size than it was trained on"
-            raise UserError(f"{name}: {value} {what}; this model draws {side} x {side} pixels, leave {name} out")
-
-    def _noise(
-        self, drawer: Pipeline, count: int, generator: Any, latents: Tensor | None
-    ) -> tuple[Tensor, torch.Generator | list[torch.Generator]]:
-        """Start noise (B, C, h, w), and what draws the noise that a sampler adds."""
-        if generator is None:  # from torch's own generator, as elsewhere in diffusers
-            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        elif isinstance(generator, list | tuple):
-            if len(generator) != count:
-                raise UserError(f"generator: {len(generator)} generators for {count} images, give one, or one for each")
-            generator = list(generator)
-        every = generator if isinstance(generator, list) else [generator]
-        if not all(isinstance(one, torch.Generator) for one in every):
-            raise UserError(f"generator: {type(every[0]).__name__} is not a torch.Generator, nor a list of them")
-        shape = (count, *drawer.latent_shape)
-        if latents is None:
-            return randn_tensor(shape, generator=generator, device=drawer.device, dtype=torch.float32), generator
-        if not isinstance(latents, Tensor) or latents.shape != shape:
-            found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-            raise UserError(f"latents: {found}, but the start noise of these pictures is a tensor {shape}")
-        return latents, generator
 
     def save_pretrained(
         self,
@@ -241,10 +206,10 @@ class TesseraPipeline(DiffusionPipeline):
         license: str | None = None,
         **hub: Any,
     ) -> None:
-        """Writes the folder described at the top of this module.
+        """Write the folder described at the top of this module.
 
         scores: {name: number or {"value", "low", "high"}}, or the path of a scores.json; data: what it was trained on;
-        license: id of the weights' licence. All three are for the model card. push_to_hub: publishes it as `repo_id`
+        license: its id. All three are for the model card. push_to_hub: publishes the folder as `repo_id`
         (the folder's name by default), with `hub` = private, token, commit_message, create_pr.
         """
         only_safetensors(safe_serialization, variant)
@@ -271,7 +236,7 @@ class TesseraPipeline(DiffusionPipeline):
         subfolder: str | None = None,
         **card: Any,
     ) -> Any:
-        """Publishes weights and model card as the Hub repository `repo_id`; `card`: scores, data, license."""
+        """Publish weights and model card as the Hub repository `repo_id`; `card`: scores, data, license."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, safe_serialization, variant, repo_id=repo_id, **card)
             return self._publish(
@@ -292,62 +257,34 @@ class TesseraPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "TesseraPipeline":
-        """From a folder of `save_pretrained` or a Hub repository; the options are those of diffusers."""
+        """Load a folder of `save_pretrained` or a Hub repository; the options are those of diffusers."""
         if kwargs.get("device_map") is None:
             kwargs["low_cpu_mem_usage"] = False  # an export's loader never needs it; asked for, it warns
         return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """The files of a Hub repository in the local cache -> their folder.
+        """Fetch the files of a Hub repository into the local cache, and return their folder.
 
         diffusers' own refuses parts whose class is in a package it does not know.
         """
         return str(fetch(pretrained_model_name, **kwargs))
 
 
-def _texts(name: str, given: Any) -> list[str]:
-    """One or several texts as a list; UserError for anything else."""
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list | tuple):
-        raise UserError(f"{name}: give a string or a list of strings, not {type(given).__name__}")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"{name}: number {number} of the list is {type(text).__name__}, not a string")
-    if not texts:
-        raise UserError(f"{name}: the list is empty, give at least one string")
-    return list(texts)
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name}: {value!r} is not a whole number of at least 1")
-
-
-def _warn_of_cuts(drawer: Pipeline, texts: Sequence[str]) -> None:
-    """One warning for each text that the encoder cuts."""
-    limit, distinct = drawer.text_encoder.max_tokens, list(dict.fromkeys(texts))
-    for text, tokens in zip(distinct, drawer.text_encoder.count_tokens(distinct)):
-        if tokens > limit:
-            start = f"{text[:40]}..." if len(text) > 40 else text
-            message = f"prompt cut: {start!r} has {tokens} tokens, the text encoder reads the first {limit}"
-            warnings.warn(message, stacklevel=4)  # the line that calls the pipeline, behind torch's no_grad
-
-
 def _as_output(drawer: Pipeline, latents: Tensor, output_type: str) -> Any:
     if output_type == "latent":
         return latents.clone()  # (B, C, h, w); a tensor of inference mode could not be used for training
-    pictures = drawer.decode(latents)  # (B, S, S, 3)
+    images = drawer.decode(latents)  # (B, S, S, 3)
     if output_type == "pil":
-        return [Image.fromarray(picture) for picture in pictures]
-    values = pictures.astype(np.float32) / np.float32(255)
+        return [Image.fromarray(image) for image in images]
+    values = images.astype(np.float32) / np.float32(255)
     return values if output_type == "np" else torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
 
 
 def load_pipeline(
     path_or_repo: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> TesseraPipeline:
-    """The model of an export, of a folder of `save_pretrained`, or of a Hub repository with the files of either.
+    """Load the model of an export, of a folder of `save_pretrained`, or of a Hub repository with the files of either.
 
     device: None = the best there is. dtype of the weights: None = float32.
     """
