@@ -1,3 +1,5 @@
+"""doctor: every problem that it finds has a fix, and the Hub is asked only on request."""
+
 import json
 import shutil
 
@@ -30,7 +32,7 @@ def test_json_and_text_tell_the_same(tmp_path, capsys):
     assert not (tmp_path / "not").exists()
 
 
-def test_what_lacks_is_named_with_its_command(tmp_path, monkeypatch):
+def test_what_is_missing_is_named_with_its_command(tmp_path, monkeypatch):
     there = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "gradio" else there(name))
     found = finding("extra demo", tmp_path)
@@ -38,10 +40,10 @@ def test_what_lacks_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "DISTRIBUTION", "no-such-distribution")  # as from a folder on the path alone
     assert finding("extra demo", tmp_path).fix == 'pip install "no-such-distribution[demo]"'
     monkeypatch.setattr(doctor, "_version", lambda name: "2.4.1+cpu" if name == "torch" else there(name))
-    assert finding("torch", tmp_path).state == "lack"
+    assert finding("torch", tmp_path).state == "missing"
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-    assert finding("disk", tmp_path).state == "lack"
+    assert finding("disk", tmp_path).state == "missing"
     assert not doctor.to_json(doctor.examine(tmp_path))["ready"]
 
 
@@ -57,13 +59,13 @@ def test_weights_are_looked_for_where_the_hub_keeps_them(tmp_path, monkeypatch):
     assert doctor.hub_cache() == tmp_path / "home" / "hub"
 
 
-def test_every_lack_has_a_fix(tmp_path, monkeypatch):
+def test_every_problem_has_a_fix(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: None)
     monkeypatch.setattr(doctor, "_memory", lambda: 2**30)
     found = doctor.examine(tmp_path)
-    assert {f.what for f in found if f.state == "lack"} >= {"torch", "memory"}
-    for lack in found:
-        assert (lack.fix == "") == (lack.state == "ok"), lack
+    assert {f.what for f in found if f.state == "missing"} >= {"torch", "memory"}
+    for each in found:
+        assert (each.fix == "") == (each.state == "ok"), each
 
 
 def test_the_hub_is_asked_only_when_that_is_asked_for(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def test_flops_of_cad(tokens, step):
 
 
 def test_hours_of_the_papers_training():
-    config = PlanConfig(images=1_281_167, mean_tokens=190, utilisation=1.0)
+    config = PlanConfig(images=1_281_167, mean_tokens=190, gpu_tflops=790, utilisation=1.0)
     assert gpu_hours(config)["train"] == pytest.approx(60, abs=0.5)
     assert gpu_hours(PlanConfig(images=1_281_167, mean_tokens=190))["train"] == pytest.approx(100, abs=1)
 
@@ -56,7 +56,7 @@ def test_disk_of_the_papers_sets():
 def test_the_text_says_what_was_counted():
     text = describe(PAPER)
     sizes, hours = disk(PAPER), gpu_hours(PAPER)
-    for words in ("1,281,167 pictures", "2112 bytes a token", f"{hours['train']:.1f}", "256,000,000 samples"):
+    for words in ("1,281,167 images", "2112 bytes a token", f"{hours['train']:.1f}", "256,000,000 samples"):
         assert words in text
     assert f"{sizes['encoded/plain'] / 1e9:.3g} GB" in text
     for line in commands(PAPER):
@@ -106,7 +106,7 @@ def test_training_takes_the_number_of_samples_that_its_command_says(init, asked)
 
 
 def test_money_is_the_users_price():
-    """Two sets of CM patterns beside the plain one are two trainings, and all of them are paid."""
+    """Two sets of CM patterns next to the plain one are two trainings, and all of them are paid."""
     assert "Money" not in describe(PAPER)
     assert to_json(PAPER)["money"] is None
     paid = PlanConfig(images=1_281_167, sets=3, price=2.5)
@@ -117,13 +117,12 @@ def test_money_is_the_users_price():
 
 
 def test_the_verb_prints_text_or_json(capsys, monkeypatch):
-    from tessera.cli import output as shown
-    from tessera.cli import workflow as whole
+    from tessera.cli import output, workflow
 
-    whole.plan(images=600, price=3)
+    workflow.plan(images=600, price=3)
     assert "at 3 for an hour of a GPU" in capsys.readouterr().out
-    monkeypatch.setattr(shown, "as_json", True)
-    whole.plan(images=600, price=3)
+    monkeypatch.setattr(output, "as_json", True)
+    workflow.plan(images=600, price=3)
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(json.dumps(to_json(PlanConfig(images=600, price=3))))
     assert sum(printed["bytes"].values()) == pytest.approx(
@@ -133,14 +132,14 @@ def test_the_verb_prints_text_or_json(capsys, monkeypatch):
 
 def test_bad_plans():
     for bad, message in (
-        ({"images": 0}, "images is 0: give a number above 0"),
+        ({"images": 0}, "images is 0; give a number above 0"),
         ({"sets": 7}, "sets is 7"),
         ({"network": "unet"}, "network must be one of dit, cad"),
         ({"utilisation": 2}, "utilisation is 2"),
-        ({"gpus": 0}, "gpus is 0"),
+        ({"gpus": 0}, "gpus is 0; give a number above 0"),
         ({"gpus": 6}, "gpus is 6: 1024 samples of a step cannot be split so; give 4"),
         ({"gpus": 512, "init": "export"}, "gpus is 512: 256 samples .* give 256"),
-        ({"price": 0}, "price is 0: give a number above 0"),
+        ({"price": 0}, "price is 0; give a number above 0"),
         ({"price": float("nan")}, "price is nan"),
         ({"train_images": -1}, "train_images is -1"),
     ):

@@ -1,4 +1,4 @@
-"""plan: what a set of some size takes (disk, GPU-hours, money), and the command lines, before anything is started.
+"""plan: disk, GPU-hours, money and command lines for a set of some size, before anything is started.
 
 Counts of floating-point operations are of the networks' own shapes; everything else that is assumed is a constant here,
 and printed. FLOP = 2 multiply-adds.
@@ -9,21 +9,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tessera.config import UserError
+from tessera.config import UserError, check_ranges
 from tessera.cutmix import PATTERNS
+from tessera.devices import PEAK_TFLOPS
 
 MAX_SETS = 2 + len(PATTERNS)
 """The plain set, "all" and each pattern by itself."""
 
-PAPER_IMAGES = 250_000 * 1024
-"""Samples that the paper's tables are trained on."""
-TUNING_IMAGES = 4000 * 256
-"""Samples that the presets `*-tune` see."""
-
 BATCH, TUNING_BATCH = 1024, 256
-"""Samples of a training step in these presets, shared out evenly among the GPUs."""
+"""Samples of a training step of the presets and of their `-tune` forms, shared out evenly among the GPUs."""
+PAPER_IMAGES, TUNING_IMAGES = 250_000 * BATCH, 4000 * TUNING_BATCH
+"""Samples that these presets train on."""
 
 PRESETS = {"dit": "dit-i-l2", "cad": "cad-i-l"}
+NAMES = {"dit": "DiT-I L/2", "cad": "CAD-I L"}
 
 TEXT_WIDTH = 2048  # flan-t5-xl
 TOKEN_BYTES = TEXT_WIDTH + 2 * TEXT_WIDTH // 64  # int8 codes and an fp16 scale for each 64 of them
@@ -36,20 +35,20 @@ CAPTION_SHARE = 0.45  # what zstd leaves of captions
 
 CAPTIONER_PARAMETERS = 8.03e9  # llama3-llava-next-8b, its language part
 PROMPT_TOKENS = 60
-IMAGE_TOKENS = 576  # of one picture, or of one quadrant beside it
-VISION_FLOP = 0.38e12  # CLIP ViT-L/14 at 336 px, one picture
-CAPTION_UTILISATION = 0.25  # short generations leave a GPU waiting for memory
+IMAGE_TOKENS = 576  # of one image, or of one quadrant in addition
+VISION_FLOP = 0.38e12  # CLIP ViT-L/14 at 336 px, one image
+CAPTION_UTILIZATION = 0.20  # short generations leave a GPU waiting for memory
 VAE_FLOP = 0.28e12  # the encoder at 256 px
 T5_PARAMETERS = 1.22e9  # flan-t5-xl's encoder
-ENCODE_UTILISATION = 0.3
+ENCODE_UTILIZATION = 0.24
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """What is asked."""
+    """Question to answer: the set, the network and the GPUs."""
 
     images: int
-    """Pictures of the set."""
+    """Images of the set."""
     sets: int = 2
     """Encoded sets: 1 the plain one, 2 with CM all, up to 6 with each pattern by itself."""
     mean_tokens: float = 180.0
@@ -61,38 +60,32 @@ class PlanConfig:
     train_images: int | None = None
     """Samples seen in training, rounded up to whole steps. None = the preset's: 250,000 steps of 1024 as in the paper's
     tables, or 4000 of 256."""
-    gpu_tflops: float = 790.0
-    """What one GPU does at best, dense bf16 (H100 and H200: 790 in practice)."""
-    utilisation: float = 0.6
-    """Share of it that training reaches."""
+    gpu_tflops: float = PEAK_TFLOPS["H200"]
+    """Peak of one GPU in TFLOP/s, dense bf16 by its data sheet."""
+    utilisation: float = 0.48
+    """Share of that peak that training reaches."""
     gpus: int = 8
-    """GPUs that work beside each other; divides the hours on the clock, and has to divide a step's samples."""
+    """GPUs that work in parallel; divides the hours on the clock, and has to divide a step's samples."""
     price: float | None = None
-    """What an hour of one GPU costs, in whatever currency. None = not known, and no money is named."""
+    """Price of an hour of one GPU, in any currency. None = unknown, and no money is named."""
 
     def __post_init__(self):
-        for name in ("images", "mean_tokens", "train_images", "gpu_tflops", "gpus", "price"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{name} is {value}: give a number above 0")
-        if not 1 <= self.sets <= MAX_SETS:
-            raise UserError(f"sets is {self.sets}: give 1 (plain), 2 (with CM all), up to {MAX_SETS}")
+        positive = dict.fromkeys(("images", "mean_tokens", "train_images", "gpu_tflops", "gpus", "price"), "(0, inf)")
+        check_ranges(self, **positive, utilisation="(0, 1]", sets=f"[1, {MAX_SETS}]")
         if self.network not in STEP_FLOP:
             raise UserError(f"network must be one of {', '.join(STEP_FLOP)}, not {self.network!r}")
-        if not 0 < self.utilisation <= 1:
-            raise UserError(f"utilisation is {self.utilisation}: give a share above 0, at most 1")
         if self.batch % self.gpus:
             below = max(n for n in range(1, self.gpus) if self.batch % n == 0)
             raise UserError(f"gpus is {self.gpus}: {self.batch} samples of a step cannot be split so; give {below}")
 
     @property
     def augmented(self) -> tuple[str, ...]:
-        """Patterns of the sets beside the plain one."""
+        """Patterns of the sets other than the plain one."""
         return ("all", *PATTERNS)[: self.sets - 1]
 
     @property
     def preset(self) -> str:
-        """Of `tessera train`, without the arm."""
+        """Preset of `tessera train`, without the arm."""
         return PRESETS[self.network] + ("-tune" if self.init else "")
 
     @property
@@ -109,12 +102,12 @@ class PlanConfig:
 
     @property
     def trainings(self) -> int:
-        """One for each augmented set; one without any."""
+        """Number of trainings: one for each augmented set, or one of the plain set."""
         return max(len(self.augmented), 1)
 
 
 def dit_forward_flop(tokens: float) -> float:
-    """One forward of DiT-I L/2 (width 1024, 24 blocks) on one sample: 256 image tokens, so many of text."""
+    """Count one forward of DiT-I L/2 (width 1024, 24 blocks) on one sample: 256 image tokens, `tokens` of text."""
     n, d = 256, 1024
     block = 28 * n * d**2 + 4 * n**2 * d + 4 * tokens * d**2 + 4 * n * tokens * d
     text = 2 * tokens * TEXT_WIDTH * d + 2 * (24 * tokens * d**2 + 4 * tokens**2 * d)
@@ -122,7 +115,7 @@ def dit_forward_flop(tokens: float) -> float:
 
 
 def cad_step_flop(tokens: float) -> float:
-    """A training step of CAD-I L on one sample, with its self-conditioning pass; between the counts at 128 and 256."""
+    """Count a training step of CAD-I L on one sample, with self-conditioning, between the counts at 128 and 256."""
     return 1e9 * (636 + (667 - 636) * (tokens - 128) / 128)
 
 
@@ -133,7 +126,7 @@ STEP_FLOP: dict[str, Callable[[float], float]] = {
 
 
 def disk(config: PlanConfig) -> dict[str, float]:
-    """Bytes of each directory."""
+    """Return the bytes of each directory."""
     record = config.mean_tokens * (TOKEN_BYTES + BYTES_PER_TOKEN) + LATENT_BYTES + RECORD_BYTES
     captions = config.mean_tokens * BYTES_PER_TOKEN * CAPTION_SHARE
     sizes: dict[str, float] = {"images": CROP_BYTES * config.images}
@@ -146,33 +139,33 @@ def disk(config: PlanConfig) -> dict[str, float]:
 
 
 def gpu_hours(config: PlanConfig) -> dict[str, float]:
-    """GPU-hours of each stage that wants one."""
+    """Return the GPU-hours of each stage that needs a GPU; `train` is one training."""
 
-    def hours(flop: float, utilisation: float) -> float:
-        return flop / (config.gpu_tflops * 1e12 * utilisation) / 3600
+    def hours(flop: float, share: float) -> float:
+        return flop / (config.gpu_tflops * 1e12 * share) / 3600
 
-    # The plain pictures and CM 1/2 show the captioner one picture, the other patterns a quadrant too: of "all", 3/4.
+    # The captioner sees one image of the plain set and of CM 1/2, and a quadrant too of other patterns: of "all", 3/4.
     quadrants = {"plain": 0.0, "all": 0.75, "half": 0.0}
-    pictures = sum(1 + quadrants.get(name, 1.0) for name in ("plain", *config.augmented))
+    seen = sum(1 + quadrants.get(name, 1.0) for name in ("plain", *config.augmented))
     words = config.sets * (PROMPT_TOKENS + config.mean_tokens)
-    caption = 2 * CAPTIONER_PARAMETERS * (IMAGE_TOKENS * pictures + words) + VISION_FLOP * pictures
+    caption = 2 * CAPTIONER_PARAMETERS * (IMAGE_TOKENS * seen + words) + VISION_FLOP * seen
     encode = config.sets * (VAE_FLOP + 2 * T5_PARAMETERS * config.mean_tokens)
     train = config.samples * STEP_FLOP[config.network](config.mean_tokens)
     return {
-        "caption": hours(config.images * caption, CAPTION_UTILISATION),
-        "encode": hours(config.images * encode, ENCODE_UTILISATION),
+        "caption": hours(config.images * caption, CAPTION_UTILIZATION),
+        "encode": hours(config.images * encode, ENCODE_UTILIZATION),
         "train": hours(train, config.utilisation),
     }
 
 
 def total_hours(config: PlanConfig) -> float:
-    """GPU-hours of all stages and trainings."""
+    """Return the GPU-hours of all stages and trainings."""
     hours = gpu_hours(config)
     return hours["caption"] + hours["encode"] + hours["train"] * config.trainings
 
 
 def to_json(config: PlanConfig) -> dict[str, Any]:
-    """The plan for scripts; hours of `train` are those of one training, money is null without a price."""
+    """Return the plan for scripts; hours of `train` are those of one training, money is null without a price."""
     hours = total_hours(config)
     return {
         "asked": asdict(config) | {"train_images": config.samples},
@@ -185,8 +178,8 @@ def to_json(config: PlanConfig) -> dict[str, Any]:
 
 
 def commands(config: PlanConfig) -> list[str]:
-    """The command lines, in order; PICTURES stands for where they are."""
-    lines = ["tessera collect PICTURES --out images"]
+    """List the command lines in order; IMAGES stands for the folder of images."""
+    lines = ["tessera collect IMAGES --out images"]
     where = "" if config.gpus == 1 else " --engine processes"  # one for each GPU
     captioner = f"--captioner llava{where}"
     encoders = f"--latents stabilityai/sd-vae-ft-ema --text google/flan-t5-xl{where}"
@@ -209,11 +202,10 @@ def commands(config: PlanConfig) -> list[str]:
 
 
 def describe(config: PlanConfig) -> str:
-    """All of it as text."""
+    """Return the whole plan as text."""
     sizes, hours, total = disk(config), gpu_hours(config), total_hours(config)
     runs = config.trainings
-    names = {"dit": "DiT-I L/2", "cad": "CAD-I L"}
-    lines = [f"{config.images:,} pictures, {config.sets} sets, {config.mean_tokens:g} tokens a caption", "", "Disk"]
+    lines = [f"{config.images:,} images, {config.sets} sets, {config.mean_tokens:g} tokens a caption", "", "Disk"]
     lines += [f"  {name:20} {_bytes(size):>9}" for name, size in sizes.items()]
     lines += [f"  {'in all':20} {_bytes(sum(sizes.values())):>9}", "", "GPU-hours"]
     lines += [f"  {name:20} {value:9.1f}" for name, value in hours.items()]
@@ -224,16 +216,16 @@ def describe(config: PlanConfig) -> str:
     if config.gpus > 1:
         lines += [
             "",
-            f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all of them are busy.",
+            f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all are busy.",
         ]
     step = STEP_FLOP[config.network](config.mean_tokens) / 1e9
     lines += [
         "",
         "Assumed",
-        f"  {config.gpu_tflops:g} TFLOP/s a GPU; training reaches {config.utilisation:.0%} of it, captions"
-        f" {CAPTION_UTILISATION:.0%}, encoding {ENCODE_UTILISATION:.0%}",
-        f"  {names[config.network]}, {step:.0f} GFLOP a sample, {config.samples:,} samples",
-        f"  LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens a picture; VAE and T5-XL encoders; text as int8,"
+        f"  {config.gpu_tflops:g} TFLOP/s peak of a GPU; training reaches {config.utilisation:.0%} of it, captions"
+        f" {CAPTION_UTILIZATION:.0%}, encoding {ENCODE_UTILIZATION:.0%}",
+        f"  {NAMES[config.network]}, {step:.0f} GFLOP a sample, {config.samples:,} samples",
+        f"  LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens an image; VAE and T5-XL encoders; text as int8,"
         f" {TOKEN_BYTES} bytes a token",
         f"  crops of {CROP_BYTES / 1e3:.0f} kB, {BYTES_PER_TOKEN} bytes of text a token",
         "",

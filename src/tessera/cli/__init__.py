@@ -1,7 +1,7 @@
 """The command `tessera`: one verb per stage, each on directories, and `run` which chains them.
 
 Torch and the stages are imported inside the verbs, so that `tessera --help` answers at once. Exit codes: 0 done, 2 bad
-input or stopped by Ctrl-C (the same command goes on from there), 1 a defect of tessera itself. TESSERA_DEBUG=1 shows
+input or stopped by Ctrl-C (run the same command to resume), 1 a defect of tessera itself. TESSERA_DEBUG=1 shows
 where an error was raised.
 """
 
@@ -12,16 +12,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from tessera.cli import curate, evaluate, generate, train
-from tessera.cli import output as shown
-from tessera.cli import tools as people
-from tessera.cli import workflow as whole
+from tessera.cli import curate, evaluate, generate, output, tools, train, workflow
 from tessera.config import UserError, nearest
 
 VERBS: dict[str, Callable[..., None]] = {
-    "run": whole.run,
-    "study": whole.study,
-    "plan": whole.plan,
+    "run": workflow.run,
+    "study": workflow.study,
+    "plan": workflow.plan,
     "collect": curate.collect,
     "augment": curate.augment,
     "caption": curate.caption,
@@ -40,14 +37,20 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate quality": evaluate.quality,
     "report": evaluate.report,
     "figure tau": evaluate.figure_tau,
-    "demo": people.demo,
-    "doctor": people.doctor,
-    "completion": people.completion,
+    "demo": tools.demo,
+    "doctor": tools.doctor,
+    "completion": tools.completion,
 }
-"""What follows `tessera`; verbs of two words are a group's."""
+"""Words after `tessera` -> the function; verbs of two words belong to a group."""
 
-GROUPS = {"evaluate": "Scores of pictures, with intervals.", "figure": "The paper's figures, from your own pictures."}
-"""First word of verbs of two -> what they are for."""
+GROUPS = {"evaluate": "Scores of images, with intervals.", "figure": "The paper's figures, from your own images."}
+"""First word of a group -> its purpose."""
+
+
+DESCRIPTION = (
+    "Train your own text-to-image model on a small, curated, labeled image set."
+    " Start with: tessera run miniature; --json: answers for scripts."
+)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -58,16 +61,16 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
         print(tessera.__version__)
         sys.exit(0)
-    shown.as_json = shown.FLAG in args
-    args = [_at_home(word) for word in args if word != shown.FLAG]
+    output.as_json = output.FLAG in args
+    args = [_at_home(word) for word in args if word != output.FLAG]
     try:
         _check_verb(args)
         from tessera.signals import stopping
 
         with stopping():
             try:
-                _app().cli(args=args, prog="tessera", description=_description())
-            except SystemExit:  # a verb's help ends so; whether anybody reads it shows when it is written
+                _app().cli(args=args, prog="tessera", description=DESCRIPTION)
+            except SystemExit:  # a verb's help ends so; if nobody reads it, that shows when it is written
                 sys.stdout.flush()
                 raise
             sys.stdout.flush()
@@ -76,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             traceback.print_exc()
         _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("stopped; nothing that was done is lost, the same command goes on from here", 2, "")
+        _fail("stopped; nothing that was done is lost; run the same command to resume", 2, "")
     except OSError as error:
         if error.errno == errno.EPIPE and _nobody_reads():
             sys.exit(0)
@@ -95,20 +98,20 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _at_home(word: str) -> str:
-    """A ~/ that the shell left as it was, as bash does in --out=~/pictures, for the home folder that it stands for."""
+    """Replace a ~/ that the shell left, as bash does in `--out=~/photos`, by the home folder."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return flag + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
 def _check_verb(args: Sequence[str]) -> None:
-    """UserError for a verb that there is not. Missing words, and those with a dash, are tyro's to judge."""
+    """Raise UserError for an unknown verb. Missing words, and those with a dash, are tyro's to judge."""
     first, second = [*(word.replace("_", "-") for word in args[:2]), "-", "-"][:2]
     if first.startswith("-"):
         return
     firsts = list(dict.fromkeys(verb.split()[0] for verb in VERBS))
     if first not in firsts:
-        whole = {verb.split()[-1]: verb for verb in VERBS}  # of `tessera quality`, what it lacks
-        near = nearest(whole.get(first, first), [*firsts, *VERBS])
+        whole = {verb.split()[-1]: verb for verb in VERBS}  # for `tessera quality`
+        near = nearest(workflow.get(first, first), [*firsts, *VERBS])
         raise UserError(f"unknown verb {args[0]!r};{near} known: {', '.join(firsts)}")
     group = [verb for verb in VERBS if verb.startswith(f"{first} ")]
     verb = f"{first} {second}"
@@ -130,7 +133,7 @@ def _app() -> Any:
 
 
 def _positional(verb: Callable[..., None]) -> Callable[..., None]:
-    """Marks the parameters annotated "positional" for tyro, so that this module is read without it."""
+    """Mark the parameters annotated "positional" for tyro, so that this module is read without it."""
     import tyro
 
     for name, hint in list(verb.__annotations__.items()):
@@ -139,13 +142,8 @@ def _positional(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-def _description() -> str:
-    purpose = "Train your own text-to-image model on a small, curated, labelled image set."
-    return f"{purpose} Start with: tessera run miniature; --json: answers for scripts."
-
-
 def _extra_with(module: str) -> str | None:
-    """The extra of the package that brings a module; None where none does."""
+    """Return the extra of the package that brings a module; None if none does."""
     from tessera.doctor import EXTRAS
 
     return next((extra for extra, (modules, _) in EXTRAS.items() if module.partition(".")[0] in modules), None)
@@ -156,7 +154,7 @@ def _debugging() -> bool:
 
 
 def _nobody_reads() -> bool:
-    """Whether what reads our output has gone, such as `head` that has seen enough. Nothing more is written then."""
+    """Check if the reader of our output is gone, such as `head` that has seen enough; nothing more is written then."""
     try:
         os.write(sys.stdout.fileno(), b"\n")  # the pipe that broke may be another one, to a process of ours
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""What the verbs print: lines for people, or with `--json` one JSON object for scripts."""
+"""Output of the verbs: lines for people, or with `--json` one JSON object for scripts."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ as_json = False
 
 
 def say(out: Path, text: str = "", **more: Any) -> None:
-    """What a directory holds, by its manifest; then `text` for people, or `more` in the object for scripts."""
+    """Print what a directory holds, by its manifest; then `text` for people, or `more` in the object for scripts."""
     from tessera.stages import read_manifest
 
     manifest = read_manifest(out)
@@ -22,23 +22,23 @@ def say(out: Path, text: str = "", **more: Any) -> None:
     counts = ", ".join(f"{number} {name}" for name, number in manifest.counts.items())
     print(f"{out}: {counts}")
     if manifest.rejects:
-        print(f"{len(manifest.rejects)} rejected; the reasons stand in {out / 'manifest.json'}")
+        print(f"{len(manifest.rejects)} rejected; the reasons are in {out / 'manifest.json'}")
     if text:
         print(text)
 
 
 def say_this(text: str, **facts: Any) -> None:
-    """`text` for people, `facts` for scripts."""
+    """Print `text` for people, `facts` for scripts."""
     print(json.dumps(facts) if as_json else text)
 
 
 def say_report(page: Path, text: str = "", **more: Any) -> None:
-    """`text` for people, then where a report is; `more` stands in the object for scripts."""
+    """Print `text` and the place of a report for people, `more` in the object for scripts."""
     say_this(f"{text}\nReport: {page}" if text else f"Report: {page}", report=str(page), **more)
 
 
 def say_scores(out: Path) -> None:
-    """The numbers of a scores.json, each with its interval or the reason for none."""
+    """Print the numbers of a scores.json, each with its interval or the reason for none."""
     from tessera.evaluate.scores import read_scores
     from tessera.report.tables import Cell, label
 
@@ -54,9 +54,6 @@ def say_scores(out: Path) -> None:
 
 
 def say_files(paths: Sequence[Path]) -> None:
-    """Files that were made, one a line."""
-    if as_json:
-        print(json.dumps({"files": [str(path) for path in paths]}))
-        return
-    for path in paths:
-        print(path)
+    """Print the files that were made, one a line."""
+    files = [str(path) for path in paths]
+    say_this("\n".join(files), files=files)

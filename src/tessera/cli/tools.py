@@ -1,9 +1,9 @@
-"""The verbs for people: a web page about a model, and what this machine can do."""
+"""demo: a web page about a model; doctor: this machine; completion: the shell's."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli import output as shown
+from tessera.cli import output
 
 
 def demo(
@@ -17,7 +17,7 @@ def demo(
     extender_model: str | None = None,
     extender_server: str | None = None,
 ) -> None:
-    """A web page to prompt a model, walk through its data and see its scores; for this machine alone.
+    """Serve a web page to prompt a model, walk through its data and see its scores; for this machine alone.
 
     Example: tessera demo out/miniature/export/ta_ia
 
@@ -42,34 +42,27 @@ def demo(
 
 
 def doctor(folder: Annotated[Path, "positional"] = Path(), online: bool = False) -> None:
-    """What this machine can do, and the one command that mends each lack; exit code 2 where something lacks.
+    """Check what this machine can do and name the command that fixes each problem; exit code 2 if something is missing.
 
     Example: tessera doctor out
 
     Args:
-        folder: Where the work is to lie.
+        folder: Folder of the work.
         online: Ask the Hub whether it gives the weights that are not on this machine; nothing is asked by default.
     """
-    import json
     import sys
 
-    from tessera.doctor import examine, to_json
+    from tessera.doctor import describe, examine, to_json
 
     findings = examine(folder, online)
-    if shown.as_json:
-        print(json.dumps(to_json(findings)))
-    else:
-        signs = {"ok": "ok  ", "lack": "LACK", "note": "    "}
-        for finding in findings:
-            print(f"{signs[finding.state]} {finding.what}: {finding.found}")
-            if finding.fix:
-                print(f"       -> {finding.fix}")
-    if any(finding.state == "lack" for finding in findings):
+    facts = to_json(findings)
+    output.say_this(describe(findings), **facts)
+    if not facts["ready"]:
         sys.exit(2)
 
 
 def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], "positional"]) -> None:
-    """What makes a shell complete the verbs and flags of tessera; put it where your shell looks for such files.
+    """Print what makes a shell complete the verbs and flags of tessera, for the folder where it looks for such files.
 
     Example: tessera completion bash > ~/.local/share/bash-completion/completions/tessera
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from tessera.cli.output import say_report, say_this
 from tessera.config import UserError
+from tessera.devices import PEAK_TFLOPS
 
 
 def run(
@@ -15,17 +16,17 @@ def run(
     single_class: str | None = None,
     resume: bool = False,
 ) -> None:
-    """All stages, from pictures to a model and a report.
+    """Do all stages, from images to a model and a report.
 
     Example: tessera run miniature --out out/miniature
 
     Args:
         preset: miniature, miniature-paper, miniature-cad, miniature-smoke, my-pictures, or FILE.py:FUNCTION.
-        out: Working folder; out/PRESET by default. Running again goes on where the last call stopped.
-        images: Your folder of pictures, a folder for each class (preset my-pictures).
+        out: Working folder; out/PRESET by default. Running again resumes it.
+        images: Your images, a folder for each class (preset my-pictures).
         captions: A csv, tsv, jsonl or parquet file with captions for them; default: "An image of <class-name>".
         single_class: The class of a folder without class folders.
-        resume: Fail if there is nothing to go on with.
+        resume: Fail if there is nothing to resume.
     """
     from tessera.presets.lookup import load_run_preset
     from tessera.run import run as run_all
@@ -46,19 +47,19 @@ def study(
     parallel: int = 2,
     plan: bool = False,
 ) -> None:
-    """Many trainings that differ in one thing, as one table with intervals.
+    """Train many models that differ in one thing; write one table with intervals.
 
     Example: tessera study claims --out out/studies
 
     Args:
         name: claims, patterns, probability, half_view, tau, phases, overfit, short_captions,
             schedule, noise, claims-smoke, or FILE.py:FUNCTION.
-        out: Working folder; out/studies by default. Running again goes on where the last call stopped.
+        out: Working folder; out/studies by default. Running again resumes it.
         arms: Only these of the study's arms.
         seeds: Seeds of training; the study's own by default.
         images: Images that each cell trains on; the study's own by default. Other shares of training move along.
-        budget: Time for this call, such as 60m or 2h; what is not done then is saved, and the same command goes on.
-        parallel: Cells trained at the same time, each a process.
+        budget: Time for this call, such as 60m or 2h; what is not done then is saved; run it again to resume.
+        parallel: Cells trained at the same time, each in its own process.
         plan: Only write what the study will do: metrics, prompts, budgets, seeds.
     """
     from tessera.study.design import resized
@@ -69,8 +70,8 @@ def study(
     chosen = load_study(name)
     if isinstance(chosen, NoiseStudy):
         given = {"arms": arms, "seeds": seeds, "images": images is not None, "budget": budget, "plan": plan}
-        for option in (option for option, there in given.items() if there):
-            raise UserError(f"study {name} trains nothing: leave out --{option}")
+        if chosen_options := [option for option, there in given.items() if there]:
+            raise UserError(f"study {name} trains nothing: leave out --{chosen_options[0]}")
         say_report(run_noise(chosen, out or Path("out") / "studies"))
         return
     chosen = chosen if images is None else resized(chosen, images)
@@ -83,12 +84,12 @@ def study(
         return
     text = (folder / "table.md").read_text(encoding="utf-8")
     if left:
-        text += f"\n{len(left)} cells are not done; the same command goes on: {', '.join(left)}"
+        text += f"\n{len(left)} cells are not done; run the same command to resume: {', '.join(left)}"
     say_report(folder / "report" / "index.html", text, results=str(folder / "results.json"), left=left)
 
 
 def _seconds(budget: str | None) -> float | None:
-    """Seconds of a time such as 90s, 60m or 2h; None of None."""
+    """Return the seconds of a time such as 90s, 60m or 2h; None for None."""
     if budget is None:
         return None
     unit = {"s": 1, "m": 60, "h": 3600}.get(budget[-1:])
@@ -97,7 +98,7 @@ def _seconds(budget: str | None) -> float | None:
     except ValueError:
         number = 0.0
     if unit is None or not 0 < number < float("inf"):
-        raise UserError(f"budget: {budget!r} is no time; write for example 90s, 60m or 2h")
+        raise UserError(f"budget is {budget!r}; give a time such as 90s, 60m or 2h")
     return number * unit
 
 
@@ -108,40 +109,30 @@ def plan(
     network: Literal["dit", "cad"] = "dit",
     init: str | None = None,
     train_images: int | None = None,
-    gpu_tflops: float = 790.0,
-    utilisation: float = 0.6,
+    gpu_tflops: float = PEAK_TFLOPS["H200"],
+    utilisation: float = 0.48,
     gpus: int = 8,
     price: float | None = None,
 ) -> None:
-    """What a set of some size takes: disk, GPU-hours, money, and the command lines.
+    """Estimate what a set of some size takes: disk, GPU-hours, money, and the command lines.
 
     Example: tessera plan --images 1281167 --sets 2 --mean-tokens 180
 
     Args:
-        images: Pictures of the set.
+        images: Images of the set.
         sets: Encoded sets: 1 is the plain one, 2 with CM all, up to 6 with each pattern by itself.
         mean_tokens: T5 tokens of a caption, on average.
         network: dit (DiT-I L/2) or cad (CAD-I L).
-        init: Export to start from: the tuning presets then, 4000 steps of 256.
+        init: Export to start from, with the tuning presets: 4000 steps of 256.
         train_images: Samples seen in training, in place of the preset's: 250,000 steps of 1024 without --init. Rounded
             up to whole steps.
-        gpu_tflops: What one GPU does at best, dense bf16.
-        utilisation: Share of it that training reaches.
-        gpus: GPUs that work beside each other; a step's samples are split evenly among them.
-        price: What an hour of one GPU costs you, in your currency; without it no money is named.
+        gpu_tflops: Peak of one GPU in TFLOP/s, dense bf16 by its data sheet (H100 and H200: 989).
+        utilisation: Share of that peak that training reaches.
+        gpus: GPUs that work in parallel; a step's samples are split evenly among them.
+        price: Price of an hour of one GPU, in your currency; without it no money is named.
     """
+    options = locals()
     from tessera.plan import PlanConfig, describe, to_json
 
-    config = PlanConfig(
-        images=images,
-        sets=sets,
-        mean_tokens=mean_tokens,
-        network=network,
-        init=init,
-        train_images=train_images,
-        gpu_tflops=gpu_tflops,
-        utilisation=utilisation,
-        gpus=gpus,
-        price=price,
-    )
+    config = PlanConfig(**options)
     say_this(describe(config), **to_json(config))
