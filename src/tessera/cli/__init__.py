@@ -110,8 +110,8 @@ def _check_verb(args: Sequence[str]) -> None:
         return
     firsts = list(dict.fromkeys(verb.split()[0] for verb in VERBS))
     if first not in firsts:
-        whole = {verb.split()[-1]: verb for verb in VERBS}  # for `tessera quality`
-        near = nearest(workflow.get(first, first), [*firsts, *VERBS])
+        groups = {verb.split()[-1]: verb for verb in VERBS}  # for `tessera quality`
+        near = nearest(groups.get(first, first), [*firsts, *VERBS])
         raise UserError(f"unknown verb {args[0]!r};{near} known: {', '.join(firsts)}")
     group = [verb for verb in VERBS if verb.startswith(f"{first} ")]
     verb = f"{first} {second}"
