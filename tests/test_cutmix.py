@@ -11,13 +11,16 @@ from PIL import Image
 from tessera.cutmix import (
     CROP,
     HALF_VIEWS,
-    PASTED_AREA,
     PATTERNS,
+    TABLE,
+    Pattern,
     compose,
     count_placements,
     draw_placement,
-    pasted_side,
+    label_of,
+    pattern_of,
     placement_at,
+    windows_of,
 )
 from tessera.records import Placement
 
@@ -70,7 +73,7 @@ def test_sixteenth_boxes_at_256_are_all_those_beside_the_central_region():
 def test_area_is_the_papers_share(placement):
     left, top, right, bottom = placement.box
     # Rounding moves each of the two sides by at most half a pixel.
-    side = PASTED_AREA[placement.pattern] ** 0.5 * placement.size
+    side = TABLE[placement.pattern].area ** 0.5 * placement.size
     low, high = (side - 0.5) ** 2, (side + 0.5) ** 2
     if placement.pattern == "half":
         low, high = (placement.size**2 - placement.size) / 2, (placement.size**2 + placement.size) / 2
@@ -187,7 +190,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"third.*half, quarter, ninth, sixteenth"):
         placement_at("third", 32, 0)
     with pytest.raises(ValueError, match="at least 16 px, not 15"):
-        pasted_side("half", 15)
+        windows_of("half", 15)
     with pytest.raises(ValueError, match="0 to 3 at 32 px, not 4"):
         placement_at("quarter", 32, 4)
     with pytest.raises(ValueError, match="half_view must be one of aligned, centre"):
@@ -198,6 +201,29 @@ def test_bad_input_is_named():
         compose(base, base.astype(float), placement)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"base must be uint8 \(H, W, 3\)"):
         compose(base[:, :, 0], base, placement)
+
+
+def test_a_pattern_is_told_from_its_box():
+    for pattern in PATTERNS:
+        for box in all_boxes(pattern, 64):
+            assert pattern_of(box, 64) == pattern
+    assert pattern_of((3, 3, 24, 24), 64) == "ninth"  # a square may lie anywhere
+    assert pattern_of((32, 0, 64, 63), 64) is None
+    assert pattern_of((0, 0, 32, 64), 64) is None  # the left half is nobody's
+    assert pattern_of((50, 50, 66, 66), 64) is None
+
+
+def test_a_pattern_of_ones_own_is_one_record():
+    stripe = Pattern(name="stripe", area=1 / 4, windows=lambda size: [(0, 0, size, size // 4), (0, 4, size, 8)])
+    assert count_placements(stripe, 32) == 2
+    placement = placement_at(stripe, 32, 1)
+    assert placement == Placement("stripe", (0, 4, 32, 8), 32)
+    base, partner = picture(0, 32, 32), picture(1, 32, 32)
+    out = compose(base, partner, placement, "centre")  # it spans the frame, so it shows that part of the partner
+    assert np.array_equal(out[4:8], partner[4:8])
+    assert np.array_equal(np.delete(out, range(4, 8), 0), np.delete(base, range(4, 8), 0))
+    assert label_of("stripe") == "stripe"
+    assert [label_of(name) for name in PATTERNS] == ["CM 1/2", "CM 1/4", "CM 1/9", "CM 1/16"]
 
 
 def test_placement_type():

@@ -300,7 +300,12 @@ def _load_attribute(file: Path, attribute: str, what: str) -> Any:
     with blaming(f"{file}:{attribute}", what):
         spec.loader.exec_module(module)
     found = getattr(module, attribute, None)
-    if not callable(found):
-        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    if not _is_part(found):
+        names = [key for key, value in vars(module).items() if _is_part(value) and not key.startswith("_")]
         raise UserError(f"{what} {file}:{attribute}: the file has no function {attribute!r}{_near(attribute, names)}")
     return found
+
+
+def _is_part(value: Any) -> bool:
+    """Return whether a value can be a part: a function, a class, or a record such as `tessera.cutmix.Pattern`."""
+    return callable(value) or dataclasses.is_dataclass(value)

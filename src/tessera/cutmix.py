@@ -1,25 +1,27 @@
-"""The four CutMix patterns: where the pasted picture goes, and the picture that results (paper section 3.2).
+"""CutMix patterns: where the partner is pasted into the base, and the image that results (paper section 3.2).
 
-| pattern   | paper    | pasted side at 256 px | where (box = left, top, right, bottom)                           |
-|-----------|----------|-----------------------|------------------------------------------------------------------|
-| half      | CM^1/2   | 256, half of it shown | the right half or the bottom half, both pictures at full size    |
-| quarter   | CM^1/4   | 128                   | flush in a corner                                                |
-| ninth     | CM^1/9   | 85                    | flush on a border, at least 12 px from each corner               |
-| sixteenth | CM^1/16  | 64                    | anywhere 12 px inside the frame, not touching [103, 153]^2        |
+| pattern   | paper    | pasted side at 256 px | where (box = left, top, right, bottom)                         |
+|-----------|----------|-----------------------|----------------------------------------------------------------|
+| half      | CM^1/2   | 256, half of it shown | the right half or the bottom half, both images at full size    |
+| quarter   | CM^1/4   | 128                   | flush in a corner                                              |
+| ninth     | CM^1/9   | 85                    | flush on a border, at least 12 px from each corner             |
+| sixteenth | CM^1/16  | 64                    | anywhere 12 px inside the frame, not touching [103, 153]^2     |
 
-Beside them stands `crop`, the second augmentation of the paper's later version: a square window of one picture, of any
-side from half to three quarters of the frame, scaled up to the frame; its box is the window.
+`crop` is the second augmentation of the paper's later version: a square window of one image, of any side from half to
+three quarters of the frame, scaled up to the frame; its box is the window.
 
-Every pattern has a finite list of placements, so that drawing one is drawing one integer, and a recipe of millions of
-rows needs no generator per row. At other sizes the numbers above are scaled by size / 256 and rounded. The 12 px that
-keep the corners intact under `ninth` are the margin of `sixteenth`: the paper gives no number, and one bare
+A pattern is a finite list of boxes for each frame size, so that drawing one is drawing one integer, and a recipe of
+millions of rows needs no generator per row. At other sizes the numbers above are scaled by size / 256 and rounded. The
+12 px that keep the corners intact under `ninth` are the margin of `sixteenth`: the paper gives no number, and one bare
 corner pixel would not be a corner anybody sees.
 """
 
 import functools
 from bisect import bisect_right
-from itertools import accumulate
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +29,9 @@ from PIL import Image
 
 from tessera.records import Placement
 
-Pattern = Literal["half", "quarter", "ninth", "sixteenth"]
+Box = tuple[int, int, int, int]
 HalfView = Literal["aligned", "centre"]
-
-PATTERNS: tuple[Pattern, ...] = ("half", "quarter", "ninth", "sixteenth")
-HALF_VIEWS: tuple[HalfView, ...] = ("aligned", "centre")
-
-CROP = "crop"
-"""The pattern that mixes nothing: one picture's window, scaled up."""
-
-PASTED_AREA: dict[Pattern, float] = {"half": 1 / 2, "quarter": 1 / 4, "ninth": 1 / 9, "sixteenth": 1 / 16}
-"""Share of the frame that the pasted picture covers (paper section 3.2)."""
+HALF_VIEWS: tuple[HalfView, ...] = get_args(HalfView)
 
 MIN_SIZE = 16
 """Smallest frame side in pixels: below it the scaled margins and boxes are no longer distinct."""
@@ -46,62 +40,122 @@ _MARGIN = 12  # px at 256
 _CENTRAL = (103, 153)  # px at 256: the central 10% on either side of the middle, as closed intervals
 
 
-def pasted_side(pattern: str, size: int) -> int:
-    """Side in pixels of the pasted square in a frame of `size` pixels; for `half`, the width of the shown half.
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """A CutMix pattern. A box that spans the frame in one direction shows a part of the partner, which has the frame's
+    size (`half_view`); into any other box the whole partner is scaled."""
+
+    name: str
+    """As it stands in a recipe."""
+    area: float
+    """Fraction of the frame that the partner covers, up to the rounding of its sides."""
+    windows: Callable[[int], Sequence[Box]]
+    """Every box (left, top, right, bottom; right and bottom exclusive) of a frame of so many pixels."""
+    words: tuple[str, str] | None = None
+    """Where base and partner are, for captions ("at the edges", "across the middle"). None = told from the box."""
+    label: str = ""
+    """The paper's name, for pages. "" = the name."""
+
+
+def _half(size: int) -> list[Box]:
+    return [(size // 2, 0, size, size), (0, size // 2, size, size)]
+
+
+def _quarter(size: int) -> list[Box]:
+    side = _side(size, 2)
+    return [_square(left, top, side) for top, left in product((0, size - side), repeat=2)]
+
+
+def _ninth(size: int) -> list[Box]:
+    side, margin = _side(size, 3), _scaled(_MARGIN, size)
+    far = size - side
+    return [
+        _square(left, top, side)
+        for offset in range(margin, far - margin + 1)
+        for left, top in ((offset, 0), (offset, far), (0, offset), (far, offset))
+    ]
+
+
+def _sixteenth(size: int) -> list[Box]:
+    """First all boxes whose columns miss the center, then the others."""
+    side, margin = _side(size, 4), _scaled(_MARGIN, size)
+    edges = range(margin, size - side - margin + 1)
+    low, high = -(-_CENTRAL[0] * size // 256), _CENTRAL[1] * size // 256
+    outside = [edge for edge in edges if edge + side < low or edge > high]
+    touching = [edge for edge in edges if low - side <= edge <= high]
+    return [_square(left, top, side) for left, top in (*product(outside, edges), *product(touching, outside))]
+
+
+class _Windows(Sequence[Box]):
+    """Every window of half to three quarters of the frame, by side, row and column; computed when asked for."""
+
+    def __init__(self, size: int):
+        self._sides = range((size + 1) // 2, 3 * size // 4 + 1)
+        self._offsets = [size - side + 1 for side in self._sides]
+        self._ends = list(accumulate(offsets**2 for offsets in self._offsets))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index):
+        smaller = bisect_right(self._ends, index)
+        top, left = divmod(index - (self._ends[smaller - 1] if smaller else 0), self._offsets[smaller])
+        return _square(left, top, self._sides[smaller])
+
+
+TABLE = {
+    pattern.name: pattern
+    for pattern in (
+        Pattern(name="half", area=1 / 2, windows=_half, label="CM 1/2"),
+        Pattern(name="quarter", area=1 / 4, windows=_quarter, label="CM 1/4"),
+        Pattern(name="ninth", area=1 / 9, windows=_ninth, label="CM 1/9"),
+        Pattern(name="sixteenth", area=1 / 16, windows=_sixteenth, label="CM 1/16"),
+    )
+}
+"""The paper's patterns; "all" deals them out in equal parts. An entry here adds one."""
+
+PATTERNS = tuple(TABLE)
+
+CROP = "crop"
+"""The pattern that mixes nothing: one image's window, scaled up."""
+CROP_PATTERN = Pattern(name=CROP, area=0, windows=_Windows, label="crop")
+
+
+def label_of(pattern: str) -> str:
+    """Return the paper's name of a pattern ("CM 1/4"), or its own where the paper has none."""
+    return TABLE[pattern].label if pattern in TABLE else pattern
+
+
+@functools.lru_cache(maxsize=32)
+def windows_of(pattern: str | Pattern, size: int) -> Sequence[Box]:
+    """Return every box of a pattern, or of the one of that name, in a frame of `size` pixels.
 
     Raises ValueError for an unknown pattern or a frame smaller than `MIN_SIZE`.
     """
-    if pattern not in PASTED_AREA:
-        raise ValueError(f"unknown CutMix pattern {pattern!r}; there are: {', '.join(PATTERNS)}")
+    if isinstance(pattern, str):
+        if pattern not in (*TABLE, CROP):
+            raise ValueError(f"unknown CutMix pattern {pattern!r}; there are: {', '.join(PATTERNS)}")
+        pattern = TABLE.get(pattern, CROP_PATTERN)
     if size < MIN_SIZE:
         raise ValueError(f"CutMix needs frames of at least {MIN_SIZE} px, not {size}")
-    if pattern == "half":
-        return size - size // 2
-    parts = {"quarter": 2, "ninth": 3, "sixteenth": 4}[pattern]
-    return (2 * size + parts) // (2 * parts)  # size / parts, rounded half up
+    return pattern.windows(size)
 
 
-def count_placements(pattern: str, size: int) -> int:
-    """How many different placements `pattern` has in a frame of `size` pixels."""
-    if pattern == CROP:
-        return _windows(size)[-1]
-    side = pasted_side(pattern, size)
-    if pattern == "half":
-        return 2
-    if pattern == "quarter":
-        return 4
-    margin = _scaled(_MARGIN, size)
-    offsets = size - side - 2 * margin + 1
-    if pattern == "ninth":
-        return 4 * offsets
-    _, touching = _touching(size, side, margin)
-    return offsets**2 - touching**2
+def count_placements(pattern: str | Pattern, size: int) -> int:
+    """Return the number of different placements of `pattern` in a frame of `size` pixels."""
+    return len(windows_of(pattern, size))
 
 
-def placement_at(pattern: str, size: int, index: int) -> Placement:
-    """Placement number `index` (0 <= index < `count_placements`) of `pattern` in a frame of `size` pixels."""
-    count = count_placements(pattern, size)
-    if not 0 <= index < count:
-        raise ValueError(f"{pattern} has placements 0 to {count - 1} at {size} px, not {index}")
-    if pattern == CROP:
-        return Placement(pattern, _window(size, index), size)
-    side = pasted_side(pattern, size)
-    far = size - side
-    margin = _scaled(_MARGIN, size)
-    if pattern == "half":
-        box = (size // 2, 0, size, size) if index == 0 else (0, size // 2, size, size)
-        return Placement(pattern, box, size)
-    if pattern == "quarter":
-        left, top = far * (index % 2), far * (index // 2)
-    elif pattern == "ninth":
-        border, offset = index % 4, margin + index // 4
-        left, top = ((offset, 0), (offset, far), (0, offset), (far, offset))[border]
-    else:
-        left, top = _beside_the_centre(size, side, margin, index)
-    return Placement(pattern, (left, top, left + side, top + side), size)
+def placement_at(pattern: str | Pattern, size: int, index: int) -> Placement:
+    """Return placement number `index` (0 <= index < `count_placements`) of `pattern` in a frame of `size` pixels."""
+    windows = windows_of(pattern, size)
+    name = pattern if isinstance(pattern, str) else pattern.name
+    if not 0 <= index < len(windows):
+        raise ValueError(f"{name} has placements 0 to {len(windows) - 1} at {size} px, not {index}")
+    return Placement(name, windows[index], size)
 
 
-def draw_placement(pattern: str, size: int, rng: np.random.Generator) -> Placement:
+def draw_placement(pattern: str | Pattern, size: int, rng: np.random.Generator) -> Placement:
     """Draw one of `pattern`'s placements uniformly: one integer is taken from `rng`.
 
     `size` is the frame's side in pixels, at least `MIN_SIZE`. The box's right and bottom are exclusive.
@@ -109,23 +163,37 @@ def draw_placement(pattern: str, size: int, rng: np.random.Generator) -> Placeme
     return placement_at(pattern, size, int(rng.integers(count_placements(pattern, size))))
 
 
+def pattern_of(box: Box, size: int) -> str | None:
+    """Return the name of the paper's pattern with such a box; None if there is none. A square may lie anywhere."""
+    left, top, right, bottom = box
+    square = right - left == bottom - top
+    for name in PATTERNS:
+        windows = windows_of(name, size)
+        first = windows[0]
+        same_size = square and first[2] - first[0] == first[3] - first[1] == right - left
+        if (same_size and right <= size and bottom <= size) or box in (() if square else windows):
+            return name
+    return None
+
+
 def compose(
     base: NDArray[np.uint8], partner: NDArray[np.uint8], placement: Placement, half_view: str = "aligned"
 ) -> NDArray[np.uint8]:
-    """The augmented picture: `base` with `partner` in the placement's box. Returns uint8 (S, S, 3), a new array.
+    """Return the augmented image, `base` with `partner` in the placement's box: uint8 (S, S, 3), a new array.
 
     For `crop` it is the box of `base`, scaled up with Pillow's bicubic filter; the partner is not used.
 
     base: uint8 (S, S, 3) with S = `placement.size`. partner: uint8 (H, W, 3) of any size; it is resized with Pillow's
-    bicubic filter to the box, or for `half` to the frame, and left as it is if it has that size already.
-    half_view says what `half` shows: "aligned", the base's left (top) half beside the partner's right (bottom) half,
-    or "centre", the central half of each. The other patterns do not use it. Outside the box the base's pixels stay.
+    bicubic filter to the box, or for a box that spans the frame (`half`) to the frame, and left as it is if it has that
+    size already.
+    half_view says what `half` shows: "aligned", the base's left (top) half with the partner's right (bottom) half, or
+    "centre", the central half of each. The other patterns do not use it. Outside the box the base's pixels stay.
     """
     size = placement.size
     if half_view not in HALF_VIEWS:
         raise ValueError(f"half_view must be one of {', '.join(HALF_VIEWS)}, not {half_view!r}")
-    _check_picture("base", base)
-    _check_picture("partner", partner)
+    _check_image("base", base)
+    _check_image("partner", partner)
     if base.shape[:2] != (size, size):
         raise ValueError(f"base is {base.shape[1]} x {base.shape[0]} px, but the placement is for {size} x {size} px")
 
@@ -133,12 +201,12 @@ def compose(
     if placement.pattern == CROP:
         return np.array(_resized(np.ascontiguousarray(base[top:bottom, left:right]), size, size))
     out = base.copy()
-    if placement.pattern != "half":
+    if not placement.spans_frame:
         out[top:bottom, left:right] = _resized(partner, right - left, bottom - top)
         return out
 
     full = _resized(partner, size, size)
-    if half_view == "aligned":
+    if half_view == "aligned" or placement.pattern != "half":
         out[top:bottom, left:right] = full[top:bottom, left:right]
         return out
     kept, pasted = size // 2, size - size // 2
@@ -152,59 +220,26 @@ def compose(
     return out
 
 
-@functools.lru_cache(maxsize=8)
-def _windows(size: int) -> list[int]:
-    """Numbers of windows of at most each side, from half the frame (rounded up) to three quarters (rounded down)."""
-    if size < MIN_SIZE:
-        raise ValueError(f"CutMix needs frames of at least {MIN_SIZE} px, not {size}")
-    return list(accumulate((size - side + 1) ** 2 for side in range((size + 1) // 2, 3 * size // 4 + 1)))
-
-
-def _window(size: int, index: int) -> tuple[int, int, int, int]:
-    """Window number `index`, by side, then row, then column."""
-    smaller = bisect_right(_windows(size), index)
-    side = (size + 1) // 2 + smaller
-    index -= _windows(size)[smaller - 1] if smaller else 0
-    top, left = divmod(index, size - side + 1)
+def _square(left: int, top: int, side: int) -> Box:
     return left, top, left + side, top + side
 
 
+def _side(size: int, parts: int) -> int:
+    """Divide the frame's side into so many parts, rounded half up."""
+    return (2 * size + parts) // (2 * parts)
+
+
 def _scaled(pixels: int, size: int) -> int:
-    """A length given at 256 px, at `size` px, rounded half up."""
+    """Scale a length given at 256 px to `size` px, rounded half up."""
     return (2 * pixels * size + 256) // 512
 
 
-def _touching(size: int, side: int, margin: int) -> tuple[int, int]:
-    """First left edge at which a box of `side` touches the central interval, and how many such left edges there are."""
-    low, high = _CENTRAL
-    first = max(-(-low * size // 256) - side, margin)  # the box's right edge reaches the interval
-    last = min(high * size // 256, size - margin - side)
-    return first, max(last - first + 1, 0)
+def _check_image(name: str, image: NDArray[np.uint8]) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"{name} must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
 
 
-def _beside_the_centre(size: int, side: int, margin: int, index: int) -> tuple[int, int]:
-    """Left and top of placement `index` of `sixteenth`: first all whose columns miss the centre, then the others."""
-    offsets = size - side - 2 * margin + 1
-    first, touching = _touching(size, side, margin)
-
-    def beside(i: int) -> int:
-        """The i-th edge that misses the central interval."""
-        edge = margin + i
-        return edge if edge < first else edge + touching
-
-    free = offsets - touching
-    if index < free * offsets:
-        return beside(index // offsets), margin + index % offsets
-    index -= free * offsets
-    return first + index // free, beside(index % free)
-
-
-def _check_picture(name: str, picture: NDArray[np.uint8]) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-        raise ValueError(f"{name} must be uint8 (H, W, 3), not {picture.dtype} {picture.shape}")
-
-
-def _resized(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    if picture.shape[:2] == (height, width):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

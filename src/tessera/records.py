@@ -55,7 +55,7 @@ class Placement:
     """Window into which CutMix pastes the partner's image (paper section 3, Table 1's CM rows)."""
 
     pattern: str
-    """"half", "quarter", "ninth" or "sixteenth"."""
+    """"half", "quarter", "ninth", "sixteenth", "crop" or the name of a user's own."""
     box: tuple[int, int, int, int]
     """left, top, right, bottom in pixels; right and bottom exclusive."""
     size: int
@@ -65,6 +65,12 @@ class Placement:
         left, top, right, bottom = self.box
         if not (0 <= left < right <= self.size and 0 <= top < bottom <= self.size):
             raise UserError(f"box {self.box} of the placement is empty or leaves an image of {self.size} pixels")
+
+    @property
+    def spans_frame(self) -> bool:
+        """True for a box as wide or as high as the frame: it shows a part of the partner, others the whole of it."""
+        left, top, right, bottom = self.box
+        return self.size in (right - left, bottom - top)
 
 
 @dataclass(frozen=True, eq=False)

@@ -172,7 +172,7 @@ def _make_prompts(out: Path, config: RunConfig, clock: Clock, pictures: Path) ->
         clock.do("prompts", prompts, out / "prompts", pictures, config.prompts)
         return
     from tessera.curate.caption.caption import aio_caption
-    from tessera.curate.collect.collect import read_images
+    from tessera.curate.index import read_images
 
     names = sorted({row.class_name for row in read_images(pictures)})[: config.class_prompts]
     lines = [json.dumps({"prompt": aio_caption(name), "tag": "class"}, ensure_ascii=False) for name in names]

@@ -1,6 +1,7 @@
 """augment: the recipe's rows, by address."""
 
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.config import UserError
-from tessera.curate.augment import AugmentConfig, augment, draw_recipe, read_recipe
-from tessera.curate.collect.collect import ImageRow, read_images
+from tessera.cli import main
+from tessera.config import UserError, to_dict
+from tessera.curate.augment import AugmentConfig, augment, draw_recipe
+from tessera.curate.index import ImageRow, read_images, read_recipe
 from tessera.cutmix import PATTERNS, compose, count_placements, placement_at
 from tessera.files import read_table
 from tessera.images import read_rgb
@@ -42,7 +44,8 @@ def test_stage_writes_the_drawn_rows_and_does_nothing_again(images, tmp_path):
     augment(out, images, config)
     recipe = read_recipe(out)
     assert recipe.rows == draw_recipe(read_images(images), config, 16)
-    assert recipe.config == config
+    assert recipe.half_view == "centre"
+    assert read_manifest(out).config == to_dict(config)
     table = read_table(out / "recipe.parquet")
     assert table.column_names == ["key", "base", "partner", "pattern", "left", "top", "right", "bottom", "seed"]
     assert read_manifest(out).counts == {"records": 24} | dict.fromkeys(PATTERNS, 6)
@@ -148,12 +151,73 @@ def test_the_draws_are_those_of_every_version():
 def test_errors():
     with pytest.raises(UserError, match=r"one class only \('c0'\).*add a second class folder"):
         draw_recipe(pictures(3), AugmentConfig(), 32)
-    with pytest.raises(UserError, match="pictures of 15 px"):
+    with pytest.raises(UserError, match="images of 15 px"):
         draw_recipe(pictures(2, 2), AugmentConfig(), 15)
     for bad, message in (
         ({"pattern": "third"}, "pattern must be all, half"),
         ({"half_view": "x"}, "half_view must be"),
-        ({"seed": -1}, "seed must be 0"),
+        ({"seed": -1}, "seed is -1; give at least 0"),
     ):
         with pytest.raises(UserError, match=message):
             AugmentConfig(**bad)
+
+
+STRIPES = '''
+from tessera.cutmix import Pattern
+
+
+def stripes(size):
+    """Return every horizontal stripe of a quarter of the frame."""
+    return [(0, top, size, top + size // 4) for top in range(size - size // 4 + 1)]
+
+
+def broken(size):
+    raise RuntimeError("no boxes today")
+
+
+STRIPE = Pattern(name="stripe", area=1 / 4, windows=stripes, words=("above and below", "in a stripe across the middle"))
+BROKEN = Pattern(name="broken", area=1, windows=broken)
+OUTSIDE = Pattern(name="outside", area=1, windows=lambda size: [(0, 0, size + 1, size)])
+HALF = Pattern(name="half", area=1, windows=stripes)
+NONE = Pattern
+'''
+
+
+def tessera(*args, code=0):
+    """Call the command line in this process; it must exit with `code`."""
+    with pytest.raises(SystemExit) as exit:
+        main(args)
+    assert exit.value.code == code
+
+
+def test_a_pattern_of_the_users_file(images, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_parts.py").write_text(STRIPES)
+    monkeypatch.chdir(tmp_path)
+    tessera("augment", str(images), "--out", "recipe", "--pattern", "my_parts.py:STRIPE", "--write-images")
+    manifest = read_manifest(tmp_path / "recipe")
+    assert re.fullmatch(r"my_parts\.py:STRIPE@[0-9a-f]{12}", manifest.config["pattern"])
+    assert manifest.counts["stripe"] == 24
+    recipe = read_recipe(tmp_path / "recipe")
+    for row in recipe.rows:
+        left, top, right, bottom = row.placement.box
+        assert (left, right, bottom - top) == (0, 16, 4)
+        base, partner = (read_rgb(images / f"{key}.png") for key in (row.base, row.partner))
+        expected = base.copy()
+        expected[top:bottom] = partner[top:bottom]
+        assert np.array_equal(read_rgb(tmp_path / "recipe" / f"{row.key}.png"), expected)
+    tessera("caption", str(images), "--out", "captions", "--recipe", "recipe")
+    texts = read_table(tmp_path / "captions" / "captions.parquet")["text"].to_pylist()
+    assert all("above and below" in text and "in a stripe across the middle" in text for text in texts)
+    tessera("augment", str(images), "--out", "recipe", "--pattern", "my_parts.py:STRIPE")  # nothing to do
+    for name, message in (
+        ("STRIPEX", r"pattern my_parts\.py:STRIPEX: the file has no function 'STRIPEX'; did you mean 'STRIPE'"),
+        ("BROKEN", r"pattern my_parts\.py:BROKEN: line 11: RuntimeError: no boxes today"),
+        ("OUTSIDE", r"pattern my_parts\.py:OUTSIDE: box .* leaves"),
+        ("HALF", r"pattern my_parts\.py:HALF: its name 'half' is tessera's"),
+        ("NONE", r"pattern my_parts\.py:NONE: "),
+    ):
+        capsys.readouterr()
+        tessera("augment", str(images), "--out", f"of {name}", "--pattern", f"my_parts.py:{name}", code=2)
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert re.search(message, line), line
+        assert not (tmp_path / f"of {name}").exists()

@@ -9,10 +9,12 @@ import pytest
 from tessera import files as files_module
 from tessera.config import UserError
 from tessera.curate import encode as encode_module
-from tessera.curate.augment import AugmentConfig, augment, read_recipe
+from tessera.curate import index as index_module
+from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
-from tessera.curate.collect.collect import CollectConfig, collect, read_images
+from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, encode
+from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import compose
 from tessera.encoded.store import open_encoded
 from tessera.files import sha256_file
@@ -118,7 +120,7 @@ def test_each_text_is_encoded_and_each_picture_decoded_once(images, recipe, mixe
             return super().encode(texts)
 
     monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_, **__: Counting(32))
-    monkeypatch.setattr(encode_module, "read_rgb", lambda path, **how: (read.append(path), read_rgb(path))[1])
+    monkeypatch.setattr(index_module, "read_rgb", lambda path, **how: (read.append(path), read_rgb(path))[1])
     encode(tmp_path / "encoded", images, mixed_captions, replace(CONFIG, shard_size=100), recipe=recipe)
     seen.remove("")  # of the null condition
     assert sorted(seen) == sorted(set(read_captions(mixed_captions).values()))
@@ -172,7 +174,7 @@ def test_errors_name_the_culprit(images, captions, mixed_captions, recipe, tmp_p
         encode(tmp_path / "a", images, captions, CONFIG, recipe=recipe)
     with pytest.raises(UserError, match="multiple of 5, not 16"):
         encode(tmp_path / "a", images, captions, replace(CONFIG, latents="pixel-unshuffle:5"))
-    with pytest.raises(UserError, match="has no caption for 24 of 24 pictures: 'circle/000000'"):
+    with pytest.raises(UserError, match="has no caption for 24 of 24 images: 'circle/000000'"):
         encode(tmp_path / "a", images, mixed_captions, CONFIG)
     copy = shutil.copytree(images, tmp_path / "images")
     bad = copy / "star" / "000005.png"
@@ -188,8 +190,8 @@ def test_errors_name_the_culprit(images, captions, mixed_captions, recipe, tmp_p
 def test_bad_configs():
     for bad, message in (
         ({"text_encoding": "fp8"}, "text_encoding must be int8, fp16 or none"),
-        ({"shard_size": 0}, "shard_size must be 1"),
-        ({"seed": -1}, "seed must be 0"),
+        ({"shard_size": 0}, "shard_size is 0; give at least 1"),
+        ({"seed": -1}, "seed is -1; give at least 0"),
     ):
         with pytest.raises(UserError, match=message):
             EncodeConfig(**bad)

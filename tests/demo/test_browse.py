@@ -48,7 +48,7 @@ def test_every_text_is_escaped_and_a_lost_file_is_told(workspace, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     (copy / "images" / f"{entry.key}.png").unlink()
-    assert "missing or damaged" in Browser(copy).cards([Entry(key=entry.key, class_name="x", caption="y")])
+    assert "is not a readable image" in Browser(copy).cards([Entry(key=entry.key, class_name="x", caption="y")])
 
 
 def test_images_without_captions_and_folders_without_images(workspace, tmp_path):

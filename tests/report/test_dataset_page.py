@@ -11,10 +11,11 @@ from PIL import Image
 
 from tessera.cli import curate as cli
 from tessera.config import UserError
-from tessera.curate.augment import AugmentConfig, augment, read_recipe
+from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
-from tessera.curate.collect.collect import CollectConfig, collect, read_images
+from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, encode
+from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import compose
 from tessera.encoded.store import open_encoded
 from tessera.images import read_rgb

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from tessera.cli.output import say, say_files, say_this
 
 EngineKind = Literal["here", "processes", "ray"]
-Pattern = Literal["all", "half", "quarter", "ninth", "sixteenth", "crop"]
 
 
 def collect(
@@ -63,7 +62,7 @@ def collect(
 def augment(
     images: Annotated[Path, "positional"],
     out: Path,
-    pattern: Pattern = "all",
+    pattern: str = "all",
     half_view: Literal["aligned", "centre"] = "aligned",
     seed: int = 0,
     from_captions: str | None = None,
@@ -76,7 +75,8 @@ def augment(
     Args:
         images: Directory made by collect.
         out: Directory to make.
-        pattern: half, quarter, ninth, sixteenth, or all four in equal parts; crop mixes nothing, it enlarges a window.
+        pattern: half, quarter, ninth, sixteenth, or all four in equal parts; crop mixes nothing, it enlarges a window;
+            FILE.py:NAME is a pattern of yours.
         half_view: half shows the base's left (top) half beside the partner's right (bottom) half, or both centres.
         seed: Seed of the draws.
         from_captions: Captions named base_partner_x0_y0_x1_y1, as published: the recipe is what their names say.

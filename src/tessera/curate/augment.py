@@ -1,17 +1,17 @@
-"""augment: images/ -> recipe.parquet, one CutMix row per picture (paper section 3.2).
+"""augment: images/ -> recipe.parquet, one CutMix row per image (paper section 3.2).
 
-A row says which partner is pasted where; pictures are composed from their row when they are needed. Columns: key, base,
+A row says which partner is pasted where; images are composed from their row when they are needed. Columns: key, base,
 partner (keys of images.parquet), pattern, left, top, right, bottom (pixels), seed. A row's seed is the address
 (config's seed, base key); everything else in it follows from its seed and the set of keys, in whatever order the files
 are listed and on whatever machine:
 
-- the partner is picture number h mod n of the n pictures of other classes, in the order of (class, key), h being the
+- the partner is image number h mod n of the n images of other classes, in the order of (class, key), h being the
   address (row's seed, "partner");
 - with pattern "all", rows are ranked by the address (row's seed, "pattern") and dealt out in turn, so that each pattern
   has exactly a quarter of them (one more or less when the number is not a multiple of four), as the paper's CM^all;
-- the box is number h mod n of the pattern's n placements, h being the address (row's seed, "box").
+- the box is number h mod n of the pattern's n boxes, h being the address (row's seed, "box").
 
-The pattern "crop" mixes nothing: its rows are windows of single pictures, which name themselves as partners.
+The pattern "crop" mixes nothing: its rows are windows of single images, which name themselves as partners.
 A recipe can be made from the names of published captions too: `tessera.curate.published_recipe`.
 """
 
@@ -19,118 +19,121 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, from_dict, to_dict
+from tessera.config import UserError, blaming, check_ranges, load_part, part_id, to_dict
 from tessera.curate.caption.file import find_captions
-from tessera.curate.collect.collect import ImageRow, is_complete, read_images
-from tessera.curate.index import TableRows
-from tessera.curate.published_recipe import mixes_in, published_name
-from tessera.cutmix import (
-    CROP,
-    HALF_VIEWS,
-    MIN_SIZE,
-    PATTERNS,
-    HalfView,
-    Pattern,
-    compose,
-    count_placements,
-    placement_at,
+from tessera.curate.index import (
+    RECIPE_COLUMNS,
+    RECIPE_TABLE,
+    Composer,
+    ImageRow,
+    RecipeRow,
+    TableRows,
+    is_complete,
+    list_entries,
+    read_images,
+    read_recipe,
+    recipe_rows,
 )
-from tessera.files import read_table, remove_unfinished, write_table
-from tessera.images import is_complete_png, read_rgb, write_png
+from tessera.curate.published_recipe import mixes_in, published_name
+from tessera.cutmix import CROP, CROP_PATTERN, HALF_VIEWS, MIN_SIZE, PATTERNS, TABLE, HalfView, Pattern, windows_of
+from tessera.files import remove_unfinished, write_table
+from tessera.images import is_complete_png, write_png
 from tessera.progress import progress
 from tessera.randomness import address
 from tessera.records import Placement
 from tessera.stages import open_stage, read_manifest
 
-RECIPE_TABLE = "recipe.parquet"
 SUFFIX = "+mix"
-"""What an augmented picture's key adds to its base's."""
+"""What an augmented image's key adds to its base's."""
+_OWN = ".py:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How pictures are mixed."""
+    """How images are mixed."""
 
-    pattern: Literal["all", "crop"] | Pattern = "all"
-    """One CutMix pattern, or "all": each of the four for a quarter of the pictures. "crop" is no mix: a window of one
-    picture, scaled up."""
+    pattern: str = "all"
+    """One CutMix pattern, "FILE.py:NAME" for one of the user's own (`tessera.cutmix.Pattern`), or "all": each of the
+    paper's four for a quarter of the images. "crop" is no mix: a window of one image, scaled up."""
     half_view: HalfView = "aligned"
-    """What the half pattern shows: "aligned", the base's left (top) half beside the partner's right (bottom) half, or
+    """Content of the half pattern: "aligned", the base's left (top) half with the partner's right (bottom) half, or
     "centre", the central half of each."""
     seed: int = 0
     """Address of the draws, 0 or more."""
     from_captions: str | None = None
-    """Captions whose names say the rows, in place of drawing them (`tessera.curate.published_recipe`); recorded as
-    NAME@HASH. None = draw them."""
+    """Captions whose names say the rows, instead of draws (`tessera.curate.published_recipe`); recorded as NAME@HASH.
+    None = draw them."""
 
     def __post_init__(self):
-        if self.pattern not in ("all", *PATTERNS, CROP):
-            raise UserError(f"pattern must be all, {', '.join((*PATTERNS, CROP))}, not {self.pattern!r}")
+        if self.pattern not in ("all", *PATTERNS, CROP) and _OWN not in self.pattern:
+            names = ", ".join((*PATTERNS, CROP))
+            raise UserError(f"pattern must be all, {names} or FILE.py:NAME, not {self.pattern!r}")
         if self.half_view not in HALF_VIEWS:
             raise UserError(f"half_view must be one of {', '.join(HALF_VIEWS)}, not {self.half_view!r}")
-        if self.seed < 0:
-            raise UserError(f"seed must be 0 or more, not {self.seed}")
-
-
-@dataclass(frozen=True)
-class RecipeRow:
-    """One augmented picture."""
-
-    key: str
-    base: str
-    partner: str
-    placement: Placement
-    seed: int
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A completed recipe directory: its rows sorted by key, and its configuration."""
-
-    rows: Sequence[RecipeRow]
-    config: AugmentConfig
+        check_ranges(self, seed="[0, inf)")
 
 
 def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool = False) -> None:
-    """Makes `out`/recipe.parquet for the pictures of `images`; with `write_images` the pictures too, out/CLASS/KEY.png.
+    """Make `out`/recipe.parquet for the images of `images`; with `write_images` the images too, out/CLASS/KEY.png.
 
-    UserError: all pictures are of one class, or smaller than 16 px.
+    Raises UserError if all images are of one class or smaller than 16 px, or the user's own pattern fails.
     """
     out, images = Path(out), Path(images)
     size = int(read_manifest(images, "collect").config["size"])
+    patterns = find_patterns(config.pattern)
     captions = None
     if config.from_captions is not None:
         captions, name = find_captions(config.from_captions)
         config = replace(config, from_captions=name)
-    rows, strange = None, 0
-    if not is_complete(out) and captions is not None:
-        rows, strange = _told_recipe(read_images(images), captions, config, size)
-    elif not is_complete(out):
-        rows = draw_recipe(read_images(images), config, size)
-    stage = open_stage(out, stage="augment", config=to_dict(config), inputs={"images": images})
+    rows, extra = None, {}
+    if not is_complete(out):
+        if captions is None:
+            rows = draw_recipe(read_images(images), config, size)
+        else:
+            rows, extra["names_of_other_pictures"] = _published_recipe(read_images(images), captions, config, size)
+    recorded = replace(config, pattern=part_id(config.pattern, ("all", *PATTERNS, CROP)))
+    stage = open_stage(out, stage="augment", config=to_dict(recorded), inputs={"images": images})
     if not stage.done:
         assert rows is not None
-        write_recipe(out, rows)
-        counts = count_patterns(rows) | ({"names_of_other_pictures": strange} if captions is not None else {})
-        stage.finish(counts, facts={"image_size": size})
+        write_table(out / RECIPE_TABLE, rows.table)
+        found = Counter(rows.table.column("pattern").to_pylist())
+        words = {pattern.name: list(pattern.words) for pattern in patterns if pattern.words}
+        counts = {"records": len(rows)} | {name: found[name] for name in (*PATTERNS, *sorted(found))}
+        stage.finish(counts | extra, facts={"image_size": size} | ({"words": words} if words else {}))
     if write_images:
         remove_unfinished(out)
-        _write_pictures(out, images)
+        _write_images(out, images)
 
 
-def draw_recipe(rows: Sequence[ImageRow], config: AugmentConfig, size: int) -> "TableRows[RecipeRow]":
-    """One augmented row per picture, sorted by key. UserError: one class only, or pictures below 16 px."""
+def find_patterns(name: str) -> list[Pattern]:
+    """Return the patterns of a configuration. Raises UserError for a user's own that is missing or of a wrong kind."""
+    if name == "all":
+        return list(TABLE.values())
+    pattern = load_part(name, TABLE | {CROP: CROP_PATTERN}, "pattern", needs=["windows"])
+    if not isinstance(pattern, Pattern):
+        raise UserError(f"pattern {name}: is no tessera.cutmix.Pattern; docs/extending.md shows one")
+    if _OWN in name and pattern.name in ("all", *PATTERNS, CROP):
+        raise UserError(f"pattern {name}: its name {pattern.name!r} is tessera's; give it another")
+    return [pattern]
+
+
+def draw_recipe(rows: Sequence[ImageRow], config: AugmentConfig, size: int) -> TableRows[RecipeRow]:
+    """Draw one augmented row per image, sorted by key. Raises UserError for one class only, or images below 16 px."""
     if size < MIN_SIZE:
-        raise UserError(f"pictures of {size} px: CutMix needs at least {MIN_SIZE} px, collect them at a larger size")
+        raise UserError(f"images of {size} px: CutMix needs at least {MIN_SIZE} px, collect them at a larger size")
     keys, own, start = _by_class(rows, mixing=config.pattern != CROP)
     n = len(keys)
     seeds = _addresses(keys.to_pylist(), lambda key: address(config.seed, "augment", key))
-    patterns = _deal_patterns(seeds, config.pattern)
+    patterns = find_patterns(config.pattern)
+    dealt = np.zeros(n, np.int64)
+    if len(patterns) > 1:
+        drawn = _addresses(seeds.tolist(), lambda seed: address(seed, "pattern"))
+        dealt[np.argsort(drawn, kind="stable")] = np.arange(n) % len(patterns)
     if config.pattern == CROP:
         partner = np.arange(n)
     else:
@@ -138,55 +141,33 @@ def draw_recipe(rows: Sequence[ImageRow], config: AugmentConfig, size: int) -> "
         partner = np.where(other < start, other, other + own)
     box_address = _addresses(seeds.tolist(), lambda seed: address(seed, "box"))
     boxes = np.empty((n, 4), np.int32)
-    for pattern in dict.fromkeys(_PATTERNS[number] for number in np.unique(patterns)):
-        mine = np.flatnonzero(patterns == _PATTERNS.index(pattern))
-        count = count_placements(pattern, size)
-        for i, number in zip(mine, box_address[mine] % count):
-            boxes[i] = placement_at(pattern, size, int(number)).box
-    return _table(keys, keys.take(partner), patterns, boxes, seeds, size)
+    for number, pattern in enumerate(patterns):
+        mine = np.flatnonzero(dealt == number)
+        with blaming(config.pattern, "pattern"):
+            windows = windows_of(pattern, size)
+            for i, window in zip(mine, box_address[mine] % len(windows)):
+                boxes[i] = Placement(pattern.name, windows[int(window)], size).box
+    names = [patterns[number].name for number in dealt]
+    return _table(keys, keys.take(partner), names, boxes, seeds, size)
 
 
-def _told_recipe(
+def _published_recipe(
     rows: Sequence[ImageRow], captions: Path, config: AugmentConfig, size: int
-) -> "tuple[TableRows[RecipeRow], int]":
-    """The rows that the captions' names say, sorted by key, and how many names are of other pictures."""
+) -> tuple[TableRows[RecipeRow], int]:
+    """Return the rows that the captions' names say, sorted by key, and the number of names of other images."""
     import pyarrow as pa
 
     mixes, strange = mixes_in(captions, rows, size)
     base, partner = (pa.array([mix[part] for mix in mixes]) for part in (0, 1))
-    placements = [placement for _, _, placement in mixes]
-    patterns = np.array([_PATTERNS.index(placement.pattern) for placement in placements])
-    boxes = np.array([placement.box for placement in placements], np.int32)
-    names = [f"{one}+{published_name('', two, place)[1:]}" for one, two, place in mixes]
-    seeds = np.array([address(config.seed, "augment", name) for name in names])
-    return _table(base, partner, patterns, boxes, seeds, size, keys=pa.array(names)), strange
-
-
-def read_recipe(recipe: Path) -> Recipe:
-    """A completed recipe directory."""
-    recipe = Path(recipe)
-    manifest = read_manifest(recipe, "augment")
-    config = from_dict(AugmentConfig, manifest.config, str(recipe))
-    table = read_table(recipe / RECIPE_TABLE, list(_COLUMNS))
-    return Recipe(_rows(table, int(manifest.facts["image_size"])), config)
-
-
-def write_recipe(out: Path, rows: "TableRows[RecipeRow]") -> None:
-    """Writes the rows of `draw_recipe` into the directory `out`."""
-    write_table(out / RECIPE_TABLE, rows.table)
-
-
-def count_patterns(rows: "TableRows[RecipeRow]") -> dict[str, int]:
-    """The manifest's counts: records, and those of each pattern."""
-    counts = Counter(rows.table.column("pattern").to_pylist())
-    return {"records": len(rows)} | {pattern: counts[pattern] for pattern in (*PATTERNS, *([CROP] * (CROP in counts)))}
-
-
-_PATTERNS = (*PATTERNS, CROP)
+    patterns = [placement.pattern for _, _, placement in mixes]
+    boxes = np.array([placement.box for _, _, placement in mixes], np.int32)
+    keys = [f"{one}+{published_name('', two, place)[1:]}" for one, two, place in mixes]
+    seeds = np.array([address(config.seed, "augment", key) for key in keys])
+    return _table(base, partner, patterns, boxes, seeds, size, keys=pa.array(keys)), strange
 
 
 def _by_class(rows: Sequence[ImageRow], mixing: bool) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
-    """The keys (an Arrow array) by class and key; the size of each one's class, and where that class begins."""
+    """Return the keys (an Arrow array) by class and key; the size of each one's class, and where that class begins."""
     import pyarrow as pa
 
     if isinstance(rows, TableRows):
@@ -198,9 +179,8 @@ def _by_class(rows: Sequence[ImageRow], mixing: bool) -> tuple[Any, NDArray[np.i
     if table.num_rows == 0 or (mixing and names[0] == names[-1]):
         name = names[0].as_py() if table.num_rows else "none"
         raise UserError(
-            f"images of one class only ({name!r}): CutMix pastes a picture of another class;"
-            " add a second class folder, or train without it (tessera run my-pictures --single-class NAME, to another"
-            " --out)"
+            f"images of one class only ({name!r}): CutMix pastes an image of another class; add a second class folder,"
+            " or train without it (tessera run my-pictures --single-class NAME, to another --out)"
         )
     codes = table["class"].dictionary_encode().combine_chunks().indices.to_numpy()
     sizes = np.bincount(codes)
@@ -213,55 +193,32 @@ def _addresses(of: Sequence[Any], draw: Callable[[Any], int]) -> NDArray[np.int6
     return np.fromiter(map(draw, of), np.int64, len(of))
 
 
-def _deal_patterns(seeds: NDArray[np.int64], pattern: str) -> NDArray[np.int64]:
-    """Number of each row's pattern in `_PATTERNS`, of the rows' seeds."""
-    if pattern != "all":
-        return np.full(len(seeds), _PATTERNS.index(pattern))
-    drawn = _addresses(seeds.tolist(), lambda seed: address(seed, "pattern"))
-    patterns = np.empty(len(seeds), np.int64)
-    patterns[np.argsort(drawn, kind="stable")] = np.arange(len(seeds)) % len(PATTERNS)
-    return patterns
-
-
-def _rows(table: Any, size: int) -> "TableRows[RecipeRow]":
-    def make(
-        key: str, base: str, partner: str, pattern: str, left: int, top: int, right: int, bottom: int, seed: int
-    ) -> RecipeRow:
-        return RecipeRow(key, base, partner, Placement(pattern, (left, top, right, bottom), size), seed)
-
-    return TableRows(table, make)
-
-
-_COLUMNS = ("key", "base", "partner", "pattern", "left", "top", "right", "bottom", "seed")
-
-
 def _table(
     base: Any,
     partner: Any,
-    patterns: NDArray[np.int64],
+    patterns: Sequence[str],
     boxes: NDArray[np.int32],
     seeds: NDArray[np.int64],
     size: int,
     keys: Any = None,
-) -> "TableRows[RecipeRow]":
-    """The rows, sorted by key."""
+) -> TableRows[RecipeRow]:
+    """Return the rows, sorted by key."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     key = keys if keys is not None else pc.call_function("binary_join_element_wise", [base, SUFFIX, ""])
-    pattern = pa.array(_PATTERNS).take(pa.array(patterns))
     edges = [pa.array(np.ascontiguousarray(boxes[:, edge])) for edge in range(4)]
-    table = pa.table([key, base, partner, pattern, *edges, pa.array(seeds)], names=list(_COLUMNS))
-    return _rows(table.sort_by("key").combine_chunks(), size)
+    columns = [key, base, partner, pa.array(patterns), *edges, pa.array(seeds)]
+    table = pa.table(columns, names=list(RECIPE_COLUMNS))
+    return recipe_rows(table.sort_by("key").combine_chunks(), size)
 
 
-def _write_pictures(out: Path, images: Path) -> None:
+def _write_images(out: Path, images: Path) -> None:
     recipe = read_recipe(out)
-    files = {row.key: images / str(row.file) for row in read_images(images)}
+    compose = Composer(images, recipe.half_view)
     with progress("augment", len(recipe.rows)) as bar:
-        for row in recipe.rows:
-            path = out / f"{row.key}.png"
+        for entry in list_entries(read_images(images), recipe.rows):
+            path = out / f"{entry.key}.png"
             if not is_complete_png(path):
-                base, partner = read_rgb(files[row.base]), read_rgb(files[row.partner])
-                write_png(path, compose(base, partner, row.placement, recipe.config.half_view), fast=True)
+                write_png(path, compose(entry), fast=True)
             bar.advance()

@@ -1,10 +1,10 @@
-"""encode: pictures and captions -> encoded/, shards in shuffled order that training reads one record at a time.
+"""encode: images and captions -> encoded/, shards in shuffled order that training reads one record at a time.
 
-What is frozen runs here once: the image codec and the text encoder. Augmented pictures are composed from their recipe
-row on the way. A shard is written whole or not at all, so an interrupted call goes on with the first missing one.
+The frozen networks run here once: the image codec and the text encoder. Augmented images are composed from their recipe
+row on the way. A shard is written whole or not at all, so an interrupted call resumes with the first missing one.
 
 A shard's bytes are a function of the configuration and the inputs, whatever was encoded before it and wherever: network
-kernels round differently for differently composed batches, so pictures go through in the batches of their shard, texts
+kernels round differently for differently composed batches, so images go through in the batches of their shard, texts
 too, and a text that occurs several times in the set by itself.
 """
 
@@ -18,16 +18,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, to_dict
-from tessera.curate.augment import RecipeRow, read_recipe
+from tessera.config import UserError, check_ranges, to_dict
 from tessera.curate.caption.caption import check_made_from, read_captions
-from tessera.curate.collect.collect import is_complete, read_images
-from tessera.cutmix import compose
+from tessera.curate.index import Composer, Entry, RecipeRow, is_complete, list_entries, read_images, read_recipe
 from tessera.encoded.record import EncodedRecord, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import SHARD_SHA256, shard_name
 from tessera.files import sha256_file
-from tessera.images import read_rgb
 from tessera.pretrained.text_encoders import TextEncoder, load_text_encoder
 from tessera.pretrained.vae import LatentCodec, load_codec
 from tessera.progress import progress
@@ -36,29 +33,29 @@ from tessera.stages import open_stage, read_manifest
 from tessera.workers import HERE, Engine, run_shards
 
 CACHE_BYTES = 512 * 2**20
-"""Decoded pictures that are kept: all of a small set, else about as many as a shard needs."""
+"""Of decoded images in memory: all of a small set, else about as many as a shard needs."""
 BATCH = 64
-"""Pictures in one call of the image codec."""
+"""Images in one call of the image codec."""
 TEXT_WINDOW = 512
 """Records whose texts are sorted by length and encoded together."""
 TEXT_BATCH = 128
 """Texts whose float32 encodings are in memory at a time."""
-KEPT_TEXTS = 4096
-"""Encodings of repeated texts that are kept."""
+CACHED_TEXTS = 4096
+"""Encodings of repeated texts in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """How records are encoded and stored."""
+    """Encoding and storage of records."""
 
     latents: str = "pixel-unshuffle:4"
     """Image codec (`tessera.pretrained.vae.load_codec`)."""
     text: str = "words:64"
     """Text encoder (`tessera.pretrained.text_encoders.load_text_encoder`)."""
     text_encoding: TextEncodingKind = "int8"
-    """How token embeddings are stored: "int8", "fp16", or "none" (captions only)."""
+    """Storage of token embeddings: "int8", "fp16", or "none" (captions only)."""
     compute: Literal["fp32", "bf16"] = "fp32"
-    """What pretrained networks compute in; bf16 takes half the memory and a fraction of the time on a GPU."""
+    """Number format of pretrained networks; bf16 takes half the memory and a fraction of the time on a GPU."""
     shard_size: int = 2048
     """Records in a shard, 1 or more; the last shard may have fewer."""
     seed: int = 0
@@ -69,10 +66,7 @@ class EncodeConfig:
             raise UserError(f"text_encoding must be int8, fp16 or none, not {self.text_encoding!r}")
         if self.compute not in ("fp32", "bf16"):
             raise UserError(f"compute must be fp32 or bf16, not {self.compute!r}")
-        if self.shard_size < 1:
-            raise UserError(f"shard_size must be 1 or more, not {self.shard_size}")
-        if self.seed < 0:
-            raise UserError(f"seed must be 0 or more, not {self.seed}")
+        check_ranges(self, shard_size="[1, inf)", seed="[0, inf)")
 
 
 _Text = tuple[np.ndarray | None, np.ndarray | None]
@@ -81,31 +75,18 @@ _Text = tuple[np.ndarray | None, np.ndarray | None]
 
 @dataclass(frozen=True)
 class _Job:
-    """One record to make: a picture, or a mix of two."""
+    """One record to make."""
 
-    key: str
-    class_name: str
+    entry: Entry
     caption: str
     repeats: bool
-    """Whether other records have this caption too."""
-    base: str
-    """The picture's file, relative to images/."""
-    partner: str | None
-    mix: RecipeRow | None
+    """Other records have this caption too."""
 
 
 @dataclass(frozen=True)
 class _Shard:
     path: Path
     jobs: list[_Job]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All records to make, in their order."""
-
-    jobs: list[_Job]
-    half_view: str
 
 
 def encode(
@@ -118,37 +99,37 @@ def encode(
     engine: Engine = HERE,
     device: str | None = None,
 ) -> None:
-    """Makes the directory `out` of shards: a record for each picture of `images`, or of `recipe`'s augmented ones.
+    """Make the directory `out` of shards: a record for each image of `images`, or of `recipe`'s augmented ones.
 
     device: where pretrained networks compute, None = the best there is. With `engine.part`, the directory is complete
     once the shards of all parts are there, whichever call sees that.
 
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
-    image_size, text (tokens per caption, and the share of captions cut to the encoder's limit), and for pretrained
-    networks latent_codec_sha256, text_encoder_sha256 of their files. UserError: captions of other pictures, pictures
-    without a caption, a damaged picture, a picture side that the codec cannot take.
+    image_size, text (tokens per caption, and the fraction of captions cut to the encoder's limit), and for pretrained
+    networks latent_codec_sha256, text_encoder_sha256 of their files. Raises UserError for captions of other images,
+    images without a caption, a damaged image, an image side that the codec cannot take.
     """
     engine.check_device(device)
     out, images, captions = Path(out), Path(images), Path(captions)
-    inputs = {"images": images, "captions": captions}
     made_from = {"images": images}
     if recipe is not None:
-        check_made_from(Path(recipe), {"images": images})
-        inputs["recipe"] = made_from["recipe"] = Path(recipe)
+        recipe = Path(recipe)
+        check_made_from(recipe, made_from)
+        made_from["recipe"] = recipe
+    check_made_from(captions, made_from)
     frozen = functools.partial(_load_frozen, config, device)
     codec, encoder = frozen(load=False)
     size = int(read_manifest(images, "collect").config["size"])
     latent_shape = codec.latent_shape(size)
-    check_made_from(captions, made_from)
-    plan = None if is_complete(out) else _make_plan(images, captions, recipe, config.seed)
+    mixed = read_recipe(recipe) if recipe is not None else None
+    jobs = [] if is_complete(out) else _list_jobs(images, captions, mixed and mixed.rows, config.seed)
     hashes = {"latent_codec_sha256": codec.sha256, "text_encoder_sha256": encoder.sha256}
     hashes = {name: sha256 for name, sha256 in hashes.items() if sha256}
+    inputs = made_from | {"captions": captions}
     described = to_dict(replace(config, latents=codec.id, text=encoder.id)) | hashes
     stage = open_stage(out, stage="encode", config=described, inputs=inputs, shared=engine.part is not None)
     if stage.done:
         return
-    assert plan is not None
-    jobs = plan.jobs
     shards = [
         _Shard(out / shard_name(number), jobs[start : start + config.shard_size])
         for number, start in enumerate(range(0, len(jobs), config.shard_size))
@@ -159,14 +140,15 @@ def encode(
     total, left = (sum(len(shard.jobs) for shard in some) for some in (mine, todo))
     with progress("encode", total, completed=total - left) as bar:
         own = engine.kind == "here"
+        composer = Composer(images, mixed.half_view if mixed else "aligned", size=size, cache_bytes=CACHE_BYTES)
         prepare = functools.partial(
-            _prepare, frozen, images, size, plan.half_view, config.text_encoding, bar.advance if own else None
+            _prepare, frozen, composer, size, config.text_encoding, bar.advance if own else None
         )
         with run_shards(prepare, todo, engine) as results:
             for done in results:
                 bar.advance(0 if own else done)
     if not all(shard.path.exists() for shard in shards):
-        return  # they are other parts'
+        return  # the missing ones are other parts'
     facts = {
         "captioner": read_manifest(captions, "caption").config["captioner"],
         "latent_codec": codec.id,
@@ -194,48 +176,34 @@ def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) ->
     return codec, load_text_encoder(config.text, device, dtype, read, run_files=True)
 
 
-def _make_plan(images: Path, captions: Path, recipe: Path | None, seed: int) -> _Plan:
-    rows = read_images(images)
+def _list_jobs(images: Path, captions: Path, mixes: Sequence[RecipeRow] | None, seed: int) -> list[_Job]:
+    """Return all records to make, in their shuffled order."""
+    entries = list_entries(read_images(images), mixes)
     texts = read_captions(captions)
-    classes = {row.key: row.class_name for row in rows}
-    files = {row.key: str(row.file) for row in rows}
-    if recipe is None:
-        half_view = "aligned"
-        listed = [(row.key, row.class_name, row.key, None) for row in rows]
-    else:
-        mixed = read_recipe(Path(recipe))
-        half_view = mixed.config.half_view
-        pairs = ((mix, list(dict.fromkeys((classes[mix.base], classes[mix.partner])))) for mix in mixed.rows)
-        listed = [(mix.key, " + ".join(names), mix.base, mix) for mix, names in pairs]  # a crop has one class
-    missing = [key for key, *_ in listed if key not in texts]
+    missing = [entry.key for entry in entries if entry.key not in texts]
     if missing:
         first = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise UserError(f"{captions}: has no caption for {len(missing)} of {len(listed)} pictures: {first}")
-    times = Counter(texts[key] for key, *_ in listed)
-    jobs = [
-        _Job(key, class_name, texts[key], times[texts[key]] > 1, files[base], mix and files[mix.partner], mix)
-        for key, class_name, base, mix in listed
-    ]
-    order = philox(seed, "encode/order").permutation(len(jobs))
-    return _Plan([jobs[i] for i in order], half_view)
+        raise UserError(f"{captions}: has no caption for {len(missing)} of {len(entries)} images: {first}")
+    times = Counter(texts[entry.key] for entry in entries)
+    order = philox(seed, "encode/order").permutation(len(entries))
+    said = ((entries[i], texts[entries[i].key]) for i in order)
+    return [_Job(entry, text, times[text] > 1) for entry, text in said]
 
 
 def _prepare(
     frozen: Callable[[], tuple[LatentCodec, TextEncoder]],
-    images: Path,
+    composer: Composer,
     size: int,
-    half_view: str,
     text_encoding: TextEncodingKind,
     advance: Callable[[int], Any] | None,
 ) -> Callable[[_Shard], int]:
-    """The work of one shard: writes it and returns how many records it has."""
+    """Return the work of one shard, which writes it and returns its number of records."""
     codec, encoder = frozen()
-    pictures = _Pictures(images, size)
     texts = _Texts(encoder, text_encoding)
     metadata = {"latent_codec": codec.id, "text_encoder": encoder.id, "image_size": str(size)}
 
     def work(shard: _Shard) -> int:
-        records = _records(shard.jobs, texts, pictures, half_view, codec, advance or (lambda _: None))
+        records = _records(shard.jobs, texts, composer, codec, advance or (lambda _: None))
         layout = {"latent_shape": codec.latent_shape(size), "text_width": encoder.width}
         write_shard(shard.path, records, **layout, text_encoding=text_encoding, metadata=metadata)
         return len(shard.jobs)
@@ -243,38 +211,15 @@ def _prepare(
     return work
 
 
-class _Pictures:
-    """The crops of images/ by file, decoded once as long as they fit."""
-
-    def __init__(self, images: Path, size: int):
-        self._images = images
-        self._shape = (size, size, 3)
-        self._room = max(CACHE_BYTES // (3 * size * size), 1)
-        self._kept: dict[str, NDArray[np.uint8]] = {}
-
-    def __getitem__(self, file: str) -> NDArray[np.uint8]:
-        if file not in self._kept:
-            if len(self._kept) >= self._room:
-                self._kept.clear()
-            self._kept[file] = self._read(self._images / file)
-        return self._kept[file]
-
-    def _read(self, path: Path) -> NDArray[np.uint8]:
-        picture = read_rgb(path, fix="delete its directory and collect again")
-        if picture.shape != self._shape:
-            raise UserError(f"{path}: is not {self._shape[1]} x {self._shape[0]} RGB; collect again")
-        return picture
-
-
 class _Texts:
     """The stored form of texts; a text that repeats in the set is encoded once, by itself."""
 
     def __init__(self, encoder: TextEncoder, kind: TextEncodingKind):
         self._encoder, self._kind = encoder, kind
-        self._kept: dict[str, _Text] = {}
+        self._cache: dict[str, _Text] = {}
 
     def of(self, jobs: Sequence[_Job]) -> dict[str, _Text]:
-        """By caption."""
+        """Return caption -> stored form."""
         if self._kind == "none":
             return {job.caption: (None, None) for job in jobs}
         found = {job.caption: self._repeated(job.caption) for job in jobs if job.repeats}
@@ -285,11 +230,11 @@ class _Texts:
         return found
 
     def _repeated(self, text: str) -> _Text:
-        if text not in self._kept:
-            if len(self._kept) >= KEPT_TEXTS:
-                self._kept.clear()
-            self._kept[text] = self._stored(self._encoder.encode([text])[0])
-        return self._kept[text]
+        if text not in self._cache:
+            if len(self._cache) >= CACHED_TEXTS:
+                self._cache.clear()
+            self._cache[text] = self._stored(self._encoder.encode([text])[0])
+        return self._cache[text]
 
     def _stored(self, array: NDArray[np.float32]) -> _Text:
         return (array.astype(np.float16), None) if self._kind == "fp16" else quantize(array)
@@ -298,24 +243,23 @@ class _Texts:
 def _records(
     jobs: Sequence[_Job],
     texts: _Texts,
-    pictures: _Pictures,
-    half_view: str,
+    composer: Composer,
     codec: LatentCodec,
     advance: Callable[[int], Any],
 ) -> Iterator[EncodedRecord]:
-    """The records of one shard."""
+    """Yield the records of one shard."""
     stored: dict[str, _Text] = {}
     for start in range(0, len(jobs), BATCH):
         if start % TEXT_WINDOW == 0:
             stored = texts.of(jobs[start : start + TEXT_WINDOW])
         batch = jobs[start : start + BATCH]
-        pixels = np.stack([_picture(job, pictures, half_view) for job in batch])  # (B, S, S, 3)
+        pixels = np.stack([composer(job.entry) for job in batch])  # (B, S, S, 3)
         mean, std = (part.astype(np.float16) for part in codec.encode(pixels))  # (B, C, h, w)
         for i, job in enumerate(batch):
             codes, scale = stored[job.caption]
             yield EncodedRecord(
-                key=job.key,
-                class_name=job.class_name,
+                key=job.entry.key,
+                class_name=job.entry.class_name,
                 caption=job.caption,
                 text_codes=codes,
                 text_scale=scale,
@@ -325,15 +269,8 @@ def _records(
         advance(len(batch))
 
 
-def _picture(job: _Job, pictures: _Pictures, half_view: str) -> NDArray[np.uint8]:
-    base = pictures[job.base]
-    if job.mix is None or job.partner is None:
-        return base
-    return compose(base, pictures[job.partner], job.mix.placement, half_view)
-
-
 def _text_facts(captions: list[str], encoder: TextEncoder) -> dict[str, float]:
-    """Of all captions: tokens on average and at most, before any cut, and the share that is cut."""
+    """Return the mean and largest number of tokens of all captions, before any cut, and the fraction that is cut."""
     distinct = list(dict.fromkeys(captions))
     length = dict(zip(distinct, encoder.count_tokens(distinct)))
     lengths = np.array([length[text] for text in captions])

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from tessera.config import UserError
 from tessera.curate.caption.file import read_captions_file
-from tessera.curate.collect.collect import ImageRow
-from tessera.cutmix import pasted_side
+from tessera.curate.index import ImageRow
+from tessera.cutmix import pattern_of
 from tessera.images import READABLE
 from tessera.records import Placement
 
@@ -65,8 +65,15 @@ def mixes_in(path: Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tupl
         if pair is None:
             strange += 1
             continue
-        box = tuple(int(edge) for edge in match.groups()[1:])
-        found[(*pair, box)] = _placement(path, name, box, size)
+        left, top, right, bottom = (int(edge) for edge in match.groups()[1:])
+        box = (left, top, right, bottom)
+        pattern = pattern_of(box, size)
+        if pattern is None:
+            raise UserError(
+                f"{path}: the box {box} in the name {name!r} is of no pattern at {size} px;"
+                " the published names are for 256 px: collect with --size 256"
+            )
+        found[(*pair, box)] = Placement(pattern, box, size)
     if not found:
         seen = f"{strange} names of other pictures" if strange else "no name of the form base_partner_x0_y0_x1_y1"
         raise UserError(f"{path}: has {seen}, so it says no recipe; draw one with --pattern instead")
@@ -79,19 +86,3 @@ def _split(pair: str, names: dict[str, str]) -> tuple[str, str] | None:
         if character == "_" and pair[:place] in names and pair[place + 1 :] in names:
             return names[pair[:place]], names[pair[place + 1 :]]
     return None
-
-
-def _placement(path: Path, name: str, box: tuple[int, ...], size: int) -> Placement:
-    left, top, right, bottom = box
-    wide, high = right - left, bottom - top
-    half = pasted_side("half", size)
-    if (wide, high) in ((half, size), (size, half)) and (right, bottom) == (size, size):
-        return Placement("half", (left, top, right, bottom), size)
-    for pattern in ("quarter", "ninth", "sixteenth"):
-        side = pasted_side(pattern, size)
-        if wide == high == side and right <= size and bottom <= size:
-            return Placement(pattern, (left, top, right, bottom), size)
-    raise UserError(
-        f"{path}: the box {box} in the name {name!r} is of no pattern at {size} px;"
-        " the published names are for 256 px: collect with --size 256"
-    )

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.curate.augment import RecipeRow, read_recipe
 from tessera.curate.caption.caption import check_made_from, read_captions
-from tessera.curate.collect.collect import ImageRow, read_images
-from tessera.cutmix import CROP, compose
-from tessera.images import data_uri, read_rgb, thumbnail
+from tessera.curate.index import Composer, ImageRow, RecipeRow, list_entries, read_images, read_recipe
+from tessera.cutmix import CROP
+from tessera.images import data_uri, thumbnail
 from tessera.stages import MANIFEST, read_manifest
 
 PAGE = 24
@@ -104,17 +103,14 @@ class Browser:
 
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
         """uint8 (S, S, 3). UserError where the file is missing or damaged."""
-        if entry.mix is None:
-            return self._crop(entry.key)
-        base, partner = self._crop(entry.mix.base), self._crop(entry.mix.partner)
-        return compose(base, partner, entry.mix.placement, self.recipe.config.half_view)
-
-    def _crop(self, key: str) -> NDArray[np.uint8]:
-        path = self.workspace / "images" / str(self.rows[key].file)
+        mix = entry.mix
+        rows = [self.rows[key] for key in ((mix.base, mix.partner) if mix else (entry.key,))]
+        composer = Composer(self.workspace / "images", self.recipe.half_view if mix else "aligned")
         try:
-            return read_rgb(path)
+            return composer(list_entries(rows, [mix] if mix else None)[0])
         except UserError:
-            raise UserError(f"{path.name}: is missing or damaged; collect the pictures again") from None
+            names = " or ".join(Path(str(row.file)).name for row in rows)
+            raise UserError(f"{names}: is not a readable image; collect the images again") from None
 
     def cards(self, entries: Sequence[Entry]) -> str:
         """The entries as markup, every text in it escaped."""

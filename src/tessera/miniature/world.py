@@ -189,7 +189,7 @@ def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str 
     """
     left, top, right, bottom = (edge / placement.size for edge in placement.box)
     first, second = base.objects[0], partner.objects[0]
-    if placement.pattern == "half":
+    if placement.spans_frame:
         axis = 0 if top == 0 and bottom == 1 and left > 0 else 1  # 0: beside each other, 1: one above the other
         if half_view == "centre":
             first = _moved(first, _shift(first.center, axis, -0.25), first.diameter)

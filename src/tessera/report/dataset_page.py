@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
-from tessera.curate.augment import RecipeRow, read_recipe
 from tessera.curate.caption.caption import read_captions
-from tessera.curate.collect.collect import ImageRow, read_images
-from tessera.cutmix import CROP, compose
+from tessera.curate.index import Composer, ImageRow, RecipeRow, list_entries, read_images, read_recipe
+from tessera.cutmix import CROP
 from tessera.encoded.store import open_encoded
 from tessera.files import atomic_path, sha256_file
-from tessera.images import data_uri, read_rgb
+from tessera.images import data_uri
 from tessera.randomness import philox
 from tessera.stages import MANIFEST, Manifest, read_manifest
 
@@ -65,9 +64,9 @@ def look(
     rows = read_images(inputs.images)
     draw = {"collect": _of_images, "augment": _of_recipe, "caption": _of_captions, "encode": _of_encoded}
     total, samples = draw[inputs.manifest.stage](inputs, rows, number, seed)
-    half_view = read_recipe(inputs.recipe).config.half_view if inputs.recipe else "aligned"
+    composer = Composer(inputs.images, read_recipe(inputs.recipe).half_view if inputs.recipe else "aligned")
     size = int(read_manifest(inputs.images, "collect").config["size"])
-    shown = [_shown(sample, inputs.images, half_view, size) for sample in samples]
+    shown = [_shown(sample, composer, size) for sample in samples]
     page = {
         "title": directory.resolve().name,
         "lead": f"{len(shown)} of {total:,} records made by tessera {inputs.manifest.stage}, drawn by seed {seed}.",
@@ -165,16 +164,15 @@ def _mixed(
     return samples
 
 
-def _shown(sample: _Sample, images: Path, half_view: str, size: int) -> dict[str, Any]:
-    pixels = read_rgb(images / str(sample.base.file))
-    title, box = sample.base.class_name, None
+def _shown(sample: _Sample, composer: Composer, size: int) -> dict[str, Any]:
+    box, mixes = None, None
     if sample.mix is not None:
-        assert sample.partner is not None
         box = sample.mix.placement.box
-        if sample.mix.placement.pattern != CROP:  # of a crop the window is shown on the picture
-            partner = read_rgb(images / str(sample.partner.file))
-            pixels = compose(pixels, partner, sample.mix.placement, half_view)
-            title = f"{title} + {sample.partner.class_name}"
+        if sample.mix.placement.pattern != CROP:  # of a crop the window is shown on the image
+            mixes = [sample.mix]
+    rows = [sample.base] if sample.partner is None else [sample.base, sample.partner]
+    entry = list_entries(rows, mixes)[0]
+    pixels, title = composer(entry), entry.class_name
     return {
         "image": data_uri(pixels, _SMALL - 1),
         "alt": f"{title}: {sample.caption}" if sample.caption else title,

@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.cutmix import PATTERNS, compose
+from tessera.curate.index import Composer, Recipe, RecipeRow, Row, list_entries, read_images, read_recipe
+from tessera.cutmix import CROP, PATTERNS, label_of
 from tessera.files import read_table
 from tessera.images import data_uri, read_rgb, thumbnail
 from tessera.randomness import philox
-from tessera.records import Placement
 from tessera.stages import read_manifest
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 SMALL = 128
 """Pictures of at most this side are shown with hard pixels and stored without loss."""
 LARGEST = 320
 """Larger pictures are scaled down to this side in the page."""
-
-PATTERN_NAMES = {"half": "CM 1/2", "quarter": "CM 1/4", "ninth": "CM 1/9", "sixteenth": "CM 1/16"}
-"""How the paper calls the patterns (section 3.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,31 +79,30 @@ def mixed_examples(workspace: Path, count: int) -> list[Example]:
     images, recipe = workspace / "images", workspace / "recipe"
     if not (recipe / "recipe.parquet").is_file() or not (images / "images.parquet").is_file():
         return []
-    half_view = read_manifest(recipe).config["half_view"]
-    rows = _recipe_rows(recipe, count)
-    files = _files(images, [row[name] for row in rows for name in ("base", "partner")])
-    captions = _captions(workspace, [row[name] for row in rows for name in ("key", "base")])
+    mixed = read_recipe(recipe)
+    rows = _recipe_rows(mixed, count)
+    originals = read_images(images).where("key", [key for row in rows for key in (row.base, row.partner)])
+    captions = _captions(workspace, [key for row in rows for key in (row.key, row.base)])
+    composer = Composer(images, mixed.half_view)
     examples = []
-    for row in rows:
-        base, partner = (read_rgb(images / files[row[name]]) for name in ("base", "partner"))
-        size = len(base)
-        box = (row["left"], row["top"], row["right"], row["bottom"])
-        mixed = compose(base, partner, Placement(row["pattern"], box, size), half_view)
-        of_base, of_partner = (row[name].rpartition("/")[0] or row[name] for name in ("base", "partner"))
-        said = [(f"caption of the base ({name})", text) for name, text in captions.get(row["base"], ())]
-        said += [(f"caption of the CutMix picture ({name})", text) for name, text in captions.get(row["key"], ())]
+    for row, entry in zip(rows, list_entries(originals, rows)):
+        base, partner, pixels = composer.read(entry.base), composer.read(str(entry.partner)), composer(entry)
+        size, box, label = len(base), row.placement.box, label_of(row.placement.pattern)
+        of_base, of_partner = (key.rpartition("/")[0] or key for key in (row.base, row.partner))
+        said = [(f"caption of the base ({name})", text) for name, text in captions.get(row.base, ())]
+        said += [(f"caption of the CutMix picture ({name})", text) for name, text in captions.get(row.key, ())]
         examples.append(
             Example(
                 base=embed(base, f"Base picture of class {of_base}"),
                 partner=embed(partner, f"Partner picture of class {of_partner}"),
-                mixed=embed(mixed, f"{of_partner} pasted into {of_base}, pattern {PATTERN_NAMES[row['pattern']]}"),
-                pattern=PATTERN_NAMES[row["pattern"]],
+                mixed=embed(pixels, f"{of_partner} pasted into {of_base}, pattern {label}"),
+                pattern=label,
                 left=round(100 * box[0] / size, 2),
                 top=round(100 * box[1] / size, 2),
                 width=round(100 * (box[2] - box[0]) / size, 2),
                 height=round(100 * (box[3] - box[1]) / size, 2),
                 captions=tuple(said),
-                pixels=mixed,
+                pixels=pixels,
                 base_pixels=base,
             )
         )
@@ -118,34 +114,28 @@ def plain_examples(workspace: Path, count: int) -> list[PlainExample]:
     images = workspace / "images"
     if not (images / "images.parquet").is_file():
         return []
-    import pyarrow.compute as pc
-
-    table = read_table(images / "images.parquet", ["key", "class", "file"])
-    rows = _spread(table.filter(pc.field("file").is_valid()), count).to_pylist()
-    captions = _captions(workspace, [row["key"] for row in rows])
+    rows = _spread(read_images(images), count)
+    captions = _captions(workspace, [row.key for row in rows])
     examples = []
     for row in rows:
-        pixels = read_rgb(images / row["file"])
-        picture = embed(pixels, f"Training picture of class {row['class']}")
-        said = tuple((f"caption ({name})", text) for name, text in captions.get(row["key"], ()))
-        examples.append(PlainExample(picture=picture, captions=said or (("class", row["class"]),), pixels=pixels))
+        pixels = read_rgb(images / str(row.file))
+        picture = embed(pixels, f"Training picture of class {row.class_name}")
+        said = tuple((f"caption ({name})", text) for name, text in captions.get(row.key, ()))
+        examples.append(PlainExample(picture=picture, captions=said or (("class", row.class_name),), pixels=pixels))
     return examples
 
 
-def _recipe_rows(recipe: Path, count: int) -> list[dict[str, Any]]:
-    import pyarrow.compute as pc
-
-    columns = ["key", "base", "partner", "pattern", "left", "top", "right", "bottom"]
-    table = read_table(recipe / "recipe.parquet", columns)
-    by_pattern = [table.filter(pc.field("pattern") == name) for name in PATTERNS]
-    present = [rows for rows in by_pattern if rows.num_rows]
-    return [row for rows in present for row in _spread(rows, -(-count // len(present))).to_pylist()]
+def _recipe_rows(recipe: Recipe, count: int) -> list[RecipeRow]:
+    found = dict.fromkeys(recipe.rows.table["pattern"].unique().to_pylist())
+    names = [name for name in (*PATTERNS, *found) if name in found and name != CROP]
+    chosen = [recipe.rows.where("pattern", [name]) for name in dict.fromkeys(names)]
+    return [row for rows in chosen for row in _spread(rows, -(-count // len(chosen)))]
 
 
-def _spread(table: "pa.Table", count: int) -> "pa.Table":
-    """At most `count` rows, taken evenly over the table: neighbours are often of one class."""
-    found = table.num_rows
-    return table if found <= count else table.take([(2 * i + 1) * found // (2 * count) for i in range(count)])
+def _spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """Return at most `count` rows, taken evenly over all: neighbors are often of one class."""
+    found = len(rows)
+    return list(rows) if found <= count else [rows[(2 * i + 1) * found // (2 * count)] for i in range(count)]
 
 
 def _select(path: Path, keys: Iterable[str], columns: list[str]) -> list[dict[str, Any]]:
@@ -153,10 +143,6 @@ def _select(path: Path, keys: Iterable[str], columns: list[str]) -> list[dict[st
     import pyarrow.compute as pc
 
     return read_table(path, ["key", *columns]).filter(pc.field("key").isin(sorted(set(keys)))).to_pylist()
-
-
-def _files(images: Path, keys: Iterable[str]) -> dict[str, str]:
-    return {row["key"]: row["file"] for row in _select(images / "images.parquet", keys, ["file"])}
 
 
 def _captions(workspace: Path, keys: Sequence[str]) -> dict[str, list[tuple[str, str]]]:

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError, to_dict
-from tessera.cutmix import PATTERNS, compose, draw_placement
+from tessera.cutmix import PATTERNS, compose, draw_placement, label_of
 from tessera.evaluate.quality.features import SUFFIXES
 from tessera.files import atomic_path, sha256_file, write_json
 from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.randomness import philox
-from tessera.report.examples import PATTERN_NAMES
 from tessera.stages import open_stage
 
 TIMES = tuple(n / 20 for n in range(20))
@@ -218,14 +217,14 @@ def _markdown(summary: dict[str, Any]) -> str:
     lines = [f"# Seams under noise, schedule {summary['schedule']}", ""]
     lines += ["AUC of the best test for a CutMix boundary at a known place, against plain pictures: 1 = always seen,"]
     lines += ["0.5 = chance. In brackets d', the bound for an observer who knows the step.", ""]
-    names = [PATTERN_NAMES[name] for name in summary["patterns"]]
+    names = [label_of(name) for name in summary["patterns"]]
     lines += ["| t | alpha_bar | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for i, (t, power) in enumerate(zip(summary["times"], summary["alpha_bar"])):
         pairs = [(row["auc"][i], row["d_prime"][i]) for row in summary["patterns"].values()]
         cells = [f"{area:.2f} ({f'{bound:.1f}' if bound < 100 else '> 100'})" for area, bound in pairs]
         lines.append(f"| {t:.2f} | {power:.3f} | " + " | ".join(cells) + " |")
     hidden = [
-        f"{PATTERN_NAMES[name]} {'never' if t is None else f'from t = {t:.2f}'}"
+        f"{label_of(name)} {'never' if t is None else f'from t = {t:.2f}'}"
         for name, t in summary["hidden_from"].items()
     ]
     lines += ["", f"Hidden (AUC below {HIDDEN}): {', '.join(hidden)}. The paper's tau is 0.40."]
@@ -249,14 +248,14 @@ def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[
             value = summary["patterns"][name]["auc"][summary["times"].index(t)]
             axes.set_xlabel(f"AUC {value:.2f}", fontsize=9)
             if j == 0:
-                axes.set_ylabel(PATTERN_NAMES[name])
+                axes.set_ylabel(label_of(name))
             if i == 0:
                 power = summary["alpha_bar"][summary["times"].index(t)]
                 axes.set_title(f"t = {t:g}, {power:.0%} signal", fontsize=9)
     axes = figure.add_subplot(grid[len(noised), :])
     colors, marks = ("#0072b2", "#d55e00", "#00805f", "#aa4499"), ("o", "s", "D", "^")  # safe for colour-blind readers
     for (name, row), color, mark in zip(summary["patterns"].items(), colors, marks):
-        axes.plot(summary["times"], row["auc"], color=color, marker=mark, markersize=4, label=PATTERN_NAMES[name])
+        axes.plot(summary["times"], row["auc"], color=color, marker=mark, markersize=4, label=label_of(name))
     axes.axhline(0.5, color="#888888", linewidth=0.8)
     axes.axvline(0.4, color="#888888", linewidth=0.8, linestyle="--")
     axes.text(0.405, 0.97, "the paper's tau", fontsize=8, color="#555555")

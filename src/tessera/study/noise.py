@@ -20,14 +20,14 @@ import numpy as np
 
 import tessera
 from tessera.config import UserError, to_dict
-from tessera.cutmix import PATTERNS, HalfView, compose, draw_placement
+from tessera.cutmix import PATTERNS, HalfView, compose, draw_placement, label_of
 from tessera.files import atomic_path, write_json
 from tessera.metrics import bootstrap
 from tessera.miniature import WorldConfig, draw_scene, mix_scene, render
 from tessera.randomness import philox
 from tessera.records import Scene
 from tessera.report.comparison import value_cell
-from tessera.report.examples import PATTERN_NAMES, NoiseSettings, noise_strip
+from tessera.report.examples import NoiseSettings, noise_strip
 from tessera.report.plots import Series, value_plot
 from tessera.report.run_page import render_page
 
@@ -150,7 +150,7 @@ def _page(study: NoiseStudy, found: dict[str, Any]) -> dict[str, Any]:
     for schedule, questions in found["tables"].items():
         series = [
             Series(
-                name=f"{PATTERN_NAMES[pattern]}: {question}",
+                name=f"{label_of(pattern)}: {question}",
                 color=n,
                 x=study.times,
                 y=tuple((point["low"], point["value"], point["high"]) for point in questions[question][pattern]),
@@ -163,7 +163,7 @@ def _page(study: NoiseStudy, found: dict[str, Any]) -> dict[str, Any]:
         for question, what in QUESTIONS.items():
             rows = [
                 {
-                    "label": PATTERN_NAMES[pattern],
+                    "label": label_of(pattern),
                     "title": "",
                     "strong": False,
                     "cells": [value_cell((p["low"], p["value"], p["high"])) for p in points],
@@ -188,7 +188,7 @@ def _page(study: NoiseStudy, found: dict[str, Any]) -> dict[str, Any]:
     )
     examples = {pattern: _pictures(study, pattern, 0) for pattern in PATTERNS}
     named = [("no seam", examples["half"][1], False)]
-    named += [(PATTERN_NAMES[pattern], mixed, True) for pattern, (mixed, _, _) in examples.items()]
+    named += [(label_of(pattern), mixed, True) for pattern, (mixed, _, _) in examples.items()]
     return {
         "version": tessera.__version__,
         "title": "What noise hides",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from tessera.config import UserError, call
 from tessera.curate.augment import AugmentConfig
 from tessera.curate.collect.collect import CollectConfig
+from tessera.cutmix import PATTERNS
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.presets.config import Arm, RunConfig
@@ -97,7 +98,7 @@ def patterns() -> Study:
     tessera study patterns --out out/studies
     """
     config = with_ia(base())
-    names = ("half", "quarter", "ninth", "sixteenth", "all")
+    names = (*PATTERNS, "all")
     made = [replace(config, augment=AugmentConfig(pattern=name, half_view="centre")) for name in names]
     return Study(
         name="patterns",

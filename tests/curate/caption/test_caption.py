@@ -10,9 +10,9 @@ import pytest
 
 from tessera import files as files_module
 from tessera.config import UserError
-from tessera.curate.augment import AugmentConfig, augment, read_recipe
+from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, aio_mix_caption, caption, joined_caption, read_captions
-from tessera.curate.collect.collect import read_images, read_scenes
+from tessera.curate.index import read_images, read_recipe, read_scenes
 from tessera.cutmix import placement_at
 from tessera.files import read_table
 from tessera.records import Placement

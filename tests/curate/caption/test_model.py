@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from tessera.config import UserError
-from tessera.curate.augment import AugmentConfig, augment, read_recipe
+from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption import model as captioning
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
-from tessera.curate.collect.collect import read_images
+from tessera.curate.index import read_images, read_recipe
 from tessera.files import read_table
 from tessera.images import read_rgb
 from tessera.pretrained.captioner import server as server_module

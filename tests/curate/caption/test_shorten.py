@@ -7,7 +7,8 @@ from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
 from tessera.curate.caption.shorten import shorten
-from tessera.curate.collect.collect import CollectConfig, collect, read_scenes
+from tessera.curate.collect.collect import CollectConfig, collect
+from tessera.curate.index import read_scenes
 from tessera.miniature import WorldConfig, describe_short
 from tessera.records import Scene, SceneObject
 from tessera.stages import read_manifest

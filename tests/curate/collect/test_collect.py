@@ -20,8 +20,9 @@ from tessera.config import UserError, from_dict
 from tessera.curate.collect import collect as collect_module
 from tessera.curate.collect.class_folders import make_keys
 from tessera.curate.collect.class_names import class_name
-from tessera.curate.collect.collect import CollectConfig, collect, read_images, read_scenes
+from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.collect.sources import CropWork
+from tessera.curate.index import read_images, read_scenes
 from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.stages import read_manifest

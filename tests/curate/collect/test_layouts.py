@@ -16,7 +16,8 @@ from PIL import Image
 from tessera.config import UserError
 from tessera.curate.collect import collect as collect_module
 from tessera.curate.collect.class_names import read_class_names
-from tessera.curate.collect.collect import CollectConfig, collect, read_images
+from tessera.curate.collect.collect import CollectConfig, collect
+from tessera.curate.index import read_images
 from tessera.stages import read_manifest
 from tessera.workers import map_chunks
 

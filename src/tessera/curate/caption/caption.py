@@ -18,10 +18,19 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from tessera.config import UserError, to_dict
-from tessera.curate.augment import Recipe, RecipeRow, read_recipe
 from tessera.curate.caption.file import find_captions, read_captions_file
-from tessera.curate.caption.model import Job, clear_parts, llava_work, make_captions, server_work
-from tessera.curate.collect.collect import ImageRow, is_complete, read_images, read_scenes
+from tessera.curate.caption.model import clear_parts, llava_work, make_captions, server_work
+from tessera.curate.index import (
+    Composer,
+    ImageRow,
+    Recipe,
+    RecipeRow,
+    is_complete,
+    list_entries,
+    read_images,
+    read_recipe,
+    read_scenes,
+)
 from tessera.curate.published_recipe import picture_names, published_name, without_suffix
 from tessera.cutmix import CROP
 from tessera.files import read_table, write_table
@@ -139,22 +148,22 @@ def _by_model(
     images, recipe = inputs["images"], inputs.get("recipe")
     settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "decoding": "greedy"}
     mixed = read_recipe(recipe) if recipe is not None else None
-    half_view = mixed.config.half_view if mixed else "aligned"
+    composer = Composer(images, mixed.half_view if mixed else "aligned")
     if config.captioner == "llava":
         engine.check_device(device)
         model = config.model or LLAVA
         llava = Llava(model, device)
         config, revision = replace(config, model=llava.folder.id), llava.revision
         settings["compute"] = "bf16"
-        prepare = functools.partial(llava_work, model, images, half_view, device, MAX_NEW_TOKENS)
+        prepare = functools.partial(llava_work, model, composer, device, MAX_NEW_TOKENS)
     else:
         if server is None:
             raise UserError("captioner openai needs a server: its base URL, such as http://127.0.0.1:8000/v1")
         model, revision = Server(server, concurrency).find_model(config.model)
         config = replace(config, model=model)
-        prepare = functools.partial(server_work, server, model, concurrency, images, half_view, MAX_NEW_TOKENS)
+        prepare = functools.partial(server_work, server, model, concurrency, composer, MAX_NEW_TOKENS)
     described = to_dict(config) | {"revision": revision, "settings": settings}
-    jobs = [] if is_complete(out) else _jobs(images, mixed)
+    jobs = [] if is_complete(out) else list_entries(read_images(images), mixed and mixed.rows)
     stage = open_stage(out, stage="caption", config=described, inputs=inputs, shared=engine.part is not None)
     if stage.done:
         return
@@ -172,13 +181,6 @@ def _by_model(
     clear_parts(out)
     counts = {"records": table.num_rows, "distinct": len(table.column("text").unique())}
     stage.finish(counts, joint=(CAPTIONS_TABLE,))
-
-
-def _jobs(images: Path, mixed: Recipe | None) -> list[Job]:
-    files = {row.key: str(row.file) for row in read_images(images)}
-    if mixed is None:
-        return [Job(key, file) for key, file in files.items()]
-    return [Job(mix.key, files[mix.base], files[mix.partner], mix) for mix in mixed.rows]
 
 
 def read_captions(captions: Path) -> dict[str, str]:
@@ -203,17 +205,21 @@ def aio_caption(class_name: str) -> str:
     return f"An image of {class_name}"
 
 
-def mix_places(placement: Placement) -> tuple[str, str]:
+def mix_places(placement: Placement, words: Mapping[str, tuple[str, str]] = {}) -> tuple[str, str]:
     """Where the base and the partner of an augmented picture are, in words."""
+    if placement.pattern in words:
+        return words[placement.pattern]
     left, top, right, bottom = (edge / placement.size for edge in placement.box)
-    if placement.pattern == "half":
+    if placement.spans_frame:
         return ("on the left", "on the right") if left > 0 else ("at the top", "at the bottom")
     return "in the center", place(((left + right) / 2, (top + bottom) / 2))
 
 
-def aio_mix_caption(base: str, partner: str, placement: Placement, swap: bool = False) -> str:
+def aio_mix_caption(
+    base: str, partner: str, placement: Placement, swap: bool = False, words: Mapping[str, tuple[str, str]] = {}
+) -> str:
     """The same for an augmented picture: both class names and where they are; `swap` names the partner first."""
-    base_place, partner_place = mix_places(placement)
+    base_place, partner_place = mix_places(placement, words)
     first, second = f"{base} {base_place}", f"{partner} {partner_place}"
     return aio_caption(f"{second} and {first}" if swap else f"{first} and {second}")
 
@@ -228,27 +234,29 @@ def _make_texts(
     """Key -> caption of the pictures `rows`, or of the recipe's."""
     mixes = mixed.rows if mixed else None
     if config.captioner == "aio":
-        return _aio(rows, mixes, config.seed)
+        return _aio(rows, mixed, config.seed)
     if config.captioner == "scene":
-        return _scenes(images, rows, mixes, config.seed, mixed.config.half_view if mixed else "aligned")
+        return _scenes(images, rows, mixes, config.seed, mixed.half_view if mixed else "aligned")
     assert captions_file is not None
     return _imported(Path(captions_file), rows, mixes)
 
 
-def _aio(rows: Sequence[ImageRow], mixes: Sequence[RecipeRow] | None, seed: int) -> dict[str, str]:
-    if mixes is None:
+def _aio(rows: Sequence[ImageRow], mixed: Recipe | None, seed: int) -> dict[str, str]:
+    if mixed is None:
         return {row.key: aio_caption(row.class_name) for row in rows}
     classes = {row.key: row.class_name for row in rows}
-    return {mix.key: aio_caption_of(mix, classes, seed) for mix in mixes}
+    return {mix.key: aio_caption_of(mix, classes, seed, mixed.words) for mix in mixed.rows}
 
 
-def aio_caption_of(mix: RecipeRow, classes: Mapping[str, str], seed: int) -> str:
+def aio_caption_of(
+    mix: RecipeRow, classes: Mapping[str, str], seed: int, words: Mapping[str, tuple[str, str]] = {}
+) -> str:
     """The baseline caption of a recipe's row; `classes`: the class name of each picture, by key."""
     if mix.placement.pattern == CROP:
         return aio_caption(classes[mix.base])
     # The order is drawn: a caption must not tell which picture was the base.
     swap = address(seed, "caption", mix.key) % 2 == 1
-    return aio_mix_caption(classes[mix.base], classes[mix.partner], mix.placement, swap)
+    return aio_mix_caption(classes[mix.base], classes[mix.partner], mix.placement, swap, words)
 
 
 def _scenes(

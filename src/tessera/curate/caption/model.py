@@ -15,10 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from tessera.config import UserError
-from tessera.curate.augment import RecipeRow
-from tessera.cutmix import compose
+from tessera.curate.index import Composer, Entry
 from tessera.files import read_table, write_table
-from tessera.images import read_rgb
 from tessera.pretrained.captioner.llava import Llava, Question, make_question, prompt_of
 from tessera.pretrained.captioner.server import Server
 from tessera.progress import progress
@@ -31,25 +29,15 @@ _COLUMNS = ("key", "text", "prompt")
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture to caption, or a mix of two; files are relative to images/."""
-
-    key: str
-    base: str
-    partner: str | None = None
-    mix: RecipeRow | None = None
-
-
-@dataclass(frozen=True)
 class Part:
     """A shard of the work."""
 
     path: Path
-    jobs: list[Job]
+    jobs: list[Entry]
 
 
 def make_captions(
-    out: Path, jobs: Sequence[Job], prepare: Callable[[], Callable[[Part], int]], engine: Engine, joined: Path
+    out: Path, jobs: Sequence[Entry], prepare: Callable[[], Callable[[Part], int]], engine: Engine, joined: Path
 ) -> pa.Table | None:
     """The captions of `jobs` in their order, columns key, text and prompt.
 
@@ -86,14 +74,12 @@ def clear_parts(out: Path) -> None:
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 
-def llava_work(
-    model: str, images: Path, half_view: str, device: str | None, max_new_tokens: int
-) -> Callable[[Part], int]:
+def llava_work(model: str, composer: Composer, device: str | None, max_new_tokens: int) -> Callable[[Part], int]:
     """The work with a LLaVA-NeXT of this machine."""
     llava = Llava(model, device)
 
     def work(part: Part) -> int:
-        questions = [_question(job, images, half_view, llava.side) for job in part.jobs]
+        questions = [make_question(composer(job), job.placement, llava.side) for job in part.jobs]
         answers = llava.describe(questions, max_new_tokens)
         _write(part, dict(zip((job.key for job in part.jobs), answers)))
         return len(part.jobs)
@@ -102,7 +88,7 @@ def llava_work(
 
 
 def server_work(
-    address: str, model: str, concurrency: int, images: Path, half_view: str, max_new_tokens: int
+    address: str, model: str, concurrency: int, composer: Composer, max_new_tokens: int
 ) -> Callable[[Part], int]:
     """The work with a server that speaks OpenAI's protocol."""
     server = Server(address, concurrency)
@@ -111,7 +97,9 @@ def server_work(
         journal = part.path.with_suffix(".journal")
         told = _read_journal(journal, {job.key for job in part.jobs})
         asked = [job for job in part.jobs if job.key not in told]
-        questions: Iterator[tuple[str, Question]] = ((job.key, _question(job, images, half_view, 336)) for job in asked)
+        questions: Iterator[tuple[str, Question]] = (
+            (job.key, make_question(composer(job), job.placement, 336)) for job in asked
+        )
         if asked:
             journal.parent.mkdir(parents=True, exist_ok=True)
             with open(journal, "ab", buffering=0) as file:
@@ -144,18 +132,6 @@ def _write(part: Part, texts: Mapping[str, str]) -> None:
     columns: dict[str, list[Any]] = {
         "key": [job.key for job in part.jobs],
         "text": [texts[job.key] for job in part.jobs],
-        "prompt": [prompt_of(job.mix and job.mix.placement) for job in part.jobs],
+        "prompt": [prompt_of(job.placement) for job in part.jobs],
     }
     write_table(part.path, columns, pa.schema([(name, pa.string()) for name in _COLUMNS]))
-
-
-def _question(job: Job, images: Path, half_view: str, side: int) -> Question:
-    picture = _read(images / job.base)
-    if job.mix is None or job.partner is None:
-        return make_question(picture, None, side)
-    picture = compose(picture, _read(images / job.partner), job.mix.placement, half_view)
-    return make_question(picture, job.mix.placement, side)
-
-
-def _read(path: Path) -> Any:
-    return read_rgb(path, fix="delete its directory and collect again")

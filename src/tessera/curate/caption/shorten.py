@@ -8,9 +8,8 @@ there is no ground truth (a user's pictures) it is "An image of <class-name>" (s
 from pathlib import Path
 
 from tessera.config import UserError
-from tessera.curate.augment import read_recipe
 from tessera.curate.caption.caption import CAPTIONS_TABLE, aio_caption, aio_caption_of, read_captions, scene_of
-from tessera.curate.collect.collect import SCENES_TABLE, is_complete, read_images, read_scenes
+from tessera.curate.index import SCENES_TABLE, is_complete, read_images, read_recipe, read_scenes
 from tessera.files import read_table, write_table
 from tessera.miniature import describe_short
 from tessera.randomness import address
@@ -52,10 +51,10 @@ def _short(images: Path, recipe: Path | None, keys: set[str], seed: int) -> dict
     if (images / SCENES_TABLE).is_file():
         scenes = read_scenes(images)
         if mixed is not None:
-            view = mixed.config.half_view
+            view = mixed.half_view
             scenes = {mix.key: scene_of(mix, scenes, view) for mix in mixed.rows if mix.key in keys}
         return {key: describe_short(scenes[key], seed, address("short", key)) for key in sorted(keys)}
     classes = {row.key: row.class_name for row in read_images(images)}
     if mixed is None:
         return {key: aio_caption(classes[key]) for key in sorted(keys)}
-    return {mix.key: aio_caption_of(mix, classes, seed) for mix in mixed.rows if mix.key in keys}
+    return {mix.key: aio_caption_of(mix, classes, seed, mixed.words) for mix in mixed.rows if mix.key in keys}

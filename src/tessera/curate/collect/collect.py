@@ -32,18 +32,15 @@ from tessera.curate.collect.class_names import (
 from tessera.curate.collect.layouts import Source, Split, find_source
 from tessera.curate.collect.resume import is_begun_from, note_source, remove_crops
 from tessera.curate.collect.sources import CropWork, Group, Index, hashes, index_groups, key_hash, listed
-from tessera.curate.index import TableRows
-from tessera.files import read_table, write_table, writing_rows
+from tessera.curate.index import IMAGES_TABLE, SCENES_TABLE, images_schema, is_complete
+from tessera.files import write_table, writing_rows
 from tessera.images import READABLE, is_complete_png, write_png
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.progress import progress
-from tessera.records import Scene, SceneObject
-from tessera.stages import MANIFEST, Stage, open_stage, read_manifest
+from tessera.stages import Stage, open_stage, read_manifest
 from tessera.workers import map_chunks
 
 MINIATURE = "miniature"
-IMAGES_TABLE = "images.parquet"
-SCENES_TABLE = "scenes.parquet"
 _PART = 64  # pictures of a group that one process takes at a time
 
 
@@ -81,19 +78,6 @@ class CollectConfig:
             raise UserError(f"size is {self.size}, but world.size is {self.world.size}: give both the same")
 
 
-@dataclass(frozen=True)
-class ImageRow:
-    """One row of images.parquet."""
-
-    key: str
-    class_name: str
-    file: str | None
-    width: int | None
-    height: int | None
-    source: str
-    reject: str | None
-
-
 def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) -> None:
     """Makes the directory `out` (images/) from the miniature, or from the folder or file `source_dir`.
 
@@ -111,44 +95,6 @@ def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) ->
     if config.source == MINIATURE:
         config = replace(config, source=source_dir.resolve().name or "folder", world=None)
     _collect_source(Path(out), config, source_dir)
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether a stage has finished `directory`.
-
-    A stage that has not checks its input before it opens the directory: a mistake in the input that stops it must not
-    leave a started directory behind, which the mended input no longer fits.
-    """
-    return (directory / MANIFEST).exists() and read_manifest(directory, must_be_complete=False).complete
-
-
-def read_images(images: Path) -> Sequence[ImageRow]:
-    """The pictures of a completed images/ directory, sorted by key; rejects are left out."""
-    import pyarrow.compute as pc
-
-    images = Path(images)
-    read_manifest(images, "collect")
-    table = read_table(images / IMAGES_TABLE, list(_COLUMNS))
-    table = table.filter(pc.field("reject").is_null()).sort_by("key")
-    return TableRows(table, ImageRow)
-
-
-def read_scenes(images: Path) -> dict[str, Scene]:
-    """Key -> ground truth of a miniature's images/ directory. UserError if it is not the miniature."""
-    path = Path(images) / SCENES_TABLE
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; only the miniature has ground truth")
-    columns = read_table(path, ["key", "scene"]).to_pydict()
-    try:
-        return {key: _scene(json.loads(text)) for key, text in zip(columns["key"], columns["scene"])}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is damaged ({error}); delete the directory and collect again") from error
-
-
-def _scene(data: dict[str, Any]) -> Scene:
-    """As `from_dict` does, which is ten times slower for its messages."""
-    objects = tuple(SceneObject(**{**thing, "center": tuple(thing["center"])}) for thing in data["objects"])
-    return Scene(objects=objects, backgrounds=tuple(data["backgrounds"]), seed=data["seed"])
 
 
 def _collect_miniature(out: Path, config: CollectConfig) -> None:
@@ -169,7 +115,7 @@ def _collect_miniature(out: Path, config: CollectConfig) -> None:
     side = world.size
     rows = [(key, key.split("/")[0], f"{key}.png", side, side, MINIATURE, None) for key in keys]
     tally = _Tally()
-    with writing_rows(out / IMAGES_TABLE, _schema()) as write:
+    with writing_rows(out / IMAGES_TABLE, images_schema()) as write:
         write(tally.take(rows))
     _finish(stage, tally, ignored=0, facts={})
 
@@ -246,7 +192,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     parts = [part for group, index in zip(found.groups, indexes) for part in _parts(group, index.count)]
     total = sum(index.count for index in indexes)
     tally = _Tally()
-    with writing_rows(out / IMAGES_TABLE, _schema()) as write:
+    with writing_rows(out / IMAGES_TABLE, images_schema()) as write:
         few = total < 2 * _PART or len(parts) < 2
         chunks = map_chunks(work, parts, chunk=1, parallel_from=len(parts) + 1 if few else 2)
         with progress("collect", total) as bar, chunks as results:
@@ -360,16 +306,6 @@ def _check_classes(source: Path, tally: _Tally) -> None:
         f"{source}: no readable picture of class {listed_names} ({example!r}: {reason});"
         " put readable pictures in, or take the folder out"
     )
-
-
-_COLUMNS = ("key", "class", "file", "width", "height", "source", "reject")
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    text, number = pa.string(), pa.int32()
-    return pa.schema(list(zip(_COLUMNS, (text, text, text, number, number, text, text))))
 
 
 def _finish(stage: Stage, tally: _Tally, *, ignored: int, facts: dict[str, Any]) -> None:

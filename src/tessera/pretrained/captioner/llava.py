@@ -55,7 +55,7 @@ def make_question(picture: NDArray[np.uint8], placement: Placement | None, side:
 
     side: of the captioner's crops in pixels.
     """
-    if placement is None or placement.pattern in ("half", "crop"):
+    if placement is None or placement.pattern == "crop" or placement.spans_frame:
         return Question((picture,), prompt_of(placement))
     return Question((picture, quarter(picture, quarter_of(placement), side)), prompt_of(placement))
 
