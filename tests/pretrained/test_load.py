@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.pretrained.detector.mask2former import detector_weights, load_detector
-from tessera.pretrained.features.encoder import load_inception
-from tessera.pretrained.features.inception import FILE
+from tessera.pretrained.features.inception import FILE, load_inception
 from tessera.pretrained.load import find_weights, load_tensors
 from tiny.encoders import inception_state
 from tiny.judges import save_detector

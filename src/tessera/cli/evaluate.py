@@ -184,20 +184,18 @@ def quality(
     for directory in (samples, reference):
         if not directory.is_dir():
             raise UserError(f"{directory}: there is no such directory")
-    from tessera.pretrained.features.clip import load_clip
-    from tessera.pretrained.features.dinov2 import load_dino
-    from tessera.pretrained.features.encoder import load_inception
-    from tessera.pretrained.features.jina import load_jina
+    from tessera.pretrained.features.networks import NETWORKS
 
-    where = pick_device(device)
-    loaders = {
-        "inception": lambda: load_inception(inception, where),
-        "dinov2": lambda: load_dino(dinov2, where),
-        "clip": lambda: load_clip(clip, where, "legacy-cut" if legacy_cut else "keep-end"),
-        "clip336": lambda: load_clip(clip336, where, crop_first=True),
-        "jina": lambda: load_jina(jina, where, allow_remote_code, jina_code),
+    models = {"inception": inception, "dinov2": dinov2, "clip": clip, "clip336": clip336, "jina": jina}
+    options = {
+        "clip": {"cut": "legacy-cut" if legacy_cut else "keep-end"},
+        "jina": {"allow_code": allow_remote_code, "code": jina_code},
     }
-    networks = {key: loaders[key]() for key in dict.fromkeys(NETWORK[metric] for metric in config.metrics)}
+    where = pick_device(device)
+    networks = {
+        key: NETWORKS[key].load(models[key], where, **options.get(key, {}))
+        for key in dict.fromkeys(NETWORK[metric] for metric in config.metrics)
+    }
     complete = evaluate_quality(
         out, samples, reference, networks, config, prompts=prompts, name=name, num_images=num_images, cache=cache
     )

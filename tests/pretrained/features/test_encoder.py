@@ -17,7 +17,7 @@ from tessera.pretrained.features.dinov2 import (
     resized_positions,
     transformers_names,
 )
-from tessera.pretrained.features.encoder import load_inception
+from tessera.pretrained.features.inception import load_inception
 from tiny.encoders import dino, save_clip, save_dino, save_inception
 
 LONG = "a red fox sits on the snow beside a small house of grey stone under a pale sky "

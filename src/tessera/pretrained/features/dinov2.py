@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -16,13 +15,13 @@ from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.hub import find_model
 from tessera.images import to_uint8
-from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, standardised
+from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder, normalized
 from tessera.pretrained.load import load_network, load_tensors, quiet
 
 DINOV2 = "facebook/dinov2-large"
 
 
-class DinoEncoder:
+class DinoEncoder(FrozenEncoder):
     """DINOv2 without registers: the class token after the last norm.
 
     network: transformers' Dinov2Model. Its position table is resized as the original code does it, by the factor
@@ -32,24 +31,23 @@ class DinoEncoder:
     resizing = "Pillow bicubic to 224 x 224"
 
     def __init__(self, network: Any, name: str, sha256: str, device: torch.device | str = "cpu", side: int = 224):
-        self.id, self.sha256, self.side = name, sha256, side
+        self.side = side
         table = resized_positions(network.embeddings.position_embeddings, side // network.config.patch_size)
         network.embeddings.interpolate_pos_encoding = lambda embeddings, height, width: table.to(embeddings)
-        self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
+        super().__init__(network, name, sha256, device)
 
-    def prepare(self, picture: NDArray[Any]) -> Tensor:
-        """float32 (3, 224, 224), standardised by ImageNet's mean and deviation."""
-        resized = Image.fromarray(to_uint8(picture)).resize((self.side, self.side), Image.Resampling.BICUBIC)
-        return standardised(resized, IMAGENET_MEAN, IMAGENET_STD)
+    def prepare(self, image: NDArray[Any]) -> Tensor:
+        """Return float32 (3, 224, 224), normalized by ImageNet's mean and deviation."""
+        resized = Image.fromarray(to_uint8(image)).resize((self.side, self.side), Image.Resampling.BICUBIC)
+        return normalized(resized, IMAGENET_MEAN, IMAGENET_STD)
 
-    @torch.inference_mode()
-    def features(self, batch: Tensor) -> NDArray[np.float32]:
-        """float32 (B, D), D = 1024 for ViT-L."""
-        return self.network(pixel_values=batch.to(self.device)).last_hidden_state[:, 0].float().cpu().numpy()
+    def embed(self, batch: Tensor) -> Tensor:
+        """Compute (B, D), D = 1024 for ViT-L."""
+        return self.network(pixel_values=batch).last_hidden_state[:, 0]
 
 
 def resized_positions(table: Tensor, cells: int, offset: float = 0.1) -> Tensor:
-    """DINOv2's position table (1, 1 + M^2, D) for a grid of `cells` x `cells`: (1, 1 + cells^2, D), in float32.
+    """Resize DINOv2's position table (1, 1 + M^2, D) to a grid of `cells` x `cells`: float32 (1, 1 + cells^2, D).
 
     Bicubic by the scale factor (cells + 0.1) / M, as the published code resizes it for any size but its own.
     """
@@ -64,14 +62,13 @@ def resized_positions(table: Tensor, cells: int, offset: float = 0.1) -> Tensor:
 
 
 def load_dino(name: str = DINOV2, device: torch.device | str = "cpu") -> DinoEncoder:
-    """DINOv2 of a folder or of the Hub for transformers, or of the original file `dinov2_vitl14_pretrain.pth`."""
+    """Load DINOv2 of a folder or of the Hub for transformers, or of the original file `dinov2_vitl14_pretrain.pth`."""
     if Path(name).is_file():
-        network = from_original(load_tensors(Path(name), "dinov2"))
-        return DinoEncoder(network, Path(name).stem, sha256_file(Path(name)), device)
+        path = Path(name)
+        return DinoEncoder(from_original(load_tensors(path, "dinov2")), path.stem, sha256_file(path), device)
     model = find_model(name, ["*.safetensors"], "dinov2")
     model.config("dinov2", "model_type", "dinov2", "DINOv2")
-    network = load_network("transformers.Dinov2Model", model, "dinov2")
-    return DinoEncoder(network, model.id, model.sha256, device)
+    return DinoEncoder(load_network("transformers.Dinov2Model", model, "dinov2"), model.id, model.sha256, device)
 
 
 _NAMES = {
@@ -95,7 +92,7 @@ HEAD = 64
 
 
 def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under transformers' names; UserError, naming it, for one that DINOv2 without registers has not."""
+    """Return the tensors under transformers' names; UserError for one that DINOv2 without registers does not have."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
@@ -113,7 +110,7 @@ def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_original(tensors: Mapping[str, Tensor]) -> Any:
-    """A transformers Dinov2Model with the tensors of `dinov2_vitl14_pretrain.pth`, strictly."""
+    """Return a transformers Dinov2Model with the tensors of `dinov2_vitl14_pretrain.pth`, strictly."""
     from transformers import Dinov2Config, Dinov2Model
 
     for name in ("pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
@@ -129,7 +126,7 @@ def from_original(tensors: Mapping[str, Tensor]) -> Any:
         image_size=round((tensors["pos_embed"].shape[1] - 1) ** 0.5) * patch,
         patch_size=patch,
     )
-    # transformers' files keep their names from version to version; its classes do not, so its own loading maps them.
+    # The names in transformers' files last from version to version, those of its classes do not: its loading maps them.
     with quiet("transformers"):
         loaded: Any = Dinov2Model.from_pretrained(
             None, config=config, state_dict=transformers_names(tensors), output_loading_info=True, dtype=torch.float32

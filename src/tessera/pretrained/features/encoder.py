@@ -1,11 +1,10 @@
-"""Networks that turn pictures (and captions) into features, behind one interface, for the scores of Table 1.
+"""Networks that turn images into features for the scores of Table 1: the protocol, and what all of them share.
 
-An encoder prepares each picture by itself (its own size, its own filter), so that one decoded picture feeds them all.
-B: pictures; S: the encoder's side in pixels; D: width of the features.
+An encoder prepares each image by itself (its own size, its own filter), so that one decoded image feeds them all.
+B: images; S: the encoder's side in pixels; D: width of the features.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,15 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tessera.files import sha256_file
-from tessera.images import to_uint8
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-class PictureEncoder(Protocol):
-    """What `evaluate quality` needs of a network."""
+class ImageEncoder(Protocol):
+    """A network that turns images into features, as `evaluate quality` uses it."""
 
     @property
     def id(self) -> str:
@@ -31,81 +27,77 @@ class PictureEncoder(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of its weights."""
+        """The hash of its weights."""
         ...
 
     @property
     def network(self) -> torch.nn.Module:
-        """What `features` computes with."""
+        """The network that `features` computes with."""
         ...
 
     @property
     def resizing(self) -> str:
-        """How `prepare` brings a picture to the network's size, in words."""
+        """The way in which `prepare` brings an image to the network's size, in words."""
         ...
 
-    def prepare(self, picture: NDArray[Any]) -> Tensor:
-        """(H, W, 3), bytes or floats 0..1, to the network's input (3, S, S)."""
+    def prepare(self, image: NDArray[Any]) -> Tensor:
+        """Bring (H, W, 3), bytes or floats 0..1, to the network's input (3, S, S)."""
         ...
 
     def features(self, batch: Tensor) -> NDArray[np.float32]:
-        """Prepared pictures (B, 3, S, S) to float32 (B, D)."""
+        """Turn prepared images (B, 3, S, S) into float32 (B, D)."""
         ...
 
 
-class InceptionEncoder:
-    """Inception-v3 of 2015-12-05 for FID and KID: 2048 values of the last pool."""
+class FrozenEncoder:
+    """A frozen network on its device. Classes of it say `resizing`, `prepare` and `embed`."""
 
-    resizing = "TensorFlow 1 bilinear to 299, no antialias, corners not aligned"
+    def __init__(self, network: Any, name: str, sha256: str, device: torch.device | str):
+        self.id, self.sha256 = name, sha256
+        self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
 
-    def __init__(self, network: Any, sha256: str, device: torch.device | str = "cpu"):
-        self.id, self.sha256 = "inception-v3-compat", sha256
-        self.network, self.device = network.to(device), torch.device(device)
-
-    def prepare(self, picture: NDArray[Any]) -> Tensor:
-        """float32 (3, 299, 299) in -1..1."""
-        from tessera.pretrained.features.inception import resize
-
-        return resize(torch.from_numpy(to_uint8(picture).copy()).permute(2, 0, 1)[None])[0]
+    def embed(self, batch: Tensor) -> Any:
+        """Compute (B, D) of prepared images on the device: a tensor, or transformers' output with one."""
+        raise NotImplementedError
 
     @torch.inference_mode()
     def features(self, batch: Tensor) -> NDArray[np.float32]:
-        """float32 (B, 2048)."""
-        return self.network(batch.to(self.device)).float().cpu().numpy()
+        """Turn prepared images (B, 3, S, S) into float32 (B, D)."""
+        return to_array(self.embed(batch.to(self.device)))
 
 
-def load_inception(name: str | Path, device: torch.device | str = "cpu") -> InceptionEncoder:
-    """Of the published file of weights or its tensors in safetensors, or of a folder or Hub repository with one."""
-    from tessera.pretrained.features.inception import load_inception as load
-
-    network, file = load(name)
-    return InceptionEncoder(network, sha256_file(file), device)
+def to_array(output: Any) -> NDArray[np.float32]:
+    """Return the features of a tensor, or of the output that transformers' get_*_features give, as float32."""
+    tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return tensor.float().cpu().numpy()
 
 
-def middle_square(picture: Image.Image, side: int) -> Image.Image:
-    """The short side bicubic to `side`, the middle square of it."""
-    width, height = picture.size
+def middle_square(image: Image.Image, side: int, as_torchvision: bool = False) -> Image.Image:
+    """Bring the short side to `side`, bicubic, and cut the middle square out.
+
+    as_torchvision: an odd margin is halved to the even number, as torchvision's CenterCrop does, not downwards.
+    """
+    width, height = image.size
     short = min(width, height)
     scaled = (side * width // short, side * height // short)
-    if scaled != picture.size:
-        picture = picture.resize(scaled, Image.Resampling.BICUBIC)
-    left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
-    return picture.crop((left, top, left + side, top + side))
+    if scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.BICUBIC)
+    left, top = (
+        round(margin / 2) if as_torchvision else margin // 2 for margin in (scaled[0] - side, scaled[1] - side)
+    )
+    return image.crop((left, top, left + side, top + side))
 
 
-def square_first(picture: Image.Image, side: int) -> Image.Image:
-    """The middle square, bicubic to `side`."""
-    width, height = picture.size
+def square_first(image: Image.Image, side: int) -> Image.Image:
+    """Cut the middle square out and bring it to `side`, bicubic."""
+    width, height = image.size
     short = min(width, height)
     left, top = (width - short) // 2, (height - short) // 2
-    square = picture.crop((left, top, left + short, top + short))
+    square = image.crop((left, top, left + short, top + short))
     return square.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def standardised(picture: Image.Image, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
-    pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
-    return (pixels - column(mean)) / column(deviation)
-
-
-def column(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values)[:, None, None]
+def normalized(image: Image.Image, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
+    """Return float32 (3, H, W): values 0..1 less the channel's mean, over its deviation."""
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]

@@ -16,40 +16,47 @@ from torch import Tensor
 
 from tessera.config import UserError
 from tessera.files import read_json
-from tessera.hub import fetch_repository, find_model
+from tessera.hub import CONFIG_FILE, fetch_repository, find_model
 from tessera.images import to_uint8
-from tessera.pretrained.features.clip import CaptionFeatures, embedding
-from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, standardised
+from tessera.pretrained.features.clip import CaptionFeatures
+from tessera.pretrained.features.encoder import (
+    CLIP_MEAN,
+    CLIP_STD,
+    FrozenEncoder,
+    middle_square,
+    normalized,
+    to_array,
+)
 from tessera.pretrained.load import load_network, load_tokenizer
 
+JINA = "jinaai/jina-clip-v2"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class JinaEncoder:
-    """jina-clip-v2: pictures at 512 px, captions up to 8192 tokens; its network is the repository's own code."""
+class JinaEncoder(FrozenEncoder):
+    """jina-clip-v2: images at 512 px, captions up to 8192 tokens; its network is the repository's own code."""
+
+    cut = "keep-end"
 
     def __init__(
         self, network: Any, tokenizer: Any, name: str, sha256: str, device: torch.device | str = "cpu", side: int = 512,
         length: int = 8192,
     ):  # fmt: skip
-        self.id, self.sha256, self.side, self.length = name, sha256, side, length
-        self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
-        self.tokenizer = tokenizer
-        self.cut = "keep-end"
+        super().__init__(network, name, sha256, device)
+        self.tokenizer, self.side, self.length = tokenizer, side, length
         self.resizing = f"Pillow bicubic, short side to {side}, middle cut out"
 
-    def prepare(self, picture: NDArray[Any]) -> Tensor:
-        """float32 (3, 512, 512), standardised by CLIP's mean and deviation."""
-        return standardised(middle_square(Image.fromarray(to_uint8(picture)), self.side), CLIP_MEAN, CLIP_STD)
+    def prepare(self, image: NDArray[Any]) -> Tensor:
+        """Return float32 (3, 512, 512), normalized by CLIP's mean and deviation."""
+        return normalized(middle_square(Image.fromarray(to_uint8(image)), self.side), CLIP_MEAN, CLIP_STD)
 
-    @torch.inference_mode()
-    def features(self, batch: Tensor) -> NDArray[np.float32]:
-        """float32 (B, 1024)."""
-        return embedding(self.network.get_image_features(pixel_values=batch.to(self.device)))
+    def embed(self, batch: Tensor) -> Any:
+        """Compute (B, 1024)."""
+        return self.network.get_image_features(pixel_values=batch)
 
     @torch.inference_mode()
     def captions(self, texts: Sequence[str], batch: int = 16) -> CaptionFeatures:
-        """Embeds captions whole; only beyond 8192 tokens is anything cut."""
+        """Embed whole captions; only beyond 8192 tokens is anything cut."""
         features, truncated = [], 0
         for first in range(0, len(texts), batch):
             part = list(texts[first : first + batch])
@@ -57,23 +64,18 @@ class JinaEncoder:
             tokens = self.tokenizer(
                 part, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
             ).to(self.device)
-            features.append(
-                embedding(
-                    self.network.get_text_features(
-                        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-                    )
-                )
-            )
+            names = ("input_ids", "attention_mask")
+            features.append(to_array(self.network.get_text_features(**{name: tokens[name] for name in names})))
         return CaptionFeatures(np.concatenate(features), truncated)
 
 
 def load_jina(
-    name: str, device: torch.device | str = "cpu", allow_code: bool = False, code: str | None = None
+    name: str = JINA, device: torch.device | str = "cpu", allow_code: bool = False, code: str | None = None
 ) -> JinaEncoder:
-    """jina-clip-v2, a folder or "jinaai/jina-clip-v2@COMMIT".
+    """Load jina-clip-v2, a folder or "jinaai/jina-clip-v2@COMMIT".
 
     allow_code: without it UserError, before anything is fetched. code: the commit of the repository that holds the
-    code, where its config.json names another one. What that code asks the Hub for by itself is only found in the cache.
+    code, where its config.json names another one. That code finds in the cache alone what it asks the Hub for.
     """
     if not allow_code:
         raise UserError(f"jina: {name} runs its repository's code; read it, then give --allow-remote-code")
@@ -82,7 +84,7 @@ def load_jina(
         raise UserError(f"jina: pin the code by its commit: {repository}@COMMIT, 40 hex digits")
     model = find_model(name, ["*.safetensors", "*.json", "*.py"], "jina")
     pinned: dict[str, Any] = {}
-    for other in sorted(_other_repositories(read_json(model.path / "config.json"))):
+    for other in sorted(_other_repositories(read_json(model.path / CONFIG_FILE))):
         if code is None or not _COMMIT.fullmatch(code):
             raise UserError(
                 f"jina: its code is in {other}, which {name} does not pin; read it at a commit, then give --jina-code"
@@ -100,7 +102,7 @@ def load_jina(
 
 
 def _other_repositories(config: Mapping[str, Any]) -> set[str]:
-    """Those that the config's `auto_map` takes classes from: "owner/name--module.Class"."""
+    """List those that the config's `auto_map` takes classes from: "owner/name--module.Class"."""
     entries = (config.get("auto_map") or {}).values()
     names = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry]) if name]
     return {name.partition("--")[0] for name in names if "--" in name}
@@ -108,7 +110,7 @@ def _other_repositories(config: Mapping[str, Any]) -> set[str]:
 
 @contextlib.contextmanager
 def _without_hub() -> Iterator[None]:
-    """As with HF_HUB_OFFLINE=1, which is read when huggingface_hub is imported."""
+    """Act as HF_HUB_OFFLINE=1 does, which is read when huggingface_hub is imported."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
