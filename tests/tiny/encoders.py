@@ -3,6 +3,7 @@
 import string
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, Dinov2Config, Dinov2Model
@@ -66,3 +67,9 @@ def save_clip(directory: Path, size: int = 32) -> Path:
     model.save_pretrained(directory)
     CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77).save_pretrained(directory)
     return directory
+
+
+def blocky_image(seed: int = 0, size: tuple[int, int] = (40, 48)) -> np.ndarray:
+    """Return uint8 (*size, 3) of 4 x 4 random colors."""
+    low = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.kron(low, np.ones((size[0] // 4, size[1] // 4, 1), np.uint8))

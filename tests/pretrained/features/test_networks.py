@@ -1,0 +1,25 @@
+"""The table of the metrics' networks: each is loaded by its entry and takes images of the side that it says."""
+
+import inspect
+
+import pytest
+
+from tessera.cli.evaluate import quality
+from tessera.pretrained.features import inception
+from tessera.pretrained.features.networks import NETWORKS
+from tiny.encoders import blocky_image, save_clip, save_dino, save_inception
+
+
+@pytest.mark.parametrize("key", ["inception", "dinov2", "clip", "clip336"])
+def test_an_entry_loads_its_network_with_the_side_of_its_model(key, tmp_path):
+    save = {"inception": lambda: save_inception(tmp_path / "i.safetensors"), "dinov2": lambda: save_dino(tmp_path)}
+    folder = save.get(key, lambda: save_clip(tmp_path, NETWORKS[key].side))()
+    encoder = NETWORKS[key].load(str(folder), "cpu")
+    assert encoder.prepare(blocky_image()).shape == (3, NETWORKS[key].side, NETWORKS[key].side)
+    assert ("square" in encoder.resizing) == (key == "clip336")
+
+
+def test_the_command_lines_models_are_the_tables():
+    given = inspect.signature(quality).parameters
+    assert {key: given[key].default for key in NETWORKS} == {key: entry.model for key, entry in NETWORKS.items()}
+    assert NETWORKS["inception"].model == inception.FILE
