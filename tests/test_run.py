@@ -72,7 +72,8 @@ def test_the_whole_path(whole):
     for arm in ("ta", "ta_ia"):
         for kind in ("short", "extended"):
             scores = json.loads((folder / "scores" / arm / kind / "scores.json").read_text())
-            assert scores["protocol"]
+            assert scores["numbers"][0]["metric"] == "overall"
+            assert len(scores["items"]) == 12
             assert len(list((folder / "samples" / arm / kind).glob("*/samples/*.png"))) == 12
     stages = [entry["stage"] for entry in json.loads((folder / "stages.json").read_text())]
     assert stages[0] == "collect"

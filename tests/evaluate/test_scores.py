@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from tessera.config import UserError
-from tessera.evaluate.intervals import WILSON, mean_interval, paired_difference
-from tessera.evaluate.miniature import evaluate as miniature
+from tessera.evaluate.intervals import mean_interval, paired_difference
 from tessera.evaluate.scores import (
     FILE,
-    OLD_INTERVAL,
     Extender,
     Number,
     Protocol,
@@ -54,8 +52,9 @@ def test_scores_come_back_as_they_were_and_equal_scores_are_equal_bytes(tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("numbers"), "is not a scores.json"),
-        (lambda d: d.update(format=2), "has format 2"),
+        (lambda d: d.pop("numbers"), "numbers and items must be lists"),
+        (lambda d: d.update(format=1), r"is not a scores\.json of format 2 \(its format: 1\); judge again"),
+        (lambda d: d.pop("format"), r"is not a scores\.json of format 2 \(its format: None\)"),
         (lambda d: d.update(kind="qualty"), "kind is 'qualty'"),
         (lambda d: d["numbers"][0].update(vlaue=1), "unknown field 'vlaue'; did you mean 'value'"),
         (lambda d: d["numbers"][0].pop("protocol"), r"numbers\[0\]: must be an object with a protocol"),
@@ -103,7 +102,7 @@ def test_what_cannot_be_is_not_written(tmp_path):
         Number(metric="fid", value=float("nan"), n=1, protocol=protocol())
     with pytest.raises(UserError, match=r"from 2 to 1 ends below where it begins"):
         Number(metric="fid", value=1, low=2, high=1, n=1, protocol=protocol())
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="occurs twice"):
         write_scores(tmp_path, Scores(kind="quality", name="a", numbers=scores().numbers * 2))
     assert not (tmp_path / FILE).exists()
 
@@ -143,7 +142,7 @@ def test_paired_differences_are_of_the_same_pictures():
     a, b = scores(values=noise), scores("b", values=noise + 1)
     interval = paired_difference(a, b, "clip_score")
     assert (interval.low, interval.value, interval.high) == pytest.approx((1, 1, 1))
-    with pytest.raises(UserError, match="judged different pictures"):
+    with pytest.raises(UserError, match="judged different images"):
         paired_difference(a, scores("b", values=noise[:4], tags=("x",) * 4), "clip_score")
     with pytest.raises(UserError, match="was not measured in b"):
         paired_difference(a, Scores(kind="quality", name="b", numbers=()), "clip_score")
@@ -152,7 +151,7 @@ def test_paired_differences_are_of_the_same_pictures():
         dataclasses.replace(scores(name, values), kind="dpg")
         for name, values in (("a", range(6)), ("b", range(96, 102)))
     ]
-    with pytest.raises(UserError, match=r"b has pictures with values outside 0\.\.100; judge them again"):
+    with pytest.raises(UserError, match=r"b has images with values outside 0\.\.100; judge them again"):
         paired_difference(*shares, "clip_score")
 
 
@@ -166,46 +165,6 @@ def test_over_tags_each_tag_counts_the_same():
     percent = [dataclasses.replace(one, kind="dpg") for one in (a, b)]
     assert paired_difference(*percent, "clip_score").value == pytest.approx(0.5)
     assert mean_interval([0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 4, 5], tags).value == 0.5
-
-
-def test_the_miniature_s_file_reads_as_the_same_numbers(tmp_path):
-    """What `evaluate miniature` measured, read through the one format, pairs to the same intervals."""
-    rng = np.random.default_rng(0)
-    tags = ["single_object", "two_object", "counting", "colors", "position", "color_attr"]
-    old = []
-    for skill in (0.3, 0.6):
-        verdicts = [
-            {"prompt": i, "sample": k, "file": f"{i:05d}/samples/{k:04d}.png", "tag": tags[i % 6]}
-            | {"correct": bool(rng.random() < skill), "reason": "r", "seam": 0.05 * k, "both_colors": None}
-            | {"color_score": 0.5 * rng.integers(3) if i % 6 == 5 else None}
-            for i in range(24)
-            for k in range(2)
-        ]
-        about = {"metric": "geneval-miniature-1", "detector": "d", "detector_sha256": "0" * 64, "prompts_sha256": "1"}
-        about |= {"images": 48, "prompts": 24, "extended": False, "extenders": [], "seam_visible_above": 0.1}
-        old.append({"protocol": about, "judge": {}, **miniature.measures(verdicts), "verdicts": verdicts})
-    read = []
-    for name, data in zip(("ta", "ta_ia"), old):
-        (tmp_path / name / "short").mkdir(parents=True)
-        (tmp_path / name / "short" / FILE).write_text(json.dumps(data))
-        read.append(read_scores(tmp_path / name / "short"))
-    assert [s.name for s in read] == ["ta", "ta_ia"]
-    expected = miniature.paired(*old)
-    for metric in ("overall", "counting", "seam", "color_score"):
-        assert read[0].number(metric).value == old[0][metric]["value"]
-        found = paired_difference(*read, metric)
-        bounds = tuple(expected[metric][x] for x in ("low", "value", "high"))
-        assert (found.low, found.value, found.high) == pytest.approx(bounds)
-    assert read[0].number("both_colors") is None
-    old[0]["protocol"]["interval"] = {"method": "95% bootstrap over prompts", "resamples": 1000, "seed": 0}
-    old[1]["protocol"]["interval"] = {"method": f"95%, {WILSON}"}
-    for data, how in zip(old, (OLD_INTERVAL, WILSON)):
-        (tmp_path / "how.json").write_text(json.dumps(data))
-        assert read_scores(tmp_path / "how.json").number("overall").interval == how
-    del old[0]["verdicts"][5]["correct"]
-    (tmp_path / "damaged.json").write_text(json.dumps(old[0]))
-    with pytest.raises(UserError, match=r"damaged\.json: is damaged \(KeyError: 'correct'\)"):
-        read_scores(tmp_path / "damaged.json")
 
 
 def test_intervals_over_prompts_cover_the_truth_in_93_to_97_percent():

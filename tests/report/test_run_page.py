@@ -15,7 +15,8 @@ from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, encode
-from tessera.evaluate.miniature.evaluate import measures, paired, read_scores
+from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.scores import read_scores, write_scores
 from tessera.files import read_table, write_json
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.models.dit import DiTConfig
@@ -26,6 +27,7 @@ from tessera.report.run_page import ReportConfig, report
 from tessera.stages import open_stage, read_manifest
 from tessera.train.loop import TrainConfig
 from tiny.chromium import check_file
+from tiny.scores import judged, miniature_scores
 
 SKILL = {"aio": 0.1, "ta": 0.4, "ta_ia": 0.8}
 """How often the made-up samples of an arm show what was asked."""
@@ -74,23 +76,19 @@ def write_samples(workspace: Path, arm: str, kind: str, lines: list[dict], world
             right = bool(rng.random() < SKILL[arm])
             scene = extend(line, world, rng) if right else draw_composed(world, 1000 * i + k, 1, arm)
             Image.fromarray(render(scene, world.size)).save(folder / "samples" / f"{k:04d}.png")
-            two = line["tag"] in ("position", "color_attr")
+            related = ("both_colors", "colors_in_relation") if line["tag"] in ("position", "color_attr") else ()
             verdicts.append(
-                {"prompt": i, "sample": k, "tag": line["tag"], "correct": right}
+                judged(i, k, line["tag"], right, seam=rng.random() * 0.2, **dict.fromkeys(related, right))
                 | {"reason": f"found {scene.objects[0].color} {scene.objects[0].shape} 0.98"}
-                | {"both_colors": right if two else None, "colors_in_relation": right if two else None}
-                | {"seam": float(rng.random() * 0.2)}
             )
     samples.finish({"images": len(verdicts)})
     scores = open_stage(
         workspace / "scores" / arm / kind, stage="evaluate", config={}, inputs={"samples": samples.directory}
     )
-    protocol = {"metric": "geneval-miniature-1", "detector_sha256": "0", "prompts_sha256": "0"}
-    protocol |= {"extended": kind == "extended", "images": len(verdicts), "prompts": len(lines)}
     judge = {"one_object": 0.9925, "two_objects": 0.97, "counting": 0.95, "color_objects": 0.998}
     judge |= {"seam_renders": 0.01, "seam_cutmix": 0.31, "wrong_refused": 0.985}
-    made = {"protocol": protocol, "judge": judge, **measures(verdicts), "verdicts": verdicts}
-    write_json(scores.directory / "scores.json", made)
+    made = miniature_scores(arm, verdicts, judge=judge, extended=kind == "extended")
+    write_scores(scores.directory, made)
     scores.finish({"images": len(verdicts)})
 
 
@@ -179,10 +177,10 @@ def test_scores_stand_with_intervals_differences_and_the_judge(workspace, page):
     for table, scores in zip(tables, kinds):
         rows = [re.sub(r"<[^>]*>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", table, flags=re.S)]
         (row,) = [row for row in rows if row[:2] == ["Single", "object"]]
-        found = [scores[arm]["single_object"] for arm in ("ta", "ta_ia")]
-        expected = [text for f in found for text in (f"{f['value']:.2f}", f"{f['low']:.2f}–{f['high']:.2f}")]
+        found = [scores[arm].number("single_object") for arm in ("ta", "ta_ia")]
+        expected = [text for f in found for text in (f"{f.value:.2f}", f"{f.low:.2f}–{f.high:.2f}")]
         assert row[2:6] == expected
-        difference = paired(scores["ta"], scores["ta_ia"])["single_object"]["value"]
+        difference = paired_difference(scores["ta"], scores["ta_ia"], "single_object").value
         assert float(row[6].replace("−", "-").rstrip("*")) == pytest.approx(difference, abs=0.005)
         assert row[-1] == "0.993"
 
@@ -191,16 +189,16 @@ def test_every_verdict_is_beside_its_picture(workspace, page):
     right = wrong = 0
     for arm in ("ta", "ta_ia"):
         for kind in ("short", "extended"):
-            for item in read_scores(workspace / "scores" / arm / kind)["verdicts"]:
+            for item in read_scores(workspace / "scores" / arm / kind).items:
                 right += item["correct"]
                 wrong += not item["correct"]
-    judged = [image["alt"] for image in page.images if "judged" in image["alt"]]
+    alts = [image["alt"] for image in page.images if "judged" in image["alt"]]
     strip = 12  # the six prompts at the top are shown a second time
-    assert len(judged) == right + wrong + strip
+    assert len(alts) == right + wrong + strip
     body = page.html[page.html.index('id="pictures"') :]
     assert body.count('class="mark"') == right
     assert body.count('class="mark no"') == wrong
-    assert sum("judged wrong: found" in alt for alt in judged) >= wrong
+    assert sum("judged wrong: found" in alt for alt in alts) >= wrong
 
 
 def test_examples_show_all_patterns_with_their_captions(workspace, page):
@@ -278,7 +276,7 @@ def test_three_arms_and_arms_of_unlike_prompts(tmp_path):
     assert_sound(all_three)
     assert "TA − AIO" in both.text
     assert "AIO against TA against TA+IA" in all_three.text
-    assert "No differences: scores cannot be paired" in all_three.text
+    assert "No differences: overall: the protocols differ" in all_three.text
 
 
 def test_a_run_alone_is_enough(tmp_path):

@@ -1,21 +1,15 @@
 """A study's tables from scores of known content."""
 
-import json
-
 import pytest
 
 from tessera.config import UserError
+from tessera.evaluate.scores import write_scores
 from tessera.stages import open_stage
 from tessera.study.design import cells
 from tessera.study.results import results
 from tessera.study.studies import claims_smoke
 from tessera.study.study_text import text_tables
-
-PROTOCOL = {"metric": "m", "detector_sha256": "d", "prompts_sha256": "p", "extended": True, "images": 40, "prompts": 20}
-
-
-def verdict(prompt, sample, tag, correct, score):
-    return {"prompt": prompt, "sample": sample, "tag": tag, "correct": correct, "color_score": score, "seam": 0.05}
+from tiny.scores import judged, miniature_scores
 
 
 def put(study, out, name, seed, values, **protocol):
@@ -26,9 +20,10 @@ def put(study, out, name, seed, values, **protocol):
     for kind in study.kinds:
         folder = place / "scores" / cell.variant.arm.name / kind
         stage = open_stage(folder, stage="evaluate", config={})
-        verdicts = [verdict(p, k, "two_object", False, value) for p, value in enumerate(values) for k in range(2)]
-        scores = {"protocol": PROTOCOL | protocol, "judge": {"color_objects": 0.99}, "verdicts": verdicts}
-        (folder / "scores.json").write_text(json.dumps(scores))
+        items = [
+            judged(p, k, "two_object", False, color_score=value) for p, value in enumerate(values) for k in range(2)
+        ]
+        write_scores(folder, miniature_scores(name, items, {"color_objects": 0.99}, **protocol))
         stage.finish({})
 
 
@@ -85,5 +80,5 @@ def test_cells_judged_otherwise_are_refused(tmp_path):
     study = claims_smoke()
     put(study, tmp_path, "ta", 0, [0.5] * 4)
     put(study, tmp_path, "ta_ia", 0, [1] * 4, prompts_sha256="q")
-    with pytest.raises(UserError, match=r"ta_ia seed 0 was judged otherwise: protocol\.prompts_sha256 is 'q'"):
+    with pytest.raises(UserError, match=r"ta_ia seed 0 was judged otherwise: prompts_sha256: 'q' vs '0'"):
         results(study, tmp_path)

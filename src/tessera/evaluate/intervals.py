@@ -1,4 +1,4 @@
-"""95% intervals over prompts: of shares, and of the difference between two models, paired.
+"""95% intervals over prompts: of shares, and of the paired difference between two models.
 
 Shares (GenEval, DPG-Bench, the miniature's measures) have score intervals (`tessera.metrics.shares`), means of
 CLIPScores the bootstrap's. A distance to a reference is no mean: its difference has the jackknife's interval, the same
@@ -6,35 +6,99 @@ block of prompts left out of both models (`tessera.metrics.jackknife`).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tessera.config import UserError
-from tessera.evaluate.scores import Number, Scores, require_comparable
+from tessera.evaluate.scores import Number, Over, Protocol, Scores, require_comparable
 from tessera.metrics import Interval, LeftOut, paired_bootstrap, paired_jackknife, share_difference, share_interval
 
 WILSON = "Wilson's score interval over prompts"
-"""How the interval of a share came about."""
+"""The method of a share's interval."""
 MOST = {"geneval": 1.0, "dpg": 100.0, "miniature": 1.0}
 """Kinds of scores whose items have values from 0 to this."""
 
 
 def mean_interval(
-    values: Sequence[float] | np.ndarray, prompts: Sequence[Any], tags: Sequence[str] | None = None, most: float = 1.0
+    values: Sequence[float] | np.ndarray, prompts: Sequence[Any], tags: Sequence[Any] | None = None, most: float = 1.0
 ) -> Interval:
-    """The mean of `values` in 0..`most` with its 95% interval over prompts; with tags, the mean of the tags' means."""
+    """Return the mean of `values` in 0..`most`, or with tags the mean of the tags' means, and its 95% interval."""
     return _times(share_interval(np.asarray(values) / most, prompts, tags), most)
+
+
+def share_number(
+    metric: str,
+    values: Sequence[float],
+    prompts: Sequence[Any],
+    protocol: Protocol,
+    *,
+    tags: Sequence[Any] | None = None,
+    most: float = 1.0,
+    over: Over | None = "items",
+) -> Number:
+    """Return the number `metric`: the mean of `values` as in `mean_interval`. over: "tags" if tags are given."""
+    interval = mean_interval(values, prompts, tags, most)
+    return Number(
+        metric=metric,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        interval=WILSON,
+        n=len(values),
+        clusters=len(set(prompts)),
+        over=over if tags is None else "tags",
+        protocol=replace(protocol, metric=metric),
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The values of one metric, one entry per image, by prompt and sample."""
+
+    images: list[tuple[int, int]]
+    """(prompt, sample)."""
+    values: np.ndarray
+    """(N,) float64."""
+    tags: list[str] | None
+    """Of a mean of the tags' means; None = a mean of the images."""
+
+    @property
+    def prompts(self) -> list[int]:
+        """The prompt of each image."""
+        return [prompt for prompt, _ in self.images]
+
+
+def measured(scores: Scores, metric: str) -> Measured:
+    """Return the values behind the number `metric`, a mean of items."""
+    rows = [item for item in scores.items if item["values"].get(metric) is not None]
+    rows.sort(key=lambda item: (item["prompt"], item["sample"]))
+    values = np.array([item["values"][metric] for item in rows], dtype=np.float64)
+    most = MOST.get(scores.kind)
+    if most is not None and not ((values >= 0) & (values <= most)).all():
+        raise UserError(f"{metric}: {scores.name} has images with values outside 0..{most:g}; judge them again")
+    number = scores.number(metric)
+    tags = [str(item.get("tag")) for item in rows] if number is not None and number.over == "tags" else None
+    return Measured([(item["prompt"], item["sample"]) for item in rows], values, tags)
+
+
+def paired_values(a: Scores, b: Scores, metric: str) -> tuple[Measured, Measured]:
+    """Return the values of two models' images, row by row of the same prompt and sample; UserError if they differ."""
+    first, second = measured(a, metric), measured(b, metric)
+    if first.images != second.images:
+        raise UserError(f"{metric}: {a.name} and {b.name} judged different images; draw the same prompts in both")
+    return first, second
 
 
 def paired_difference(
     a: Scores, b: Scores, metric: str, force: bool = False, resamples: int = 1000, seed: int = 0
 ) -> Interval | None:
-    """b's value minus a's with its 95% interval, over the prompts that both drew.
+    """Return b's value minus a's with its 95% interval, over the prompts that both drew.
 
     resamples, seed: of the bootstrap, where it is one. None where the metric is no mean of items and no distance.
-    UserError, saying why, where the two do not pair: unlike protocols (unless `force`), other pictures or prompts, a
-    distance without the values that its interval is made of.
+    Raises UserError where the two do not pair: different protocols (unless `force`), images or prompts, a distance
+    without the values that its interval is made of.
     """
     first, second = a.number(metric), b.number(metric)
     if first is None or second is None:
@@ -42,39 +106,25 @@ def paired_difference(
     require_comparable(first, second, force)
     if first.protocol.reference is not None and second.protocol.reference is not None:
         return _difference_of_distances(a.name, first, b.name, second)
-    over, most = first.over, MOST.get(a.kind)
-    if over is None or over != second.over or (over == "tags" and most is None):
+    most = MOST.get(a.kind)
+    if first.over is None or first.over != second.over or (first.over == "tags" and most is None):
         return None
-    of = [{(x["prompt"], x["sample"]): x for x in s.items if x["values"].get(metric) is not None} for s in (a, b)]
-    if of[0].keys() != of[1].keys():
-        raise UserError(f"{metric}: {a.name} and {b.name} judged different pictures; draw the same prompts in both")
-    keys = sorted(of[0])
-    if not keys:
+    before, after = paired_values(a, b, metric)
+    if not before.images:
         return None
-    tags = [str(of[0][key].get("tag")) for key in keys] if over == "tags" else None
-    before, after = (np.array([side[key]["values"][metric] for key in keys], dtype=np.float64) for side in of)
-    prompts = [key[0] for key in keys]
-    for scores, values in ((a, before), (b, after)):
-        if most is not None and not ((values >= 0) & (values <= most)).all():
-            raise UserError(f"{metric}: {scores.name} has pictures with values outside 0..{most:g}; judge them again")
     if most is None:
-        return paired_bootstrap(after, before, prompts, n=resamples, seed=seed)
-    return _times(share_difference(after / most, before / most, prompts, tags), most)
+        return paired_bootstrap(after.values, before.values, before.prompts, n=resamples, seed=seed)
+    return _times(share_difference(after.values / most, before.values / most, before.prompts, before.tags), most)
 
 
 def _difference_of_distances(a: str, first: Number, b: str, second: Number) -> Interval:
-    """The names and numbers of two models -> the second's minus the first's."""
+    """Return the second model's number minus the first's; a, b: their names."""
     metric = first.metric
     for name, number in ((a, first), (b, second)):
-        if number.left_out is None and number.interval and number.interval.startswith("none: "):
-            raise UserError(f"{metric}: {name} has no interval: {number.interval.removeprefix('none: ')}")
         if number.left_out is None:
-            raise UserError(
-                f"{metric}: {name} was measured by an earlier version, which kept no values without blocks of prompts;"
-                " measure it again into another --out"
-            )
+            raise UserError(f"{metric}: {name} has no interval: {number.interval.removeprefix('none: ')}")
         if number.left_out.dealt is None:
-            raise UserError(f"{metric}: nothing is known of the prompts of {name}; give them by --prompts")
+            raise UserError(f"{metric}: the prompts of {name} are not known; give them by --prompts")
     assert first.left_out is not None
     assert second.left_out is not None
     if (first.left_out.dealt, first.left_out.sizes) != (second.left_out.dealt, second.left_out.sizes):

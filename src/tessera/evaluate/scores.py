@@ -1,13 +1,13 @@
-"""scores.json: the one format of every metric's numbers, each with its interval and the protocol it came about by.
+"""scores.json: the one format of every judge's numbers, each with its interval and its protocol.
 
-    {"format": 1, "kind": "quality", "name": "ta_ia", "num_images": null, "facts": {},
+    {"format": 2, "kind": "quality", "name": "ta_ia", "num_images": null, "facts": {},
      "numbers": [{"metric", "value", "low", "high", "n", "clusters", "over", "interval",
                  "left_out": {"values", "sizes", "dealt"}, "protocol": {...}}],
      "items":   [{"prompt", "sample", "file", "tag", "values": {metric: value}, "correct", "reason", ...}]}
 
-Numbers of unlike protocols do not compare: `comparable` names the fields that differ, `require_comparable` refuses.
-Items are the single pictures behind the numbers: what paired differences and the report's drill-down need. A distance
-to a reference is no mean of items; its paired differences are made of `left_out`.
+Numbers of different protocols do not compare: `comparable` names the fields that differ, `require_comparable` refuses.
+Items are the single images behind the numbers: paired differences and the report's gallery need them. A distance to a
+reference is no mean of items; its paired differences are made of `left_out`.
 """
 
 import dataclasses
@@ -21,18 +21,16 @@ from tessera.config import UserError, from_dict, nearest
 from tessera.files import read_json, write_json
 
 FILE = "scores.json"
-FORMAT = 1
+FORMAT = 2
 KINDS = ("quality", "geneval", "dpg", "miniature")
 Over = Literal["items", "tags"]
-OLD_INTERVAL = "bootstrap over prompts"
-"""How all intervals came about before files said how."""
-_UNCOMPARED = ("versions",)
-"""Recorded, but no reason to refuse: another version of a library is not another protocol."""
+_NOT_COMPARED = ("versions",)
+"""Recorded, but another version of a library is not another protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extender:
-    """What made prompts longer."""
+    """The model or rules that made prompts longer."""
 
     model: str
     """Name of the model or the rule set."""
@@ -44,7 +42,7 @@ class Extender:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """All that decides a number beside the pictures themselves. None = plays no part."""
+    """Everything besides the images that decides a number. None = plays no part."""
 
     metric: str
     """The metric's name, for example "fid" or "geneval/overall"."""
@@ -55,37 +53,37 @@ class Protocol:
     encoder_sha256: str | None = None
     """Of its weights."""
     resize: str | None = None
-    """How pictures come to the network's size."""
+    """How images are resized for the network."""
     rounding: str | None = None
     """How pixels in floating point became bytes; None where they were bytes from the start."""
     images: int | None = None
-    """N, pictures judged."""
+    """N, images judged."""
     reference: str | None = None
-    """SHA-256 of the reference pictures or statistics."""
+    """SHA-256 of the reference images or statistics."""
     reference_images: int | None = None
-    """How many those are."""
+    """Number of those."""
     k: int | None = None
-    """Neighbours of precision, recall, density and coverage."""
+    """Neighbors of precision, recall, density and coverage."""
     prompts_sha256: str | None = None
     """Of the prompt set."""
     extender: Extender | None = None
-    """What extended the prompts; None = they were drawn as they are."""
+    """The extender of the prompts; None = they were drawn as they are."""
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
-    """What else decides this metric, for example thresholds."""
+    """Other values that decide this metric, for example thresholds."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the libraries; written down, not compared."""
+    """Of the libraries; recorded, not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOutBlocks:
-    """A distance without each block of pictures, for its paired differences (`tessera.metrics.jackknife`)."""
+    """A distance without each block of images, for its paired differences (`tessera.metrics.jackknife`)."""
 
     values: tuple[float, ...]
     """Without block 0, 1, ..."""
     sizes: tuple[int, ...]
-    """Pictures in each block."""
+    """Images in each block."""
     dealt: str | None
-    """SHA-256 of every picture's block and prompt; None = nothing is known of prompts, and a block is of pictures."""
+    """SHA-256 of every image's block and prompt; None = the prompts are not known, and a block is of images."""
 
     def __post_init__(self):
         if len(self.values) != len(self.sizes) or len(self.values) < 2:
@@ -103,16 +101,16 @@ class Number:
     low: float | None = None
     """Lower end of the 95% interval; None together with `high`: there is none."""
     high: float | None = None
-    interval: str | None = None
-    """How the two came about, or "none: ..." with the reason; None = an old file's number that has neither."""
+    interval: str = ""
+    """Method of the interval, or "none: ..." with the reason."""
     n: int
-    """Pictures (or answers) that it is made of, at least 1."""
+    """Images (or answers) that it is made of, at least 1."""
     clusters: int | None = None
     """Prompts that they belong to; None = the metric knows no prompts."""
     over: Over | None = None
     """"items": the mean of the items' values of that metric; "tags": the mean of the tags' means; None = neither."""
     left_out: LeftOutBlocks | None = None
-    """Of a distance to a reference; None = it is none, has too few prompts, or an old file."""
+    """Of a distance to a reference; None = it is none, or has too few prompts."""
     protocol: Protocol
 
     def __post_init__(self):
@@ -124,7 +122,7 @@ class Number:
         if self.low is not None and self.high is not None and self.low > self.high:
             raise UserError(f"{self.metric}: an interval from {self.low} to {self.high} ends below where it begins")
         if self.n < 1:
-            raise UserError(f"{self.metric}: n is {self.n}, a number is of at least 1 picture")
+            raise UserError(f"{self.metric}: n is {self.n}, a number is of at least 1 image")
         if self.over not in (None, "items", "tags"):
             raise UserError(f"{self.metric}: over is {self.over!r}; known: items, tags, null")
 
@@ -134,31 +132,31 @@ class Scores:
     """All numbers of one model by one judge."""
 
     kind: str
-    """Which judge; one of KINDS."""
+    """The judge; one of KINDS."""
     name: str
     """The model's, or arm's, name in tables."""
     numbers: tuple[Number, ...]
     items: tuple[Mapping[str, Any], ...] = ()
-    """One object a picture: "prompt" and "sample" (integers), "values" {metric: value}; where there are, "file"
+    """One object per image: "prompt" and "sample" (integers), "values" {metric: value}; where there are, "file"
     (relative to the samples), "text", "tag", "correct", "reason"."""
     num_images: int | None = None
     """Training images that the model had seen: its place on curves over training."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else worth keeping."""
+    """Further results, such as the judge's own accuracy."""
 
     def number(self, metric: str) -> Number | None:
-        """The number of that metric; None if it was not measured."""
+        """Return the number of that metric; None if it was not measured."""
         return next((number for number in self.numbers if number.metric == metric), None)
 
 
 def write_scores(path: Path, scores: Scores) -> None:
-    """Writes `path`, a directory or the file scores.json itself, atomically; equal scores are equal bytes."""
+    """Write `path`, a directory or the file scores.json itself, atomically; equal scores are equal bytes."""
     if scores.kind not in KINDS:
         raise UserError(f"kind is {scores.kind!r};{nearest(scores.kind, KINDS)} known: {', '.join(KINDS)}")
     names = [number.metric for number in scores.numbers]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{path}: the metric {twice[0]} stands there twice; give each its own name")
+        raise UserError(f"{path}: the metric {twice[0]} occurs twice; give each its own name")
     data: dict[str, Any] = {
         "format": FORMAT,
         "kind": scores.kind,
@@ -173,22 +171,17 @@ def write_scores(path: Path, scores: Scores) -> None:
 
 
 def read_scores(path: Path) -> Scores:
-    """The scores of `path`, a directory or its file, those of `evaluate miniature` too. UserError if damaged."""
+    """Return the scores of `path`, a directory or its scores.json. Raises UserError if it is damaged."""
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     data = read_json(path)
-    if isinstance(data, dict) and "format" not in data and "verdicts" in data and "protocol" in data:
-        try:
-            return _of_miniature(data, path)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); judge again") from error
-    if not isinstance(data, dict) or "numbers" not in data or "kind" not in data:
-        raise UserError(f"{path}: is not a scores.json of `tessera evaluate`; give the --out of one")
-    if data.get("format") != FORMAT:
-        raise UserError(f"{path}: has format {data.get('format')!r}, this version reads {FORMAT}; judge again")
-    if data["kind"] not in KINDS:
-        raise UserError(f"{path}: kind is {data['kind']!r}; known: {', '.join(KINDS)}")
-    if not isinstance(data["numbers"], list) or not isinstance(data.get("items", []), list):
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        raise UserError(f"{path}: is not a scores.json of format {FORMAT} (its format: {found!r}); judge again")
+    if data.get("kind") not in KINDS:
+        raise UserError(f"{path}: kind is {data.get('kind')!r}; known: {', '.join(KINDS)}")
+    numbers, items = data.get("numbers"), data.get("items")
+    if not isinstance(numbers, list) or not isinstance(items, list):
         raise UserError(f"{path}: numbers and items must be lists; judge again")
     facts, num_images = data.get("facts", {}), data.get("num_images")
     if not isinstance(facts, dict) or type(num_images) not in (int, type(None)):
@@ -196,19 +189,19 @@ def read_scores(path: Path) -> Scores:
     return Scores(
         kind=data["kind"],
         name=str(data.get("name", path.parent.name)),
-        numbers=tuple(_number(item, f"{path}: numbers[{i}]") for i, item in enumerate(data["numbers"])),
-        items=tuple(_item(item, f"{path}: items[{i}]") for i, item in enumerate(data.get("items", []))),
+        numbers=tuple(_number(number, f"{path}: numbers[{i}]") for i, number in enumerate(numbers)),
+        items=tuple(_item(item, f"{path}: items[{i}]") for i, item in enumerate(items)),
         num_images=num_images,
         facts=facts,
     )
 
 
 def comparable(a: Number, b: Number) -> list[str]:
-    """One line "field: a's value vs b's value" for each part of the protocols that differs; [] = they compare."""
+    """Return a line "field: a's value vs b's value" for each part of the protocols that differs; [] = they compare."""
     found = []
     for part in dataclasses.fields(Protocol):
         left, right = getattr(a.protocol, part.name), getattr(b.protocol, part.name)
-        if part.name in _UNCOMPARED or left == right:
+        if part.name in _NOT_COMPARED or left == right:
             continue
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             for key in sorted(left.keys() | right.keys()):
@@ -220,14 +213,14 @@ def comparable(a: Number, b: Number) -> list[str]:
 
 
 def require_comparable(a: Number, b: Number, force: bool = False) -> None:
-    """UserError, naming what differs, unless the two came about by the same protocol or `force`."""
+    """Raise UserError, naming what differs, unless the two have the same protocol or `force`."""
     unlike = comparable(a, b)
     if unlike and not force:
-        raise UserError(f"{a.metric}: the protocols differ ({'; '.join(unlike)}); --force compares them all the same")
+        raise UserError(f"{a.metric}: the protocols differ ({'; '.join(unlike)}); --force compares them anyway")
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the metrics are made with."""
+    """Return the versions of the libraries that the metrics use."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
@@ -245,7 +238,7 @@ def _short(value: Any) -> str:
 
 
 def _number(data: Any, where: str) -> Number:
-    """A number as it is written; UserError for a field that is missing, unknown or of another type."""
+    """Return a number as written. Raises UserError for a field that is missing, unknown or of another type."""
     protocol = data.get("protocol") if isinstance(data, dict) else None
     if not isinstance(protocol, dict):
         raise UserError(f"{where}: must be an object with a protocol that is one")
@@ -255,13 +248,11 @@ def _number(data: Any, where: str) -> Number:
             raise UserError(f"{where}.protocol.{name}: must be an object, not {value!r}")
     strict = {name: value for name, value in protocol.items() if name not in open_ended}
     number = from_dict(Number, {**data, "protocol": strict}, where)
-    if number.interval is None and number.low is not None:
-        number = dataclasses.replace(number, interval=OLD_INTERVAL)
     return dataclasses.replace(number, protocol=dataclasses.replace(number.protocol, **open_ended))
 
 
 def _item(data: Any, where: str) -> Mapping[str, Any]:
-    """What is behind one picture, as far as tables, pairs and the page need it."""
+    """Return the item of one image, checked as far as tables, pairs and pages need it."""
     if not isinstance(data, dict) or not isinstance(data.get("values"), dict):
         raise UserError(f"{where}: must be an object with an object of values; judge again")
     for name in ("prompt", "sample"):
@@ -274,51 +265,3 @@ def _item(data: Any, where: str) -> Mapping[str, Any]:
         if not isinstance(data.get(name), str | None):
             raise UserError(f"{where}.{name}: must be a text, not {data[name]!r}; judge again")
     return data
-
-
-def _of_miniature(data: Mapping[str, Any], path: Path) -> Scores:
-    """The scores of `evaluate miniature`, whose file keeps verdicts of its own shape."""
-    old = data["protocol"]
-    extenders = old.get("extenders") or []
-    extender = None
-    if len(extenders) == 1:
-        only = extenders[0]
-        extender = Extender(model=str(only["extender"]), prompt=str(only["template"]), seed=int(only["seed"] or 0))
-    settings = {name: old.get(name) for name in ("extended", "min_score", "min_score_counting", "seam_visible_above")}
-    numbers, measured = [], []
-    for metric, interval in data.items():
-        if not isinstance(interval, dict) or not {"low", "value", "high", "images", "prompts"} <= interval.keys():
-            continue
-        measured.append(metric)
-        protocol = Protocol(
-            metric=metric,
-            name=old["metric"],
-            encoder=old.get("detector"),
-            encoder_sha256=old.get("detector_sha256"),
-            images=old.get("images"),
-            prompts_sha256=old.get("prompts_sha256"),
-            extender=extender,
-            settings=settings,
-            versions=old.get("versions", {}),
-        )
-        ends = {name: interval[name] for name in ("low", "value", "high")}
-        over: Over = "tags" if metric == "overall" else "items"
-        counts = {"n": interval["images"], "clusters": interval["prompts"]}
-        how = old.get("interval", {}).get("method", OLD_INTERVAL).removeprefix("95%").lstrip(", ")
-        numbers.append(Number(metric=metric, **ends, **counts, over=over, interval=how, protocol=protocol))
-    items = []
-    for verdict in data["verdicts"]:
-        values = {name: verdict.get(name) for name in ("color_score", "both_colors", "colors_in_relation", "seam")}
-        if verdict.get("tag") in measured:
-            values |= {"overall": verdict["correct"], verdict["tag"]: verdict["correct"]}
-        if verdict.get("seam") is not None and old.get("seam_visible_above") is not None:
-            values["seam_visible"] = verdict["seam"] > old["seam_visible_above"]
-        items.append(
-            {key: verdict.get(key) for key in ("prompt", "sample", "file", "tag", "correct", "reason")}
-            | {"values": {name: float(value) for name, value in values.items() if value is not None}}
-        )
-    parent = path.parent
-    name = parent.parent.name if parent.name in ("short", "extended") else parent.name
-    return Scores(
-        kind="miniature", name=name, numbers=tuple(sorted(numbers, key=lambda x: x.metric)), items=tuple(items)
-    )

@@ -1,5 +1,6 @@
 """Scores of several arms side by side: the report's tiles, plot and tables, with paired differences between arms."""
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
-from tessera.evaluate.miniature.evaluate import paired, read_scores
+from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.scores import Scores, read_scores
 from tessera.report.plots import Dots, score_plot
 
 TASKS = {
@@ -59,16 +61,20 @@ class ArmScores:
     label: str
     color: int
     """The arm's number on the page."""
-    scores: Mapping[str, Any]
-    """A whole scores.json."""
+    scores: Scores
 
     def interval(self, measure: str) -> tuple[float, float, float] | None:
         """(low, value, high), or None where it was not measured."""
-        return bounds_of(self.scores.get(measure))
+        number = self.scores.number(measure)
+        return (
+            None
+            if number is None or number.low is None or number.high is None
+            else (number.low, number.value, number.high)
+        )
 
     def verdicts(self) -> dict[tuple[int, int], Mapping[str, Any]]:
-        """(prompt, sample) -> verdict."""
-        return {(item["prompt"], item["sample"]): item for item in self.scores["verdicts"]}
+        """(prompt, sample) -> the image's item."""
+        return {(item["prompt"], item["sample"]): item for item in self.scores.items}
 
 
 def load_arm(path: Path, label: str, color: int) -> ArmScores | None:
@@ -101,13 +107,18 @@ def compare_arms(kinds: Mapping[str, Sequence[ArmScores]]) -> dict[str, Any] | N
         if panels
         else "",
         "tables": [_table(title, arms) for title, arms in kinds.items()],
-        "note": judge_note(first[0].scores["judge"]),
+        "note": judge_note(first[0].scores.facts["judge"]),
         "protocol": "\n\n".join(
-            f"{title}, {arm.label}\n{json.dumps(arm.scores['protocol'], indent=2, sort_keys=True, ensure_ascii=False)}"
-            for title, arms in kinds.items()
-            for arm in arms
+            f"{title}, {arm.label}\n{protocol_text(arm.scores)}" for title, arms in kinds.items() for arm in arms
         ),
     }
+
+
+def protocol_text(scores: Scores) -> str:
+    """Return the protocol that all numbers of the miniature's judge share, and its world, as JSON."""
+    about = dataclasses.asdict(scores.numbers[0].protocol) | dict(scores.facts)
+    left = {name: value for name, value in about.items() if name not in ("metric", "judge")}
+    return json.dumps(left, indent=2, sort_keys=True, ensure_ascii=False)
 
 
 def _dots(arm: ArmScores) -> Dots:
@@ -139,7 +150,7 @@ def _table(title: str, arms: Sequence[ArmScores]) -> dict[str, Any]:
     pairs = list(itertools.pairwise(arms))
     differences, unpaired = [], ""
     try:
-        differences = [(f"{b.label} \u2212 {a.label}", paired(a.scores, b.scores)) for a, b in pairs]
+        differences = [(f"{b.label} \u2212 {a.label}", _paired(a.scores, b.scores)) for a, b in pairs]
     except (
         UserError
     ) as error:  # arms that drew other prompts, or were judged otherwise, stand side by side all the same
@@ -150,12 +161,12 @@ def _table(title: str, arms: Sequence[ArmScores]) -> dict[str, Any]:
         if not any(bounds):
             continue
         cells = [value_cell(b) for b in bounds]
-        cells += [difference_cell(bounds_of(found[measure]), measure) for _, found in differences]
-        own = judge_text(arms[0].scores["judge"], measure)
+        cells += [difference_cell(found.get(measure), measure) for _, found in differences]
+        own = judge_text(arms[0].scores.facts["judge"], measure)
         rows.append(
             {"label": label, "title": explanation, "strong": measure == "overall", "cells": cells, "judge": own}
         )
-    images, prompts = (arms[0].scores["protocol"][name] for name in ("images", "prompts"))
+    images, prompts = (arms[0].scores.facts[name] for name in ("images", "prompts"))
     return {
         "title": title,
         "note": f"{images:,} pictures of {prompts:,} prompts for each arm",
@@ -164,6 +175,13 @@ def _table(title: str, arms: Sequence[ArmScores]) -> dict[str, Any]:
         "unpaired": unpaired,
         "rows": rows,
     }
+
+
+def _paired(a: Scores, b: Scores) -> dict[str, tuple[float, float, float]]:
+    """Return the interval of b's value minus a's of each measure that both have."""
+    names = [name for name in ROWS if a.number(name) is not None and b.number(name) is not None]
+    found = {name: paired_difference(a, b, name) for name in names}
+    return {name: (x.low, x.value, x.high) for name, x in found.items() if x is not None}
 
 
 def judge_text(judge: Mapping[str, float], measure: str) -> str:

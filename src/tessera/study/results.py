@@ -4,24 +4,24 @@ Intervals are over prompts and training seeds (`tessera.metrics.shares`). Differ
 seed by seed: all variants draw the same prompts from the same noise.
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tessera.config import UserError
-from tessera.evaluate.miniature.evaluate import MEASURES, measured, read_scores
+from tessera.evaluate.intervals import Measured, measured, paired_values
+from tessera.evaluate.miniature.evaluate import MEASURES
 from tessera.evaluate.miniature.likeness import read_likeness
+from tessera.evaluate.scores import Scores, comparable, read_scores
 from tessera.files import read_json, sha256_file
 from tessera.metrics import Interval, share_difference, share_interval
 from tessera.run import is_complete
 from tessera.stages import MANIFEST
 from tessera.study.design import LIKENESS, Cell, Study, cells, plan
-
-SAME = ("metric", "detector_sha256", "prompts_sha256", "extended", "images", "prompts")
-"""Fields of the protocol in which the cells of one table may not differ."""
 
 
 def results(study: Study, out: Path) -> dict[str, Any]:
@@ -70,25 +70,23 @@ def _folder(out: Path, cell: Cell, kind: str) -> Path:
     return out / "cells" / cell.folder / "scores" / cell.variant.arm.name / kind
 
 
-def _read(study: Study, out: Path, kind: str) -> dict[tuple[str, int], Mapping[str, Any]]:
-    """(variant, seed) -> its scores.json, of the cells that are judged; UserError where protocols differ."""
-    scores: dict[tuple[str, int], Mapping[str, Any]] = {}
+def _read(study: Study, out: Path, kind: str) -> dict[tuple[str, int], Scores]:
+    """(variant, seed) -> its scores, of the cells that are judged. Raises UserError where protocols differ."""
+    scores: dict[tuple[str, int], Scores] = {}
     for cell in cells(study):
         folder = _folder(out, cell, kind)
         if is_complete(folder):
             scores[cell.variant.name, cell.seed] = read_scores(folder)
     first = next(iter(scores.values()), None)
     for (name, seed), item in scores.items():
-        for field in SAME:
-            if first is not None and item["protocol"][field] != first["protocol"][field]:
-                raise UserError(
-                    f"study {study.name}: {name} seed {seed} was judged otherwise: protocol.{field} is"
-                    f" {item['protocol'][field]!r}, elsewhere {first['protocol'][field]!r}"
-                )
+        for number in item.numbers:
+            same = first.number(number.metric) if first is not None else None
+            if same is not None and (unlike := comparable(number, same)):
+                raise UserError(f"study {study.name}: {name} seed {seed} was judged otherwise: {'; '.join(unlike)}")
     return scores
 
 
-def _table(study: Study, scores: dict[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]:
+def _table(study: Study, scores: dict[tuple[str, int], Scores]) -> dict[str, Any]:
     arms, differences = {}, {}
     for variant in study.variants:
         seeds = [seed for seed in study.seeds if (variant.name, seed) in scores]
@@ -104,35 +102,39 @@ def _table(study: Study, scores: dict[tuple[str, int], Mapping[str, Any]]) -> di
                 "scores": {name: _difference(pairs, name) for name in MEASURES},
             }
     first = next(iter(scores.values()))
-    return {"arms": arms, "differences": differences, "judge": first["judge"], "protocol": first["protocol"]}
+    about = dataclasses.asdict(first.numbers[0].protocol) | dict(first.facts)
+    judge = about.pop("judge")
+    return {"arms": arms, "differences": differences, "judge": judge, "protocol": about}
 
 
-def _scored(scores: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+def _scored(scores: list[Scores], name: str) -> dict[str, Any] | None:
     """{low, value, high, by_seed, prompts} of one measure; None where it was not measured."""
-    parts = [measured(item["verdicts"], name) for item in scores]
-    if not len(parts[0][0]):
+    if scores[0].number(name) is None:
         return None
-    rows, prompts, seeds = _joined(parts)
-    by_seed = [share_interval(part[0][:, 1], part[1], part[0][:, 0]).value for part in parts]
+    parts = [measured(item, name) for item in scores]
+    values, labels = _joined(parts)
+    by_seed = [share_interval(part.values, part.prompts, part.tags).value for part in parts]
     return {
-        **_as_json(share_interval(rows[:, 1], prompts, rows[:, 0], seeds)),
+        **_as_json(share_interval(values, *labels)),
         "by_seed": [round(value, 6) for value in by_seed],
-        "prompts": len(np.unique(prompts)),
+        "prompts": len({prompt for part in parts for prompt in part.prompts}),
     }
 
 
-def _difference(pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]], name: str) -> dict[str, float] | None:
-    mine, other = ([measured(pair[side]["verdicts"], name) for pair in pairs] for side in (0, 1))
-    if not len(mine[0][0]):
+def _difference(pairs: list[tuple[Scores, Scores]], name: str) -> dict[str, float] | None:
+    if pairs[0][0].number(name) is None:
         return None
-    (a, prompts, seeds), (b, *_) = _joined(mine), _joined(other)
-    return _as_json(share_difference(a[:, 1], b[:, 1], prompts, a[:, 0], seeds))
+    mine, other = zip(*[paired_values(a, b, name) for a, b in pairs])
+    values, labels = _joined(mine)
+    return _as_json(share_difference(values, np.concatenate([part.values for part in other]), *labels))
 
 
-def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(task, value) of every picture (N, 2), its prompt (N,) and its seed's number (N,), of all seeds."""
-    rows, prompts = (np.concatenate(column) for column in zip(*parts))
-    return rows, prompts, np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
+def _joined(parts: Sequence[Measured]) -> tuple[np.ndarray, tuple[list[int], list[str] | None, np.ndarray]]:
+    """The values of all seeds (N,), and of each its prompt, tag and seed's number."""
+    prompts = [prompt for part in parts for prompt in part.prompts]
+    tags = None if parts[0].tags is None else [tag for part in parts for tag in part.tags or ()]
+    seeds = np.repeat(np.arange(len(parts)), [len(part.values) for part in parts])
+    return np.concatenate([part.values for part in parts]), (prompts, tags, seeds)
 
 
 def _likeness(study: Study, out: Path) -> dict[str, Any]:

@@ -289,7 +289,7 @@ def test_ranks_killed_half_way_and_one_process_that_goes_on_give_the_same_bytes(
 def test_the_published_prompts_keep_their_hash(tmp_path):
     lines = [line | {"text": line["prompt"]} for line in geneval_prompts.draw_prompts()]
     samples = geneval_table.Samples(tmp_path, False, 4, tuple(lines))
-    described = geneval_table.protocol(samples, {"detector": "", "clip": ""})
+    described = geneval_table.protocol_of(samples, {"detector": "", "clip": ""})
     assert described.prompts_sha256 == geneval_prompts.prompts_sha256(geneval_prompts.draw_prompts())
     assert described.images == 2212
 

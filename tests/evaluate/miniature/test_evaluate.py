@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,17 @@ import pytest
 from PIL import Image
 
 from tessera.config import UserError
-from tessera.evaluate.miniature.evaluate import (
-    MEASURES,
-    EvaluateConfig,
-    asked_colors,
-    evaluate,
-    measures,
-    paired,
-    read_scores,
-)
+from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.miniature import shipped
+from tessera.evaluate.miniature.evaluate import MEASURES, EvaluateConfig, asked_colors, evaluate, score_numbers
+from tessera.evaluate.scores import Protocol, Scores, read_scores
 from tessera.miniature import WorldConfig, render
 from tessera.prompts.geneval import TASKS
 from tessera.prompts.miniature import PromptConfig, draw_prompts, extend, prompts_sha256
 from tessera.randomness import philox
 from tessera.records import Scene
 from tessera.stages import open_stage, read_manifest
+from tiny.scores import judged
 
 WORLD = WorldConfig(seed=5)
 PER_TASK = 4
@@ -49,7 +46,7 @@ def samples(
     per_prompt: int = 1,
 ) -> Path:
     """A folder as `generate` leaves it, with `picture(prompt number)` for each prompt."""
-    stage = open_stage(directory, stage="generate", config={"extended": extended})
+    stage = open_stage(directory, stage="generate", config={"extended": extended, "per_prompt": per_prompt})
     for number, line in enumerate(lines):
         folder = directory / f"{number:05d}"
         (folder / "samples").mkdir(parents=True)
@@ -78,41 +75,42 @@ def careless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_perfect_artist(perfect: Path):
     scores = read_scores(perfect)
-    assert scores["overall"]["value"] >= 0.95
+    assert scores.number("overall").value >= 0.95
     for name in ("single_object", "two_object", "colors", "position", "color_attr"):
-        assert scores[name]["value"] == 1, [v for v in scores["verdicts"] if v["tag"] == name]
-        assert (scores[name]["value"], scores[name]["high"]) == (1, 1)
-        assert 0 < scores[name]["low"] < 1  # other prompts may fail
-        assert (scores[name]["images"], scores[name]["prompts"]) == (PER_TASK, PER_TASK)
-    assert scores["both_colors"]["value"] == scores["colors_in_relation"]["value"] == 1
-    assert scores["both_colors"]["images"] == scores["colors_in_relation"]["images"] == 3 * PER_TASK
-    assert scores["seam"]["value"] < 0.02
-    assert scores["seam_visible"]["value"] == 0
-    assert scores["judge"]["one_object"] >= 0.9
+        assert scores.number(name).value == 1, [v for v in scores.items if v["tag"] == name]
+        assert (scores.number(name).value, scores.number(name).high) == (1, 1)
+        assert 0 < scores.number(name).low < 1  # other prompts may fail
+        assert (scores.number(name).n, scores.number(name).clusters) == (PER_TASK, PER_TASK)
+    assert scores.number("both_colors").value == scores.number("colors_in_relation").value == 1
+    assert scores.number("both_colors").n == scores.number("colors_in_relation").n == 3 * PER_TASK
+    assert scores.number("seam").value < 0.02
+    assert scores.number("seam_visible").value == 0
+    assert scores.facts["judge"]["one_object"] >= 0.9
 
 
 def test_a_careless_artist(careless: Path):
     scores = read_scores(careless)
-    assert scores["overall"]["value"] <= 0.3
-    assert scores["colors_in_relation"]["value"] <= 0.3
-    assert all(item["reason"].startswith("expected") for item in scores["verdicts"] if not item["correct"])
+    assert scores.number("overall").value <= 0.3
+    assert scores.number("colors_in_relation").value <= 0.3
+    assert all(item["reason"].startswith("expected") for item in scores.items if not item["correct"])
 
 
 def test_the_protocol_and_verdicts_are_told(perfect: Path):
     scores = read_scores(perfect)
-    protocol = scores["protocol"]
-    assert protocol["prompts_sha256"] == prompts_sha256(LINES)
-    assert (protocol["prompts"], protocol["images"]) == (len(LINES), len(LINES))
-    assert len(protocol["detector_sha256"]) == 64
-    assert protocol["extended"] is True
-    assert [e["extender"] for e in protocol["extenders"]] == ["tessera-scene-1"]
-    assert [v["prompt"] for v in scores["verdicts"]] == list(range(len(LINES)))
-    first = scores["verdicts"][0]
+    protocol = scores.number("overall").protocol
+    assert protocol.prompts_sha256 == prompts_sha256(LINES)
+    assert protocol.images == len(LINES)
+    assert len(protocol.encoder_sha256) == 64
+    assert protocol.settings["extended"] is True
+    assert protocol.extender.model == "tessera-scene-1"
+    assert scores.facts["judge_renders"] == 10
+    assert [v["prompt"] for v in scores.items] == list(range(len(LINES)))
+    first = scores.items[0]
     assert first["file"] == "00000/samples/0000.png"
     assert first["tag"] == "single_object"
     assert first["correct"] is True
     assert first["reason"].startswith("found ")
-    assert first["both_colors"] is None
+    assert first["values"].keys() == {"overall", "single_object", "seam", "seam_visible"}
     (seen,) = first["detections"]
     assert seen["class"] == LINES[0]["include"][0]["class"]
     assert [round(edge) for edge in seen["box"]] == pytest.approx(
@@ -125,17 +123,14 @@ def test_the_protocol_and_verdicts_are_told(perfect: Path):
 
 def test_arms_are_compared_in_pairs(perfect: Path, careless: Path):
     good, bad = read_scores(perfect), read_scores(careless)
-    difference = paired(bad, good)
-    assert set(difference) == set(MEASURES)
     for name in ("overall", "both_colors", "colors_in_relation"):
-        assert difference[name]["low"] > 0, name
-        assert difference[name]["value"] == pytest.approx(good[name]["value"] - bad[name]["value"])
-    same = paired(good, good)["overall"]
-    assert same["low"] < same["value"] == 0 < same["high"]
-    with pytest.raises(UserError, match="prompts_sha256"):
-        paired(good, {**bad, "protocol": {**bad["protocol"], "prompts_sha256": "0"}})
-    with pytest.raises(UserError, match="same number of pictures"):
-        paired(good, {**bad, "verdicts": bad["verdicts"][:-1]})
+        difference = paired_difference(bad, good, name)
+        assert difference.low > 0, name
+        assert difference.value == pytest.approx(good.number(name).value - bad.number(name).value)
+    same = paired_difference(good, good, "overall")
+    assert same.low < same.value == 0 < same.high
+    with pytest.raises(UserError, match="judged different images"):
+        paired_difference(good, replace(bad, items=bad.items[:-1]), "overall")
 
 
 def test_short_prompts_ask_for_fewer_colors(tmp_path: Path):
@@ -146,13 +141,13 @@ def test_short_prompts_ask_for_fewer_colors(tmp_path: Path):
     )
     evaluate(tmp_path / "scores", drawn, QUICK)
     scores = read_scores(tmp_path / "scores")
-    assert scores["overall"] is None  # four tasks are missing
-    assert scores["single_object"] is None
-    assert scores["position"]["images"] == 2 * PER_TASK
-    assert scores["position"]["prompts"] == PER_TASK
-    assert scores["both_colors"]["images"] == 2 * PER_TASK  # only color_attr asks for two colours
-    assert scores["colors_in_relation"] is None
-    assert scores["protocol"]["extenders"] == []
+    assert scores.number("overall") is None  # four tasks are missing
+    assert scores.number("single_object") is None
+    assert scores.number("position").n == 2 * PER_TASK
+    assert scores.number("position").clusters == PER_TASK
+    assert scores.number("both_colors").n == 2 * PER_TASK  # only color_attr asks for two colours
+    assert scores.number("colors_in_relation") is None
+    assert scores.number("position").protocol.extender is None
 
 
 def test_two_runs_give_the_same_bytes_and_the_second_call_nothing(tmp_path: Path, perfect: Path):
@@ -167,22 +162,12 @@ def test_two_runs_give_the_same_bytes_and_the_second_call_nothing(tmp_path: Path
         evaluate(out, drawn, EvaluateConfig(judge_renders=12))
 
 
-@pytest.mark.parametrize("field", ["metric", "detector_sha256"])
-def test_scores_by_an_older_judge_are_refused(field: str, tmp_path: Path, perfect: Path):
+def test_finished_scores_of_another_detector_are_refused(tmp_path: Path, perfect: Path):
     """Not silently taken for what this version would give."""
     shutil.copytree(perfect, tmp_path / "scores")
-    evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
-    scores = json.loads((perfect / "scores.json").read_text())
-    scores["protocol"][field] = "older"
-    (tmp_path / "scores" / "scores.json").write_text(json.dumps(scores))
-    message = (
-        rf'scores: was made otherwise: {field}: the directory has "older", this call has .* \(choose another --out'
-    )
-    with pytest.raises(UserError, match=message):
-        evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
-    del scores["protocol"][field]
-    (tmp_path / "scores" / "scores.json").write_text(json.dumps(scores))
-    with pytest.raises(UserError, match=f"{field}: the directory has nothing"):
+    manifest = tmp_path / "scores" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(shipped.detector_sha256(), "0" * 64))
+    with pytest.raises(UserError, match=rf'detector_sha256: the directory has "{"0" * 64}", this call'):
         evaluate(tmp_path / "scores", perfect.parent / "samples", QUICK)
 
 
@@ -201,10 +186,10 @@ def test_plain_prompts_only_get_a_seam_score(tmp_path: Path):
     drawn = samples(tmp_path / "samples", lambda n: halves, [{"prompt": "a street at night"}] * 3, extended=False)
     evaluate(tmp_path / "scores", drawn, QUICK)
     scores = read_scores(tmp_path / "scores")
-    assert scores["seam"]["value"] == pytest.approx(140 / 255, abs=1e-3)
-    assert scores["seam_visible"]["value"] == 1
-    assert all(scores[name] is None for name in MEASURES if not name.startswith("seam"))
-    assert {item["correct"] for item in scores["verdicts"]} == {None}
+    assert scores.number("seam").value == pytest.approx(140 / 255, abs=1e-3)
+    assert scores.number("seam_visible").value == 1
+    assert all(scores.number(name) is None for name in MEASURES if not name.startswith("seam"))
+    assert {item["correct"] for item in scores.items} == {None}
 
 
 @pytest.mark.parametrize(
@@ -248,29 +233,28 @@ def test_what_a_prompt_asks_of_colors(line: dict[str, Any], extended: bool, aske
     assert asked_colors(line, extended) == asked
 
 
-def verdicts(*rows: tuple[int, str, bool]) -> list[dict[str, Any]]:
-    return [
-        {"prompt": p, "tag": tag, "correct": right, "both_colors": None, "colors_in_relation": None, "seam": 0.0}
-        for p, tag, right in rows
-    ]
+def numbers(*rows: tuple[int, str, bool]) -> Scores:
+    items = [judged(prompt, sample, tag, right) for sample, (prompt, tag, right) in enumerate(rows)]
+    return Scores(kind="miniature", name="a", numbers=score_numbers(items, Protocol(metric="", name="")))
 
 
 def test_overall_is_the_mean_of_the_tasks():
     rows = [(0, TASKS[0], True), (1, TASKS[0], True), (2, TASKS[0], False)]
     rows += [(10 + i, task, i == 0) for i, task in enumerate(TASKS[1:])]
-    found = measures(verdicts(*rows))
-    assert found["single_object"]["value"] == pytest.approx(2 / 3)
-    assert found["overall"]["value"] == pytest.approx((2 / 3 + 1) / 6)  # not 3 of 8
-    assert found["overall"]["low"] < found["overall"]["value"] < found["overall"]["high"]
+    found = numbers(*rows)
+    assert found.number("single_object").value == pytest.approx(2 / 3)
+    overall = found.number("overall")
+    assert overall.value == pytest.approx((2 / 3 + 1) / 6)  # not 3 of 8
+    assert overall.low < overall.value < overall.high
 
 
-def test_pictures_of_one_prompt_are_no_independent_evidence():
+def test_images_of_one_prompt_are_no_independent_evidence():
     right = [p % 2 == 0 for p in range(20)]
-    once = measures(verdicts(*[(p, TASKS[0], right[p]) for p in range(20)]))["single_object"]
-    often = measures(verdicts(*[(p, TASKS[0], right[p]) for p in range(20) for _ in range(8)]))["single_object"]
-    assert often["images"] == 160
-    assert often["high"] - often["low"] == pytest.approx(once["high"] - once["low"], abs=0.03)
-    assert 0.3 < once["high"] - once["low"] < 0.6
+    once = numbers(*[(p, TASKS[0], right[p]) for p in range(20)]).number("single_object")
+    often = numbers(*[(p, TASKS[0], right[p]) for p in range(20) for _ in range(8)]).number("single_object")
+    assert often.n == 160
+    assert often.high - often.low == pytest.approx(once.high - once.low, abs=0.03)
+    assert 0.3 < once.high - once.low < 0.6
 
 
 def test_users_are_told(tmp_path: Path):
@@ -283,7 +267,7 @@ def test_users_are_told(tmp_path: Path):
         return copy
 
     def line(text: str) -> Callable[[Path], Any]:
-        return lambda copy: (copy / "00001" / "metadata.jsonl").write_text(text)
+        return lambda copy: (copy / "00001" / "metadata.jsonl").write_text(text.replace("{", '{"prompt": "p", ', 1))
 
     def picture(size: tuple[int, int]) -> Callable[[Path], Any]:
         return lambda copy: Image.new("RGB", size).save(copy / "00001" / "samples" / "0000.png")
@@ -299,7 +283,7 @@ def test_users_are_told(tmp_path: Path):
             line('{"include": [{"class": "star", "count": 1, "position": ["left of", 0]}]}'),
             "number of an earlier clause",
         ),
-        "list": (line("[]"), "one JSON object"),
+        "list": (line("[]"), "must hold an object"),
         "json": (line("{"), "is not JSON"),
         "other size": (picture((48, 48)), "48 x 48"),
         "not square": (picture((32, 30)), "32 x 30"),
@@ -307,7 +291,7 @@ def test_users_are_told(tmp_path: Path):
             lambda copy: (copy / "00001" / "samples" / "0000.png").write_bytes(b"no"),
             "not a readable image",
         ),
-        "empty": (lambda copy: [shutil.rmtree(copy / name) for name in ("00000", "00001")], "holds no pictures"),
+        "empty": (lambda copy: [shutil.rmtree(copy / name) for name in ("00000", "00001")], "4 of 4 files are missing"),
     }
     for name, (spoil, message) in cases.items():
         with pytest.raises(UserError, match=message) as error:
@@ -318,6 +302,3 @@ def test_users_are_told(tmp_path: Path):
     for bad in ({"judge_renders": 1}, {"threads": 0}):
         with pytest.raises(UserError, match=next(iter(bad))):
             EvaluateConfig(**bad)
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match=r"is not a scores\.json"):
-        read_scores(tmp_path / "other.json")

@@ -13,7 +13,7 @@ from tessera.config import UserError
 from tessera.devices import pick_device, set_threads, world_size
 from tessera.evaluate.dpg.questions import LEVEL_1, Item, read_questions
 from tessera.evaluate.dpg.tally import Answers, Tally, fixed, official
-from tessera.evaluate.intervals import MOST, WILSON, mean_interval
+from tessera.evaluate.intervals import MOST, share_number
 from tessera.evaluate.samples import Samples, extender, read_samples
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
 from tessera.files import sha256_file
@@ -79,11 +79,11 @@ def evaluate_dpg(
     answers = {entry["item_id"]: [_yes_of(picture) for picture in entry["pictures"]] for entry in log}
     said = [said for entry in log for picture in entry["pictures"] for said in picture.values()]
     tallies = {name: count(order, answers) for name, count in _COUNTS.items()}
-    described = _protocol(folder, items, judge, sha256_file(questions))
+    protocol = _protocol(folder, items, judge, sha256_file(questions))
     scores = Scores(
         kind="dpg",
         name=out.name,
-        numbers=tuple(number for name, tally in tallies.items() for number in numbers(name, tally, described)),
+        numbers=tuple(number for name, tally in tallies.items() for number in numbers(name, tally, protocol)),
         items=tuple(_items(folder, order, answers, tallies)),
         facts={"unclear": sum(verdict(text) is None for text in said) / len(said)},
     )
@@ -102,31 +102,26 @@ def verdict(text: str) -> bool | None:
     return {"yes": True, "no": False}.get(word[0]) if word else None
 
 
-def numbers(count: str, tally: Tally, described: Protocol) -> list[Number]:
+def numbers(count: str, tally: Tally, protocol: Protocol) -> list[Number]:
     """dpg/COUNT/overall, dpg/COUNT/LEVEL 1, dpg/COUNT/level 2/LEVEL 2: percent with 95% intervals over prompts."""
     overall = [(item, share) for item, shares in tally.pictures.items() for share in shares]
     level_1 = tally.level_1()
     names = [*(name for name in LEVEL_1 if name in level_1), *sorted(level_1.keys() - set(LEVEL_1))]
     values = {"overall": overall} | {name: level_1[name] for name in names}
     values |= {f"level 2/{name}": tally.categories[name] for name in sorted(tally.categories)}
-    return [_number(f"dpg/{count}/{name}", own, count, described) for name, own in values.items() if own]
-
-
-def _number(metric: str, values: Sequence[tuple[str, float]], count: str, described: Protocol) -> Number:
-    prompts = [item for item, _ in values]
-    percent = [100 * value for _, value in values]
-    interval = mean_interval(percent, prompts, most=MOST["dpg"])
-    return Number(
-        metric=metric,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        interval=WILSON,
-        n=len(values),
-        clusters=len(set(prompts)),
-        over="items" if metric.endswith("/overall") else None,
-        protocol=replace(described, metric=metric, settings={**described.settings, "count": count}),
-    )
+    protocol = replace(protocol, settings={**protocol.settings, "count": count})
+    return [
+        share_number(
+            f"dpg/{count}/{name}",
+            [100 * value for _, value in own],
+            [item for item, _ in own],
+            protocol,
+            most=MOST["dpg"],
+            over="items" if name == "overall" else None,
+        )
+        for name, own in values.items()
+        if own
+    ]
 
 
 def _items(

@@ -6,7 +6,7 @@ extended/...                     the same for pictures of the extended texts
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tessera.config import UserError
 from tessera.devices import pick_device, set_threads, world_size
 from tessera.evaluate.geneval import verdict as geneval
-from tessera.evaluate.intervals import WILSON, mean_interval
+from tessera.evaluate.intervals import share_number
 from tessera.evaluate.samples import Samples, extender, read_samples
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, read_scores, write_scores
 from tessera.files import sha256_file
@@ -124,15 +124,15 @@ def evaluate_geneval(
             return False  # another rank completes it
         columns[name] = [row for rows in done for row in rows]
     for name, rows in columns.items():
-        described = protocol(folders[name], networks)
-        scores = Scores(kind="geneval", name=out.name, numbers=numbers(rows, described), items=tuple(rows))
+        found = numbers(rows, protocol_of(folders[name], networks))
+        scores = Scores(kind="geneval", name=out.name, numbers=found, items=tuple(rows))
         write_scores(out / name, scores)
     images, prompts = sum(map(len, columns.values())), sum(len(folder.lines) for folder in folders.values())
     stage.finish({"images": images, "prompts": prompts}, facts={"metric": METRIC})
     return True
 
 
-def numbers(rows: Sequence[Mapping[str, Any]], described: Protocol) -> tuple[Number, ...]:
+def numbers(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[Number, ...]:
     """Accuracy of each task and of all, with 95% intervals over prompts; without those of which there is no picture.
 
     Overall is the mean of the six tasks' accuracies over pictures, and left out unless all six are there.
@@ -145,24 +145,11 @@ def numbers(rows: Sequence[Mapping[str, Any]], described: Protocol) -> tuple[Num
             continue
         prompts = [row["prompt"] for row in chosen]
         values = [float(row["correct"]) for row in chosen]
-        interval = mean_interval(values, prompts, tags if name == "overall" else None)
-        out.append(
-            Number(
-                metric=f"geneval/{name}",
-                value=interval.value,
-                low=interval.low,
-                high=interval.high,
-                interval=WILSON,
-                n=len(chosen),
-                clusters=len(set(prompts)),
-                over="tags" if name == "overall" else "items",
-                protocol=replace(described, metric=f"geneval/{name}"),
-            )
-        )
+        out.append(share_number(f"geneval/{name}", values, prompts, protocol, tags=tags if name == "overall" else None))
     return tuple(out)
 
 
-def protocol(samples: Samples, networks: Mapping[str, str]) -> Protocol:
+def protocol_of(samples: Samples, networks: Mapping[str, str]) -> Protocol:
     """All that the numbers of one column depend on."""
     own = [{key: value for key, value in line.items() if key not in ("text", "extended")} for line in samples.lines]
     return Protocol(

@@ -14,7 +14,7 @@ import numpy as np
 
 from tessera.config import UserError, to_dict
 from tessera.devices import set_threads
-from tessera.evaluate.miniature.shipped import check_judge, detector_sha256
+from tessera.evaluate.miniature.shipped import detector_sha256
 from tessera.evaluate.samples import read_square
 from tessera.files import atomic_path, read_json, write_json
 from tessera.metrics import frechet_distance
@@ -76,7 +76,6 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
     settings = described(config)
     stage = open_stage(out, stage="likeness", config=settings, inputs={"samples": samples, "images": images})
     if stage.done:
-        check_judge(out / SCORES, METRIC)
         return
     set_threads(config.threads)
     world = held_out(world_of(images))
@@ -85,17 +84,18 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
     real = features(np.stack([render(draw_scene(world, number), world.size) for number in numbers]))
     asked, references = real[: config.prompts], real[config.prompts :]
     found = {
-        "protocol": {"metric": METRIC, "detector_sha256": detector_sha256(), **settings, "world": to_dict(world)},
+        "protocol": {**settings, "world": to_dict(world)},
         "distance": round(frechet_distance(references, drawn), 6),
         "floor": round(frechet_distance(references, asked), 6),
     }
     write_json(out / SCORES, found)
-    stage.finish({"images": len(drawn)}, facts={"metric": METRIC})
+    stage.finish({"images": len(drawn)})
 
 
 def described(config: LikenessConfig) -> dict[str, Any]:
-    """What of the configuration stands in the manifest and the protocol."""
-    return {name: value for name, value in to_dict(config).items() if name != "threads"}
+    """Return what the manifest and the protocol hold: the configuration and the judge."""
+    settings = {"prompts": config.prompts, "references": config.references}
+    return {"metric": METRIC, "detector_sha256": detector_sha256(), **settings}
 
 
 def read_likeness(path: Path) -> dict[str, Any]:
