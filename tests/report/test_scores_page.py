@@ -16,7 +16,7 @@ from tessera import cli
 from tessera.config import UserError
 from tessera.evaluate.intervals import WILSON, mean_interval
 from tessera.evaluate.quality.features import find_pictures
-from tessera.evaluate.scores import OLD_INTERVAL, Extender, Number, Protocol, Scores, read_scores, write_scores
+from tessera.evaluate.scores import Extender, Number, Protocol, Scores, read_scores, write_scores
 from tessera.report.scores_page import results
 from tessera.report.tables import ablation_tables, curve_points, label, measured_tables, printed_tables
 from tessera.report.text_tables import about_intervals
@@ -161,13 +161,11 @@ def test_intervals_and_the_reasons_for_none_stand_in_every_table(tmp_path):
 
 
 def test_the_report_says_how_its_intervals_came_about(tmp_path):
-    """Files of an earlier version did not say how: those of shares had the bootstrap's."""
     about = Protocol(metric="geneval/counting", name="g")
     number = Number(metric="geneval/counting", value=0.5, low=0.4, high=0.6, n=9, protocol=about)
     given = {
         name: Scores(kind=kind, name=name, numbers=(replace(number, interval=how),))
         for name, kind, how in (
-            ("old", "geneval", None),
             ("new", "geneval", WILSON),
             ("clip", "quality", "bootstrap over prompts, 9 resamples"),
             ("fid", "quality", "jackknife over prompts"),
@@ -178,18 +176,16 @@ def test_the_report_says_how_its_intervals_came_about(tmp_path):
     for name, scores in given.items():
         write_scores(tmp_path / name, scores)
         read[name] = read_scores(tmp_path / name)
-    assert read["old"].numbers[0].interval == OLD_INTERVAL
     reference = (
         "of distances to a reference, precision, recall, density and coverage the jackknife's, the reference held"
     )
     parts = {
         "new": "of shares and percentages score intervals (Wilson's)",
-        "old": "of shares that an earlier version measured the bootstrap's, too narrow near 0 and 1",
         "clip": "of CLIPScores the bootstrap's",
         "fid": f"{reference} fixed",
         "folder": f"{reference} fixed (over pictures, where nothing is known of prompts)",
     }
-    for names in (["old"], ["new"], ["clip"], ["fid"], ["folder"], ["new", "old", "clip", "fid"]):
+    for names in (["new"], ["clip"], ["fid"], ["folder"], ["new", "clip", "fid"]):
         expected = f"Ranges are 95% intervals over prompts: {'; '.join(parts[name] for name in names)}."
         assert about_intervals(measured_tables([read[name] for name in names])) == expected
     assert about_intervals(printed_tables()) == ""

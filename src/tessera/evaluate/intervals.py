@@ -122,7 +122,12 @@ def _difference_of_distances(a: str, first: Number, b: str, second: Number) -> I
     metric = first.metric
     for name, number in ((a, first), (b, second)):
         if number.left_out is None:
-            raise UserError(f"{metric}: {name} has no interval: {number.interval.removeprefix('none: ')}")
+            none = (
+                number.interval.removeprefix("none: ")
+                if number.low is None
+                else "its values without blocks are missing"
+            )
+            raise UserError(f"{metric}: {name} has no interval: {none}")
         if number.left_out.dealt is None:
             raise UserError(f"{metric}: the prompts of {name} are not known; give them by --prompts")
     assert first.left_out is not None

@@ -18,13 +18,11 @@ def about_intervals(tables: Sequence[Table]) -> str:
         for number in scores.numbers
         if number.low is not None
     }
-    old = [share and how != WILSON for share, how in hows]
     captions = [not share and how.startswith("bootstrap") for share, how in hows]
     distances = [how for _, how in hows if how.startswith("jackknife")]
     over = " (over pictures, where nothing is known of prompts)" if any("pictures" in how for how in distances) else ""
     parts = (
         (("share", WILSON) in hows, "of shares and percentages score intervals (Wilson's)"),
-        (any(old), "of shares that an earlier version measured the bootstrap's, too narrow near 0 and 1"),
         (any(captions), "of CLIPScores the bootstrap's"),
         (
             any(distances),

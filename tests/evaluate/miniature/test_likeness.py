@@ -16,6 +16,7 @@ from tessera.evaluate.miniature.likeness import (
     likeness,
     read_likeness,
 )
+from tessera.evaluate.miniature.shipped import detector_sha256
 from tessera.metrics import frechet_distance
 from tessera.miniature import WorldConfig, describe, draw_scene, render
 from tessera.stages import open_stage
@@ -69,15 +70,14 @@ def test_what_was_asked_for_lies_at_the_floor_and_worse_pictures_lie_farther(ima
     assert found["one"]["distance"] > 2 * found["right"]["floor"]
 
 
-def test_a_distance_by_an_older_judge_is_refused(images, tmp_path):
+def test_a_distance_by_another_detector_is_refused(images, tmp_path):
     world = held_out(WorldConfig(num_images=20))
     config = LikenessConfig(prompts=4, references=10)
     put_samples(tmp_path / "samples", [render(draw_scene(world, number)) for number in range(4)])
     for _ in range(2):
         likeness(tmp_path / "out", tmp_path / "samples", images, config)
-    found = read_likeness(tmp_path / "out")
-    found["protocol"]["detector_sha256"] = "older"
-    (tmp_path / "out" / "likeness.json").write_text(json.dumps(found))
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(detector_sha256(), "0" * 64))
     with pytest.raises(UserError, match="out: was made otherwise: detector_sha256"):
         likeness(tmp_path / "out", tmp_path / "samples", images, config)
 
