@@ -17,7 +17,7 @@ TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make run       install, then pictures -> model -> report in out/miniature (about 5 minutes on two cores)"
+	@echo "make run       install, then images -> model -> report in out/miniature (about 5 minutes on two cores)"
 	@echo "make smoke     the same at toy size, in out/smoke (under a minute)"
 	@echo "make test      install, then lint, types and the quick tests"
 	@echo "make test-all  the same with the slow tests"
@@ -63,7 +63,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit("tessera needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("tessera needs Python 3.11 or newer: make PYTHON=python3.12 ..." \
+		if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
 
 clean:

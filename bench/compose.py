@@ -1,8 +1,8 @@
-"""CutMix pictures per second on one core, from the crops and the plain way: `python bench/compose.py [SECONDS]`.
+"""CutMix images per second on one core, from the crops and the plain way: `python bench/compose.py [SECONDS]`.
 
 The crops are those of `tessera collect`, read with `read_rgb`; the plain way decodes both original JPEG files with
 Pillow (500 x 375, 0.11 MB as ImageNet's are on average), scales and crops them, and pastes. Both draw the same pairs
-of 256 pictures at random, all four patterns in turn, in alternating rounds of one run, files being warm. Time is
+of 256 images at random, all four patterns in turn, in alternating rounds of one run, files being warm. Time is
 that of the processor, which other programs do not lengthen much. Prints both rates and the median ratio.
 """
 
@@ -27,7 +27,7 @@ COUNT, SIZE = 256, 256
 
 
 def photograph(seed: int) -> bytes:
-    """A JPEG file of 500 x 375 with detail at every scale, as photographs have."""
+    """Return a JPEG file of 500 x 375 with detail at every scale, as photographs have."""
     rng = np.random.default_rng(seed)
     sum_of_scales = np.full((375, 500, 3), 128.0)
     for side in (2, 4, 8, 16, 32, 64, 128, 256):

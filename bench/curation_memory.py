@@ -1,6 +1,6 @@
 """Memory and time of augment and caption (aio) on many rows: `python bench/curation_memory.py [ROWS]`.
 
-Makes images.parquet of ROWS synthetic rows (a million by default) in 1000 classes, without pictures, and runs both
+Makes images.parquet of ROWS synthetic rows (a million by default) in 1000 classes, without images, and runs both
 stages on it in a process of their own. Prints seconds and the peak of that process's resident memory.
 """
 

@@ -43,7 +43,7 @@ def make_pixart(config: DiTConfig) -> torch.nn.Module:
 
 
 def best_of(calls: list[Callable[[], object]], clock: Callable[[], float]) -> list[float]:
-    """The fastest of ROUNDS rounds of each call, made by turns, in seconds."""
+    """Return the seconds of the fastest of ROUNDS rounds of each call, made by turns."""
     best = [math.inf] * len(calls)
     for _ in range(ROUNDS):
         for i, call in enumerate(calls):
@@ -54,7 +54,7 @@ def best_of(calls: list[Callable[[], object]], clock: Callable[[], float]) -> li
 
 
 def measure(config: DiTConfig, device: str, clock: Callable[[], float]) -> tuple[list[float], list[float]]:
-    """Seconds of our forward and PixArt's, and the millions of parameters of both."""
+    """Return the seconds of our forward and PixArt's, and the millions of parameters of both."""
     torch.manual_seed(0)
     dit = DiT(config).to(device, torch.bfloat16).eval()
     pixart = make_pixart(config).to(device=device, dtype=torch.bfloat16).eval()

@@ -1,10 +1,10 @@
 """Every metric, GenEval, DPG-Bench and the report through the command line, on tiny random models of the true classes.
 
     python bench/evaluation.py                   # in a temporary folder
-    python bench/evaluation.py --out out/smoke   # keeps it all; look at out/smoke/report/index.html
+    python bench/evaluation.py --out out/smoke   # leaves everything there; see out/smoke/report/index.html
 
 It draws with a tiny Stable Diffusion, then judges: short and extended prompts, all seven metrics of Table 1, GenEval's
-detector and colours, DPG-Bench by a tiny BLIP. The numbers mean nothing; that there are numbers means the way is whole.
+detector and colors, DPG-Bench by a tiny BLIP. Its numbers mean nothing but that the path works.
 Prints the seconds of each command in this one process, and of all with the imports: on the clock, and of all threads of
 the processor, which a busy machine does not stretch.
 """
@@ -27,11 +27,11 @@ PER_PROMPT = 4
 
 
 def save_models(folder: Path) -> dict[str, str]:
-    """Random networks, small where their class lets them be, saved as their libraries save them: name -> path."""
+    """Save random networks, as small as their class allows, as their libraries save them: name -> path."""
     sys.path.insert(0, str(TESTS))
     from transformers.utils import logging
 
-    from tiny import baselines as tiny_peers
+    from tiny import baselines as tiny_baselines
     from tiny import encoders as tiny_encoders
     from tiny import jina as tiny_jina
     from tiny import judges as tiny_judges
@@ -40,7 +40,7 @@ def save_models(folder: Path) -> dict[str, str]:
     logging.disable_progress_bar()
     folder.mkdir(parents=True)
     made = {
-        "peer": tiny_peers.save_stable_diffusion(folder / "peer"),
+        "baseline": tiny_baselines.save_stable_diffusion(folder / "baseline"),
         "inception": tiny_encoders.save_inception(folder / "inception.safetensors"),
         "dinov2": tiny_encoders.save_dino(folder / "dinov2"),
         "clip": tiny_encoders.save_clip(folder / "clip-l14"),
@@ -53,7 +53,7 @@ def save_models(folder: Path) -> dict[str, str]:
 
 
 def write_inputs(folder: Path) -> None:
-    """One of GenEval's prompts of each task, a csv of questions about two prompts, and reference pictures."""
+    """Write one of GenEval's prompts of each task, a csv of questions about two prompts, and reference images."""
     import numpy as np
     from PIL import Image
 
@@ -78,9 +78,9 @@ def write_inputs(folder: Path) -> None:
 
 
 def commands(folder: Path, models: dict[str, str]) -> list[list[str]]:
-    """What a user types, in order."""
+    """List the commands of a user, in order."""
     cpu, prompts = ["--device", "cpu"], str(folder / "prompts" / "prompts.jsonl")
-    draw = ["generate", "--model", models["peer"], "--steps", "2", "--size", "32"]
+    draw = ["generate", "--model", models["baseline"], "--steps", "2", "--size", "32"]
 
     def at(*names: str) -> str:
         return str(folder.joinpath(*names))
@@ -93,7 +93,7 @@ def commands(folder: Path, models: dict[str, str]) -> list[list[str]]:
     dpg = ["evaluate", "dpg", "--samples", at("samples", "dpg"), "--questions", at("dpg_bench.csv")]
     scores = [at("scores", "quality"), at("scores", "geneval", "original"), at("scores", "geneval", "extended")]
     scores += [at("scores", "dpg")]
-    pictures = [at("samples", name) for name in ("short", "short", "long", "dpg")]
+    images = [at("samples", name) for name in ("short", "short", "long", "dpg")]
     return [
         ["extend-prompts", at("geneval.jsonl"), "--extender", "rules", "--out", at("prompts")],
         [*draw, *cpu, "--per-prompt", str(PER_PROMPT), "--prompts", prompts, "--out", at("samples", "short")],
@@ -102,12 +102,12 @@ def commands(folder: Path, models: dict[str, str]) -> list[list[str]]:
         [*quality, "--allow-remote-code", "--cache", at("cache"), "--out", at("scores", "quality"), *cpu],
         [*geneval, "--detector", models["detector"], "--clip", models["clip"], "--out", at("scores", "geneval"), *cpu],
         [*dpg, "--vqa", "blip", "--vqa-model", models["blip"], "--out", at("scores", "dpg"), *cpu],
-        ["report", *scores, "--samples", *pictures, "--out", at("report")],
+        ["report", *scores, "--samples", *images, "--out", at("report")],
     ]
 
 
 def call(words: list[str]) -> None:
-    """Runs `tessera WORDS` in this process. RuntimeError, with what it said, if it fails."""
+    """Run `tessera WORDS` in this process. RuntimeError, with what it said, if it fails."""
     from tessera import cli
 
     said = io.StringIO()
@@ -121,7 +121,7 @@ def call(words: list[str]) -> None:
 
 
 def smoke(folder: Path, tell: Callable[[str, float, float], None] = lambda *_: None) -> None:
-    """All of it in an empty `folder`; tells the seconds of each part, on the clock and of the processor."""
+    """Do everything in an empty `folder`; tell the seconds of each part, on the clock and of the processor."""
     os.environ.setdefault("HF_MODULES_CACHE", str(folder / "modules"))  # where transformers copies jina's code to
     models: dict[str, str] = {}
 

@@ -1,9 +1,9 @@
-"""How often 95% intervals of shares hold the truth, in simulations: score intervals beside the bootstrap's.
+"""Coverage of 95% intervals of shares in simulations: score intervals against the bootstrap's.
 
     python bench/intervals.py            # about two minutes on one core; --repeats 4000 for finer figures
 
 Prompts are drawn rightly as often as a beta variable says, of mean `share` and correlation `alike` within a prompt:
-0 = its pictures are independent, 1 = all alike. Rows: one share; scores that are nearly always full and seldom 0; the
+0 = its images are independent, 1 = all alike. Rows: one share; scores that are nearly always full and seldom 0; the
 mean of six tasks of 20 prompts; the difference of two models for which the same prompts are hard; a share over training
 seeds, whose own shares differ by 0.05 (standard deviation) around 0.5. Prints coverage in percent, and the mean width.
 """
@@ -18,11 +18,11 @@ RESAMPLES = 300
 TASKS = ((0.97, 0.9, 0.5, 0.3, 0.05, 0.01), (0.9,) * 6, (0.99,) * 6)
 
 
-def drawn(rng: np.random.Generator, share: float, alike: float, prompts: int, pictures: int) -> np.ndarray:
-    """Rights and wrongs of each picture, prompt by prompt: float64 (prompts * pictures,)."""
+def drawn(rng: np.random.Generator, share: float, alike: float, prompts: int, images: int) -> np.ndarray:
+    """Draw rights (1) and wrongs (0) of each image, prompt by prompt: float64 (prompts * images,)."""
     spread = (1 - alike) / alike
     skill = rng.beta(share * spread, (1 - share) * spread, prompts)
-    return (rng.random((prompts, pictures)) < skill[:, None]).astype(float).ravel()
+    return (rng.random((prompts, images)) < skill[:, None]).astype(float).ravel()
 
 
 class Tally:
@@ -39,11 +39,11 @@ class Tally:
         return f"{100 * self.held / len(self.widths):6.1f} {np.mean(self.widths):7.3f}"
 
 
-def one_share(rng: np.random.Generator, share: float, alike: float, prompts: int, pictures: int, repeats: int) -> str:
-    labels = np.repeat(np.arange(prompts), pictures)
+def one_share(rng: np.random.Generator, share: float, alike: float, prompts: int, images: int, repeats: int) -> str:
+    labels = np.repeat(np.arange(prompts), images)
     score, again = Tally(share), Tally(share)
     for number in range(repeats):
-        values = drawn(rng, share, alike, prompts, pictures)
+        values = drawn(rng, share, alike, prompts, images)
         score.add(share_interval(values, labels))
         again.add(bootstrap(values, labels, RESAMPLES, number))
     return f"{score} {again}"
@@ -58,8 +58,8 @@ def six_tasks(rng: np.random.Generator, shares: tuple[float, ...], alike: float,
     return str(score)
 
 
-def difference(rng: np.random.Generator, shares: tuple[float, float], prompts: int, pictures: int, repeats: int) -> str:
-    labels = np.repeat(np.arange(prompts), pictures)
+def difference(rng: np.random.Generator, shares: tuple[float, float], prompts: int, images: int, repeats: int) -> str:
+    labels = np.repeat(np.arange(prompts), images)
     score, again = Tally(shares[0] - shares[1]), Tally(shares[0] - shares[1])
     for number in range(repeats):
         ease = rng.random(prompts)  # its power k has the mean 1 / (k + 1)
@@ -80,7 +80,7 @@ def over_seeds(rng: np.random.Generator, seeds: int, repeats: int) -> str:
 
 
 def mostly_full(rng: np.random.Generator, prompts: int, repeats: int) -> str:
-    """Scores as a good model's in DPG-Bench: 85% are 1, 15% 0.6 to 0.9; of one prompt in 50 all are 0."""
+    """Simulate scores of a good model in DPG-Bench: 85% are 1, 15% 0.6 to 0.9; of one prompt in 50 all are 0."""
     labels = np.repeat(np.arange(prompts), 4)
     score, again = Tally(0.98 * (0.85 + 0.15 * 0.75)), Tally(0.98 * (0.85 + 0.15 * 0.75))
     for number in range(repeats):
@@ -93,24 +93,24 @@ def mostly_full(rng: np.random.Generator, prompts: int, repeats: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=1000, help="simulated sets of pictures a row")
+    parser.add_argument("--repeats", type=int, default=1000, help="simulated sets of images a row")
     repeats = parser.parse_args().repeats
     rng = np.random.default_rng(0)
     print(f"{'':44} score interval       bootstrap\n{'':44} held %  width  held %  width")
-    for prompts, pictures in ((20, 2), (50, 4), (100, 4)):
+    for prompts, images in ((20, 2), (50, 4), (100, 4)):
         for alike in (0.1, 0.3, 0.6):
             for share in (0.5, 0.8, 0.9, 0.95, 0.97, 0.99):
-                found = one_share(rng, share, alike, prompts, pictures, repeats)
-                print(f"{prompts:3} prompts x {pictures}, alike {alike}, share {share:<4}".ljust(44), found, flush=True)
+                found = one_share(rng, share, alike, prompts, images, repeats)
+                print(f"{prompts:3} prompts x {images}, alike {alike}, share {share:<4}".ljust(44), found, flush=True)
     for prompts in (20, 50, 100, 1000):
         found = mostly_full(rng, prompts, repeats)
         print(f"{prompts:4} prompts x 4, nearly full, 1 in 50 at 0".ljust(44), found, flush=True)
     for shares in TASKS:
         print(f"six tasks, {shares}, alike 0.4".ljust(44), six_tasks(rng, shares, 0.4, repeats), flush=True)
     for pair in ((0.5, 0.5), (0.7, 0.5), (0.97, 0.9), (0.97, 0.97)):
-        for prompts, pictures in ((20, 2), (100, 4)):
-            found = difference(rng, pair, prompts, pictures, repeats)
-            print(f"{prompts:3} prompts x {pictures}, {pair[0]} minus {pair[1]}".ljust(44), found, flush=True)
+        for prompts, images in ((20, 2), (100, 4)):
+            found = difference(rng, pair, prompts, images, repeats)
+            print(f"{prompts:3} prompts x {images}, {pair[0]} minus {pair[1]}".ljust(44), found, flush=True)
     for seeds in (1, 2, 3, 6, 12):
         print(f"120 prompts x 2, {seeds} seeds".ljust(44), over_seeds(rng, seeds, repeats), flush=True)
 

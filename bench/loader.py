@@ -58,7 +58,7 @@ def make_set(
     width: int = WIDTH,
     shape: tuple[int, ...] = SHAPE,
 ) -> Path:
-    """An encoded set of random records."""
+    """Write an encoded set of random records."""
     stage = open_stage(folder, stage="encode", config={"records": count, "seed": seed, "linked": linked})
     if stage.done:
         return folder
@@ -81,7 +81,7 @@ def size_of(record: EncodedRecord) -> int:
 
 
 def measure(read, images: int) -> tuple[float, float]:
-    """Processor seconds and seconds per image."""
+    """Return the processor seconds and the seconds per image."""
     with Loader(read, passes(0, BATCH, images + 8 * BATCH, BATCH)) as loader:
         for _ in range(8):
             next(loader)

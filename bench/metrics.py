@@ -20,7 +20,7 @@ import numpy as np
 
 
 def features(rows: int, width: int, seed: int) -> np.ndarray:
-    """Features with a decaying spectrum, as those of trained networks have."""
+    """Draw features with a decaying spectrum, as those of trained networks have."""
     rng = np.random.default_rng(seed)
     spectrum = 1 / np.sqrt(1 + np.arange(width, dtype=np.float32) / 20)
     out = np.empty((rows, width), np.float32)

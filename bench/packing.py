@@ -1,6 +1,6 @@
-"""What packed matrices give on this processor: python bench/packing.py [--dtype bfloat16] [--threads 1]
+"""Speed of packed matrices on this processor: python bench/packing.py [--dtype bfloat16] [--threads 1]
 
-One forward of 2 layers (CAD-I: 1 block) of each network at full width on 2 rows of 256 tokens (DINOv2: 4 pictures),
+One forward of 2 layers (CAD-I: 1 block) of each network at full width on 2 rows of 256 tokens (DINOv2: 4 images),
 random weights, plain and inside `tessera.models.packing.packed_linears`, by turns; processor time on one thread. Half
 a minute. Needs the extra `dev` (transformers).
 """
@@ -34,8 +34,8 @@ def dino() -> tuple[nn.Module, Callable[[nn.Module], object]]:
     from transformers import Dinov2Config, Dinov2Model
 
     config = Dinov2Config(hidden_size=1024, num_hidden_layers=2, num_attention_heads=16, image_size=224)
-    pictures = torch.randn(4, 3, 224, 224)
-    return Dinov2Model(config), lambda network: network(pixel_values=pictures.to(next(network.parameters()).dtype))
+    images = torch.randn(4, 3, 224, 224)
+    return Dinov2Model(config), lambda network: network(pixel_values=images.to(next(network.parameters()).dtype))
 
 
 @torch.inference_mode()

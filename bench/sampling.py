@@ -2,7 +2,7 @@
 
 The naive loop refines the text and computes its keys and values at every step, and runs the conditional and the
 unconditional branch one after the other, the null condition padded to the caption's length. Full width, L = 190 tokens,
-random weights. A few steps of both are timed in turn; `--steps` steps are reckoned from the first one, which encodes
+random weights. A few steps of both are timed in turn; `--steps` steps are estimated from the first one, which encodes
 the text, and the median of the others. GFLOP are counted by formula (FLOP = 2 x multiply-add).
 
 On a GPU, where there is one, the whole networks, in the `--dtype` and `--batch` asked for, with their share of `--peak`
@@ -48,7 +48,7 @@ HALF: dict[str, DiTConfig | RINConfig] = {
 
 
 def dit_flops(config: DiTConfig, length: int) -> tuple[float, float, float]:
-    """FLOP of one row: of a step without the text's share, of the text, and what the null row's constant saves."""
+    """Count the FLOP of one row: a step without the text, the text, and what the null row's constant saves."""
     d, n = config.width, (config.latent_size // config.patch_size) ** 2
     step = config.depth * (28 * n * d**2 + 4 * n**2 * d + 4 * n * length * d)
     refined = 2 * length * config.text_width * d + config.refiner_depth * (24 * length * d**2 + 4 * length**2 * d)
@@ -57,7 +57,7 @@ def dit_flops(config: DiTConfig, length: int) -> tuple[float, float, float]:
 
 
 def rin_flops(config: RINConfig, length: int) -> tuple[float, float, float]:
-    """As `dit_flops`; RIN's null row sees time and registers too, so nothing of it is constant."""
+    """Count as `dit_flops`; RIN's null row sees time and registers too, so nothing of it is constant."""
     d, w, z = config.latent_width, config.interface_width, config.num_latent_tokens
     n, keys = (config.latent_size // config.patch_size) ** 2, length + config.text_registers
     condition = 20 * z * d**2 + 4 * z * (keys + 1) * d
@@ -70,7 +70,7 @@ def rin_flops(config: RINConfig, length: int) -> tuple[float, float, float]:
 
 
 def make_network(config: DiTConfig | RINConfig) -> DiT | RIN:
-    """Random weights; what starts at zero would hide differences."""
+    """Make a network of random weights; what starts at zero would hide differences."""
     torch.manual_seed(0)
     network = build_network(config).eval().requires_grad_(False)
     for parameter in network.parameters():
@@ -80,7 +80,7 @@ def make_network(config: DiTConfig | RINConfig) -> DiT | RIN:
 
 
 def naive_steps(network, noise: Tensor, text: TextEncoding, null: Tensor, steps: int) -> Iterator[Tensor]:
-    """DDIM as `tessera.diffusion.sampler.ddim`, with everything computed anew: the latents after each step."""
+    """Yield the latents after each step of DDIM as in `tessera.diffusion.sampler`, with everything computed anew."""
     branches = (text, null_text(null, *text.mask.shape))
     tokens: list[Tensor | None] = [None, None]
     alpha_bars = get_schedule("linear")(step_grid(steps)).float().to(noise.device)
@@ -101,8 +101,10 @@ def naive_steps(network, noise: Tensor, text: TextEncoding, null: Tensor, steps:
 def measure(
     network, plain, noise: Tensor, text: TextEncoding, null: Tensor, clock, packed: bool
 ) -> tuple[list[float], list[float], float]:
-    """Seconds of each step of our sampler on `network` and of the naive loop on `plain`, of the same weights, by turns;
-    and how far apart their latents are."""
+    """Time each step of our sampler on `network` and of the naive loop on `plain`, of the same weights, by turns.
+
+    Return the seconds of both and how far apart their latents are.
+    """
     ours, naive = [], []
     slow = naive_steps(plain, noise, text, null, TIMED_STEPS)
     theirs = noise
@@ -132,8 +134,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
-    parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s of the GPU")
+    parser.add_argument("--batch", type=int, default=1, help="images at once")
+    parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s of the GPU, dense bf16")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps, batch = arguments.steps, arguments.batch

@@ -29,7 +29,7 @@ def records(count: int):
         yield EncodedRecord(
             key=f"class/{number:06d}",
             class_name="class",
-            caption="A long description of a picture. " * 24,
+            caption="A long description of an image. " * 24,
             text_codes=np.roll(codes, number, axis=0)[:TOKENS],
             text_scale=np.full((TOKENS, WIDTH // GROUP), 0.01, np.float16),
             latent_mean=latents[0],

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The paper on ImageNet, in order: pictures, captions, encodings, six models, samples. Run it again to go on after a stop.
+# The paper on ImageNet, in order: images, captions, encodings, six models, samples. Run it again to resume.
 #
 #   runs/imagenet.sh IMAGENET OUT
 #
 # IMAGENET: ILSVRC2012 as it comes (a folder, the tar of tars, or Parquet files). OUT: needs about 1.2 TB: 500 GB for each
-# encoded set of long captions (0.39 MB a picture), 8 GB for every checkpoint that is kept.
+# encoded set of long captions (0.39 MB an image), 8 GB for every checkpoint that stays.
 # NPROC: GPUs of this machine (all of them). PEAK: a GPU's stated TFLOP/s, for the log (989: H100, H200 in bf16).
 # DETECTOR: GenEval's detector, mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco .pth (none: no scores).
 # Expected time of the trainings: 6 x about 100 hours of H200; `tessera plan` says that of the rest. Every stage that is

@@ -3,7 +3,7 @@
 #
 # Slurm starts one process for each GPU; tessera reads the same variables as torchrun sets. Three minutes before the end
 # of its time, or at preemption, Slurm sends SIGUSR1 to the processes: they finish the step, write a checkpoint and end,
-# and the job goes back into the queue. The same command goes on from there, on any number of nodes that divides 1024.
+# and the job goes back into the queue. The same command resumes there, on any number of nodes that divides 1024.
 #SBATCH --job-name=tessera
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8

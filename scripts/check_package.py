@@ -1,4 +1,4 @@
-"""Checks the package as a stranger's machine without a GPU gets it; needs a package index, a minute or two, and 3 GB.
+"""Check the package as a stranger's machine without a GPU gets it; needs a package index, a minute or two, and 3 GB.
 
     python scripts/check_package.py [--torch-index ADDRESS]
 
@@ -19,11 +19,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = ("nvidia", "cuda", "cupy", "triton")
-"""How the names of packages start that serve an NVIDIA GPU alone."""
+"""Beginnings of the names of packages that serve an NVIDIA GPU alone."""
 
 
 def unfit(report: dict[str, Any]) -> list[str]:
-    """What of pip's `--report` a CPU machine without a compiler cannot use or does not need: "name version: why"."""
+    """List "name version: why" of what pip's `--report` has that a CPU machine without a compiler cannot use."""
     found = []
     for item in report["install"]:
         name, version = item["metadata"]["name"], item["metadata"]["version"]
@@ -35,13 +35,13 @@ def unfit(report: dict[str, Any]) -> list[str]:
 
 
 def extras() -> list[str]:
-    """The extras of pyproject.toml."""
+    """List the extras of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return sorted(project["optional-dependencies"])
 
 
 def pinned_torch() -> str:
-    """The version of torch in constraints.txt."""
+    """Return the version of torch in constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     (found,) = [line.removeprefix("torch==").split()[0] for line in lines if line.startswith("torch==")]
     return found
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def check(folder: Path, index: list[str]) -> int:
-    """All of it, below `folder`. 0, or 1 where an extra is unfit; a command that fails raises."""
+    """Do all of it below `folder`; return 0, or 1 where an extra is unfit. A command that fails raises."""
     for name in ("home", "empty"):
         (folder / name).mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

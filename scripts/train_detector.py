@@ -1,11 +1,11 @@
-"""Trains the miniature's detector on rendered pictures and writes src/tessera/assets/miniature_detector.safetensors.
+"""Train the miniature's detector on rendered images and write src/tessera/assets/miniature_detector.safetensors.
 
     python scripts/train_detector.py                 # the shipped weights: about 10 minutes on an idle core
-    python scripts/train_detector.py --steps 300     # a quick look
+    python scripts/train_detector.py --steps 300     # a quick trial
 
-Everything is a function of --seed: scenes by address, one thread, no other source of chance. No generated picture is
+Everything is a function of --seed: scenes by address, one thread, no other source of chance. No generated image is
 ever used, and the held-out scenes ("judge/heldout") are drawn at other addresses than the training ones.
-Beside plain renders it sees pictures a diffusion model may make: blurred, bent, noisy, darker; with a seam in the
+Apart from plain renders it sees images a diffusion model may make: blurred, bent, noisy, darker; with a seam in the
 background; and things that are no shape: objects cut in half, ragged blobs, empty backgrounds, noise, shuffled patches.
 """
 
@@ -32,11 +32,11 @@ from tessera.randomness import philox
 from tessera.records import Scene
 
 OUT = Path(__file__).parents[1] / "src" / "tessera" / "assets" / WEIGHTS
-POSITIVE, IGNORED = 1.0, 1.6  # cells nearer than this to a centre are the object's; those up to IGNORED are nobody's
+POSITIVE, IGNORED = 1.0, 1.6  # cells nearer than this to a center are the object's; those up to IGNORED are nobody's
 
 
-def training_picture(world: WorldConfig, number: int) -> tuple[np.ndarray, Scene]:
-    """Picture `number`, uint8 (32, 32, 3), and the scene of those objects that are to be found in it."""
+def training_image(world: WorldConfig, number: int) -> tuple[np.ndarray, Scene]:
+    """Return image `number`, uint8 (32, 32, 3), and the scene of those objects that are to be found in it."""
     rng = philox(world.seed, "judge/train/kind", number)
     count = int(rng.choice([0, 1, 2, 3, 4], p=[0.12, 0.3, 0.38, 0.1, 0.1]))
     if count == 0:
@@ -47,26 +47,26 @@ def training_picture(world: WorldConfig, number: int) -> tuple[np.ndarray, Scene
     if rng.random() < 0.3:  # smaller than the world draws them: pasted objects are
         factor = rng.uniform(0.75, 1)
         scene = replace(scene, objects=tuple(replace(o, diameter=o.diameter * factor) for o in scene.objects))
-    picture, kind = render(scene, SIZE), rng.random()
+    image, kind = render(scene, SIZE), rng.random()
     if kind < 0.2:  # a seam in the background: the same objects before two grounds
         other = render(replace(scene, backgrounds=(str(rng.choice(world.backgrounds)),)), SIZE)
-        picture = np.where(_box(rng)[..., None], other, picture)
+        image = np.where(_box(rng)[..., None], other, image)
     elif kind < 0.32 and scene.objects:  # one object cut through its middle is no object
-        cut, kept = scene.objects[0], scene.objects[1:]
-        without = render(replace(scene, objects=kept), SIZE)
+        cut, others = scene.objects[0], scene.objects[1:]
+        without = render(replace(scene, objects=others), SIZE)
         axis = (np.arange(SIZE) + 0.5) / SIZE
-        beside, middle = (axis[None, :], cut.center[0]) if rng.random() < 0.5 else (axis[:, None], cut.center[1])
-        gone = (beside > middle) == (rng.random() < 0.5)
-        picture = np.where(np.broadcast_to(gone, (SIZE, SIZE))[..., None], without, picture)
-        scene = replace(scene, objects=kept)
+        along, middle = (axis[None, :], cut.center[0]) if rng.random() < 0.5 else (axis[:, None], cut.center[1])
+        gone = (along > middle) == (rng.random() < 0.5)
+        image = np.where(np.broadcast_to(gone, (SIZE, SIZE))[..., None], without, image)
+        scene = replace(scene, objects=others)
     elif not scene.objects and kind < 0.8:
         garbage = (_blob, _noise, _shuffled)[int(rng.integers(3))]
-        picture = garbage(picture if garbage is _blob else render(whole, SIZE), rng)
-    return picture, scene
+        image = garbage(image if garbage is _blob else render(whole, SIZE), rng)
+    return image, scene
 
 
 def _box(rng: np.random.Generator) -> np.ndarray:
-    """A half, quarter or any box of the frame: bool (32, 32)."""
+    """Draw a half, quarter or any box of the frame: bool (32, 32)."""
     inside = np.zeros((SIZE, SIZE), dtype=bool)
     half = SIZE // 2
     if rng.random() < 0.5:
@@ -78,8 +78,8 @@ def _box(rng: np.random.Generator) -> np.ndarray:
     return inside
 
 
-def _blob(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A ragged, soft-edged patch of an object colour."""
+def _blob(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Paste a ragged, soft-edged patch of an object color."""
     v, u = np.mgrid[:SIZE, :SIZE] / SIZE - rng.uniform(0.3, 0.7, 2)[:, None, None]
     angle, radius = np.arctan2(v, u), np.hypot(u, v)
     edge = rng.uniform(0.12, 0.25)
@@ -88,27 +88,27 @@ def _blob(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     soft = rng.uniform(0.06, 0.2)
     cover = np.clip((edge - radius) / soft + 0.5, 0, 1)[..., None] * rng.uniform(0.4, 1)
     color = np.array(COLORS[str(rng.choice(list(COLORS)))])
-    return np.round(picture * (1 - cover) + color * cover).astype(np.uint8)
+    return np.round(image * (1 - cover) + color * cover).astype(np.uint8)
 
 
-def _noise(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise in cells of 1 to 8 pixels, around the picture's mean colour or any."""
+def _noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make noise in cells of 1 to 8 pixels, around the image's mean color or any."""
     cells = SIZE // int(rng.choice([1, 2, 4, 8]))
-    mean = picture.mean((0, 1)) if rng.random() < 0.5 else rng.uniform(0, 255, 3)
-    grey = rng.normal(0, 1, (cells, cells, 1)) if rng.random() < 0.3 else rng.normal(0, 1, (cells, cells, 3))
-    noise = np.kron(grey * rng.uniform(10, 120), np.ones((SIZE // cells, SIZE // cells, 1)))
+    mean = image.mean((0, 1)) if rng.random() < 0.5 else rng.uniform(0, 255, 3)
+    gray = rng.normal(0, 1, (cells, cells, 1)) if rng.random() < 0.3 else rng.normal(0, 1, (cells, cells, 3))
+    noise = np.kron(gray * rng.uniform(10, 120), np.ones((SIZE // cells, SIZE // cells, 1)))
     return np.clip(mean + noise, 0, 255).astype(np.uint8)
 
 
-def _shuffled(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The picture's 4 px patches in any order."""
+def _shuffled(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle the 4 px patches of an image."""
     n = SIZE // 4
-    patches = picture.reshape(n, 4, n, 4, 3).transpose(0, 2, 1, 3, 4).reshape(n * n, 4, 4, 3)
+    patches = image.reshape(n, 4, n, 4, 3).transpose(0, 2, 1, 3, 4).reshape(n * n, 4, 4, 3)
     return rng.permutation(patches).reshape(n, n, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(SIZE, SIZE, 3)
 
 
 def targets(scene: Scene) -> np.ndarray:
-    """float32 (5, 16, 16): shape class (8 = nothing, -1 = ignored), colour, offset x, offset y, log(2 diameter)."""
+    """Return float32 (5, 16, 16): shape class (8 = nothing, -1 = ignored), color, offset x and y, log(2 diameter)."""
     out = np.zeros((5, GRID, GRID), dtype=np.float32)
     out[0] = len(SHAPES)
     axis = np.arange(GRID) + 0.5
@@ -124,9 +124,9 @@ def targets(scene: Scene) -> np.ndarray:
     return out
 
 
-def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (B, 3, 32, 32) in [-1, 1] as a small diffusion model might draw them: softer, noisier, off in tone."""
-    batch = len(pictures)
+def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Disturb images (B, 3, 32, 32) in [-1, 1] as a small diffusion model might draw: softer, noisier, off in tone."""
+    batch = len(images)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(batch, *shape, generator=generator) * (high - low) + low
@@ -137,7 +137,7 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
     field = F.interpolate(bend, size=SIZE, mode="bilinear", align_corners=False) + F.interpolate(slip, size=SIZE)
     field = field.permute(0, 2, 3, 1)  # (B, 32, 32, 2)
     straight = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), [batch, 3, SIZE, SIZE], align_corners=False)
-    soft = F.grid_sample(pictures, straight + field, padding_mode="border", align_corners=False)
+    soft = F.grid_sample(images, straight + field, padding_mode="border", align_corners=False)
     kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
     blur = (kernel[:, None] * kernel[None, :]).expand(3, 1, 3, 3)
     for _ in range(2):
@@ -146,15 +146,15 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
     # The grid of patches that a transformer leaves.
     tile = torch.randn(batch, 3, 4, 4, generator=generator) * uniform(-0.03, 0.06, 1, 1, 1).clamp(min=0)
     soft = soft + tile.repeat(1, 1, SIZE // 4, SIZE // 4)
-    noise = torch.randn(pictures.shape, generator=generator) * uniform(-0.04, 0.08, 1, 1, 1).clamp(min=0)
+    noise = torch.randn(images.shape, generator=generator) * uniform(-0.04, 0.08, 1, 1, 1).clamp(min=0)
     coarse = torch.randn(batch, 3, 8, 8, generator=generator) * uniform(-0.05, 0.08, 1, 1, 1).clamp(min=0)
     stain = F.interpolate(coarse, size=SIZE, mode="bilinear")
     return soft * uniform(0.85, 1.1, 3, 1, 1) + uniform(-0.08, 0.08, 3, 1, 1) + noise + stain
 
 
-def loss_of(network: Detector, pictures: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of shape and colour, absolute error of the geometry; the latter two on the objects' cells."""
-    shape, color, geometry = network(pictures)
+def loss_of(network: Detector, images: Tensor, target: Tensor) -> Tensor:
+    """Return cross-entropy of shape and color + absolute error of geometry; the latter two on the objects' cells."""
+    shape, color, geometry = network(images)
     label = target[:, 0].long()
     mine = (label >= 0) & (label < len(SHAPES))
     number = mine.sum().clamp(min=1)
@@ -163,8 +163,8 @@ def loss_of(network: Detector, pictures: Tensor, target: Tensor) -> Tensor:
     return loss + (geometry - target[:, 2:]).abs().permute(0, 2, 3, 1)[mine].mean()
 
 
-def initialise(network: Detector, generator: torch.Generator) -> None:
-    """He initialisation of the convolutions; the head starts small and sure that there is nothing."""
+def initialize(network: Detector, generator: torch.Generator) -> None:
+    """Apply He initialization of the convolutions; the head starts small and sure that there is nothing."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -178,9 +178,9 @@ def initialise(network: Detector, generator: torch.Generator) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps of --batch pictures")
+    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps of --batch images")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--pictures", type=int, default=48000, help="rendered training pictures")
+    parser.add_argument("--images", type=int, default=48000, help="rendered training images")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -189,28 +189,28 @@ def main() -> None:
     started = time.monotonic()
     world = WorldConfig(seed=args.seed)
     assert set(world.backgrounds) == set(BACKGROUNDS)
-    pictures = np.empty((args.pictures, SIZE, SIZE, 3), dtype=np.uint8)
-    target = np.empty((args.pictures, 5, GRID, GRID), dtype=np.float16)
-    with progress("render", args.pictures) as bar:
-        for number in range(args.pictures):
-            pictures[number], scene = training_picture(world, number)
+    images = np.empty((args.images, SIZE, SIZE, 3), dtype=np.uint8)
+    target = np.empty((args.images, 5, GRID, GRID), dtype=np.float16)
+    with progress("render", args.images) as bar:
+        for number in range(args.images):
+            images[number], scene = training_image(world, number)
             target[number] = targets(scene)
             bar.advance()
 
     generator = torch.Generator().manual_seed(args.seed)
     network = Detector()
-    initialise(network, generator)
+    initialize(network, generator)
     network = network.to(memory_format=torch.channels_last)  # type: ignore
-    optimiser = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=0.02)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=0.02)
+    plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
     with progress("train", args.steps, unit="steps") as bar:
         for step in range(args.steps):
-            rows = philox(args.seed, "judge/train/batch", step).integers(0, args.pictures, args.batch)
-            clean = torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            rows = philox(args.seed, "judge/train/batch", step).integers(0, args.images, args.batch)
+            clean = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
             loss = loss_of(network, disturb(clean, generator), torch.from_numpy(target[rows]).float())
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             plan.step()
             bar.advance(loss=round(float(loss.detach()), 3))
 

@@ -1,10 +1,10 @@
-"""Seams on demand: what the arms of `tau` draw for captions that name two backgrounds, as those of CutMix pictures do.
+"""Seams on demand: images that the arms of `tau` draw for captions of two backgrounds, as CutMix images have.
 
     python scripts/two_backgrounds.py out/studies                # after: tessera study tau --out out/studies
 
-The captions are of CM 1/2 pictures of a world of another seed (77), whose two pictures differ in background, shape and
-colour: 60 captions, 2 pictures each. Prints the seam score and the share of visible seams of each arm, seed 0, with 95%
-intervals over captions. Pictures lie in STUDIES/two_backgrounds/ARM.
+The captions are of CM 1/2 images of a world of another seed (77), whose two images differ in background, shape and
+color: 60 captions, 2 images each. Prints the seam score and the share of visible seams of each arm, seed 0, with 95%
+intervals over captions. Images lie in STUDIES/two_backgrounds/ARM.
 """
 
 import json
@@ -29,7 +29,7 @@ SEED, CAPTIONS = 77, 60
 
 
 def captions() -> list[str]:
-    """The captions of CutMix pictures of two backgrounds."""
+    """Return captions of CutMix images of two backgrounds."""
     world, texts, number = replace(MINIATURE_WORLD, seed=SEED), [], 0
     while len(texts) < CAPTIONS:
         base, partner = draw_scene(world, 2 * number), draw_scene(world, 2 * number + 1)
@@ -42,7 +42,7 @@ def captions() -> list[str]:
 
 
 def seams(studies: Path, cell: Cell) -> tuple[np.ndarray, list[str]]:
-    """The seam score of each picture of one cell, (N,), and its caption's number."""
+    """Return the seam score of each image of one cell, (N,), and its caption's number."""
     out = studies / "two_backgrounds"
     prompts = out / "prompts.jsonl"
     lines = [json.dumps({"prompt": text, "tag": "two backgrounds"}) for text in captions()]
@@ -52,8 +52,8 @@ def seams(studies: Path, cell: Cell) -> tuple[np.ndarray, list[str]]:
     drawn = out / cell.variant.name
     generate(drawn, export, prompts, GenerateConfig(per_prompt=2, seed=22, batch_size=40, threads=1))
     paths = sorted(drawn.glob("*/samples/*.png"))
-    pictures = np.stack([read_rgb(path) for path in paths])
-    return seam.seam_scores(pictures), [path.parts[-3] for path in paths]
+    images = np.stack([read_rgb(path) for path in paths])
+    return seam.seam_scores(images), [path.parts[-3] for path in paths]
 
 
 def main() -> None:

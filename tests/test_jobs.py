@@ -1,4 +1,4 @@
-"""Jobs beside each other: order, failures, time limits."""
+"""Jobs in parallel: order, failures, time limits."""
 
 import contextlib
 import functools
@@ -24,6 +24,9 @@ def job():
         file.write(name + " starts\\n")
     if seconds == -9:
         os.kill(os.getpid(), signal.SIGKILL)
+    if seconds == -2:
+        while not (place / "long.begun").exists():
+            time.sleep(0.01)
     if seconds < 0:
         raise UserError("bad input here")
     end = time.monotonic() + seconds
@@ -31,6 +34,7 @@ def job():
         with progress("train", 10, completed=int(sys.argv[4])) as bar:
             bar.advance(3)
     try:
+        (place / (name + ".begun")).touch()
         while time.monotonic() < end:
             time.sleep(0.01)
     except KeyboardInterrupt:
@@ -74,7 +78,7 @@ def test_all_are_done_in_their_order_and_after_what_they_wait_for(make, tmp_path
 
 def test_a_failure_is_said_with_the_last_line_of_its_log_and_stops_the_others(make, tmp_path):
     with pytest.raises(UserError, match=r"cell bad: bad input here \(all it said: .*bad\.log\)"):
-        run_jobs([make("bad", -1), make("long", 60)], 2)
+        run_jobs([make("bad", -2), make("long", 60)], 2)
     assert (tmp_path / "long.saved").exists()
     assert not (tmp_path / "long").exists()
 
@@ -87,7 +91,7 @@ def test_a_killed_one_is_not_said_to_have_ended_as_an_earlier_call_did(make, tmp
 
 
 def test_images_of_an_earlier_call_are_no_speed(make, tmp_path, monkeypatch):
-    """A job that goes on at image 7 of 10."""
+    """A job that resumes at image 7 of 10."""
     seen = {"found": 0, "advance": 0}
 
     @contextlib.contextmanager
@@ -102,8 +106,8 @@ def test_images_of_an_earlier_call_are_no_speed(make, tmp_path, monkeypatch):
         yield Bar()
 
     monkeypatch.setattr("tessera.jobs.progress", progress)
-    goes_on = make("goes_on", 1.5)
-    run_jobs([replace(goes_on, args=(*goes_on.args, "7"))], 1)
+    resumed = make("resumed", 1.5)
+    run_jobs([replace(resumed, args=(*resumed.args, "7"))], 1)
     assert seen == {"found": 7, "advance": 3}
 
 

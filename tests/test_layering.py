@@ -1,4 +1,4 @@
-"""Imports point down, and the columns of floor 3 join only through directories on disk.
+"""Imports point down, the columns of floor 3 join only through directories on disk, and modules are easy to find.
 
 floor 5   presets < plan < jobs < run < study < demo < doctor < cli
 floor 4   report/
@@ -10,11 +10,14 @@ floor 0   config < extras < devices < progress < randomness < signals < records 
 """
 
 import ast
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "tessera"
+TESTS = Path(__file__).parent
 
 FLOORS = [
     [
@@ -46,6 +49,17 @@ LAZY = {"transformers", "diffusers", "openai", "modelscope"}
 NOT_LAZY_IN = ("generate.diffusers.model", "generate.diffusers.pipeline")
 NEVER = {"torchvision", "timm", "torchmetrics", "webdataset", "scipy", "sklearn", "pickle"}
 NO_TORCH_AT_IMPORT = {*FLOORS[0], "cli"}
+
+MOST_MODULES = 14  # of a folder below the package's own
+# Names that several modules have, because their folder says of what.
+QUALIFIED = {
+    "config": "the configuration of what the folder does",
+    "evaluate": "the verb of a judge, and the verbs `tessera evaluate ...`",
+    "export": "the verb `export` of a run; the folder of weights that it writes",
+    "miniature": "the presets and the prompts of the miniature world",
+    "model": "a network that captions; a network as diffusers knows it",
+    "pipeline": "from prompts to images; the same as diffusers knows it",
+}
 
 
 def imports_of(tree: ast.AST) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
@@ -133,6 +147,48 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
 
 
+def modules_of(paths: Iterable[Path]) -> list[Path]:
+    """List the modules that are looked for by their name, relative to the package."""
+    return sorted(path for path in paths if not path.name.startswith("__"))
+
+
+MODULES = modules_of(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def crowded(modules: Iterable[Path]) -> list[str]:
+    """List the folders that hold too many modules; the package's own folder holds those that FLOORS lists."""
+    found = defaultdict(list)
+    for path in modules:
+        found[path.parent].append(path)
+    return [f"{at}: {len(held)} modules" for at, held in found.items() if at != Path() and len(held) > MOST_MODULES]
+
+
+def same_names(modules: Iterable[Path]) -> list[str]:
+    """List the names that several modules have without a reason in QUALIFIED."""
+    found = defaultdict(list)
+    for path in modules:
+        found[path.stem].append(str(path))
+    return [", ".join(paths) for stem, paths in found.items() if len(paths) > 1 and stem not in QUALIFIED]
+
+
+def untested(modules: Iterable[Path], tests: Path = TESTS) -> list[str]:
+    """List the modules without a test module at the mirrored path."""
+    return [str(path) for path in modules if not (tests / path.with_name(f"test_{path.name}")).is_file()]
+
+
+def test_the_rules_of_names_find_what_breaks_them(tmp_path):
+    modules = [*modules_of(Path(f"train/a{number}.py") for number in range(14)), Path("train/optim/b.py")]
+    assert crowded(modules) == []
+    assert crowded([*modules, Path("train/b.py")]) == ["train: 15 modules"]
+    assert crowded(Path(f"a{number}.py") for number in range(20)) == []
+    assert same_names([*modules, Path("train/b.py")]) == ["train/optim/b.py, train/b.py"]
+    assert same_names([Path("config.py"), Path("train/config.py")]) == []
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "test_a0.py").touch()
+    assert untested(modules, tmp_path)[:2] == ["train/a1.py", "train/a10.py"]
+    assert modules_of([Path("a/__init__.py"), Path("a/b.py")]) == [Path("a/b.py")]
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
 def test_imports_point_down(path):
     assert faults_of(module_name(path), path.read_text(encoding="utf-8")) == []
@@ -197,3 +253,8 @@ def test_the_rules_find_what_breaks_them(module, source):
 )
 def test_the_rules_allow_what_keeps_them(module, source):
     assert faults_of(module, source) == []
+
+
+if __name__ == "__main__":
+    missing = [f"no test module: src/tessera/{name}" for name in untested(MODULES)]
+    print("\n".join([*missing, *crowded(MODULES), *same_names(MODULES)]))

@@ -1,7 +1,6 @@
 """plan: the arithmetic against numbers worked out by hand, and command lines that parse."""
 
 import functools
-import json
 import shlex
 
 import pytest
@@ -114,20 +113,6 @@ def test_money_is_the_users_price():
     expected = 2.5 * (hours["caption"] + hours["encode"] + 2 * hours["train"])
     assert to_json(paid)["money"] == pytest.approx(expected) == pytest.approx(2.5 * total_hours(paid))
     assert f"{expected:.1f}, at 2.5 for an hour of a GPU" in describe(paid)
-
-
-def test_the_verb_prints_text_or_json(capsys, monkeypatch):
-    from tessera.cli import output, workflow
-
-    workflow.plan(images=600, price=3)
-    assert "at 3 for an hour of a GPU" in capsys.readouterr().out
-    monkeypatch.setattr(output, "as_json", True)
-    workflow.plan(images=600, price=3)
-    printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads(json.dumps(to_json(PlanConfig(images=600, price=3))))
-    assert sum(printed["bytes"].values()) == pytest.approx(
-        sum(disk(PlanConfig(images=600)).values()), abs=len(printed["bytes"])
-    )
 
 
 def test_bad_plans():

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tessera.config import UserError, from_dict, to_dict
-from tessera.files import exclusive_lock
+from tessera.files import exclusive_lock, write_json
 from tessera.presets.config import RunConfig
 from tessera.presets.lookup import RUN_PRESETS, load_run_preset, load_train_preset
 from tessera.presets.miniature import miniature_smoke
@@ -159,6 +159,16 @@ def test_what_a_killed_call_left_of_its_first_file_is_in_nobodys_way(tmp_path):
     (tmp_path / ".tmp-0123abcd-config.json").write_text("{")
     claim(tmp_path, miniature_smoke())
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_folder_of_another_version_is_refused_by_its_name(tmp_path):
+    claim(tmp_path, miniature_smoke())
+    write_json(tmp_path / "images" / "manifest.json", {"tool": {"name": "tessera"}, "stage": "collect"} | EMPTY)
+    with pytest.raises(UserError, match=f"{tmp_path}/images: was made by another version of tessera"):
+        run_here(tmp_path, replace(miniature_smoke(), parallel=1))
+
+
+EMPTY = {"complete": True, "config": {}, "inputs": {}, "counts": {}, "rejects": {}, "facts": {}}
 
 
 def test_a_preset_of_wrong_types_is_refused_before_anything_is_made(tmp_path):

@@ -1,4 +1,4 @@
-"""jobs: trainings beside each other, each a process with its own log and a share of one progress line.
+"""jobs: trainings in parallel, each a process with its own log and a share of one progress line.
 
 A job's process ends by itself when this one is gone, whatever ended it. Ctrl-C reaches this process alone, which passes
 it on once, so that every job saves its state.
@@ -25,34 +25,34 @@ POLL_SECONDS = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One process: `python -m MODULE ARGS...`, whose progress counts the images that it trains on."""
+    """Process `python -m MODULE ARGS...`, whose progress counts the images that it trains on."""
 
     name: str
     what: str
-    """What a message calls it, e.g. "arm ta"."""
+    """Name in messages, e.g. "arm ta"."""
     module: str
     args: tuple[str, ...]
     logs: Path
     """Folder of NAME.log and NAME.status.json."""
     images: int
-    """That it trains on in all."""
+    """Number of images that it trains on."""
     trained: Callable[[], bool] = field(repr=False)
-    """Whether its training is over."""
+    """Returns True once its training is over."""
     after: str | None = None
-    """Name of the job that has to be done before this one starts."""
+    """Name of the job that has to be done before this one starts; None = starts at once."""
 
 
 def run_jobs(
     jobs: Sequence[Job], parallel: int, *, seconds: float | None = None, stop_at_failure: bool = True
 ) -> list[str]:
-    """Runs the jobs in their order, `parallel` at a time; returns the names of those that are not done.
+    """Run the jobs in their order, `parallel` at a time; return the names of those that are not done.
 
     `seconds`: after so long the running ones are asked to save and end; None = no limit. A job that fails is a
-    UserError with the last line of its log: at once, the others being stopped, or with `stop_at_failure` off at the
-    end, when the others are done.
+    UserError with the last line of its log: at once, after the others are stopped, or with `stop_at_failure` off when
+    the others are done.
     """
     if not jobs:
-        return []  # and say nothing of a progress without work
+        return []  # without a line of progress
     waiting = list(jobs)
     running: list[_Child] = []
     failures: list[str] = []
@@ -71,11 +71,11 @@ def run_jobs(
                 if not running:
                     break  # what is left waits for a job that failed
                 time.sleep(POLL_SECONDS)
-                looks = [child.look() for child in running]
-                if before := sum(before for before, _ in looks):
+                counts = [child.count() for child in running]
+                if before := sum(before for before, _ in counts):
                     bar.found(before)
                 now = "; ".join(f"{child.job.name} {child.note}" for child in running if child.note)
-                bar.advance(sum(since for _, since in looks), **({"now": now} if now else {}))
+                bar.advance(sum(since for _, since in counts), **({"now": now} if now else {}))
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
                     child.close()
@@ -97,13 +97,13 @@ def run_jobs(
 
 
 def _next(waiting: Sequence[Job], running: Sequence["_Child"], failed: set[str]) -> Job | None:
-    """The first job that waits for no other one."""
+    """Return the first job that waits for no other one."""
     busy = {job.name for job in waiting} | {child.job.name for child in running} | failed
     return next((job for job in waiting if job.after not in busy), None)
 
 
 class _Child:
-    """A job's process."""
+    """Process of a job."""
 
     def __init__(self, job: Job):
         self.job = job
@@ -123,9 +123,8 @@ class _Child:
                 start_new_session=True,
             )
 
-    def look(self) -> tuple[int, int]:
-        """Takes note of what it is doing; returns how many images it turns out to have been trained on by an earlier
-        call, and how many it has trained on since the last look."""
+    def count(self) -> tuple[int, int]:
+        """Return the images that an earlier call turns out to have trained on, and those since the last count."""
         with contextlib.suppress(FileNotFoundError):
             status = json.loads(self.status.read_bytes())
             trained = status["completed"] if status["description"] == "train" else self._trained()
@@ -142,13 +141,16 @@ class _Child:
         lines = self.log.read_bytes()[self.begins :].decode(errors="replace").strip().splitlines()
         if self.process.returncode < 0:  # it had no time to say anything
             why = f"was killed by signal {-self.process.returncode}"
-            why += "; most often memory ran out" if self.process.returncode == -signal.SIGKILL else ""
+            why += "; most often memory ran out" if self.process.returncode == -9 else ""
         else:
             why = lines[-1].removeprefix("error: ") if lines else f"ended with exit code {self.process.returncode}"
         return f"{self.job.what}: {why} (all it said: {self.log})"
 
     def ask_to_stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
+        if os.name == "posix":
+            self.process.send_signal(signal.SIGINT)
+        else:
+            self.process.terminate()  # Windows: the last checkpoint is what is saved
 
     def wait(self) -> None:
         try:
@@ -164,9 +166,9 @@ class _Child:
 
 
 def work(job: Callable[[], None]) -> int:
-    """What a job's process does: calls `job`, and returns its exit code. The log's last line says what went wrong."""
+    """Call `job` in its process and return the exit code; the log's last line says what went wrong."""
     _end_with_parent()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born without
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     try:
         job()
     except UserError as error:
@@ -183,7 +185,7 @@ def work(job: Callable[[], None]) -> int:
 
 
 def _end_with_parent() -> None:
-    """Ends this process at once when its standard input closes: the parent is gone."""
+    """End this process at once when its standard input closes: the parent is gone."""
 
     def wait() -> None:
         while os.read(0, 1):  # not sys.stdin, whose lock would be held when this process ends

@@ -1,10 +1,10 @@
-"""run: chains every stage, from pictures to report, in one working folder; arms train beside each other.
+"""run: chains every stage, from images to report, in one working folder; arms train in parallel.
 
     images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  runs/ARM/  export/ARM/
     samples/ARM/SET/  scores/ARM/SET/  report/index.html  stages.json  logs/ARM.log
 
 Each arm (train, export, generate, evaluate) is a process of its own with its own share of the cores. A stage that is
-complete is not done again, so running the same command goes on wherever the last one stopped.
+complete is not done again, so running the same command resumes wherever the last one stopped.
 """
 
 import functools
@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
-from tessera.curate.caption.caption import Captioner
 from tessera.files import LOCK, TEMPORARY, atomic_path, exclusive_lock, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
-from tessera.stages import MANIFEST, made_otherwise
+from tessera.stages import MANIFEST, made_otherwise, read_manifest
 
 CONFIG = "config.json"
 BUSY = "another tessera run is working in this folder"
@@ -31,17 +30,16 @@ PLAIN, AUGMENTED = "plain", "augmented"
 def run(
     out: Path, config: RunConfig, *, images: Path | None = None, captions: Path | None = None, resume: bool = False
 ) -> Path:
-    """Does all stages of `config` in the working folder `out`; returns the report's path.
+    """Do all stages of `config` in the working folder `out` and return the report's path.
 
-    `images`: the user's folder, for a preset without a world; `captions`: a file of captions for it. `resume`: there
-    has to be something to go on with. Raises UserError for bad input, KeyboardInterrupt when stopped: nothing that was
-    done is lost.
+    `images`: the user's folder, for a preset without a world; `captions`: a file of captions for it. `resume`: fail if
+    there is nothing to resume. Raises UserError for bad input, KeyboardInterrupt when stopped: nothing that was done is
+    lost.
     """
     out = Path(out)
     if resume and not (out / CONFIG).exists():
         raise UserError(f"{out}: there is nothing to resume; leave out --resume to start")
-    check(out, config)  # before the lock, whose file has no place in a folder that is not ours
-    out.mkdir(parents=True, exist_ok=True)
+    check(out, config)  # before the lock, which would make the folder
     with exclusive_lock(out, BUSY):
         claim(out, config)
         clock = Clock(out)
@@ -51,140 +49,90 @@ def run(
             _release(out)
             raise
         _train_arms(out, config)
+        clock.join(out, config)
         from tessera.report.run_page import report
 
-        clock.join(out, config)
         clock.do("report", report, out / "report", out, [arm.name for arm in config.arms])
     return out / "report" / "index.html"
 
 
-class Clock:
-    """Seconds spent in each stage, over all calls that it took; kept in timings/ and gathered in stages.json."""
-
-    def __init__(self, out: Path):
-        self.folder = out / "timings"
-
-    def do(self, stage: str, work: Callable[..., object], directory: Path, *args: Any, **kwargs: Any) -> None:
-        """work(directory, ...), which fills `directory`; the time counts unless that was complete before."""
-        if is_complete(directory):
-            work(directory, *args, **kwargs)  # returns at once, or says what does not match
-            return
-        path = self.folder / f"{stage.replace(' ', '-')}.json"
-        before = read_json(path)["seconds"] if path.exists() else 0.0
-        start = time.monotonic()
-        try:
-            work(directory, *args, **kwargs)
-        finally:
-            write_json(path, {"stage": stage, "seconds": round(before + time.monotonic() - start, 2)})
-
-    def join(self, out: Path, config: RunConfig) -> None:
-        """Writes stages.json: the stages in the order of the work."""
-        names = ["collect", "augment", "prompts"]
-        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "shorten", "encode")]
-        names += [f"{verb} {arm.name}" for verb in ("train", "export", "generate", "evaluate") for arm in config.arms]
-        paths = [self.folder / f"{name.replace(' ', '-')}.json" for name in names]
-        write_json(out / "stages.json", [read_json(path) for path in paths if path.exists()])
-
-
-def encoded_set(arm: Arm, augmented: bool) -> str:
-    """Name of an arm's plain or augmented set."""
-    short = f"-short{arm.short_share:g}" if arm.short_share else ""
-    return f"{AUGMENTED if augmented else PLAIN}-{arm.captioner}{short}"
-
-
-def _sets(config: RunConfig) -> dict[str, tuple[Captioner, float, bool]]:
-    """Name of each encoded set -> (captioner, share of short captions, augmented or not)."""
-    sets: dict[str, tuple[Captioner, float, bool]] = {}
-    for arm in config.arms:
-        for augmented in (False, True)[: 1 + arm.augmented]:
-            sets[encoded_set(arm, augmented)] = (arm.captioner, arm.short_share, augmented)
-    return sets
-
-
-def check(out: Path, config: RunConfig) -> None:
-    """UserError for a configuration with wrong types, which the arms could not read back; for a folder of another
-    configuration, or with files of somebody else."""
-    from_dict(RunConfig, to_dict(config), "the preset")
-    if (out / CONFIG).exists():
-        pairs = compare(read_json(out / CONFIG), json.loads(json.dumps(to_dict(config))))
-        if pairs:
-            raise made_otherwise(out, pairs[:5])
-    elif out.exists() and (not out.is_dir() or any(_is_foreign(entry.name) for entry in out.iterdir())):
-        raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
-
-
-def _is_foreign(name: str) -> bool:
-    """Of a file in a folder without configuration; a killed call leaves its lock, or an unfinished file."""
-    return name != LOCK and not name.startswith(TEMPORARY)
-
-
-def claim(out: Path, config: RunConfig) -> None:
-    """Writes the resolved configuration into a new folder. UserError as of `check`, now that nobody else is there."""
-    check(out, config)
-    if not (out / CONFIG).exists():
-        for entry in out.glob(f"{TEMPORARY}*"):
-            entry.unlink()
-        write_json(out / CONFIG, json.loads(json.dumps(to_dict(config))))
-
-
-def _release(out: Path) -> None:
-    """Takes the claim back where nothing was made: a mistyped folder must not hold `out` against the right one."""
-    if not (out / "images").exists():
-        (out / CONFIG).unlink(missing_ok=True)
-        shutil.rmtree(out / "timings", ignore_errors=True)
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether the stage that fills `directory` is done."""
-    path = directory / MANIFEST
-    return path.exists() and read_json(path).get("complete", False)
-
-
-def _curate(out: Path, config: RunConfig, clock: Clock, images: Path | None, captions: Path | None) -> None:
+def _curate(out: Path, config: RunConfig, clock: "Clock", source: Path | None, captions_file: Path | None) -> None:
+    """Make the images, the recipe, the prompts and every encoded set that an arm trains on."""
     from tessera.curate.augment import augment
     from tessera.curate.caption.caption import CaptionConfig, caption
     from tessera.curate.caption.shorten import shorten
     from tessera.curate.collect.collect import collect
     from tessera.curate.encode import encode
 
-    pictures = out / "images"
-    clock.do("collect", collect, pictures, config.collect, images)
+    images, seed = out / "images", config.collect.world.seed if config.collect.world else 0
+    clock.do("collect", collect, images, config.collect, source)
     if any(arm.augmented for arm in config.arms):
-        clock.do("augment", augment, out / "recipe", pictures, config.augment)
-    _make_prompts(out, config, clock, pictures)
-    for name, (captioner, share, augmented) in _sets(config).items():
+        clock.do("augment", augment, out / "recipe", images, config.augment)
+    _make_prompts(out, config, clock)
+    for name, (arm, augmented) in _sets(config).items():
         recipe = out / "recipe" if augmented else None
-        words = CaptionConfig(captioner=captioner, seed=config.collect.world.seed if config.collect.world else 0)
-        texts, encoded = out / "captions" / name, out / "encoded" / name
-        file = captions if captioner == "import" else None
-        clock.do(f"caption {name}", caption, texts, pictures, words, recipe=recipe, captions_file=file)
-        if share:
+        texts = out / "captions" / name
+        file = captions_file if arm.captioner == "import" else None
+        settings = CaptionConfig(captioner=arm.captioner, seed=seed)
+        clock.do(f"caption {name}", caption, texts, images, settings, recipe=recipe, captions_file=file)
+        if arm.short_share:
             texts, long = texts.with_name(f"{name}-mixed"), texts
-            clock.do(f"shorten {name}", shorten, texts, long, pictures, share, recipe)
-        clock.do(f"encode {name}", encode, encoded, pictures, texts, config.encode, recipe=recipe)
+            clock.do(f"shorten {name}", shorten, texts, long, images, arm.short_share, recipe)
+        clock.do(f"encode {name}", encode, out / "encoded" / name, images, texts, config.encode, recipe=recipe)
 
 
-def _make_prompts(out: Path, config: RunConfig, clock: Clock, pictures: Path) -> None:
-    """The judge's prompts over the miniature world, or "An image of <class-name>" for a user's classes."""
+def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
+    """Make the judge's prompts over the miniature world, or "An image of <class-name>" for a user's classes."""
     if config.prompts is not None:
         from tessera.prompts.miniature import prompts
 
-        clock.do("prompts", prompts, out / "prompts", pictures, config.prompts)
+        clock.do("prompts", prompts, out / "prompts", out / "images", config.prompts)
         return
     from tessera.curate.caption.caption import aio_caption
     from tessera.curate.index import read_images
 
-    names = sorted({row.class_name for row in read_images(pictures)})[: config.class_prompts]
+    names = sorted({row.class_name for row in read_images(out / "images")})[: config.class_prompts]
     lines = [json.dumps({"prompt": aio_caption(name), "tag": "class"}, ensure_ascii=False) for name in names]
-    path = prompts_file(out)
-    text = "\n".join(lines) + "\n"
+    path, text = prompts_file(out), "\n".join(lines) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
 def prompts_file(out: Path) -> Path:
+    """Return the path of the prompts file of a working folder."""
     return out / "prompts" / "prompts.jsonl"
+
+
+def encoded_set(arm: Arm, augmented: bool) -> str:
+    """Return the name of an arm's plain or augmented set."""
+    short = f"-short{arm.short_share:g}" if arm.short_share else ""
+    return f"{AUGMENTED if augmented else PLAIN}-{arm.captioner}{short}"
+
+
+def _sets(config: RunConfig) -> dict[str, tuple[Arm, bool]]:
+    """Return name of each encoded set -> (an arm that trains on it, True for the augmented one)."""
+    sets: dict[str, tuple[Arm, bool]] = {}
+    for arm in config.arms:
+        for augmented in (False, True)[: 1 + arm.augmented]:
+            sets.setdefault(encoded_set(arm, augmented), (arm, augmented))
+    return sets
+
+
+def _train_arms(out: Path, config: RunConfig) -> None:
+    jobs = [
+        Job(
+            name=arm.name,
+            what=f"arm {arm.name}",
+            module="tessera.run",
+            args=(str(out), arm.name),
+            logs=out / "logs",
+            images=arm.train.num_images,
+            trained=functools.partial(is_complete, out / "runs" / arm.name),
+        )
+        for arm in config.arms
+    ]
+    run_jobs(jobs, config.parallel)
 
 
 def run_arm(
@@ -198,8 +146,8 @@ def run_arm(
 ) -> None:
     """Train, export, generate and (where there is a judge) evaluate one arm in `out`, in this process.
 
-    plain, augmented: encoded sets; `augmented` is None for an arm without. prompts: a prompts file. kinds: which of
-    `config.sample_sets()` are drawn; None = all.
+    plain, augmented: encoded sets; `augmented` is None for an arm without. prompts: a prompts file. kinds: names
+    in `config.sample_sets()` to draw; None = all.
     """
     from tessera.generate.folder import generate
     from tessera.train.export import export
@@ -220,22 +168,6 @@ def run_arm(
             clock.do(f"evaluate {name}", evaluate, out / "scores" / name / kind, samples, config.evaluate)
 
 
-def _train_arms(out: Path, config: RunConfig) -> None:
-    jobs = [
-        Job(
-            name=arm.name,
-            what=f"arm {arm.name}",
-            module="tessera.run",
-            args=(str(out), arm.name),
-            logs=out / "logs",
-            images=arm.train.num_images,
-            trained=functools.partial(is_complete, out / "runs" / arm.name),
-        )
-        for arm in config.arms
-    ]
-    run_jobs(jobs, config.parallel)
-
-
 def _main(folder: str, arm_name: str) -> int:
     out = Path(folder)
 
@@ -246,6 +178,75 @@ def _main(folder: str, arm_name: str) -> int:
         run_arm(out, config, arm, out / "encoded" / encoded_set(arm, False), augmented, prompts_file(out))
 
     return work(job)
+
+
+class Clock:
+    """Seconds spent in each stage, over all calls that it took: in timings/, gathered in stages.json."""
+
+    def __init__(self, out: Path):
+        self.folder = out / "timings"
+
+    def do(self, stage: str, work: Callable[..., object], directory: Path, *args: Any, **kwargs: Any) -> None:
+        """Call work(directory, ...), which fills `directory`; the time counts unless that was complete before."""
+        if is_complete(directory):
+            work(directory, *args, **kwargs)  # returns at once, or says what does not match
+            return
+        path = self.folder / f"{stage.replace(' ', '-')}.json"
+        before = read_json(path)["seconds"] if path.exists() else 0.0
+        start = time.monotonic()
+        try:
+            work(directory, *args, **kwargs)
+        finally:
+            write_json(path, {"stage": stage, "seconds": round(before + time.monotonic() - start, 2)})
+
+    def join(self, out: Path, config: RunConfig) -> None:
+        """Write stages.json: the stages in the order of the work."""
+        names = ["collect", "augment", "prompts"]
+        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "shorten", "encode")]
+        names += [f"{verb} {arm.name}" for verb in ("train", "export", "generate", "evaluate") for arm in config.arms]
+        paths = [self.folder / f"{name.replace(' ', '-')}.json" for name in names]
+        write_json(out / "stages.json", [read_json(path) for path in paths if path.exists()])
+
+
+def check(out: Path, config: RunConfig) -> None:
+    """Raise UserError for a configuration with wrong types, which the arms could not read back, and for a folder of
+    another configuration, of another version of tessera, or with files of somebody else."""
+    from_dict(RunConfig, to_dict(config), "the preset")
+    if (out / CONFIG).exists():
+        if (out / "images" / MANIFEST).exists():
+            read_manifest(out / "images", must_be_complete=False)
+        pairs = compare(read_json(out / CONFIG), to_dict(config))
+        if pairs:
+            raise made_otherwise(out, pairs[:5])
+    elif out.exists() and (not out.is_dir() or any(_is_foreign(entry.name) for entry in out.iterdir())):
+        raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
+
+
+def _is_foreign(name: str) -> bool:
+    """Return False for what a killed call leaves in a folder without configuration: its lock or an unfinished file."""
+    return name != LOCK and not name.startswith(TEMPORARY)
+
+
+def claim(out: Path, config: RunConfig) -> None:
+    """Write the resolved configuration into a new folder; UserError as of `check`, now that the folder is locked."""
+    check(out, config)
+    if not (out / CONFIG).exists():
+        for entry in out.glob(f"{TEMPORARY}*"):
+            entry.unlink()
+        write_json(out / CONFIG, to_dict(config))
+
+
+def _release(out: Path) -> None:
+    """Take the claim back where nothing was made: a mistyped folder must not hold `out` against the right one."""
+    if not (out / "images").exists():
+        (out / CONFIG).unlink(missing_ok=True)
+        shutil.rmtree(out / "timings", ignore_errors=True)
+
+
+def is_complete(directory: Path) -> bool:
+    """Return True if the stage that fills `directory` is done."""
+    path = directory / MANIFEST
+    return path.exists() and read_json(path).get("complete", False)
 
 
 if __name__ == "__main__":

@@ -1,47 +1,16 @@
-"""The command line as a user meets it: in a process of its own."""
+"""The command line as a user meets it: help, mistyped words, bad input, the user's own files."""
 
 import inspect
-import json
-import os
 import re
 import subprocess
 import sys
 
 import pytest
 
-from tessera.cli import VERBS, main
-from tiny.exports import write_export
+from tessera.cli import VERBS
+from tiny.commands import call, fails, tessera
 
 NAMES = list(VERBS)
-
-
-def tessera(*args, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "tessera.cli", *map(str, args)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TESSERA_QUIET": "1", "COLUMNS": "120"},
-        timeout=120,
-    )
-
-
-def fails(*args, cwd=None):
-    """The one line that a wrong call says."""
-    result = tessera(*args, cwd=cwd)
-    assert result.returncode == 2, result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    assert "Traceback" not in result.stderr
-    return lines[0]
-
-
-def call(*args):
-    """The command in this process; its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(arg) for arg in args])
-    return ended.value.code
 
 
 def test_help_names_every_verb_and_does_not_import_torch():
@@ -68,7 +37,7 @@ def without(module, *words):
 
 
 def test_a_missing_library_of_an_extra_is_named_with_the_extra(tmp_path):
-    """The judges import transformers when they are asked for; other modules that lack are defects."""
+    """The judges import transformers when they are asked for; other missing modules are defects."""
     quality = ["evaluate", "quality", "--samples", tmp_path, "--reference", tmp_path, "--metrics", "clip_score"]
     for words in (["extend-prompts", "geneval"], quality):
         result = without("transformers", *words, "--out", tmp_path / "out")
@@ -188,20 +157,6 @@ def test_what_a_users_own_file_raises_and_its_trace(tmp_path, capsys, monkeypatc
     assert shown.endswith(said)
 
 
-@pytest.mark.parametrize("words", ["caption images --captioner llava", "encode images captions"])
-@pytest.mark.parametrize(("engine", "fix"), [("processes", "CUDA_VISIBLE_DEVICES=1"), ("ray", "leave --engine out")])
-def test_one_gpu_for_workers_that_get_one_each(words, engine, fix, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert call("collect", "miniature", "--num-images", 8, "--out", "images") == 0
-    assert call("caption", "images", "--out", "captions") == 0
-    capsys.readouterr()
-    assert call(*words.split(), "--engine", engine, "--device", "cuda:1", "--out", "out") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --device cuda:1: with --engine {engine} ")
-    assert fix in line
-    assert not (tmp_path / "out").exists()
-
-
 def test_bad_input_is_one_line_that_names_it(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -223,84 +178,8 @@ def test_bad_input_is_one_line_that_names_it(tmp_path):
     assert "did not make" in fails("run", "miniature", "--out", tmp_path / "full")
 
 
-def test_stages_by_hand_and_a_directory_of_another_configuration(tmp_path):
-    made = tessera("collect", "miniature", "--num-images", 24, "--out", "images", cwd=tmp_path)
-    assert made.stdout.startswith("images: ")
-    assert "24" in made.stdout
-    assert tessera("augment", "images", "--out", "recipe", cwd=tmp_path).returncode == 0
-    args = ("caption", "images", "--recipe", "recipe", "--captioner", "scene", "--out", "captions")
-    assert tessera(*args, cwd=tmp_path).returncode == 0
-    assert tessera("encode", "images", "captions", "--recipe", "recipe", "--out", "mixed", cwd=tmp_path).returncode == 0
-    line = fails("augment", "images", "--pattern", "half", "--out", "recipe", cwd=tmp_path)
-    assert "pattern" in line
-    assert '"all"' in line
-    assert '"half"' in line
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_what_a_verb_says_of_its_arguments_is_what_it_takes(verb):
     about = inspect.getdoc(VERBS[verb])
     said = re.findall(r"^    (\w+): ", about.partition("Args:\n")[2], re.MULTILINE)
     assert sorted(said) == sorted(inspect.signature(VERBS[verb]).parameters)
-
-
-def test_json_for_scripts(tmp_path):
-    made = tessera("collect", "miniature", "--num-images", 16, "--out", "images", "--json", cwd=tmp_path)
-    told = json.loads(made.stdout)
-    assert (told["directory"], told["stage"], told["counts"]["images"]) == ("images", "collect", 16)
-    assert "--json" in tessera("--help").stdout
-
-
-def test_every_verb_answers_scripts_with_one_object(tmp_path, capsys, monkeypatch):
-    """The verbs that need no pretrained network, one after the other in one folder."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "short.txt").write_text("a fox\n")
-    write_export(tmp_path / "export")
-
-    def told(line):
-        assert call(*line.split(), "--json") == 0
-        return json.loads(capsys.readouterr().out)
-
-    assert told("collect miniature --num-images 60 --out images")["counts"]["images"] == 60
-    assert told("augment images --out recipe")["stage"] == "augment"
-    assert told("caption images --recipe recipe --captioner scene --out captions")["directory"] == "captions"
-    assert told("encode images captions --recipe recipe --out encoded")["stage"] == "encode"
-    assert told("look captions --out look.html") == {"files": ["look.html"]}
-    assert told("prompts images --per-task 1 --out prompts")["counts"] == {"prompts": 6}
-    assert told("extend-prompts short.txt --extender rules --seed 7 --out long")["counts"] == {"prompts": 1}
-    assert json.loads((tmp_path / "long" / "prompts.jsonl").read_text())["extended"]["seed"] == 7
-    assert told("generate export --prompts short.txt --per-prompt 1 --out samples")["counts"]["images"] == 1
-    assert told("generate export --prompts prompts/prompts.jsonl --per-prompt 1 --out asked")["counts"]["prompts"] == 6
-    judged = told("evaluate miniature asked --out scores")["numbers"]
-    assert {"overall", "color_attr", "seam"} <= {number["metric"] for number in judged}
-    assert all(number["low"] <= number["value"] <= number["high"] for number in judged)
-    assert told("figure tau --pictures 16 --out tau")["directory"] == "tau"
-    plan = told("plan --images 1000")
-    assert plan["bytes"]["images"] > 0
-    assert plan["commands"][0].startswith("tessera collect")
-    study = told("study claims-smoke --plan --out studies")
-    assert (study["plan"], len(study["cells"])) == ("studies/claims-smoke/plan.json", 6)
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_is_what_the_shell_reads(shell, tmp_path):
-    script = tessera("completion", shell).stdout
-    for name in NAMES:
-        assert name.split(" ")[0] in script
-    if shell == "bash":
-        (tmp_path / "script").write_text(script)
-        asked = "source ./script; COMP_WORDS=(tessera coll); COMP_CWORD=1;"
-        asked += " $(complete -p tessera | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo ${COMPREPLY[@]}"
-        done = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True)
-        assert done.stdout.split() == ["collect"], done.stderr
-
-
-def test_one_class_has_no_partner(tmp_path):
-    from PIL import Image
-
-    (tmp_path / "photos").mkdir()
-    for number in range(3):
-        Image.new("RGB", (40, 30), (number * 80, 0, 0)).save(tmp_path / "photos" / f"{number}.jpg")
-    made = tessera("collect", "photos", "--single-class", "cat", "--size", 32, "--out", "images", cwd=tmp_path)
-    assert made.returncode == 0
-    assert "class" in fails("augment", "images", "--out", "recipe", cwd=tmp_path)

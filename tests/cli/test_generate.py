@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tessera.cli import main
 from tessera.cli.generate import generate
 from tessera.diffusion.sampler import SAMPLERS
 from tessera.prompts.read import load_prompts
 from tessera.stages import read_manifest
 from tiny.baselines import SAVE
+from tiny.commands import call
 from tiny.exports import write_export
 
 pytestmark = [  # of the library, about itself
@@ -30,13 +30,6 @@ def export(tmp_path_factory):
 @pytest.fixture(scope="module")
 def baselines(tmp_path_factory):
     return {name: save(tmp_path_factory.mktemp(name) / "baseline") for name, save in SAVE.items()}
-
-
-def call(*args):
-    """Run the command in this process; return its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(arg) for arg in args])
-    return ended.value.code
 
 
 def pictures(folder):

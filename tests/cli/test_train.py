@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tessera import cli
+from tiny.commands import call
 
 PRESET = """
 from tessera.models.dit import DiTConfig
@@ -18,12 +18,6 @@ def small():
     return TrainConfig(model=model, num_images=32, batch_size=8, augment_prob=0.0, compute="fp32", log_every_images=16,
         validation_records=4, validate_every_images=16, sample_every_images=16, caption_drop_prob=0.25)
 """
-
-
-def call(*words) -> int:
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tessera import cli
 from tessera import images as pictures
 from tessera.files import atomic_path
+from tiny.commands import call
 
 CHILD = """
 import sys
@@ -119,12 +119,6 @@ def test_killed_and_run_again(job, messy, tmp_path, stage):
 @pytest.mark.parametrize("stage", STAGES[:-1])
 def test_killed_thirty_times(job, messy, tmp_path, cores, stage):
     kill_rounds(30, job, messy, tmp_path, cores, stage)
-
-
-def call(*args) -> int:
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(arg) for arg in args])
-    return ended.value.code  # type: ignore[return-value]
 
 
 def test_a_full_disk_is_said_and_loses_nothing(messy, tmp_path, monkeypatch, capsys):

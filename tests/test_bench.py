@@ -1,4 +1,4 @@
-"""The whole way of evaluation by one command, `bench/evaluation.py`: what it leaves, not how long it takes."""
+"""The whole path of evaluation by one command, `bench/evaluation.py`: what it leaves, not how long it takes."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import pytest
 
 from tessera.evaluate.scores import read_scores
 
-BENCH = Path(__file__).parents[2] / "bench" / "evaluation.py"
+BENCH = Path(__file__).parents[1] / "bench" / "evaluation.py"
 TASKS = {"overall", "single_object", "two_object", "counting", "colors", "position", "color_attr"}
 PARTS = ("precision", "recall", "density", "coverage")
 

@@ -1,0 +1,51 @@
+"""run, study and plan as verbs: what their options become."""
+
+import json
+
+import pytest
+
+from tessera.cli import output, workflow
+from tessera.config import UserError
+from tessera.plan import PlanConfig, disk, to_json
+from tiny.commands import call
+
+
+@pytest.mark.parametrize(("budget", "seconds"), [(None, None), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
+def test_a_budget_is_a_time(budget, seconds):
+    assert workflow._seconds(budget) == seconds
+
+
+@pytest.mark.parametrize("budget", ["", "2", "h", "2d", "-1m", "infh", "nanm", "0s"])
+def test_anything_else_is_no_budget(budget):
+    with pytest.raises(UserError, match=r"budget is .*; give a time such as 90s, 60m or 2h"):
+        workflow._seconds(budget)
+
+
+def test_the_study_of_the_noise_trains_nothing(tmp_path, capsys):
+    assert call("study", "noise", "--budget", "1h", "--out", tmp_path / "out") == 2
+    assert capsys.readouterr().err == "error: study noise trains nothing: leave out --budget\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_out_is_named_after_its_preset(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr("tessera.run.run", lambda out, config, **rest: made.append((out, rest)) or out / "index.html")
+    assert call("run", "miniature-smoke") == 0
+    assert call("run", "miniature-smoke", "--out", "here", "--resume") == 0
+    assert [str(out) for out, _ in made] == ["out/miniature-smoke", "here"]
+    assert [rest["resume"] for _, rest in made] == [False, True]
+    assert capsys.readouterr().out.splitlines()[0] == "Report: out/miniature-smoke/index.html"
+
+
+def test_plan_prints_text_or_json(capsys, monkeypatch):
+    monkeypatch.setattr(output, "as_json", False)
+    workflow.plan(images=600, price=3)
+    assert "at 3 for an hour of a GPU" in capsys.readouterr().out
+    monkeypatch.setattr(output, "as_json", True)
+    workflow.plan(images=600, price=3)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(json.dumps(to_json(PlanConfig(images=600, price=3))))
+    assert sum(printed["bytes"].values()) == pytest.approx(
+        sum(disk(PlanConfig(images=600)).values()), abs=len(printed["bytes"])
+    )
