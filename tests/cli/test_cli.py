@@ -128,7 +128,7 @@ def asks(width):
     ("function", "said"),
     [
         ("big", "line 5: KeyError: 'width' (TESSERA_DEBUG=1 shows where)"),
-        ("tiny", "world.size is 1: give at least 16 pixels"),
+        ("tiny", "size is 1; give at least 16"),
         ("long", "line 11: RuntimeError: one line and another (TESSERA_DEBUG=1 shows where)"),
         ("asks", "TypeError: asks() missing 1 required positional argument: 'width' (TESSERA_DEBUG=1 shows where)"),
     ],

@@ -1,6 +1,6 @@
-"""Says a miniature scene in words: the long captions of paper section 3.1, from ground truth in place of a captioner.
+"""Miniature scenes in words: the long captions of paper section 3.1, from ground truth instead of a captioner.
 
-A caption tells composition, place, size, colour, texture, shape and background. Several phrasings say the same facts;
+A caption tells composition, place, size, color, texture, shape and background. Several phrasings say the same facts;
 which one is chosen is a function of the address (seed, number).
 """
 
@@ -23,7 +23,7 @@ def plural(shape: str) -> str:
 
 
 def place(center: tuple[float, float], fine: bool = False) -> str:
-    """Words for a centre given as (x, y) fractions of the frame; `fine` names small offsets from the middle."""
+    """Say where a center (x, y), in fractions of the frame, lies; `fine` names small offsets from the middle."""
     x, y = center
     if fine:
         near = 0.03
@@ -44,7 +44,7 @@ def place(center: tuple[float, float], fine: bool = False) -> str:
 
 
 def relation(first: SceneObject, second: SceneObject) -> str:
-    """How `first` lies to `second`, along the axis of the larger distance."""
+    """Say where `first` lies as seen from `second`, along the axis of the larger distance."""
     dx, dy = first.center[0] - second.center[0], first.center[1] - second.center[1]
     if abs(dx) >= abs(dy):
         return "to the left of" if dx < 0 else "to the right of"
@@ -52,14 +52,14 @@ def relation(first: SceneObject, second: SceneObject) -> str:
 
 
 def describe(scene: Scene, seed: int, number: int) -> str:
-    """Long caption of a scene of one to four objects; (seed, number) chooses the phrasing."""
+    """Return the long caption of a scene of one to four objects; (seed, number) chooses the phrasing."""
     rng = philox(seed, "miniature/words", number)
     say = {1: _describe_one, 2: _describe_two}.get(len(scene.objects), _describe_many)
     return with_articles(say(scene, rng))
 
 
 def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
-    """The scene in a few words, as a person types a prompt: objects, perhaps with color and relation.
+    """Say a scene in a few words, as a person types a prompt: objects, perhaps with color and relation.
 
     The address (seed, number) chooses what is told. Scenes of more than two objects, or of two alike, are told long.
     """
@@ -70,7 +70,7 @@ def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
     nouns = [f"a {thing.color} {thing.shape}" if colored else f"a {thing.shape}" for thing in scene.objects]
     told = nouns[0]
     if len(nouns) == 2:
-        first = int(rng.integers(2))  # a caption must not tell which picture was the base
+        first = int(rng.integers(2))  # a caption must not tell which image was the base
         one, other = scene.objects[first], scene.objects[1 - first]
         joined = relation(one, other) if rng.random() < 0.5 else "and"
         if rng.random() < 0.5:
@@ -80,7 +80,7 @@ def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
 
 
 def with_articles(text: str) -> str:
-    """English: "a" before a colour or shape that begins with a vowel becomes "an"."""
+    """Write "an" for "a" before a color or shape that begins with a vowel."""
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
 
@@ -89,7 +89,7 @@ def _pick(rng: np.random.Generator, *choices: str) -> str:
 
 
 def _noun(thing: SceneObject, rng: np.random.Generator) -> str:
-    """One object with all its attributes, in one of several orders."""
+    """Return an object's noun with all its attributes, in one of several orders."""
     return _pick(
         rng,
         f"{thing.size} {thing.color} {thing.shape} with a {thing.texture} surface",
@@ -124,7 +124,7 @@ def _ground(scene: Scene, rng: np.random.Generator, first: str, second: str) -> 
 
 
 def _describe_two(scene: Scene, rng: np.random.Generator) -> str:
-    # The order of naming is drawn too: a caption must not tell which picture was the base.
+    # The order of naming is drawn too: a caption must not tell which image was the base.
     first, second = scene.objects if rng.random() < 0.5 else scene.objects[::-1]
     grounds = scene.backgrounds if first is scene.objects[0] else scene.backgrounds[::-1]
     ordered = Scene(objects=(first, second), backgrounds=grounds, seed=scene.seed)

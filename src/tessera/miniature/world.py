@@ -1,6 +1,6 @@
-"""The miniature world: a small stand-in for ImageNet that can be drawn, said in words and judged exactly.
+"""The miniature world: a small counterpart of ImageNet that can be drawn, said in words and judged exactly.
 
-Every picture holds ONE object, roughly centred; its class is its shape. Colour, texture, size, background and exact
+Every image holds ONE object, roughly centered; its class is its shape. Color, texture, size, background and exact
 place are attributes that the class name does not tell, so a long caption carries what "An image of <class-name>"
 does not (paper section 3.1), and every prompt with two objects is out of distribution (section 3.2).
 No files are read or written here; scenes are a function of an address (seed, purpose, number).
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tessera.config import UserError, nearest
+from tessera.config import UserError, check_ranges, nearest
 from tessera.randomness import philox
 from tessera.records import Placement, Scene, SceneObject
 
@@ -29,7 +29,7 @@ SIZES: dict[str, tuple[float, float]] = {"small": (0.30, 0.35), "medium": (0.38,
 """Object diameter as a fraction of the frame; at most one half, so that two objects fit side by side."""
 
 BACKGROUNDS: dict[str, tuple[str, tuple[int, int, int], tuple[int, int, int]]] = {
-    # name: (how a caption calls it, colour at the top, colour at the bottom)
+    # name: (its name in captions, color at the top, color at the bottom)
     "sky": ("a clear blue sky", (118, 166, 214), (176, 208, 236)),
     "grass": ("dark green grass", (46, 84, 38), (62, 104, 46)),
     "sand": ("pale yellow sand", (206, 182, 138), (222, 200, 158)),
@@ -40,7 +40,7 @@ BACKGROUNDS: dict[str, tuple[str, tuple[int, int, int], tuple[int, int, int]]] =
 SHADE = 0.75
 """Brightness of the dark parts of a texture."""
 JITTER = 0.09
-"""The centre of a single object lies within this fraction of the frame from the middle, on each axis."""
+"""The center of a single object lies within this fraction of the frame from the middle, on each axis."""
 
 _SUPERSAMPLE = 3
 
@@ -72,7 +72,7 @@ def _moon(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five points: in each of ten mirrored sectors the edge is a straight line from tip (r = 1) to notch (r = 0.42)."""
+    """Mark a star of five points: in each of ten mirrored sectors a line from tip (r = 1) to notch (r = 0.42)."""
     sector = np.pi / 5
     angle = np.abs((np.arctan2(u, -v) + sector) % (2 * sector) - sector)  # 0 at a tip, pi/5 at a notch
     notch = 0.42 * np.array([np.cos(sector), np.sin(sector)])
@@ -101,14 +101,14 @@ SHAPES = tuple(_INSIDE)
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """Which miniature world: the same config and number always give the same scene."""
+    """A miniature world: the same config and number always give the same scene."""
 
     num_images: int = 8000
-    """Pictures in the training set."""
+    """Images in the training set."""
     size: int = 32
-    """Side of a picture in pixels, at least 16."""
+    """Side of an image in pixels, at least 16."""
     shapes: tuple[str, ...] = SHAPES
-    """Classes; shapes[number % len(shapes)] is the class of picture `number`, so classes are balanced."""
+    """Classes; shapes[number % len(shapes)] is the class of image `number`, so classes are balanced."""
     colors: tuple[str, ...] = tuple(COLORS)
     textures: tuple[str, ...] = TEXTURES
     sizes: tuple[str, ...] = tuple(SIZES)
@@ -117,19 +117,9 @@ class WorldConfig:
     """In [0, 2**63)."""
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"world.seed is {self.seed}: give a number in [0, 2**63)")
-        if self.num_images < 1:
-            raise UserError(f"world.num_images is {self.num_images}: give at least 1")
-        if self.size < 16:
-            raise UserError(f"world.size is {self.size}: give at least 16 pixels")
-        for field, known in (
-            ("shapes", SHAPES),
-            ("colors", tuple(COLORS)),
-            ("textures", TEXTURES),
-            ("sizes", tuple(SIZES)),
-            ("backgrounds", tuple(BACKGROUNDS)),
-        ):
+        check_ranges(self, seed="[0, 2**63)", num_images="[1, inf)", size="[16, inf)")
+        kinds = {"shapes": SHAPES, "colors": COLORS, "textures": TEXTURES, "sizes": SIZES, "backgrounds": BACKGROUNDS}
+        for field, known in kinds.items():
             chosen = getattr(self, field)
             if not chosen or len(set(chosen)) != len(chosen):
                 raise UserError(f"world.{field} is {chosen!r}: name at least one, none twice")
@@ -139,12 +129,12 @@ class WorldConfig:
 
 
 def scene_key(world: WorldConfig, number: int) -> str:
-    """Key of training picture `number`: class/stem, the stem six digits wide."""
+    """Return the key of training image `number`: class/stem, the stem six digits wide."""
     return f"{world.shapes[number % len(world.shapes)]}/{number:06d}"
 
 
 def draw_scene(world: WorldConfig, number: int) -> Scene:
-    """Training scene `number`: one object of class shapes[number % len(shapes)], near the middle."""
+    """Draw training scene `number`: one object of class shapes[number % len(shapes)], near the middle."""
     rng = philox(world.seed, "miniature/scene", number)
     shape = world.shapes[number % len(world.shapes)]
     center = tuple(float(c) for c in 0.5 + rng.uniform(-JITTER, JITTER, 2))
@@ -156,9 +146,9 @@ def draw_scene(world: WorldConfig, number: int) -> Scene:
 
 
 def draw_composed(world: WorldConfig, number: int, objects: int, purpose: str, same: bool = False) -> Scene:
-    """A scene of several objects that do not touch, on one seam-free background: for the judge, not for training.
+    """Draw several objects that do not touch, on one seam-free background: for the judge, not for training.
 
-    `same`: all objects share shape and colour, as counting prompts ask. Raises UserError when `objects` is not in 1..4.
+    `same`: all objects share shape and color, as counting prompts ask. Raises UserError when `objects` is not in 1..4.
     """
     if not 1 <= objects <= 4:
         raise UserError(f"draw_composed: {objects} objects asked, 1 to 4 can be placed")
@@ -183,14 +173,15 @@ def draw_composed(world: WorldConfig, number: int, objects: int, purpose: str, s
 
 
 def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str = "aligned") -> Scene:
-    """What a CutMix picture of two single-object scenes shows: both objects where they come to lie, both backgrounds.
+    """Return the scene of a CutMix image of two single-object scenes: both objects where they come to lie, both
+    backgrounds.
 
-    With `half_view="aligned"` an object cut by the seam keeps its full diameter; its centre is its visible half's.
+    With `half_view="aligned"` an object cut by the seam keeps its full diameter; its center is its visible half's.
     """
     left, top, right, bottom = (edge / placement.size for edge in placement.box)
     first, second = base.objects[0], partner.objects[0]
     if placement.spans_frame:
-        axis = 0 if top == 0 and bottom == 1 and left > 0 else 1  # 0: beside each other, 1: one above the other
+        axis = 0 if top == 0 and bottom == 1 and left > 0 else 1  # 0: side by side, 1: one above the other
         if half_view == "centre":
             first = _moved(first, _shift(first.center, axis, -0.25), first.diameter)
             second = _moved(second, _shift(second.center, axis, 0.25), second.diameter)
@@ -204,9 +195,9 @@ def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str 
 
 
 def render(scene: Scene, size: int = 32) -> np.ndarray:
-    """Picture of a scene: uint8 (size, size, 3).
+    """Render a scene: uint8 (size, size, 3).
 
-    Only the first background is drawn: mixed scenes are composed from pictures, not rendered.
+    Only the first background is drawn: mixed scenes are composed from images, not rendered.
     """
     rng = philox(scene.seed, "miniature/pixels")
     canvas = _background(scene.backgrounds[0], size, rng)  # (S, S, 3) float
@@ -219,7 +210,7 @@ def render(scene: Scene, size: int = 32) -> np.ndarray:
         columns = np.flatnonzero(np.abs(u[0]) <= 1.2)
         if not len(rows) or not len(columns):
             continue
-        # Whole pixels around the object only: most of a picture is background.
+        # Whole pixels around the object only: most of an image is background.
         y0, y1 = rows[0] // _SUPERSAMPLE, rows[-1] // _SUPERSAMPLE + 1
         x0, x1 = columns[0] // _SUPERSAMPLE, columns[-1] // _SUPERSAMPLE + 1
         inside = _INSIDE[thing.shape](
@@ -253,7 +244,7 @@ def _draw_object(
 
 
 def size_word(diameter: float) -> str:
-    """The word for a diameter (fraction of the frame); below the smallest rendered size it is "tiny"."""
+    """Return the word for a diameter (fraction of the frame); below the smallest rendered size it is "tiny"."""
     if diameter < 0.25:
         return "tiny"
     return "small" if diameter < 0.365 else "medium" if diameter < 0.445 else "large"
@@ -271,7 +262,7 @@ def _moved(thing: SceneObject, center: tuple[float, ...], diameter: float) -> Sc
 
 
 def _gap(thing: SceneObject, center: tuple[float, ...], diameter: float) -> float:
-    """Free space between an object and a circle, as a fraction of the frame; negative where they overlap."""
+    """Return the free space between an object and a circle, as a fraction of the frame; negative where they overlap."""
     distance = float(np.hypot(center[0] - thing.center[0], center[1] - thing.center[1]))
     return distance - (thing.diameter + diameter) / 2
 
@@ -300,7 +291,7 @@ def _background(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _texture(name: str, x0: int, y0: int, x1: int, y1: int, size: int) -> np.ndarray:
-    """Brightness factor (h, w) of an object's surface: the colour stays the same, only lighter or darker."""
+    """Return the brightness factor (h, w) of a surface: the color stays the same, only lighter or darker."""
     y, x = np.mgrid[y0:y1, x0:x1]
     cell = max(2, size // 16)
     dark = {

@@ -21,8 +21,10 @@ def score_lines(scores: Mapping[str, Any] | str | Path) -> list[str]:
     scores: {name: number, or {"value", "low", "high"}}; or the scores.json of `tessera evaluate` (the file, or its
     directory), whose protocols stand below the table. Raises UserError when there is no score in it.
     """
-    numbers, protocols = scores, {}
-    if not isinstance(scores, Mapping):
+    protocols: dict[str, None] = {}
+    if isinstance(scores, Mapping):
+        numbers = scores
+    else:
         path = Path(scores)
         path = path / "scores.json" if path.is_dir() else path
         found = read_json(path)
