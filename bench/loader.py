@@ -22,7 +22,7 @@ from tessera.encoded.shard import write_shard
 from tessera.encoded.store import open_encoded, shard_name
 from tessera.randomness import philox
 from tessera.stages import open_stage
-from tessera.train.algorithm1 import Algorithm1, Normalisation
+from tessera.train.algorithm1 import Algorithm1, Normalization
 from tessera.train.loader import Loader, Reader, passes
 
 TOKENS, WIDTH, SHAPE = 180, 2048, (4, 32, 32)
@@ -103,7 +103,7 @@ def main() -> None:
         sets = [make_set(folder / n, arguments.records, i, arguments.linked) for i, n in enumerate(("plain", "mixed"))]
         plain, augmented = map(open_encoded, sets)
         algorithm = Algorithm1(plain, augmented, 0.4, 0.5, 0, "linear", caption_drop_prob=0.1)
-        reader = Reader(algorithm, plain, augmented, Normalisation(scale=(0.18215,)))
+        reader = Reader(algorithm, plain, augmented, Normalization(scale=(0.18215,)))
         one = np.mean([size_of(plain[i]) for i in range(64)])
 
         def read_both(numbers):

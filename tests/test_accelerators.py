@@ -25,10 +25,11 @@ from tessera.models.dit import DiTConfig
 from tessera.pretrained.text_encoders import load_text_encoder
 from tessera.records import Batch
 from tessera.train import checkpoint, step
-from tessera.train.loop import Means, train
+from tessera.train.config import RuntimeOptions
+from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
-from tessera.train.state import TrainState
+from tessera.train.state import TrainState, initial_network
 from tessera.weights.export import ExportInfo, save_export
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -124,8 +125,8 @@ def test_training_and_going_on(name, tmp_path, device, monkeypatch):
     By the defaults, so on a GPU by compiled blocks; and these networks differ, each with its own programs.
     """
     plain = write_set(tmp_path / "plain", make_records(37))
-    config, means = settings(name), Means(decode=drawing)
-    train(tmp_path / "cpu", plain, None, config, device="cpu", means=means)
+    config, runtime = settings(name), RuntimeOptions(decode=drawing)
+    train(tmp_path / "cpu", plain, None, config, device="cpu", runtime=runtime)
     passes = []
 
     def counted(*arguments, **options):
@@ -137,8 +138,8 @@ def test_training_and_going_on(name, tmp_path, device, monkeypatch):
 
     monkeypatch.setattr(step, "diffusion_loss", counted)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "there", plain, None, config, device=str(device), means=means)
-    train(tmp_path / "there", plain, None, config, resume=True, device=str(device), means=means)
+        train(tmp_path / "there", plain, None, config, device=str(device), runtime=runtime)
+    train(tmp_path / "there", plain, None, config, resume=True, device=str(device), runtime=runtime)
     assert len(passes) == 4 * 10
     expected, found = log_of(tmp_path / "cpu"), log_of(tmp_path / "there")
     assert len(expected) == 10
@@ -176,9 +177,16 @@ def test_a_checkpoint_goes_from_device_to_device(name, tmp_path, device, monkeyp
     assert losses[1] == pytest.approx(losses[0], rel=tolerance(config))
     newest = checkpoint.latest(tmp_path / "run")
     assert newest is not None
-    state = TrainState(config, device, Means(compile=False))
+    state = TrainState(
+        initial_network(config.model, config.seed),
+        config.optim,
+        compute=config.compute,
+        ema_decay=config.ema_decay,
+        device=device,
+        runtime=RuntimeOptions(compile=False),
+    )
     state.load(newest)
-    again = state._tensors()
+    again = state.tensors()
     for key, value in checkpoint.load(newest).tensors.items():
         assert torch.equal(again[key].cpu(), value), key
         assert again[key].device.type == device.type or key.endswith("/step"), key

@@ -88,5 +88,3 @@ def test_the_published_recipe():
     optim = config.optim
     assert (optim.name, optim.lr, optim.betas, optim.weight_decay) == ("lamb", 1e-3, (0.9, 0.999), 0.01)
     assert (optim.warmup_images, optim.final_lr_fraction, optim.clip_norm) == (5000 * 1024, 0.206, 2.0)
-    assert config.t_distribution == "uniform"
-    assert config.min_snr_gamma is None

@@ -10,7 +10,7 @@ import tessera
 from tessera import files
 from tessera.config import UserError
 from tessera.files import read_json
-from tessera.stages import open_stage, read_manifest
+from tessera.stages import find_stage, open_stage, read_manifest
 
 CONFIG = {"size": 32, "shapes": ("circle", "star"), "model": {"width": 8, "lr": 0.1}}
 
@@ -184,3 +184,21 @@ def test_read_manifest_errors(tmp_path):
     with pytest.raises(UserError, match="was made by `tessera collect`, wanted is encode or train"):
         read_manifest(directory, ("encode", "train"))
     assert read_manifest(directory, ("encode", "collect")).stage == "collect"
+
+
+def test_a_stage_is_found_without_writing(tmp_path):
+    call = {"stage": "collect", "config": CONFIG}
+    assert find_stage(tmp_path / "images", **call) is None
+    assert not (tmp_path / "images").exists()
+    work = open_stage(tmp_path / "images", **call)
+    before = (tmp_path / "images" / "manifest.json").read_bytes()
+    found = find_stage(tmp_path / "images", **call)
+    assert found is not None
+    assert not found.done
+    work.finish({"images": 2})
+    found = find_stage(tmp_path / "images", **call)
+    assert found is not None
+    assert found.done
+    with pytest.raises(UserError, match="size"):
+        find_stage(tmp_path / "images", stage="collect", config=CONFIG | {"size": 64})
+    assert (tmp_path / "images" / "manifest.json").read_bytes() != before

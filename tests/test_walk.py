@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "own_data.md").read_text(encodin
 
 TINY = """
 from tessera.models.dit import DiTConfig
-from tessera.train.loop import TrainConfig
+from tessera.train.config import TrainConfig
 
 def tiny():
     model = DiTConfig(latent_size=8, width=32, depth=1, heads=2, text_width=64, refiner_depth=1)

@@ -135,6 +135,8 @@ def _end(text: str) -> float:
 
 
 def _range_text(interval: str, low: float, high: float) -> str:
+    if (low, high) == (-math.inf, math.inf):
+        return "a finite number"
     if high == math.inf:
         return f"at least {low:g}" if interval[0] == "[" else f"a number above {low:g}"
     return f"a number in {interval}"

@@ -102,9 +102,7 @@ def open_stage(
     others wait for that; of an array job's tasks, whichever comes first starts it.
     """
     directory = Path(directory)
-    hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
-    # Compared in the form that the file gives back: tuples are lists there.
-    head = json.loads(json.dumps({"stage": stage, "config": dict(config), "inputs": hashes}, allow_nan=False))
+    head = _head(stage, config, inputs)
     if shared and rank() > 0:
         _wait_for_start(directory)
     if not (directory / MANIFEST).exists():
@@ -116,6 +114,28 @@ def open_stage(
     if not found.complete and not shared:
         remove_unfinished(directory)
     return Stage(directory, found.complete, head)
+
+
+def find_stage(
+    directory: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path] | None = None
+) -> Stage | None:
+    """Return the stage in `directory`, compared with this call as `open_stage` does, without writing anything.
+
+    None where there is none yet.
+    """
+    directory = Path(directory)
+    head = _head(stage, config, inputs)
+    if not (directory / MANIFEST).exists():
+        return None
+    found = read_manifest(directory, must_be_complete=False)
+    _check_same(directory, found, head)
+    return Stage(directory, found.complete, head)
+
+
+def _head(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> dict[str, Any]:
+    hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
+    # Compared in the form that the file gives back: tuples are lists there.
+    return json.loads(json.dumps({"stage": stage, "config": dict(config), "inputs": hashes}, allow_nan=False))
 
 
 def _wait_for_start(directory: Path) -> None:

@@ -10,7 +10,7 @@ from tiny.commands import call
 
 PRESET = """
 from tessera.models.dit import DiTConfig
-from tessera.train.loop import TrainConfig
+from tessera.train.config import TrainConfig
 
 def small():
     model = DiTConfig(latent_channels=48, latent_size=4, patch_size=1, width=32, depth=1, heads=2, text_width=64,
@@ -58,7 +58,7 @@ def test_flags(folder, capsys, monkeypatch):
     words = ["train", "mine.py:small", "--plain", "encoded/int8", "--device", "cpu"]
     assert call(*words, "--peak-tflops", 0.1, "--verify", "--compile", "off", "--out", "runs/a") == 0
     line = lines_of(folder / "runs/a")[-1]
-    assert line["peak_share"] == pytest.approx(line["tflops"] / 0.1, rel=0.01)
+    assert line["bf16_peak_share"] == pytest.approx(line["tflops"] / 0.1, rel=0.01)
     assert call("export", "runs/a", "--out", "export/a") == 0
     assert call(*words, "--init", "export/a", "--seed", 4, "--out", "runs/b") == 0
     monkeypatch.setitem(sys.modules, "wandb", None)

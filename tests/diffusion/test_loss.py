@@ -275,16 +275,3 @@ def test_unknown_prediction_is_a_user_error():
         as_denoiser(returning(None), "noise")
     with pytest.raises(UserError, match="prediction"):
         diffusion_loss(returning(None), make_batch(), NULL, prediction="x_0")
-
-
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-def test_min_snr_limits_the_weight_of_clean_samples(prediction):
-    batch = make_batch()
-    network = returning(torch.zeros_like(batch.latents))
-    _, plain = diffusion_loss(network, batch, torch.zeros(1, 6), prediction=prediction)
-    loss, limited = diffusion_loss(network, batch, torch.zeros(1, 6), prediction=prediction, min_snr_gamma=0.5)
-    snr = batch.alpha_bar / (1 - batch.alpha_bar)
-    assert (snr < 0.5).any()
-    assert (snr > 0.5).any()
-    assert torch.allclose(limited, plain * torch.minimum(snr, torch.tensor(0.5)) / snr, rtol=1e-5)
-    assert torch.allclose(loss, limited.mean())

@@ -90,8 +90,6 @@ def test_loss_and_gradients(network, prediction):
     null = torch.randn(1, network.config.text_width).to("meta")
     keep = torch.tensor([True, False, True]) if hasattr(network, "latent_tokens") else None
     with OneDevice():
-        loss, _ = diffusion_loss(
-            network, batch, null, prediction=prediction, self_condition_keep=keep, min_snr_gamma=5.0
-        )
+        loss, _ = diffusion_loss(network, batch, null, prediction=prediction, self_condition_keep=keep)
         loss.backward()
     assert all(parameter.grad is not None for parameter in network.parameters())

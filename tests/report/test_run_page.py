@@ -25,7 +25,7 @@ from tessera.randomness import philox
 from tessera.report.examples import NoiseSettings, noise_settings, noise_strip
 from tessera.report.run_page import ReportConfig, report
 from tessera.stages import open_stage, read_manifest
-from tessera.train.loop import TrainConfig
+from tessera.train.config import TrainConfig
 from tiny.chromium import check_file
 from tiny.scores import judged, miniature_scores
 

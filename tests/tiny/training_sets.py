@@ -4,15 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tessera.encoded.record import EncodedRecord, pack_floats, quantize
-from tessera.encoded.store import SHARD_SHA256, write_encoded
+from tessera.encoded.store import SHARD_SHA256, EncodedStore, write_encoded
 from tessera.files import sha256_file
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.randomness import philox
+from tessera.records import Batch
 from tessera.stages import open_stage
-from tessera.train.loop import TrainConfig
+from tessera.train.algorithm1 import Algorithm1, Normalization
+from tessera.train.config import TrainConfig
+from tessera.train.loader import Reader
 from tessera.train.optim.config import OptimConfig
 
 SHAPE = (4, 4, 4)
@@ -94,3 +98,15 @@ def write_set(
     usual[SHARD_SHA256] = {path.name: sha256_file(path) for path in sorted(directory.glob("*.arrow"))}
     stage.finish({"records": len(records)}, facts=usual | facts)
     return directory
+
+
+def load_batch(
+    algorithm: Algorithm1,
+    plain: EncodedStore,
+    augmented: EncodedStore | None,
+    numbers,
+    normalize: Normalization | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Batch:
+    """The samples `numbers` on the CPU, text in `dtype`."""
+    return Reader(algorithm, plain, augmented, normalize or Normalization())(numbers).to("cpu", dtype)

@@ -15,10 +15,9 @@ from tessera.diffusion.schedule import SCHEDULES, linear
 from tessera.encoded.record import pack_floats
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
-from tessera.train.algorithm1 import BLOCK, Algorithm1, Normalisation, latent_limit
+from tessera.train.algorithm1 import BLOCK, Algorithm1, Normalization, latent_limit
 from tessera.train.dataset_checks import check_sets
-from tessera.train.loader import load_batch
-from tiny.training_sets import SHAPE, WIDTH, make_records, write_set
+from tiny.training_sets import SHAPE, WIDTH, load_batch, make_records, write_set
 
 
 def draws_of(count: int, **changes):
@@ -45,19 +44,6 @@ def test_t_is_uniform_whatever_the_augmentation():
     draws = draws_of(40_000)
     assert np.abs(np.histogram(draws.t, bins=10, range=(0, 1))[0] - 4000).max() < 4 * np.sqrt(4000)
     assert np.array_equal(draws.t, draws_of(40_000, prob=0.0, augmented=None).t)
-
-
-def test_logit_normal_times():
-    """The logit of t is standard normal, whatever else is drawn stays the same."""
-    draws, uniform = draws_of(40_000, t_distribution="logit_normal"), draws_of(40_000)
-    logit = np.log(draws.t / (1 - draws.t))
-    assert abs(logit.mean()) < 4 / np.sqrt(40_000)
-    assert abs(logit.std() - 1) < 4 / np.sqrt(2 * 40_000)
-    assert np.array_equal(np.argsort(draws.t), np.argsort(uniform.t))
-    assert np.array_equal(draws.drop_caption, uniform.drop_caption)
-    assert not draws.augmented[draws.t <= 0.4].any()
-    with pytest.raises(UserError, match="t_distribution"):
-        draws_of(1, t_distribution="beta")
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
@@ -93,14 +79,14 @@ def test_latents_of_the_published_vae_reach_its_widest_channel(tmp_path):
     mean = means[:, None, None] + stds[:, None, None] * noise * np.sqrt(0.5)
     std = np.broadcast_to(stds[:, None, None] * np.sqrt(0.5), mean.shape)
     store = with_latents(tmp_path, mean, std)
-    assert latent_limit(store, Normalisation(scale=(0.18215,))) == pytest.approx(3.34, abs=0.11)
-    assert latent_limit(store, Normalisation(tuple(means), tuple(0.5 / stds))) == pytest.approx(1.5, abs=0.11)
+    assert latent_limit(store, Normalization(scale=(0.18215,))) == pytest.approx(3.34, abs=0.11)
+    assert latent_limit(store, Normalization(tuple(means), tuple(0.5 / stds))) == pytest.approx(1.5, abs=0.11)
 
 
 def test_latents_never_reach_beyond_the_largest(tmp_path):
     signs = np.where(philox(0, "signs").random((20, *SHAPE)) < 0.5, -1.0, 1.0)
     store = with_latents(tmp_path, signs, np.zeros_like(signs))
-    assert latent_limit(store, Normalisation(scale=(0.2,))) == 0.2
+    assert latent_limit(store, Normalization(scale=(0.2,))) == 0.2
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -109,7 +95,7 @@ def test_latents_that_are_not_finite_are_named_before_training(tmp_path, bad):
     means = np.zeros((20, *SHAPE))
     means[7, 0, 1, 2] = bad
     with pytest.raises(UserError, match="the latents of record 'thing/7' are not finite"):
-        latent_limit(with_latents(tmp_path, means, np.zeros_like(means)))
+        latent_limit(with_latents(tmp_path, means, np.zeros_like(means)), Normalization())
 
 
 @pytest.mark.parametrize(("first", "last"), [(0.1, 1.0), (1.0, 0.1), (0.7, 0.0)])
@@ -215,9 +201,9 @@ def test_shares_of_dropped_captions_and_of_self_conditioning():
         ({"plain": 0}, "plain"),
         ({"augmented": None}, "augment_prob"),
         ({"augmented": 0}, "augment_prob"),
-        ({"prob": 1.5}, "augment_prob"),
-        ({"min_t": -0.1}, "augment_min_t"),
-        ({"start": -1}, "augment_start_image"),
+        ({"prob": 1.5}, "prob is 1.5; give a number in"),
+        ({"min_t": -0.1}, "min_t is -0.1"),
+        ({"start": -1}, "start is -1; give at least 0"),
         ({"caption_drop_prob": 2.0}, "caption_drop_prob"),
         ({"schedule": "lineer"}, "linear"),
     ],
@@ -306,12 +292,12 @@ def test_latents_are_normalised_after_the_draw(spread_sets):
     algorithm = algorithm_of(*spread_sets)
     stored = load_batch(algorithm, *spread_sets, np.arange(9))
     shift, scale = (1.0, -2.0, 0.5, 0.0), (0.5, 2.0, 0.25, 1.0)
-    seen = load_batch(algorithm, *spread_sets, np.arange(9), Normalisation(shift, scale))
+    seen = load_batch(algorithm, *spread_sets, np.arange(9), Normalization(shift, scale))
     for channel in range(4):
         expected = (stored.latents[:, channel] - shift[channel]) * scale[channel]
         assert torch.equal(seen.latents[:, channel], expected)
     assert torch.equal(seen.noise, stored.noise)
-    one = load_batch(algorithm, *spread_sets, np.arange(9), Normalisation(scale=(0.5,)))
+    one = load_batch(algorithm, *spread_sets, np.arange(9), Normalization(scale=(0.5,)))
     assert torch.equal(one.latents, stored.latents * 0.5)
 
 

@@ -10,8 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tessera.config import UserError
-from tessera.train.boards import TensorBoard, WandB, scalars
-from tessera.train.loop import Means, train
+from tessera.train.config import RuntimeOptions
+from tessera.train.logs import TensorBoard, WandB, scalars
+from tessera.train.loop import train
 from tiny.training_sets import config_of
 
 LINE = {
@@ -44,7 +45,7 @@ def test_tensorboard_files(tmp_path):
     board = TensorBoard(tmp_path, 0)
     for number in (8, 16, 24):
         board.line(number, {"loss": number / 8})
-    board.picture(24, np.zeros((8, 16, 3), np.uint8))
+    board.image(24, np.zeros((8, 16, 3), np.uint8))
     board.close()
     time.sleep(1.1)  # files are read in the order of their names, which begin with the second
     resumed = TensorBoard(tmp_path, 16)
@@ -77,7 +78,7 @@ def test_weights_and_biases_if_asked(plain, tmp_path, monkeypatch):
     fake.init = lambda **options: calls.append(options) or Session()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     config = config_of(augment_prob=0.0, num_images=80)
-    train(tmp_path / "run", plain, None, config, means=Means(wandb="project"))
+    train(tmp_path / "run", plain, None, config, runtime=RuntimeOptions(wandb="project"))
     assert (calls[0]["project"], calls[0]["name"]) == ("project", "run")
     assert calls[0]["config"]["batch_size"] == 8
     assert [step for step, _ in calls[1:-1]] == [40, 80]

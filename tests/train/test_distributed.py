@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from tessera.config import UserError, to_dict
 from tessera.stages import read_manifest
 from tessera.train import checkpoint, state
+from tessera.train.config import RuntimeOptions
 from tessera.train.distributed import GradientExchange
 from tessera.train.logs import MEASURED
-from tessera.train.loop import Means, train
+from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
 from tessera.train.state import compiles
@@ -31,7 +32,8 @@ import torch
 torch.set_num_threads(1)
 from tessera.config import from_dict
 from tessera.train import checkpoint, loop, step
-config = from_dict(loop.TrainConfig, json.loads(sys.argv[1]))
+from tessera.train.config import RuntimeOptions, TrainConfig
+config = from_dict(TrainConfig, json.loads(sys.argv[1]))
 stop, shard, kill = int(sys.argv[2]), sys.argv[3] == "shard", float(sys.argv[4])
 last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 original, steps = step.Stepper.step, iter(range(10**6))
@@ -50,7 +52,7 @@ def killed(*args):
 checkpoint.save = killed
 for _ in range(2):
     try:
-        loop.train(*map(Path, sys.argv[5:]), config, device="cpu", means=loop.Means(shard=shard))
+        loop.train(*map(Path, sys.argv[5:]), config, device="cpu", runtime=RuntimeOptions(shard=shard))
     except KeyboardInterrupt:
         sys.exit(7)
 """
@@ -160,7 +162,7 @@ def test_split_weights_are_not_compiled(monkeypatch):
     told otherwise, no split training would come to its first step."""
     monkeypatch.setattr(state, "compiler_fault", lambda device, dtype: None)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    found = {(c, split): [compiles(Means(compile=c), d, torch.float32, split=split) for d in (gpu, cpu)]
+    found = {(c, split): [compiles(RuntimeOptions(compile=c), d, torch.float32, split=split) for d in (gpu, cpu)]
              for c, split in ((None, False), (None, True), (False, True), (True, False))}  # fmt: skip
     assert found == {
         (None, False): [True, False],
@@ -169,7 +171,7 @@ def test_split_weights_are_not_compiled(monkeypatch):
         (True, False): [True, True],
     }
     with pytest.raises(UserError, match="leave out --compile or --shard"):
-        compiles(Means(compile=True), gpu, torch.float32, split=True)
+        compiles(RuntimeOptions(compile=True), gpu, torch.float32, split=True)
 
 
 def test_where_nothing_can_be_compiled_training_goes_on_without(monkeypatch, capsys):
@@ -177,11 +179,11 @@ def test_where_nothing_can_be_compiled_training_goes_on_without(monkeypatch, cap
     asked = []
     monkeypatch.setattr(state, "compiler_fault", lambda *where: asked.append(where) or "no Triton here")
     gpu = torch.device("cuda")
-    assert not compiles(Means(), gpu, torch.bfloat16, split=False)
+    assert not compiles(RuntimeOptions(), gpu, torch.bfloat16, split=False)
     assert capsys.readouterr().err.count("no Triton here") == 1
     assert asked == [(gpu, torch.bfloat16)]
-    assert compiles(Means(compile=True), gpu, torch.bfloat16, split=False)  # the compiler then says it itself
-    assert not compiles(Means(compile=False), gpu, torch.bfloat16, split=False)
+    assert compiles(RuntimeOptions(compile=True), gpu, torch.bfloat16, split=False)  # the compiler then says it itself
+    assert not compiles(RuntimeOptions(compile=False), gpu, torch.bfloat16, split=False)
     assert len(asked) == 1
 
 

@@ -94,7 +94,7 @@ def test_a_run_that_cannot_be_exported(run, tmp_path):
         export(tmp_path / "export", tmp_path / "absent")
     bare = shutil.copytree(run, tmp_path / "bare")
     shutil.rmtree(bare / "checkpoints")
-    with pytest.raises(UserError, match="bare: has no checkpoint"):
+    with pytest.raises(UserError, match="bare: its checkpoint is missing"):
         export(tmp_path / "export", bare)
     manifest = (bare / "manifest.json").read_text()
     (bare / "manifest.json").write_text(manifest.replace('"complete": true', '"complete": false'))
@@ -116,17 +116,3 @@ def test_a_run_that_cannot_be_exported(run, tmp_path):
 def test_fields_out_of_range_are_named(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         ExportConfig(**changes)
-
-
-def test_any_of_the_averages(plain, tmp_path):
-    config = config_of(augment_prob=0.0, num_images=80, ema_decay=0.9, ema_extra_decays=(0.5,))
-    train(tmp_path / "run", plain, None, config)
-    newest = checkpoint.latest(tmp_path / "run")
-    assert newest is not None
-    state = checkpoint.load(newest).tensors
-    for decay, prefix in ((0.5, "ema@0.5/"), (0.9, "ema/"), (None, "ema/")):
-        export(tmp_path / f"export-{decay}", tmp_path / "run", ExportConfig(ema_decay=decay))
-        weights = load_export(tmp_path / f"export-{decay}")[0].state_dict()
-        assert all(torch.equal(w, state[f"{prefix}{name}"]) for name, w in weights.items())
-    with pytest.raises(UserError, match=r"no average with decay 0\.7; it has 0\.9, 0\.5"):
-        export(tmp_path / "none", tmp_path / "run", ExportConfig(ema_decay=0.7))

@@ -12,9 +12,9 @@ from tessera.encoded.record import quantize
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
 from tessera.train import loader as batches
-from tessera.train.algorithm1 import Algorithm1
-from tessera.train.loader import Loader, PackedText, Reader, load_batch, passes
-from tiny.training_sets import WIDTH, make_records, write_set
+from tessera.train.algorithm1 import Algorithm1, Normalization
+from tessera.train.loader import Loader, PackedText, Reader, passes
+from tiny.training_sets import WIDTH, load_batch, make_records, write_set
 
 
 def ragged(lengths, width):
@@ -52,7 +52,7 @@ def test_text_of_fp16_stays_so_until_the_device():
 
 
 def reader_of(*stores, prob=0.5, **options):
-    return Reader(Algorithm1(*stores, 0.4, prob, 5, "linear"), *stores, **options)
+    return Reader(Algorithm1(*stores, 0.4, prob, 5, "linear"), *stores, Normalization(), **options)
 
 
 def test_one_set_may_be_int8_and_the_other_fp16(plain, tmp_path):

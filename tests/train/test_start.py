@@ -13,8 +13,9 @@ from tessera.models.layers import sincos_positions_2d
 from tessera.randomness import philox
 from tessera.stages import open_stage, read_manifest
 from tessera.train import checkpoint
+from tessera.train.config import RuntimeOptions
 from tessera.train.export import ExportConfig, export
-from tessera.train.loop import Means, train
+from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tessera.weights.export import ExportInfo, load_export, save_export
 from tiny.training_sets import DIT, RIN, config_of, make_records, write_set
@@ -120,8 +121,8 @@ def test_computed_positions_spread_over_the_smaller_grid():
     [
         (replace(DIT, depth=3), {}, "depth is 3 there, here 2"),
         (RIN, {}, "they are a RIN's, the model is a DiT"),
-        (DIT, {"prediction": "v"}, "prediction is v there, here eps"),
-        (DIT, {"noise_schedule": "cosine"}, "noise_schedule is cosine there"),
+        (DIT, {"prediction": "v"}, 'prediction is "v" there, here "eps"'),
+        (DIT, {"noise_schedule": "cosine"}, 'noise_schedule is "cosine" there'),
         (DIT, {"latent_codec": "pixel-unshuffle:8"}, "latent_codec is pixel-unshuffle:8 there"),
         (DIT, {"text_encoder": "words:17"}, "text_encoder is words:17 there, here words:16"),
         (DIT, {"latent_scale": (0.5,)}, "latent_scale is"),
@@ -145,8 +146,8 @@ def same_start(tmp_path, there, here, known=None):
     start = export_of(tmp_path / "export", DIT, **there)
     plain = write_set(tmp_path / "set", make_records(12), **here)
     hash_of = None if known is None else lambda kind, model: known.get((kind, model))
-    means = Means(content_hash=hash_of)
-    train(tmp_path / "run", plain, None, config_of(augment_prob=0.0, num_images=8), init=start, means=means)
+    runtime = RuntimeOptions(content_hash=hash_of)
+    train(tmp_path / "run", plain, None, config_of(augment_prob=0.0, num_images=8), init=start, runtime=runtime)
     return plain
 
 
@@ -186,12 +187,12 @@ def test_the_same_network_by_another_name_will_do(tmp_path, name, there, here, k
         ((LOCAL, None), ("sd-vae@ffffffffffff", None), None, "which is another network"),
         (("owner/it", None), (LOCAL, HASH), {"owner/it": OTHER}, "which is another network"),
         (("owner/it", HASH), ("pixel-unshuffle:4", None), {}, "which is another network"),
-        (("owner/it", None), (LOCAL, HASH), {}, "cannot be told without both on this machine; or encode the sets"),
+        (("owner/it", None), (LOCAL, HASH), {}, "comparing them needs both on this machine; or encode the sets"),
         (
             ("owner/it", None),
             (LOCAL, HASH),
             None,
-            f"latent_codec is owner/it there, here {LOCAL}; whether these",
+            f"latent_codec is owner/it there, here {LOCAL}; comparing them",
         ),
     ],
 )
@@ -213,6 +214,6 @@ def test_two_sets_of_one_network_fit_by_whatever_name(tmp_path):
 
 
 def test_what_is_no_export_is_refused(plain, tmp_path):
-    with pytest.raises(UserError, match="is not an export"):
+    with pytest.raises(UserError, match=r"absent: does not exist, .* make it first with `tessera export`"):
         train(tmp_path / "run", plain, None, config_of(augment_prob=0.0), init=tmp_path / "absent")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The verbs from encoded records to usable weights."""
+"""Verbs from encoded records to usable weights: train and export."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ def train(
     verify: bool = False,
     resume: bool = False,
 ) -> None:
-    """Trains one arm of a preset on encoded sets (Algorithm 1); running again goes on from the last checkpoint.
+    """Train one arm of a preset on encoded sets (Algorithm 1); running again resumes from the last checkpoint.
 
     Example: tessera train miniature:ta_ia --plain encoded/plain --augmented encoded/mixed --out runs/ta_ia
 
@@ -33,25 +33,26 @@ def train(
         plain: Directory made by encode.
         out: Run directory to make.
         augmented: Directory made by encode from a recipe.
-        num_images: Samples to see in all, in place of the preset's.
-        seed: Seed, in place of the preset's.
+        num_images: Samples to see in total, instead of the preset's.
+        seed: Seed, instead of the preset's.
         init: Start from these weights, a directory made by export or import-published; at random by default.
-        device: cuda, mps or cpu; the best there is by default.
+        device: cuda, mps or cpu; the best available by default.
         compile: Compile the network's blocks; auto: on a GPU, if it can be, without --shard.
-        shard: Split weights and optimiser over torchrun's processes, for networks that do not fit otherwise.
-        peak_tflops: Stated peak of a device in TFLOP/s, such as 790; the log then says which share is reached.
+        shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
+        peak_tflops: Dense bf16 peak of a GPU in TFLOP/s, of which the log gives the share reached; by default the data
+            sheet's for the GPU's model, for example 989 for an H100 SXM or H200.
         wandb: Log to this project of Weights & Biases too.
         verify: Compare the sets with their checksums first, which takes minutes for large ones.
-        resume: Fail if there is no run to go on with.
+        resume: Fail if there is no run to resume.
     """
     from tessera.devices import rank
     from tessera.presets.lookup import load_train_preset
-    from tessera.train.loop import Means
+    from tessera.train.config import RuntimeOptions
     from tessera.train.loop import train as train_all
 
     config = load_train_preset(preset, num_images=num_images, seed=seed)
-    encode_text, decode = _frozen(plain, augmented, draws=config.sample_every_images is not None)
-    means = Means(
+    encode_text, decode = _pretrained(plain, augmented, draws=config.sample_every_images is not None)
+    runtime = RuntimeOptions(
         compile={"auto": None, "on": True, "off": False}[compile],
         shard=shard,
         peak_tflops=peak_tflops,
@@ -61,13 +62,13 @@ def train(
         decode=decode,
         content_hash=_content_hash,
     )
-    train_all(out, plain, augmented, config, resume=resume, device=device, init=init, means=means)
-    if rank() == 0:  # it completes the directory, after the others have ended
+    train_all(out, plain, augmented, config, resume=resume, device=device, init=init, runtime=runtime)
+    if rank() == 0:  # which completes the directory, after the others have ended
         say(out)
 
 
 def _content_hash(kind: str, model: str) -> str | None:
-    """The hash of the files of a latent_codec or text_encoder, if it lies on this machine."""
+    """Return the hash of the files of a latent_codec or text_encoder; None if they are not on this machine."""
     from tessera.hub import content_hash
     from tessera.pretrained.text_encoders import T5_FILES
     from tessera.pretrained.vae import VAE_FILES
@@ -75,9 +76,9 @@ def _content_hash(kind: str, model: str) -> str | None:
     return content_hash(model, VAE_FILES if kind == "latent_codec" else T5_FILES)
 
 
-def _frozen(plain: Path, augmented: Path | None, *, draws: bool) -> tuple[Any, Any]:
-    """The pretrained networks that a training needs, which `tessera.train` does not know: an encoder of captions where
-    a set holds no text, a decoder of latents where pictures are drawn."""
+def _pretrained(plain: Path, augmented: Path | None, *, draws: bool) -> tuple[Any, Any]:
+    """Return the functions of pretrained networks that a training needs, which `tessera.train` does not import: an
+    encoder of captions where a set holds no text, a decoder of latents where images are sampled."""
     from tessera.encoded.store import open_encoded
     from tessera.pretrained.text_encoders import load_text_encoder
     from tessera.pretrained.vae import load_codec
@@ -95,33 +96,30 @@ def export(
     run: Annotated[Path, "positional"],
     out: Path,
     weights: Literal["ema", "online"] = "ema",
-    ema_decay: float | None = None,
     guidance_scale: float = 3.0,
     steps: int = 250,
     clip_denoised: float | None = None,
 ) -> None:
-    """A finished run to usable weights.
+    """Turn a finished run into usable weights.
 
     Example: tessera export runs/ta_ia --out export/ta_ia --steps 25
 
     Args:
         run: Directory made by train.
         out: Directory to make.
-        weights: The averaged weights or the last ones.
-        ema_decay: Which of the run's averages, by its decay; the main one by default.
+        weights: The EMA weights or the last ones.
         guidance_scale: Default guidance w: uncond + w (cond - uncond).
         steps: Default number of sampling steps.
-        clip_denoised: Largest absolute value of the predicted latents; by default what the training latents reach.
+        clip_denoised: Largest absolute value of the predicted latents; by default that of the training latents.
     """
     from tessera.train.export import ExportConfig
-    from tessera.train.export import export as export_all
+    from tessera.train.export import export as export_run
 
     config = ExportConfig(
         weights=weights,
-        ema_decay=ema_decay,
         guidance_scale=guidance_scale,
         sampling_steps=steps,
         clip_denoised=clip_denoised,
     )
-    export_all(out, run, config)
+    export_run(out, run, config)
     say(out)

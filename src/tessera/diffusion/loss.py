@@ -77,7 +77,6 @@ def diffusion_loss(
     *,
     prediction: str = "eps",
     self_condition_keep: Tensor | None = None,
-    min_snr_gamma: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error of a network on a batch (paper Eq. 1-2). Returns (loss, per-sample loss (B,), detached).
 
@@ -92,9 +91,6 @@ def diffusion_loss(
     first forward without gradient, on the marked samples only, gives the latent tokens that the second one starts
     from; the others start from zeros. Text is refined once for both. On a GPU keep this mask on the CPU: its rows are
     counted here. Raises UserError for a network that has no latent tokens.
-
-    `min_snr_gamma` (not the paper's) multiplies each sample's loss by min(1, gamma / SNR), SNR = alpha_bar / (1 -
-    alpha_bar): Hang et al. 2023, Eq. 8, on top of what the kind of prediction implies.
     """
     check_prediction(prediction)
     latents, noise, alpha_bar = batch.latents.float(), batch.noise.float(), batch.alpha_bar.float()
@@ -111,8 +107,6 @@ def diffusion_loss(
     per_sample = (output.float() - target).square().flatten(1).mean(1)  # (B,)
     if prediction == "x0":
         per_sample = per_sample / (1 - alpha_bar).clamp_min(1 / X0_WEIGHT_LIMIT)
-    if min_snr_gamma is not None:
-        per_sample = per_sample * (min_snr_gamma * (1 - alpha_bar) / alpha_bar).clamp_max(1)
     return per_sample.mean(), per_sample.detach()
 
 

@@ -10,8 +10,8 @@ from tessera.curate.encode import EncodeConfig
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.generate.folder import GenerateConfig
 from tessera.prompts.miniature import PromptConfig
+from tessera.train.config import TrainConfig
 from tessera.train.export import ExportConfig
-from tessera.train.loop import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

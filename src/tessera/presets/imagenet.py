@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tessera.models.dit import DIT_I_L2
 from tessera.models.rin import CAD_I_L
-from tessera.train.loop import TrainConfig
+from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
 BATCH = 1024

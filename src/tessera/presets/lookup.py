@@ -9,7 +9,7 @@ from tessera.presets.config import RunConfig
 from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
 from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke
 from tessera.presets.my_pictures import my_pictures
-from tessera.train.loop import TrainConfig
+from tessera.train.config import TrainConfig
 
 RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
     "miniature": miniature,

@@ -11,8 +11,8 @@ from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.presets.config import Arm, RunConfig
 from tessera.prompts.miniature import PromptConfig
+from tessera.train.config import TrainConfig
 from tessera.train.export import ExportConfig
-from tessera.train.loop import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
 SMALL_DIT = DiTConfig(

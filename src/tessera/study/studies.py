@@ -19,7 +19,7 @@ from tessera.presets.miniature import MINIATURE_WORLD, SMALL_DIT, SMALL_RIN, min
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import SCORES, Study, Variant
 from tessera.study.noise import NoiseStudy
-from tessera.train.loop import TrainConfig
+from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
 BUDGET = 24_000

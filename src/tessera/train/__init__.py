@@ -1,1 +1,1 @@
-"""Training by Algorithm 1: data by address, optimiser, checkpoints, the loop."""
+"""Training by Algorithm 1: data by address, optimizer, checkpoints, the loop."""

@@ -2,9 +2,7 @@
 
 Every draw has an address: block b of 4096 samples takes its draws from philox(seed, "draws", b), the noise of sample g
 comes from philox(seed, "noise", g). So sample g is the same for any batch size, any number of ranks and across any
-restart, and the loader's whole state is one integer.
-
-Reading the records and making batches of them is `tessera.train.loader`.
+restart, and the loader's whole state is one integer. `tessera.train.loader` reads the records and makes batches.
 """
 
 import threading
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from tessera.config import UserError
+from tessera.config import UserError, check_ranges
 from tessera.diffusion.schedule import get_schedule
 from tessera.randomness import philox
 
@@ -24,14 +22,13 @@ if TYPE_CHECKING:
     from tessera.encoded.store import EncodedStore
 
 BLOCK = 4096  # samples whose draws are made together
-T_DISTRIBUTIONS = ("uniform", "logit_normal")
-_KEPT_BLOCKS = 4
-_KEPT_ORDERS = 4
+_CACHED_BLOCKS = 4
+_CACHED_ORDERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What is drawn for one global sample number, before anything is read."""
+    """The draws of one global sample number, before anything is read."""
 
     number: int
     t: float
@@ -49,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Draws:
-    """The same as `Sample` for many numbers: arrays of one length."""
+    """The draws of many samples, fields as in `Sample`: arrays of one length."""
 
     numbers: np.ndarray
     t: np.ndarray
@@ -66,12 +63,11 @@ class Algorithm1:
     Element g >= 0 is the `Sample` of global number g: t ~ U(0, 1); a sample is augmented where t > `min_t` (the paper's
     tau), with probability `prob` (the paper's p), and g >= `start`; else plain. Each set is walked in a fresh random
     order per epoch, so that within an epoch of a set every record comes exactly once. `end` (not the paper's): (g, p)
-    that the probability reaches, in a straight line from `prob` at `start`, and keeps from there on.
+    that the probability reaches linearly from `prob` at `start`; constant from there on.
 
     `plain`, `augmented`: sized objects (encoded stores) or record counts; `augmented` may be None where `prob` is 0.
-    `schedule`: its name or a function t -> alpha_bar. `caption_drop_prob`, `self_condition_prob`: of every sample,
-    independent of the rest. `t_distribution`: "uniform" is the paper's; "logit_normal" (Esser et al. 2024, location 0,
-    scale 1) draws middle noise levels more often.
+    `schedule`: its name or a function t -> alpha_bar. `caption_drop_prob`, `self_condition_prob`: for every sample,
+    independent of the other draws.
     """
 
     def __init__(
@@ -86,33 +82,20 @@ class Algorithm1:
         end: tuple[int, float] | None = None,
         caption_drop_prob: float = 0.0,
         self_condition_prob: float = 0.0,
-        t_distribution: Literal["uniform", "logit_normal"] = "uniform",
     ) -> None:
         self.sizes = (_size(plain), _size(augmented))
+        self.min_t, self.prob, self.seed, self.start, self.end = min_t, prob, seed, start, end
+        self.caption_drop_prob, self.self_condition_prob = caption_drop_prob, self_condition_prob
+        shares = ("min_t", "prob", "caption_drop_prob", "self_condition_prob")
+        check_ranges(self, **dict.fromkeys(shares, "[0, 1]"), start="[0, inf)")
         if self.sizes[0] < 1:
             raise UserError("plain: the set is empty; encode at least one image")
-        if not 0.0 <= min_t <= 1.0:
-            raise UserError(f"augment_min_t: {min_t} is not in [0, 1]")
-        for name, value in (
-            ("augment_prob", prob),
-            ("caption_drop_prob", caption_drop_prob),
-            ("self_condition_prob", self_condition_prob),
-        ):
-            if not 0.0 <= value <= 1.0:
-                raise UserError(f"{name}: {value} is not in [0, 1]")
         if end is not None and prob == 0.0:
             raise UserError("augment_prob_end: needs an augment_prob above 0 to start from, such as 0.01")
         if prob > 0 and self.sizes[1] < 1:
             raise UserError(
                 f"augment_prob: {prob} needs an augmented set with records; give one or set augment_prob to 0"
             )
-        if start < 0:
-            raise UserError(f"augment_start_image: {start} is negative; it counts images from 0")
-        self.min_t, self.prob, self.seed, self.start, self.end = min_t, prob, seed, start, end
-        self.caption_drop_prob, self.self_condition_prob = caption_drop_prob, self_condition_prob
-        if t_distribution not in T_DISTRIBUTIONS:
-            raise UserError(f"t_distribution: {t_distribution!r} is none of {', '.join(T_DISTRIBUTIONS)}")
-        self.t_distribution = t_distribution
         self.schedule = get_schedule(schedule) if isinstance(schedule, str) else schedule
         self._lock = threading.Lock()
         self._augmented_before = [0]  # of block b: augmented samples in blocks 0..b-1
@@ -132,7 +115,7 @@ class Algorithm1:
         )
 
     def draws(self, numbers: Sequence[int] | np.ndarray) -> Draws:
-        """What is drawn for each of `numbers`, in their order."""
+        """Return the draws of each of `numbers`, in their order."""
         numbers = np.asarray(numbers, dtype=np.int64)
         if numbers.size and numbers.min() < 0:
             raise IndexError(f"sample number {numbers.min()} is negative")
@@ -153,20 +136,16 @@ class Algorithm1:
         )
 
     def _uniforms(self, block: int, rows: int) -> np.ndarray:
-        # Rows: t, rho, caption drop, self-conditioning. The first rows are the same however many are asked for.
-        uniforms = philox(self.seed, "draws", block).random((rows, BLOCK))
-        if self.t_distribution == "logit_normal":
-            normal = torch.special.ndtri(torch.from_numpy(uniforms[0]).clamp_min(1e-300))
-            uniforms[0] = normal.sigmoid().numpy()
-        return uniforms
+        # Rows: t, rho, caption drop, self-conditioning. The first rows do not depend on how many are drawn.
+        return philox(self.seed, "draws", block).random((rows, BLOCK))
 
     def _augmented(self, block: int, t: np.ndarray, rho: np.ndarray) -> np.ndarray:
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
         prob: float | np.ndarray = self.prob
         if self.end is not None:
             end, last = self.end
-            done = np.clip((numbers - self.start) / max(1, end - self.start), 0.0, 1.0)
-            prob = prob + (last - prob) * done
+            share = np.clip((numbers - self.start) / max(1, end - self.start), 0.0, 1.0)
+            prob = prob + (last - prob) * share
         return (t > self.min_t) & (rho < prob) & (numbers >= self.start)  # Eq. 3
 
     def _count_before(self, block: int) -> int:
@@ -186,7 +165,7 @@ class Algorithm1:
         t, rho, drop, keep = self._uniforms(block, 4)
         augmented = self._augmented(block, t, rho)
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-        # How many of the same set came before: that number's place in the set's endless sequence of epochs.
+        # A sample's place in the endless sequence of epochs of its set: the number of earlier samples from that set.
         augmented_before = self._count_before(block) + np.cumsum(augmented) - augmented
         index = np.empty(BLOCK, dtype=np.int64)
         index[augmented] = self._records("augmented", self.sizes[1], augmented_before[augmented])
@@ -195,11 +174,11 @@ class Algorithm1:
         draws = Draws(
             numbers, t, alpha_bar, augmented, index, drop < self.caption_drop_prob, keep < self.self_condition_prob
         )
-        _remember(self._blocks, block, draws, _KEPT_BLOCKS)
+        _remember(self._blocks, block, draws, _CACHED_BLOCKS)
         return draws
 
     def _records(self, source: str, size: int, places: np.ndarray) -> np.ndarray:
-        """Record numbers at `places` (ascending) of the endless sequence of epochs of one set."""
+        """Return the record numbers at `places` (ascending) of the endless sequence of epochs of one set."""
         out = np.empty(len(places), dtype=np.int64)
         at = 0
         while at < len(places):
@@ -212,38 +191,37 @@ class Algorithm1:
     def _order(self, source: str, epoch: int, size: int) -> np.ndarray:
         key = (source, epoch)
         if key not in self._orders:
-            _remember(self._orders, key, philox(self.seed, f"order/{source}", epoch).permutation(size), _KEPT_ORDERS)
+            _remember(self._orders, key, philox(self.seed, f"order/{source}", epoch).permutation(size), _CACHED_ORDERS)
         return self._orders[key]
 
 
 @dataclass(frozen=True)
-class Normalisation:
-    """(latents - shift) * scale: what the network sees. One number each, or one for each channel."""
+class Normalization:
+    """Normalization of the latents that the network sees: (latents - shift) * scale, one number each or per channel."""
 
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
 
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """Stored latents (B, C, H, W) -> normalised ones."""
+        """Normalize stored latents (B, C, H, W)."""
         shift, scale = (latents.new_tensor(values)[:, None, None] for values in (self.shift, self.scale))
         return (latents - shift) * scale
 
     def undo(self, latents: torch.Tensor) -> torch.Tensor:
-        """The inverse: what a codec decodes."""
+        """Return the inverse: stored latents, which a codec decodes."""
         shift, scale = (latents.new_tensor(values)[:, None, None] for values in (self.shift, self.scale))
         return latents / scale + shift
 
 
-AS_STORED = Normalisation()
-
 LIMIT_RECORDS = 512
-"""Records that `latent_limit` looks at, at most."""
+"""Largest number of records from which `latent_limit` is estimated."""
 
 
-def latent_limit(store: "EncodedStore", normalise: Normalisation = AS_STORED) -> float:
-    """How large normalised latents are, as a limit for a predicted x0: over channels the largest |mean| + 3 std, but no
-    more than the largest value there is. Two significant digits, from records spread over the whole set. UserError
-    names one of these whose latents are not finite.
+def latent_limit(store: "EncodedStore", normalize: Normalization) -> float:
+    """Estimate the largest absolute value of normalized latents, to which sampling limits a predicted x0.
+
+    Over channels the largest |mean| + 3 std, but no more than the largest value that occurs. Two significant digits,
+    from records spread over the whole set. Raises UserError that names one of them whose latents are not finite.
     """
     places = np.unique(np.linspace(0, len(store) - 1, LIMIT_RECORDS).astype(int)).tolist()
     records = [store[place] for place in places]
@@ -253,8 +231,8 @@ def latent_limit(store: "EncodedStore", normalise: Normalisation = AS_STORED) ->
     if not finite.all():
         bad = records[int(finite.logical_not().nonzero()[0])].key
         raise UserError(f"{store.directory}: the latents of record {bad!r} are not finite; encode the set in fp32")
-    scale = torch.tensor(normalise.scale, dtype=torch.float64)[:, None, None]
-    means, stds = normalise(means), stds * scale
+    scale = torch.tensor(normalize.scale, dtype=torch.float64)[:, None, None]
+    means, stds = normalize(means), stds * scale
     spread = (means.var((0, 2, 3), correction=0) + stds.square().mean((0, 2, 3))).sqrt()  # (C,): law of total variance
     usual = means.mean((0, 2, 3)).abs() + 3 * spread
     largest = (means.abs() + 3 * stds).amax((0, 2, 3))

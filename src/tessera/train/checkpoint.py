@@ -1,10 +1,10 @@
-"""Checkpoints: everything that a run needs to go on bit for bit.
+"""Checkpoints: everything that a run needs to resume bit for bit.
 
-`checkpoints/000000640000/` (the number of images seen) holds safetensors files (master weights, optimiser, EMA) and
+`checkpoints/000000640000/` (the number of images seen) holds safetensors files (master weights, optimizer, EMA) and
 `meta.json`, which has each file's SHA-256. torch.distributed.checkpoint writes and reads them: each rank writes its
-own part and reads what it needs of all, so any number of ranks, split or not, goes on from any other. The directory is
-written under another name, brought to the disk and renamed: a directory with that name is whole. There is no random
-state in it: draws have addresses.
+own part and reads what it needs of all, so any number of ranks, split or not, resumes from any other. The directory is
+written under another name, synced to the disk and renamed: a directory with that name is whole. It holds no random
+state: draws have addresses.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ from torch.distributed.checkpoint.state_dict_saver import save as write_from
 from tessera.config import UserError
 from tessera.devices import rank, world_size
 from tessera.files import TEMPORARY, read_json, sha256_file, write_json
-from tessera.train.distributed import add_up
+from tessera.train.distributed import all_reduce_sum
 
 FOLDER = "checkpoints"
 META = "meta.json"
 FILE_BYTES = 500_000_000
-"""Of tensors in one file, about: twice as much memory is needed while it is written."""
+"""Approximate size of the tensors in one file; writing it takes twice as much memory."""
 _NAME = re.compile(r"\d{12}")
 _FILE = re.compile(r"shard-(\d{5})-model-(\d{5})-of-\d{5}\.safetensors")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load` gives."""
+    """A checkpoint that was read."""
 
     num_images: int
     tensors: Mapping[str, Tensor]
@@ -57,12 +57,13 @@ def save(
     meta: Mapping[str, Any],
     keep: int = 2,
     every: int | None = None,
+    file_bytes: int = FILE_BYTES,
 ) -> Path:
-    """Writes the state after `num_images` images, then prunes with `keep` and `every`. Returns its directory.
+    """Write the state after `num_images` images, then prune with `keep` and `every`. Return its directory.
 
-    All ranks have to call it, with the same names; `meta` is rank 0's. Tensors that all ranks have are shared out among
-    them, of a DTensor each writes its part. Equal states of as many ranks give equal bytes. If it is killed, what is
-    left has another name and is removed by the next `save`.
+    All ranks have to call it, with the same names; `meta` is rank 0's. Tensors that all ranks have are divided among
+    them, of a DTensor each writes its part. Equal states of as many ranks give equal bytes. If it is killed, its files
+    have another name and are removed by the next `save`.
     """
     folder = run / FOLDER
     final = folder / f"{num_images:012d}"
@@ -72,7 +73,7 @@ def save(
             folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder)
             temporary.mkdir(exist_ok=True)
-        _write(temporary, tensors)
+        _write(temporary, tensors, file_bytes)
         files = _finish_files(temporary, next(iter(tensors.values())).device)
         if rank() > 0:
             return final
@@ -87,18 +88,18 @@ def save(
     return final
 
 
-def _write(directory: Path, tensors: Mapping[str, Tensor]) -> None:
-    """This rank's files. OSError: a rank could not."""
+def _write(directory: Path, tensors: Mapping[str, Tensor], file_bytes: int) -> None:
+    """Write this rank's files. Raises OSError where a rank could not."""
     file_of, number, filled = {}, 1, 0
     for name, tensor in tensors.items():
-        if filled and filled + tensor.nbytes > FILE_BYTES:
+        if filled and filled + tensor.nbytes > file_bytes:
             number, filled = number + 1, 0
         file_of[name] = number
         filled += tensor.nbytes
     writer = HuggingFaceStorageWriter(str(directory), file_of, save_distributed=True)
     state = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        with _alone():
+        with _without_process_group():
             write_from(state, storage_writer=writer, no_dist=world_size() == 1)
     except CheckpointException as error:
         cause, _ = next(iter(error.failures.values()))
@@ -106,32 +107,30 @@ def _write(directory: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _finish_files(directory: Path, device: torch.device) -> dict[str, str]:
-    """Brings each rank's files to the disk. Returns the SHA-256 of all, by name, on rank 0."""
+    """Sync each rank's files to the disk. Return the SHA-256 of all, by name, on rank 0."""
     names = [match for path in sorted(directory.iterdir()) if (match := _FILE.fullmatch(path.name))]
     mine = [match for match in names if int(match[1]) == rank() + 1]
     count = torch.zeros(world_size(), device=device)
     count[rank()] = len(mine)
-    add_up([count])
+    all_reduce_sum(count)
     digests = torch.zeros(world_size(), int(count.max()), 32, device=device)
     for row, match in enumerate(mine):
         path = directory / match[0]
         _sort_header(path)
         _sync(path)
         digests[rank(), row] = torch.tensor(list(bytes.fromhex(sha256_file(path))), dtype=torch.float32)
-    add_up([digests])
-    if rank() > 0:  # rank 0 goes on, and the directory gets its name
+    all_reduce_sum(digests)
+    if rank() > 0:  # rank 0 continues and renames the directory
         return {}
     there = [path.name for path in sorted(directory.iterdir()) if _FILE.fullmatch(path.name)]
     if len(there) != int(count.sum()):
-        raise OSError(
-            f"rank 0 sees {len(there)} of {int(count.sum())} files; all ranks need one folder that they share"
-        )
+        raise OSError(f"rank 0 sees {len(there)} of {int(count.sum())} files; all ranks need one shared folder")
     rows = [digests[r, i] for r in range(world_size()) for i in range(int(count[r]))]
     return {name: bytes(row.int().tolist()).hex() for name, row in zip(there, rows)}
 
 
 def _sort_header(path: Path) -> None:
-    """safetensors writes the notes in a header in random order; sorted, equal tensors are equal bytes."""
+    """Sort a file's header, which safetensors writes in random order, so that equal tensors are equal bytes."""
     with open(path, "r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -142,39 +141,34 @@ def _sort_header(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """torch warns where there is no group of processes; one process needs none."""
+def _without_process_group() -> Iterator[None]:
+    """Silence torch's warning that there is no process group; a single process needs none."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
 
 
 def found(run: Path) -> list[Path]:
-    """The directories of the whole checkpoints, oldest first."""
+    """Return the directories of the whole checkpoints, oldest first."""
     folder = run / FOLDER
     return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def latest(run: Path) -> Path | None:
-    """The directory of the newest whole checkpoint; None without any."""
+    """Return the directory of the newest whole checkpoint; None without any."""
     return next(reversed(found(run)), None)
 
 
 def prune(run: Path, keep: int, every: int | None = None) -> None:
-    """Deletes the checkpoints but the newest `keep` and, for each multiple of `every` images (None = of nothing), the
-    first at or after it; and what killed saves left."""
+    """Delete all checkpoints but the newest `keep` and, for each multiple of `every` images (None = none), the first at
+    or after it; also delete the files of killed saves."""
     there = found(run)
     stay = set(there[-keep:])
     if every is not None:
-        reached = 0
-        for path in there:
-            if int(path.name) // every > reached:
-                reached = int(path.name) // every
-                stay.add(path)
-    for old in there:
-        if old in stay:
-            continue
-        # Renamed first: a half-deleted directory must not pass for a checkpoint.
+        firsts = {int(path.name) // every: path for path in reversed(there)}
+        stay |= {path for multiple, path in firsts.items() if multiple > 0}
+    for old in (path for path in there if path not in stay):
+        # Renamed first: a half-deleted directory must not look like a checkpoint.
         doomed = old.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{old.name}")
         os.rename(old, doomed)
         shutil.rmtree(doomed)
@@ -183,14 +177,14 @@ def prune(run: Path, keep: int, every: int | None = None) -> None:
 
 
 def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoint:
-    """Reads a checkpoint's directory into these tensors, in place, of DTensors this rank's part; each rank by itself.
+    """Read a checkpoint's directory into these tensors, in place, of DTensors this rank's part; each rank by itself.
     None = all of it into new ones.
 
-    UserError where a file is damaged or missing, and where names or shapes are not those of `into`.
+    Raises UserError where a file is damaged or missing, and where names or shapes are not those of `into`.
     """
     meta = read_json(directory / META)
-    fix = f"delete {directory} to go on from an older one"
-    for name, digest in meta.get("files", {}).items():  # earlier versions wrote none
+    fix = f"delete {directory} to resume from an older one"
+    for name, digest in meta["files"].items():
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path}: is missing; {fix}")
@@ -206,27 +200,24 @@ def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoin
         into = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in there.items()}
     _check_names(directory, there, into)
     tensors = dict(into)
-    with _alone():
+    with _without_process_group():
         read_into(tensors, storage_reader=reader, no_dist=True)
     return Checkpoint(meta["num_images"], tensors, meta)
 
 
 def _check_names(directory: Path, there: Mapping[str, TensorStorageMetadata], into: Mapping[str, Tensor]) -> None:
-    other = [f"{n} of shape {tuple(there[n].size)}" for n, t in into.items() if n in there and there[n].size != t.shape]
     kinds = {
-        "lacks": sorted(into.keys() - there.keys()),
-        "has besides": sorted(there.keys() - into.keys()),
-        "has otherwise": sorted(other),
+        "missing": into.keys() - there.keys(),
+        "unknown": there.keys() - into.keys(),
+        "of another shape": {n for n, tensor in into.items() if n in there and there[n].size != tensor.shape},
     }
-    said = [f"it {verb} {', '.join(names[:3])}{', ...' * (len(names) > 3)}" for verb, names in kinds.items() if names]
+    said = [f"{kind}: {', '.join(sorted(n)[:3])}{', ...' * (len(n) > 3)}" for kind, n in kinds.items() if n]
     if said:
-        raise UserError(
-            f"{directory}: is not of this network: {'; '.join(said)}; go on with the version of tessera that wrote it"
-        )
+        raise UserError(f"{directory}: is not of this network ({'; '.join(said)}); delete the run and train again")
 
 
 def check_space(run: Path, checkpoint_bytes: int, count: int) -> None:
-    """Raises UserError unless there is room for `count` more checkpoints of that size where `run` is or will be."""
+    """Raise UserError unless there is room for `count` more checkpoints of that size where `run` is or will be."""
     there = next(p for p in (run, *run.absolute().parents) if p.exists())
     need, free = checkpoint_bytes * count, shutil.disk_usage(there).free
     if need > free:

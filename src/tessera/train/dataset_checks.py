@@ -1,5 +1,4 @@
-"""Whether encoded sets fit the model and each other, and whether two of them mean the same pretrained networks; and
-what of an augmented set shows no held-out picture."""
+"""Checks that encoded sets fit the model and each other, and the augmented records that show no held-out image."""
 
 import re
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ from tessera.encoded.store import EncodedStore
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
 NETWORKS = ("latent_codec", "text_encoder")
 NULL_ROUNDING = 0.02
-"""Of the largest number in the encoding of the empty text; bfloat16 rounds each of a network's steps by 0.004."""
+"""Tolerance relative to the largest number in the encoding of ""; bfloat16 rounds each layer by 0.004."""
 CONTENT_FACTS = ("latent_codec_sha256", "text_encoder_sha256")
-"""Of the files of pretrained networks; a set made with built-in ones has none."""
+"""Hashes of the files of pretrained networks; a set made with built-in ones has none."""
 
 
 def check_sets(
@@ -28,13 +27,11 @@ def check_sets(
     text_width: int,
     encodes_text: bool = False,
 ) -> dict[str, Any]:
-    """Raises UserError unless the sets fit the model's shapes and each other. Returns the facts that a run keeps.
+    """Raise UserError unless the sets fit the model's shapes and each other. Return the facts that a run stores.
 
-    `encodes_text`: there is an encoder at hand, so a set may be without text.
+    `encodes_text`: an encoder is available, so a set may be without text.
     """
-    for store in (plain, augmented):
-        if store is None:
-            continue
+    for store in (plain,) if augmented is None else (plain, augmented):
         where = store.directory
         if len(store) == 0:
             raise UserError(f"{where}: the set is empty; encode at least one image")
@@ -66,11 +63,11 @@ def check_sets(
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some records of a store."""
+    """A part of a store's records."""
 
     store: EncodedStore
     places: np.ndarray
-    """Their numbers there (n,)."""
+    """Record numbers in the store (n,)."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -80,24 +77,24 @@ class Subset:
 
 
 def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -> Subset:
-    """The augmented records whose base is none of the last `count` of the plain set: those are not trained on, and
-    CutMix leaves from half to 15/16 of its base to be seen. Who was pasted in does not stand in a record."""
+    """Return the augmented records whose base is none of the last `count` of the plain set: those are not trained on,
+    and CutMix leaves half to 15/16 of its base visible. A record does not name the partner that was pasted in."""
     held_out = set(plain.keys(len(plain) - count))
     places = [place for place, key in enumerate(augmented.keys()) if not _possible_bases(key) & held_out]
     return Subset(augmented, np.array(places, dtype=np.int64))
 
 
 def _possible_bases(key: str) -> set[str]:
-    """All that stands before a "+", for a picture's own name may hold one."""
+    """Return every part of the key before a "+": an image's own name may hold one."""
     parts = key.split("+")
     return {"+".join(parts[:n]) for n in range(1, len(parts))}
 
 
 def same_network(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool | None:
-    """Whether two sets of facts mean one pretrained network, wherever its files lie and whatever it is called.
+    """Return whether two sets of facts mean one pretrained network, whatever its name and place.
 
-    name: latent_codec or text_encoder. The hashes of its files decide, where both are known (of a folder its id
-    NAME@HASH has the start); else equal ids do. None: neither tells.
+    name: latent_codec or text_encoder. The hashes of its files decide, where both are known (a folder's id NAME@HASH
+    has the first digits); otherwise equal ids. None: undecided.
     """
     hashes = [facts.get(f"{name}_sha256") or _hash_in(str(facts.get(name))) for facts in (one, other)]
     if all(hashes):
@@ -106,11 +103,11 @@ def same_network(one: Mapping[str, Any], other: Mapping[str, Any], name: str) ->
 
 
 def _same_but_for_rounding(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether one network may have computed both encodings, on different machines or in bfloat16 and in fp32."""
+    """Return whether one network may have computed both encodings, on different machines or in bfloat16 and in fp32."""
     return one.shape == other.shape and float(np.abs(one - other).max()) <= NULL_ROUNDING * float(np.abs(other).max())
 
 
 def _hash_in(model: str) -> str | None:
-    """The start of the content hash that the id of a folder ends with (`tessera.hub`)."""
-    match = re.fullmatch(r"[^/\\:]+@([0-9a-f]{12})", model)  # with a colon, of a user's file
+    """Return the first digits of the content hash at the end of a folder's id (`tessera.hub`)."""
+    match = re.fullmatch(r"[^/\\:]+@([0-9a-f]{12})", model)  # a user's file has a colon
     return match[1] if match else None

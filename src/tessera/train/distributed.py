@@ -1,4 +1,4 @@
-"""The processes of a run: torchrun's ranks and the signals that stop them."""
+"""Processes of a run: torchrun's ranks, their exchange of gradients, and the signals that stop them."""
 
 import atexit
 import contextlib
@@ -16,10 +16,10 @@ from tessera.devices import rank, world_size
 
 
 def join(device: torch.device) -> bool:
-    """Joins torchrun's processes, if there are several. Returns whether this one leads: only it writes files.
+    """Join torchrun's processes, if there are several. Return whether this is rank 0: only it writes files.
 
-    Once in a process, for its whole life: a second group at the same address does not come about. Gloo's threads have
-    to be gone when Python ends; NCCL's group stays as it is, for leaving could wait for ranks that an error has ended.
+    Once per process, for its whole life: a second group cannot be formed at the same address. Gloo's threads have to
+    be gone when Python ends; NCCL's group stays as it is, because leaving could wait for ranks that an error has ended.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
@@ -30,8 +30,8 @@ def join(device: torch.device) -> bool:
     return rank() == 0
 
 
-def leaders(value: int, device: torch.device) -> int:
-    """Rank 0's value, on every rank."""
+def broadcast_from_rank0(value: int, device: torch.device) -> int:
+    """Return rank 0's value, on every rank."""
     if world_size() == 1:
         return value
     shared = torch.tensor([value], device=device)
@@ -40,31 +40,25 @@ def leaders(value: int, device: torch.device) -> int:
 
 
 @torch.no_grad()
-def add_up(tensors: list[torch.Tensor]) -> None:
-    """Replaces each fp32 tensor by its sum over the ranks, in one exchange."""
+def all_reduce_sum(*tensors: torch.Tensor) -> None:
+    """Replace each fp32 tensor by its sum over the ranks, in one exchange."""
     if world_size() == 1:
         return
     flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
-    parts = flat.split([t.numel() for t in tensors])
-    for tensor, part in zip(tensors, parts):
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors])):
         tensor.copy_(part.view_as(tensor))
-
-
-def add_up_one(tensor: torch.Tensor) -> None:
-    """Sums a tensor over the ranks, in place."""
-    dist.all_reduce(tensor)
 
 
 BUCKET_NUMBERS = 8_000_000  # gradients in one exchange: 32 MB
 
 
 class GradientExchange:
-    """Sums the masters' gradients over the ranks while the backward pass still computes others.
+    """Sum of the masters' gradients over the ranks, exchanged while the backward pass still computes others.
 
     Gradients lie in buckets, the last layers' first, since they are ready first. During the step's last backward pass
-    each network gradient is added to its master's as soon as it is there, and a full bucket is sent off; always in the
-    same order on all ranks. In fp32, whatever the network computes in.
+    each network gradient is added to its master's as soon as it exists, and a full bucket is sent; always in the same
+    order on all ranks. In fp32, whatever the network computes in.
     """
 
     def __init__(self, masters: list[torch.Tensor], network: list[torch.Tensor], bucket: int = BUCKET_NUMBERS) -> None:
@@ -86,7 +80,7 @@ class GradientExchange:
             parameter.register_post_accumulate_grad_hook(functools.partial(self._ready, i))
 
     def begin(self) -> None:
-        """Before the first backward pass of a step: gradients are zero, and views of the buckets."""
+        """Make the masters' gradients views of the buckets, with zeros in them, before a step's first backward pass."""
         for flat, members in zip(self.flat, self.members):
             flat.zero_()
             at = 0
@@ -96,7 +90,7 @@ class GradientExchange:
                 at += master.numel()
 
     def arm(self) -> None:
-        """Before the last backward pass."""
+        """Start sending full buckets: called before the last backward pass."""
         self.missing = [len(members) for members in self.members]
         self.sent: list[Any] = []
         self.armed = True
@@ -117,7 +111,7 @@ class GradientExchange:
         self.sent.append(dist.all_reduce(self.flat[len(self.sent)], async_op=True))
 
     def finish(self) -> None:
-        """After the last backward pass: the masters' gradients are the sums. Parameters that got none count as zero."""
+        """Wait until the masters' gradients are the sums. Parameters that got no gradient count as zero."""
         self.armed = False
         while len(self.sent) < len(self.flat):
             self._send()
@@ -130,8 +124,8 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SI
 
 @contextlib.contextmanager
 def delayed_signals() -> Iterator[list[int]]:
-    """Notes Ctrl-C, SIGTERM and SIGUSR1 (Slurm's notice before preemption) in a list instead of stopping at once: half
-    a step cannot be resumed. A second Ctrl-C or SIGTERM raises KeyboardInterrupt where it finds the program."""
+    """Collect Ctrl-C, SIGTERM and SIGUSR1 (Slurm's notice before preemption) in a list instead of stopping at once:
+    half a step cannot be resumed. A second Ctrl-C or SIGTERM raises KeyboardInterrupt immediately."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may set handlers

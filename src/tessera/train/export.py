@@ -1,4 +1,4 @@
-"""From a finished run to a folder that can be sampled from: the averaged weights and what sampling has to know."""
+"""The export of a finished run, from which images can be sampled: EMA weights and the settings that sampling needs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,61 +6,39 @@ from typing import Literal
 
 import torch
 
-from tessera.config import UserError, from_dict, to_dict
+from tessera.config import UserError, check_ranges, from_dict, to_dict
 from tessera.encoded.record import unpack_floats
 from tessera.models.build import build_network
 from tessera.stages import open_stage, read_manifest
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
-from tessera.train.state import average_name
 from tessera.weights.export import ExportInfo, save_export
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Which weights, and the sampling defaults that go with them."""
+    """The choice of weights, and the sampling defaults that go with them."""
 
     weights: Literal["ema", "online"] = "ema"
-    """The averaged weights (the paper's results) or the last ones."""
-    ema_decay: float | None = None
-    """Which of the run's averages: its ema_decay or one of its ema_extra_decays; None = the former."""
+    """The EMA weights (the paper's results) or the last ones."""
     guidance_scale: float = 3.0
-    """uncond + w (cond - uncond): 1 = off."""
+    """w of uncond + w (cond - uncond), finite; 1 = off."""
     sampling_steps: int = 250
     """DDIM steps, >= 1; the paper's is 250."""
     clip_denoised: float | None = None
-    """Largest absolute value of a predicted x0, > 0; None = what the run's own training latents reach
+    """Largest absolute value of a predicted x0, > 0; None = that of the run's own training latents
     (`tessera.train.algorithm1.latent_limit`)."""
 
     def __post_init__(self) -> None:
         if self.weights not in ("ema", "online"):
             raise UserError(f"weights: {self.weights!r} is neither 'ema' nor 'online'")
-        if self.sampling_steps < 1:
-            raise UserError(f"sampling_steps: {self.sampling_steps} is below 1")
-        if not abs(self.guidance_scale) < float("inf"):
-            raise UserError(f"guidance_scale: {self.guidance_scale} is not a finite number")
-        if self.clip_denoised is not None and not self.clip_denoised > 0:
-            raise UserError(
-                f"clip_denoised: {self.clip_denoised} is not above 0; without it the training latents' limit holds"
-            )
-
-
-def _prefix(config: ExportConfig, trained: TrainConfig) -> str:
-    """Under which the wanted weights stand in a checkpoint."""
-    if config.weights == "online":
-        return "master/"
-    if config.ema_decay in (None, trained.ema_decay):
-        return "ema/"
-    if config.ema_decay not in trained.ema_extra_decays:
-        there = ", ".join(f"{decay:g}" for decay in (trained.ema_decay, *trained.ema_extra_decays))
-        raise UserError(f"ema_decay: the run has no average with decay {config.ema_decay}; it has {there}")
-    return f"{average_name(config.ema_decay)}/"
+        check_ranges(self, sampling_steps="[1, inf)", guidance_scale="(-inf, inf)", clip_denoised="(0, inf)")
 
 
 def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
-    """Writes the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`.
+    """Write the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`.
 
-    Does nothing where that was done. Raises UserError for a run that is unfinished or has lost its last checkpoint.
+    A complete `out` is left as it is. Raises UserError for a run that is unfinished or has lost its last checkpoint.
     """
     config = config or ExportConfig()
     out, run = Path(out), Path(run)
@@ -71,11 +49,11 @@ def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
     trained = from_dict(TrainConfig, manifest.config, where=f"{run / 'manifest.json'}: config")
     newest = checkpoint.latest(run)
     if newest is None:
-        raise UserError(f"{run}: has no checkpoint any more; delete the directory and train again")
+        raise UserError(f"{run}: its checkpoint is missing; delete the directory and train again")
     state = checkpoint.load(newest)
     if state.num_images != manifest.counts["num_images"]:
         raise UserError(f"{newest}: is not the last checkpoint of {run}; delete the directory and train again")
-    prefix = _prefix(config, trained)
+    prefix = "ema/" if config.weights == "ema" else "master/"
     with torch.device("meta"):
         network = build_network(trained.model)
     weights = {name.removeprefix(prefix): w for name, w in state.tensors.items() if name.startswith(prefix)}

@@ -1,8 +1,8 @@
-"""Weights, optimiser and averages split over the ranks with FSDP2, for networks that do not fit a device whole.
+"""Weights, optimizer and EMA split over the ranks with FSDP2, for networks that do not fit on one device.
 
 Every rank still computes with the whole network, gathered in the compute type for the forward and the backward pass and
-given back after it; its fp32 weights, their gradients, the optimiser's state and the averages are kept in parts, rank
-r having the r-th chunk of each tensor's first dimension. So are checkpoints written and read: nothing is gathered.
+freed after it. The fp32 weights, their gradients, the optimizer's state and the EMA are stored in parts: rank r has the
+r-th chunk of each tensor's first dimension. Checkpoints are written and read likewise: nothing is gathered.
 """
 
 import torch
@@ -16,8 +16,7 @@ from tessera.models.layers import MLP, SelfBlock
 
 
 def _gather_for_text(network: nn.Module) -> None:
-    """Lets `encode_text` be called by itself, as self-conditioning does: then the weights are gathered for it; inside
-    `forward` they are there already."""
+    """Let `encode_text` be called outside of `forward`, as self-conditioning does: then weights are gathered for it."""
     plain = network.encode_text
     register_fsdp_forward_method(network, "encode_text")
     gathering = network.encode_text
@@ -35,21 +34,21 @@ def _gather_for_text(network: nn.Module) -> None:
 
 
 class Shards:
-    """A network split over the ranks, in place, and how."""
+    """Layout of a network that is split over the ranks in place."""
 
     def __init__(self, network: nn.Module, compute: torch.dtype) -> None:
-        """`network` is in fp32, on its device. Layers that are called as modules are gathered one by one, the rest at
-        once."""
-        # Of its own accord FSDP takes the machine's GPUs, also for a network that is on the CPU beside them.
+        """Split `network`, in fp32 on its device. Layers that are called as modules are gathered one by one, the rest
+        at once."""
+        # FSDP's own default is the machine's GPUs, even for a network on the CPU.
         mesh = init_device_mesh(next(network.parameters()).device.type, (world_size(),))
-        # alpha_bar must stay in fp32: nothing but the weights is cast.
+        # alpha_bar must stay in fp32: only the weights are cast.
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for module in [m for m in network.modules() if isinstance(m, SelfBlock)]:
             fully_shard(module, mesh=mesh, mp_policy=policy)
         inside = {id(part) for m in network.modules() if isinstance(m, SelfBlock) for part in m.modules()}
         for module in [m for m in network.modules() if isinstance(m, MLP) and id(m) not in inside]:
             fully_shard(module, mesh=mesh, mp_policy=policy)
-        # Given back after every pass: averages are put in the weights' place between them.
+        # Freed after every pass: EMA weights are put in place of the weights between passes.
         fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         for buffer in network.buffers():  # fixed tables, which the policy does not cast
             buffer.data = buffer.data.to(compute)
@@ -60,7 +59,7 @@ class Shards:
             self.layout[name] = parameter.data
 
     def split(self, name: str, part: Tensor) -> DTensor:
-        """This rank's part of a tensor like the parameter `name`, as a part: the same memory."""
+        """Return this rank's part of a tensor like the parameter `name` as a DTensor on the same memory."""
         like = self.layout[name]
         return DTensor.from_local(
             part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()

@@ -1,18 +1,17 @@
-"""From sample numbers to batches: each sample's one record is read ahead by threads, and unpacked on the device.
+"""Batches from sample numbers: threads read each sample's one record ahead; its text is unpacked on the device.
 
-Text travels as it is stored, packed: the tokens of all records one after another, int8 with a scale for 64 numbers.
-That is half the bytes of bf16 over memory and bus; padding and floating point come into being on the device.
+Text travels as it is stored, packed: the tokens of all records one after another, int8 with a scale per 64 numbers.
+That is half the bytes of bf16 over memory and bus; the device pads and converts to floating point.
 
 B samples, C x S x S latents, L text tokens of width D.
 """
 
-import functools
 import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -24,32 +23,32 @@ from tessera.encoded.record import GROUP, EncodedRecord
 from tessera.encoded.store import EncodedStore
 from tessera.randomness import philox
 from tessera.records import Batch, TextEncoding
-from tessera.train.algorithm1 import AS_STORED, Algorithm1, Normalisation
+from tessera.train.algorithm1 import Algorithm1, Normalization
 from tessera.train.dataset_checks import Subset
 
 EncodeText = Callable[[Sequence[str]], Sequence[np.ndarray]]
 """Captions -> one float array (L, D) each; for stores without text."""
 
 LOADER_THREADS = 2
-PASSES_AHEAD = 4  # read before they are asked for
+BATCHES_AHEAD = 4  # read before they are asked for
 
 
 @dataclass(frozen=True, eq=False)
 class PackedText:
-    """The tokens of B captions one after another."""
+    """Tokens of B captions, one after another."""
 
     codes: Tensor
     """(sum of L, D) int8 codes, or floating point where there is no scale."""
     scale: Tensor | None
     """(sum of L, ceil(D / 64)) fp16."""
     places: Tensor
-    """(sum of L,) int64: where each token goes in the padded (B * longest L) rows."""
+    """(sum of L,) int64: index of each token in the padded (B * longest L) rows."""
     mask: Tensor
     """(B, longest L) bool, True = real token."""
 
     @classmethod
     def pack(cls, codes: Sequence[np.ndarray], scales: Sequence[np.ndarray] | None, multiple: int = 1) -> "PackedText":
-        """Ragged (L, D) arrays; the padded length is the longest, rounded up to a multiple of `multiple`."""
+        """Pack ragged (L, D) arrays; the padded length is the longest, rounded up to a multiple of `multiple`."""
         lengths = np.array([len(c) for c in codes])
         longest = -(-int(lengths.max()) // multiple) * multiple
         mask = np.arange(longest) < lengths[:, None]  # (B, L)
@@ -61,7 +60,7 @@ class PackedText:
         )
 
     def unpack(self, dtype: torch.dtype) -> TextEncoding:
-        """Padded with zeros, on the device that this is on: embeddings (B, L, D) in `dtype`. Waits for nothing."""
+        """Return embeddings (B, L, D) in `dtype`, padded with zeros, on the codes' device, without waiting for it."""
         flat = self.codes.float()  # (sum of L, D)
         if self.scale is not None:
             flat = _scaled(flat, self.scale.float())
@@ -71,9 +70,14 @@ class PackedText:
         padded.index_copy_(0, self.places, flat.to(dtype))
         return TextEncoding(padded.view(rows, length, width), self.mask)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "PackedText":
+        """Return the text with `change` applied to every tensor."""
+        scale = None if self.scale is None else change(self.scale)
+        return PackedText(change(self.codes), scale, change(self.places), change(self.mask))
+
 
 def _scaled(codes: Tensor, scale: Tensor) -> Tensor:
-    """The codes (sum of L, D) times the scale (sum of L, ceil(D / 64)) of their group."""
+    """Return the codes (sum of L, D) times the scale (sum of L, ceil(D / 64)) of their group."""
     tokens, width = codes.shape
     if width % GROUP == 0:
         return (codes.view(tokens, -1, GROUP) * scale[..., None]).view(tokens, width)
@@ -82,10 +86,10 @@ def _scaled(codes: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class HostBatch:
-    """One forward pass's samples on the host, read and drawn."""
+    """Samples of one forward pass on the host; fields as in `Batch`, and those of the host."""
 
     latents: Tensor
-    """(B, C, H, W) float32, drawn from the stored posterior and normalised."""
+    """(B, C, H, W) float32, drawn from the stored posterior and normalized."""
     noise: Tensor
     text: PackedText
     t: Tensor
@@ -95,68 +99,54 @@ class HostBatch:
     self_condition: Tensor
     """(B,) bool; stays on the host."""
     tokens: int
-    """Real text tokens in all."""
+    """Number of real text tokens."""
 
     def pinned(self) -> "HostBatch":
-        """The same in page-locked memory, from which copies to a GPU run beside its work."""
-        moved = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **moved, text=self._text(lambda tensor: tensor.pin_memory()))
-
-    def _text(self, change: Callable[[Tensor], Tensor]) -> PackedText:
-        text = self.text
-        scale = None if text.scale is None else change(text.scale)
-        return PackedText(change(text.codes), scale, change(text.places), change(text.mask))
+        """Return the batch in page-locked memory, from which copies to a GPU overlap with its work."""
+        pinned = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return HostBatch(**pinned, text=self.text.map(Tensor.pin_memory), tokens=self.tokens)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
-        """The batch on `device`, text in `dtype`. From pinned memory, this waits for nothing."""
+        """Return the batch on `device`, text in `dtype`. From page-locked memory, this does not wait for the device."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
-        return Batch(
-            latents=move(self.latents),
-            text=self._text(move).unpack(dtype),
-            t=move(self.t),
-            alpha_bar=move(self.alpha_bar),
-            noise=move(self.noise),
-            dropped=move(self.dropped),
-            numbers=move(self.numbers),
-        )
+        moved = {f.name: move(getattr(self, f.name)) for f in fields(Batch) if f.name != "text"}
+        return Batch(**moved, text=self.text.map(move).unpack(dtype))
 
 
 class Reader:
-    """Reads the one chosen record of each sample. Threads may share it."""
+    """Reader of the one drawn record of each sample. Threads may share it."""
 
     def __init__(
         self,
         algorithm: Algorithm1,
         plain: EncodedStore,
         augmented: EncodedStore | Subset | None,
-        normalise: Normalisation = AS_STORED,
+        normalize: Normalization,
         *,
         encode_text: EncodeText | None = None,
         multiple: int = 1,
     ) -> None:
-        """`encode_text`: for stores without text. `multiple`: padded lengths are multiples of it."""
-        self.algorithm, self.plain, self.augmented, self.normalise = algorithm, plain, augmented, normalise
+        """Set up reading. `encode_text`: for stores without text. `multiple`: padded lengths are multiples of it."""
+        self.algorithm, self.plain, self.augmented, self.normalize = algorithm, plain, augmented, normalize
         self.encode_text, self.multiple = encode_text, multiple
         self._encoder_lock = threading.Lock()
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> HostBatch:
-        """The samples `numbers`: latents drawn from the stored posterior (mean + std * noise, a fresh draw at each
-        visit) and normalised; noise by address."""
-        algorithm = self.algorithm
-        draws = algorithm.draws(numbers)
+        """Read the samples `numbers`: latents drawn from the stored posterior (mean + std * noise, a fresh draw at each
+        visit) and normalized; noise by address."""
+        draws = self.algorithm.draws(numbers)
         records = []
         for from_augmented, index in zip(draws.augmented.tolist(), draws.index.tolist()):
             store = self.augmented if from_augmented else self.plain
             assert store is not None, "Algorithm1 was made with an augmented set"
             records.append(store[index])
-        seed = algorithm.seed
-        latents, noise = draw_latents(records, seed, draws.numbers.tolist())
+        latents, noise = draw_latents(records, self.algorithm.seed, draws.numbers.tolist())
         text = self.text_of(records)
         return HostBatch(
-            latents=self.normalise(latents),
+            latents=self.normalize(latents),
             noise=noise,
             text=text,
             t=torch.from_numpy(draws.t.astype(np.float32)),
@@ -168,13 +158,11 @@ class Reader:
         )
 
     def text_of(self, records: Sequence[EncodedRecord]) -> PackedText:
-        """The stored text of records, or their captions encoded now. UserError where neither can be."""
+        """Return the stored text of records, or encode their captions. Raises UserError where neither is possible."""
         absent = [r.text_codes is None for r in records]
         if any(absent):
             if self.encode_text is None:
-                raise UserError(
-                    "encoded: the store holds no text; encode it with text_encoding int8 or fp16 to train on it"
-                )
+                raise UserError("encoded: the store holds no text; encode it with text_encoding int8 or fp16")
             with self._encoder_lock:
                 texts = self.encode_text([r.caption for r in records])
             return PackedText.pack([np.asarray(t, dtype=np.float32) for t in texts], None, self.multiple)
@@ -189,50 +177,35 @@ class Reader:
 def draw_latents(
     records: Sequence[EncodedRecord], seed: int, numbers: Sequence[int], prefix: str = ""
 ) -> tuple[Tensor, Tensor]:
-    """Latents of the records' posteriors and noise, both (B, C, H, W) float32, by the addresses of the samples
-    `numbers`. `prefix`: a purpose of its own."""
+    """Draw latents from the records' posteriors and noise, both (B, C, H, W) float32, by the addresses of the samples
+    `numbers`. `prefix`: distinguishes the purpose of other draws for the same numbers."""
     # torch, not numpy, turns fp16 into fp32: ten times faster.
     latents = torch.from_numpy(np.stack([r.latent_mean for r in records])).float()  # (B, C, H, W)
     noise = torch.empty_like(latents)
     for i, (number, record) in enumerate(zip(numbers, records)):
         philox(seed, f"{prefix}noise", number).standard_normal(out=noise[i].numpy(), dtype=np.float32)
-        if record.latent_std.view(np.uint16).any():  # an exact codec (pixel-unshuffle) has no spread: nothing to draw
+        if record.latent_std.view(np.uint16).any():  # std is 0 for an exact codec (pixel-unshuffle)
             draw = philox(seed, f"{prefix}posterior", number).standard_normal(latents[i].shape, dtype=np.float32)
             latents[i].addcmul_(torch.from_numpy(record.latent_std).float(), torch.from_numpy(draw))
     return latents, noise
 
 
-def load_batch(
-    algorithm: Algorithm1,
-    plain: EncodedStore,
-    augmented: EncodedStore | None,
-    numbers: Sequence[int] | np.ndarray,
-    normalise: Normalisation = AS_STORED,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Batch:
-    """The samples `numbers` as a `Batch`: latents, noise (B, C, H, W) float32; text (B, L, D) in `dtype`; t, alpha_bar
-    (B,) float32. Raises UserError where a store holds no text."""
-    return Reader(algorithm, plain, augmented, normalise)(numbers).to(device, dtype)
-
-
 def passes(start: int, batch_size: int, end: int, size: int) -> Iterator[np.ndarray]:
-    """This rank's sample numbers of each forward pass of `size`, batch by batch: of every batch those numbers
+    """Yield this rank's sample numbers of each forward pass of `size`, batch by batch: in every batch
     start + rank, start + rank + world size, ..."""
     for first in range(start, end, batch_size):
         mine = np.arange(first + rank(), first + batch_size, world_size())
         yield from np.split(mine, len(mine) // size)
 
 
-def _choose(device: torch.device | None) -> None:
-    """Makes a GPU with a number this thread's own."""
+def _select_gpu(device: torch.device | None) -> None:
+    """Make a numbered GPU this thread's current one."""
     if device is not None and device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 class Loader:
-    """What `read` makes of each of `numbers`, in their order, read ahead by threads. Close it, or use `with`."""
+    """Iterator over `read` of each of `numbers`, in their order, read ahead by threads. Close it, or use `with`."""
 
     def __init__(
         self,
@@ -240,15 +213,14 @@ class Loader:
         numbers: Iterator[np.ndarray],
         *,
         threads: int = LOADER_THREADS,
-        ahead: int = PASSES_AHEAD,
+        ahead: int = BATCHES_AHEAD,
         device: torch.device | None = None,
     ) -> None:
-        """`device`: for a GPU, batches wait in page-locked memory."""
+        """Start reading. `device`: for a GPU, batches wait in page-locked memory."""
         self._read, self._numbers = read, numbers
         self._pin = device is not None and device.type == "cuda"
-        # A thread that does not know its GPU would take memory on the first one.
-        choose = functools.partial(_choose, device)
-        self._pool = ThreadPoolExecutor(threads, "loader", initializer=choose)
+        # A thread without a current GPU would take memory on the first one.
+        self._pool = ThreadPoolExecutor(threads, "loader", initializer=_select_gpu, initargs=(device,))
         self._pending: deque[Future[HostBatch]] = deque()
         for following in itertools.islice(self._numbers, ahead):
             self._pending.append(self._pool.submit(self._work, following))
@@ -258,7 +230,7 @@ class Loader:
         return batch.pinned() if self._pin else batch
 
     def __next__(self) -> HostBatch:
-        """The next pass; raises what its reading raised."""
+        """Return the next batch; raises the error of its reading."""
         batch = self._pending.popleft().result()
         if (following := next(self._numbers, None)) is not None:
             self._pending.append(self._pool.submit(self._work, following))

@@ -1,6 +1,7 @@
-"""log.jsonl: one line for each stretch of training, and what its averages are made of."""
+"""The log of a run: log.jsonl with one line per stretch of training; the same numbers for TensorBoard and W&B."""
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -9,18 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from tessera.files import atomic_path
+from tessera.config import UserError
+from tessera.files import atomic_path, read_json, write_json
 
 QUARTERS = 4
+QUARTER_NAMES = [f"t_{q / QUARTERS:g}_to_{(q + 1) / QUARTERS:g}" for q in range(QUARTERS)]
+TENSORBOARD = "tensorboard"
+WANDB = "wandb.json"
+"""File in the run's folder with the run's id at Weights & Biases."""
+MEASURED = ("seconds", "images_per_second", "data_wait", "tflops", "bf16_peak_share", "memory_gb")
+"""Fields of a line that differ between equal runs."""
 
 
 def quarter_of(t: np.ndarray) -> np.ndarray:
-    """In which quarter of [0, 1] each time lies, 0..3, clean end first."""
+    """Return the quarter of [0, 1] in which each time lies, 0..3, clean end first."""
     return np.minimum((t * QUARTERS).astype(np.int64), QUARTERS - 1)
 
 
 class Window:
-    """Sums over the steps since the last line; kept in checkpoints, so that a resumed run writes the same lines."""
+    """Sums over the steps since the last line; stored in checkpoints, so that a resumed run writes the same lines."""
 
     def __init__(self, sums: dict[str, Any] | None = None) -> None:
         self.sums: dict[str, Any] = sums or {
@@ -34,7 +42,7 @@ class Window:
         }
 
     def add(self, losses: np.ndarray, t: np.ndarray, augmented: np.ndarray, grad_norm: float) -> None:
-        """One step: losses, times and which set, of each sample (batch,); the gradient's norm before clipping."""
+        """Add one step: losses, times and set of each sample (batch,); the gradient's norm before clipping."""
         quarter = quarter_of(t)
         counts = np.bincount(quarter, minlength=QUARTERS).tolist()
         totals = np.bincount(quarter, weights=losses, minlength=QUARTERS).tolist()
@@ -48,7 +56,7 @@ class Window:
         sums["quarter_samples"] = [a + b for a, b in zip(sums["quarter_samples"], counts)]
 
     def line(self) -> dict[str, Any]:
-        """The averages; None where nothing was seen."""
+        """Return the means; None where nothing was seen."""
         sums = self.sums
         return {
             "loss": _mean(sums["loss"], sums["samples"]),
@@ -63,7 +71,7 @@ def _mean(total: float, count: int) -> float | None:
 
 
 class Log:
-    """Appends to log.jsonl. Everything but `MEASURED` is the same on every run.
+    """Writer of log.jsonl. Everything but `MEASURED` is the same on every run.
 
     | field | meaning |
     |---|---|
@@ -72,17 +80,17 @@ class Log:
     | grad_norm | mean norm of the gradient before clipping |
     | augmented_share | share of augmented samples |
     | lr | learning rate of the last step (Muon's is its own peak times the same factor) |
-    | seconds | of training in all, without the time between a stop and a resume |
+    | seconds | total time of training, without the time between a stop and a resume |
     | images_per_second | since the last line |
     | data_wait | share of that time in which the step waited for data, 0..1 |
     | tflops | TFLOP/s of each device by formula (`tessera.models.flops`), from the texts' mean length |
-    | peak_share | of the device's stated peak, if that was given |
+    | bf16_peak_share | tflops over the device's dense bf16 peak (`tessera.devices.PEAK_TFLOPS` or --peak-tflops) |
     | memory_gb | most memory in use so far: the device's, on a CPU the process's |
-    | validation, validation_ema | loss on the held-out records, in all and by t, if measured; null: not finite |
+    | validation, validation_ema | loss on the held-out records, over all and by t, if measured; null: not finite |
     """
 
     def __init__(self, path: Path, num_images: int, window: dict[str, Any] | None) -> None:
-        """Drops the lines after `num_images`: the run goes on from there."""
+        """Drop the lines after `num_images`: the run resumes there. window: the sums of its checkpoint."""
         self.path, self.window = path, Window(window)
         kept = keep_lines(path, num_images)
         self._before = kept[-1]["seconds"] if kept else 0.0
@@ -90,18 +98,21 @@ class Log:
         self._line_images = num_images
         self.data_wait = 0.0
         self.tokens = self.texts = 0
-        """Of the batches since the last line: text tokens and captions."""
+        """Text tokens and captions of the batches since the last line."""
 
     def write(
         self,
         num_images: int,
         lr: float,
-        further: dict[str, Any] | None = None,
+        measured: dict[str, Any] | None = None,
         flops: Callable[[float], float] | None = None,
-        peak_tflops: float | None = None,
+        peak: float | None = None,
     ) -> dict[str, Any]:
-        """Ends the stretch with a line, which is returned. `further`: what was measured at its end. `flops`: a training
-        image's FLOPs on one device, for a mean number of text tokens."""
+        """End the stretch with a line, and return it.
+
+        measured: further fields. flops: mean number of text tokens -> a training image's FLOPs on one device. peak: the
+        device's dense bf16 peak in TFLOP/s, if known.
+        """
         now = time.monotonic()
         seconds = max(now - self._line_began, 1e-9)
         line = {
@@ -113,40 +124,35 @@ class Log:
             "data_wait": round(self.data_wait / seconds, 4),
         }
         if flops is not None and self.texts:
-            line["tflops"] = _rounded(flops(self.tokens / self.texts) * line["images_per_second"] / 1e12)
-            if peak_tflops is not None:
-                line["peak_share"] = _rounded(line["tflops"] / peak_tflops)
-        line["memory_gb"] = _rounded(peak_memory() / 1e9)
-        line |= further or {}
+            line["tflops"] = _four_digits(flops(self.tokens / self.texts) * line["images_per_second"] / 1e12)
+            if peak is not None:
+                line["bf16_peak_share"] = _four_digits(line["tflops"] / peak)
+        line["memory_gb"] = _four_digits(peak_memory() / 1e9)
+        line |= measured or {}
         append_line(self.path, line)
         self.window, self.data_wait, self.tokens, self.texts = Window(), 0.0, 0, 0
         self._line_began, self._line_images = now, num_images
         return line
 
 
-MEASURED = ("seconds", "images_per_second", "data_wait", "tflops", "peak_share", "memory_gb")
-"""The fields that differ between equal runs."""
-
-
-def _rounded(value: float) -> float:
-    """Four digits."""
+def _four_digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
 def peak_memory() -> int:
-    """Bytes: the most that this process ever had on its GPU; without one, in main memory."""
+    """Return the most bytes that this process ever had on its GPU; without one, in main memory."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    import resource  # Unix alone has it
+    import resource  # Unix only
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def keep_lines(path: Path, num_images: int) -> list[dict[str, Any]]:
-    """Drops a file's lines after `num_images`; returns the others."""
+    """Drop a file's lines after `num_images`; return the others."""
     kept = [line for line in _lines(path) if line["num_images"] <= num_images]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(_dump(line) for line in kept), encoding="utf-8", newline="\n")
@@ -154,6 +160,7 @@ def keep_lines(path: Path, num_images: int) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append a line to a .jsonl file."""
     with open(path, "a", encoding="utf-8", newline="\n") as file:
         file.write(_dump(line))
 
@@ -163,13 +170,69 @@ def _dump(line: dict[str, Any]) -> str:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines; a killed process may have left half of one at the end."""
-    if not path.exists():
-        return []
+    """Return the whole lines; a killed process may have left half of one at the end."""
     whole = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             whole.append(json.loads(text))
         except ValueError:
             break
     return whole
+
+
+def scalars(line: dict[str, Any]) -> dict[str, float]:
+    """Flatten a line of the log to named numbers: lists give one name per quarter of t, dicts one per key."""
+    found: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, dict):
+            found |= {f"{name}/{key}": v for key, v in scalars(value).items()}
+        elif isinstance(value, list):
+            found |= {f"{name}/{q}": v for q, v in zip(QUARTER_NAMES, value) if v is not None}
+        elif isinstance(value, int | float) and name != "num_images":
+            found[name] = value
+    return found
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard. `num_images`: where the run resumes; later points from before are dropped."""
+
+    def __init__(self, run: Path, num_images: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(run / TENSORBOARD), purge_step=num_images + 1 if num_images else None)
+
+    def line(self, num_images: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, num_images)
+
+    def image(self, num_images: int, image: np.ndarray) -> None:
+        """Write an image, uint8 (H, W, 3)."""
+        self.writer.add_image("samples", image, num_images, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandB:
+    """A Weights & Biases run with the run folder's name, resumed by an id in the folder: names are not unique."""
+
+    def __init__(self, run: Path, project: str, config: dict[str, Any]) -> None:
+        try:
+            import wandb  # type: ignore[import-not-found]
+        except ImportError:
+            raise UserError("wandb: Weights & Biases is not installed; run: pip install wandb") from None
+        self.wandb = wandb
+        if not (run / WANDB).exists():
+            write_json(run / WANDB, {"id": secrets.token_hex(8)})
+        own = read_json(run / WANDB)["id"]
+        self.session = wandb.init(project=project, name=run.resolve().name, id=own, resume="allow", config=config)
+
+    def line(self, num_images: int, values: dict[str, float]) -> None:
+        self.session.log({**values, "num_images": num_images}, step=num_images)
+
+    def image(self, num_images: int, image: np.ndarray) -> None:
+        """Write an image, uint8 (H, W, 3)."""
+        self.session.log({"samples": self.wandb.Image(image)}, step=num_images)
+
+    def close(self) -> None:
+        self.session.finish()

@@ -1,115 +1,193 @@
-"""What the steps of a run change: weights, optimiser, averages and counts; saved and loaded whole."""
+"""The state that the steps of a run change (weights, optimizer, EMA, counts), and the weights that it starts from."""
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tessera.config import UserError
+from tessera.config import UserError, compare, to_dict
 from tessera.devices import rank, world_size
-from tessera.models.build import DTYPES, build_network, compile_blocks, compiler_fault
+from tessera.models.build import DTYPES, build_network, compile_blocks, compiler_fault, resize_positions
+from tessera.models.dit import DiT, DiTConfig
+from tessera.models.rin import RIN, RINConfig
 from tessera.randomness import address
 from tessera.train import checkpoint
-from tessera.train.config import Means, TrainConfig
-from tessera.train.distributed import GradientExchange, add_up_one
+from tessera.train.config import RuntimeOptions, TrainConfig
+from tessera.train.dataset_checks import same_network
+from tessera.train.distributed import GradientExchange, all_reduce_sum
+from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.ema import EMA
 from tessera.train.optim.master import MasterOptimizer, part_of
+from tessera.weights.export import load_export
+
+RESIZED = ("latent_size", "position_grid")
+"""Fields of a network's config in which initial weights may differ: the step to another resolution."""
+ENCODE_FLAGS = {"latent_codec": "--latents", "text_encoder": "--text"}
+"""Networks that sets and initial weights must share, and the flag of `tessera encode` for each."""
 
 
 class TrainState:
-    """The network on its device, split over the ranks where `means` says so, and what goes with it."""
+    """The network on its device, its optimizer and EMA, split over the ranks where `runtime` says so."""
 
     def __init__(
-        self, config: TrainConfig, device: torch.device, means: Means, start: dict[str, Tensor] | None = None
+        self,
+        network: DiT | RIN,
+        optim: OptimConfig,
+        *,
+        compute: str,
+        ema_decay: float,
+        device: torch.device,
+        runtime: RuntimeOptions,
     ) -> None:
-        """`start`: the first weights; None = random ones, by the config's seed."""
-        self.config, self.device = config, device
-        self.dtype = DTYPES[config.compute]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(address(config.seed, "initial weights"))
-            network = build_network(config.model)
-        if start is not None:
-            network.load_state_dict(start)
+        """Take `network`, in fp32 with its initial weights, and change it in place. `compute`: "fp32" or "bf16"."""
+        self.device, self.dtype = device, DTYPES[compute]
         self.network = network.to(device)
+        self.parameter_count = network.parameter_count
         self.shards = self.exchange = None
-        if means.shard and world_size() > 1:
+        if runtime.shard and world_size() > 1:
             from tessera.train.fsdp import Shards
 
             self.shards = Shards(self.network, self.dtype)
         self.optimizer = MasterOptimizer(
-            self.network, config.optim, self.dtype, add_up_one if self.shards is not None else None
+            self.network, optim, self.dtype, None if self.shards is None else all_reduce_sum
         )
         if world_size() > 1 and self.shards is None:
             self.exchange = GradientExchange(self.optimizer.masters, self.optimizer.network)
-        self.compiled = compiles(means, device, self.dtype, split=self.shards is not None)
+        self.compiled = compiles(runtime, device, self.dtype, split=self.shards is not None)
         if self.compiled:
             compile_blocks(self.network)
-        masters = self.optimizer.masters
-        self.averages = {"ema": EMA(masters, config.ema_decay, config.ema_warmup)}
-        self.averages |= {average_name(d): EMA(masters, d, config.ema_warmup) for d in config.ema_extra_decays}
+        self.ema = EMA(self.optimizer.masters, ema_decay)
         self.num_images = self.skipped = self.skipped_in_a_row = 0
 
     @property
-    def parameters(self) -> int:
-        """How many numbers the network learns."""
-        return sum(p.numel() for p in self.network.parameters())
-
-    @property
     def checkpoint_bytes(self) -> int:
-        """At most: masters, averages and the optimiser's two, fp32."""
-        return 4 * (3 + len(self.averages)) * self.parameters
+        """Upper limit: masters, EMA and the optimizer's two, fp32."""
+        return 4 * 4 * self.parameter_count
 
-    def save(self, run: Path, window: dict[str, Any] | None) -> None:
-        """Writes a checkpoint of the run's directory; all ranks have to. `window`: the log's sums, rank 0's."""
+    def save(self, run: Path, window: dict[str, Any] | None, keep: int, every: int | None) -> None:
+        """Write a checkpoint into the run's directory; all ranks have to. `window`: the log's sums, rank 0's.
+
+        keep, every: as of `checkpoint.prune`.
+        """
         meta = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row, "window": window}
-        keep, every = self.config.keep_checkpoints, self.config.keep_every_images
-        checkpoint.save(run, self.num_images, self._tensors(), meta, keep, every)
+        checkpoint.save(run, self.num_images, self.tensors(), meta, keep, every)
 
     def load(self, directory: Path) -> dict[str, Any] | None:
-        """Takes over a checkpoint's directory. Returns the log's sums."""
-        saved = checkpoint.load(directory, self._tensors())
+        """Take over a checkpoint's directory. Return the log's sums."""
+        saved = checkpoint.load(directory, self.tensors())
         self.optimizer.load_state_dict({name: part_of(tensor) for name, tensor in saved.tensors.items()})
         self.num_images = saved.num_images
         self.skipped, self.skipped_in_a_row = saved.meta["skipped"], saved.meta["skipped_in_a_row"]
         return saved.meta["window"]
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """master/NAME, ema/NAME and optim/NAME/FIELD: the memory itself, but for an optimiser without a step."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return master/NAME, ema/NAME, optim/NAME/FIELD: the memory itself; copies for an optimizer before a step."""
         state = self.optimizer.state_dict()
-        for name, average in self.averages.items():
-            state |= {f"{name}/{n}": w for n, w in zip(self.optimizer.names, average.weights)}
+        state |= {f"ema/{name}": weight for name, weight in zip(self.optimizer.names, self.ema.weights)}
         if self.shards is not None:
             split = self.shards.split
             state = {key: split(_parameter_of(key), value) if value.ndim else value for key, value in state.items()}
         return state
 
 
-def compiles(means: Means, device: torch.device, dtype: torch.dtype, *, split: bool) -> bool:
-    """Whether the blocks, which compute in `dtype`, are compiled: unless told, on GPUs where that can be done.
+def compiles(runtime: RuntimeOptions, device: torch.device, dtype: torch.dtype, *, split: bool) -> bool:
+    """Return whether the blocks, which compute in `dtype`, are compiled: by default on GPUs where that can be done.
 
-    split: their weights lie with several ranks, and parts of a block are gathered one by one within it, which stands in
-    no compiled program. UserError where that is asked for all the same.
+    split: the ranks hold parts of their weights, and gathering these within a block cannot be part of a compiled
+    program. Raises UserError where compilation is requested all the same.
     """
-    if split and means.compile:
+    if split and runtime.compile:
         raise UserError("compile: blocks whose weights are split cannot be compiled; leave out --compile or --shard")
-    if means.compile is not None:
-        return means.compile
+    if runtime.compile is not None:
+        return runtime.compile
     if device.type != "cuda" or split:
         return False
     fault = compiler_fault(device, dtype)
     if fault is not None and rank() == 0:
-        print(f"train: goes on without compiling the network, which is slower: {fault}", file=sys.stderr)
+        print(f"train: continues without compiling the network, which is slower: {fault}", file=sys.stderr)
     return fault is None
 
 
-def average_name(decay: float) -> str:
-    """What an extra average is called in checkpoints and in the log."""
-    return f"ema@{decay!r}"
-
-
 def _parameter_of(key: str) -> str:
-    """The parameter of a checkpoint's tensor: master/NAME, ema/NAME, optim/NAME/FIELD."""
+    """Return the parameter of a checkpoint's tensor: master/NAME, ema/NAME, optim/NAME/FIELD."""
     kind, _, rest = key.partition("/")
     return rest.rpartition("/")[0] if kind == "optim" else rest
+
+
+def initial_network(model: DiTConfig | RINConfig, seed: int, weights: Mapping[str, Tensor] | None = None) -> DiT | RIN:
+    """Build the network on the CPU in fp32, with random initial weights by the address of `seed`, or with `weights`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(address(seed, "initial weights"))
+        network = build_network(model)
+    if weights is not None:
+        network.load_state_dict(weights)
+    return network
+
+
+def weights_of_export(
+    export: Path,
+    config: TrainConfig,
+    facts: Mapping[str, Any],
+    content_hash: Callable[[str, str], str | None] | None = None,
+) -> dict[str, Tensor]:
+    """Return the weights of the directory `export`, fitted to the model of `config`.
+
+    The export is one's own or of the published CAD-I (`tessera import-published`). At another resolution, RIN's learned
+    positions are interpolated; DiT's are computed, and `position_grid` has to be that of the export. facts: of the sets
+    (`check_sets`). content_hash: see `RuntimeOptions`. Raises UserError that names what else differs: another network,
+    prediction, noise schedule, latents or texts.
+    """
+    network, info = load_export(export)
+    where = f"{export}: cannot start from these weights"
+    model = config.model
+    if type(model) is not type(network.config):
+        raise UserError(f"{where}: they are a {_kind(network.config)}'s, the model is a {_kind(model)}")
+    theirs, ours = ({k: v for k, v in to_dict(c).items() if k not in RESIZED} for c in (network.config, model))
+    for name in ("prediction", "noise_schedule", "latent_shift", "latent_scale"):
+        theirs[name], ours[name] = to_dict(info.settings)[name], to_dict(config)[name]
+    if pairs := compare(theirs, ours):
+        said = "; ".join(f"{name} is {there} there, here {here}" for name, there, here in pairs)
+        raise UserError(f"{where}: {said}")
+    for name in ENCODE_FLAGS:
+        _check_network(where, name, to_dict(info.settings), facts, content_hash)
+    weights = {name: tensor.float() for name, tensor in network.state_dict().items()}
+    if isinstance(model, DiTConfig):
+        grids = [c.position_grid or c.latent_size // c.patch_size for c in (network.config, model)]  # type: ignore
+        if grids[0] != grids[1]:
+            raise UserError(
+                f"{where}: their positions are spread over a grid of {grids[0]}, the model's over {grids[1]}; set "
+                f"position_grid to {grids[0]}"
+            )
+    else:
+        patches = (model.latent_size // model.patch_size) ** 2
+        weights["interface_positions"] = resize_positions(weights["interface_positions"], patches)
+    return weights
+
+
+def _check_network(
+    where: str,
+    name: str,
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    content_hash: Callable[[str, str], str | None] | None,
+) -> None:
+    """Raise UserError unless both sides used one codec or text encoder, by whatever name."""
+    same = same_network(there, here, name)
+    if same is None and content_hash is not None:
+        key = f"{name}_sha256"
+        seen = [{name: f[name], key: f.get(key) or content_hash(name, f[name])} for f in (there, here)]
+        same = same_network(seen[0], seen[1], name)
+    if same:
+        return
+    again = f"encode the sets again with {ENCODE_FLAGS[name]} {there[name]}"
+    said = f"{where}: {name} is {there[name]} there, here {here[name]}"
+    if same is None and all("/" in facts[name] or "@" in facts[name] for facts in (there, here)):
+        raise UserError(f"{said}; comparing them needs both on this machine; or {again}")
+    raise UserError(f"{said}, which is another network; {again}")
+
+
+def _kind(config: DiTConfig | RINConfig) -> str:
+    return "DiT" if isinstance(config, DiTConfig) else "RIN"

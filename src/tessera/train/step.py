@@ -1,7 +1,7 @@
-"""The optimiser step: the loss of Eq. 1-2 over a batch's passes, its gradient over the ranks, clipping, weights, EMA.
+"""The optimizer step: the loss of Eq. 1-2 over a batch's passes, its gradient over the ranks, clipping, weights, EMA.
 
-The host never waits for the step that it has just given to a GPU: whether that step's loss is finite, and with it the
-step to be made, is decided there; the host reads the answer while the next step runs.
+The host never waits for the step that it has just given to a GPU: the GPU itself decides whether that step's loss is
+finite, and with it the step to be made; the host reads the answer while the next step runs.
 """
 
 import math
@@ -21,16 +21,16 @@ from tessera.diffusion.loss import diffusion_loss
 from tessera.models.rin import RINConfig
 from tessera.train.algorithm1 import Algorithm1
 from tessera.train.config import TrainConfig
-from tessera.train.distributed import add_up
+from tessera.train.distributed import all_reduce_sum
 from tessera.train.loader import HostBatch
 from tessera.train.logs import Log, append_line
 from tessera.train.optim.config import lr_fraction
 from tessera.train.state import TrainState
 
 MAX_SKIPPED_IN_A_ROW = 5
-"""Steps with a loss or gradient that is not finite are skipped; this many of them end the run."""
+"""Steps with a loss or gradient that is not finite are skipped; this many in a row end the run."""
 SKIPPED = "skipped.jsonl"
-"""In the run's folder: the samples of each skipped step, and those whose own loss was not finite."""
+"""File in the run's folder: the samples of each skipped step, and those whose own loss was not finite."""
 
 
 @dataclass(frozen=True)
@@ -41,47 +41,47 @@ class _Queued:
     """Each sample's loss, whether a rank wants to stop, and the gradient's norm before clipping (batch + 2,); on the
     host once `event` has happened."""
     event: Any
-    """None: they are there."""
+    """None: they are on the host."""
     end: int
     """Number of images after the step."""
 
 
 class Stepper:
-    """Makes the steps of a run, and reads what became of them."""
+    """The steps of a run, and the reading of their outcomes."""
 
     def __init__(
         self, out: Path, config: TrainConfig, state: TrainState, algorithm: Algorithm1, null_condition: Tensor
     ) -> None:
-        """`null_condition` (1, D): the text of dropped captions."""
-        self.out, self.config, self.state, self.algorithm = out, config, state, algorithm
-        self.null_condition = null_condition
-        self.self_conditioned = isinstance(config.model, RINConfig) and config.self_condition_prob > 0
+        """Take `null_condition` (1, D), the text of dropped captions, and what the steps work on."""
+        self.batch_size, self.num_images, self.optim = config.batch_size, config.num_images, config.optim
+        self.prediction = config.prediction
+        self.self_condition = isinstance(config.model, RINConfig) and config.self_condition_prob > 0
+        self.out, self.state, self.algorithm, self.null_condition = out, state, algorithm, null_condition
         self.lr = 0.0
         """Learning rate of the last step."""
         self.log: Log | None = None
-        """Where losses go; None on ranks that do not write."""
+        """Log for the losses; None on ranks that do not write."""
         self._queue: deque[_Queued] = deque()
 
     def step(self, loaded: list[HostBatch], stop: bool = False) -> Tensor:
-        """One optimiser step on the passes of a batch, given to the device. stop: this rank wants to.
+        """Give the device one optimizer step on the passes of a batch. stop: this rank wants to.
 
-        Returns what `catch_up` reads: each sample's loss, whether to stop, the gradient's norm (batch + 2,).
+        Return what `catch_up` reads: each sample's loss, whether to stop, the gradient's norm (batch + 2,).
         """
-        config, state = self.config, self.state
+        state = self.state
         losses, stopping = self._gradients(loaded), torch.full((1,), float(stop), device=state.device)
-        add_up([losses, stopping])
+        all_reduce_sum(losses, stopping)
         norm = state.optimizer.clip()
         values = torch.cat([losses, stopping, norm[None]])
         skip = ~torch.isfinite(values).all()
-        state.num_images += config.batch_size
-        fraction = lr_fraction(config.optim, state.num_images, config.num_images)
-        self.lr = fraction * config.optim.lr
+        state.num_images += self.batch_size
+        fraction = lr_fraction(self.optim, state.num_images, self.num_images)
+        self.lr = fraction * self.optim.lr
         masked = state.optimizer.masked
         state.optimizer.step(fraction, skip)
         if masked or not skip:
-            for average in state.averages.values():
-                number = state.num_images // config.batch_size - 1
-                average.update(state.optimizer.masters, number, skip if masked else None)
+            number = state.num_images // self.batch_size - 1
+            state.ema.update(state.optimizer.masters, number, skip if masked else None)
         event = None
         if values.device.type == "cuda":
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
@@ -91,12 +91,10 @@ class Stepper:
         return values
 
     def _gradients(self, loaded: list[HostBatch]) -> Tensor:
-        """Sums the gradients of all passes and ranks. Returns this rank's losses (batch,), 0 in the others' places."""
-        config, state = self.config, self.state
-        exchange = state.exchange
+        """Add up the gradients of all passes and ranks. Return this rank's losses (batch,), 0 in the others' places."""
+        state, exchange, parts = self.state, self.state.exchange, []
         if exchange is not None:
             exchange.begin()
-        parts = []
         for number, host in enumerate(loaded):
             if exchange is not None and number == len(loaded) - 1:
                 exchange.arm()
@@ -104,24 +102,23 @@ class Stepper:
                 state.network,
                 host.to(state.device, state.dtype),
                 self.null_condition,
-                prediction=config.prediction,
-                self_condition_keep=host.self_condition if self.self_conditioned else None,
-                min_snr_gamma=config.min_snr_gamma,
+                prediction=self.prediction,
+                self_condition_keep=host.self_condition if self.self_condition else None,
             )
-            share = len(host.numbers) / config.batch_size
-            # FSDP takes the ranks' mean, where the sum is wanted.
+            share = len(host.numbers) / self.batch_size
+            # FSDP takes the ranks' mean; needed is the sum.
             (loss * (share if state.shards is None else share * world_size())).backward()
             state.optimizer.add_gradients()
             parts.append(per_sample)
-        losses = torch.zeros(config.batch_size, device=state.device)
+        losses = torch.zeros(self.batch_size, device=state.device)
         losses[rank() :: world_size()] = torch.cat(parts)
         if exchange is not None:
             exchange.finish()
         return losses
 
     def catch_up(self, left: int) -> tuple[bool, float]:
-        """Reads what became of the steps but the last `left`. Returns whether a rank wants to stop, and the last one's
-        mean loss (NaN: there was none, or it is not finite)."""
+        """Read the outcomes of all steps but the last `left`. Return whether a rank wants to stop, and the mean loss of
+        the last one read (NaN: there was none, or it is not finite)."""
         stop, loss = False, math.nan
         while len(self._queue) > left:
             step = self._queue.popleft()
@@ -143,20 +140,18 @@ class Stepper:
     def _count_skip(self, end: int, losses: np.ndarray) -> None:
         self.state.skipped += 1
         self.state.skipped_in_a_row += 1
-        first = end - len(losses)
+        first, file = end - len(losses), self.out / SKIPPED
         if self.log:
             bad = [first + int(i) for i in np.flatnonzero(~np.isfinite(losses))]
-            append_line(
-                self.out / SKIPPED,
-                {"num_images": end, "seed": self.config.seed, "samples": [first, end - 1], "not_finite": bad},
-            )
+            seed = self.algorithm.seed
+            append_line(file, {"num_images": end, "seed": seed, "samples": [first, end - 1], "not_finite": bad})
             print(
                 f"train: the loss or gradient of samples {first} to {end - 1} is not finite; that step is skipped "
-                f"({self.out / SKIPPED})",
+                f"({file})",
                 file=sys.stderr,
             )
         if self.state.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise UserError(
-                f"{self.out}: the loss was not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, up to image "
-                f"{end}; lower optim.lr or optim.clip_norm, or raise optim.warmup_images"
+                f"{self.out}: the loss was not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, up to image {end}; "
+                "lower optim.lr or optim.clip_norm, or raise optim.warmup_images"
             )

@@ -245,19 +245,22 @@ def test_learning_rate_over_a_run():
     assert lr_fraction(replace(config, warmup_images=5000), 1000, 1000) == 0.2  # never more than the ramp
 
 
+LATE = 10**6  # a step long after the warm-up
+
+
 def test_ema_has_its_closed_form():
     start, end, decay = tensor(4, seed=1), tensor(4, seed=2), 0.9
     ema = EMA([start], decay)
-    ema.update([end], 0)
+    ema.update([end], LATE)
     assert torch.allclose(ema.weights[0], 0.9 * start + 0.1 * end)  # the right way round: mostly the old
     for step in range(1, 20):
-        ema.update([end], step)
+        ema.update([end], LATE + step)
     assert torch.allclose(ema.weights[0], decay**20 * start + (1 - decay**20) * end, atol=1e-6)
 
 
 def test_ema_with_warmup_forgets_the_start():
     start, end = tensor(4, seed=1), tensor(4, seed=2)
-    ema = EMA([start], 0.9999, warmup=True)
+    ema = EMA([start], 0.9999)
     left = 1.0
     for step in range(60):
         ema.update([end], step)
@@ -265,7 +268,7 @@ def test_ema_with_warmup_forgets_the_start():
     assert torch.allclose(ema.weights[0], left * start + (1 - left) * end, atol=1e-6)
     assert left < 1e-6
     # The warm-up never exceeds the decay itself.
-    late = EMA([start], 0.5, warmup=True)
+    late = EMA([start], 0.5)
     late.update([end], 10_000)
     assert torch.allclose(late.weights[0], 0.5 * start + 0.5 * end)
 
@@ -389,7 +392,7 @@ def test_state_goes_on_bit_for_bit(name, compute):
     ],
 )
 def test_fields_out_of_range_are_named(changes):
-    with pytest.raises(UserError, match=f"optim.{next(iter(changes))}"):
+    with pytest.raises(UserError, match=rf"^(optim\.)?{next(iter(changes))}"):
         OptimConfig(**changes)
 
 
@@ -453,7 +456,7 @@ def test_ema_against_its_closed_form():
     for k, point in enumerate(points):
         weights[0].copy_(point)
         for average in averages.values():
-            average.update(weights, k)
+            average.update(weights, LATE + k)
     n = len(points)
     for decay, average in averages.items():
         closed = (1 - decay) * sum(decay ** (n - 1 - k) * point for k, point in enumerate(points))

@@ -8,20 +8,19 @@ from torch import Tensor
 
 
 class EMA:
-    """Averaged weights: ema <- decay * ema + (1 - decay) * weights after each step.
+    """Averaged weights: ema <- d * ema + (1 - d) * weights after each step.
 
-    With `warmup` the decay of step n = 0, 1, ... is min(decay, (1 + n) / (10 + n)), so that a short run's average
-    forgets the random start.
+    At step n = 0, 1, ... d = min(decay, (1 + n) / (10 + n)), so that a short run's average forgets the random start.
     """
 
-    def __init__(self, weights: list[Tensor], decay: float, warmup: bool = False) -> None:
-        self.decay, self.warmup = decay, warmup
+    def __init__(self, weights: list[Tensor], decay: float) -> None:
+        self.decay = decay
         self.weights = [w.detach().clone() for w in weights]
 
     @torch.no_grad()
     def update(self, weights: list[Tensor], step: int, skip: Tensor | None = None) -> None:
-        """Takes in the weights after step number `step`. skip: a bool on the device; True: all stays as it is."""
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        """Average in the weights after step number `step`. skip: a bool on the device; True: nothing changes."""
+        decay = min(self.decay, (1 + step) / (10 + step))
         current = [w.detach() for w in weights]
         if skip is None:
             torch._foreach_lerp_(self.weights, current, 1 - decay)

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-def _clear(grads: list[Tensor], skip: Tensor | None) -> None:
-    """Zeroes gradients, NaN too, where `skip` is 1."""
+def zero_skipped(grads: list[Tensor], skip: Tensor | None) -> None:
+    """Set gradients to zero, NaN too, where `skip` is 1."""
     if skip is not None:
         for grad in grads:
             grad.masked_fill_(skip > 0, 0.0)
 
 
-def _average(means: list[Tensor], grads: list[Tensor], beta: float, skip: Tensor | None) -> None:
-    """means <- beta means + (1 - beta) grads; unchanged where `skip` is 1, for then the gradients are zero."""
+def update_means(means: list[Tensor], grads: list[Tensor], beta: float, skip: Tensor | None) -> None:
+    """Set means to beta means + (1 - beta) grads; unchanged where `skip` is 1, since then the gradients are zero."""
     if skip is None:
         torch._foreach_lerp_(means, grads, 1 - beta)
     else:
@@ -30,11 +30,17 @@ def _average(means: list[Tensor], grads: list[Tensor], beta: float, skip: Tensor
 class Lamb(Optimizer):
     """LAMB (You et al. 2020, Algorithm 2): Adam's step times |w| / |step|, unclipped, where a group has `adapt`.
 
-    `add_up`: sums squared norms over the ranks that hold parts of the weights, in place; None = they are whole here.
+    `sum_over_ranks`: sums squared norms over the ranks that hold parts of the weights, in place; None = one holds all.
     """
 
-    def __init__(self, params: Iterable[dict[str, Any]], betas: tuple[float, float], eps: float = 1e-6) -> None:
-        self.add_up: Callable[[Tensor], None] | None = None
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        betas: tuple[float, float],
+        eps: float = 1e-6,
+        sum_over_ranks: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        self.sum_over_ranks = sum_over_ranks
         super().__init__(params, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0, "adapt": True})
 
     @torch.no_grad()
@@ -54,10 +60,10 @@ class Lamb(Optimizer):
             grads = [p.grad for p in params if p.grad is not None]
             steps, mean, square = ([self.state[p][k] for p in params] for k in ("step", "exp_avg", "exp_avg_sq"))
             beta1, beta2 = group["betas"]
-            _clear(grads, skip)
+            zero_skipped(grads, skip)
             torch._foreach_add_(steps, 1 if skip is None else 1 - skip)
             count = float(steps[0]) if skip is None else steps[0].double()
-            _average(mean, grads, beta1, skip)
+            update_means(mean, grads, beta1, skip)
             torch._foreach_mul_(square, beta2 if skip is None else torch.where(skip > 0, 1.0, beta2))
             torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
             below = torch._foreach_sqrt(square)
@@ -69,9 +75,9 @@ class Lamb(Optimizer):
                 torch._foreach_add_(update, params, alpha=group["weight_decay"])
             if group["adapt"]:
                 norms = torch.stack([*torch._foreach_norm(params), *torch._foreach_norm(update)])
-                if self.add_up is not None:
+                if self.sum_over_ranks is not None:
                     squares = norms.square()
-                    self.add_up(squares)
+                    self.sum_over_ranks(squares)
                     norms = squares.sqrt()
                 weights, changes = norms.chunk(2)
                 trust = torch.where((weights > 0) & (changes > 0), weights / changes, torch.ones_like(weights))

@@ -26,7 +26,7 @@ from tessera.train.optim.muon import Muon
 
 
 def kinds(network: nn.Module) -> dict[str, Literal["hidden", "matrix", "other"]]:
-    """The kind of each parameter, by name; see the table above."""
+    """Return the kind of each parameter, by name; see the table above."""
     found: dict[str, Literal["hidden", "matrix", "other"]] = {}
     for name, parameter in network.named_parameters():
         *path, leaf = name.split(".")
@@ -40,15 +40,15 @@ def kinds(network: nn.Module) -> dict[str, Literal["hidden", "matrix", "other"]]
 
 
 def part_of(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that is split over the ranks (the same memory); any other as it is."""
+    """Return this rank's part of a tensor that is split over the ranks (the same memory); any other as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
 
 
 class MasterOptimizer:
-    """The weights in fp32, whatever the network computes in, and the step on them.
+    """The master weights in fp32, whatever the network computes in, and the step on them.
 
-    For an fp32 network the masters are its own parameters. For a bf16 network they are fp32 copies: gradients go up to
-    them (`add_gradients`), the rounded new weights come back down at the end of `step`. For a network that is split
+    For an fp32 network the masters are its own parameters. For a bf16 network they are fp32 copies: `add_gradients`
+    adds the network's gradients to theirs, `step` rounds the new weights into the network. For a network that is split
     over the ranks they are this rank's parts of its fp32 parameters.
     """
 
@@ -57,15 +57,15 @@ class MasterOptimizer:
         network: nn.Module,
         config: OptimConfig,
         compute: torch.dtype = torch.float32,
-        add_up: Callable[[Tensor], None] | None = None,
+        sum_over_ranks: Callable[[Tensor], None] | None = None,
     ) -> None:
-        """`network` is in fp32 and is turned into `compute` here, unless it is split over the ranks: then `add_up`
-        sums a tensor over them, in place."""
-        self.config, self.add_up = config, add_up
+        """Convert `network`, in fp32, to `compute`, unless it is split over the ranks: then `sum_over_ranks` sums a
+        tensor over them, in place."""
+        self.config, self.sum_over_ranks = config, sum_over_ranks
         self.names = [name for name, _ in network.named_parameters()]
         own: list[Tensor] = list(network.parameters())
-        self.copied = add_up is None and compute != torch.float32
-        if add_up is not None:
+        self.copied = sum_over_ranks is None and compute != torch.float32
+        if sum_over_ranks is not None:
             if config.name == "muon":
                 raise UserError("optim.name: muon needs whole matrices; train without --shard, or with adamw or lamb")
             self.masters: list[Tensor] = [part_of(p.detach()) for p in own]
@@ -78,11 +78,11 @@ class MasterOptimizer:
         self.optimizers = self._build(kinds(network), compute)
         only = self.optimizers[0]
         self.scaled = only if isinstance(only, AdamW) and only.defaults["fused"] else None
-        """The optimiser that clips within its own step, if there is one."""
-        self.kept: dict[Tensor, Tensor] = {}
-        """The memory of each copied gradient, for the next step's: fresh pages cost a CPU more than the sum."""
+        """The optimizer that clips within its own step, if there is one."""
+        self.buffers: dict[Tensor, Tensor] = {}
+        """Memory of each copied gradient, reused by the next step: fresh pages cost a CPU more than the sum."""
         self.masked = self.masters[0].device.type == "cuda"
-        """Whether a step is skipped on the device, so that nobody waits for its answer."""
+        """True: a step is skipped on the device, so that the host does not wait for its outcome."""
 
     def _build(self, kind_of: dict[str, Literal["hidden", "matrix", "other"]], compute: torch.dtype) -> list[Optimizer]:
         by_kind = {
@@ -97,9 +97,8 @@ class MasterOptimizer:
         ]
         groups = [g for g in groups if g["params"]]
         if c.name == "lamb":
-            lamb = Lamb([g | {"adapt": g["params"] is decayed} for g in groups], c.betas)
-            lamb.add_up = self.add_up
-            return [lamb]
+            adapted = [g | {"adapt": g["params"] is decayed} for g in groups]
+            return [Lamb(adapted, c.betas, sum_over_ranks=self.sum_over_ranks)]
         fused = self.masters[0].device.type in ("cpu", "cuda")
         adamw = AdamW(groups, lr=c.lr, betas=c.betas, fused=fused or None)
         if not muon:
@@ -110,37 +109,38 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def add_gradients(self) -> None:
-        """Takes the network's gradients, adds them to the masters' and clears the network's. Once per backward pass."""
-        if not self.copied and self.add_up is None:
+        """Add the network's gradients to the masters' and clear the network's; called once per backward pass."""
+        if not self.copied and self.sum_over_ranks is None:
             return  # autograd has added them already
         pairs = [(m, part_of(p.grad)) for m, p in zip(self.masters, self.network) if p.grad is not None]
         added = [(m.grad, g) for m, g in pairs if m.grad is not None]
         if added:
             torch._foreach_add_([m for m, _ in added], [g for _, g in added])
         for master, grad in pairs:
-            if master.grad is None:  # of the first pass
-                kept = self.kept.get(master)
-                self.kept[master] = master.grad = grad.to(master.dtype, copy=True) if kept is None else kept.copy_(grad)
+            if master.grad is None:  # in the first pass
+                buffer = self.buffers.get(master)
+                copied = grad.to(master.dtype, copy=True) if buffer is None else buffer.copy_(grad)
+                self.buffers[master] = master.grad = copied
         for parameter in self.network:
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """The masters' gradients. One that was not computed is zero, so that a step does not depend on how its batch
-        was split into passes and ranks."""
+        """Return the masters' gradients. One that was not computed is zero, so that a step does not depend on how its
+        batch was split into passes and ranks."""
         for master in self.masters:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         return [m.grad for m in self.masters if m.grad is not None]
 
     def clip(self) -> Tensor:
-        """Scales the whole gradient down to `clip_norm`; returns its norm before that, a scalar on the device.
+        """Clip the whole gradient to `clip_norm`; return its norm before that, a scalar on the device.
 
-        Where AdamW alone is fused, it divides by the scale itself, within `step`: a pass over all gradients less.
+        A fused AdamW without Muon divides by the scale within `step`: that saves a pass over all gradients.
         """
         norm = torch.nn.utils.get_total_norm(self.gradients())
-        if self.add_up is not None:
+        if self.sum_over_ranks is not None:
             square = norm.square()
-            self.add_up(square)
+            self.sum_over_ranks(square)
             norm = square.sqrt()
         limit = self.config.clip_norm
         if limit is not None and self.scaled is not None:
@@ -151,9 +151,9 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def step(self, lr_fraction: float, skip: Tensor | None = None) -> None:
-        """One step at this fraction of the peak learning rates; the gradients are cleared.
+        """Make one step at this fraction of the peak learning rates; clear the gradients.
 
-        skip: a bool on the device; where it is True all stays as it is. None = False.
+        skip: a bool on the device; where it is True nothing changes. None = False.
         """
         if skip is not None and not self.masked:
             if skip:
@@ -173,31 +173,32 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Rounds the masters into the network, if that has copies of its own."""
+        """Round the masters into the network, if that has copies of its own."""
         if self.copied:
             torch._foreach_copy_(self.network, self.masters)
 
     @contextlib.contextmanager
     def using(self, weights: list[Tensor]) -> Iterator[None]:
-        """The network computes with these fp32 weights, an average say, as long as this lasts."""
-        kept = [] if self.copied else [m.detach().clone() for m in self.masters]
+        """Let the network compute with these fp32 weights, such as an EMA, inside the context."""
+        saved = [] if self.copied else [m.detach().clone() for m in self.masters]
         with torch.no_grad():
             torch._foreach_copy_(self.network if self.copied else self.masters, weights)
         try:
             yield
         finally:
             with torch.no_grad():
-                if kept:
-                    torch._foreach_copy_(self.masters, kept)
+                if saved:
+                    torch._foreach_copy_(self.masters, saved)
             self.refresh()
 
     def zero_grad(self) -> None:
+        """Clear the gradients of masters and network."""
         for tensor in (*self.masters, *self.network):
             tensor.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """master/NAME and optim/NAME/FIELD: everything that a step depends on. Before the first step the latter are
-        zeros, which says the same."""
+        """Return master/NAME and optim/NAME/FIELD: everything that a step depends on. Before the first step the latter
+        are zeros, which is equivalent."""
         name_of = {id(m): n for n, m in zip(self.names, self.masters)}
         state = {f"master/{n}": m.detach() for n, m in zip(self.names, self.masters)}
         for optimizer in self.optimizers:
@@ -208,7 +209,7 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state_dict`; the names and shapes are those of a state of the same network and config."""
+        """Load a state of `state_dict`; names and shapes are those of the same network and config."""
         name_of = {id(m): n for n, m in zip(self.names, self.masters)}
         for name, master in zip(self.names, self.masters):
             master.copy_(state[f"master/{name}"])
@@ -218,7 +219,7 @@ class MasterOptimizer:
                 name, field = key.removeprefix("optim/").rsplit("/", 1)
                 fields[name][field] = value
         for optimizer in self.optimizers:
-            # Through the optimiser's own loader, which knows where a step count has to live.
+            # By the optimizer's own loader, which puts the step count on the device where it has to be.
             whole = optimizer.state_dict()
             params = [p for group in optimizer.param_groups for p in group["params"]]
             whole["state"] = {i: fields[name_of[id(p)]] for i, p in enumerate(params)}
@@ -227,7 +228,7 @@ class MasterOptimizer:
 
 
 def _without_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The state of a parameter before its first step."""
+    """Return the state of a parameter before its first step."""
     fields = ("momentum_buffer",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
     zeros = parameter.detach().new_zeros
     return {field: zeros(() if field == "step" else parameter.shape) for field in fields}

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tessera.train.optim.lamb import _average, _clear
+from tessera.train.optim.lamb import update_means, zero_skipped
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
-
-
 NEWTON_SCHULZ_STEPS = 5
 
 
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024): Nesterov momentum, its matrix made orthogonal by five Newton-Schulz steps, times
-    sqrt(max(1, rows / columns)). The rule of torch.optim.Muon with its default settings; but matrices of one shape,
-    or its transpose, are worked on together: half the time on the miniature's DiT, 8% of its whole training step
-    (`bench/muon.py`); and torch's knows no `found_inf`. `dtype`: what those five steps are computed in."""
+    sqrt(max(1, rows / columns)). `dtype`: precision of those five steps.
+
+    The rule is that of torch.optim.Muon with its default settings. But matrices of one shape, or its transpose, are
+    processed together: half the time on the miniature's DiT, 8% of its whole training step (`bench/muon.py`); and
+    torch's has no `found_inf`.
+    """
 
     def __init__(self, params: Iterable[Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__(params, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0})
@@ -40,8 +41,8 @@ class Muon(Optimizer):
                     self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
             grads = [p.grad for p in params if p.grad is not None]
             momentum = [self.state[p]["momentum_buffer"] for p in params]
-            _clear(grads, skip)
-            _average(momentum, grads, group["momentum"], skip)
+            zero_skipped(grads, skip)
+            update_means(momentum, grads, group["momentum"], skip)
             ahead = torch._foreach_lerp(grads, momentum, group["momentum"])
             shapes: dict[tuple[int, ...], list[int]] = {}
             for i, p in enumerate(params):
@@ -64,7 +65,7 @@ def _wide(matrix: Tensor) -> Tensor:
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """(n, rows, columns), rows <= columns -> nearly U V^T of each matrix: singular values end near 0.7 to 1.2."""
+    """Return nearly U V^T of each matrix (n, rows, columns), rows <= columns: singular values end near 0.7 to 1.2."""
     a, b, c = NEWTON_SCHULZ
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
