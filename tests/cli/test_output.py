@@ -52,7 +52,7 @@ def test_what_is_said_of_a_directory_for_people_and_for_scripts(tmp_path, capsys
     stage.finish({"images": 3, "classes": 2}, {"a/b.png": "is truncated"}, {"size": 32})
     output.say(tmp_path / "images", "and a word")
     assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path}/images: 3 images, 2 classes",
+        f"{tmp_path}/images: 2 classes, 3 images",
         f"1 rejected; the reasons are in {tmp_path}/images/manifest.json",
         "and a word",
     ]
