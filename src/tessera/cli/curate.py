@@ -14,6 +14,7 @@ def collect(
     size: int | None = None,
     single_class: str | None = None,
     split: Literal["train", "val"] = "train",
+    layout: str | None = None,
     class_names: Path | None = None,
     fast: bool = False,
     num_images: int = 8000,
@@ -32,6 +33,8 @@ def collect(
         size: Side of the crops in pixels; 32 for the miniature, 256 for a folder by default.
         single_class: The class of a folder without class folders.
         split: The part of a set that has parts.
+        layout: class-folders, imagenet-tree, imagenet-tar, webdataset or hub-parquet; FILE.py:NAME is one of yours. The
+            one that is there by default.
         class_names: File that names the classes, such as LOC_synset_mapping.txt; without it one beside the pictures.
         fast: Decode JPEG files near the crop's size: faster, and not quite the exact pixels.
         num_images: Pictures of the miniature.
@@ -52,6 +55,7 @@ def collect(
             size=256 if size is None else size,
             single_class=single_class,
             split=split,
+            layout=layout,
             fast=fast,
             class_names=str(class_names) if class_names else None,
         )

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tessera.config import UserError, from_dict
 from tessera.curate.collect import collect as collect_module
-from tessera.curate.collect.class_folders import make_keys
+from tessera.curate.collect.class_folders import items_of
 from tessera.curate.collect.class_names import class_name
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.collect.sources import CropWork
@@ -349,14 +349,15 @@ def test_bad_configs():
 
 def test_keys_differ_in_more_than_case_and_suffix():
     def keys(*names):
-        return make_keys([(Path("c") / name, "c", name.rsplit(".", 1)[0].replace("/", "-")) for name in names])
+        files = [(Path("c") / name, "c", name.rsplit(".", 1)[0].replace("/", "-")) for name in names]
+        return [item.key for item in items_of(Path("none"), files)]
 
     assert keys("a.jpg", "b.jpg") == ["c/a", "c/b"]
     assert keys("a.jpg", "a.png") == ["c/a-jpg", "c/a-png"]
     assert keys("A.jpg", "a.JPG") == ["c/A-jpg", "c/a-JPG-2"]
     assert keys("x/a.jpg", "x-a.jpg") == ["c/x-a-jpg", "c/x-a-jpg-2"]
-    assert keys("a.jpg", "a.png", "a-jpg.png") == ["c/a-jpg", "c/a-png", "c/a-jpg-2"]
-    assert keys("e\u0301.jpg", "q: *?.png", "nul\x07.png") == ["c/\u00e9", "c/q- --", "c/nul-"]
+    assert keys("a.jpg", "a.png", "a-jpg.png") == ["c/a-jpg", "c/a-jpg-2", "c/a-png"]
+    assert keys("e\u0301.jpg", "q: *?.png", "nul\x07.png") == ["c/nul-", "c/q- --", "c/\u00e9"]
     long = keys("x" * 300 + "1.png", "x" * 300 + "2.png")
     assert len(set(long)) == 2
     assert all(len(key) < 200 for key in long)

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tessera.cli import main
 from tessera.config import UserError
 from tessera.curate.collect import collect as collect_module
 from tessera.curate.collect.class_names import read_class_names
@@ -268,7 +270,7 @@ def test_kaggles_validation_set_by_its_csv(pictures, tmp_path):
     for i in range(4):
         (root / KAGGLE / "val" / f"ILSVRC2012_val_0000000{i}.JPEG").write_bytes(jpeg(i))
     val = CollectConfig(source="imagenet", size=16, split="val")
-    with pytest.raises(UserError, match=r"val: has no class folders, and no LOC_val_solution.csv is beside it"):
+    with pytest.raises(UserError, match=r"val: has neither class folders nor Kaggle's LOC_val_solution.csv above it"):
         collect(root / "out", val, root)
     lines = [f"ILSVRC2012_val_0000000{i},{ORDER[i]} 1 2 3 4 {ORDER[i]} 5 6 7 8 \n" for i in range(3)]
     (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(lines))
@@ -520,3 +522,67 @@ def test_names_that_two_classes_share_are_told_in_full(tmp_path):
     (source / "LOC_synset_mapping.txt").write_text("n02012849 crane, bird\nn03126707 crane, lifting machine\n")
     collect(tmp_path / "out", CONFIG, source)
     assert {row.class_name for row in read_images(tmp_path / "out")} == {"crane, bird", "crane, lifting machine"}
+
+
+OWN = '''
+from tessera.curate.collect.layouts import of_files
+
+
+class ByName:
+    """Images named CLASS__NUMBER.png in one folder."""
+
+    def open(self, source, out, split):
+        return of_files(source, [(path, path.name.partition("__")[0]) for path in source.glob("*.png")], "by name")
+
+
+class Broken:
+    def open(self, source, out, split):
+        return [][0]
+
+
+class Nothing:
+    def open(self, source, out, split):
+        return None
+
+
+class NoOpen:
+    pass
+'''
+
+
+def test_a_layout_of_the_users_file(tmp_path, monkeypatch, capsys):
+    def tessera(*args, code=0):
+        with pytest.raises(SystemExit) as exit:
+            main(args)
+        assert exit.value.code == code
+
+    (tmp_path / "my_parts.py").write_text(OWN)
+    (tmp_path / "photos").mkdir()
+    for i in range(150):
+        name = f"{'red_fox' if i % 2 else 'wolf'}__{i}.png"
+        Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / "photos" / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tessera.workers.usable_cores", lambda: 2)
+    tessera("collect", "photos", "--out", "images", "--size", "16", "--layout", "my_parts.py:ByName")
+    rows = read_images(tmp_path / "images")
+    assert [(row.key, row.class_name, row.source) for row in rows][:2] == [
+        ("red_fox/red_fox__1", "red fox", "red_fox__1.png"),
+        ("red_fox/red_fox__101", "red fox", "red_fox__101.png"),
+    ]
+    assert len(rows) == 150
+    manifest = read_manifest(tmp_path / "images")
+    assert manifest.facts["layout"] == "by name"
+    assert manifest.config["layout"].startswith("my_parts.py:ByName@")
+    tessera("collect", "photos", "--out", "images", "--size", "16", "--layout", "my_parts.py:ByName")  # nothing to do
+    for name, message in (
+        ("my_parts.py:Broken", r"layout my_parts\.py:Broken: line 14: IndexError"),
+        ("my_parts.py:Nothing", r"photos: is not of the layout my_parts\.py:Nothing, whose open\(\) returned NoneType"),
+        ("my_parts.py:NoOpen", r"layout my_parts\.py:NoOpen: has no method open\(\)"),
+        ("class-folder", r"unknown layout 'class-folder'; did you mean 'class-folders'"),
+        ("class-folders", r"photos: has 150 pictures, but no class folders"),
+    ):
+        capsys.readouterr()
+        tessera("collect", "photos", "--out", "other", "--size", "16", "--layout", name, code=2)
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert re.search(message, line), line
+        assert not (tmp_path / "other").exists()

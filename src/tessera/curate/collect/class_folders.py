@@ -6,20 +6,19 @@
 Nothing here depends on the order in which a file system lists its files.
 """
 
-import contextlib
 import csv
 import json
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.config import UserError
 from tessera.curate.collect.crops import UNREADABLE
-from tessera.curate.collect.sources import Group, Item, Listing, Read
+from tessera.curate.collect.sources import FileGroup, Group, Item, Listing
 from tessera.images import READABLE
 from tessera.stages import MANIFEST
 
@@ -28,7 +27,7 @@ _SKIPPED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 
 
 @dataclass(frozen=True)
-class FolderGroup:
+class FolderGroup(FileGroup):
     """The pictures of some class folders whose names become the same name, nearly always of one."""
 
     source: Path
@@ -37,10 +36,6 @@ class FolderGroup:
     out: Path
     """Not looked into, when it lies in the source; nor is what else tessera made there."""
     single_class: str | None = None
-
-    @property
-    def whole(self) -> bool:
-        return False
 
     def list(self) -> Listing:
         pictures: list[tuple[Path, str, str]] = []
@@ -53,28 +48,15 @@ class FolderGroup:
                 parts = path.with_suffix("").parts
                 label = folder if self.single_class is None else self.single_class
                 pictures.append((path, label, "-".join(parts if self.single_class is not None else parts[1:])))
-        pictures.sort(key=lambda item: as_text(item[0].as_posix()))
-        items = []
-        for (path, label, _), key in zip(pictures, make_keys(pictures)):
-            place = self.source / path
-            items.append(Item(key, as_text(label), as_text(path.as_posix()), str(place), length=_bytes_of(place)))
-        return Listing(items, ignored)
-
-    @contextlib.contextmanager
-    def reader(self) -> Iterator[Read]:
-        yield lambda item: Path(item.path)
+        return Listing(items_of(self.source, pictures), ignored)
 
 
 @dataclass(frozen=True)
-class SolutionGroup:
+class SolutionGroup(FileGroup):
     """Kaggle's validation pictures: one folder, and a csv file with the columns ImageId and PredictionString."""
 
     folder: Path
     solution: Path
-
-    @property
-    def whole(self) -> bool:
-        return False
 
     def list(self) -> Listing:
         labels = _read_solution(self.solution)
@@ -87,10 +69,6 @@ class SolutionGroup:
             key = f"{label or 'unknown'}/{safe(path.stem)}"
             items.append(Item(key, label or "", source, str(path), length=_bytes_of(path), reject=reject))
         return Listing(items, ignored)
-
-    @contextlib.contextmanager
-    def reader(self) -> Iterator[Read]:
-        yield lambda item: Path(item.path)
 
 
 def _read_solution(path: Path) -> dict[str, str]:
@@ -187,25 +165,31 @@ def _bytes_of(path: Path) -> int:
         return -1  # a broken link: it is listed, and rejected when it is opened
 
 
-def make_keys(pictures: Sequence[tuple[Path, str, str]]) -> list[str]:
-    """A unique key "folder/name" for each picture; pictures that would share one get their suffix added.
+def items_of(source: Path, files: Sequence[tuple[Path, str, str]]) -> list[Item]:
+    """Return the items of image files: (path, within the source or absolute; label, "" = rejected; name for its key).
 
-    Keys name files too, so they differ in more than upper and lower case or the Unicode form.
+    Each gets a unique key "label/name"; files that would share one get their suffix added. Keys name files too, so they
+    differ in more than upper and lower case or the Unicode form.
     """
-    plain = [f"{safe(folder)}/{safe(name)}" for _, folder, name in pictures]
+    files = sorted(files, key=lambda file: as_text(file[0].as_posix()))
+    plain = [f"{safe(label or 'unknown')}/{safe(name)}" for _, label, name in files]
     shared = Counter(key.casefold() for key in plain)
-    keys: list[str] = []
+    items: list[Item] = []
     taken: set[str] = set()
-    for (path, folder, name), key in zip(pictures, plain):
+    for (path, label, name), key in zip(files, plain):
         if shared[key.casefold()] > 1:
-            key = f"{safe(folder)}/{safe(f'{name}-{path.suffix[1:]}')}"
+            key = f"{key.partition('/')[0]}/{safe(f'{name}-{path.suffix[1:]}')}"
         unique, count = key, 1
         while unique.casefold() in taken:
             count += 1
             unique = f"{key}-{count}"
         taken.add(unique.casefold())
-        keys.append(unique)
-    return keys
+        place = source / path
+        within = place.relative_to(source) if place.is_relative_to(source) else path
+        reject = None if label else "no label"
+        about = as_text(within.as_posix())
+        items.append(Item(unique, as_text(label), about, str(place), length=_bytes_of(place), reject=reject))
+    return items
 
 
 def safe(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.config import UserError, to_dict
+from tessera.config import UserError, nearest, part_id, to_dict
 from tessera.curate.collect.class_folders import WORDNET_ID, as_text
 from tessera.curate.collect.class_names import (
     ClassNames,
@@ -29,7 +29,7 @@ from tessera.curate.collect.class_names import (
     name_classes,
     read_class_names,
 )
-from tessera.curate.collect.layouts import Source, Split, find_source
+from tessera.curate.collect.layouts import LAYOUTS, Source, Split, find_source
 from tessera.curate.collect.resume import is_begun_from, note_source, remove_crops
 from tessera.curate.collect.sources import CropWork, Group, Index, hashes, index_groups, key_hash, listed
 from tessera.curate.index import IMAGES_TABLE, SCENES_TABLE, images_schema, is_complete
@@ -58,8 +58,11 @@ class CollectConfig:
     """The part of a set that has parts: "train" or "val"."""
     fast: bool = False
     """JPEG files through simplejpeg, decoded near the size of the crop: faster, and the pixels differ a little."""
+    layout: str | None = None
+    """A layout of `tessera.curate.collect.layouts` or "FILE.py:NAME" for one of the user's own; None = the one that is
+    there."""
     class_names: str | None = None
-    """A file that says what the classes are called; recorded as NAME@HASH of its bytes. None = the layout's own."""
+    """A file of the classes' names; recorded as NAME@HASH of its bytes. None = the layout's own."""
     world: WorldConfig | None = None
     """The miniature world, of the same size; None = the default world when the source is the miniature."""
 
@@ -72,6 +75,9 @@ class CollectConfig:
             raise UserError("single_class is empty: give the class's name")
         if self.split not in ("train", "val"):
             raise UserError(f"split must be train or val, not {self.split!r}")
+        if self.layout is not None and self.layout not in LAYOUTS and ".py:" not in self.layout:
+            near = nearest(self.layout, LAYOUTS)
+            raise UserError(f"unknown layout {self.layout!r};{near} known: {', '.join(LAYOUTS)}, or FILE.py:NAME")
         if self.world is not None and self.source != MINIATURE:
             raise UserError(f"world is for the source miniature, not for {self.source!r}: leave one of the two out")
         if self.world is not None and self.world.size != self.size:
@@ -156,10 +162,15 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     if config.class_names is not None:
         given = read_class_names(Path(config.class_names))
         config = replace(config, class_names=given.record)
+    recorded = config if config.layout is None else replace(config, layout=part_id(config.layout, LAYOUTS))
     complete = is_complete(out)
     listed.cache_clear()
     # Once all pictures are here, the source may be gone; as long as it is there, it must be the same.
-    found = None if complete and not source.exists() else find_source(source, out, config.single_class, config.split)
+    found = (
+        None
+        if complete and not source.exists()
+        else find_source(source, out, config.single_class, config.split, config.layout)
+    )
     indexes = _index_all(found.groups) if found is not None else []
     digest = _digest(indexes, found.strays) if found is not None else ""
     labels = {label for index in indexes for label in index.labels if label}
@@ -175,7 +186,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
         else:
             names = name_classes(source, labels, codes, given, found.label_names)
     begun = found is not None and is_begun_from(out, source)
-    stage = open_stage(out, stage="collect", config=to_dict(config))
+    stage = open_stage(out, stage="collect", config=to_dict(recorded))
     if stage.done:
         if found is not None:
             _check_unchanged(out, source, digest, given)

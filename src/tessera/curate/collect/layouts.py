@@ -1,24 +1,24 @@
-"""Which layout a source has, told from what is there; and its groups of pictures.
+"""Layouts of a source: how labeled images lie on disk, recognized by what is there or named by the user.
 
 | layout        | what is there                                                                             |
 |---------------|-------------------------------------------------------------------------------------------|
-| class folders | SOURCE/CLASS/PICTURE                                                                      |
-| ImageNet tree | ILSVRC/Data/CLS-LOC as Kaggle has it, val by LOC_val_solution.csv; or train/CLASS/PICTURE |
-| ImageNet tar  | ILSVRC2012_img_train.tar of n01440764.tar, ..., or a folder of these                      |
-| Hub parquet   | *.parquet with the columns image and label                                                |
-| WebDataset    | *.tar of KEY.jpg and KEY.cls or KEY.json                                                  |
+| class-folders | SOURCE/CLASS/IMAGE                                                                        |
+| imagenet-tree | ILSVRC/Data/CLS-LOC as Kaggle has it, val by LOC_val_solution.csv; or train/CLASS/IMAGE   |
+| imagenet-tar  | ILSVRC2012_img_train.tar of n01440764.tar, ..., or a folder of these                      |
+| webdataset    | *.tar of KEY.jpg and KEY.cls or KEY.json                                                  |
+| hub-parquet   | *.parquet with the columns image and label                                                |
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from tessera.config import UserError
-from tessera.curate.collect.class_folders import WORDNET_ID, SolutionGroup, folder_groups, is_made
+from tessera.config import UserError, blaming, load_part
+from tessera.curate.collect.class_folders import WORDNET_ID, SolutionGroup, folder_groups, is_made, items_of
 from tessera.curate.collect.parquet import names_in, row_groups
-from tessera.curate.collect.sources import Group
+from tessera.curate.collect.sources import Group, ItemGroup
 from tessera.curate.collect.tars import ClassTarGroup, WebDatasetGroup, class_tars
 from tessera.images import READABLE
 
@@ -35,112 +35,220 @@ _SPLIT_WORDS = {
 _SPLIT = re.compile(rf"(?:^|[-_./])({'|'.join(_SPLIT_WORDS)})(?=[-_./]|$)", re.IGNORECASE)
 _OURS = {"images.parquet", "scenes.parquet"}
 _KAGGLE = Path("ILSVRC/Data/CLS-LOC")
+_FOLDERS = "class folders"
+_CHUNK = 64  # files of a user's layout that a process takes at a time
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source's layout and its pictures."""
+    """The images of a source."""
 
     layout: str
+    """The layout's name in words, for the manifest."""
     groups: Sequence[Group]
     strays: Sequence[str] = ()
-    """Pictures beside the class folders, in none of them."""
+    """Images in no class folder."""
     ignored: int = 0
-    """Other files there."""
+    """Number of other files."""
     label_names: Sequence[str] | None = None
     """The classes' names by number, where the files say them."""
 
 
-def find_source(source: Path, out: Path, single_class: str | None = None, split: Split = "train") -> Source:
-    """Tells the layout of `source`. UserError: not there, mixed, or without the asked part."""
+class Layout(Protocol):
+    """A way in which labeled images lie on disk. A user's own needs `open` alone and is named by --layout."""
+
+    def there(self, source: Path, out: Path) -> str:
+        """Return what `source` has of this layout, in words ("tar files (a.tar)"); "" for nothing.
+
+        Layouts that say the same are alternatives: the first in the table whose `open` finds images is taken.
+        """
+        ...
+
+    def open(self, source: Path, out: Path, split: Split) -> Source | None:
+        """Return the images of `source` (for a user's own: `of_files(...)`); None if it is not of this layout.
+
+        out: the directory being made, which may lie in the source. split: the part of a set that has parts.
+        """
+        ...
+
+
+def of_files(source: Path, files: Iterable[tuple[Path, str]], layout: str = "files") -> Source:
+    """Return the source of these image files with their labels, for a layout of the user's own: paths that can be
+    opened as they are, such as `source.glob` gives.
+
+    A label is a class's name, a WordNet id or a number in the form of the folder names; "" rejects the file.
+    """
+    within = [(path.relative_to(source) if path.is_relative_to(source) else path.absolute(), y) for path, y in files]
+    items = items_of(source, [(path, label, path.stem) for path, label in within])
+    chunks = [tuple(items[start : start + _CHUNK]) for start in range(0, len(items), _CHUNK)]
+    return Source(layout, [ItemGroup(chunk) for chunk in chunks])
+
+
+class ClassFolders:
+    """A folder of images for each class."""
+
+    def there(self, source: Path, out: Path) -> str:
+        folders = (path for path in _folders(source) if not is_made(path, out))
+        return _FOLDERS * any(path.suffix.lower() in READABLE for folder in folders for path in folder.iterdir())
+
+    def open(self, source: Path, out: Path, split: Split, single_class: str | None = None) -> Source:
+        return Source("class folders", *folder_groups(source, out, single_class))
+
+
+class ImageNetTree:
+    """Splits of class folders, or Kaggle's tree, whose validation images are labeled by a csv file."""
+
+    def there(self, source: Path, out: Path) -> str:
+        return _FOLDERS * (source.is_dir() and self._tree(source, out) is not None)
+
+    def open(self, source: Path, out: Path, split: Split) -> Source | None:
+        tree = self._tree(source, out)
+        if tree is None:
+            return None
+        folder = tree / split
+        if not folder.is_dir():
+            there = ", ".join(sorted(path.name for path in tree.iterdir() if path.is_dir()))
+            raise UserError(f"{folder}: there is no such folder; {tree} has {there or 'none'} (see --split)")
+        groups, strays, ignored = folder_groups(folder, out, None)
+        if groups or not strays:
+            return Source("ImageNet tree", groups, strays, ignored)
+        for place in (source, *list(source.resolve().parents)[:3]):
+            if (place / f"LOC_{split}_solution.csv").is_file():
+                return Source("ImageNet tree", [SolutionGroup(folder, place / f"LOC_{split}_solution.csv")])
+        raise UserError(f"{folder}: has neither class folders nor Kaggle's LOC_{split}_solution.csv above it; add it")
+
+    def _tree(self, source: Path, out: Path) -> Path | None:
+        """Return the folder with train/ and val/; None for a source that is another layout."""
+        if (source / _KAGGLE).is_dir():
+            return source / _KAGGLE
+        if (source / "LOC_synset_mapping.txt").is_file():
+            if not any(WORDNET_ID.fullmatch(path.name.removesuffix(".tar")) for path in source.iterdir()) and not any(
+                any(source.rglob(pattern)) for pattern in ("*.tar", "*.parquet")
+            ):
+                raise UserError(f"{source}: has LOC_synset_mapping.txt, but no {_KAGGLE.as_posix()}; unpack that too")
+            return None
+        names = {path.name for path in _folders(source) if not is_made(path, out)}
+        if "train" in names and names <= set(_SPLIT_WORDS):
+            return source if any(_folders(source / name) for name in names) else None
+        return None
+
+
+class ImageNetTar:
+    """A tar file for each class, in a folder or inside one tar file."""
+
+    def there(self, source: Path, out: Path) -> str:
+        return _first("tar files", source, out, ".tar")
+
+    def open(self, source: Path, out: Path, split: Split) -> Source | None:
+        tars = _files(source, out, ".tar")
+        if all(WORDNET_ID.fullmatch(path.stem) for path in tars):
+            return Source("ImageNet tar", [ClassTarGroup(path, path.stem, 0, path.stat().st_size) for path in tars])
+        chosen = _of_split(source, tars, split)
+        inside = {path: class_tars(path) for path in chosen}
+        outer = [groups for groups in inside.values() if groups]
+        if outer and len(chosen) > 1:
+            names = ", ".join(path.name for path in chosen[:3])
+            raise UserError(f"{source}: has several tars, one with class tars ({names}): give the one file to read")
+        return Source("ImageNet tar", outer[0]) if outer else None
+
+
+class WebDataset:
+    """Tar files of images, each with its label in an entry of the same stem."""
+
+    def there(self, source: Path, out: Path) -> str:
+        return _first("tar files", source, out, ".tar")
+
+    def open(self, source: Path, out: Path, split: Split) -> Source:
+        chosen = _of_split(source, _files(source, out, ".tar"), split)
+        return Source("WebDataset", [WebDatasetGroup(path) for path in chosen])
+
+
+class HubParquet:
+    """Parquet files as the Hugging Face Hub keeps data sets."""
+
+    def there(self, source: Path, out: Path) -> str:
+        return _first("Parquet files", source, out, ".parquet")
+
+    def open(self, source: Path, out: Path, split: Split) -> Source:
+        chosen = _of_split(source, _files(source, out, ".parquet"), split)
+        return Source("Hub parquet", row_groups(chosen), label_names=names_in(chosen[0]) if chosen else None)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "imagenet-tree": ImageNetTree(),
+    "class-folders": ClassFolders(),
+    "imagenet-tar": ImageNetTar(),
+    "webdataset": WebDataset(),
+    "hub-parquet": HubParquet(),
+}
+"""In the order in which they are tried. An entry here adds one."""
+
+
+def find_source(
+    source: Path, out: Path, single_class: str | None = None, split: Split = "train", layout: str | None = None
+) -> Source:
+    """Return the images of `source` by the layout of that name; None = the one that is there.
+
+    Raises UserError if it is missing, of several layouts, or has no such split, or the user's own layout fails.
+    """
     if not source.exists():
         raise UserError(
             f"{source}: there is no such folder or file; give the folder that holds the class folders, or a tar"
         )
+    if layout is not None:
+        return _by_name(layout, source, out, split)
     if single_class is not None and source.is_dir():
-        groups, strays, ignored = folder_groups(source, out, single_class)
-        return Source("class folders", groups, strays, ignored)
-    if source.is_file():
-        if source.suffix.lower() == ".tar":
-            return _of_tars(source, [source], split)
-        if source.suffix.lower() == ".parquet":
-            return _of_parquet(source, [source], split)
+        return ClassFolders().open(source, out, split, single_class)
+    there = {name: words for name, entry in LAYOUTS.items() if (words := entry.there(source, out))}
+    if len(set(there.values())) > 1:
+        said = " and ".join(sorted(set(there.values()), reverse=True))
+        raise UserError(f"{source}: has {said}: layouts are mixed; give the folder of one of them")
+    if not there and source.is_file():
         raise UserError(f"{source}: is not a folder, nor a .tar or .parquet file")
-    tree = _tree(source, out)
-    tars = sorted(path for path in source.rglob("*.tar") if _is_data(path, source, out))
-    parquet = sorted(path for path in source.rglob("*.parquet") if _is_data(path, source, out))
-    kinds = {
-        f"tar files ({_first(tars, source)})": bool(tars),
-        f"Parquet files ({_first(parquet, source)})": bool(parquet),
-        "class folders": tree is not None or ((bool(tars) or bool(parquet)) and _has_class_folders(source, out)),
-    }
-    there = [kind for kind, found in kinds.items() if found]
-    if len(there) > 1:
-        raise UserError(f"{source}: has {' and '.join(there)}: layouts are mixed; give the folder of one of them")
-    if tree is not None:
-        return _of_tree(source, tree, out, split)
-    if tars:
-        return _of_tars(source, tars, split)
-    if parquet:
-        return _of_parquet(source, parquet, split)
-    groups, strays, ignored = folder_groups(source, out, None)
-    return Source("class folders", groups, strays, ignored)
+    for name in there or ["class-folders"]:
+        found = LAYOUTS[name].open(source, out, split)
+        if found is not None:
+            return found
+    raise AssertionError(f"{source}: no layout of {', '.join(there)} opened it")
+
+
+def _by_name(name: str, source: Path, out: Path, split: Split) -> Source:
+    layout = load_part(name, LAYOUTS, "layout", needs=["open"])
+    with blaming(name, "layout"):
+        layout = layout() if isinstance(layout, type) else layout
+        found = layout.open(source, out, split)
+    if found is None or not isinstance(found, Source):
+        raise UserError(f"{source}: is not of the layout {name}, whose open() returned {type(found).__name__}")
+    return found
+
+
+def _folders(source: Path) -> list[Path]:
+    if not source.is_dir():
+        return []
+    return sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(source: Path, out: Path, suffix: str) -> list[Path]:
+    """Return the files of a suffix in the source, or the source itself; not hidden ones or those of tessera."""
+    if source.is_file():
+        return [source] if source.suffix.lower() == suffix else []
+    return sorted(path for path in source.rglob(f"*{suffix}") if _is_data(path, source, out))
 
 
 def _is_data(path: Path, source: Path, out: Path) -> bool:
-    parts = path.relative_to(source).parts
-    hidden = any(part.startswith(".") for part in parts)
+    hidden = any(part.startswith(".") for part in path.relative_to(source).parts)
     if hidden or path.name in _OURS or not path.is_file():
         return False
     return not any(is_made(folder, out) for folder in path.parents if source in folder.parents)
 
 
-def _first(paths: Sequence[Path], source: Path) -> str:
-    return paths[0].relative_to(source).as_posix() if paths else ""
-
-
-def _has_class_folders(source: Path, out: Path) -> bool:
-    folders = [path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return any(
-        path.suffix.lower() in READABLE for folder in folders if not is_made(folder, out) for path in folder.iterdir()
-    )
-
-
-def _tree(source: Path, out: Path) -> Path | None:
-    """The folder with train/ and val/, of Kaggle's tree or one like it; None for a source that is another layout."""
-    if (source / "LOC_synset_mapping.txt").is_file() and not (source / _KAGGLE).is_dir():
-        if not any(WORDNET_ID.fullmatch(path.name.removesuffix(".tar")) for path in source.iterdir()) and not any(
-            any(source.rglob(pattern)) for pattern in ("*.tar", "*.parquet")
-        ):
-            raise UserError(f"{source}: has LOC_synset_mapping.txt, but no {_KAGGLE.as_posix()}; unpack the rest too")
-        return None
-    if (source / _KAGGLE).is_dir():
-        return source / _KAGGLE
-    below = [path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    folders = {path.name for path in below if not is_made(path, out)}
-    if folders and folders <= set(_SPLIT_WORDS):
-        inner = [path for name in sorted(folders) for path in (source / name).iterdir() if path.is_dir()]
-        if inner and (source / "train").is_dir():
-            return source
-    return None
-
-
-def _of_tree(source: Path, tree: Path, out: Path, split: Split) -> Source:
-    folder = tree / split
-    if not folder.is_dir():
-        there = ", ".join(sorted(path.name for path in tree.iterdir() if path.is_dir()))
-        raise UserError(f"{folder}: there is no such folder; {tree} has {there or 'none'} (see --split)")
-    groups, strays, ignored = folder_groups(folder, out, None)
-    if groups or not strays:
-        return Source("ImageNet tree", groups, strays, ignored)
-    for place in (source, *list(source.resolve().parents)[:3]):
-        if (place / f"LOC_{split}_solution.csv").is_file():
-            return Source("ImageNet tree", [SolutionGroup(folder, place / f"LOC_{split}_solution.csv")])
-    raise UserError(f"{folder}: has no class folders, and no LOC_{split}_solution.csv is beside it; put Kaggle's there")
+def _first(words: str, source: Path, out: Path, suffix: str) -> str:
+    files = _files(source, out, suffix)
+    return f"{words} ({files[0].relative_to(source).as_posix()})" if files else ""
 
 
 def _of_split(source: Path, paths: Sequence[Path], split: Split) -> list[Path]:
-    """The files of a split, where their names say one; else all."""
+    """Return the files of a split, where their names say one; else all."""
     root = source if source.is_dir() else source.parent
     found: dict[Path, str] = {}
     for path in paths:
@@ -154,22 +262,3 @@ def _of_split(source: Path, paths: Sequence[Path], split: Split) -> list[Path]:
         others = ", ".join(sorted(set(found.values())))
         raise UserError(f"{source}: has no files of the split {split}, only of {others} (see --split)")
     return chosen
-
-
-def _of_tars(source: Path, tars: Sequence[Path], split: Split) -> Source:
-    if all(WORDNET_ID.fullmatch(path.stem) for path in tars):
-        return Source("ImageNet tar", [ClassTarGroup(path, path.stem, 0, path.stat().st_size) for path in tars])
-    chosen = _of_split(source, tars, split)
-    inside = {path: class_tars(path) for path in chosen}
-    outer = [path for path, groups in inside.items() if groups]
-    if not outer:
-        return Source("WebDataset", [WebDatasetGroup(path) for path in chosen])
-    if len(outer) < len(chosen) or len(outer) > 1:
-        names = ", ".join(path.name for path in chosen[:3])
-        raise UserError(f"{source}: has several tars beside a tar of class tars ({names}): give the one file to read")
-    return Source("ImageNet tar", inside[outer[0]])
-
-
-def _of_parquet(source: Path, paths: Sequence[Path], split: Split) -> Source:
-    chosen = _of_split(source, paths, split)
-    return Source("Hub parquet", row_groups(chosen), label_names=names_in(chosen[0]))

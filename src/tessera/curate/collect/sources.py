@@ -58,18 +58,39 @@ Read = Callable[[Item], "Path | bytes"]
 
 
 class Group(Protocol):
-    """Some pictures of a source that are listed and read together."""
+    """Some images of a source that are listed and read together."""
 
     @property
     def whole(self) -> bool:
-        """Whether its pictures are read all at once, so that dividing it among processes wins nothing."""
+        """True if its images are read all at once, so that dividing it among processes wins nothing."""
         ...
 
     def list(self) -> Listing: ...
 
     def reader(self) -> contextlib.AbstractContextManager[Read]:
-        """Gives a function from an item to its file or bytes; that function raises RejectedImage."""
+        """Give a function from an item to its file or bytes; that function raises RejectedImage."""
         ...
+
+
+class FileGroup:
+    """A group whose items are files of their own."""
+
+    whole = False
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Read]:
+        yield lambda item: Path(item.path)
+
+
+@dataclass(frozen=True)
+class ItemGroup(FileGroup):
+    """Files that are listed already."""
+
+    items: tuple[Item, ...]
+    whole = True
+
+    def list(self) -> Listing:
+        return Listing(self.items)
 
 
 @dataclass(frozen=True)
