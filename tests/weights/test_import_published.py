@@ -136,8 +136,11 @@ def config_changed(**changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, r"model\.safetensors: is not a safetensors file or is damaged"),
-        (lambda folder: (folder / WEIGHTS).write_text("hello"), r"model\.safetensors: is not a safetensors file"),
+        (truncate, r"model\.safetensors: cannot be read"),
+        (
+            lambda folder: (folder / WEIGHTS).write_text("hello"),
+            r"model\.safetensors: cannot be read",
+        ),
         (lambda folder: (folder / WEIGHTS).unlink(), r"model\.safetensors: there is no such file"),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json: there is no such file"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: is not JSON"),

@@ -3,14 +3,14 @@
 import contextlib
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError
 from tessera.extras import require
 from tessera.files import sha256_file
-from tessera.hub import ModelFolder, fetch_repository
+from tessera.hub import CONFIG_FILE, ModelFolder, fetch_repository
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +152,7 @@ def _within(name: str, field: str, published: str) -> Path:
             raise UserError(f"{field}: {name}: there is no such file of weights (published as {published})")
         folder = fetch_repository(name, [published], field)
         if not (folder / published).is_file():
-            folder = fetch_repository(name, [f"*{suffix}" for suffix in SUFFIXES], field)
+            folder = fetch_repository(name, [CONFIG_FILE, *(f"*{suffix}" for suffix in SUFFIXES)], field)
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     found = [path for path in found if path.name == published] or found
     if len(found) != 1:
@@ -183,3 +183,33 @@ def load_tensors(path: Path, field: str) -> "Mapping[str, Tensor]":
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{field}: {path}: holds no state dict of tensors")
     return state
+
+
+def check_state(
+    tensors: "Mapping[str, Tensor]", shapes: Mapping[str, tuple[int, ...] | None], where: object, what: str
+) -> None:
+    """Check that names and shapes are exactly those of `shapes` (None = any shape); UserError that names the others.
+
+    where, what: begin the message: "{where}: these are not the weights of {what}: ...".
+    """
+    problems = []
+    if missing := shapes.keys() - tensors.keys():
+        problems.append(f"missing {some_of(missing)}")
+    if extra := tensors.keys() - shapes.keys():
+        problems.append(f"unexpected {some_of(extra)}")
+    wrong = [
+        f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+        for name, shape in shapes.items()
+        if shape is not None and name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    if wrong:
+        problems.append(f"of another shape {some_of(wrong)}")
+    if problems:
+        raise UserError(f"{where}: these are not the weights of {what}: {'; '.join(problems)}")
+
+
+def some_of(names: Iterable[str]) -> str:
+    """List at most four of the names, sorted, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 4} more" if len(ordered) > 4 else ""
+    return ", ".join(ordered[:4]) + more

@@ -1,4 +1,4 @@
-"""Codecs and text encoders by name: the one resolver, and parts that stand in users' own files.
+"""Codecs and text encoders by name: the one resolver, and parts from users' own files.
 
 A name is what the user types; an id is what manifests and exports store:
 
@@ -81,7 +81,7 @@ class OwnPart:
     """A class of a user's own file and its object, made when first needed. What it raises names its file and line."""
 
     sha256: str | None = None
-    """There are no files of a model; the id has the hash of the user's file."""
+    """None: there are no files of a model, and the id has the hash of the user's file."""
 
     def __init__(self, spec: str, what: str, needs: Iterable[str], device: "str | torch.device | None") -> None:
         self._spec, self._what, self._device = spec, what, device

@@ -1,6 +1,7 @@
 """The published CAD-I weights as an export, so that `tessera generate` draws with them."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,22 +9,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tessera.config import UserError, to_dict
+from tessera.config import UserError, check_ranges, to_dict
 from tessera.files import sha256_file
+from tessera.hub import CONFIG_FILE
 from tessera.pretrained.text_encoders import load_text_encoder
 from tessera.stages import open_stage
-from tessera.weights.export import CONFIG_FILE, WEIGHTS_FILE, ExportInfo, save_export
+from tessera.weights.export import WEIGHTS_FILE, ExportInfo, save_export
 from tessera.weights.published import load_published, published_folder
 
 LATENT_CODEC = "stabilityai/sd-vae-ft-ema"
-"""The VAE that encoded the training pictures, and that decodes."""
+"""The VAE that encoded the training images, and that decodes."""
 VAE_FACTOR = 8
 """Pixels per latent, along each side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """Whether to keep the coherence token, and the sampling defaults that the published files do not hold."""
+    """The coherence token, and the sampling defaults that the published files do not hold."""
 
     coherence: bool = False
     """Keep the coherence token, as the published pipeline does; the paper's model was trained without it."""
@@ -32,16 +34,13 @@ class ImportConfig:
     sampling_steps: int = 250
     """DDIM steps, at least 1; the paper's is 250."""
     clip_denoised: float = 3.3
-    """Largest absolute value of a predicted x0 in normalised latents, > 0. The default is |mean| + 3 std of the widest
+    """Largest absolute value of a predicted x0 in normalized latents, > 0. The default is |mean| + 3 std of the widest
     of the VAE's four channels, (5.81 + 3 * 4.17) * 0.18215; the published pipeline's 1.0 cuts a third of the values."""
 
     def __post_init__(self) -> None:
-        if self.sampling_steps < 1:
-            raise UserError(f"sampling_steps: {self.sampling_steps} is below 1")
-        if not abs(self.guidance_scale) < float("inf"):
-            raise UserError(f"guidance_scale: {self.guidance_scale} is not a finite number")
-        if not 0 < self.clip_denoised < float("inf"):
-            raise UserError(f"clip_denoised: {self.clip_denoised} is not a number above 0")
+        check_ranges(self, sampling_steps="[1, inf)", clip_denoised="(0, inf)")
+        if not math.isfinite(self.guidance_scale):
+            raise UserError(f"guidance_scale is {self.guidance_scale}; give a finite number")
 
 
 def import_published(
@@ -51,7 +50,7 @@ def import_published(
     *,
     null_condition: Path | None = None,
 ) -> None:
-    """Writes the published weights of a folder or Hugging Face repository to `out`, as `tessera export` would.
+    """Write the published weights of a folder or Hugging Face repository to `out`, as `tessera export` would.
 
     null_condition: a .npy file with the encoding of the empty text by the text encoder, (1, D) floats (for
     google/flan-t5-xl it is the encoder's state of its token 1 alone, D = 2048); None = computed with that encoder.
@@ -108,7 +107,7 @@ def _read_array(path: Path) -> NDArray[np.float32]:
 
 
 def _computed(encoder: str) -> NDArray[np.float32]:
-    """The encoder's own encoding of the empty text, (1, D)."""
+    """Compute the encoder's own encoding of the empty text, (1, D)."""
     try:
         return load_text_encoder(encoder).null_condition
     except UserError as error:

@@ -10,20 +10,19 @@ from torch import Tensor
 
 from tessera.config import UserError
 from tessera.files import read_json
-from tessera.hub import fetch_repository
+from tessera.hub import CONFIG_FILE, fetch_repository
 from tessera.models.rin import RIN, RINConfig
-from tessera.weights.export import CONFIG_FILE, WEIGHTS_FILE, _load_strictly, _names, _read_safetensors
+from tessera.pretrained.load import load_tensors, some_of
+from tessera.weights.export import WEIGHTS_FILE, load_strictly
 
 # The published class's names and ours. A key is `module.` + the rest, or one of the single parameters.
-_PUBLISHED_PARAMETERS = {
+_PARAMETERS = {
     "data_pos_embedding": "interface_positions",
     "latents": "latent_tokens",
     "text_registers": "text.registers",
     "coherence_positional_embedding": "coherence_position",
 }
-
-
-_PUBLISHED_MODULES = (
+_MODULES = (
     (r"patch_extractor", "patch_embedding"),
     (r"data_ln", "patch_norm"),
     (r"(time|coherence)_embedder\.map_time\.0", r"\1.hidden"),
@@ -36,18 +35,14 @@ _PUBLISHED_MODULES = (
     (r"map_tokens_to_patches\.0", "out_norm"),
     (r"map_tokens_to_patches\.1", "out_projection"),
 )
-
-
-_PUBLISHED_BLOCKS = (
+_BLOCKS = (
     (r"transformers_blocks\.(\d+)", r"text.blocks.\1"),
     (r"rin_blocks\.(\d+)\.retrieve_cond", r"blocks.\1.condition"),
     (r"rin_blocks\.(\d+)\.retriever_ca", r"blocks.\1.read"),
     (r"rin_blocks\.(\d+)\.processer_sa\.(\d+)", r"blocks.\1.compute.\2"),
     (r"rin_blocks\.(\d+)\.writer_ca", r"blocks.\1.write"),
 )
-
-
-_PUBLISHED_BLOCK_PARTS = {
+_BLOCK_PARTS = {
     "layer_scale_1": "attention_scale",
     "layer_scale_2": "mlp_scale",
     "initial_ln": "attention_norm",
@@ -61,41 +56,38 @@ _PUBLISHED_BLOCK_PARTS = {
     "ffn.0": "mlp.up",
     "ffn.3": "mlp.down",
 }
-
-
-_PUBLISHED_CONSTANTS = re.compile(
+_CONSTANTS = re.compile(
     r"(.+\.attention_mask_dummy|(time|coherence)_embedder\.encode_time\.freqs|registers_coherence_mask|cond_mask)"
 )
 
 
 def published_name(key: str) -> str | None:
-    """Our name of a parameter of the published CAD-I class; None if that class has no such parameter."""
-    if key in _PUBLISHED_PARAMETERS:
-        return _PUBLISHED_PARAMETERS[key]
-    for pattern, name in _PUBLISHED_BLOCKS:
+    """Return our name of a parameter of the published CAD-I class; None if that class has no such parameter."""
+    if key in _PARAMETERS:
+        return _PARAMETERS[key]
+    for pattern, name in _BLOCKS:
         if match := re.match(pattern + r"\.", key):
             part, _, kind = key[match.end() :].rpartition(".")
             if kind not in ("weight", "bias"):  # a parameter of the block itself
                 part, kind = f"{part}.{kind}".lstrip("."), ""
-            ours = _PUBLISHED_BLOCK_PARTS.get(part)
+            ours = _BLOCK_PARTS.get(part)
             if ours is None or bool(kind) == part.startswith("layer_scale"):
                 return None
             return match.expand(name) + f".{ours}.{kind}".rstrip(".")
-    for pattern, name in _PUBLISHED_MODULES:
+    for pattern, name in _MODULES:
         if match := re.fullmatch(pattern + r"(\.weight|\.bias)", key):
             return match.expand(name) + match.group(match.lastindex or 0)
     return None
 
 
 def convert_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors (parameters, or their gradients) under the published names -> under ours.
+    """Rename tensors (parameters, or their gradients) from the published names to ours.
 
-    Constants (dummy masks, frequency tables) are dropped. UserError names the keys that the published class does not
-    have.
+    Constants (dummy masks, frequency tables) are dropped. UserError names keys that the published class does not have.
     """
     converted, unknown = {}, []
     for key, tensor in tensors.items():
-        if _PUBLISHED_CONSTANTS.fullmatch(key):
+        if _CONSTANTS.fullmatch(key):
             continue
         name = published_name(key)
         if name is None:
@@ -105,12 +97,12 @@ def convert_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             converted[name] = tensor
     if unknown:
-        raise UserError(f"not a published CAD-I state: unexpected {_names(unknown)}")
+        raise UserError(f"not a published CAD-I state: unexpected {some_of(unknown)}")
     return converted
 
 
 def load_published_state(network: RIN, tensors: Mapping[str, Tensor], where: object = "published weights") -> None:
-    """Gives `network` the published CAD-I class's state dict: 444 entries for L, 452 with the coherence token.
+    """Load the published CAD-I class's state dict into `network`: 444 entries for L, 452 with the coherence token.
 
     Without `network.config.coherence` the coherence token's parameters are left out; every other name and shape must be
     right. UserError names those that are not.
@@ -119,15 +111,15 @@ def load_published_state(network: RIN, tensors: Mapping[str, Tensor], where: obj
     if not network.config.coherence:
         extra = {name for name in converted if name.startswith("coherence")}
         if extra and len(extra) != 5:
-            raise UserError(f"{where}: has only a part of the coherence token: {_names(extra)}")
+            raise UserError(f"{where}: has only a part of the coherence token: {some_of(extra)}")
         converted = {name: tensor for name, tensor in converted.items() if name not in extra}
     elif not any(name.startswith("coherence") for name in converted):
         raise UserError(f"{where}: has no coherence token; load it with coherence=False")
-    _load_strictly(network, converted, where)
+    load_strictly(network, converted, where)
 
 
 def published_config(data: Mapping[str, Any], coherence: bool = False, where: object = "config.json") -> RINConfig:
-    """Our config for the published class's constructor arguments."""
+    """Return our config for the published class's constructor arguments."""
 
     def read(name: str) -> int:
         value = data.get(name)
@@ -168,7 +160,7 @@ def published_config(data: Mapping[str, Any], coherence: bool = False, where: ob
 
 
 def load_published(path_or_repo: str | Path, coherence: bool = False) -> tuple[RIN, dict[str, Any]]:
-    """The published CAD-I of a local folder or a Hugging Face repository such as "Lucasdegeorge/CAD-I".
+    """Load the published CAD-I of a local folder or a Hugging Face repository such as "Lucasdegeorge/CAD-I".
 
     Reads config.json (constructor arguments) and model.safetensors. coherence=True keeps the coherence token, which the
     published pipeline feeds at every prompt though the paper's model was trained without it. Returns the network in
@@ -181,7 +173,7 @@ def load_published(path_or_repo: str | Path, coherence: bool = False) -> tuple[R
     if not isinstance(data, dict):
         raise UserError(f"{config_path}: must hold the constructor arguments, not {type(data).__name__}")
     config = published_config(data, coherence, config_path)
-    tensors = _read_safetensors(weights_path)
+    tensors = load_tensors(weights_path, "weights")
     with torch.device("meta"):
         network = RIN(config)
     load_published_state(network, tensors, weights_path)
@@ -198,6 +190,6 @@ def load_published(path_or_repo: str | Path, coherence: bool = False) -> tuple[R
 
 
 def published_folder(path_or_repo: str | Path) -> Path:
-    """The folder itself, or where the local cache has the two files of a Hugging Face repository; fetches them."""
+    """Return the folder itself, or that of the local cache with the two files of a repository, which are fetched."""
     folder = Path(path_or_repo)
     return folder if folder.is_dir() else fetch_repository(str(path_or_repo), (CONFIG_FILE, WEIGHTS_FILE))

@@ -163,5 +163,5 @@ def test_detector_of_a_folder(tmp_path):
 
 
 def test_what_is_no_detector(tmp_path):
-    with pytest.raises(UserError, match="holds a clip of"):
+    with pytest.raises(UserError, match="is clip, wanted is a Mask2Former of 80 classes"):
         load_detector(save_clip(tmp_path / "clip"))

@@ -38,7 +38,7 @@ class ClipColors:
         objects: Sequence[tuple[tuple[int, int, int, int], NDArray[np.bool_]]],
         class_name: str,
     ) -> list[str]:
-        """Name the color of each of `objects`, (box, mask) of one class in `image`, uint8 (H, W, 3)."""
+        """Return the color of each of `objects`, (box, mask) of one class in `image`, uint8 (H, W, 3)."""
         if not objects:
             return []
         crops = [middle_square(cut_out(image, box, mask), self.size, as_torchvision=True) for box, mask in objects]

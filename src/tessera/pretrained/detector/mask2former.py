@@ -1,6 +1,6 @@
 """The object detector of GenEval: Mask2Former with mmdetection's resizing and post-processing, restated on tensors.
 
-N: queries; (H, W): the picture; (h, w): the resized picture.
+N: queries; (H, W): the image; (h, w): the resized image.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ from torch.nn import functional as F
 
 from tessera.config import UserError
 from tessera.files import sha256_file
-from tessera.hub import CONFIG_FILE, ModelFolder, fetch_repository
+from tessera.hub import CONFIG_FILE, ModelFolder
 from tessera.pretrained.detector.mmdetection import PUBLISHED, load_mmdetection
-from tessera.pretrained.load import find_weights, first_line, load_network
+from tessera.pretrained.load import find_weights, load_network
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
-"""Pictures are resized, keeping their ratio, until one side is this."""
+"""Images are resized, keeping their ratio, until one side is this."""
 MULTIPLE = 32
 """Then padded below and at the right to a multiple of this."""
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 MAX_OBJECTS = 100
-"""The best pairs of query and class of a picture."""
+"""The best pairs of query and class of an image."""
 _WEIGHTS = "model.safetensors"  # as transformers calls them
 _CHUNK = 16  # masks enlarged at once
 
 
 @dataclass(frozen=True)
 class FoundObject:
-    """One object of a picture."""
+    """An object found in an image."""
 
     class_index: int
     """Place in COCO's 80 classes."""
@@ -58,7 +58,7 @@ class ObjectDetector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[NDArray[np.uint8]], min_score: float) -> list[list[FoundObject]]:
-        """The objects of each picture, uint8 (H, W, 3) of one size, with a score above `min_score`; best first."""
+        """Find the objects of each image, uint8 (H, W, 3) of one size, with a score above `min_score`; best first."""
         resized = torch.stack([resize(image) for image in images])  # (B, 3, h, w)
         pixels = pad(normalize(resized)).to(self.device)
         out = self.model(pixel_values=pixels)
@@ -76,20 +76,15 @@ class ObjectDetector:
 
 
 def detector_weights(name: str | Path) -> Path:
-    """The file of the detector's weights: mmdetection's checkpoint, or the model.safetensors of a folder.
+    """Find the file of the detector's weights: mmdetection's checkpoint, or the model.safetensors of a folder.
 
     name: either of them, or a repository of the Hub that holds one. UserError if there is none.
     """
-    folder = Path(name)
-    if not folder.exists() and folder.suffix not in (".pth", ".pt", ".safetensors"):
-        folder = fetch_repository(str(name), [CONFIG_FILE, _WEIGHTS], "detector")
-    if folder.is_dir() and (folder / CONFIG_FILE).is_file() and (folder / _WEIGHTS).is_file():
-        return folder / _WEIGHTS
     return find_weights(name, "detector", PUBLISHED)
 
 
 def load_detector(name: str | Path, device: torch.device | str = "cpu") -> ObjectDetector:
-    """The detector of mmdetection's checkpoint, or of what transformers saved: see `detector_weights`.
+    """Load the detector of mmdetection's checkpoint, or of what transformers saved: see `detector_weights`.
 
     Of transformers' it is config.json and model.safetensors of a Mask2FormerForUniversalSegmentation with 80 classes.
     """
@@ -97,17 +92,14 @@ def load_detector(name: str | Path, device: torch.device | str = "cpu") -> Objec
     path = weights.parent
     if weights.name != _WEIGHTS or not (path / CONFIG_FILE).is_file():
         return ObjectDetector(load_mmdetection(weights), sha256_file(weights), device)
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: its config.json cannot be read ({first_line(error)})") from error
-    if config.model_type != "mask2former" or config.num_labels != 80:
-        raise UserError(f"{path}: holds a {config.model_type} of {config.num_labels} classes, not a Mask2Former of 80")
+    folder = ModelFolder(path, str(path), (CONFIG_FILE, _WEIGHTS))
+    config = folder.config("detector", "model_type", "mask2former", "a Mask2Former of 80 classes")
+    classes = len(config.get("id2label") or range(config.get("num_labels", 2)))  # 2 is transformers' default
+    if classes != 80:
+        raise UserError(f"detector: {path} holds a Mask2Former of {classes} classes, not of 80")
     model = load_network(
         "transformers.Mask2FormerForUniversalSegmentation",
-        ModelFolder(path, str(path), (CONFIG_FILE, _WEIGHTS)),
+        folder,
         "detector",
         device=device,
         may_be_missing=r".*\.swin\.layernorm\..*",
@@ -117,26 +109,26 @@ def load_detector(name: str | Path, device: torch.device | str = "cpu") -> Objec
 
 
 def resized_size(height: int, width: int) -> tuple[int, int]:
-    """(h, w): the short side 800 unless the long one would exceed 1333; halves are rounded up."""
+    """Return (h, w): the short side 800 unless the long one would exceed 1333; halves are rounded up."""
     scale = min(LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize(image: NDArray[np.uint8]) -> Tensor:
-    """uint8 (H, W, 3) -> (3, h, w), float32 on whole levels 0..255: bilinear between pixel centres, no antialias."""
+    """Resize uint8 (H, W, 3) to float32 (3, h, w), whole levels 0..255: bilinear by pixel centers, no antialias."""
     pixels = torch.tensor(image).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
     size = resized_size(image.shape[0], image.shape[1])
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=False)[0].round()
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """(..., 3, h, w) of levels 0..255 -> standardised channels."""
+    """Normalize the channels of (..., 3, h, w), levels 0..255."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (pixels - mean) / std
 
 
 def pad(pixels: Tensor) -> Tensor:
-    """Zeros below and at the right, to multiples of 32."""
+    """Append zeros below and at the right, to multiples of 32."""
     height, width = pixels.shape[-2:]
     return F.pad(pixels, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
 
@@ -150,10 +142,10 @@ def postprocess(
     original: tuple[int, int],
     min_score: float,
 ) -> list[FoundObject]:
-    """The objects of one picture from its class logits (N, 81) and mask logits (N, h', w'); best first.
+    """Find the objects of one image from its class logits (N, 81) and mask logits (N, h', w'); best first.
 
-    The 100 best pairs of query and class; masks enlarged to the padded input, cut to the resized picture, brought to
-    the original's size, and above 0. A pair whose class alone is not sure enough is not looked at further.
+    The 100 best pairs of query and class; masks enlarged to the padded input, cut to the resized image, brought to
+    the original's size, and above 0. A pair whose class alone is not sure enough is left out.
     """
     probabilities = classes.softmax(-1)[:, :-1]  # (N, 80); the last class is "none"
     scores, places = probabilities.flatten().topk(min(MAX_OBJECTS, probabilities.numel()))
@@ -177,12 +169,12 @@ def postprocess(
 
 
 def _enlarge(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, h, w) -> (n, 1, *size)."""
+    """Resize (n, h, w) to (n, 1, *size)."""
     return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """left, top, right, bottom around a mask (H, W), the last two exclusive; zeros for an empty one."""
+    """Return left, top, right, bottom around a mask (H, W), the last two exclusive; zeros for an empty one."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     if not len(rows):
         return 0, 0, 0, 0

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.pretrained.load import load_tensors
+from tessera.pretrained.load import check_state, load_tensors
 
 PUBLISHED = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth"
 """The checkpoint as mmdetection publishes it."""
@@ -21,34 +21,34 @@ _SWIN = "model.pixel_level_module.encoder.swin"
 _NORMS = "model.pixel_level_module.encoder.hidden_states_norms"
 _PIXELS = "model.pixel_level_module.decoder"
 _QUERIES = "model.transformer_module"
-# Made anew by either library, or never used: in the file and in the model.
+# Made anew by either library, or never used: in the file, and in the model.
 _NOT_TAKEN = re.compile(r"\.relative_position_index$|^data_preprocessor\.(mean|std)$")
 _NOT_GIVEN = re.compile(rf"^{re.escape(_SWIN)}\.layernorm\.|^criterion\.|relative_position_index$")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor of the file goes."""
+    """The place in transformers' model of one tensor of the file."""
 
     source: str
     targets: tuple[str, ...]
     """Several share the rows of the source evenly, in this order."""
     change: Callable[[Tensor], Tensor] | None = None
-    """What is done to it first. None = nothing."""
+    """Applied to it first. None = nothing."""
 
 
 def swin_s_config() -> Any:
-    """The shape of the published checkpoint: Swin-S, 100 queries, COCO's 80 classes."""
+    """Return the shape of the published checkpoint: Swin-S, 100 queries, COCO's 80 classes."""
     from transformers import Mask2FormerConfig, SwinConfig
 
     swin: dict[str, Any] = {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
     swin["out_features"] = ["stage1", "stage2", "stage3", "stage4"]
-    rest: dict[str, Any] = {"num_labels": 80}  # all else is as transformers has it by default
+    rest: dict[str, Any] = {"num_labels": 80}  # the rest is the default of transformers
     return Mask2FormerConfig(backbone_config=SwinConfig(**swin), **rest)
 
 
 def load_mmdetection(path: Path, config: Any = None) -> Any:
-    """transformers' Mask2Former with the weights of an mmdetection checkpoint (.pth or .safetensors), in eval mode.
+    """Load an mmdetection checkpoint (.pth or .safetensors) into transformers' Mask2Former, frozen, in eval mode.
 
     config: the shape of another checkpoint; None = `swin_s_config()`. Raises UserError for a file that is no
     checkpoint, or one of another model.
@@ -56,29 +56,19 @@ def load_mmdetection(path: Path, config: Any = None) -> Any:
     from transformers import Mask2FormerForUniversalSegmentation
 
     model = Mask2FormerForUniversalSegmentation(config or swin_s_config())
-    wanted = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not _NOT_GIVEN.search(name)}
     converted = convert(load_tensors(path, "detector"), model.config, str(path))
-    for name, tensor in converted.items():
-        if name not in wanted or tensor.shape != wanted[name].shape:
-            here = tuple(wanted[name].shape) if name in wanted else "no such place"
-            raise UserError(f"{path}: is not the detector: {name} would be {tuple(tensor.shape)}, the model has {here}")
-    missing = [name for name in wanted if name not in converted and not _NOT_GIVEN.search(name)]
-    assert not missing, f"nothing is converted to {missing[:3]}"
+    check_state(converted, shapes, path, "the detector")
     model.load_state_dict(converted, strict=False)
     return model.eval().requires_grad_(False)
 
 
 def convert(checkpoint: Mapping[str, Tensor], config: Any, where: str = "checkpoint") -> dict[str, Any]:
-    """The tensors of mmdetection's state dict under transformers' names. `where` starts every message of UserError."""
+    """Return mmdetection's state dict under transformers' names. `where` starts every message of UserError."""
     own = {_second_name(name): tensor for name, tensor in checkpoint.items() if not _NOT_TAKEN.search(name)}
     entries = key_table(config)
-    expected = {entry.source for entry in entries}
-    for state, names in (("lacks", expected - own.keys()), ("has besides", own.keys() - expected)):
-        if names:
-            raise UserError(
-                f"{where}: is not the detector (mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco): "
-                f"it {state} {len(names)} tensors, the first is {min(names)}"
-            )
+    detector = "the detector (mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco)"
+    check_state(own, dict.fromkeys(entry.source for entry in entries), where, detector)
     converted = {}
     for entry in entries:
         tensor = own[entry.source]
@@ -90,7 +80,7 @@ def convert(checkpoint: Mapping[str, Tensor], config: Any, where: str = "checkpo
 
 
 def key_table(config: Any) -> list[Entry]:
-    """Every tensor of a checkpoint of this shape, by its name in mmdetection 2."""
+    """List every tensor of a checkpoint of this shape, by its name in mmdetection 2."""
     depths: list[int] = config.backbone_config.depths
     return [
         *_backbone(depths),
@@ -100,9 +90,9 @@ def key_table(config: Any) -> list[Entry]:
 
 
 def merging_order(tensor: Tensor) -> Tensor:
-    """The last axis (4 C) from mmdetection's order of a patch merging's inputs to transformers'.
+    """Bring the last axis (4 C) from mmdetection's order of a patch merging's inputs to transformers'.
 
-    The four neighbours' channels are one unfolded block there (channel, row, column), here (column, row, channel).
+    The four neighbors' channels are one unfolded block there (channel, row, column), here (column, row, channel).
     """
     *rest, width = tensor.shape
     if width % 4:
@@ -112,7 +102,7 @@ def merging_order(tensor: Tensor) -> Tensor:
 
 
 def _second_name(name: str) -> str:
-    """mmdetection 3's name of a tensor in mmdetection 2's way; others as they are."""
+    """Return mmdetection 3's name of a tensor in mmdetection 2's way; others as they are."""
     name = name.replace(".ffn.layers.", ".ffns.0.layers.") if name.startswith("panoptic_head.") else name
     name = re.sub(r"^(panoptic_head\.pixel_decoder\.encoder\.layers\.\d+)\.self_attn\.", r"\1.attentions.0.", name)
     name = re.sub(r"^(panoptic_head\.transformer_decoder\.layers\.\d+)\.cross_attn\.", r"\1.attentions.0.", name)
@@ -120,7 +110,7 @@ def _second_name(name: str) -> str:
 
 
 def _both(source: str, *targets: str, change: Callable[[Tensor], Tensor] | None = None) -> list[Entry]:
-    """The weight and the bias of a layer."""
+    """Return the entries of the weight and the bias of a layer."""
     return [
         Entry(f"{source}.{kind}", tuple(f"{target}.{kind}" for target in targets), change)
         for kind in ("weight", "bias")
@@ -191,7 +181,7 @@ def _query_decoder(layers: int) -> list[Entry]:
             entries += _both(f"{source}.norms.{number}", f"{target}.{name}")
         entries += _feed_forward(source, target)
     entries += _both(f"{head}.transformer_decoder.post_norm", f"{_QUERIES}.decoder.layernorm")
-    for number in range(3):  # its ReLUs stand between them
+    for number in range(3):  # with ReLUs between them
         mask_embedder = f"{_QUERIES}.decoder.mask_predictor.mask_embedder.{number}.0"
         entries += _both(f"{head}.mask_embed.{2 * number}", mask_embedder)
     return entries + _both(f"{head}.cls_embed", "class_predictor")

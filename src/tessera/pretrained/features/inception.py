@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.images import to_uint8
 from tessera.pretrained.features.encoder import FrozenEncoder
-from tessera.pretrained.load import find_weights, load_tensors
+from tessera.pretrained.load import check_state, find_weights, load_tensors
 
 WIDTH = 2048
 SIDE = 299
@@ -139,22 +138,13 @@ def state_shapes() -> dict[str, tuple[int, ...]]:
 class Inception(nn.Module):
     """Features (B, 2048) of images; each convolution carries its batch norm, folded in float64.
 
-    tensors: the published state dict; UserError, naming the first of them, for any missing, unknown or misshapen name.
+    tensors: the published state dict; UserError for any missing, unknown or misshapen name.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]):
         super().__init__()
         tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-        expected = state_shapes()
-        wrong = [f"no {name}" for name in expected if name not in tensors]
-        wrong += [f"unknown {name}" for name in tensors if name not in expected]
-        wrong += [
-            f"{name} of shape {tuple(tensors[name].shape)}, not {shape}"
-            for name, shape in expected.items()
-            if name in tensors and tuple(tensors[name].shape) != shape
-        ]
-        if wrong:
-            raise UserError(f"inception: not the state dict of {FILE}: {wrong[0]} ({len(wrong)} faults)")
+        check_state(tensors, state_shapes(), "inception", FILE)
         self.convolutions = nn.ModuleDict()
         for name, convolution in _convolutions().items():
             self.convolutions[name.replace(".", "/")] = _folded(tensors, name, convolution)

@@ -13,7 +13,7 @@ from tessera.pretrained.features.jina import JINA, load_jina
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """One entry of the table."""
+    """An entry of the table."""
 
     load: Callable[..., ImageEncoder]
     """Called as load(model, device, **options); a model is a file, a folder, or a repository of the Hub."""
