@@ -124,8 +124,8 @@ def check_ranges(config: Any, **intervals: str) -> None:
         value = getattr(config, field)
         low, high = (_end(text) for text in interval[1:-1].split(","))
         for number in value if isinstance(value, tuple) else (value,):
-            above = number is None or (number >= low if interval[0] == "[" else number > low)
-            if not (above and (number is None or (number <= high if interval[-1] == "]" else number < high))):
+            inside = number is None or low < number < high
+            if not inside and not (number, interval[0]) == (low, "[") and not (number, interval[-1]) == (high, "]"):
                 raise UserError(f"{field} is {value}; give {_range_text(interval, low, high)}")
 
 

@@ -6,6 +6,7 @@ it on once, so that every job saves its state.
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,35 +56,30 @@ def run_jobs(
         return []  # without a line of progress
     waiting = list(jobs)
     running: list[_Child] = []
-    failures: list[str] = []
-    failed: set[str] = set()
-    end = None if seconds is None else time.monotonic() + seconds
-    total = sum(job.images for job in jobs)
+    failures: dict[str, str] = {}
+    end = time.monotonic() + (math.inf if seconds is None else seconds)
     done = sum(job.images for job in jobs if job.trained())
     try:
-        with progress("train", total, completed=done) as bar:
-            while waiting or running:
-                if end is not None and time.monotonic() > end:
-                    break
-                while len(running) < parallel and (job := _next(waiting, running, failed)):
+        with progress("train", sum(job.images for job in jobs), completed=done) as bar:
+            while (waiting or running) and time.monotonic() <= end:
+                while len(running) < parallel and (job := _next(waiting, running, failures)):
                     waiting.remove(job)
                     running.append(_Child(job))
                 if not running:
-                    break  # what is left waits for a job that failed
+                    break  # the rest waits for a job that failed
                 time.sleep(POLL_SECONDS)
-                counts = [child.count() for child in running]
-                if before := sum(before for before, _ in counts):
-                    bar.found(before)
+                found, since = (sum(counts) for counts in zip(*(child.count() for child in running)))
+                if found:
+                    bar.found(found)
                 now = "; ".join(f"{child.job.name} {child.note}" for child in running if child.note)
-                bar.advance(sum(since for _, since in counts), **({"now": now} if now else {}))
+                bar.advance(since, **({"now": now} if now else {}))
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
                     child.close()
                     if child.process.returncode != 0:
-                        failed.add(child.job.name)
-                        failures.append(child.why())
+                        failures[child.job.name] = child.why()
                         if stop_at_failure:
-                            raise UserError(failures[0])
+                            raise UserError(child.why())
     finally:
         left = [*(child.job.name for child in running), *(job.name for job in waiting)]
         for child in running:
@@ -91,14 +87,15 @@ def run_jobs(
         for child in running:
             child.wait()
     if failures:
-        others = f"; {len(failures) - 1} more failed" if len(failures) > 1 else ""
-        raise UserError(f"{failures[0]}{others}; all others are done or saved")
+        first, *others = failures.values()
+        more = f"; {len(others)} more failed" if others else ""
+        raise UserError(f"{first}{more}; all others are done or saved")
     return left
 
 
-def _next(waiting: Sequence[Job], running: Sequence["_Child"], failed: set[str]) -> Job | None:
+def _next(waiting: Sequence[Job], running: Sequence["_Child"], failures: Collection[str]) -> Job | None:
     """Return the first job that waits for no other one."""
-    busy = {job.name for job in waiting} | {child.job.name for child in running} | failed
+    busy = {job.name for job in waiting} | {child.job.name for child in running} | {*failures}
     return next((job for job in waiting if job.after not in busy), None)
 
 
@@ -127,15 +124,14 @@ class _Child:
         """Return the images that an earlier call turns out to have trained on, and those since the last count."""
         with contextlib.suppress(FileNotFoundError):
             status = json.loads(self.status.read_bytes())
-            trained = status["completed"] if status["description"] == "train" else self._trained()
             self.note = f"{status['description']} {status['completed']}/{status['total']}"
-            before = max(status["before"] - self.counted, 0) if status["description"] == "train" else 0
+            if status["description"] == "train":
+                trained, before = status["completed"], max(status["before"] - self.counted, 0)
+            else:
+                trained, before = self.job.images if self.job.trained() else 0, 0
             since, self.counted = trained - self.counted - before, trained
             return before, since
         return 0, 0
-
-    def _trained(self) -> int:
-        return self.job.images if self.job.trained() else 0
 
     def why(self) -> str:
         lines = self.log.read_bytes()[self.begins :].decode(errors="replace").strip().splitlines()
@@ -150,7 +146,7 @@ class _Child:
         if os.name == "posix":
             self.process.send_signal(signal.SIGINT)
         else:
-            self.process.terminate()  # Windows: the last checkpoint is what is saved
+            self.process.terminate()  # Windows: the last checkpoint stays
 
     def wait(self) -> None:
         try:
@@ -171,11 +167,8 @@ def work(job: Callable[[], None]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     try:
         job()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except (UserError, KeyboardInterrupt) as error:
+        print(f"error: {error}" if isinstance(error, UserError) else "stopped", file=sys.stderr)
         return 2
     except Exception as error:
         traceback.print_exc()  # into the log; the last line is what the user sees

@@ -203,40 +203,31 @@ def commands(config: PlanConfig) -> list[str]:
 
 def describe(config: PlanConfig) -> str:
     """Return the whole plan as text."""
-    sizes, hours, total = disk(config), gpu_hours(config), total_hours(config)
-    runs = config.trainings
-    lines = [f"{config.images:,} images, {config.sets} sets, {config.mean_tokens:g} tokens a caption", "", "Disk"]
-    lines += [f"  {name:20} {_bytes(size):>9}" for name, size in sizes.items()]
-    lines += [f"  {'in all':20} {_bytes(sum(sizes.values())):>9}", "", "GPU-hours"]
-    lines += [f"  {name:20} {value:9.1f}" for name, value in hours.items()]
+    sizes, hours, total, runs = disk(config), gpu_hours(config), total_hours(config), config.trainings
     each = f", of which each of the {runs} runs trains {hours['train']:.1f}" if runs > 1 else ""
-    lines.append(f"  {'in all':20} {total:9.1f}{each}")
+    lines = [f"{config.images:,} images, {config.sets} sets, {config.mean_tokens:g} tokens a caption"]
+    lines += ["", "Disk", *(f"  {name:20} {_bytes(size):>9}" for name, size in sizes.items())]
+    lines += [f"  {'in all':20} {_bytes(sum(sizes.values())):>9}"]
+    lines += ["", "GPU-hours", *(f"  {name:20} {value:9.1f}" for name, value in hours.items())]
+    lines += [f"  {'in all':20} {total:9.1f}{each}"]
     if config.price is not None:
         lines += ["", "Money", f"  {'in all':20} {total * config.price:9.1f}, at {config.price:g} for an hour of a GPU"]
     if config.gpus > 1:
-        lines += [
-            "",
-            f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all are busy.",
-        ]
-    step = STEP_FLOP[config.network](config.mean_tokens) / 1e9
-    lines += [
-        "",
-        "Assumed",
-        f"  {config.gpu_tflops:g} TFLOP/s peak of a GPU; training reaches {config.utilisation:.0%} of it, captions"
-        f" {CAPTION_UTILIZATION:.0%}, encoding {ENCODE_UTILIZATION:.0%}",
-        f"  {NAMES[config.network]}, {step:.0f} GFLOP a sample, {config.samples:,} samples",
-        f"  LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens an image; VAE and T5-XL encoders; text as int8,"
-        f" {TOKEN_BYTES} bytes a token",
-        f"  crops of {CROP_BYTES / 1e3:.0f} kB, {BYTES_PER_TOKEN} bytes of text a token",
-        "",
-        "Commands",
-    ]
-    lines += [f"  {line}" for line in commands(config)]
-    return "\n".join(lines)
+        lines += ["", f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all are busy."]
+    assumed = f"""
+Assumed
+  {config.gpu_tflops:g} TFLOP/s peak of a GPU; training reaches {config.utilisation:.0%} of it, captions \
+{CAPTION_UTILIZATION:.0%}, encoding {ENCODE_UTILIZATION:.0%}
+  {NAMES[config.network]}, {STEP_FLOP[config.network](config.mean_tokens) / 1e9:.0f} GFLOP a sample, \
+{config.samples:,} samples
+  LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens an image; VAE and T5-XL encoders; text as int8, {TOKEN_BYTES} bytes a token
+  crops of {CROP_BYTES / 1e3:.0f} kB, {BYTES_PER_TOKEN} bytes of text a token
+
+Commands"""
+    return "\n".join([*lines, assumed, *(f"  {line}" for line in commands(config))])
 
 
 def _bytes(size: float) -> str:
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:.3g} {unit}" if size / scale < 1000 else f"{size / scale:.0f} {unit}"
-    return f"{size / 1e3:.0f} kB"
+    unit, scale = next((each for each in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)) if size >= each[1]), ("kB", 1e3))
+    value = size / scale
+    return f"{value:.3g} {unit}" if value < 1000 and unit != "kB" else f"{value:.0f} {unit}"

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from tessera.devices import rank
 
@@ -15,15 +15,44 @@ STATUS_VARIABLE = "TESSERA_STATUS"  # environment: a file that progress() writes
 STATUS_INTERVAL = 0.3  # seconds between two writes of that file
 
 
-class Progress(Protocol):
-    """Counter of a loop: `advance(n)` counts n more units; fields such as loss=0.12 are shown after the count.
+class Progress:
+    """Counter of a loop; this one shows nothing, its subclasses do."""
 
-    `found(n)`: n more units turn out to have been done before; like `completed`, they do not count in the rate.
-    """
+    interval = float("inf")
+    """Seconds between two calls of `show`."""
 
-    def advance(self, n: int = 1, **fields: Any) -> None: ...
+    def __init__(self, description: str, total: int, unit: str = "images", completed: int = 0) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.before = self.completed = completed
+        self.fields: dict[str, Any] = {}
+        self.began = self.shown = time.monotonic()
 
-    def found(self, n: int) -> None: ...
+    def advance(self, n: int = 1, **fields: Any) -> None:
+        """Count n more units; fields such as loss=0.12 are shown after the count."""
+        self.completed += n
+        self.fields.update(fields)
+        if time.monotonic() - self.shown >= self.interval:
+            self.show()
+            self.shown = time.monotonic()
+
+    def found(self, n: int) -> None:
+        """Count n units that turn out to have been done before; they do not count in the rate."""
+        self.before += n
+        self.completed += n
+
+    def show(self) -> None:
+        """Show the state; called at most every `interval` seconds, and at the end."""
+
+    def rate(self) -> float:
+        """Return the units per second that this process does."""
+        return (self.completed - self.before) / max(time.monotonic() - self.began, 1e-9)
+
+    def notes(self) -> list[str]:
+        """List the fields as text."""
+        return [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.fields.items()
+        ]
 
 
 @contextlib.contextmanager
@@ -34,90 +63,57 @@ def progress(description: str, total: int, unit: str = "images", completed: int 
     TESSERA_QUIET=1 or on ranks above 0; a small JSON file if it has TESSERA_STATUS=FILE. `completed` units were done
     before (they do not count in the rate).
     """
-    if rank() > 0:
-        yield _Quiet()
-    elif path := os.environ.get(STATUS_VARIABLE):
-        status = _StatusFile(path, description, total, completed)
-        yield status
-        status.write()
-    elif os.environ.get("TESSERA_QUIET") == "1":
-        yield _Quiet()
+    loop = (description, total, unit, completed)
+    if rank() == 0 and STATUS_VARIABLE in os.environ:
+        shown = _StatusFile(*loop)
+    elif rank() > 0 or os.environ.get("TESSERA_QUIET") == "1":
+        shown = Progress(*loop)
     elif sys.stderr.isatty():
-        with _bar(description, total, unit, completed) as bar:
+        with _bar(*loop) as bar:
             yield bar
+        return
     else:
-        lines = _Lines(description, total, unit, completed)
-        yield lines
-        lines.write()
+        shown = _Lines(*loop)
+    yield shown
+    shown.show()
 
 
-class _Quiet:
-    def advance(self, n: int = 1, **fields: Any) -> None:
-        pass
-
-    def found(self, n: int) -> None:
-        pass
-
-
-class _StatusFile:
+class _StatusFile(Progress):
     """File for another process to read: {"description", "total", "completed", "before"}.
 
     "before" is the part of "completed" that this process did not do.
     """
 
-    def __init__(self, path: str, description: str, total: int, completed: int):
-        self.path, self.description, self.total, self.completed = path, description, total, completed
-        self.before = completed
-        self.write()
+    interval = STATUS_INTERVAL
 
-    def advance(self, n: int = 1, **fields: Any) -> None:
-        self.completed += n
-        if time.monotonic() - self.written >= STATUS_INTERVAL:
-            self.write()
+    def __init__(self, *loop: Any) -> None:
+        super().__init__(*loop)
+        self.path = os.environ[STATUS_VARIABLE]
+        self.show()
 
     def found(self, n: int) -> None:
-        self.before += n
-        self.advance(n)
+        super().found(n)
+        self.advance(0)
 
-    def write(self) -> None:
-        self.written = time.monotonic()
+    def show(self) -> None:
         status = {name: getattr(self, name) for name in ("description", "total", "completed", "before")}
         with open(f"{self.path}.new", "w", encoding="utf-8") as file:
             json.dump(status, file)
         os.replace(f"{self.path}.new", self.path)  # the reader sees a whole file or none
 
 
-class _Lines:
+class _Lines(Progress):
     """Plain lines for log files: "encode 1200/2048 images, 350/s, 3 s left"."""
 
-    def __init__(self, description: str, total: int, unit: str, completed: int):
-        self.description, self.total, self.unit = description, total, unit
-        self.start, self.count = completed, completed
-        self.began = self.written = time.monotonic()
-        self.fields: dict[str, Any] = {}
+    interval = PLAIN_INTERVAL
 
-    def advance(self, n: int = 1, **fields: Any) -> None:
-        self.count += n
-        self.fields.update(fields)
-        if time.monotonic() - self.written >= PLAIN_INTERVAL:
-            self.write()
-
-    def found(self, n: int) -> None:
-        self.start += n
-        self.count += n
-
-    def write(self) -> None:
-        self.written = time.monotonic()
-        seconds = self.written - self.began
-        done = self.count - self.start
-        parts = [f"{self.description} {self.count}/{self.total} {self.unit}"]
-        if done and seconds > 0:
-            rate = done / seconds
-            parts.append(f"{_number(rate)}/s")
-            left = self.total - self.count
-            parts.append(f"{duration_text(left / rate)} left" if left > 0 else f"{duration_text(seconds)} in all")
-        parts += _shown(self.fields)
-        print(", ".join(parts), file=sys.stderr, flush=True)
+    def show(self) -> None:
+        parts = [f"{self.description} {self.completed}/{self.total} {self.unit}"]
+        rate, left = self.rate(), self.total - self.completed
+        if rate > 0:
+            spent = duration_text(time.monotonic() - self.began)
+            parts += [f"{_number(rate)}/s", f"{duration_text(left / rate)} left" if left > 0 else f"{spent} in all"]
+        print(", ".join(parts + self.notes()), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -137,24 +133,19 @@ def _bar(description: str, total: int, unit: str, completed: int) -> Iterator[Pr
     )
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(escape(description), total=total, completed=completed, unit=escape(unit), rate="", note="")
-        began = time.monotonic()
-        count = 0
 
-        class Bar:
-            def advance(self, n: int = 1, **fields: Any) -> None:
-                nonlocal count
-                count += n
-                rate = count / max(time.monotonic() - began, 1e-9)
-                bar.update(task, advance=n, rate=f"{_number(rate)}/s", note=escape(", ".join(_shown(fields))))
+        class Bar(Progress):
+            interval = 0.0
+
+            def show(self) -> None:
+                note = escape(", ".join(self.notes()))
+                bar.update(task, completed=self.completed, rate=f"{_number(self.rate())}/s", note=note)
 
             def found(self, n: int) -> None:
-                bar.reset(task, completed=int(bar.tasks[0].completed) + n)  # or the time left would be of this leap
+                super().found(n)
+                bar.reset(task, completed=self.completed)  # or the time left would be that of this leap
 
-        yield Bar()
-
-
-def _shown(fields: dict[str, Any]) -> list[str]:
-    return [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()]
+        yield Bar(description, total, unit, completed)
 
 
 def _number(value: float) -> str:
