@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from tessera.config import UserError
-from tessera.demo.browse import PAGE, Browser, Entry, find_workspace
-from tessera.demo.runs import read_points, show_runs
+from tessera.demo.browse import PAGE, Browser, find_workspace
 
 
 def test_plain_and_mixed_sets_with_boxes(workspace):
@@ -17,13 +16,13 @@ def test_plain_and_mixed_sets_with_boxes(workspace):
     assert browser.cards(plain).count("<img ") == 40
     assert browser.cards(mixed).count("<rect ") == 40
     entry = mixed[0]
-    left, top, right, bottom = entry.mix.placement.box
+    left, top, right, bottom = entry.placement.box
     assert f'x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"' in browser.cards([entry])
-    whole = {e.key: browser.pixels(e) for e in plain}
+    whole = {e.base: browser.pixels(e) for e in plain}
     outside = np.ones((32, 32), bool)
     outside[top:bottom, left:right] = False
-    if entry.mix.placement.pattern != "half":  # there the base is moved too
-        assert np.array_equal(browser.pixels(entry)[outside], whole[entry.mix.base][outside])
+    if entry.placement.pattern != "half":  # there the base is moved too
+        assert np.array_equal(browser.pixels(entry)[outside], whole[entry.base][outside])
 
 
 def test_search_by_words_and_class(workspace):
@@ -48,7 +47,7 @@ def test_every_text_is_escaped_and_a_lost_file_is_told(workspace, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     (copy / "images" / f"{entry.key}.png").unlink()
-    assert "is not a readable image" in Browser(copy).cards([Entry(key=entry.key, class_name="x", caption="y")])
+    assert "is not a readable image" in Browser(copy).cards([entry])
 
 
 def test_images_without_captions_and_folders_without_images(workspace, tmp_path):
@@ -59,14 +58,3 @@ def test_images_without_captions_and_folders_without_images(workspace, tmp_path)
     assert Browser(tmp_path).names == []
     assert find_workspace(workspace / "export" / "ta") == workspace.resolve()
     assert find_workspace(tmp_path / "a" / "b") is None
-
-
-def test_runs_show_curves_and_say_what_is_missing(workspace, tmp_path):
-    assert read_points(workspace / "runs" / "ta" / "log.jsonl") == [(10, 0.5), (20, 0.25)]
-    shown = show_runs(workspace)
-    assert "<svg " in shown
-    assert "Nothing was judged" in shown
-    assert "no runs" in show_runs(tmp_path)
-    (tmp_path / "runs" / "<b>x").mkdir(parents=True)
-    (tmp_path / "runs" / "<b>x" / "log.jsonl").write_text('{"num_images": 1, "loss": 0.5}\n')
-    assert "<b>x" not in show_runs(tmp_path)

@@ -1,10 +1,10 @@
 """The page for everybody: by phone, in the dark, by keyboard; for several at once; and what its button writes."""
 
 import pytest
-from tests.demo.conftest import Server, draw, fill
 
 from tessera.prompts.extend import extend_by_rules
 from tiny.chromium import DESK, PHONE, check_keyboard, faults
+from tiny.demo import Server, draw, fill
 
 TABS = ("Draw", "Data", "Runs")
 

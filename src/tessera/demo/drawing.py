@@ -1,6 +1,6 @@
 """Requests of the page, checked and drawn step by step, so that somebody can watch and stop.
 
-B = pictures of a request, S = picture side in pixels.
+B = images of a request, S = image side in pixels.
 """
 
 import math
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ MAX_PROMPT = 20_000  # characters
 MAX_COUNT = 8
 MAX_STEPS = 1000
 MAX_SEED = 2**32 - 1  # a browser's numbers hold it exactly
+MAX_GUIDANCE = 100
 PREVIEWS = 8
 """Times that a drawing shows what it will become, at most."""
 TICK = 0.1  # least seconds between two updates without a preview
@@ -35,73 +36,65 @@ SAMPLER = "ddim"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What somebody asks for. Whatever a browser may send is checked here; UserError."""
+    """A visitor's wish. Raises UserError for whatever else a browser may send."""
 
     prompt: str
     guidance_scale: float
-    """w in uncond + w (cond - uncond), 0 to 100; 1 = off."""
+    """w in uncond + w (cond - uncond), 0 to MAX_GUIDANCE; 1 = off."""
     steps: int
     seed: int
     count: int
-    """Pictures, 1 to MAX_COUNT; picture k is a function of (seed, k)."""
+    """Images, 1 to MAX_COUNT; image k is a function of (seed, k)."""
 
     def __post_init__(self):
-        if not isinstance(self.prompt, str):
-            raise UserError("prompt: is not a text")
-        if len(self.prompt) > MAX_PROMPT:
-            raise UserError(f"prompt: has {len(self.prompt):,} characters, give at most {MAX_PROMPT:,}")
+        if not isinstance(self.prompt, str) or len(self.prompt) > MAX_PROMPT:
+            raise UserError(f"prompt: give a text of at most {MAX_PROMPT:,} characters")
         try:
             self.prompt.encode()
         except UnicodeEncodeError:
             raise UserError("prompt: is not valid Unicode, type it again") from None
-        for name, low, high in (("steps", 1, MAX_STEPS), ("seed", 0, MAX_SEED), ("count", 1, MAX_COUNT)):
+        ranges = {"steps": (1, MAX_STEPS), "seed": (0, MAX_SEED), "count": (1, MAX_COUNT)}
+        for name, (low, high) in {**ranges, "guidance_scale": (0, MAX_GUIDANCE)}.items():
             value = getattr(self, name)
-            if not _is_number(value) or value != int(value) or not low <= value <= high:
-                raise UserError(f"{name}: {_shown(value)} is not a whole number from {low} to {high}")
-            object.__setattr__(self, name, int(value))
-        if not _is_number(self.guidance_scale) or not 0 <= self.guidance_scale <= 100:
-            raise UserError(f"guidance: {_shown(self.guidance_scale)} is not a number from 0 to 100 (1 = off)")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)[:40]
+            whole = name in ranges
+            number = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+            if not number or (whole and value != int(value)):
+                shown = "nothing" if value is None else repr(value)[:40]
+                raise UserError(f"{name}: {shown} is not a {'whole ' * whole}number from {low} to {high}")
+            if whole:
+                object.__setattr__(self, name, int(value))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """How far a drawing is."""
+    """The progress of a drawing."""
 
     step: int
     total: int
-    seconds_left: float | None
+    seconds_left: float | None = None
     """None at the start, when nothing is known yet."""
-    pictures: NDArray[np.uint8] | None
-    """(B, S, S, 3): what the pictures will become or, at the end, are; None = as before."""
-    state: str
-    """ "drawing", "done" or "stopped"."""
+    images: NDArray[np.uint8] | None = None
+    """(B, S, S, 3): what the images will become or, at the end, are; None = as before."""
+    state: Literal["drawing", "done", "stopped"] = "drawing"
 
 
-class _Stopped(Exception):
+class _Stopped(BaseException):  # no Exception, or a user's own sampler would be blamed for it
     pass
 
 
 class Drawer:
-    """One export, loaded when it is first drawn with. Draws one request at a time."""
+    """An export, loaded when it is first drawn with. Draws one request at a time."""
 
     def __init__(self, export: Path, device: str | None = None):
         self.export, self.device = Path(export), device
         self.name = self.export.resolve().name
-        self.digest = read_manifest(self.export, ("export", "import-published")).sha256
+        self.digest = read_manifest(self.export, "export").sha256
         self._pipeline: Pipeline | None = None
         self._lock = threading.Lock()
 
     @property
     def pipeline(self) -> "Pipeline":
-        """The loaded model. UserError where the export is damaged."""
+        """The loaded model. Raises UserError where the export is damaged."""
         if self._pipeline is None:
             from tessera.generate.pipeline import Pipeline
 
@@ -109,7 +102,7 @@ class Drawer:
         return self._pipeline
 
     def cut_note(self, prompt: str) -> str:
-        """What to tell about a prompt that is longer than the text encoder takes, or ""."""
+        """Return a note on a prompt that is longer than the text encoder takes, or ""."""
         encoder = self.pipeline.text_encoder
         (count,) = encoder.count_tokens([prompt])
         if count <= encoder.max_tokens:
@@ -117,14 +110,14 @@ class Drawer:
         return f"The prompt has {count:,} tokens; the model read the first {encoder.max_tokens:,}."
 
     def draw(self, request: Request, stop: threading.Event) -> Iterator[Update]:
-        """Draws until done or `stop` is set; ends with an update whose state says which.
+        """Draw until done or `stop` is set; yield updates, the last one with the state that says which.
 
-        Leaving the iterator early stops the drawing too. Pictures are those of
+        Leaving the iterator early stops the drawing too. Images are those of
         `tessera generate EXPORT PROMPT --seed S --per-prompt B`. Raises UserError.
         """
         updates: queue.Queue[Update | BaseException] = queue.Queue()
         left = threading.Event()
-        worker = threading.Thread(target=self._work, args=(request, stop, left, updates), daemon=True)
+        worker = threading.Thread(target=self._work, args=(request, (stop, left), updates), daemon=True)
         worker.start()
         try:
             while True:
@@ -139,58 +132,57 @@ class Drawer:
             worker.join()
 
     def _work(
-        self,
-        request: Request,
-        stop: threading.Event,
-        left: threading.Event,
-        updates: "queue.Queue[Update | BaseException]",
+        self, request: Request, stops: tuple[threading.Event, ...], updates: "queue.Queue[Update | BaseException]"
     ) -> None:
-        step, every = 0, math.ceil(request.steps / PREVIEWS)
+        total, step = request.steps, 0
+        every = math.ceil(total / PREVIEWS)
         began = told = time.monotonic()
+
+        def check_stop() -> None:
+            if any(stop.is_set() for stop in stops):
+                raise _Stopped
 
         def after_step(done: int, total: int, x0: "Tensor") -> None:
             nonlocal step, told
             step = done
-            if stop.is_set() or left.is_set():
-                raise _Stopped
+            check_stop()
             now = time.monotonic()
             preview = done < total and done % every == 0
             if not preview and now - told < TICK:
                 return
             told = now
-            pictures = self.pipeline.decode(x0) if preview and x0.isfinite().all() else None
+            images = self.pipeline.decode(x0) if preview and x0.isfinite().all() else None
             seconds = (now - began) / done * (total - done)
-            updates.put(Update(step=done, total=total, seconds_left=seconds, pictures=pictures, state="drawing"))
+            updates.put(Update(step=done, total=total, seconds_left=seconds, images=images))
 
         try:
             with self._lock:
-                if stop.is_set() or left.is_set():
-                    raise _Stopped
+                check_stop()
                 pipeline = self.pipeline
                 began = told = time.monotonic()
-                updates.put(Update(step=0, total=request.steps, seconds_left=None, pictures=None, state="drawing"))
-                pictures = pipeline.images(
+                updates.put(Update(step=0, total=total))
+                images = pipeline.images(
                     [request.prompt] * request.count,
                     [(0, k) for k in range(request.count)],
                     seed=request.seed,
-                    steps=request.steps,
+                    steps=total,
                     guidance_scale=request.guidance_scale,
                     sampler=SAMPLER,
                     callback=after_step,
                 )
-            updates.put(Update(step=step, total=step, seconds_left=0.0, pictures=pictures, state="done"))
+            updates.put(Update(step=total, total=total, seconds_left=0.0, images=images, state="done"))
         except _Stopped:
-            updates.put(Update(step=step, total=request.steps, seconds_left=None, pictures=None, state="stopped"))
+            updates.put(Update(step=step, total=total, state="stopped"))
         except BaseException as error:  # raised again where the updates are read
             updates.put(error)
 
 
 def find_rival(export: Path) -> Path | None:
-    """Another finished export in the same folder, to draw side by side: the first by name."""
+    """Return another finished export in the same folder, to draw side by side: the first by name."""
     export = Path(export).resolve()
     for path in sorted(export.parent.iterdir()):
         if path != export and (path / "manifest.json").is_file():
             manifest = read_manifest(path, must_be_complete=False)
-            if manifest.complete and manifest.stage in ("export", "import-published"):
+            if manifest.complete and manifest.stage == "export":
                 return path
     return None

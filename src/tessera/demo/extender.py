@@ -1,20 +1,22 @@
-"""A short prompt to a long one (paper section 4.1), for the page's button: what `tessera extend-prompts` makes of it.
+"""A short prompt to a long one (paper section 4.1), for the page's button: the texts of `tessera extend-prompts`.
 
-A model of the miniature knows few words, so for it a rule reads shapes, colours, numbers and places out of the prompt,
+A model of the miniature knows few words, so for it a rule reads shapes, colors, numbers and places out of the prompt,
 draws the rest, and says it as the training captions do.
 """
 
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from tessera.config import UserError
+from tessera.config import UserError, from_dict
 from tessera.miniature import NUMBER_WORDS, WorldConfig, describe, plural
 from tessera.prompts.extend import RULES, ExtendConfig, load_extender
 from tessera.prompts.miniature import EXTENDER, extend
 from tessera.prompts.read import SHIPPED, load_prompts
 from tessera.randomness import address, philox
+from tessera.stages import MANIFEST, read_manifest
 
 _RELATIONS = {"left of": "left of", "right of": "right of", "above": "above", "over": "above"}
 _RELATIONS |= {"below": "below", "under": "below", "beneath": "below"}
@@ -22,19 +24,19 @@ _ALSO = {"crescent": "moon", "crescents": "moon", "disc": "circle", "disk": "cir
 
 
 class PromptExtender:
-    """What the button does. The extender that was asked for, or one that fits the model: of the paper's prompts their
-    own long form, for a model of the miniature the words of its captions, for another the rules of extend-prompts."""
+    """The extender that was asked for, or one that fits the model: the paper's prompts get their own long form, a model
+    of the miniature the words of its captions, another model the rules of extend-prompts."""
 
     def __init__(self, world: WorldConfig | None, config: ExtendConfig | None = None, device: str | None = None):
-        """world: the miniature that the model was trained on; None = another model. config: an extender asked for."""
+        """Take the miniature that the model was trained on (None = another model), and an extender asked for."""
         self.world, self.config, self.device = world, config, device
         self._extend: Callable[[str, int], str] | None = None
         self._lock = threading.Lock()
 
     def extend(self, prompt: str, seed: int) -> tuple[str, str]:
-        """(long form, what made it); another seed makes another one.
+        """Return (long form, its maker); another seed makes another one.
 
-        UserError: an empty prompt, one that the miniature cannot show, a language model that cannot be had.
+        Raises UserError for an empty prompt, one that the miniature cannot show, a language model that is not there.
         """
         told = prompt.strip()
         if not told:
@@ -45,7 +47,9 @@ class PromptExtender:
                     if "extended" in metadata and metadata["prompt"].casefold() == told.casefold():
                         return metadata["extended"]["text"], "the paper"
             if self.world is not None:
-                return _in_the_miniatures_words(told, seed, self.world), EXTENDER
+                rng = philox(seed, "demo/extend", address(told))
+                scene = extend(read_line(told, self.world), self.world, rng)
+                return describe(scene, seed, address("demo/extend", told)), EXTENDER
         with self._lock:  # one text at a time; a language model is loaded by the first
             config = self.config or ExtendConfig(extender="rules")
             if self._extend is None:
@@ -54,14 +58,20 @@ class PromptExtender:
             return self._extend(told, seed), made_by
 
 
-def _in_the_miniatures_words(prompt: str, seed: int, world: WorldConfig) -> str:
-    line = read_line(prompt, world)
-    rng = philox(seed, "demo/extend", address(prompt))
-    return describe(extend(line, world, rng), seed, address("demo/extend", prompt))
+def world_of(workspace: Path | None, text_encoder: str) -> WorldConfig | None:
+    """Return the miniature world that a model knows: the working folder's, or the default one for its word encoder."""
+    images = workspace / "images" if workspace else None
+    if images is not None and (images / MANIFEST).is_file():
+        world = read_manifest(images, must_be_complete=False).config.get("world")
+        return None if world is None else from_dict(WorldConfig, world, str(images / MANIFEST))
+    return WorldConfig() if text_encoder.startswith("words:") else None
 
 
 def read_line(prompt: str, world: WorldConfig) -> dict[str, Any]:
-    """A short prompt as a line of GenEval's metadata. UserError: no shape in it, or more than can be placed."""
+    """Read a short prompt as a line of GenEval's metadata.
+
+    Raises UserError where there is no shape in it, or more than can be placed.
+    """
     named = {word: shape for shape in world.shapes for word in (shape, plural(shape))}
     named |= {word: shape for word, shape in _ALSO.items() if shape in world.shapes}
     numbers = {word: number for number, word in enumerate(NUMBER_WORDS)} | {str(n): n for n in range(1, 5)}
@@ -80,13 +90,9 @@ def read_line(prompt: str, world: WorldConfig) -> dict[str, Any]:
         raise UserError(f"the prompt names none of the shapes that this model knows: {', '.join(world.shapes)}")
     if len(clauses) > 2 or (len(clauses) == 2 and any(clause["count"] > 1 for clause in clauses)):
         raise UserError("the rule places one shape up to four times, or two different ones; ask for less")
-    relation = _relation(" ".join(words)) if len(clauses) == 2 else None
-    if relation:
+    text = f" {' '.join(words)} "
+    found = [(text.find(said), relation) for said, relation in _RELATIONS.items() if f" {said} " in text]
+    if found and len(clauses) == 2:
         # As GenEval does: the object that is placed comes second, by where the first one is.
-        clauses = [clauses[1], {**clauses[0], "position": [relation, 0]}]
+        clauses = [clauses[1], {**clauses[0], "position": [min(found)[1], 0]}]
     return {"include": clauses, "prompt": prompt}
-
-
-def _relation(text: str) -> str | None:
-    found = [(text.find(words), relation) for words, relation in _RELATIONS.items() if f" {words} " in f" {text} "]
-    return min(found)[1] if found else None

@@ -1,10 +1,7 @@
-"""The web page, made of gradio's components; what it does is `studio`'s, `browse`'s and `scores`'."""
+"""The web page, made of gradio's components; its work is `studio`'s, `browse`'s, `extender`'s and `runs`'."""
 
 import html
-import json
 import secrets
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,29 +10,27 @@ from typing import Any
 import gradio as gr
 from gradio import themes
 
-from tessera.config import UserError
 from tessera.demo.browse import ALL, PAGE, Browser
 from tessera.demo.drawing import MAX_COUNT, MAX_PROMPT, MAX_SEED, MAX_STEPS
 from tessera.demo.extender import PromptExtender
 from tessera.demo.runs import show_runs
-from tessera.demo.studio import KEPT, Kept, Studio, notice
-from tessera.files import read_json
-from tessera.miniature import WorldConfig
+from tessera.demo.studio import GALLERY, Drawn, Studio, error_notice, status
 from tessera.prompts.read import load_prompts, read_prompts
 
 MAX_QUEUED = 64
 """Requests of any kind that gradio has not begun; the drawings' own line is the studio's and much shorter."""
 _HOUR = 3600
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def make_page(studio: Studio, workspace: Path | None, extender: PromptExtender) -> gr.Blocks:
-    """The page over the models of `studio` and the working folder."""
+    """Build the page over the models of `studio` and the working folder."""
     with gr.Blocks(title="tessera", analytics_enabled=False, delete_cache=(_HOUR // 6, _HOUR)) as page:
         names = html.escape(", ".join(studio.drawers))
         gr.HTML(f'<header class="top"><h1>tessera</h1><p dir="auto">{names}</p></header>')
         with gr.Tabs():
             with gr.Tab("Draw"):
-                _draw_tab(page, studio, examples_of(workspace), extender)
+                _draw_tab(page, studio, _examples(workspace), extender)
             with gr.Tab("Data"):
                 _data_tab(page, workspace)
             with gr.Tab("Runs"):
@@ -44,8 +39,8 @@ def make_page(studio: Studio, workspace: Path | None, extender: PromptExtender) 
     return page
 
 
-def look() -> dict[str, Any]:
-    """Theme and style for `launch`: the system's fonts, nothing from the network."""
+def theme_and_style() -> dict[str, Any]:
+    """Return theme and style for `launch`: the system's fonts, nothing from the network."""
     fonts = ["system-ui", "sans-serif"]
     css = resources.files("tessera").joinpath("assets", "demo.css").read_text(encoding="utf-8")
     theme = themes.Default(primary_hue="orange", font=fonts, font_mono=["ui-monospace", "monospace"]).set(
@@ -57,8 +52,8 @@ def look() -> dict[str, Any]:
     return {"theme": theme, "css": css}
 
 
-def examples_of(workspace: Path | None) -> list[str]:
-    """Prompts to try: of a run's own prompts the first of each task, then the paper's."""
+def _examples(workspace: Path | None) -> list[str]:
+    """Return prompts to try: of a run's own prompts the first of each task, then the paper's."""
     found: dict[str, str] = {}
     path = workspace / "prompts" / "prompts.jsonl" if workspace else None
     if path is not None and path.is_file():
@@ -69,19 +64,20 @@ def examples_of(workspace: Path | None) -> list[str]:
 
 
 def _safely(work: Callable[[], str]) -> str:
-    """What `work` gives, or its message; never a trace on the page."""
+    """Return the markup that `work` makes, or its message; never a trace."""
     try:
         return work()
-    except UserError as error:
-        return notice(str(error))
-    except Exception:
-        traceback.print_exc(file=sys.stderr)
-        return notice("Something went wrong in tessera; the terminal that runs the page says what.")
+    except Exception as error:
+        return error_notice(error)
+
+
+def _number(name: str, value: float, label: str, info: str, step: float = 1) -> gr.Number:
+    return gr.Number(value=value, label=label, info=info, step=step, min_width=90, elem_id=name)
 
 
 def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender: PromptExtender) -> None:
     info = next(iter(studio.drawers.values())).pipeline.info
-    kept = gr.State([], time_to_live=_HOUR)
+    saved = gr.State([], time_to_live=_HOUR)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             prompt = gr.Textbox(
@@ -94,41 +90,20 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
                 elem_id="prompt",
             )
             extend = gr.Button("Extend my prompt", size="sm", elem_id="extend")
-            model = gr.Radio(
-                studio.choices,
-                value=studio.choices[0],
-                label="Model",
-                visible=len(studio.choices) > 1,
-                elem_id="model",
-            )
+            names = studio.choices
+            model = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
             with gr.Row(elem_id="numbers"):
-                guidance = gr.Number(
-                    value=info.guidance_scale,
-                    label="Guidance",
-                    info="1 = off",
-                    step=0.1,
-                    min_width=90,
-                    elem_id="guidance",
-                )
-                steps = gr.Number(
-                    value=info.sampling_steps,
-                    label="Steps",
-                    info=f"1 to {MAX_STEPS}",
-                    step=1,
-                    min_width=90,
-                    elem_id="steps",
-                )
-                count = gr.Number(
-                    value=4, label="Pictures", info=f"1 to {MAX_COUNT}", step=1, min_width=90, elem_id="count"
-                )
-                seed = gr.Number(value=0, label="Seed", info="of the noise", step=1, min_width=90, elem_id="seed")
+                guidance = _number("guidance", info.guidance_scale, "Guidance", "1 = off", step=0.1)
+                steps = _number("steps", info.sampling_steps, "Steps", f"1 to {MAX_STEPS}")
+                count = _number("count", 4, "Images", f"1 to {MAX_COUNT}")
+                seed = _number("seed", 0, "Seed", "of the noise")
             fresh = gr.Button("New seed", size="sm", elem_id="fresh")
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw")
                 stop = gr.Button("Stop", elem_id="stop")
         with gr.Column(scale=6, min_width=320):
-            status = gr.HTML(elem_id="status", padding=False)
-            preview = gr.HTML('<p class="hint">Pictures appear here as they are drawn.</p>', elem_id="preview")
+            news = gr.HTML(elem_id="status", padding=False)
+            preview = gr.HTML('<p class="hint">Images appear here as they are drawn.</p>', elem_id="preview")
     gr.Examples(
         [[text] for text in examples],
         [prompt],
@@ -150,65 +125,62 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
     chosen = gr.State(None)
     again = gr.Button("Use these settings", size="sm", visible=False, elem_id="again")
 
-    def drawn(prompt, guidance, steps, seed, count, model, kept, request: gr.Request):
-        visitor = str(request.session_hash)
+    def on_draw(prompt, guidance, steps, seed, count, model, saved, request: gr.Request):
         asked = {"prompt": prompt, "guidance_scale": guidance, "steps": steps, "seed": seed, "count": count}
-        for shown in studio.draw(visitor, model, **asked):
-            if shown.kept:
-                kept = [*reversed(shown.kept), *kept][:KEPT]
-            pictures = [(item.path, item.caption) for item in kept] if shown.kept else gr.skip()
-            yield shown.status, shown.preview, kept if shown.kept else gr.skip(), pictures
+        for shown in studio.draw(str(request.session_hash), model, **asked):
+            if not shown.new:
+                yield shown.status, shown.preview, gr.skip(), gr.skip()
+                continue
+            saved = [*reversed(shown.new), *saved][:GALLERY]
+            yield shown.status, shown.preview, saved, [(item.path, item.caption) for item in saved]
 
     gr.on(
         [draw.click, prompt.submit],
-        drawn,
-        [prompt, guidance, steps, seed, count, model, kept],
-        [status, preview, kept, gallery],
+        on_draw,
+        [prompt, guidance, steps, seed, count, model, saved],
+        [news, preview, saved, gallery],
         api_name="draw",
         show_progress="hidden",
-        concurrency_limit=None,  # they stand in the studio's line, where they are told how long it is, and can leave
+        concurrency_limit=None,  # they wait in the studio's line, where they are told how long it is, and can leave
         trigger_mode="once",
     )
 
-    def stopped(request: gr.Request):
+    def on_stop(request: gr.Request):
         studio.stop(str(request.session_hash))
 
-    stop.click(stopped, queue=False, show_progress="hidden", api_visibility="private")
-    page.unload(stopped)
+    stop.click(on_stop, queue=False, **_QUIET)
+    page.unload(on_stop)
     fresh.click(lambda: secrets.randbelow(MAX_SEED + 1), None, seed, queue=False, api_visibility="private")
 
-    def longer(prompt, seed):
-        yield gr.skip(), '<p role="status">Extending the prompt\u2026</p>'
+    def on_extend(prompt, seed):
+        yield gr.skip(), status("Extending the prompt\u2026")
 
         def work() -> str:
             nonlocal prompt
             of = int(seed) if isinstance(seed, int | float) and 0 <= seed <= MAX_SEED else 0
             prompt, made_by = extender.extend(str(prompt or ""), of)
-            return f'<p role="status">Extended by {html.escape(made_by)}.</p>'
+            return status(f"Extended by {made_by}.")
 
         told = _safely(work)
         yield prompt, told
 
     extend.click(
-        longer, [prompt, seed], [prompt, status], show_progress="hidden", concurrency_limit=1, api_name="extend"
+        on_extend, [prompt, seed], [prompt, news], show_progress="hidden", concurrency_limit=1, api_name="extend"
     )
 
-    def selected(kept: list[Kept], event: gr.SelectData):
+    def on_select(saved: list[Drawn], event: gr.SelectData):
         number = event.index if isinstance(event.index, int) else -1
-        if not 0 <= number < len(kept):
+        if not 0 <= number < len(saved):
             return "", None, gr.update(visible=False)
-        return _table(kept[number].settings), kept[number].settings, gr.update(visible=True)
+        return _table(saved[number].settings), saved[number].settings, gr.update(visible=True)
 
-    gallery.select(selected, kept, [settings, chosen, again], show_progress="hidden", api_visibility="private")
+    gallery.select(on_select, saved, [settings, chosen, again], **_QUIET)
 
-    def reuse(chosen: dict[str, Any] | None):
-        if not chosen:
-            return [gr.skip()] * 6
-        return [chosen[name] for name in ("prompt", "guidance_scale", "steps", "seed", "count", "model")]
+    def on_again(chosen: dict[str, Any] | None):
+        names = ("prompt", "guidance_scale", "steps", "seed", "count", "model")
+        return [chosen[name] if chosen else gr.skip() for name in names]
 
-    again.click(
-        reuse, chosen, [prompt, guidance, steps, seed, count, model], show_progress="hidden", api_visibility="private"
-    )
+    again.click(on_again, chosen, [prompt, guidance, steps, seed, count, model], **_QUIET)
 
 
 def _table(settings: dict[str, Any]) -> str:
@@ -222,9 +194,7 @@ def _table(settings: dict[str, Any]) -> str:
 def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:
     browser = Browser(workspace) if workspace is not None else None
     if browser is None or not browser.names:
-        gr.HTML(
-            '<p class="hint">No curated data lie beside this export; name their working folder: --workspace DIR.</p>'
-        )
+        gr.HTML('<p class="hint">There are no curated data here; name their working folder: --workspace DIR.</p>')
         return
     with gr.Row():
         words = gr.Textbox(label="Search by word", placeholder="red circle", elem_id="words")
@@ -239,40 +209,25 @@ def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:
             pages = max(1, -(-len(entries) // PAGE))
             shown = min(max(int(number or 1), 1), pages)
             part = entries[(shown - 1) * PAGE : shown * PAGE]
-            return f'<p role="status">{len(entries):,} found, page {shown} of {pages}</p>{browser.cards(part)}'
+            return status(f"{len(entries):,} found, page {shown} of {pages}") + browser.cards(part)
 
         return _safely(work)
 
+    def search_anew(words, name, class_name, _) -> tuple[int, str]:
+        return 1, search(words, name, class_name, 1)
+
     asked = [words, names, classes, number]
     for component in (words, names, classes):  # a new search starts at its first page
-        component.change(
-            lambda words, name, class_name, _: (1, search(words, name, class_name, 1)),
-            asked,
-            [number, found],
-            show_progress="hidden",
-            trigger_mode="always_last",
-            api_visibility="private",
-        )
-    number.input(search, asked, found, show_progress="hidden", api_visibility="private")
-    page.load(search, asked, found, show_progress="hidden", api_visibility="private")
+        component.change(search_anew, asked, [number, found], trigger_mode="always_last", **_QUIET)
+    number.input(search, asked, found, **_QUIET)
+    page.load(search, asked, found, **_QUIET)
 
 
 def _runs_tab(page: gr.Blocks, workspace: Path | None) -> None:
     if workspace is None:
-        gr.HTML('<p class="hint">No runs lie beside this export; name their working folder: --workspace DIR.</p>')
+        gr.HTML('<p class="hint">There are no runs here; name their working folder: --workspace DIR.</p>')
         return
     refresh = gr.Button("Read again", size="sm", elem_id="refresh")
     shown = gr.HTML(elem_id="runs", padding=False)
     for event in (page.load, refresh.click):
         event(lambda: _safely(lambda: show_runs(workspace)), None, shown, api_visibility="private")
-
-
-def world_of(workspace: Path | None, text_encoder: str) -> WorldConfig | None:
-    """The miniature world that a model knows: the working folder's, or the default one for its word encoder."""
-    from tessera.config import from_dict
-
-    path = workspace / "images" / "manifest.json" if workspace else None
-    if path is not None and path.is_file():
-        world = read_json(path).get("config", {}).get("world")
-        return None if world is None else from_dict(WorldConfig, json.loads(json.dumps(world)), str(path))
-    return WorldConfig() if text_encoder.startswith("words:") else None

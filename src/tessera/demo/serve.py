@@ -1,4 +1,4 @@
-"""Starts the page: on this machine alone, without a public link, telemetry or anything else from the network."""
+"""The page's server: on this machine alone, without a public link, telemetry or anything else from the network."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from typing import Any
 from tessera.config import UserError
 from tessera.demo.browse import find_workspace
 from tessera.demo.drawing import Drawer, find_rival
-from tessera.demo.extender import PromptExtender
+from tessera.demo.extender import PromptExtender, world_of
 from tessera.demo.studio import Studio
 from tessera.extras import install_command
 from tessera.prompts.extend import ExtendConfig
@@ -22,11 +22,11 @@ _POLICY = (
     " media-src 'self' data: blob:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self';"
     " frame-ancestors 'self'"
 )
-"""What the browser may load: only what this server gives."""
+"""The browser may load only what this server gives."""
 
 
 class SameOriginOnly:
-    """Adds the content policy to every answer; passes streams through as they are."""
+    """A layer of the server that adds the content policy to every answer, and leaves streams as they are."""
 
     def __init__(self, app: Any):
         self.app = app
@@ -51,12 +51,12 @@ def serve(
     device: str | None = None,
     extender: ExtendConfig | None = None,
 ) -> None:
-    """Serves the page about `export` until Ctrl-C.
+    """Serve the page about `export` until Ctrl-C.
 
     beside: an export to draw side by side; None = another one in the same folder, if there is one. workspace: the
     folder of data and runs; None = the one that the export lies in. port: None = the first free one from 7860 on.
-    extender: what extends prompts; None = one that needs no language model.
-    UserError: no export, no gradio, no free port.
+    extender: of prompts; None = one that needs no language model. Raises UserError for no export, no gradio, no free
+    port.
     """
     drawers = [Drawer(export, device)]
     rival = beside if beside is not None else find_rival(export)
@@ -69,7 +69,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="tessera-demo-", ignore_cleanup_errors=True) as scratch:
         _quieten(Path(scratch))
         try:
-            from tessera.demo.page import look, make_page, world_of
+            from tessera.demo.page import make_page, theme_and_style
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "gradio":
                 raise
@@ -98,7 +98,7 @@ def serve(
             max_file_size=0,
             state_session_capacity=100,
             app_kwargs={"middleware": middleware},
-            **look(),
+            **theme_and_style(),
         )
         print(f"Demo: http://{host}:{free} (Ctrl-C ends it)", flush=True)
         try:
@@ -109,7 +109,7 @@ def serve(
 
 
 def _quieten(scratch: Path) -> None:
-    """No telemetry, no version checks; temporary files where they are removed at the end."""
+    """Turn telemetry and version checks off; put temporary files where they are removed at the end."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["GRADIO_TEMP_DIR"] = str(scratch / "cache")

@@ -1,6 +1,6 @@
-"""What happens when somebody presses draw, stop or extend: plain Python, without the page's library.
+"""The work behind the buttons draw, stop and extend: plain Python, without the page's library.
 
-Every function here gives markup or data for the page and never raises for a wrong input: the message is what it gives.
+Every function here gives markup or data for the page and never raises for a wrong input: the message is its result.
 """
 
 import html
@@ -24,13 +24,13 @@ from tessera.demo.turns import Turns
 from tessera.images import data_uri, write_png
 from tessera.progress import duration_text
 
-KEPT = 64
-"""Pictures that one visitor's gallery keeps."""
+GALLERY = 64
+"""Images in one visitor's gallery, at most."""
 MAX_WAITING = 16
 """Drawings that wait for their turn; further ones are told that the queue is full."""
 _TICK = 0.1  # seconds until somebody who waits is asked again whether to stop
-_CAPTION = 90  # characters of the prompt under a picture
-BOTH = " beside "
+_CAPTION = 90  # characters of the prompt under an image
+BOTH = " and "
 SETTINGS_KEY = "tessera"
 """Keyword of the PNG text chunk that holds the settings, as JSON."""
 EXACT = 64
@@ -38,15 +38,15 @@ EXACT = 64
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One picture of the gallery."""
+class Drawn:
+    """An image of the gallery."""
 
     path: str
     settings: dict[str, Any]
 
     @property
     def caption(self) -> str:
-        """What it takes to draw the picture again; the prompt cut short."""
+        """The settings that draw the image again; the prompt cut short."""
         said = " ".join(self.settings["prompt"].split()) or "(empty prompt)"
         said = said if len(said) <= _CAPTION else said[: _CAPTION - 1] + "\u2026"
         told = "{model}, seed {seed}, {steps} steps, guidance {guidance_scale:g}".format(**self.settings)
@@ -55,22 +55,22 @@ class Kept:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows after an update."""
+    """The page after an update."""
 
     status: str
     """Markup: progress, or a message."""
-    preview: str
-    """Markup: the pictures as they are now."""
-    kept: list[Kept] = field(default_factory=list)
-    """New pictures for the gallery."""
+    preview: str = ""
+    """Markup: the images as they are now."""
+    new: list[Drawn] = field(default_factory=list)
+    """New images for the gallery."""
     drawing: bool = False
 
 
 class Studio:
-    """The models of a page, and who is drawing."""
+    """The models of a page, and the visitors who draw."""
 
     def __init__(self, drawers: Sequence[Drawer], folder: Path):
-        """folder: where PNG files go, in a folder for each request."""
+        """Take the models, and the folder for PNG files, which get a folder in it for each request."""
         names = [drawer.name for drawer in drawers]
         if len(set(names)) < len(names):  # two exports of one name, from different working folders
             names = [f"{drawer.export.resolve().parent.parent.name}/{drawer.name}" for drawer in drawers]
@@ -90,31 +90,29 @@ class Studio:
         return names + ([BOTH.join(names[:2])] if len(names) > 1 else [])
 
     def stop(self, visitor: str) -> None:
-        """Stops whatever this visitor has being drawn."""
+        """Stop all drawings of this visitor."""
         with self._lock:
             for event in self._stops.get(visitor, ()):
                 event.set()
 
     def draw(self, visitor: str, choice: str, **asked: Any) -> Iterator[Shown]:
-        """Draws what is asked (the fields of Request) with one model, or with two on the same noise, when it is its
-        turn; until then it says how many come before."""
+        """Draw what is asked (the fields of Request) with one model, or two on the same noise, when it is its turn.
+
+        Until then the updates say how many come before.
+        """
         event = threading.Event()
         with self._lock:
             self._stops.setdefault(visitor, set()).add(event)
         try:
             yield from self._draw(choice, event, asked)
-        except UserError as error:
-            yield Shown(notice(str(error)), "")
-        except Exception:
-            traceback.print_exc(file=sys.stderr)
-            yield Shown(notice("Something went wrong in tessera; the terminal that runs the page says what."), "")
+        except Exception as error:
+            yield Shown(error_notice(error))
         finally:
             event.set()
             with self._lock:
-                events = self._stops.get(visitor, set())
-                events.discard(event)
-                if not events:
-                    self._stops.pop(visitor, None)
+                self._stops[visitor].discard(event)
+                if not self._stops[visitor]:
+                    del self._stops[visitor]
 
     def _draw(self, choice: str, stop: threading.Event, asked: dict[str, Any]) -> Iterator[Shown]:
         if choice not in self.choices:
@@ -126,58 +124,65 @@ class Studio:
             while (ahead := place.ahead) and not stop.is_set():
                 if ahead != told:
                     told = ahead
-                    yield Shown(_waiting(ahead), "", drawing=True)
+                    before = "1 drawing comes" if ahead == 1 else f"{ahead} drawings come"
+                    yield Shown(status(f"Waiting: {before} before this one."), drawing=True)
                 place.wait(_TICK)
             if ahead:
-                yield Shown(notice("Stopped before it began."), "")
-                return
-            yield from self._draw_now(names, request, stop)
+                yield Shown(notice("Stopped before it began."))
+            else:
+                yield from self._draw_now(names, request, stop)
 
     def _draw_now(self, names: Sequence[str], request: Request, stop: threading.Event) -> Iterator[Shown]:
-        pictures: dict[str, NDArray[np.uint8]] = {}
-        preview, kept = "", []
+        images: dict[str, NDArray[np.uint8]] = {}
+        preview, new = "", []
         for number, name in enumerate(names):
             drawer = self.drawers[name]
             for update in drawer.draw(request, stop):
-                if update.pictures is not None:
-                    pictures[name] = update.pictures
-                    preview = _preview(pictures, request.prompt)
+                if update.images is not None:
+                    images[name] = update.images
+                    preview = _preview(images, request.prompt)
                 if update.state == "stopped":
-                    told = notice(f"Stopped after step {update.step} of {update.total}.")
-                    yield Shown(told, preview, kept)
+                    yield Shown(notice(f"Stopped after step {update.step} of {update.total}."), preview, new)
                     return
                 yield Shown(_progress(update, number, len(names)), preview, drawing=True)
-            kept += self._keep(drawer, name, request, pictures[name])
+            new += self._save(drawer, name, request, images[name])
         notes = [self.drawers[name].cut_note(request.prompt) for name in names]
         told = "".join(notice(note) for note in dict.fromkeys(notes) if note)
-        yield Shown(told or '<p role="status">Done.</p>', preview, kept)
+        yield Shown(told or status("Done."), preview, new)
 
-    def _keep(self, drawer: Drawer, name: str, request: Request, pictures: NDArray[np.uint8]) -> list[Kept]:
+    def _save(self, drawer: Drawer, name: str, request: Request, images: NDArray[np.uint8]) -> list[Drawn]:
         folder = self.folder / f"{next(self._numbers):06d}"
-        kept = []
-        for k, pixels in enumerate(pictures):
-            settings: dict[str, Any] = asdict(request) | {"picture": k, "sampler": SAMPLER, "model": name}
+        saved = []
+        for k, pixels in enumerate(images):
+            settings: dict[str, Any] = asdict(request) | {"image": k, "sampler": SAMPLER, "model": name}
             settings |= {"export_sha256": drawer.digest, "tessera": tessera.__version__}
             path = folder / f"tessera-seed{request.seed}-{k}.png"
             # JSON is ASCII, whatever the prompt.
-            text = {SETTINGS_KEY: json.dumps(settings, sort_keys=True), "prompt": request.prompt}
-            write_png(path, pixels, text=text)
-            kept.append(Kept(str(path), settings))
-        return kept
+            write_png(path, pixels, text={SETTINGS_KEY: json.dumps(settings, sort_keys=True), "prompt": request.prompt})
+            saved.append(Drawn(str(path), settings))
+        return saved
+
+
+def status(message: str) -> str:
+    """Return news of the work as markup."""
+    return f'<p role="status">{html.escape(message)}</p>'
 
 
 def notice(message: str) -> str:
-    """A message as markup."""
+    """Return a message to the visitor as markup."""
     return f'<p class="notice" role="alert" dir="auto">{html.escape(message)}</p>'
 
 
-def _waiting(ahead: int) -> str:
-    before = "1 drawing comes" if ahead == 1 else f"{ahead} drawings come"
-    return f'<p role="status">Waiting: {before} before this one.</p>'
+def error_notice(error: Exception) -> str:
+    """Return the message of an error as markup; the trace of a defect goes to the terminal, never onto the page."""
+    if isinstance(error, UserError):
+        return notice(str(error))
+    traceback.print_exception(error, file=sys.stderr)
+    return notice("Something went wrong in tessera; the terminal that runs the page says what.")
 
 
 def _progress(update: Update, number: int, models: int) -> str:
-    """Progress over all models, with the time left."""
+    """Return progress over all models as markup, with the time left."""
     step, total = number * update.total + update.step, models * update.total
     left = update.seconds_left
     if left is not None and update.step:
@@ -189,11 +194,11 @@ def _progress(update: Update, number: int, models: int) -> str:
     )
 
 
-def _preview(pictures: dict[str, NDArray[np.uint8]], prompt: str) -> str:
-    """A row of pictures for each model."""
+def _preview(images: dict[str, NDArray[np.uint8]], prompt: str) -> str:
+    """Return a row of images for each model as markup."""
     alt = html.escape(" ".join(prompt.split())[:300], quote=True)
     rows = []
-    for name, drawn in pictures.items():
-        images = "".join(f'<img src="{data_uri(pixels, EXACT)}" alt="{alt}">' for pixels in drawn)
-        rows.append(f'<figure><figcaption dir="auto">{html.escape(name)}</figcaption><div>{images}</div></figure>')
+    for name, drawn in images.items():
+        shown = "".join(f'<img src="{data_uri(pixels, EXACT)}" alt="{alt}">' for pixels in drawn)
+        rows.append(f'<figure><figcaption dir="auto">{html.escape(name)}</figcaption><div>{shown}</div></figure>')
     return f'<div class="preview">{"".join(rows)}</div>'

@@ -1,4 +1,4 @@
-"""Who draws next: one at a time, first come first served, in a line of bounded length."""
+"""Turns of drawings: one at a time, first come first served, in a line of bounded length."""
 
 import threading
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from tessera.config import UserError
 
 
 class Turns:
-    """A line in front of one device."""
+    """The line in front of one device."""
 
     def __init__(self, most: int):
-        """most: how many may wait behind the one whose turn it is."""
+        """Let `most` wait behind the one whose turn it is."""
         self.most = most
         self._line: list[Place] = []
         self._changed = threading.Condition()
 
     @contextmanager
     def place(self) -> Iterator["Place"]:
-        """A place at the end of the line, given up at the end of the block. UserError: the line is full."""
+        """Take a place at the end of the line, given up at the end of the block. Raises UserError: the line is full."""
         place = Place(self)
         with self._changed:
             if len(self._line) > self.most:
@@ -33,18 +33,18 @@ class Turns:
 
 
 class Place:
-    """One place in the line."""
+    """A place in the line."""
 
     def __init__(self, turns: Turns):
         self._turns = turns
 
     @property
     def ahead(self) -> int:
-        """How many come before this one; 0 = it is its turn."""
+        """The number of places before this one; 0 = it is its turn."""
         return self._turns._line.index(self)
 
     def wait(self, seconds: float) -> int:
-        """`ahead`, once that has become less, or after so many seconds."""
+        """Return `ahead`, once that has become less, or after so many seconds."""
         with self._turns._changed:
             before = self.ahead
             self._turns._changed.wait_for(lambda: self.ahead < before, seconds if before else 0)

@@ -30,7 +30,7 @@ _PARTS = (".json", ".safetensors", ".txt", ".model")  # of a pipeline's folder: 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig(FolderConfig):
-    """What to draw with a diffusers pipeline for every prompt, and how."""
+    """The images that a diffusers pipeline draws, and their settings."""
 
     per_prompt: int = 4
     size: int | None = None
@@ -67,7 +67,7 @@ def generate_baseline(
 
 
 class Baseline:
-    """One diffusers pipeline, ready to draw."""
+    """A diffusers pipeline, ready to draw."""
 
     def __init__(self, pipeline: Any, dtype: str):
         self.pipeline, self.dtype = pipeline, dtype

@@ -58,7 +58,7 @@ class FolderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(FolderConfig):
-    """What to draw with an export for every prompt, and how."""
+    """The images that an export draws, and their settings."""
 
     per_prompt: int = 2
     guidance_interval: tuple[float, float] | None = None
@@ -141,7 +141,7 @@ def counts(config: FolderConfig, prompts: Prompts) -> dict[str, int]:
 
 
 def _fresh_folder(name: str, described: dict[str, Any], export: Path) -> Path:
-    """Name the folder of these images, so that the same call finds it again and any other one gets a new one."""
+    """Return the folder of these images, named so that the same call finds it again, and no other one."""
     facts = json.dumps([described, read_manifest(export, "export").sha256], sort_keys=True)
     return Path("samples") / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 

@@ -54,7 +54,7 @@ def step_generators(addresses: Sequence[tuple[int, int]], seed: int) -> list[tor
 
 
 class Pipeline:
-    """One trained model with everything it needs to draw.
+    """A trained model with everything it needs to draw.
 
     An image is a function of its text, its address and the sampling options. Rows of a batch do not see each other,
     but matrix kernels may round differently for another number of rows or of padded tokens: images of the same address
