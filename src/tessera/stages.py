@@ -107,35 +107,38 @@ def open_stage(
         _wait_for_start(directory)
     if not (directory / MANIFEST).exists():
         _start(directory, head, shared)
-        if not shared:
-            return Stage(directory, False, head)
-    found = read_manifest(directory, must_be_complete=False)
-    _check_same(directory, found, head)
-    if not found.complete and not shared:
+    found = _find(directory, head)
+    if not found.done and not shared:
         remove_unfinished(directory)
-    return Stage(directory, found.complete, head)
+    return found
 
 
 def find_stage(
     directory: Path, *, stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path] | None = None
 ) -> Stage | None:
-    """Return the stage in `directory`, compared with this call as `open_stage` does, without writing anything.
-
-    None where there is none yet.
-    """
-    directory = Path(directory)
+    """Return the stage in `directory`, compared with this call as `open_stage` does, or None; write nothing."""
     head = _head(stage, config, inputs)
-    if not (directory / MANIFEST).exists():
-        return None
-    found = read_manifest(directory, must_be_complete=False)
-    _check_same(directory, found, head)
-    return Stage(directory, found.complete, head)
+    return _find(Path(directory), head) if (Path(directory) / MANIFEST).exists() else None
 
 
 def _head(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> dict[str, Any]:
     hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
     # Compared in the form that the file gives back: tuples are lists there.
     return json.loads(json.dumps({"stage": stage, "config": dict(config), "inputs": hashes}, allow_nan=False))
+
+
+def _find(directory: Path, head: dict[str, Any]) -> Stage:
+    """Return the stage in `directory`; UserError if it is another one than `head` describes."""
+    found = read_manifest(directory, must_be_complete=False)
+    if found.stage != head["stage"]:
+        raise UserError(
+            f"{directory}: was made by `tessera {found.stage}`, not `tessera {head['stage']}`; choose another --out"
+        )
+    pairs = compare(found.config, head["config"])
+    pairs += [(f"input {name}", a[:13], b[:13]) for name, a, b in compare(found.inputs, head["inputs"])]
+    if pairs:
+        raise made_otherwise(directory, pairs)
+    return Stage(directory, found.complete, head)
 
 
 def _wait_for_start(directory: Path) -> None:
@@ -211,32 +214,13 @@ def _start(directory: Path, head: dict[str, Any], shared: bool) -> None:
     _write_manifest(directory, head, complete=False)
 
 
-def _check_same(directory: Path, found: Manifest, head: dict[str, Any]) -> None:
-    if found.stage != head["stage"]:
-        raise UserError(
-            f"{directory}: was made by `tessera {found.stage}`, not `tessera {head['stage']}`; choose another --out"
-        )
-    pairs = compare(found.config, head["config"])
-    pairs += [(f"input {name}", a[:13], b[:13]) for name, a, b in compare(found.inputs, head["inputs"])]
-    if pairs:
-        raise made_otherwise(directory, pairs)
-
-
 def made_otherwise(directory: Path, pairs: Sequence[tuple[str, str, str]]) -> UserError:
     """Return the error for a directory of another configuration; `pairs` are those of `tessera.config.compare`."""
     fields = "; ".join(f"{field}: the directory has {a}, this call has {b}" for field, a, b in pairs)
     return UserError(f"{directory}: was made otherwise: {fields} (choose another --out, or delete the directory)")
 
 
-def _write_manifest(
-    directory: Path,
-    head: dict[str, Any],
-    *,
-    complete: bool,
-    counts: Mapping[str, int] | None = None,
-    rejects: Mapping[str, str] | None = None,
-    facts: Mapping[str, Any] | None = None,
-) -> None:
-    rest = {"counts": dict(counts or {}), "rejects": dict(rejects or {}), "facts": dict(facts or {})}
+def _write_manifest(directory: Path, head: dict[str, Any], complete: bool, **rest: Mapping[str, Any] | None) -> None:
+    made = {name: dict(rest.get(name) or {}) for name in ("counts", "rejects", "facts")}
     tool = {"name": "tessera", "version": tessera.__version__}
-    write_json(directory / MANIFEST, {"format": FORMAT, "tool": tool, **head, "complete": complete, **rest})
+    write_json(directory / MANIFEST, {"format": FORMAT, "tool": tool, **head, "complete": complete, **made})
