@@ -39,7 +39,7 @@ ONLY_IN = {
     "transformers": ("pretrained", "generate.pipeline"),
     "diffusers": ("pretrained", "generate.pipeline", "generate.diffusers", "generate.baselines"),
     "tyro": ("cli",),
-    "openai": ("pretrained.chat", "pretrained.captioner.server"),
+    "openai": ("pretrained.chat",),
     "modelscope": ("pretrained.vqa",),
     "gradio": ("demo.page",),
     "starlette": ("demo.serve",),

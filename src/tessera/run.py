@@ -88,7 +88,7 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
 
         clock.do("prompts", prompts, out / "prompts", out / "images", config.prompts)
         return
-    from tessera.curate.caption.caption import aio_caption
+    from tessera.curate.caption.aio import aio_caption
     from tessera.curate.index import read_images
 
     names = sorted({row.class_name for row in read_images(out / "images")})[: config.class_prompts]

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from curate.caption.test_model import Stub
-from tessera.curate.caption import model as captioning
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
+from tiny.caption_server import CaptionServer
 
 SCRIPT = """
 import sys
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import torch
 
-from tessera.curate.caption import model as captioning
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.workers import Engine
@@ -30,15 +28,14 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     stage, out, images, extra, kind = sys.argv[1:]
     engine = Engine(kind=kind, workers=2 if kind == "processes" else None)
-    captioning.SHARD = 2
     if stage == "encode":
         encode(Path(out), Path(images), Path(extra), EncodeConfig(shard_size=1), engine=engine)
     elif stage == "llava":
         config = CaptionConfig(captioner="llava", model=extra)
-        caption(Path(out), Path(images), config, device="cpu", engine=engine)
+        caption(Path(out), Path(images), config, device="cpu", engine=engine, shard=2)
     else:
         config = CaptionConfig(captioner="openai")
-        caption(Path(out), Path(images), config, server=extra, concurrency=2, engine=engine)
+        caption(Path(out), Path(images), config, server=extra, concurrency=2, engine=engine, shard=2)
 """
 
 
@@ -72,12 +69,11 @@ def kill_often(script: Path, stage: str, out: Path, images: Path, extra: str, ki
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("stage", "kind"), [("encode", "processes"), ("llava", "here"), ("openai", "processes")])
-def test_killed_stages_end_as_undisturbed_ones(images, llava_folder, tmp_path, stage, kind, rounds, monkeypatch):
+def test_killed_stages_end_as_undisturbed_ones(images, llava_folder, tmp_path, stage, kind, rounds):
     script = tmp_path / "stage.py"
     script.write_text(SCRIPT)
-    monkeypatch.setattr(captioning, "SHARD", 2)
     whole, out = tmp_path / "whole", tmp_path / "out"
-    with Stub() as stub:
+    with CaptionServer() as stub:
         if stage == "encode":
             captions = tmp_path / "captions"
             caption(captions, images, CaptionConfig(captioner="scene"))
@@ -85,11 +81,11 @@ def test_killed_stages_end_as_undisturbed_ones(images, llava_folder, tmp_path, s
             extra = str(captions)
         elif stage == "llava":
             extra = str(llava_folder)
-            caption(whole, images, CaptionConfig(captioner="llava", model=extra), device="cpu")
+            caption(whole, images, CaptionConfig(captioner="llava", model=extra), device="cpu", shard=2)
         else:
             pytest.importorskip("openai")
             extra = stub.address
-            caption(whole, images, CaptionConfig(captioner="openai"), server=extra, concurrency=2)
+            caption(whole, images, CaptionConfig(captioner="openai"), server=extra, concurrency=2, shard=2)
         hits = kill_often(script, stage, out, images, extra, kind, rounds)
     assert hits > 0
     deadline = time.monotonic() + 10  # of a worker that outlived its parent for a moment

@@ -1,9 +1,5 @@
 """Judges that answer questions: tiny random networks of their classes, and a server of the test's own."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import numpy as np
 import pytest
 import torch
@@ -11,15 +7,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tessera.config import UserError
-from tessera.pretrained.chat import ChatClient
 from tessera.pretrained.vqa import identity, load_vqa
+from tiny.chat_server import ChatServer, completion, question_of
 from tiny.judges import save_blip, save_clip, save_qwen_vl
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 QUESTIONS = ["is there a dog ?", "is there a cat ?", "a cat"]
 
 
-def test_blip_answers_each_question_about_the_picture(tmp_path):
+def test_blip_answers_each_question_about_the_image(tmp_path):
     folder = str(save_blip(tmp_path / "blip"))
     blip = load_vqa("blip", folder, None)
     together = blip.answer(IMAGE, QUESTIONS)
@@ -34,7 +30,7 @@ def test_blip_answers_each_question_about_the_picture(tmp_path):
     assert len(identity("blip", folder)["sha256"]) == 64
 
 
-def test_qwen_answers_each_question_about_the_picture(tmp_path):
+def test_qwen_answers_each_question_about_the_image(tmp_path):
     qwen = load_vqa("qwen-vl", str(save_qwen_vl(tmp_path / "qwen")), None)
     together = qwen.answer(IMAGE, QUESTIONS)
     assert len(together) == 3
@@ -78,7 +74,7 @@ def test_what_cannot_be_had(tmp_path):
         identity("blip", str(tmp_path / "blip"))
 
 
-def test_weights_that_lack_a_part_are_refused(tmp_path):
+def test_weights_without_a_part_are_refused(tmp_path):
     """transformers would fill the rest with random numbers and only warn: a captioner's file has no question half."""
     folder = save_blip(tmp_path / "blip")
     tensors = load_file(folder / "model.safetensors")
@@ -89,96 +85,12 @@ def test_weights_that_lack_a_part_are_refused(tmp_path):
         load_vqa("blip", str(folder), None)
 
 
-class Server:
-    """Speaks OpenAI's protocol on 127.0.0.1; `reply(request body)` gives (status, body)."""
-
-    def __init__(self, reply):
-        self.requests = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.requests.append((self.path, body))
-                status, data = reply(body, len(outer.requests))
-                data = data if isinstance(data, bytes) else json.dumps(data).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.http.shutdown()
-        self.http.server_close()
-
-
-def completion(text):
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(reply):
-        servers.append(Server(reply))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-def question_of(body):
-    return body["messages"][0]["content"][1]["text"]
-
-
-def test_a_server_answers_in_the_order_of_the_questions(serve):
-    server = serve(lambda body, n: (200, completion(" Yes" if "dog" in question_of(body) else "no ")))
-    assert load_vqa("openai", "m", server.url).answer(IMAGE, QUESTIONS) == ["Yes", "no", "no"]
+def test_a_server_answers_in_the_order_of_the_questions():
+    pytest.importorskip("openai")
+    with ChatServer(lambda body, n: (200, completion(" Yes" if "dog" in question_of(body) else "no "))) as server:
+        assert load_vqa("openai", "m", server.address).answer(IMAGE, QUESTIONS) == ["Yes", "no", "no"]
     path, body = server.requests[0]
     assert path == "/v1/chat/completions"
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0, 8)
     assert body["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
     assert question_of(body).endswith("Answer with one word: yes or no.")
-
-
-def test_a_busy_server_is_asked_again(serve):
-    server = serve(lambda body, n: (503, {"error": {"message": "busy"}}) if n < 3 else (200, completion("yes")))
-    client = ChatClient(server.url, "m", retries=3)
-    assert client.ask("dog", max_tokens=1, temperature=0) == "yes"
-    assert len(server.requests) == 3
-
-
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        ((200, {"nonsense": 1}), "is no chat completion of text"),
-        ((200, {"choices": []}), "is no chat completion of text"),
-        ((200, completion(None)), "is no chat completion of text"),
-        ((200, b"<html>"), r"server http://127\.0\.0\.1.*: its answer is not JSON .* up to /v1"),
-        ((404, {"error": {"message": "no such model m"}}), "no such model m; what is done is kept"),
-        ((503, {"error": {"message": "busy"}}), "busy"),
-    ],
-)
-def test_a_server_that_answers_nonsense(serve, reply, message):
-    server = serve(lambda body, n: reply)
-    with pytest.raises(UserError, match=message):
-        ChatClient(server.url, "m", retries=0).ask("dog", max_tokens=1, temperature=0)
-
-
-def test_no_server(serve):
-    server = serve(lambda body, n: (200, {}))
-    server.close()
-    with pytest.raises(UserError, match="what is done is kept"):
-        ChatClient(server.url, "m", retries=0).ask_all(["dog"] * 3, max_tokens=1, temperature=0)

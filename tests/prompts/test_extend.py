@@ -11,6 +11,7 @@ from tessera.prompts import extend
 from tessera.prompts.extend import ExtendConfig, extend_by_rules, extend_prompts, tidy
 from tessera.prompts.geneval import CLASSES, COLORS, draw_prompts
 from tessera.prompts.read import load_prompts
+from tiny.chat_server import ChatServer, completion, question_of
 from tiny.judges import save_llama
 from tiny.samples import tree
 
@@ -79,22 +80,16 @@ def test_a_tiny_llama(tmp_path):
         extend_prompts(tmp_path / "none", tmp_path / "p.txt", base, device="cpu")
 
 
-def test_a_server_that_writes_nonsense(tmp_path, monkeypatch):
-    class Client:
-        model, answers = "m", ["A cat.", " ... "]
-
-        def ask(self, text, *, max_tokens, temperature, seed):
-            assert "caption" in text
-            assert 0 <= seed < 2**31
-            return self.answers.pop(0)
-
-    monkeypatch.setattr("tessera.pretrained.llm.ChatClient", lambda url, model: Client())
+def test_a_server_that_writes_nonsense(tmp_path):
+    pytest.importorskip("openai")
+    answers = ["A cat.", " ... ", "A dog."]
     (tmp_path / "p.txt").write_text("a cat\na dog\n")
-    config = ExtendConfig(model="m", server="http://127.0.0.1:1/v1")
-    with pytest.raises(UserError, match=r"wrote 3 characters for 'a dog' .* no caption"):
-        extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
-    Client.answers = ["A dog."]
-    assert extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
+    with ChatServer(lambda body, number: (200, completion(answers[number - 1]))) as server:
+        config = ExtendConfig(model="m", server=server.address)
+        with pytest.raises(UserError, match=r"wrote 3 characters for 'a dog' .* no caption"):
+            extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
+        assert extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
+    assert all("detailed caption" in question_of(body) for _, body in server.requests)
     assert [line["extended"]["text"] for line in lines_of(tmp_path / "long")] == ["A cat.", "A dog."]
 
 

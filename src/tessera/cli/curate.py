@@ -97,7 +97,7 @@ def augment(
 def caption(
     images: Annotated[Path, "positional"],
     out: Path,
-    captioner: Literal["aio", "scene", "import", "llava", "openai"] = "aio",
+    captioner: str = "aio",
     recipe: Path | None = None,
     file: str | None = None,
     seed: int = 0,
@@ -110,7 +110,7 @@ def caption(
     address: str | None = None,
     shard: str | None = None,
 ) -> None:
-    """Captions of a set, or of its CutMix pictures (paper section 3.1).
+    """Write captions of a set, or of its CutMix images (paper section 3.1).
 
     Example: tessera caption images --out captions/plain --captioner scene
 
@@ -118,16 +118,16 @@ def caption(
         images: Directory made by collect.
         out: Directory to make.
         captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file), llava
-            (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server).
-        recipe: Directory made by augment: caption its mixed pictures.
+            (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server), or your own class, FILE.py:NAME.
+        recipe: Directory made by augment: caption its mixed images.
         file: For import: csv, tsv, jsonl or parquet with columns key (or file_name) and text (or caption); a folder
-            with metadata.csv or .jsonl, or .txt files beside the pictures; or OWNER/NAME on the Hugging Face Hub.
+            with metadata.csv or .jsonl, or .txt files next to the images; or OWNER/NAME on the Hugging Face Hub.
         seed: Seed of the phrasings.
         model: For llava, a repository or folder; for openai, the server's name of the model.
         server: For openai, the server's base URL, such as http://127.0.0.1:8000/v1.
         concurrency: For openai, questions asked at a time.
         device: For llava: cuda, mps, cpu, or in this process cuda:N; the best there is by default.
-        engine: For llava and openai: in this process, in processes, or on a Ray cluster.
+        engine: For llava, openai and your own class: in this process, in processes, or on a Ray cluster.
         workers: Processes or Ray actors; one for each GPU by default, without GPUs one for each core.
         address: Of the Ray cluster.
         shard: i/n: the i-th of n tasks of an array job; the last one to end completes the directory.
@@ -147,7 +147,7 @@ def export_captioner(
     out: Path,
     model: str = "llava-hf/llama3-llava-next-8b-hf",
 ) -> None:
-    """A LLaVA-NeXT without its grid's image tokens, as a folder that stock servers load (paper appendix B).
+    """Write a LLaVA-NeXT without its grid's image tokens, as a folder that stock servers load (paper appendix B).
 
     Example: tessera export-captioner --out captioner
 

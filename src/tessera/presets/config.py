@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
-from tessera.config import UserError
+from tessera.config import UserError, nearest
 from tessera.curate.augment import AugmentConfig
-from tessera.curate.caption.caption import Captioner
+from tessera.curate.caption.caption import CAPTIONERS
 from tessera.curate.collect.collect import CollectConfig
 from tessera.curate.encode import EncodeConfig
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
@@ -20,7 +20,8 @@ class Arm:
 
     name: str
     """`aio`, `ta`, `ta_ia` are the paper's; the name of the arm's folders."""
-    captioner: Captioner
+    captioner: str
+    """A name in `tessera.curate.caption.caption.CAPTIONERS`."""
     augmented: bool
     """Trains on CutMix pictures too (IA)."""
     train: TrainConfig
@@ -28,6 +29,9 @@ class Arm:
     """Share of the pictures whose caption is replaced by a short one, in [0, 1]: so that short prompts work too."""
 
     def __post_init__(self):
+        if self.captioner not in CAPTIONERS:
+            near, known = nearest(self.captioner, CAPTIONERS), ", ".join(CAPTIONERS)
+            raise UserError(f"arm {self.name}: unknown captioner {self.captioner!r};{near} known: {known}")
         if not 0 <= self.short_share <= 1:
             raise UserError(f"arm {self.name}: short_share is {self.short_share}; give a number from 0 to 1")
         if not self.name.replace("_", "").replace("-", "").isalnum():

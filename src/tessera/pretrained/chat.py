@@ -1,99 +1,170 @@
-"""Chat with any server that speaks OpenAI's protocol (vLLM, SGLang, llama.cpp, OpenAI itself), extra `serve`."""
+"""Chat with any server that speaks OpenAI's protocol (vLLM, SGLang, llama.cpp, OpenAI itself), extra `serve`.
 
+The one client of captions, prompt extension and yes-or-no questions, with one rule for when a question is asked again.
+"""
+
+import asyncio
+import contextlib
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError
+from tessera.config import UserError, check_ranges
 from tessera.extras import install_command
 from tessera.images import data_uri
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-"""Environment variable of the key; servers of one's own need none."""
+"""Environment variable of the API key; servers of one's own need none."""
+LONGEST_PAUSE = 30.0  # seconds
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A prompt and the images that it is about."""
+
+    prompt: str
+    images: tuple[NDArray[np.uint8], ...] = ()
+    """uint8 (H, W, 3) each; they are shown before the prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """The rule for asking again: the server is away, busy, failing or slow, or its answer is empty or broken."""
+
+    attempts: int = 7
+    """Tries of one question, at least 1."""
+    timeout: float = 300.0
+    """Seconds that one try may take."""
+    first_pause: float = 0.5
+    """Seconds before the second try; each pause is twice the one before it, 30 s at most."""
+
+    def __post_init__(self):
+        check_ranges(self, attempts="[1, inf)", timeout="(0, inf)", first_pause="[0, inf)")
+
+
+RETRY = Retry()
 
 
 class ChatClient:
-    """One model of one server, asked a question at a time; a busy or absent server is asked again, ever later.
+    """A model of the server at a base URL such as http://127.0.0.1:8000/v1, asked `concurrency` questions at a time.
 
-    base_url: of the server, up to /v1. retries: how often a failed request is repeated. timeout: seconds of one
-    request. concurrent: requests under way at once.
+    model: its name on the server; None = the only one there, for `find_model`.
     """
 
-    def __init__(self, base_url: str, model: str, *, retries: int = 5, timeout: float = 120, concurrent: int = 16):
-        openai = require_openai(base_url)
-        self.base_url, self.model, self.concurrent = base_url, model, concurrent
-        self._error = openai.OpenAIError
-        self._client = openai.OpenAI(
-            base_url=base_url,
-            api_key=api_key(),
-            max_retries=retries,
-            timeout=timeout,
-        )
+    def __init__(self, address: str, model: str | None = None, *, concurrency: int = 16, retry: Retry = RETRY):
+        try:
+            import openai
+        except ImportError:
+            raise UserError(f"server: needs more libraries; run: {install_command('serve')}") from None
+        if not address.startswith(("http://", "https://")):
+            raise UserError(f"server: {address!r} is no address; give its base URL, such as http://127.0.0.1:8000/v1")
+        if concurrency < 1:
+            raise UserError(f"concurrency is {concurrency}; give at least 1")
+        self.address, self.model, self.concurrency, self.retry = address, model, concurrency, retry
+        self._openai = openai
+        # The library wants a key even for servers that do not.
+        self._access: Any = {"base_url": address, "api_key": os.environ.get(KEY_VARIABLE) or "none"}
 
-    def ask(
-        self, text: str, image: NDArray[np.uint8] | None = None, *, max_tokens: int, temperature: float, seed: int = 0
-    ) -> str:
-        """The answer to `text`, with a picture uint8 (H, W, 3) beside it if there is one.
+    def find_model(self) -> tuple[str, str]:
+        """Return (name, revision) of the model; the revision is what the server says. Raises UserError."""
+        openai, model = self._openai, self.model
+        try:
+            with openai.OpenAI(**self._access, timeout=min(self.retry.timeout, 30), max_retries=2) as client:
+                listed = {found.id: found for found in client.models.list().data}
+        except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
+            raise self._failed(error) from error
+        if model is None and len(listed) != 1:
+            raise UserError(f"server {self.address} has {len(listed)} models; name one: {', '.join(sorted(listed))}")
+        if model is not None and model not in listed:
+            raise UserError(f"server {self.address} has no model {model!r}; it has {', '.join(sorted(listed))}")
+        found = listed[model] if model is not None else next(iter(listed.values()))
+        more: dict[str, Any] = found.model_extra or {}
+        return found.id, str(more.get("revision") or more.get("root") or found.id)
 
-        Raises UserError if the server fails to the end or answers what is no chat completion.
+    def ask(self, question: Question, **sampling: Any) -> str:
+        """Return the answer to one question; `sampling` as in `ask_all`."""
+        return next(text for _, text in self.ask_all([(0, question)], **sampling))
+
+    def ask_all(self, questions: Iterable[tuple[Key, Question]], **sampling: Any) -> Iterator[tuple[Key, str]]:
+        """Yield (key, answer) of each (key, question), as answers arrive; none is empty.
+
+        sampling: the protocol's own fields (max_tokens, temperature, seed). Raises UserError when the server refuses a
+        question or `retry` is used up, after all that arrived before. Leaving early ends the questions under way.
         """
-        content: Any = text
-        if image is not None:
-            content = [{"type": "image_url", "image_url": {"url": data_uri(image)}}, {"type": "text", "text": text}]
-        try:
-            answer: Any = self._client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": content}],
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=seed,
-            )
-        except ValueError as error:
-            raise UserError(
-                f"server {self.base_url}: its answer is not JSON ({error}); is that its address up to /v1? What is done"
-                " is kept"
-            ) from error
-        except self._error as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"server {self.base_url}: {reason}; what is done is kept, run it again") from error
-        try:
-            said = answer.choices[0].message.content
-        except (AttributeError, IndexError, TypeError):
-            said = None
-        if not isinstance(said, str):
-            raise UserError(f"server {self.base_url}: its answer is no chat completion of text: {str(answer)[:200]!r}")
-        return said
+        answers: queue.Queue[tuple[Key, str] | BaseException | None] = queue.Queue()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self._ask_all(iter(questions), sampling, answers))
 
-    def ask_all(
-        self, texts: Sequence[str], image: NDArray[np.uint8] | None = None, *, max_tokens: int, temperature: float
-    ) -> list[str]:
-        """The answers to each of `texts` about one picture, in order."""
-        with ThreadPoolExecutor(self.concurrent) as pool:
-            asked = [
-                pool.submit(self.ask, text, image, max_tokens=max_tokens, temperature=temperature) for text in texts
-            ]
+        def run() -> None:
             try:
-                return [future.result() for future in asked]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                loop.run_until_complete(task)
+                answers.put(None)
+            except BaseExceptionGroup as errors:
+                answers.put(errors.exceptions[0])
+            except BaseException as error:
+                answers.put(error)
+            finally:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.close()
 
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            while (answer := answers.get()) is not None:
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield answer
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join()
 
-def require_openai(address: str) -> Any:
-    """The package openai; UserError if it is not installed, or `address` is none."""
-    try:
-        import openai
-    except ImportError:
-        raise UserError(f"server: needs more libraries; run: {install_command('serve')}") from None
-    if not address.startswith(("http://", "https://")):
-        raise UserError(f"server: {address!r} is no address; give its base URL, such as http://127.0.0.1:8000/v1")
-    return openai
+    async def _ask_all(
+        self, questions: Iterator[tuple[Any, Question]], sampling: dict[str, Any], answers: "queue.Queue[Any]"
+    ) -> None:
+        async with self._openai.AsyncOpenAI(**self._access, timeout=self.retry.timeout, max_retries=0) as client:
 
+            async def ask_in_turn() -> None:
+                for key, question in questions:  # shared: each worker takes the next
+                    answers.put((key, await self._ask(client, question, sampling)))
 
-def api_key() -> str:
-    """The user's key, or a word in its place: the library wants one for servers that do not."""
-    return os.environ.get(KEY_VARIABLE) or "none"
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.concurrency):
+                    group.create_task(ask_in_turn())
+
+    async def _ask(self, client: Any, question: Question, sampling: dict[str, Any]) -> str:
+        openai = self._openai
+        images = [{"type": "image_url", "image_url": {"url": data_uri(image)}} for image in question.images]
+        content = [*images, {"type": "text", "text": question.prompt}] if images else question.prompt
+        messages = [{"role": "user", "content": content}]
+        last: Exception = ValueError("no answer")
+        for attempt in range(self.retry.attempts):
+            if attempt:
+                await asyncio.sleep(min(self.retry.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE))
+            try:
+                answer = await client.chat.completions.create(model=self.model, messages=messages, **sampling)
+                text = answer.choices[0].message.content.strip()
+                if text:  # JSON can spell half a character, files cannot
+                    return text.encode(errors="replace").decode()
+                last = ValueError("an empty answer")
+            except openai.APIStatusError as error:
+                if error.status_code not in (408, 409, 429) and error.status_code < 500:
+                    raise self._failed(error) from error
+                last = error
+            except (openai.OpenAIError, ValueError) as error:  # no connection, no answer in time, no JSON
+                last = error
+            except (AttributeError, IndexError, KeyError, TypeError):
+                last = ValueError(f"its answer is no chat completion of text: {str(answer)[:100]!r}")
+        raise self._failed(last)
+
+    def _failed(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return UserError(f"server {self.address}: {reason}; is this its address up to /v1? What is done is kept")

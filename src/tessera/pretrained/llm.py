@@ -6,7 +6,7 @@ import torch
 
 from tessera.config import UserError
 from tessera.hub import ModelFolder, find_model
-from tessera.pretrained.chat import ChatClient
+from tessera.pretrained.chat import ChatClient, Question
 from tessera.pretrained.load import load_network, load_tokenizer
 
 DEFAULT = "meta-llama/Llama-3.1-8B-Instruct"
@@ -15,34 +15,22 @@ TEMPERATURE = 0.7
 
 
 class Writer(Protocol):
-    """What prompt extension needs of a language model."""
-
-    @property
-    def id(self) -> str:
-        """Its name and, where its weights are at hand, their commit or the start of their hash."""
-        ...
+    """A language model as prompt extension needs it."""
 
     def write(self, instruction: str, seed: int, max_tokens: int) -> str:
-        """A text for the instruction, drawn by `seed`."""
+        """Write a text for the instruction, drawn by `seed`."""
         ...
 
 
 class LocalWriter:
     """A chat model of transformers. One text at a time, so that each is a function of (instruction, seed) alone."""
 
-    def __init__(self, model: Any, tokenizer: Any, id: str, device: torch.device | str = "cpu"):
-        self.model = model
-        self.tokenizer, self.device = tokenizer, torch.device(device)
-        self._id = id
-
-    @property
-    def id(self) -> str:
-        """Name@commit of the Hub, or a folder's NAME@HASH."""
-        return self._id
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device | str = "cpu"):
+        self.model, self.tokenizer, self.device = model, tokenizer, torch.device(device)
 
     @torch.inference_mode()
     def write(self, instruction: str, seed: int, max_tokens: int) -> str:
-        """A text sampled at temperature 0.7; the same bytes on the same device and library versions."""
+        """Sample a text at temperature 0.7: the same bytes on the same device and library versions."""
         messages = [{"role": "user", "content": instruction}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         tokens = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.device)
@@ -63,23 +51,19 @@ class LocalWriter:
 
 
 class ServerWriter:
-    """A chat model behind a server; the seed is handed on, and what the server makes of it is its own affair."""
+    """A chat model behind a server. It gets the seed, but may ignore it."""
 
     def __init__(self, client: ChatClient):
         self.client = client
 
-    @property
-    def id(self) -> str:
-        """The model's name on the server."""
-        return self.client.model
-
     def write(self, instruction: str, seed: int, max_tokens: int) -> str:
-        """A text at temperature 0.7."""
-        return self.client.ask(instruction, max_tokens=max_tokens, temperature=TEMPERATURE, seed=seed % 2**31)
+        """Return the server's text at temperature 0.7."""
+        question = Question(instruction)
+        return self.client.ask(question, max_tokens=max_tokens, temperature=TEMPERATURE, seed=seed % 2**31)
 
 
 def writer_id(model: str | None, server: str | None) -> str:
-    """The `id` that `load_writer` gives the model, without loading it."""
+    """Return what manifests call the model: its name on the server, or NAME@ its commit or content hash."""
     if server is not None:
         if model is None:
             raise UserError("model: --server needs the model's name on the server")
@@ -89,10 +73,9 @@ def writer_id(model: str | None, server: str | None) -> str:
 
 
 def load_writer(model: str | None, server: str | None, device: torch.device | str = "cpu") -> Writer:
-    """A chat model of the Hub or a folder (None = Llama-3.1), or of a server. UserError if it cannot be had."""
-    name = writer_id(model, server)
+    """Load a chat model of the Hub or a folder (None = Llama-3.1), or of a server. Raises UserError."""
     if server is not None:
-        return ServerWriter(ChatClient(server, name))
+        return ServerWriter(ChatClient(server, writer_id(model, server)))
     found = _find(model)
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     tokenizer = load_tokenizer(found, "model")
@@ -101,7 +84,7 @@ def load_writer(model: str | None, server: str | None, device: torch.device | st
     )
     if not tokenizer.chat_template:
         raise UserError(f"model: {found.id} has no chat template; give an instruction-tuned model")
-    return LocalWriter(network, tokenizer, name, device)
+    return LocalWriter(network, tokenizer, device)
 
 
 def _find(model: str | None) -> ModelFolder:

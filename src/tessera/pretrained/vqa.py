@@ -1,4 +1,4 @@
-"""Networks that answer yes or no to questions about a picture, behind one interface (DPG-Bench's judges)."""
+"""Networks that answer yes or no to questions about an image, behind one interface (DPG-Bench's judges)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tessera.config import UserError
 from tessera.hub import ModelFolder, find_model
-from tessera.pretrained.chat import ChatClient
+from tessera.pretrained.chat import ChatClient, Question
+from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD
 from tessera.pretrained.load import load_network, load_tokenizer
 
 Backend = Literal["blip", "qwen-vl", "openai", "mplug"]
@@ -22,18 +23,17 @@ DEFAULTS = {
 }
 """The model of each backend that has one by default."""
 INSTRUCTION = "{question} Answer with one word: yes or no."
-"""How a chat model is asked."""
+"""The prompt of chat models."""
 FIELD = "vqa-model"
-"""What errors about a model begin with: its flag."""
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""The flag that errors about a model begin with."""
 _MAX_TOKENS = 8
 
 
 class Vqa(Protocol):
-    """What DPG-Bench needs of a network."""
+    """A network as DPG-Bench needs it."""
 
     def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
-        """What it says to each question about the picture, uint8 (H, W, 3)."""
+        """Answer each question about the image, uint8 (H, W, 3)."""
         ...
 
 
@@ -48,7 +48,7 @@ class BlipVqa:
 
     @torch.inference_mode()
     def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
-        """Greedy answers; the questions of one picture are one batch."""
+        """Answer greedily; the questions of one image are one batch."""
         tokens = self.tokenizer(list(questions), padding=True, truncation=True, return_tensors="pt").to(self.device)
         pixels = self._pixels(image).to(self.device).expand(len(questions), -1, -1, -1)
         out = self.model.generate(
@@ -62,14 +62,15 @@ class BlipVqa:
         return [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
-        """(3, S, S): squashed to a square, bicubic, standardised."""
+        """Return (3, S, S): squashed to a square, bicubic, standardized."""
         scaled = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BICUBIC)
         pixels = np.asarray(scaled, dtype=np.float32) / 255
-        return torch.tensor((pixels - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).permute(2, 0, 1)
+        mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
+        return torch.tensor((pixels - mean) / std).permute(2, 0, 1)
 
 
 class QwenVqa:
-    """Qwen2.5-VL (transformers), asked by its chat template; the questions of one picture are one batch."""
+    """Qwen2.5-VL (transformers), asked by its chat template; the questions of one image are one batch."""
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, device: torch.device | str = "cpu"):
         self.model = model
@@ -78,7 +79,7 @@ class QwenVqa:
 
     @torch.inference_mode()
     def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
-        """Greedy answers."""
+        """Answer greedily."""
         seen = self.processor(images=[Image.fromarray(image)], return_tensors="pt")
         pixels, grid = seen["pixel_values"], seen["image_grid_thw"]  # (patches, values), (1, 3)
         places = "<|image_pad|>" * (int(grid.prod()) // self.processor.merge_size**2)
@@ -109,9 +110,10 @@ class ServerVqa:
         self.client = client
 
     def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
-        """Answers at temperature 0, several questions at once."""
-        texts = [INSTRUCTION.format(question=question) for question in questions]
-        return [text.strip() for text in self.client.ask_all(texts, image, max_tokens=_MAX_TOKENS, temperature=0)]
+        """Return the server's answers at temperature 0; several questions are asked at once."""
+        asked = [Question(INSTRUCTION.format(question=question), (image,)) for question in questions]
+        told = dict(self.client.ask_all(enumerate(asked), max_tokens=_MAX_TOKENS, temperature=0, seed=0))
+        return [told[i] for i in range(len(asked))]
 
 
 class MplugVqa:
@@ -127,13 +129,13 @@ class MplugVqa:
         self._pipeline = pipeline("visual-question-answering", model=model, device=str(device))
 
     def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
-        """Its answers, one question at a time."""
-        picture = Image.fromarray(image)
-        return [str(self._pipeline({"image": picture, "question": question})["text"]) for question in questions]
+        """Answer one question at a time."""
+        shown = Image.fromarray(image)
+        return [str(self._pipeline({"image": shown, "question": question})["text"]) for question in questions]
 
 
 def load_vqa(backend: Backend, model: str | None, server: str | None, device: torch.device | str = "cpu") -> Vqa:
-    """The judge of a backend; model: of the Hub, a folder, or a server's name of it. UserError if it is not there."""
+    """Load the judge of a backend; model: of the Hub, a folder, or the server's name. Raises UserError."""
     name = model_name(backend, model)
     if backend == "openai":
         if server is None:
@@ -154,21 +156,21 @@ def load_vqa(backend: Backend, model: str | None, server: str | None, device: to
 
 
 def _find(backend: Backend, name: str) -> ModelFolder:
-    """The files of a network of transformers."""
+    """Find the files of a network of transformers."""
     folder = find_model(name, ["*.safetensors", "*.json", "*.txt", "*.jinja"], FIELD)
     folder.config(FIELD, "model_type", {"blip": "blip", "qwen-vl": "qwen2_5_vl"}[backend], f"a model for {backend}")
     return folder
 
 
 def model_name(backend: Backend, model: str | None) -> str:
-    """The model that is meant; UserError for `openai` without one."""
+    """Return the model that is meant; UserError for `openai` without one."""
     if model is None and backend not in DEFAULTS:
         raise UserError(f"{FIELD}: --vqa {backend} needs the model's name on the server")
     return model or DEFAULTS[backend]
 
 
 def identity(backend: Backend, model: str | None) -> dict[str, str | None]:
-    """What stands in protocols: the backend, its model, and the hash of its weights where they are at hand."""
+    """Return what protocols say: the backend, its model, and the hash of weights that are on this machine."""
     name = model_name(backend, model)
     if backend in ("openai", "mplug"):
         return {"backend": backend, "model": name, "sha256": None}

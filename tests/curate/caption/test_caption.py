@@ -11,7 +11,9 @@ import pytest
 from tessera import files as files_module
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
-from tessera.curate.caption.caption import CaptionConfig, aio_mix_caption, caption, joined_caption, read_captions
+from tessera.curate.caption.aio import aio_mix_caption, mix_places
+from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.imported import joined_caption
 from tessera.curate.index import read_images, read_recipe, read_scenes
 from tessera.cutmix import placement_at
 from tessera.files import read_table
@@ -72,14 +74,14 @@ def test_aio_of_mixes_names_both_and_where(images, recipe, tmp_path):
     ],
 )
 def test_places_of_mixes(pattern, index, expected):
-    assert aio_mix_caption("fox", "cat", placement_at(pattern, 256, index)) == expected
+    assert aio_mix_caption("fox", "cat", mix_places(placement_at(pattern, 256, index))) == expected
 
 
 def test_places_of_a_ninth_on_each_border():
-    found = {aio_mix_caption("fox", "cat", placement_at("ninth", 256, 4 * 74 + side)) for side in range(4)}
+    found = {aio_mix_caption("fox", "cat", mix_places(placement_at("ninth", 256, 4 * 74 + side))) for side in range(4)}
     places = ("at the top", "at the bottom", "on the left", "on the right")
     assert found == {f"An image of fox in the center and cat {place}" for place in places}
-    swapped = aio_mix_caption("fox", "cat", placement_at("half", 32, 0), swap=True)
+    swapped = aio_mix_caption("fox", "cat", mix_places(placement_at("half", 32, 0)), swap=True)
     assert swapped == "An image of cat on the right and fox on the left"
 
 
@@ -154,7 +156,7 @@ def test_import_of_the_pictures_own_captions_joins_them_for_mixes(images, recipe
         assert f"A thing called {row.base}." in texts[row.key]
         assert f"A thing called {row.partner}." in texts[row.key]
     half = Placement("half", (16, 0, 32, 32), 32)
-    assert joined_caption("A cat.", "A dog", half) == "On the left, A cat. On the right, A dog."
+    assert joined_caption("A cat.", "A dog", mix_places(half)) == "On the left, A cat. On the right, A dog."
     (tmp_path / "less.csv").write_text("key,text\n" + "".join(f"{key},x\n" for key in keys[1:]))
     with pytest.raises(UserError, match="has no caption for"):
         caption(tmp_path / "other", images, IMPORT, recipe=recipe, captions_file=tmp_path / "less.csv")
@@ -176,7 +178,7 @@ def test_import_errors(images, tmp_path):
     rows = [(key, "a caption") for key in keys[4:]]
     path = write_captions(tmp_path / "few.csv", [*rows, (keys[0], "  ")])
     fails(
-        path, r"few.csv: has no caption for 4 of 24 pictures: 'circle/000000', 'circle/000003', 'circle/000006', \.\.\."
+        path, r"few.csv: has no caption for 4 of 24 images: 'circle/000000', 'circle/000003', 'circle/000006', \.\.\."
     )
     fails(
         write_captions(tmp_path / "two.csv", [*rows, (keys[4], "another")]), f"two different captions for '{keys[4]}'"
@@ -211,9 +213,9 @@ def test_recipe_of_other_images_is_refused(images, recipe, tmp_path):
 
 def test_bad_configs():
     for bad, message in (
-        ({"captioner": "blip"}, "captioner must be aio, scene, import, llava or openai"),
+        ({"captioner": "blip"}, "unknown captioner 'blip'; known: aio, scene, import, llava, openai, or FILE.py:"),
         ({"model": "a/b"}, "the captioner is aio: llava or openai"),
-        ({"seed": -1}, "seed must be 0"),
+        ({"seed": -1}, "seed is -1; give at least 0"),
         ({"file": "a.csv"}, "the captioner is aio: make it import"),
     ):
         with pytest.raises(UserError, match=message):

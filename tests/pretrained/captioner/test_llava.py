@@ -1,4 +1,4 @@
-"""Pruned LLaVA-NeXT: LLaVA-NeXT itself with only the whole picture's tokens, and its own crops' tokens."""
+"""Pruned LLaVA-NeXT gives what LLaVA-NeXT itself gives of the whole image's tokens and its own crops' tokens."""
 
 import json
 import shutil
@@ -9,22 +9,16 @@ import torch
 from PIL import Image
 
 from tessera.config import UserError
-from tessera.cutmix import count_placements, placement_at
-from tessera.pretrained.captioner.llava import (
-    MIX_PROMPT,
-    PROMPT,
-    Llava,
-    Question,
-    make_question,
-    pruned_config,
-    quarter,
-    quarter_of,
-)
+from tessera.pretrained.captioner.llava import Llava, pruned_config
+from tessera.pretrained.captioner.prompt import quarter
+from tessera.pretrained.chat import Question
 
-PICTURE = np.asarray(
+IMAGE = np.asarray(
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((64, 64), 3)
 )
-PLAIN = Question((PICTURE,), "describe this image")
+
+
+PLAIN = Question("describe this image", (IMAGE,))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +50,7 @@ def processor():
 
 @torch.inference_mode()
 def test_pruned_logits_are_those_of_llava_next_with_the_base_image_alone(llava, whole, processor):
-    crops = processor(Image.fromarray(PICTURE), return_tensors="pt")["pixel_values"]  # (1, 1 + 4, 3, 24, 24)
+    crops = processor(Image.fromarray(IMAGE), return_tensors="pt")["pixel_values"]  # (1, 1 + 4, 3, 24, 24)
     assert crops.shape == (1, 5, 3, 24, 24)
     ids = torch.tensor([llava.tokenize(PLAIN)])
     assert (ids == 4).sum() == llava.image_tokens == 9
@@ -65,17 +59,17 @@ def test_pruned_logits_are_those_of_llava_next_with_the_base_image_alone(llava, 
     embeddings = whole.get_input_embeddings()(ids)
     embeddings[ids == 4] = whole.model.multi_modal_projector(vision)[0]
     expected = whole(inputs_embeds=embeddings).logits
-    pruned = llava.model(input_ids=ids, pixel_values=llava.pixels([PICTURE])).logits
+    pruned = llava.model(input_ids=ids, pixel_values=llava.pixels([IMAGE])).logits
     torch.testing.assert_close(pruned, expected, rtol=0, atol=1e-5)
-    other = llava.model(input_ids=ids, pixel_values=llava.pixels([PICTURE[::-1].copy()])).logits
+    other = llava.model(input_ids=ids, pixel_values=llava.pixels([IMAGE[::-1].copy()])).logits
     assert (other - expected).abs().max() > 1e-3
 
 
 @torch.inference_mode()
 def test_quarter_tokens_are_those_of_llava_nexts_own_crop(llava, whole, processor):
-    crops = processor(Image.fromarray(PICTURE), return_tensors="pt")["pixel_values"][0]
+    crops = processor(Image.fromarray(IMAGE), return_tensors="pt")["pixel_values"][0]
     for number, at in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        own = llava.pixels([quarter(PICTURE, at, 24)])
+        own = llava.pixels([quarter(IMAGE, at, 24)])
         torch.testing.assert_close(own[0], crops[1 + number], rtol=0, atol=1e-5)
         expected = whole.model.vision_tower(crops[None, 1 + number], output_hidden_states=True).hidden_states[-2]
         expected = whole.model.multi_modal_projector(expected[:, 1:])
@@ -84,35 +78,10 @@ def test_quarter_tokens_are_those_of_llava_nexts_own_crop(llava, whole, processo
     assert (crops[1] - crops[4]).abs().max() > 0.1
 
 
-def test_the_quarter_that_overlaps_the_pasted_box_most():
-    for pattern in ("quarter", "ninth", "sixteenth"):
-        for index in range(0, count_placements(pattern, 256), 7 if pattern == "sixteenth" else 1):
-            placement = placement_at(pattern, 256, index)
-            inside = np.zeros((256, 256), bool)
-            left, top, right, bottom = placement.box
-            inside[top:bottom, left:right] = True
-            area = inside.reshape(2, 128, 2, 128).sum((1, 3))
-            assert quarter_of(placement) == np.unravel_index(area.argmax(), (2, 2))
-        if pattern == "sixteenth":
-            assert count_placements(pattern, 256) > 1000
-
-
-def test_questions_of_the_paper():
-    plain = make_question(PICTURE, None)
-    assert (plain.prompt, len(plain.images)) == ("Describe this image", 1) == (PROMPT, 1)
-    half = make_question(PICTURE, placement_at("half", 64, 0))
-    assert (half.prompt, len(half.images)) == (MIX_PROMPT, 1)
-    assert MIX_PROMPT.startswith("Describe this image. Consider all the objects in the picture. Describe them")
-    assert MIX_PROMPT.endswith("Do not consider the image as a composite of images. The image is a single scene image")
-    corner = make_question(PICTURE, placement_at("quarter", 64, 3), side=32)
-    assert corner.prompt == MIX_PROMPT
-    assert np.array_equal(corner.images[1], PICTURE[32:, 32:])
-
-
 def test_answers_do_not_depend_on_the_batch(llava):
-    pictures = [np.roll(PICTURE, 9 * i, axis=1) for i in range(4)]
-    questions = [Question((picture,), "describe this image") for picture in pictures]
-    questions.insert(2, Question((pictures[0], pictures[1]), "describe word3"))
+    images = [np.roll(IMAGE, 9 * i, axis=1) for i in range(4)]
+    questions = [Question("describe this image", (image,)) for image in images]
+    questions.insert(2, Question("describe word3", (images[0], images[1])))
     together = llava.describe(questions, 6)
     assert together == [llava.describe([question], 6)[0] for question in questions]
     assert len(set(together)) > 1
@@ -124,7 +93,7 @@ def test_generation_is_greedy_of_the_pruned_model(llava):
     ids = llava.tokenize(PLAIN)
     for _ in range(4):
         with torch.inference_mode():
-            logits = llava.model(input_ids=torch.tensor([ids]), pixel_values=llava.pixels([PICTURE])).logits
+            logits = llava.model(input_ids=torch.tensor([ids]), pixel_values=llava.pixels([IMAGE])).logits
         ids.append(int(logits[0, -1].argmax()))
     expected = llava._tokenizer.decode(ids[-4:], skip_special_tokens=True).strip()
     assert llava.describe([PLAIN], 4) == [expected]
@@ -152,7 +121,7 @@ def test_what_is_no_llava(llava_folder, t5_folder, tmp_path):
     (copy / "chat_template.jinja").unlink()
     fails(copy, "has no chat template")
     (copy / "chat_template.json").write_text(json.dumps({"chat_template": "{{ 'hello' }}"}))
-    fails(copy, "has not one image token for each image", look=True)
+    fails(copy, "needs one image token for each image", look=True)
     config = json.loads((copy / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 3
     (copy / "config.json").write_text(json.dumps(config))

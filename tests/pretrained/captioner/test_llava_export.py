@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from tessera.config import UserError
-from tessera.pretrained.captioner.llava import Llava, Question
+from tessera.pretrained.captioner.llava import Llava
 from tessera.pretrained.captioner.llava_export import export_captioner
+from tessera.pretrained.chat import Question
 from tessera.stages import read_manifest
 
-PICTURE = np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-PLAIN = Question((PICTURE,), "describe this image")
+IMAGE = np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+PLAIN = Question("describe this image", (IMAGE,))
 
 
 def test_stock_classes_load_it(llava_folder, tmp_path):
@@ -26,8 +27,8 @@ def test_stock_classes_load_it(llava_folder, tmp_path):
     llava = Llava(str(llava_folder), "cpu", torch.float32)
     model, info = LlavaForConditionalGeneration.from_pretrained(out, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    pixels = CLIPImageProcessorPil.from_pretrained(out)(PICTURE, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(pixels, llava.pixels([PICTURE]), rtol=0, atol=1e-5)
+    pixels = CLIPImageProcessorPil.from_pretrained(out)(IMAGE, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, llava.pixels([IMAGE]), rtol=0, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(out)
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PLAIN.prompt}]}
     text = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
@@ -37,7 +38,7 @@ def test_stock_classes_load_it(llava_folder, tmp_path):
     assert ids == llava.tokenize(PLAIN)
     with torch.inference_mode():
         stock = model.eval()(input_ids=torch.tensor([ids]), pixel_values=pixels).logits
-        own = llava.model(input_ids=torch.tensor([ids]), pixel_values=llava.pixels([PICTURE])).logits
+        own = llava.model(input_ids=torch.tensor([ids]), pixel_values=llava.pixels([IMAGE])).logits
     torch.testing.assert_close(stock, own, rtol=0, atol=1e-5)
     assert Llava(str(out), "cpu", torch.float32).describe([PLAIN], 5) == llava.describe([PLAIN], 5)
 

@@ -1,15 +1,18 @@
-"""short: puts short captions in the place of some long ones, so that a model answers short prompts too.
+"""Short captions in place of some long ones, so that a model answers short prompts too.
 
-The paper's DiT-I scores 0.24 on GenEval's short prompts and 0.57 on extended ones, for it has seen long captions alone
-(section 4.2). A short caption names the objects, perhaps with color and relation, as a person would type it; where
-there is no ground truth (a user's pictures) it is "An image of <class-name>" (section 3.1).
+The paper's DiT-I scores 0.24 on GenEval's short prompts and 0.57 on extended ones, because it was trained on long
+captions alone (section 4.2). A short caption names the objects, perhaps with color and relation, as a person would type
+it; without ground truth (a user's images) it is "An image of <class-name>" (section 3.1).
 """
 
 from pathlib import Path
 
 from tessera.config import UserError
-from tessera.curate.caption.caption import CAPTIONS_TABLE, aio_caption, aio_caption_of, read_captions, scene_of
-from tessera.curate.index import SCENES_TABLE, is_complete, read_images, read_recipe, read_scenes
+from tessera.curate.caption.aio import aio_caption_of
+from tessera.curate.caption.caption import CAPTIONS_TABLE, read_captions
+from tessera.curate.caption.captioner import iter_requests
+from tessera.curate.caption.scenes import scene_of
+from tessera.curate.index import SCENES_TABLE, is_complete, read_recipe, read_scenes
 from tessera.files import read_table, write_table
 from tessera.miniature import describe_short
 from tessera.randomness import address
@@ -19,7 +22,7 @@ _STEPS = 2**32
 
 
 def shorten(out: Path, captions: Path, images: Path, share: float, recipe: Path | None = None, seed: int = 0) -> None:
-    """Makes the captions directory `out` from `captions`, with short ones for `share` of the pictures, drawn by key.
+    """Make the captions directory `out` from `captions`, with short ones for `share` of the images, drawn by key.
 
     images, recipe: what `captions` was made from. UserError for a share outside [0, 1].
     """
@@ -41,20 +44,15 @@ def shorten(out: Path, captions: Path, images: Path, share: float, recipe: Path 
     table = read_table(captions / CAPTIONS_TABLE)
     place = table.schema.get_field_index("text")
     write_table(out / CAPTIONS_TABLE, table.set_column(place, "text", [[texts[k] for k in table["key"].to_pylist()]]))
-    counts = {"records": len(texts), "short": len(chosen), "distinct": len(set(texts.values()))}
-    stage.finish(counts)
+    stage.finish({"records": len(texts), "short": len(chosen), "distinct": len(set(texts.values()))})
 
 
 def _short(images: Path, recipe: Path | None, keys: set[str], seed: int) -> dict[str, str]:
-    """Key -> short caption, of plain pictures or of the recipe's."""
-    mixed = read_recipe(Path(recipe)) if recipe is not None else None
-    if (images / SCENES_TABLE).is_file():
-        scenes = read_scenes(images)
-        if mixed is not None:
-            view = mixed.half_view
-            scenes = {mix.key: scene_of(mix, scenes, view) for mix in mixed.rows if mix.key in keys}
-        return {key: describe_short(scenes[key], seed, address("short", key)) for key in sorted(keys)}
-    classes = {row.key: row.class_name for row in read_images(images)}
-    if mixed is None:
-        return {key: aio_caption(classes[key]) for key in sorted(keys)}
-    return {mix.key: aio_caption_of(mix, classes, seed, mixed.words) for mix in mixed.rows if mix.key in keys}
+    """Return key -> short caption, of plain images or of the recipe's."""
+    requests = iter_requests(images, read_recipe(Path(recipe)) if recipe is not None else None)
+    requests = [request for request in requests if request.key in keys]
+    if not (images / SCENES_TABLE).is_file():
+        return {request.key: aio_caption_of(request, seed) for request in requests}
+    scenes = read_scenes(images)
+    own = {request.key: address("short", request.key) for request in requests}
+    return {request.key: describe_short(scene_of(request, scenes), seed, own[request.key]) for request in requests}

@@ -1,13 +1,11 @@
-"""Captioners that look at the picture: LLaVA-NeXT with pruned image tokens (paper appendix B).
+"""LLaVA-NeXT with pruned image tokens, the paper's captioner (appendix B).
 
-LLaVA-NeXT sees the whole picture and a grid of crops of it. Only the whole picture's tokens (576) are kept, and for a
-small pasted picture those of the quarter of the frame that holds it. A LLaVA-NeXT checkpoint loaded with transformers'
-LLaVA-1.5 class does exactly that: only `image_newline` is left over, and the quarter is a second image of the prompt.
+A LLaVA-NeXT checkpoint loaded with transformers' LLaVA-1.5 class sees whole images alone: only the weight
+`image_newline` is left over, and a quarter of the image is a second image of the prompt (`prompt.make_question`).
 """
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,78 +14,30 @@ from PIL import Image
 
 from tessera.config import UserError
 from tessera.files import read_json
-from tessera.hub import CONFIG_FILE, find_model
+from tessera.hub import CONFIG_FILE, ModelFolder, find_model
+from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
+from tessera.pretrained.chat import Question
 from tessera.pretrained.load import check_float, load_network, load_tokenizer
-from tessera.records import Placement
 
 if TYPE_CHECKING:
     import torch
 
-PROMPT = "Describe this image"
-"""Paper appendix B, for pictures as they are."""
-MIX_PROMPT = (
-    "Describe this image. Consider all the objects in the picture. Describe them, describe their position and their"
-    " relation. Do not consider the image as a composite of images. The image is a single scene image"
-)
-"""Paper appendix B, for CutMix pictures."""
-MAX_NEW_TOKENS = 200
-"""Tokens of the longest caption."""
 LLAVA_FILES = ("model*.safetensors", "model.safetensors.index.json", "tokenizer*.json", "tokenizer.model",
                "*tokens*.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
                "chat_template.*")  # fmt: skip
 LLAVA_TYPES = {"llava_next": "LlavaNextForConditionalGeneration", "llava": "LlavaForConditionalGeneration"}
-NEWLINE = "image_newline"  # the one weight of LLaVA-NeXT that LLaVA-1.5's class has not
+NEWLINE = "image_newline"  # the one weight of LLaVA-NeXT that LLaVA-1.5's class does not have
 BATCH = 16  # questions that are answered together
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-@dataclass(frozen=True, eq=False)
-class Question:
-    """What a captioner is asked about one picture."""
-
-    images: tuple[NDArray[np.uint8], ...]
-    """The whole picture, uint8 (S, S, 3), and maybe a quarter of it."""
-    prompt: str
-
-
-def make_question(picture: NDArray[np.uint8], placement: Placement | None, side: int = 336) -> Question:
-    """The paper's question about a picture, `placement` being what CutMix pasted (None = nothing).
-
-    side: of the captioner's crops in pixels.
-    """
-    if placement is None or placement.pattern == "crop" or placement.spans_frame:
-        return Question((picture,), prompt_of(placement))
-    return Question((picture, quarter(picture, quarter_of(placement), side)), prompt_of(placement))
-
-
-def prompt_of(placement: Placement | None) -> str:
-    """The paper's prompt: a window of one picture (`crop`) is no mix."""
-    return PROMPT if placement is None or placement.pattern == "crop" else MIX_PROMPT
-
-
-def quarter_of(placement: Placement) -> tuple[int, int]:
-    """(row, column), 0 or 1, of the quarter of the frame that overlaps the pasted box most; the first of equal ones."""
-    left, top, right, bottom = placement.box
-    middle = placement.size / 2
-    widths = (max(min(right, middle) - left, 0), max(right - max(left, middle), 0))
-    heights = (max(min(bottom, middle) - top, 0), max(bottom - max(top, middle), 0))
-    return max(((row, column) for row in (0, 1) for column in (0, 1)), key=lambda at: heights[at[0]] * widths[at[1]])
-
-
-def quarter(picture: NDArray[np.uint8], at: tuple[int, int], side: int) -> NDArray[np.uint8]:
-    """uint8 (side, side, 3): LLaVA-NeXT's own crop, cut out of the picture scaled to twice the side."""
-    doubled = Image.fromarray(picture).resize((2 * side, 2 * side), Image.Resampling.BICUBIC)
-    row, column = at
-    return np.asarray(doubled.crop((column * side, row * side, (column + 1) * side, (row + 1) * side)))
-
-
 def pruned_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A LLaVA-NeXT config.json as that of the LLaVA-1.5 class with the same weights but `image_newline`."""
-    kept = ("vision_config", "text_config", "image_token_index", "image_token_id", "projector_hidden_act", "dtype",
+    """Turn a LLaVA-NeXT config.json into that of the LLaVA-1.5 class with the same weights but `image_newline`."""
+    names = ("vision_config", "text_config", "image_token_index", "image_token_id", "projector_hidden_act", "dtype",
             "vision_feature_select_strategy", "vision_feature_layer", "multimodal_projector_bias", "torch_dtype",
             "pad_token_id", "eos_token_id", "bos_token_id", "tie_word_embeddings", "transformers_version")  # fmt: skip
     vision = config["vision_config"]
-    pruned = {name: config[name] for name in kept if name in config}
+    pruned = {name: config[name] for name in names if name in config}
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2
     return pruned | {
         "model_type": "llava",
@@ -96,8 +46,16 @@ def pruned_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_config(folder: ModelFolder) -> dict[str, Any]:
+    """Return the config.json of a LLaVA; UserError if it is another model."""
+    config = read_json(folder.path / CONFIG_FILE)
+    if not isinstance(config, dict) or config.get("model_type") not in LLAVA_TYPES:
+        raise UserError(f"captioner: {folder.id} is not a {' or '.join(LLAVA_TYPES.values())} of transformers")
+    return config
+
+
 class Llava:
-    """A LLaVA-NeXT (or LLaVA-1.5) checkpoint that sees whole pictures alone. Greedy: a caption has no randomness.
+    """A LLaVA-NeXT (or LLaVA-1.5) checkpoint that sees whole images alone. Greedy: a caption has no randomness.
 
     name: a repository, a folder, or the id of one. device: None = the best there is. dtype: torch.bfloat16 (None) or
     torch.float32.
@@ -113,13 +71,10 @@ class Llava:
         self._dtype = check_float(dtype or torch.bfloat16, "captioner", "LLaVA")
         self._device = pick_device(device)
         self.folder = find_model(name, LLAVA_FILES, "captioner")
-        config = read_json(self.folder.path / CONFIG_FILE)
-        if not isinstance(config, dict) or config.get("model_type") not in LLAVA_TYPES:
-            raise UserError(f"captioner: {self.folder.id} is not a {' or '.join(LLAVA_TYPES.values())} of transformers")
-        self._config = pruned_config(config)
+        self._config = pruned_config(read_config(self.folder))
         vision = self._config["vision_config"]
         self.side: int = vision["image_size"]
-        """Of the pictures that it sees, in pixels; 336 for llama3-llava-next-8b-hf."""
+        """Side of the images that it sees, in pixels; 336 for llama3-llava-next-8b-hf."""
         self.image_tokens: int = self._config["image_seq_length"]
         """Tokens of one image of a prompt; 576 for llama3-llava-next-8b-hf."""
         self._image_token = int(self._config.get("image_token_id", self._config.get("image_token_index", 32000)))
@@ -127,7 +82,7 @@ class Llava:
         self.revision = self.folder.revision
         """Commit, or the start of the content hash."""
         self.template = self._find_template()
-        """How a question is put, as a Jinja chat template."""
+        """The Jinja chat template of a question."""
         told = self._read("preprocessor_config.json")
         told = told.get("image_processor", told)
         self.mean = [float(value) for value in told.get("image_mean", _CLIP_MEAN)]
@@ -151,7 +106,7 @@ class Llava:
         return model
 
     def describe(self, questions: Sequence[Question], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
-        """The answer to each question. Questions of one length are answered together, so nothing is padded."""
+        """Answer each question. Questions of one length are answered together, so nothing is padded."""
         import torch
 
         tokens = [self.tokenize(question) for question in questions]
@@ -178,7 +133,7 @@ class Llava:
         return answers
 
     def tokenize(self, question: Question) -> list[int]:
-        """Token numbers of a question in the model's own chat form, each image's tokens in its place."""
+        """Return a question's token ids in the model's own chat form, each image's tokens in its place."""
         images = [{"type": "image"}] * len(question.images)
         messages = [{"role": "user", "content": [*images, {"type": "text", "text": question.prompt}]}]
         text = self._tokenizer.apply_chat_template(
@@ -187,11 +142,11 @@ class Llava:
         bos = self._tokenizer.bos_token
         ids = self._tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
         if ids.count(self._image_token) != len(question.images):
-            raise UserError(f"captioner: the chat template of {self.folder.id} has not one image token for each image")
+            raise UserError(f"captioner: the chat template of {self.folder.id} needs one image token for each image")
         return [token for i in ids for token in ([i] * self.image_tokens if i == self._image_token else [i])]
 
     def pixels(self, images: Sequence[NDArray[np.uint8]]) -> "torch.Tensor":
-        """uint8 (S, S, 3) each -> (n, 3, side, side) as CLIP wants them: bicubic, standardised."""
+        """Turn n images, uint8 (S, S, 3), into (n, 3, side, side) as CLIP wants them: bicubic, standardized."""
         import torch
 
         size = (self.side, self.side)
@@ -202,7 +157,7 @@ class Llava:
 
     @property
     def image_token(self) -> str:
-        """The token that stands for an image in a prompt's text."""
+        """The image placeholder in a prompt's text."""
         return str(self._tokenizer.convert_ids_to_tokens(self._image_token))
 
     def _pad(self) -> int:

@@ -1,7 +1,7 @@
 """export-captioner: a LLaVA-NeXT checkpoint -> the folder of a LLaVA-1.5 model with its weights, for stock servers.
 
-What is served from it sees whole pictures alone (576 tokens each), with no patch to the server: see `frozen.captioner`.
-The weights are copied as they are, all but `image_newline`.
+The served model sees whole images alone (576 tokens each), with no patch to the server: see `captioner.llava`. The
+weights are copied as they are, all but `image_newline`.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from tessera.config import UserError
 from tessera.files import atomic_path, read_json, write_json
 from tessera.hub import CONFIG_FILE, find_model
-from tessera.pretrained.captioner.llava import LLAVA_FILES, LLAVA_TYPES, NEWLINE, Llava, pruned_config
+from tessera.pretrained.captioner.llava import LLAVA_FILES, NEWLINE, Llava, pruned_config, read_config
 from tessera.stages import open_stage
 
 INDEX = "model.safetensors.index.json"
@@ -20,11 +20,9 @@ _REWRITTEN = (CONFIG_FILE, INDEX, "preprocessor_config.json", "processor_config.
 
 
 def export_captioner(out: Path, model: str) -> None:
-    """Writes the folder `out`; does nothing where that was done. model: a repository, folder or id of a LLaVA-NeXT."""
+    """Write the folder `out`, unless it is complete. model: a repository, folder or id of a LLaVA-NeXT."""
     folder = find_model(model, LLAVA_FILES, "captioner")
-    config = read_json(folder.path / CONFIG_FILE)
-    if not isinstance(config, dict) or config.get("model_type") not in LLAVA_TYPES:
-        raise UserError(f"captioner: {folder.id} is not a {' or '.join(LLAVA_TYPES.values())} of transformers")
+    config = read_config(folder)
     llava = Llava(model, "cpu")  # its tokenizer and chat template are whole
     stage = open_stage(out, stage="export-captioner", config={"model": folder.id, "sha256": folder.sha256})
     if stage.done:
@@ -53,7 +51,7 @@ def _is_newline(key: str) -> bool:
 
 
 def _copy_weights(source: Path, target: Path) -> int:
-    """Copies a file of weights without `image_newline`; returns how many tensors it has."""
+    """Copy a file of weights without `image_newline`; return the number of tensors."""
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file, save_file
 
@@ -73,10 +71,10 @@ def _copy_weights(source: Path, target: Path) -> int:
 
 
 def _processor_files(config: dict[str, Any], llava: Llava) -> dict[str, Any]:
-    """What transformers' and the servers' LlavaProcessor reads."""
+    """Return the files that LlavaProcessor reads, in transformers and in servers, by name."""
     side = llava.side
     strategy = config.get("vision_feature_select_strategy", "default")
-    picture = {
+    image = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": side},
@@ -99,13 +97,13 @@ def _processor_files(config: dict[str, Any], llava: Llava) -> dict[str, Any]:
         "image_token": llava.image_token,
     }
     return {
-        "preprocessor_config.json": picture,
+        "preprocessor_config.json": image,
         "processor_config.json": processor,
         "chat_template.json": {"chat_template": llava.template},
     }
 
 
 def describe_serving(out: Path) -> str:
-    """The command that serves the folder."""
+    """Return the command that serves the folder."""
     limit = json.dumps({"image": 2})
     return f"vllm serve {out} --limit-mm-per-prompt '{limit}'"

@@ -1,0 +1,104 @@
+"""The door for captioners: the protocol of a user's own class, and what every captioner is given."""
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.curate.index import Composer, Entry, ImageRow, Recipe, read_images
+from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
+from tessera.pretrained.chat import RETRY, Retry
+from tessera.records import Placement
+
+if TYPE_CHECKING:
+    from tessera.curate.caption.caption import CaptionConfig
+
+
+@dataclass(eq=False)
+class CaptionRequest:
+    """An image that needs a caption."""
+
+    key: str
+    base: ImageRow
+    partner: ImageRow | None
+    """For a CutMix image, the image that is pasted."""
+    placement: Placement | None
+    """For a CutMix image, its pattern and the box where `partner` is, in pixels; None = the image as it is."""
+    composer: Composer
+    words: tuple[str, str] | None = None
+    """Where base and partner are, if the pattern is a user's that says it."""
+
+    @property
+    def class_name(self) -> str:
+        """The class of the image, or of a CutMix image's base."""
+        return self.base.class_name
+
+    @property
+    def partner_class_name(self) -> str | None:
+        """The class of the image that is pasted, if one is."""
+        return self.partner.class_name if self.partner is not None else None
+
+    @functools.cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """The pixels, uint8 (S, S, 3), composed for a CutMix image; read at the first use."""
+        partner = str(self.partner.file) if self.partner is not None else None
+        return self.composer(Entry(self.key, self.class_name, str(self.base.file), partner, self.placement))
+
+
+def iter_requests(images: Path, mixed: Recipe | None) -> Iterator[CaptionRequest]:
+    """Yield a request for each image of a set, or of the recipe `mixed` over it, in their order."""
+    if mixed is None:
+        composer = Composer(images)
+        yield from (CaptionRequest(row.key, row, None, None, composer) for row in read_images(images))
+        return
+    rows, composer = {row.key: row for row in read_images(images)}, Composer(images, mixed.half_view)
+    for mix in mixed.rows:
+        words = mixed.words.get(mix.placement.pattern)
+        yield CaptionRequest(mix.key, rows[mix.base], rows[mix.partner], mix.placement, composer, words)
+
+
+class Captioner(Protocol):
+    """A user's own captioner: a class that is made without arguments, once in each worker process."""
+
+    def describe(self, requests: Sequence[CaptionRequest]) -> Sequence[str]:
+        """Return the caption of each image, in their order. Called with up to 256 at a time."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionCall:
+    """The arguments of `caption`, of which a captioner takes what it needs. Sent to worker processes."""
+
+    config: "CaptionConfig"
+    images: Path
+    file: Path | str | None = None
+    device: str | None = None
+    server: str | None = None
+    concurrency: int = 32
+    retry: Retry = RETRY
+    max_new_tokens: int = MAX_NEW_TOKENS
+
+
+class CaptionSource(Protocol):
+    """A captioner of the table `tessera.curate.caption.caption.CAPTIONERS`."""
+
+    by_shards: bool
+    """True: it works in shards on the engine, and stops lose at most a shard; False: at once, from what is known."""
+    config: "CaptionConfig"
+    """The configuration as the manifest stores it, with the resolved model or file."""
+    settings: dict[str, Any]
+    revision: str
+
+    def __init__(self, call: CaptionCall): ...
+
+    def prompt(self, placement: Placement | None) -> str:
+        """Return what the column `prompt` says of an image, `placement` being what CutMix pasted."""
+        ...
+
+    def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
+        """Yield (key, caption) of each image: in any order by shards, at once in the order of the requests."""
+        ...

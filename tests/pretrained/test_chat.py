@@ -1,0 +1,144 @@
+"""The client of OpenAI-compatible servers: what it sends, when it asks again, and what it says at last."""
+
+import time
+
+import numpy as np
+import pytest
+
+from tessera.config import UserError
+from tessera.pretrained.chat import KEY_VARIABLE, ChatClient, Question, Retry
+from tiny.chat_server import ChatServer, completion, question_of
+
+pytest.importorskip("openai")
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+QUICK = Retry(first_pause=0.01, timeout=0.7, attempts=3)
+ONCE = Retry(attempts=1)
+
+
+def echo(body, number):
+    return 200, completion(f" {question_of(body)}!\n")
+
+
+def test_what_a_server_is_sent(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "a secret")
+    with ChatServer(echo) as server:
+        client = ChatClient(server.address, "m")
+        assert client.ask(Question("dog"), max_tokens=3, temperature=0.5, seed=7) == "dog!"
+        assert client.ask(Question("cat", (IMAGE, IMAGE)), max_tokens=3, temperature=0) == "cat!"
+    (path, plain), (_, shown) = server.requests
+    assert path == "/v1/chat/completions"
+    expected = {"model": "m", "max_tokens": 3, "temperature": 0.5, "seed": 7}
+    assert plain == expected | {"messages": [{"role": "user", "content": "dog"}]}
+    assert "seed" not in shown
+    parts = shown["messages"][0]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "image_url", "text"]
+    assert parts[0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+    assert server.keys == {"Bearer a secret"}
+
+
+def test_answers_arrive_with_their_keys_and_no_more_are_asked_at_once_than_wanted():
+    def slow(body, number):
+        time.sleep(0.02)
+        return echo(body, number)
+
+    with ChatServer(slow) as server:
+        asked = ((number, Question(f"q{number}")) for number in range(20))
+        told = dict(ChatClient(server.address, "m", concurrency=4).ask_all(asked, max_tokens=1))
+    assert told == {number: f"q{number}!" for number in range(20)}
+    assert 1 < server.most <= 4
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (503, {"error": {"message": "busy"}}),
+        (429, {"error": {"message": "slow down"}}),
+        (200, b"<html>no</html>"),
+        (200, {"choices": []}),
+        (200, completion("  \n")),
+        (200, completion(None)),
+        None,
+    ],
+)
+def test_a_server_without_a_usable_answer_is_asked_again(bad):
+    with ChatServer(lambda body, number: bad if number < 3 else echo(body, number)) as server:
+        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1) == "dog!"
+    assert len(server.requests) == 3
+
+
+def test_a_server_that_stalls_is_asked_again():
+    def stalls(body, number):
+        if number == 1:
+            time.sleep(1.5)
+        return echo(body, number)
+
+    with ChatServer(stalls) as server:
+        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1) == "dog!"
+
+
+@pytest.mark.parametrize(
+    ("reply", "message", "asked"),
+    [
+        ((200, {"nonsense": 1}), "no chat completion of text", 3),
+        ((200, completion("")), "an empty answer", 3),
+        ((200, b"<html>"), "is this its address up to /v1", 3),
+        ((503, {"error": {"message": "busy"}}), "busy.*What is done is kept", 3),
+        ((404, {"error": {"message": "no such model m"}}), "no such model m.*What is done is kept", 1),
+    ],
+)
+def test_what_is_said_at_last(reply, message, asked):
+    with ChatServer(lambda body, number: reply) as server, pytest.raises(UserError, match=message) as error:
+        ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1)
+    assert "\n" not in str(error.value)
+    assert server.address in str(error.value)
+    assert len(server.requests) == asked
+
+
+def test_answers_before_an_error_are_given_out():
+    with ChatServer(lambda body, number: echo(body, number) if number < 3 else (404, {})) as server:
+        asked = ((number, Question("q")) for number in range(9))
+        answers = ChatClient(server.address, "m", concurrency=1).ask_all(asked, max_tokens=1)
+        assert [next(answers)[0], next(answers)[0]] == [0, 1]
+        with pytest.raises(UserError, match="404"):
+            next(answers)
+
+
+def test_leaving_early_ends_what_is_under_way():
+    with ChatServer(lambda body, number: echo(body, number) if number == 1 else time.sleep(30)) as server:
+        answers = ChatClient(server.address, "m", concurrency=2).ask_all((n, Question("q")) for n in range(9))
+        assert next(answers)[1] == "q!"
+        began = time.monotonic()
+        answers.close()
+        assert time.monotonic() - began < 5
+
+
+def test_no_server_and_bad_addresses():
+    with ChatServer(echo) as server:
+        pass
+    with pytest.raises(UserError, match=r"Connection error.*What is done is kept"):
+        ChatClient(server.address, "m", retry=ONCE).ask(Question("dog"))
+    with pytest.raises(UserError, match="Connection error"):
+        ChatClient(server.address, retry=ONCE).find_model()
+    with pytest.raises(UserError, match="is no address; give its base URL"):
+        ChatClient("localhost:8000", "m")
+    with pytest.raises(UserError, match="concurrency is 0; give at least 1"):
+        ChatClient(server.address, "m", concurrency=0)
+    with pytest.raises(UserError, match="attempts is 0; give at least 1"):
+        Retry(attempts=0)
+
+
+def test_models_of_a_server():
+    models = [{"id": name, "object": "model", "created": 1, "owned_by": "us"} for name in ("a", "b")]
+    with ChatServer(echo) as one, ChatServer(echo, models) as two:
+        assert ChatClient(one.address).find_model() == ("stub", "lab/stub")
+        assert ChatClient(two.address, "b").find_model() == ("b", "b")
+        with pytest.raises(UserError, match="has 2 models; name one: a, b"):
+            ChatClient(two.address).find_model()
+        with pytest.raises(UserError, match="has no model 'c'; it has a, b"):
+            ChatClient(two.address, "c").find_model()
+
+
+def test_half_a_character_becomes_a_question_mark():
+    with ChatServer(lambda body, number: (200, completion("cat \ud83d"))) as server:
+        assert ChatClient(server.address, "m").ask(Question("dog")) == "cat ?"
