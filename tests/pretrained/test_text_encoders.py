@@ -127,13 +127,13 @@ def test_neither_padding_nor_batch_matter(encoder, t5_folder, monkeypatch):
     encoded = encoder.encode(TEXTS)
     encoder = T5(str(t5_folder), "cpu", batch_tokens=300)
     calls = []
-    forward = encoder._model.forward
+    forward = encoder.network.forward
 
     def counting(**inputs):
         calls.append(tuple(inputs["input_ids"].shape))
         return forward(**inputs)
 
-    monkeypatch.setattr(encoder._model, "forward", counting)
+    monkeypatch.setattr(encoder.network, "forward", counting)
     for one, other in zip(encoded, encoder.encode(TEXTS)):
         np.testing.assert_allclose(one, other, atol=2e-5)
     assert len(calls) > 1

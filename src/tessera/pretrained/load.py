@@ -1,16 +1,18 @@
 """Loading of pretrained networks: the one way to load one, its tokenizer, and bare files of weights."""
 
 import contextlib
+import functools
 import importlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError
+from tessera.devices import pick_device
 from tessera.extras import require
 from tessera.files import sha256_file
-from tessera.hub import CONFIG_FILE, ModelFolder, fetch_repository
+from tessera.hub import CONFIG_FILE, ModelFolder, fetch_repository, find_model
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +20,48 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 _HASHED = re.compile(r"-([0-9a-f]{8})$")  # torch.hub's and mmdetection's way to name files
+
+
+class Pretrained:
+    """A frozen network of transformers or diffusers in a folder, whose weights are read when they are first needed.
+
+    cls, field: of `load_network`. name, patterns: of `find_model`. device: None = the best there is. dtype, of: of
+    `check_float`.
+    """
+
+    def __init__(
+        self,
+        cls: str,
+        name: str,
+        patterns: Sequence[str],
+        field: str,
+        of: str,
+        device: "str | torch.device | None",
+        dtype: "torch.dtype | None",
+    ) -> None:
+        require(cls.partition(".")[0], "hub", f"{field}: {name}")
+        self._cls, self._field = cls, field
+        self.dtype = check_float(dtype, field, of)
+        self.device = pick_device(device)
+        self.folder = find_model(name, patterns, field)
+        self.id = self.folder.id
+
+    @functools.cached_property
+    def network(self) -> Any:
+        """The network on its device."""
+        return load_network(self._cls, self.folder, self._field, dtype=self.dtype, device=self.device)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the model's files."""
+        return self.folder.sha256
+
+    def to(self, device: "torch.device | str") -> None:
+        """Move the network to a device."""
+        import torch
+
+        self.device = torch.device(device)
+        self.network.to(self.device)
 
 
 def load_network(

@@ -13,8 +13,9 @@ alone, or is the file that the user has named in this process.
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tessera.config import UserError, blaming, load_part, part_id
 from tessera.files import sha256_file
@@ -29,30 +30,34 @@ _OWN_ID = re.compile(r"([^/\\]+\.py):(\w+)@([0-9a-f]{12})")
 _typed: dict[str, str] = {}  # id -> FILE.py:CLASS that the user has named in this process
 
 
-def load_named(
-    name: str,
-    field: str,
-    what: str,
-    families: Mapping[str, Callable[..., T]],
-    pretrained: Callable[[str], T],
-    own: Callable[[str], T],
-    *,
-    known: str,
-    run_files: bool = False,
-) -> T:
-    """Return the part called `name`: of a family, a pretrained one, or one of a user's own file.
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """A table of parts of one kind: its families, and the classes of pretrained and of users' own parts."""
 
-    families: constructors by name, each with one optional whole number. own: is given "FILE.py:CLASS". known: the end
-    of the UserError for an unknown name. run_files: the user typed the name, so it may be the path of a file to run.
-    """
-    family, colon, argument = name.partition(":")
-    if family in families and (not colon or (argument.isascii() and argument.isdigit())):
-        return families[family](int(argument)) if colon else families[family]()
-    if _OWN_ID.fullmatch(name) or _OWN.fullmatch(name):
-        return own(_find_own(name, field, run_files))
-    if family not in families and is_model_name(name):
-        return pretrained(name)
-    raise UserError(f"{field}: unknown {what} {name!r}; there are: {known}, and FILE.py:CLASS of your own")
+    field: str
+    """The beginning of every UserError."""
+    what: str
+    """The kind, in words."""
+    families: dict[str, Callable[..., T]]
+    """Constructors by name, each with one optional whole number."""
+    pretrained: Callable[..., T]
+    """Called with a model's name, device, dtype, load."""
+    own: Callable[..., T]
+    """Called with "FILE.py:CLASS" and device."""
+    known: str
+    """The end of the UserError for an unknown name."""
+
+    def load(self, name: str, device: Any, dtype: Any, load: bool, run_files: bool) -> T:
+        """Return the part called `name`. run_files: the user typed it, so it may be the path of a file to run."""
+        family, colon, argument = name.partition(":")
+        if family in self.families and (not colon or (argument.isascii() and argument.isdigit())):
+            return self.families[family](int(argument)) if colon else self.families[family]()
+        if _OWN_ID.fullmatch(name) or _OWN.fullmatch(name):
+            return self.own(_find_own(name, self.field, run_files), device)
+        if family not in self.families and is_model_name(name):
+            return self.pretrained(name, device, dtype, load)
+        choices = f"there are: {self.known}, and FILE.py:CLASS of your own"
+        raise UserError(f"{self.field}: unknown {self.what} {name!r}; {choices}")
 
 
 def _find_own(name: str, field: str, run_files: bool) -> str:

@@ -6,22 +6,19 @@ to store: `load_text_encoder(encoder.id)` gives an equal encoder. `TEXT_ENCODERS
 L: tokens of one caption, the end token included; D: the encoder's width.
 """
 
-import functools
 import hashlib
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.devices import pick_device
-from tessera.hub import find_model
-from tessera.pretrained.load import check_float, load_network, load_tokenizer
-from tessera.pretrained.named import OwnPart, load_named
+from tessera.pretrained.load import Pretrained, load_tokenizer
+from tessera.pretrained.named import Kind, OwnPart
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +137,7 @@ def _word_vector(word: str, width: int) -> NDArray[np.float32]:
     return (direction * np.sqrt(width / np.square(direction).sum())).astype(np.float32)
 
 
-class T5:
+class T5(Pretrained):
     """A pretrained T5 encoder and its tokenizer; paper appendix A: google/flan-t5-xl. Frozen.
 
     Texts go in as they are. A text's encoding does not depend on the others of its batch: padding is masked, and
@@ -157,48 +154,29 @@ class T5:
         name: str,
         device: "str | torch.device | None" = None,
         dtype: "torch.dtype | None" = None,
-        max_tokens: int = 256,
         load: bool = True,
+        max_tokens: int = 256,
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-        self._dtype = check_float(dtype, "text", "T5")
-        self._device = pick_device(device)
+        super().__init__("transformers.T5EncoderModel", name, T5_FILES, "text", "T5", device, dtype)
         self._batch_tokens = batch_tokens
-        self._folder = find_model(name, T5_FILES, "text")
-        self.id = self._folder.id
         self.max_tokens = max_tokens
-        config = self._folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
+        config = self.folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
         self.width = int(config.get("d_model", 512))  # 512 is the default of T5Config
-        if not {"tokenizer.json", "spiece.model"} & set(self._folder.files):
+        if not {"tokenizer.json", "spiece.model"} & set(self.folder.files):
             raise UserError(f"text: {self.id} has no tokenizer.json and no spiece.model; copy its tokenizer there")
-        self._tokenizer = load_tokenizer(self._folder, "text")
+        self._tokenizer = load_tokenizer(self.folder, "text")
         if self._tokenize([""]) != [[self._tokenizer.eos_token_id]]:
             raise UserError(f"text: the tokenizer of {self.id} does not end a text with {END}; its files are not T5's")
         if load:
-            _ = self._model
-
-    @functools.cached_property
-    def _model(self) -> Any:
-        return load_network("transformers.T5EncoderModel", self._folder, "text", dtype=self._dtype, device=self._device)
-
-    @property
-    def sha256(self) -> str:
-        """The content hash of its config.json, weights and tokenizer."""
-        return self._folder.sha256
+            _ = self.network
 
     @property
     def null_condition(self) -> NDArray[np.float32]:
         """The encoding of the empty text, which is the end token alone: float32 (1, D)."""
         return self.encode([""])[0]
-
-    def to(self, device: "torch.device | str") -> None:
-        """Move the network to a device."""
-        import torch
-
-        self._device = torch.device(device)
-        self._model.to(self._device)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of each text and the end token, before any cut."""
@@ -225,7 +203,7 @@ class T5:
                 ids[row, : len(tokens[i])] = torch.tensor(tokens[i])
                 mask[row, : len(tokens[i])] = 1
             with torch.inference_mode():
-                states = self._model(input_ids=ids.to(self._device), attention_mask=mask.to(self._device))
+                states = self.network(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
             states = states.last_hidden_state.float().cpu().numpy()  # (b, L, D)
             for row, i in enumerate(batch):
                 encoded[i] = states[row, : len(tokens[i])].copy()
@@ -278,8 +256,15 @@ class OwnTextEncoder(OwnPart):
         return encoded
 
 
-TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {"words": Words}
-"""Encoder family -> constructor; the id's part after the colon is its whole-number argument."""
+TEXT_ENCODERS = Kind[TextEncoder](
+    "text",
+    "text encoder",
+    {"words": Words},
+    T5,
+    OwnTextEncoder,
+    known="words:<width>, a Hugging Face repository such as google/flan-t5-xl, the folder of a T5",
+)
+"""Families, by the first part of an id, and the other ways to name an encoder; one entry adds a family."""
 
 
 def load_text_encoder(
@@ -291,16 +276,7 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Load the encoder called `encoder_id`: "words:64", "google/flan-t5-xl", "my_parts.py:MyEncoder@HASH".
 
-    device, dtype, load: see `T5`; the others do without. run_files: see `tessera.pretrained.named`. Raises UserError
-    that lists what there is for an unknown id.
+    device, dtype, load: see `T5`; the others do without. run_files: see `Kind.load`. Raises UserError that lists what
+    there is for an unknown id.
     """
-    return load_named(
-        encoder_id,
-        "text",
-        "text encoder",
-        TEXT_ENCODERS,
-        lambda name: T5(name, device, dtype, load=load),
-        lambda spec: OwnTextEncoder(spec, device),
-        known="words:<width>, a Hugging Face repository such as google/flan-t5-xl, the folder of a T5",
-        run_files=run_files,
-    )
+    return TEXT_ENCODERS.load(encoder_id, device, dtype, load, run_files)

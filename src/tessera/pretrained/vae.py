@@ -6,20 +6,15 @@ and exports need to store: `load_codec(codec.id)` gives an equal codec. `CODECS`
 B: images; S: their side in pixels; C, h, w: a latent's channels, height, width.
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tessera.config import UserError
-from tessera.devices import pick_device
-from tessera.extras import require
-from tessera.hub import find_model
-from tessera.pretrained.load import check_float, load_network
-from tessera.pretrained.named import OwnPart, load_named
+from tessera.pretrained.load import Pretrained
+from tessera.pretrained.named import Kind, OwnPart
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +111,7 @@ class PixelUnshuffle:
         )  # (B, S, S, 3)
 
 
-class Autoencoder:
+class Autoencoder(Pretrained):
     """A pretrained VAE of diffusers' class AutoencoderKL, such as Stable Diffusion's. Frozen.
 
     Latents are the VAE's own, without the factor 0.18215 of Stable Diffusion: training normalizes them.
@@ -135,13 +130,9 @@ class Autoencoder:
         load: bool = True,
         batch_pixels: int = BATCH_PIXELS,
     ) -> None:
-        require("diffusers", "hub", f"latents: {name}")
-        self._dtype = check_float(dtype, "latents", "a VAE")
-        self._device = pick_device(device)
+        super().__init__("diffusers.AutoencoderKL", name, VAE_FILES, "latents", "a VAE", device, dtype)
         self._batch_pixels = batch_pixels
-        self._folder = find_model(name, VAE_FILES, "latents")
-        self.id = self._folder.id
-        config = self._folder.config("latents", "_class_name", "AutoencoderKL", "an AutoencoderKL of diffusers")
+        config = self.folder.config("latents", "_class_name", "AutoencoderKL", "an AutoencoderKL of diffusers")
         try:
             self._channels = int(config["latent_channels"])
             self.factor = 2 ** (len(config["block_out_channels"]) - 1)
@@ -149,28 +140,12 @@ class Autoencoder:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"latents: the config.json of {self.id} is not an AutoencoderKL's ({error})") from error
         if load:
-            _ = self._vae
-
-    @functools.cached_property
-    def _vae(self) -> Any:
-        return load_network("diffusers.AutoencoderKL", self._folder, "latents", dtype=self._dtype, device=self._device)
-
-    @property
-    def sha256(self) -> str:
-        """The content hash of its config.json and weights."""
-        return self._folder.sha256
+            _ = self.network
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """Return (C, size / factor, size / factor)."""
         side = _latent_side(size, self)
         return self._channels, side, side
-
-    def to(self, device: "torch.device | str") -> None:
-        """Move the network to a device."""
-        import torch
-
-        self._device = torch.device(device)
-        self._vae.to(self._device)
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode uint8 (B, S, S, 3); return the posterior's (mean, std), float32 (B, C, S / factor, S / factor)."""
@@ -181,9 +156,9 @@ class Autoencoder:
         mean, std = np.empty(shape, np.float32), np.empty(shape, np.float32)
         with torch.inference_mode():
             for part in self._parts(len(images), images.shape[1]):
-                pixels = torch.from_numpy(np.ascontiguousarray(images[part])).to(self._device)
+                pixels = torch.from_numpy(np.ascontiguousarray(images[part])).to(self.device)
                 pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # (b, 3, S, S)
-                posterior = self._vae.encode(pixels.to(self._dtype)).latent_dist
+                posterior = self.network.encode(pixels.to(self.dtype)).latent_dist
                 mean[part] = posterior.mean.float().cpu().numpy()
                 std[part] = torch.exp(0.5 * posterior.logvar.float()).cpu().numpy()
         return mean, std
@@ -197,8 +172,8 @@ class Autoencoder:
         images = np.empty((count, height * self.factor, width * self.factor, 3), np.uint8)
         with torch.inference_mode():
             for part in self._parts(count, max(images.shape[1:3])):
-                codes = torch.from_numpy(planes[part]).to(self._device, self._dtype)
-                pixels = self._vae.decode(codes).sample.float()  # (b, 3, S, S)
+                codes = torch.from_numpy(planes[part]).to(self.device, self.dtype)
+                pixels = self.network.decode(codes).sample.float()  # (b, 3, S, S)
                 levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
                 images[part] = levels.permute(0, 2, 3, 1).cpu().numpy()
         return images
@@ -260,8 +235,16 @@ def _check_latents(latents: ArrayLike, channels: int, codec_id: str) -> NDArray[
     return planes
 
 
-CODECS: dict[str, Callable[..., LatentCodec]] = {"pixel-unshuffle": PixelUnshuffle}
-"""Codec family -> constructor; the id's part after the colon is its whole-number argument."""
+CODECS = Kind[LatentCodec](
+    "latents",
+    "image codec",
+    {"pixel-unshuffle": PixelUnshuffle},
+    Autoencoder,
+    OwnCodec,
+    known="pixel-unshuffle:<factor>, a Hugging Face repository such as stabilityai/sd-vae-ft-ema, the folder of an"
+    " AutoencoderKL",
+)
+"""Families, by the first part of an id, and the other ways to name a codec; one entry adds a family."""
 
 
 def load_codec(
@@ -273,17 +256,7 @@ def load_codec(
 ) -> LatentCodec:
     """Load the codec called `codec_id`: "pixel-unshuffle:4", "stabilityai/sd-vae-ft-ema", "my_parts.py:MyCodec@HASH".
 
-    device, dtype, load: see `Autoencoder`; the others do without. run_files: see `tessera.pretrained.named`. Raises
-    UserError that lists what there is for an unknown id.
+    device, dtype, load: see `Autoencoder`; the others do without. run_files: see `Kind.load`. Raises UserError that
+    lists what there is for an unknown id.
     """
-    return load_named(
-        codec_id,
-        "latents",
-        "image codec",
-        CODECS,
-        lambda name: Autoencoder(name, device, dtype, load),
-        lambda spec: OwnCodec(spec, device),
-        known="pixel-unshuffle:<factor>, a Hugging Face repository such as stabilityai/sd-vae-ft-ema, the folder of an"
-        " AutoencoderKL",
-        run_files=run_files,
-    )
+    return CODECS.load(codec_id, device, dtype, load, run_files)
