@@ -7,7 +7,9 @@ where an error was raised.
 
 import errno
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -49,12 +51,12 @@ GROUPS = {"evaluate": "Scores of images, with intervals.", "figure": "The paper'
 
 DESCRIPTION = (
     "Train your own text-to-image model on a small, curated, labeled image set."
-    " Start with: tessera run miniature; --json: answers for scripts."
+    " Start with: tessera run miniature. --json: answers for scripts."
 )
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the command; ends the process."""
+    """Run the command and end the process: the entry point."""
     args = list(sys.argv[1:] if args is None else args)
     if args in (["--version"], ["-V"]):
         import tessera
@@ -64,6 +66,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     output.as_json = output.FLAG in args
     args = [_at_home(word) for word in args if word != output.FLAG]
     try:
+        if args in (["--help"], ["-h"]):
+            print(_overview(), flush=True)
+            sys.exit(0)
         _check_verb(args)
         from tessera.signals import stopping
 
@@ -95,6 +100,16 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             _fail(f"{error.name} is not installed; run: {install_command(extra)}", 2)
         _fail(f"{type(error).__name__}: {error} (a defect of tessera; TESSERA_DEBUG=1 shows where)", 1)
     sys.exit(0)
+
+
+def _overview() -> str:
+    """Return the help of `tessera` itself: every verb with its first sentence, without the time to import tyro."""
+    width, column = min(shutil.get_terminal_size().columns, 120), max(map(len, VERBS)) + 4
+    lines = ["usage: tessera VERB [--help] ...", "", *textwrap.wrap(DESCRIPTION, width), ""]
+    for name, verb in VERBS.items():
+        about = (verb.__doc__ or "").partition("\n")[0]
+        lines += textwrap.wrap(about, width, initial_indent=f"  {name}".ljust(column), subsequent_indent=" " * column)
+    return "\n".join([*lines, "", "tessera VERB --help shows what a verb takes, with an example."])
 
 
 def _at_home(word: str) -> str:
