@@ -26,7 +26,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "caption": curate.caption,
     "export-captioner": curate.export_captioner,
     "encode": curate.encode,
-    "look": curate.look,
+    "preview": curate.preview,
     "train": train.train,
     "export": train.export,
     "import-published": generate.import_published,

@@ -217,7 +217,7 @@ def encode(
     _say_if_complete(out)
 
 
-def look(
+def preview(
     directory: Annotated[Path, "positional"],
     out: Path | None = None,
     number: int = 60,
@@ -225,21 +225,21 @@ def look(
     images: Path | None = None,
     recipe: Path | None = None,
 ) -> None:
-    """A page of samples of what collect, augment, caption or encode made, to look at: one HTML file.
+    """Write a page of samples of what collect, augment, caption or encode made: one HTML file.
 
-    Example: tessera look captions/plain --out look.html
+    Example: tessera preview captions/plain --out preview.html
 
     Args:
         directory: Directory made by collect, augment, caption or encode.
         out: The HTML file; DIRECTORY.html by default.
         number: How many records to show.
         seed: Seed of their choice.
-        images: The pictures it was made from, where they lie elsewhere.
+        images: The images it was made from, where they lie elsewhere.
         recipe: The recipe it was made from, where it lies elsewhere.
     """
-    from tessera.report.dataset_page import look as look_at
+    from tessera.report.dataset_page import preview as preview_page
 
     place = directory.resolve()
     path = out or place.with_name(f"{place.name}.html")
-    look_at(directory, path, number=number, seed=seed, images=images, recipe=recipe)
+    preview_page(directory, path, number=number, seed=seed, images=images, recipe=recipe)
     say_files([path])

@@ -209,18 +209,18 @@ def report(
     samples: tuple[Path, ...] = (),
     force: bool = False,
 ) -> None:
-    """One self-contained HTML page: about a working folder, or about scores, beside the paper's tables.
+    """Write one self-contained HTML page: about a working folder, or about scores, with the paper's tables.
 
     Example: tessera report out/miniature
 
     Args:
         paths: A folder made by run; or directories with a scores.json in them, made by evaluate.
         out: Directory to make; for a working folder, its report/ by default.
-        samples: The pictures of each of the scores, in the same order, for the page's drill-down.
-        force: Put numbers of unlike protocols in one table.
+        samples: The images of each of the scores, in the same order, shown prompt by prompt.
+        force: Put numbers of different protocols in one table.
     """
     from tessera.config import UserError
-    from tessera.report.scores_page import is_scores, results
+    from tessera.report.scores_page import is_scores, report_scores
 
     if not paths:
         raise UserError("report: give a folder made by run, or directories of scores")
@@ -228,7 +228,7 @@ def report(
     if len(scores) == len(paths):
         if out is None:
             raise UserError("report: give --out, a directory for the page about these scores")
-        results(out, paths, samples, force)
+        report_scores(out, paths, samples, force)
         say_report(out / "index.html")
         return
     other = next(path for path in paths if path not in scores)
@@ -255,21 +255,22 @@ def figure_tau(
     pictures: int = 64,
     seed: int = 0,
 ) -> None:
-    """Figure 7: CutMix pictures at rising noise, and how well their seams can still be detected, to choose tau by.
+    """Draw Figure 7: CutMix images at rising noise, and how well their seams can still be detected, to choose tau by.
 
     Example: tessera figure tau --images imagenet/val --schedule linear --codec stabilityai/sd-vae-ft-mse --size 256 --scale 0.18215 --out tau
 
     Args:
         out: Directory to make: tau.png, tau.md, tau.json.
-        images: Folder of pictures, in class folders if there are classes; renders of the miniature by default.
+        images: Folder of images, in class folders if there are classes; renders of the miniature by default.
         schedule: Noise schedule: linear, cosine, sigmoid, scaled_linear, ddpm_linear, or FILE.py:FUNCTION.
         codec: What the noise is added to: pixel-unshuffle:N, or a VAE's folder or Hub name.
         scale: What the training multiplies its latents by.
-        size: Side of the pictures in pixels.
-        pictures: How many are judged.
+        size: Side of the images in pixels.
+        pictures: Number of images judged.
         seed: Seed of placements and noise.
     """  # noqa: E501
     from tessera.report.figure7 import TauConfig, tau
 
-    tau(out, images, TauConfig(schedule=schedule, codec=codec, scale=scale, size=size, pictures=pictures, seed=seed))
+    config = TauConfig(schedule=schedule, codec=codec, scale=scale, size=size, num_images=pictures, seed=seed)
+    tau(out, images, config)
     say(out, (out / "tau.md").read_text(encoding="utf-8"))

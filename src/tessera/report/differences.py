@@ -2,38 +2,40 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tessera.config import UserError
 from tessera.evaluate.intervals import MOST, paired_difference
 from tessera.evaluate.scores import Scores
-from tessera.report.tables import LOWER_IS_BETTER, Cell, Table, full_name, label
+from tessera.report.measured import full_name
+from tessera.report.tables import Cell, Table, is_lower_better, name_of
 
 RESAMPLES = 1000
 SHARES = "score interval over prompts (Newcombe)"
+STAR = "* The 95% interval of the difference leaves 0 out."
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A model minus the one before it in its table."""
+    """A model minus another one of its table."""
 
     name: str
     """ "b \u2212 a"."""
     cells: tuple[Cell | None, ...]
-    """Beside the table's columns; None = one of the two was not measured, it is in `unpaired`, or is no such number."""
-    unpaired: Mapping[str, str]
+    """A difference for each column of the table; None = not measured in both, in `unpaired`, or no mean or distance."""
+    unpaired: Mapping[str, str] = field(default_factory=dict)
     """Metric -> why it has no difference."""
 
     def reasons(self) -> list[str]:
-        """A line for each reason, with all metrics that it holds for."""
+        """Return a line for each reason, with all metrics that it holds for."""
         found: dict[str, list[str]] = {}
         for metric, reason in self.unpaired.items():
-            found.setdefault(reason, []).append(label(metric)[:-2])
+            found.setdefault(reason, []).append(name_of(metric))
         return [f"Not paired in {self.name}: {', '.join(names)} ({reason})" for reason, names in found.items()]
 
 
 def pairs_of(table: Table, force: bool = False) -> tuple[Pair, ...]:
-    """The differences of all neighbours in a table of measured numbers; force: of unlike protocols all the same."""
+    """Return the difference of each model from the one above it; `force`: of different protocols too."""
     pairs = [_pair(a, b, table.columns, force) for a, b in itertools.pairwise(table.members)]
     return tuple(pair for pair in pairs if any(pair.cells) or pair.unpaired)
 
@@ -61,34 +63,34 @@ def _pair(a: Scores, b: Scores, metrics: Sequence[str], force: bool) -> Pair:
 
 
 def about(pairs: Sequence[Pair]) -> str:
-    """What stands below a table's differences."""
-    star = " * The 95% interval of the difference leaves 0 out."
+    """Return the line below a table's differences."""
     stars = any(cell is not None and is_clear(cell) for pair in pairs for cell in pair.cells)
-    return f"Paired differences: each model minus the one before it, over the same prompts.{star if stars else ''}"
+    text = "Paired differences: each model minus the one before it, over the same prompts."
+    return f"{text} {STAR}" if stars else text
 
 
 def sizes_of(pairs: Sequence[Pair]) -> list[float]:
-    """Of each column the largest difference, which decides the digits of all."""
+    """Return each column's largest difference, which decides its digits."""
     return [max((cell.size for cell in column if cell), default=0.0) for column in zip(*(p.cells for p in pairs))]
 
 
 def is_clear(cell: Cell) -> bool:
-    """Whether the interval leaves 0 out."""
+    """Return whether the interval leaves 0 out."""
     return cell.low is not None and cell.high is not None and (cell.low > 0 or cell.high < 0)
 
 
 def is_better(cell: Cell, metric: str) -> bool:
-    """Whether the difference is one for the better."""
-    return (cell.value > 0) != (metric.split("/")[0] in LOWER_IS_BETTER)
+    """Return whether the difference is one for the better."""
+    return (cell.value > 0) != is_lower_better(metric)
 
 
 def signed_text(cell: Cell, size: float) -> str:
-    """A difference with its sign, and a star where it is clear."""
+    """Return a difference with its sign, and a star where it is clear."""
     return _signed(cell.text(size)) + ("*" if is_clear(cell) else "")
 
 
 def signed_interval(cell: Cell, size: float) -> str:
-    """ "low to high", each with its sign."""
+    """Return "low to high", each with its sign."""
     return " to ".join(_signed(end) for end in cell.interval(size).split(" to "))
 
 
@@ -99,5 +101,5 @@ def _signed(number: str) -> str:
 
 
 def with_minus(numbers: str) -> str:
-    """With the sign that is as wide as a plus."""
+    """Return the text with minus signs as wide as a plus."""
     return numbers.replace("-", "\u2212")

@@ -1,10 +1,10 @@
-"""Pictures of the report: pixels as data URIs, CutMix examples with their captions, pictures at rising noise levels."""
+"""Training images of the report: CutMix examples with their captions, and images at rising noise levels."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,70 +12,42 @@ from numpy.typing import NDArray
 from tessera.curate.index import Composer, Recipe, RecipeRow, Row, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP, PATTERNS, label_of
 from tessera.files import read_table
-from tessera.images import data_uri, read_rgb, thumbnail
 from tessera.randomness import philox
-from tessera.stages import read_manifest
-
-if TYPE_CHECKING:
-    pass
-
-SMALL = 128
-"""Pictures of at most this side are shown with hard pixels and stored without loss."""
-LARGEST = 320
-"""Larger pictures are scaled down to this side in the page."""
+from tessera.report.gallery import PageImage, embed
+from tessera.stages import MANIFEST, read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """An image of the page."""
+class MixedExample:
+    """An augmented image and what it was made of."""
 
-    uri: str
-    width: int
-    height: int
-    alt: str
-    small: bool
-    """Shown with hard pixels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """How one augmented picture was made."""
-
-    base: Picture
-    partner: Picture
-    mixed: Picture
+    base: PageImage
+    partner: PageImage
+    mixed: PageImage
     pattern: str
     left: float
     """left, top, width, height of the pasted box: percent of the frame."""
     top: float
     width: float
     height: float
-    captions: tuple[tuple[str, str], ...]
-    """(what it is, caption)."""
+    captions: Sequence[tuple[str, str]]
+    """(the caption's origin, caption)."""
     pixels: NDArray[np.uint8]
-    """The augmented picture, (S, S, 3)."""
+    """The augmented image, (S, S, 3)."""
     base_pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainExample:
-    """One training picture."""
+    """A training image."""
 
-    picture: Picture
-    captions: tuple[tuple[str, str], ...]
+    image: PageImage
+    captions: Sequence[tuple[str, str]]
     pixels: NDArray[np.uint8]
 
 
-def embed(pixels: NDArray[np.uint8], alt: str) -> Picture:
-    """uint8 (H, W, 3) as a picture of the page: PNG if small, else JPEG of at most `LARGEST` px."""
-    small = max(pixels.shape[:2]) <= SMALL
-    pixels = thumbnail(pixels, LARGEST)
-    height, width, _ = pixels.shape
-    return Picture(uri=data_uri(pixels, SMALL), width=width, height=height, alt=alt, small=small)
-
-
-def mixed_examples(workspace: Path, count: int) -> list[Example]:
-    """About `count` rows of recipe/, taken evenly over its patterns; [] without recipe/ or images/."""
+def mixed_examples(workspace: Path, count: int) -> list[MixedExample]:
+    """Return about `count` rows of recipe/, taken evenly over its patterns; [] without recipe/ or images/."""
     images, recipe = workspace / "images", workspace / "recipe"
     if not (recipe / "recipe.parquet").is_file() or not (images / "images.parquet").is_file():
         return []
@@ -87,21 +59,19 @@ def mixed_examples(workspace: Path, count: int) -> list[Example]:
     examples = []
     for row, entry in zip(rows, list_entries(originals, rows)):
         base, partner, pixels = composer.read(entry.base), composer.read(str(entry.partner)), composer(entry)
-        size, box, label = len(base), row.placement.box, label_of(row.placement.pattern)
+        label, (left, top, right, bottom) = label_of(row.placement.pattern), row.placement.box
         of_base, of_partner = (key.rpartition("/")[0] or key for key in (row.base, row.partner))
         said = [(f"caption of the base ({name})", text) for name, text in captions.get(row.base, ())]
-        said += [(f"caption of the CutMix picture ({name})", text) for name, text in captions.get(row.key, ())]
+        said += [(f"caption of the CutMix image ({name})", text) for name, text in captions.get(row.key, ())]
+        shares = (round(100 * edge / len(base), 2) for edge in (left, top, right - left, bottom - top))
         examples.append(
-            Example(
-                base=embed(base, f"Base picture of class {of_base}"),
-                partner=embed(partner, f"Partner picture of class {of_partner}"),
+            MixedExample(
+                base=embed(base, f"Base image of class {of_base}"),
+                partner=embed(partner, f"Partner image of class {of_partner}"),
                 mixed=embed(pixels, f"{of_partner} pasted into {of_base}, pattern {label}"),
                 pattern=label,
-                left=round(100 * box[0] / size, 2),
-                top=round(100 * box[1] / size, 2),
-                width=round(100 * (box[2] - box[0]) / size, 2),
-                height=round(100 * (box[3] - box[1]) / size, 2),
-                captions=tuple(said),
+                **dict(zip(("left", "top", "width", "height"), shares)),
+                captions=said,
                 pixels=pixels,
                 base_pixels=base,
             )
@@ -110,25 +80,25 @@ def mixed_examples(workspace: Path, count: int) -> list[Example]:
 
 
 def plain_examples(workspace: Path, count: int) -> list[PlainExample]:
-    """`count` training pictures, taken evenly over images/; [] without it."""
+    """Return `count` training images, taken evenly over images/; [] without it."""
     images = workspace / "images"
     if not (images / "images.parquet").is_file():
         return []
     rows = _spread(read_images(images), count)
-    captions = _captions(workspace, [row.key for row in rows])
+    captions, composer = _captions(workspace, [row.key for row in rows]), Composer(images)
     examples = []
-    for row in rows:
-        pixels = read_rgb(images / str(row.file))
-        picture = embed(pixels, f"Training picture of class {row.class_name}")
-        said = tuple((f"caption ({name})", text) for name, text in captions.get(row.key, ()))
-        examples.append(PlainExample(picture=picture, captions=said or (("class", row.class_name),), pixels=pixels))
+    for row, entry in zip(rows, list_entries(rows)):
+        pixels = composer(entry)
+        image = embed(pixels, f"Training image of class {row.class_name}")
+        said = [(f"caption ({name})", text) for name, text in captions.get(row.key, ())]
+        examples.append(PlainExample(image=image, captions=said or [("class", row.class_name)], pixels=pixels))
     return examples
 
 
 def _recipe_rows(recipe: Recipe, count: int) -> list[RecipeRow]:
-    found = dict.fromkeys(recipe.rows.table["pattern"].unique().to_pylist())
-    names = [name for name in (*PATTERNS, *found) if name in found and name != CROP]
-    chosen = [recipe.rows.where("pattern", [name]) for name in dict.fromkeys(names)]
+    found = recipe.rows.table["pattern"].unique().to_pylist()
+    names = [name for name in dict.fromkeys((*PATTERNS, *found)) if name in found and name != CROP]
+    chosen = [recipe.rows.where("pattern", [name]) for name in names]
     return [row for rows in chosen for row in _spread(rows, -(-count // len(chosen)))]
 
 
@@ -138,18 +108,14 @@ def _spread(rows: Sequence[Row], count: int) -> list[Row]:
     return list(rows) if found <= count else [rows[(2 * i + 1) * found // (2 * count)] for i in range(count)]
 
 
-def _select(path: Path, keys: Iterable[str], columns: list[str]) -> list[dict[str, Any]]:
-    """The rows of a table whose "key" is one of `keys`."""
+def _captions(workspace: Path, keys: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return key -> (captioner, text) of every folder of captions/ that has the key; each pair once."""
     import pyarrow.compute as pc
 
-    return read_table(path, ["key", *columns]).filter(pc.field("key").isin(sorted(set(keys)))).to_pylist()
-
-
-def _captions(workspace: Path, keys: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """key -> (captioner, text) of every folder of captions/ that has the key; each pair once."""
     found: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(workspace.glob("captions/**/captions.parquet")):
-        for row in _select(path, keys, ["text", "captioner"]):
+        table = read_table(path, ["key", "text", "captioner"]).filter(pc.field("key").isin(sorted(set(keys))))
+        for row in table.to_pylist():
             pair = (row["captioner"], row["text"])
             if pair not in found.setdefault(row["key"], []):
                 found[row["key"]].append(pair)
@@ -158,23 +124,23 @@ def _captions(workspace: Path, keys: Sequence[str]) -> dict[str, list[tuple[str,
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSettings:
-    """How a run's latents are made and noised."""
+    """The codec, scale and noise schedule of a run's latents."""
 
     schedule: str
     codec: str
     tau: float
-    """Augmented pictures are used at t > tau."""
+    """Augmented images are used at t > tau."""
     augmented: bool
-    """Whether the run has augmented pictures."""
+    """The run has augmented images."""
     scale: tuple[float, ...] = (1.0,)
     shift: tuple[float, ...] = (0.0,)
 
 
 def noise_strip(named: Sequence[tuple[str, NDArray[np.uint8], bool]], settings: NoiseSettings) -> dict[str, Any]:
-    """Pictures (name, uint8 (S, S, 3), augmented) noised in latent space at rising t and decoded (paper Figure 7).
+    """Return images (name, uint8 (S, S, 3), augmented) noised in latent space at rising t and decoded (Figure 7).
 
-    Returns levels [{t, signal, is_tau, used}] and rows [{name, cells: [{picture, never}]}], for the page. All rows have
-    the same noise, so that only the pictures differ.
+    The result is, for the page, levels [{t, signal, is_tau, used}] and rows [{name, cells: [{image, never}]}]. All rows
+    have the same noise, so that only the images differ.
     """
     import torch
 
@@ -186,34 +152,28 @@ def noise_strip(named: Sequence[tuple[str, NDArray[np.uint8], bool]], settings: 
     mean, _ = codec.encode(np.stack([pixels for _, pixels, _ in named]))
     latents = (torch.from_numpy(mean) - shift) * scale  # (N, C, H, W)
     noise = torch.from_numpy(philox(0, "report/noise").standard_normal(latents.shape[1:]).astype(np.float32))
-    times = sorted({0.0, 0.2, round(settings.tau, 4), 0.6, 0.8})
+    tau = round(settings.tau, 4)
+    times = sorted({0.0, 0.2, tau, 0.6, 0.8})
     alpha_bars = get_schedule(settings.schedule)(torch.tensor(times, dtype=torch.float64)).tolist()
-    rows = [{"name": name, "cells": []} for name, _, _ in named]
+    levels, rows = [], [{"name": name, "cells": []} for name, _, _ in named]
     for t, alpha_bar in zip(times, alpha_bars):
-        levels = torch.full((len(latents),), alpha_bar)
-        noised = add_noise(latents, noise.expand_as(latents), levels) / scale + shift
+        share = torch.full((len(latents),), alpha_bar)
+        noised = add_noise(latents, noise.expand_as(latents), share) / scale + shift
         for row, pixels, (name, _, augmented) in zip(rows, codec.decode(noised), named):
-            picture = embed(pixels, f"{name} at t = {t:g}")
-            row["cells"].append({"picture": picture, "never": augmented and t <= settings.tau})
-    levels = [
-        {
-            "t": f"{t:g}",
-            "signal": f"{alpha_bar:.0%} signal",
-            "is_tau": settings.augmented and t == round(settings.tau, 4),
-        }
-        | {"used": settings.augmented and t > settings.tau}
-        for t, alpha_bar in zip(times, alpha_bars)
-    ]
+            image = embed(pixels, f"{name} at t = {t:g}")
+            row["cells"].append({"image": image, "never": augmented and t <= settings.tau})
+        used, is_tau = settings.augmented and t > settings.tau, settings.augmented and t == tau
+        levels.append({"t": f"{t:g}", "signal": f"{alpha_bar:.0%} signal", "is_tau": is_tau, "used": used})
     return {"levels": levels, "rows": rows}
 
 
 def noise_settings(workspace: Path, arms: Sequence[str]) -> NoiseSettings | None:
-    """Those of the first arm with augmented pictures, else of the first with a run; None where something is missing."""
-    runs = [(arm, read_manifest(workspace / "runs" / arm)) for arm in arms if _has_manifest(workspace / "runs" / arm)]
-    runs.sort(key=lambda run: "augmented" not in run[1].inputs)
-    if not runs:
+    """Return those of the first arm with augmented images, else of the first with a run; None if parts are missing."""
+    runs = [workspace / "runs" / arm for arm in arms]
+    found = [(run.name, read_manifest(run)) for run in runs if (run / MANIFEST).is_file()]
+    if not found:
         return None
-    arm, manifest = runs[0]
+    arm, manifest = min(found, key=lambda run: "augmented" not in run[1].inputs)
     codec, scale, shift = _codec(workspace, arm)
     if codec is None:
         return None
@@ -228,17 +188,11 @@ def noise_settings(workspace: Path, arms: Sequence[str]) -> NoiseSettings | None
 
 
 def _codec(workspace: Path, arm: str) -> tuple[str | None, tuple[float, ...], tuple[float, ...]]:
-    """Codec id, latent scale and shift: from the export, else the id alone from an encoded set."""
+    """Return codec id, latent scale and shift: from the export, else the id alone from an encoded set."""
     exported = workspace / "export" / arm / "config.json"
     if exported.is_file():
         settings: Mapping[str, Any] = json.loads(exported.read_bytes())["settings"]
         return settings["latent_codec"], tuple(settings["latent_scale"]), tuple(settings["latent_shift"])
-    for path in sorted(workspace.glob("encoded/**/manifest.json")):
-        codec = read_manifest(path.parent, must_be_complete=False).facts.get("latent_codec")
-        if codec is not None:
-            return codec, (1.0,), (0.0,)
-    return None, (1.0,), (0.0,)
-
-
-def _has_manifest(directory: Path) -> bool:
-    return (directory / "manifest.json").is_file()
+    manifests = sorted(workspace.glob(f"encoded/**/{MANIFEST}"))
+    found = (read_manifest(path.parent, must_be_complete=False).facts.get("latent_codec") for path in manifests)
+    return next((codec for codec in found if codec is not None), None), (1.0,), (0.0,)

@@ -1,10 +1,10 @@
-"""figure tau: CutMix pictures at rising noise (the paper's Figure 7), and how well their seams can still be detected.
+"""figure tau: CutMix images at rising noise (the paper's Figure 7), and how well their seams can still be detected.
 
-The number beside the picture is an AUC: how often a CutMix picture scores higher than a plain one, both noised to t, by
+The number below the image is an AUC: how often a CutMix image scores higher than a plain one, both noised to t, by
 the likelihood-ratio test for a step along the edges of a known box. With x_t = alpha x0 + sigma eps, the step across
-one edge in one channel is estimated by the mean difference of the two cells beside it, over the edge's n cells; its
+one edge in one channel is estimated by the mean difference of the two cells next to it, over the edge's n cells; its
 noise has variance 2 sigma^2 / n, so the test of a step of unknown height is the sum of n step^2 / (2 sigma^2) over
-edges and channels. 0.5 = chance: noise, and the edges that pictures have anyway, hide the seam. `d'` is the bound for
+edges and channels. 0.5 = chance: noise, and the edges that images have anyway, hide the seam. `d'` is the bound for
 an observer who knows the step itself: alpha / sigma times the length of the steps in units of their noise.
 """
 
@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tessera.config import UserError, to_dict
+from tessera.config import UserError, check_ranges, to_dict
 from tessera.cutmix import PATTERNS, compose, draw_placement, label_of
 from tessera.evaluate.quality.features import SUFFIXES
 from tessera.files import atomic_path, sha256_file, write_json
 from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.randomness import philox
+from tessera.report.render import write_text
 from tessera.stages import open_stage
 
 TIMES = tuple(n / 20 for n in range(20))
@@ -35,28 +36,23 @@ _SHOWN = (0.0, 0.2, 0.4, 0.6, 0.8)
 
 @dataclass(frozen=True, kw_only=True)
 class TauConfig:
-    """What is noised, and how."""
+    """Settings of the figure."""
 
     schedule: str = "linear"
     """Noise schedule, t -> alpha_bar."""
     codec: str = "pixel-unshuffle:4"
-    """What makes latents of pictures."""
+    """The codec that makes latents of images."""
     scale: float = 1.0
     """Latents are multiplied by it, above 0."""
     size: int = 64
-    """Side of the pictures in pixels."""
-    pictures: int = 64
-    """How many, at least 8."""
+    """Side of the images in pixels."""
+    num_images: int = 64
+    """Number of images, at least 8."""
     seed: int = 0
     """Seed of placements and noise."""
 
     def __post_init__(self):
-        if not 0 < self.scale < math.inf:
-            raise UserError(f"scale is {self.scale}: give a positive number")
-        if self.size < 16:
-            raise UserError(f"size is {self.size}: give at least 16 px")
-        if self.pictures < 8:
-            raise UserError(f"pictures is {self.pictures}: give at least 8")
+        check_ranges(self, scale="(0, inf)", size="[16, inf)", num_images="[8, inf)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Edges:
     lines: tuple[tuple[int, int, int, int], ...]
 
     def steps(self, latents: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Latents (C, h, w) to the step at each line in each channel, in units of its noise at sigma 1: (lines, C)."""
+        """Return the step of latents (C, h, w) at each line and channel, in units of its noise at sigma 1."""
         found = []
         for axis, line, first, end in self.lines:
             cells = latents if axis == 2 else latents.transpose(0, 2, 1)
@@ -76,7 +72,7 @@ class Edges:
 
 
 def edges_of(box: Sequence[int], size: int, cells: int) -> Edges:
-    """The lines of `box` (left, top, right, bottom) in a frame of `size` px, in latents of `cells` x `cells`."""
+    """Return the lines of `box` (left, top, right, bottom) in a frame of `size` px, in latents of `cells` x `cells`."""
     left, top, right, bottom = (round(edge * cells / size) for edge in box)
     lines = [(2, x, top, bottom) for x in (left, right) if 0 < x < cells]
     lines += [(1, y, left, right) for y in (top, bottom) if 0 < y < cells]
@@ -84,19 +80,19 @@ def edges_of(box: Sequence[int], size: int, cells: int) -> Edges:
 
 
 def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """How often a positive score lies above a negative one, ties counting half."""
+    """Return how often a positive score lies above a negative one, ties counting half."""
     ordered = np.sort(np.asarray(negative, dtype=np.float64))
     low, high = (np.searchsorted(ordered, positive, side) for side in ("left", "right"))
     return float((low + high).mean() / 2 / len(ordered))
 
 
 def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None:
-    """Writes tau.png, tau.md and tau.json into `out`; does nothing when they are there. UserError for bad pictures."""
+    """Write tau.png, tau.md and tau.json into `out`; do nothing when they are there. UserError for bad images."""
     from tessera.diffusion.schedule import get_schedule
     from tessera.pretrained.vae import load_codec
 
     schedule, codec = get_schedule(config.schedule), load_codec(config.codec)
-    files = None if images is None else _choose(Path(images), config.pictures)
+    files = None if images is None else _choose(Path(images), config.num_images)
     described: dict[str, Any] = to_dict(config) | {"images": None}
     if images is not None and files is not None:
         described["images"] = {file.as_posix(): sha256_file(Path(images) / file) for file, _ in files}
@@ -112,7 +108,7 @@ def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None
     for pattern in PATTERNS:
         mixed, boxes = _mixed(pattern, plain, classes, config)
         shown[pattern] = mixed[0]
-        latents = [codec.encode(pictures)[0].astype(np.float64) * config.scale for pictures in (plain, mixed)]
+        latents = [codec.encode(images)[0].astype(np.float64) * config.scale for images in (plain, mixed)]
         rows[pattern] = detectability(latents[0], latents[1], boxes, config, schedule)
     summary = {
         "schedule": config.schedule,
@@ -122,24 +118,23 @@ def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None
         "hidden_from": {name: _hidden_from(row["auc"]) for name, row in rows.items()},
     }
     write_json(out / "tau.json", summary)
-    with atomic_path(out / "tau.md") as temporary:
-        temporary.write_text(_markdown(summary), encoding="utf-8", newline="\n")
-    noised = {name: _noised(picture, codec, config, schedule) for name, picture in shown.items()}
+    write_text(out / "tau.md", _markdown(summary))
+    noised = {name: _noised(image, codec, config, schedule) for name, image in shown.items()}
     _draw(out / "tau.png", noised, summary)
-    stage.finish({"pictures": len(plain), "patterns": len(rows)})
+    stage.finish({"images": len(plain), "patterns": len(rows)})
 
 
 def detectability(
     plain: NDArray[np.float64], mixed: NDArray[np.float64], boxes: Sequence[Any], config: TauConfig, schedule: Any
 ) -> dict[str, list[float]]:
-    """AUC and d' of one pattern at each of TIMES. plain, mixed: latents (N, C, h, w); boxes: in pixels, of each."""
+    """Return AUC and d' of one pattern at each of TIMES. plain, mixed: latents (N, C, h, w); boxes: in pixels."""
     edges = [edges_of(box, config.size, plain.shape[-1]) for box in boxes]
     clean = [[edge.steps(x) for edge, x in zip(edges, latents)] for latents in (plain, mixed)]
     found: dict[str, list[float]] = {"auc": [], "d_prime": []}
     for number, alpha_bar in enumerate(alpha_bars(schedule, TIMES)):
         alpha, sigma = math.sqrt(alpha_bar), math.sqrt(max(1 - alpha_bar, 1e-9))
         rng = philox(config.seed, "figure/tau", number)
-        # Of white noise the steps' estimates are white noise too: drawing it there is exact, save where lines meet.
+        # The steps' estimates of white noise are white noise too: drawing it there is exact, except where lines meet.
         scores = [
             [float(np.square(alpha / sigma * step + rng.standard_normal(step.shape)).sum()) for step in steps]
             for steps in clean
@@ -150,14 +145,14 @@ def detectability(
 
 
 def alpha_bars(schedule: Any, times: Sequence[float]) -> list[float]:
-    """The schedule at each of `times`, in float64."""
+    """Return the schedule at each of `times`, in float64."""
     import torch
 
     return schedule(torch.tensor(times, dtype=torch.float64)).tolist()
 
 
 def _hidden_from(values: Sequence[float]) -> float | None:
-    """The smallest of TIMES from which on the AUC stays below HIDDEN; None if it never does."""
+    """Return the smallest of TIMES from which on the AUC stays below HIDDEN; None if it never does."""
     found = None
     for t, value in reversed(list(zip(TIMES, values))):
         if value >= HIDDEN:
@@ -167,10 +162,10 @@ def _hidden_from(values: Sequence[float]) -> float | None:
 
 
 def _choose(directory: Path, count: int) -> list[tuple[Path, str]]:
-    """(file below the directory, its class folder), taken evenly over all."""
+    """Return (file below the directory, its class folder), taken evenly over all."""
     found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if len(found) < 8:
-        raise UserError(f"{directory}: holds {len(found)} pictures, at least 8 are needed")
+        raise UserError(f"{directory}: holds {len(found)} images, at least 8 are needed")
     count = min(count, len(found))
     chosen = [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
     return [(path.relative_to(directory), path.parent.name) for path in chosen]
@@ -178,12 +173,12 @@ def _choose(directory: Path, count: int) -> list[tuple[Path, str]]:
 
 def _rendered(config: TauConfig) -> tuple[NDArray[np.uint8], list[str]]:
     world = WorldConfig(size=config.size)
-    scenes = [draw_composed(world, i, 1, "figure tau") for i in range(config.pictures)]
+    scenes = [draw_composed(world, i, 1, "figure tau") for i in range(config.num_images)]
     return np.stack([render(scene, config.size) for scene in scenes]), [scene.objects[0].shape for scene in scenes]
 
 
-def _square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    image = Image.fromarray(picture)
+def _square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
@@ -193,7 +188,7 @@ def _square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def _mixed(
     pattern: str, plain: NDArray[np.uint8], classes: Sequence[str], config: TauConfig
 ) -> tuple[NDArray[np.uint8], list[tuple[int, int, int, int]]]:
-    """Each picture with a partner, of another class where there are several, pasted in; and the boxes."""
+    """Return each image with a partner, of another class where there are several, pasted in; and the boxes."""
     out, boxes = [], []
     for i, base in enumerate(plain):
         rng = philox(config.seed, f"figure/tau/{pattern}", i)
@@ -204,9 +199,9 @@ def _mixed(
     return np.stack(out), boxes
 
 
-def _noised(picture: NDArray[np.uint8], codec: Any, config: TauConfig, schedule: Any) -> list[NDArray[np.uint8]]:
-    """The picture noised in latent space at each of _SHOWN and decoded."""
-    latents = codec.encode(picture[None])[0].astype(np.float64) * config.scale
+def _noised(image: NDArray[np.uint8], codec: Any, config: TauConfig, schedule: Any) -> list[NDArray[np.uint8]]:
+    """Return the image noised in latent space at each of _SHOWN and decoded."""
+    latents = codec.encode(image[None])[0].astype(np.float64) * config.scale
     noise = philox(config.seed, "figure/tau/shown").standard_normal(latents.shape)
     powers = alpha_bars(schedule, _SHOWN)
     noised = [(math.sqrt(a) * latents + math.sqrt(1 - a) * noise) / config.scale for a in powers]
@@ -215,7 +210,7 @@ def _noised(picture: NDArray[np.uint8], codec: Any, config: TauConfig, schedule:
 
 def _markdown(summary: dict[str, Any]) -> str:
     lines = [f"# Seams under noise, schedule {summary['schedule']}", ""]
-    lines += ["AUC of the best test for a CutMix boundary at a known place, against plain pictures: 1 = always seen,"]
+    lines += ["AUC of the best test for a CutMix boundary at a known place, against plain images: 1 = always seen,"]
     lines += ["0.5 = chance. In brackets d', the bound for an observer who knows the step.", ""]
     names = [label_of(name) for name in summary["patterns"]]
     lines += ["| t | alpha_bar | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
@@ -232,17 +227,17 @@ def _markdown(summary: dict[str, Any]) -> str:
 
 
 def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[str, Any]) -> None:
-    """Rows: patterns; columns: times; the AUC under each picture, and its curves below."""
+    """Draw rows of patterns, columns of times, the AUC under each image, and its curves below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.75 * len(noised) + 3), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(noised) + 1, len(_SHOWN), height_ratios=[1] * len(noised) + [1.6])
-    for i, (name, pictures) in enumerate(noised.items()):
-        for j, (t, picture) in enumerate(zip(_SHOWN, pictures)):
+    for i, (name, images) in enumerate(noised.items()):
+        for j, (t, image) in enumerate(zip(_SHOWN, images)):
             axes = figure.add_subplot(grid[i, j])
-            axes.imshow(picture, interpolation="nearest" if len(picture) <= 128 else "antialiased")
+            axes.imshow(image, interpolation="nearest" if len(image) <= 128 else "antialiased")
             axes.set_xticks([])
             axes.set_yticks([])
             value = summary["patterns"][name]["auc"][summary["times"].index(t)]
@@ -253,7 +248,7 @@ def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[
                 power = summary["alpha_bar"][summary["times"].index(t)]
                 axes.set_title(f"t = {t:g}, {power:.0%} signal", fontsize=9)
     axes = figure.add_subplot(grid[len(noised), :])
-    colors, marks = ("#0072b2", "#d55e00", "#00805f", "#aa4499"), ("o", "s", "D", "^")  # safe for colour-blind readers
+    colors, marks = ("#0072b2", "#d55e00", "#00805f", "#aa4499"), ("o", "s", "D", "^")  # safe for color-blind readers
     for (name, row), color, mark in zip(summary["patterns"].items(), colors, marks):
         axes.plot(summary["times"], row["auc"], color=color, marker=mark, markersize=4, label=label_of(name))
     axes.axhline(0.5, color="#888888", linewidth=0.8)

@@ -1,88 +1,147 @@
-"""The report's pictures: the same prompts drawn by every arm, side by side, with the judge's verdicts."""
+"""Images of pages: the same prompts drawn by every model, side by side, with the judge's verdicts."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.evaluate.scores import Scores
 from tessera.files import read_json
-from tessera.images import read_rgb
-from tessera.report.comparison import TASKS, ArmScores
-from tessera.report.examples import embed
+from tessera.images import data_uri, read_rgb, thumbnail
+from tessera.report.arms import Arm
+from tessera.report.tables import LABELS, TASKS, name_of, shown
+
+SMALL = 128
+"""Images of at most this side are shown with hard pixels and stored without loss."""
+LARGEST = 320
+"""Larger images are scaled down to this side in the page."""
+PROMPTS = 24
+"""Prompts of `most_different`."""
+_EACH = 4  # images of one prompt and model in it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One model of the report."""
+class PageImage:
+    """An image of a page."""
 
-    name: str
-    """Of its folders."""
-    label: str
-    meaning: str
-    color: int
-    """Number of its colour on the page."""
+    uri: str
+    width: int
+    height: int
+    alt: str
+    small: bool
+    """Show hard pixels."""
+
+
+def embed(pixels: NDArray[np.uint8], alt: str, largest: int = LARGEST) -> PageImage:
+    """Return uint8 (H, W, 3) as an image of the page: PNG if small, else JPEG of at most `largest` px."""
+    small = max(pixels.shape[:2]) <= SMALL
+    pixels = thumbnail(pixels, largest)
+    height, width, _ = pixels.shape
+    return PageImage(uri=data_uri(pixels, SMALL), width=width, height=height, alt=alt, small=small)
 
 
 def prompt_groups(
-    folders: Mapping[str, Path], arms: Sequence[Arm], scores: Mapping[str, ArmScores], at_once: int, more: int
+    folders: Mapping[str, Path], arms: Sequence[Arm], scores: Mapping[str, Scores], at_once: int, more: int
 ) -> list[dict[str, Any]]:
-    """The prompts of the sample `folders` (arm -> folder in GenEval's layout) by task: [{title, note, prompts, more}].
+    """Return the prompts of the sample `folders` (arm -> folder in GenEval's layout) by task.
 
-    Of each task `at_once` prompts are in "prompts", up to `more` further ones in "more". scores: arm -> its scores.
+    The result is [{title, note, prompts, more}]: `at_once` prompts of each task in "prompts", up to `more` further
+    ones in "more". scores: arm -> its scores.
     """
     drawn_by = [arm for arm in arms if arm.name in folders]
-    verdicts = {name: found.verdicts() for name, found in scores.items()}
+    items = {name: {(item["prompt"], item["sample"]): item for item in found.items} for name, found in scores.items()}
     paths = [path for folder in folders.values() for path in folder.iterdir() if path.name.isdecimal()]
     groups: dict[str, dict[str, Any]] = {}
     for number in sorted({int(path.name) for path in paths}):
-        metadata = _metadata([folder / f"{number:05d}" for folder in folders.values()])
+        found = [folder / f"{number:05d}" / "metadata.jsonl" for folder in folders.values()]
+        metadata = next((read_json(path) for path in found if path.is_file()), None)
         if metadata is None:
             continue
         tag = metadata.get("tag", "")
-        group = groups.setdefault(tag, {"title": TASKS.get(tag, ""), "prompts": [], "more": []})
+        title = LABELS[tag] if tag in TASKS else ""
+        group = groups.setdefault(tag, {"title": title, "prompts": [], "more": []})
         for place, room in ((group["prompts"], at_once), (group["more"], more)):
             if len(place) < room:
-                place.append(_prompt(number, metadata, drawn_by, folders, verdicts))
+                place.append(_prompt(number, metadata, drawn_by, folders, items))
                 break
-    order = list(TASKS)
-    tags = sorted(groups, key=lambda tag: order.index(tag) if tag in order else len(order))
+    tags = sorted(groups, key=lambda tag: TASKS.index(tag) if tag in TASKS else len(TASKS))
     return [{**groups[tag], "note": _task_note(tag, scores)} for tag in tags]
-
-
-def _metadata(folders: Sequence[Path]) -> dict[str, Any] | None:
-    for folder in folders:
-        if (folder / "metadata.jsonl").is_file():
-            return read_json(folder / "metadata.jsonl")
-    return None
 
 
 def _prompt(
     number: int,
-    metadata: dict[str, Any],
+    metadata: Mapping[str, Any],
     arms: Sequence[Arm],
     folders: Mapping[str, Path],
-    verdicts: Mapping[str, Mapping[tuple[int, int], Any]],
+    items: Mapping[str, Mapping[tuple[int, int], Mapping[str, Any]]],
 ) -> dict[str, Any]:
-    """One prompt with each arm's pictures and their verdicts."""
+    """Return one prompt with each arm's images and their verdicts."""
     text = metadata.get("text", metadata["prompt"])
-    drawn = []
-    for arm in arms:
-        judged = verdicts.get(arm.name, {})
-        shots = []
-        for path in sorted((folders[arm.name] / f"{number:05d}" / "samples").glob("*.png")):
-            verdict = judged.get((number, int(path.stem)), {})
-            correct, reason = verdict.get("correct"), verdict.get("reason", "")
-            said = "" if correct is None else f", judged {'right' if correct else 'wrong'}: {reason}"
-            picture = embed(read_rgb(path), f"{arm.label} draws: {text}{said}")
-            shots.append({"picture": picture, "correct": correct, "reason": reason})
-        drawn.append({"label": arm.label, "color": arm.color, "shots": shots})
-    any_verdict = any(shot["correct"] is not None for arm in drawn for shot in arm["shots"])
     # A long text is judged by its short prompt: both are shown.
     asked = metadata["prompt"] if text != metadata["prompt"] else ""
-    return {"text": text, "asked": asked, "arms": drawn, "judged": any_verdict}
+    drawn, judged = [], False
+    for arm in arms:
+        shots = []
+        for path in sorted((folders[arm.name] / f"{number:05d}" / "samples").glob("*.png")):
+            item = items.get(arm.name, {}).get((number, int(path.stem)), {})
+            judged |= item.get("correct") is not None
+            shots.append(_shot(path, arm.label, text, item if item.get("correct") is not None else {}))
+        drawn.append({"label": arm.label, "color": arm.color, "shots": shots})
+    return {"text": text, "asked": asked, "arms": drawn, "judged": judged}
 
 
-def _task_note(tag: str, scores: Mapping[str, ArmScores]) -> str:
-    """The task's accuracy of each arm."""
-    found = [(arm.label, arm.interval(tag)) for arm in scores.values()]
-    return ", ".join(f"{label} {bounds[1]:.2f}" for label, bounds in found if bounds is not None)
+def _task_note(tag: str, scores: Mapping[str, Scores]) -> str:
+    """Return the task's accuracy of each arm."""
+    numbers = [(found.name, found.number(tag) or found.number(f"geneval/{tag}")) for found in scores.values()]
+    return ", ".join(f"{label} {number.value:.2f}" for label, number in numbers if number is not None)
+
+
+def _shot(path: Path, model: str, text: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the image `path` that `model` drew of `text`, with what the judge said of it."""
+    correct, reason = item.get("correct"), str(item.get("reason") or "")
+    values = {name: value for name, value in item.get("values", {}).items() if value is not None}
+    said = ", ".join(f"{name_of(name)} {shown(value)}" for name, value in values.items())
+    if reason:  # a mark says the value of what is right or wrong
+        said = f"{said}. {reason}" if correct is None else reason
+    judged = "" if correct is None else f"judged {'right' if correct else 'wrong'}: "
+    alt = f"{model} draws: {text.rstrip('.')}. {judged}{said}".rstrip()
+    return {"image": embed(read_rgb(path), alt), "correct": correct, "said": said}
+
+
+def most_different(
+    scores: Sequence[Scores], samples: Sequence[Path], colors: Mapping[str, int], count: int = PROMPTS
+) -> list[dict[str, Any]]:
+    """Return `count` prompts with every model's images, those first whose values differ most; the judges take turns.
+
+    samples: the folder of the images of each of `scores`. colors: name -> its color.
+    """
+    found: dict[str, dict[int, list[tuple[Path, Mapping[str, Any]]]]] = {}
+    spread: dict[str, dict[int, float]] = {}
+    judge: dict[str, str] = {}  # each has a scale of its own
+    for number, (item, folder) in enumerate(zip(scores, samples)):
+        for entry in item.items:
+            text = str(entry.get("text") or entry.get("prompt"))
+            path = Path(folder) / str(entry.get("file", ""))
+            if not path.resolve().is_relative_to(Path(folder).resolve()) or not path.is_file():
+                continue
+            found.setdefault(text, {}).setdefault(number, []).append((path, entry))
+            first = next((value for value in entry["values"].values() if value is not None), 0.0)
+            spread.setdefault(text, {}).setdefault(number, 0.0)
+            spread[text][number] += first
+            judge.setdefault(text, item.kind)
+    order = sorted(found, key=lambda text: (min(spread[text].values()) - max(spread[text].values()), text))
+    of_judges = [[text for text in order if judge[text] == kind] for kind in dict.fromkeys(judge.values())]
+    taken = [text for texts in itertools.zip_longest(*of_judges) for text in texts if text is not None][:count]
+    prompts = []
+    for text in taken:
+        drawn = []
+        for number, entries in sorted(found[text].items()):
+            name = scores[number].name
+            shots = [_shot(path, name, text, entry) for path, entry in entries[:_EACH]]
+            drawn.append({"label": name, "color": colors[name], "shots": shots})
+        prompts.append({"text": text, "asked": "", "arms": drawn, "judged": True})
+    return prompts

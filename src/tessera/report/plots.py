@@ -1,7 +1,7 @@
-"""Plots of the report as inline SVG that takes its colours from the page, so they follow light and dark mode.
+"""Plots of the report as inline SVG that takes its colors from the page, so that they follow light and dark mode.
 
 Every plot is drawn twice, wide and narrow; the page's style shows the one that fits the screen, with readable text.
-Arms differ by colour (a palette safe for colour-blind readers), marker and dash.
+Arms differ by color (a palette safe for color-blind readers), marker and dash.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 ARM_COLORS = 6
-"""Arms that the page has colours for: --arm-0 to --arm-5; further arms start again, with other markers and dashes."""
+"""Arms that the page has colors for: --arm-0 to --arm-5; further arms start again, with other markers and dashes."""
 
 _WIDE, _NARROW = 9.0, 4.2  # figure widths in inches; one inch is 72 units of the SVG, text is 10 units
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-# matplotlib only takes true colours: these stand for the page's own and are replaced in the SVG.
+# matplotlib only takes true colors: these represent the page's own and are replaced in the SVG.
 _INK, _SOFT, _RULE = "#010203", "#010204", "#010205"
 _ARMS = tuple(f"#01021{i}" for i in range(ARM_COLORS))
 _VARIABLES = {_INK: "--ink", _SOFT: "--soft", _RULE: "--rule"} | {c: f"--arm-{i}" for i, c in enumerate(_ARMS)}
@@ -57,7 +57,7 @@ _STYLE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Dots:
-    """Scores of one arm under one kind of prompts."""
+    """An arm's scores under one kind of prompts."""
 
     arm: str
     color: int
@@ -68,7 +68,7 @@ class Dots:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a plot over the images seen in training, or whatever else the axis says."""
+    """A line of a plot over the images seen in training, or whatever else the axis says."""
 
     arm: str
     color: int
@@ -78,7 +78,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One measure over a setting."""
+    """A measure over a setting."""
 
     name: str
     color: int
@@ -88,7 +88,7 @@ class Series:
 
 
 def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dots]]], alt: str) -> Markup:
-    """Dots with 95% intervals: measures downwards, one panel (title, arms) for each kind of prompts. Returns markup."""
+    """Return dots with 95% intervals: measures downwards, a panel (title, arms) for each kind of prompts."""
 
     def draw(figure: "Figure", narrow: bool) -> None:
         rows, columns = (len(panels), 1) if narrow else (1, len(panels))
@@ -108,11 +108,11 @@ def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dot
     return _both(draw, alt, f"scores {measures} {alt}")
 
 
-_Arm = tuple[str, int]  # name and colour: rows of a table may have one name
+_Arm = tuple[str, int]  # name and color: rows of a table may have one name
 
 
 def _marks(arms: Iterable[_Arm]) -> dict[_Arm, int]:
-    """Arm -> number of its marker and dash: its colour's, or the next one if an earlier arm has that colour too."""
+    """Return arm -> number of its marker and dash: its color's, or the next one if an earlier arm has that color."""
     found: dict[_Arm, int] = {}
     earlier: Counter[int] = Counter()
     for name, color in dict.fromkeys(arms):
@@ -124,7 +124,7 @@ def _marks(arms: Iterable[_Arm]) -> dict[_Arm, int]:
 def _draw_dots(
     axes: "Axes", measures: Sequence[str], dots: Sequence[Dots], marks: Mapping[_Arm, int]
 ) -> dict[_Arm, "Line2D"]:
-    """Draws one panel; returns each arm's markers, for the legend."""
+    """Draw one panel; return each arm's markers, for the legend."""
     shown = {}
     for n, arm in enumerate(dots):
         shift = (n - (len(dots) - 1) / 2) * 0.62 / max(len(dots), 2)
@@ -152,7 +152,7 @@ def _draw_dots(
 
 
 def curve_plot(curves: Sequence[Curve], y_label: str, alt: str, x_label: str = "images seen in training") -> Markup:
-    """Lines over images seen, or `x_label`; the y axis is logarithmic when all values are positive. Returns markup."""
+    """Return lines over images seen, or `x_label`; the y axis is logarithmic when all values are positive."""
 
     def draw(figure: "Figure", narrow: bool) -> None:
         from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -193,9 +193,9 @@ def curve_plot(curves: Sequence[Curve], y_label: str, alt: str, x_label: str = "
 
 
 def value_plot(panels: Mapping[str, Sequence[Series]], x_label: str, alt: str) -> Markup:
-    """Scores within 0..1 over a setting, with 95% intervals as bands; a panel for each title, two beside each other.
+    """Return scores within 0..1 over a setting, with 95% intervals as bands; a panel for each title, two in a row.
 
-    Panels share their lines' names. Returns markup.
+    Panels share their lines' names.
     """
 
     def draw(figure: "Figure", narrow: bool) -> None:
@@ -234,7 +234,7 @@ def value_plot(panels: Mapping[str, Sequence[Series]], x_label: str, alt: str) -
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Three to ten round numbers in [low, high], both positive."""
+    """Return three to ten round numbers in [low, high], both positive."""
     decades = [10.0**power for power in range(-12, 13)]
     for steps in (
         (1,),
@@ -251,7 +251,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _short(value: float) -> str:
-    """1500 -> "1.5k", 2000000 -> "2M"."""
+    """Return a number in short: 1500 -> "1.5k", 2000000 -> "2M"."""
     for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.3g}{name}"
@@ -259,7 +259,7 @@ def _short(value: float) -> str:
 
 
 def _both(draw: Callable[["Figure", bool], None], alt: str, salt: str) -> Markup:
-    """The wide and the narrow form of a plot; the page's classes `wide` and `narrow` show one of them."""
+    """Return the wide and the narrow form of a plot; the page's classes `wide` and `narrow` show one of them."""
     shown = "".join(
         f'<div class="{name}">{_svg(lambda figure, narrow=narrow: draw(figure, narrow), alt, f"{name} {salt}")}</div>'
         for name, narrow in (("wide", False), ("narrow", True))
@@ -285,7 +285,7 @@ def _svg(draw: Callable[["Figure"], None], alt: str, salt: str) -> str:
 
 
 def _inline(svg: str, alt: str, salt: str) -> str:
-    """matplotlib's SVG file as part of a page: no prologue, no fixed size, own ids, the page's colours and font."""
+    """Return matplotlib's SVG as part of a page: no prologue, no fixed size, own ids, the page's colors and font."""
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     view_box = re.search(r'viewBox="([^"]*)"', svg)
     assert view_box is not None

@@ -1,4 +1,4 @@
-"""The report's tables as markdown and as CSV."""
+"""Tables as markdown and as CSV."""
 
 import csv
 import io
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from tessera.evaluate.intervals import MOST, WILSON
 from tessera.report.differences import Pair, about, signed_interval, signed_text, sizes_of, with_minus
-from tessera.report.tables import Table, label
+from tessera.report.tables import Cell, Table, label
 
 
 def about_intervals(tables: Sequence[Table]) -> str:
-    """What the ranges of measured numbers are, by how those came about; "" where there are none."""
+    """Return what the intervals of measured numbers are, by their methods; "" where there are none."""
     hows = {
         ("share" if scores.kind in MOST else "", number.interval or "")
         for table in tables
@@ -20,72 +20,77 @@ def about_intervals(tables: Sequence[Table]) -> str:
     }
     captions = [not share and how.startswith("bootstrap") for share, how in hows]
     distances = [how for _, how in hows if how.startswith("jackknife")]
-    over = " (over pictures, where nothing is known of prompts)" if any("pictures" in how for how in distances) else ""
+    over = " (over images, where their prompts are unknown)" if any("pictures" in how for how in distances) else ""
     parts = (
-        (("share", WILSON) in hows, "of shares and percentages score intervals (Wilson's)"),
-        (any(captions), "of CLIPScores the bootstrap's"),
+        (("share", WILSON) in hows, "score intervals (Wilson's) for shares and percentages"),
+        (any(captions), "the bootstrap's for CLIPScores"),
         (
-            any(distances),
-            "of distances to a reference, precision, recall, density and coverage the jackknife's, the reference held"
+            bool(distances),
+            "the jackknife's for distances to a reference, precision, recall, density and coverage, the reference held"
             f" fixed{over}",
         ),
     )
     found = [text for there, text in parts if there]
-    return f"Ranges are 95% intervals over prompts: {'; '.join(found)}." if found else ""
+    return f"The 95% confidence intervals are over prompts: {'; '.join(found)}." if found else ""
 
 
 def as_markdown(tables: Sequence[Table], pairs: Sequence[Sequence[Pair]]) -> str:
-    """Of each table its pairs in the same order."""
+    """Return the tables with their differences, `pairs` in the same order."""
     lines = ["# Scores", "", f'{about_intervals(tables)} Tables marked "as printed" are the paper\'s.'.strip(), ""]
     for table, own in zip(tables, pairs, strict=True):
-        sizes = table.sizes()
         lines += [f"## {_plain(table.title)}", ""]
         lines += [_plain(table.note), ""] if table.note else []
-        lines += [
-            "| model | " + " | ".join(_plain(label(m)) for m in table.columns) + " |",
-            "|---" * (len(table.columns) + 1) + "|",
-        ]
-        for row in table.rows:
-            cells = [
-                with_minus(f"{c.text(size)}{f' ({c.interval(size)})' if c.interval() else ''}") if c else "-"
-                for c, size in zip(row.cells, sizes)
-            ]
-            lines.append(f"| {_plain(row.model)} | " + " | ".join(cells) + " |")
-        lines.append("")
+        rows = [[_plain(row.model), *map(value_text, row.cells, table.sizes())] for row in table.rows]
+        lines += [*aligned(["model", *(_plain(label(metric)) for metric in table.columns)], rows), ""]
         lines += [f"{_plain(row.model)}: {_plain(row.note)}" for row in table.rows if row.note]
         lines += [f"- {_plain(line)}" for line in table.missing]
-        lines += _differences(table, own)
-        lines.append("")
+        lines += [*_differences(table, own), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _differences(table: Table, pairs: Sequence[Pair]) -> list[str]:
-    """A table of them, of the columns that have any; then why others are not there."""
-    kept = [i for i, _ in enumerate(table.columns) if any(pair.cells[i] for pair in pairs)]
+    """Return a table of them, of the columns that have any; then why others are missing."""
+    columns = [i for i, _ in enumerate(table.columns) if any(pair.cells[i] for pair in pairs)]
     lines, sizes = [], sizes_of(pairs)
-    if kept:
-        lines += ["", _plain(about(pairs)), ""]
-        lines += ["| difference | " + " | ".join(_plain(label(table.columns[i])) for i in kept) + " |"]
-        lines += ["|---" * (len(kept) + 1) + "|"]
-        for pair in pairs:
-            cells = [
-                f"{_plain(signed_text(c, sizes[i]))} ({signed_interval(c, sizes[i])})" if (c := pair.cells[i]) else "-"
-                for i in kept
-            ]
-            lines.append(f"| {_plain(pair.name)} | " + " | ".join(cells) + " |")
+    if columns:
+        rows = [
+            [_plain(pair.name), *(_plain(difference_text(pair.cells[i], sizes[i])) for i in columns)] for pair in pairs
+        ]
+        head = ["difference", *(_plain(label(table.columns[i])) for i in columns)]
+        lines += ["", _plain(about(pairs)), "", *aligned(head, rows)]
     reasons = [f"- {_plain(line)}" for pair in pairs for line in pair.reasons()]
     return lines + (["", *reasons] if reasons else [])
 
 
+def value_text(cell: Cell | None, size: float | None = None) -> str:
+    """Return "0.91 (0.87 to 0.95)", or "-" for None."""
+    if cell is None:
+        return "-"
+    return with_minus(f"{cell.text(size)}{f' ({cell.interval(size)})' if cell.interval() else ''}")
+
+
+def difference_text(cell: Cell | None, size: float) -> str:
+    """Return "+0.12* (+0.05 to +0.19)", or "-" for None."""
+    return "-" if cell is None else f"{signed_text(cell, size)} ({signed_interval(cell, size)})"
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a markdown table, with columns of one width."""
+    everything = [head, *rows]
+    widths = [max(len(row[i]) for row in everything) for i in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in everything]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
 def _plain(text: str) -> str:
-    """Text that stays text in markdown."""
+    """Return the text so that it stays text in markdown."""
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
     return " ".join(text.split())
 
 
 def as_csv(tables: Sequence[Table], pairs: Sequence[Sequence[Pair]]) -> str:
-    """One line a number, and one a paired difference; where that could not be, `interval` says why."""
+    """Return a line for each number and each paired difference; where that could not be, `interval` says why."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["table", "printed", "difference", "model", "metric", "value", "low", "high", "note", "interval"])

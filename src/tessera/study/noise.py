@@ -1,13 +1,13 @@
-"""The study of Figure 7, without training: what noise hides of a CutMix picture at each t, and what it leaves.
+"""The study of Figure 7, without training: what noise hides of a CutMix image at each t, and what it leaves.
 
-Two questions are put to an ideal observer, who knows both pictures that it may be and sees one of them noised:
+Two questions are put to an ideal observer, who knows both images that it may be and sees one of them noised:
 
-- artefact: the CutMix picture, or the same two objects on one background, without a seam and without cuts?
-- content: the two objects with their own colours, or with each other's?
+- artifact: the CutMix image, or the same two objects on one background, without a seam and without cuts?
+- content: the two objects with their own colors, or with each other's?
 
 For two known signals a, b in white noise (Eq. 1) it is right with probability Phi(|a - b| sqrt(alpha_bar) /
 (2 sqrt(1 - alpha_bar))): 0.5 is guessing. So the numbers are exact, and no network or judge comes in. A good gate tau
-lies where the artefact is hidden and the content is not yet.
+lies where the artifact is hidden and the content is not yet.
 """
 
 import json
@@ -17,64 +17,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-import tessera
-from tessera.config import UserError, to_dict
+from tessera.config import UserError, check_ranges, to_dict
 from tessera.cutmix import PATTERNS, HalfView, compose, draw_placement, label_of
-from tessera.files import atomic_path, write_json
+from tessera.files import write_json
 from tessera.metrics import bootstrap
 from tessera.miniature import WorldConfig, draw_scene, mix_scene, render
 from tessera.randomness import philox
 from tessera.records import Scene
-from tessera.report.comparison import value_cell
+from tessera.report.arms import ScoresPart
 from tessera.report.examples import NoiseSettings, noise_strip
+from tessera.report.grid import Column, Grid, Line, value_cell
 from tessera.report.plots import Series, value_plot
-from tessera.report.run_page import render_page
+from tessera.report.run_page import Page
+from tessera.report.tables import cell_of
 
-QUESTIONS = {"artefact": "the CutMix artefact", "content": "which object has which color"}
-_ENCODED = 256  # pictures encoded at once
+QUESTIONS = {"artifact": "the CutMix artifact", "content": "which object has which color"}
+_ENCODED = 256  # images encoded at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseStudy:
-    """What is noised, and how."""
+    """Settings of the study."""
 
     world: WorldConfig
     name: str = "noise"
     latents: str = "pixel-unshuffle:4"
     """The codec; a folder or Hub id of a VAE is one too."""
     latent_scale: float = 0.2
-    """As in training; a smaller one drowns pictures earlier."""
+    """As in training; a smaller one drowns images earlier."""
     schedules: tuple[str, ...] = ("cosine", "linear")
     times: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Within (0, 1)."""
     pairs: int = 300
-    """CutMix pictures of each pattern, at least 2."""
+    """CutMix images of each pattern, at least 2."""
     half_view: HalfView = "centre"
     seed: int = 21
 
     def __post_init__(self):
-        if self.pairs < 2:
-            raise UserError(f"pairs is {self.pairs}: give at least 2")
-        if not all(0 < t < 1 for t in self.times):
-            raise UserError(f"times are {list(self.times)}: give numbers between 0 and 1")
+        check_ranges(self, pairs="[2, inf)", times="(0, 1)")
         if len(self.world.shapes) < 2 or len(self.world.colors) < 2:
             raise UserError("world needs at least two shapes and two colors")
 
 
 def run_noise(study: NoiseStudy, out: Path) -> Path:
-    """Writes `out`/noise/results.json and report/index.html; returns the page's path. Seconds, so always anew."""
+    """Write `out`/noise/results.json and report/index.html, in seconds and so always anew; return the page's path."""
     found = measure(study)
     folder = Path(out) / study.name
     write_json(folder / "results.json", found)
     page = folder / "report" / "index.html"
-    with atomic_path(page) as temporary:
-        temporary.write_text(render_page(_page(study, found)), encoding="utf-8", newline="\n")
+    _page(study, found).write(page)
     return page
 
 
 def measure(study: NoiseStudy) -> dict[str, Any]:
-    """{config, tables: {schedule: {question: {pattern: [{t, alpha_bar, low, value, high}]}}}}."""
+    """Return {config, tables: {schedule: {question: {pattern: [{t, alpha_bar, low, value, high}]}}}}."""
     import torch
 
     from tessera.diffusion.schedule import get_schedule
@@ -98,7 +96,7 @@ def measure(study: NoiseStudy) -> dict[str, Any]:
 
 
 def accuracy(distance: float, alpha_bar: float) -> float:
-    """How often an ideal observer is right about two signals `distance` apart, noised to `alpha_bar` in [0, 1)."""
+    """Return how often an ideal observer tells apart two signals at `distance`, noised to `alpha_bar` in [0, 1)."""
     return (1 + math.erf(distance * math.sqrt(alpha_bar / (1 - alpha_bar)) / (2 * math.sqrt(2)))) / 2
 
 
@@ -108,23 +106,23 @@ def _accuracy(distances: np.ndarray, alpha_bar: float) -> dict[str, float]:
 
 
 def _distances(study: NoiseStudy, pattern: str) -> dict[str, np.ndarray]:
-    """Of each CutMix picture of `pattern`, how far the two answers to each question lie apart in scaled latents."""
+    """Return how far the answers to each question lie apart in scaled latents, for each CutMix image of `pattern`."""
     from tessera.pretrained.vae import load_codec
 
     codec = load_codec(study.latents)
-    made = [_pictures(study, pattern, number) for number in range(study.pairs)]
-    mixed, whole, swapped = (np.stack(pictures) for pictures in zip(*made))
+    made = [_images(study, pattern, number) for number in range(study.pairs)]
+    mixed, whole, swapped = (np.stack(images) for images in zip(*made))
 
-    def encoded(pictures: np.ndarray) -> np.ndarray:
-        parts = [codec.encode(pictures[i : i + _ENCODED])[0] for i in range(0, len(pictures), _ENCODED)]
-        return np.concatenate(parts).astype(np.float64).reshape(len(pictures), -1) * study.latent_scale
+    def encoded(images: np.ndarray) -> np.ndarray:
+        parts = [codec.encode(images[i : i + _ENCODED])[0] for i in range(0, len(images), _ENCODED)]
+        return np.concatenate(parts).astype(np.float64).reshape(len(images), -1) * study.latent_scale
 
     a, b, c = encoded(mixed), encoded(whole), encoded(swapped)
-    return {"artefact": np.linalg.norm(a - b, axis=1), "content": np.linalg.norm(b - c, axis=1)}
+    return {"artifact": np.linalg.norm(a - b, axis=1), "content": np.linalg.norm(b - c, axis=1)}
 
 
-def _pictures(study: NoiseStudy, pattern: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """CutMix picture `number`, its objects on the base's background, and those with each other's colours."""
+def _images(study: NoiseStudy, pattern: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return CutMix image `number`, its objects on the base's background, and those with each other's colors."""
     world = replace(study.world, seed=study.seed)
     rng = philox(study.seed, f"noise/{pattern}", number)
     first = int(rng.integers(2**31))
@@ -145,9 +143,10 @@ def _pictures(study: NoiseStudy, pattern: str, number: int) -> tuple[np.ndarray,
     return mixed, shown(objects), shown(exchanged)
 
 
-def _page(study: NoiseStudy, found: dict[str, Any]) -> dict[str, Any]:
-    plots, tables = "", []
+def _page(study: NoiseStudy, found: dict[str, Any]) -> Page:
+    plots, grids = Markup(""), []
     for schedule, questions in found["tables"].items():
+        asked = [(question, pattern) for question in QUESTIONS for pattern in ("half", "quarter", "sixteenth")]
         series = [
             Series(
                 name=f"{label_of(pattern)}: {question}",
@@ -155,77 +154,45 @@ def _page(study: NoiseStudy, found: dict[str, Any]) -> dict[str, Any]:
                 x=study.times,
                 y=tuple((point["low"], point["value"], point["high"]) for point in questions[question][pattern]),
             )
-            for n, (question, pattern) in enumerate(
-                [(question, pattern) for question in QUESTIONS for pattern in ("half", "quarter", "sixteenth")]
-            )
+            for n, (question, pattern) in enumerate(asked)
         ]
         plots += value_plot({"": series}, f"t on the {schedule} schedule", f"Ideal observer, {schedule} schedule")
         for question, what in QUESTIONS.items():
             rows = [
-                {
-                    "label": label_of(pattern),
-                    "title": "",
-                    "strong": False,
-                    "cells": [value_cell((p["low"], p["value"], p["high"])) for p in points],
-                    "judge": "",
-                }
+                Line(label=label_of(pattern), cells=[value_cell(cell_of(point)) for point in points])
                 for pattern, points in questions[question].items()
             ]
-            tables.append(
-                {
-                    "title": f"Schedule {schedule}: {what}",
-                    "note": f"how often an ideal observer is right, {study.pairs:,} pictures each; 0.5 is guessing",
-                    "head": "pattern",
-                    "judged": False,
-                    "arms": [],
-                    "differences": [f"t = {t:g}" for t in study.times],
-                    "unpaired": "",
-                    "rows": rows,
-                }
+            grids.append(
+                Grid(
+                    title=f"Schedule {schedule}: {what}",
+                    about=f"how often an ideal observer is right, {study.pairs:,} images each; 0.5 is guessing",
+                    head="pattern",
+                    columns=[Column(label=f"t = {t:g}") for t in study.times],
+                    rows=rows,
+                )
             )
     settings = NoiseSettings(
         schedule=study.schedules[0], codec=study.latents, tau=0.4, augmented=True, scale=(study.latent_scale,)
     )
-    examples = {pattern: _pictures(study, pattern, 0) for pattern in PATTERNS}
+    examples = {pattern: _images(study, pattern, 0) for pattern in PATTERNS}
     named = [("no seam", examples["half"][1], False)]
     named += [(label_of(pattern), mixed, True) for pattern, (mixed, _, _) in examples.items()]
-    return {
-        "version": tessera.__version__,
-        "title": "What noise hides",
-        "lead": "CutMix pictures are shown above a noise level tau only, where noise is to hide that they are"
-        " composites while their contents still matter. How much of either does noise leave?",
-        "arms": [],
-        "many": False,
-        "strip": [],
-        "strip_about": "",
-        "scores": {
-            "about": "Share of right answers of an ideal observer, who knows the two pictures that it may be: the"
-            " CutMix picture or the same objects on one background; the two objects' colors as they are or exchanged."
-            " Ranges are 95% intervals over pictures.",
-            "tiles": [],
-            "plot": plots,
-            "tables": tables,
-            "note": "",
-            "protocol": "",
-        },
-        "samples": [],
-        "samples_about": "",
-        "loss": None,
-        "loss_about": "",
-        "examples": [],
-        "plain": [],
-        "noise": {
+    return Page(
+        title="What noise hides",
+        lead="CutMix images are shown only above a noise level tau, where noise should hide that they are composites"
+        " while their contents still matter. How much of either does noise leave?",
+        scores=ScoresPart(
+            about="Share of right answers of an ideal observer, who knows the two images that it may be: the CutMix"
+            " image or the same objects on one background; the two objects' colors as they are or exchanged. With 95%"
+            " confidence intervals over images.",
+            plot=plots,
+            tables=grids,
+        ),
+        noise={
             "about": f"What the network sees at noise level t on the schedule {study.schedules[0]!r}, decoded to"
-            " pixels; the faded ones lie below the paper's tau = 0.4.",
+            " pixels; the faded ones are below the paper's tau = 0.4.",
             **noise_strip(named, settings),
         },
-        "times": [],
-        "times_note": "",
-        "rejects": [],
-        "rejects_note": "",
-        "configs": [("noise", json.dumps(found["config"], indent=2, sort_keys=True))],
-        "shot_columns": 2,
-        "arm_rem": 6.5,
-        "card_rem": 40,
-        "sections": [("scores", "Scores"), ("noise", "Noise levels"), ("configuration", "Configuration")],
-    }
+        configs=[("noise", json.dumps(found["config"], indent=2, sort_keys=True))],
+        configs_about="The settings of this study.",
+    )

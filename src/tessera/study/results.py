@@ -1,7 +1,7 @@
 """The tables of a study: each variant's scores over its seeds, and its differences from another one.
 
-Intervals are over prompts and training seeds (`tessera.metrics.shares`). Differences are taken picture by picture and
-seed by seed: all variants draw the same prompts from the same noise.
+Intervals are over prompts and training seeds (`tessera.metrics.shares`). Differences are taken image by image and seed
+by seed: all variants draw the same prompts from the same noise.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from tessera.config import UserError
 from tessera.evaluate.intervals import Measured, measured, paired_values
 from tessera.evaluate.miniature.evaluate import MEASURES
 from tessera.evaluate.miniature.likeness import read_likeness
-from tessera.evaluate.scores import Scores, comparable, read_scores
+from tessera.evaluate.scores import FILE, Scores, comparable, read_scores
 from tessera.files import read_json, sha256_file
 from tessera.metrics import Interval, share_difference, share_interval
 from tessera.run import is_complete
@@ -25,7 +25,7 @@ from tessera.study.design import LIKENESS, Cell, Study, cells, plan
 
 
 def results(study: Study, out: Path) -> dict[str, Any]:
-    """Everything that the tables and plots show, of the cells that are done.
+    """Return everything that the tables and plots show, of the cells that are done.
 
     {plan, machine-independent tables by kind: {arms: {name: {seeds, scores}}, differences, judge, protocol}, cells}.
     """
@@ -40,14 +40,14 @@ def results(study: Study, out: Path) -> dict[str, Any]:
         run = out / "cells" / cell.folder / "runs" / cell.variant.arm.name
         done = [kind for kind in study.kinds if is_complete(_folder(out, cell, kind))]
         if done:
-            files = {kind: sha256_file(_folder(out, cell, kind) / "scores.json") for kind in done}
+            files = {kind: sha256_file(_folder(out, cell, kind) / FILE) for kind in done}
             found["cells"][cell.name] = {"run_sha256": sha256_file(run / MANIFEST), "scores_sha256": files}
     found["missing"] = [cell.name for cell in cells(study) if cell.name not in found["cells"]]
     return found
 
 
 def speeds(study: Study, out: Path) -> dict[str, dict[str, Any]]:
-    """Cell -> training's seconds and images/s, the share of its time that waited for data, and each stage's seconds."""
+    """Return cell -> seconds and images/s of its training, the share that waited for data, and each stage's seconds."""
     found = {}
     for cell in cells(study):
         place = out / "cells" / cell.folder
@@ -71,7 +71,7 @@ def _folder(out: Path, cell: Cell, kind: str) -> Path:
 
 
 def _read(study: Study, out: Path, kind: str) -> dict[tuple[str, int], Scores]:
-    """(variant, seed) -> its scores, of the cells that are judged. Raises UserError where protocols differ."""
+    """Return (variant, seed) -> its scores, of the cells that are judged. Raises UserError where protocols differ."""
     scores: dict[tuple[str, int], Scores] = {}
     for cell in cells(study):
         folder = _folder(out, cell, kind)
@@ -108,7 +108,7 @@ def _table(study: Study, scores: dict[tuple[str, int], Scores]) -> dict[str, Any
 
 
 def _scored(scores: list[Scores], name: str) -> dict[str, Any] | None:
-    """{low, value, high, by_seed, prompts} of one measure; None where it was not measured."""
+    """Return {low, value, high, by_seed, prompts} of one measure; None where it was not measured."""
     if scores[0].number(name) is None:
         return None
     parts = [measured(item, name) for item in scores]
@@ -130,7 +130,7 @@ def _difference(pairs: list[tuple[Scores, Scores]], name: str) -> dict[str, floa
 
 
 def _joined(parts: Sequence[Measured]) -> tuple[np.ndarray, tuple[list[int], list[str] | None, np.ndarray]]:
-    """The values of all seeds (N,), and of each its prompt, tag and seed's number."""
+    """Return the values of all seeds (N,), and the prompt, tag and seed's number of each."""
     prompts = [prompt for part in parts for prompt in part.prompts]
     tags = None if parts[0].tags is None else [tag for part in parts for tag in part.tags or ()]
     seeds = np.repeat(np.arange(len(parts)), [len(part.values) for part in parts])
@@ -138,7 +138,7 @@ def _joined(parts: Sequence[Measured]) -> tuple[np.ndarray, tuple[list[int], lis
 
 
 def _likeness(study: Study, out: Path) -> dict[str, Any]:
-    """{arms: {name: {seeds, value, by_seed}}, floor, protocol}: distances to held-out pictures, means over seeds."""
+    """Return {arms: {name: {seeds, value, by_seed}}, floor, protocol}: distances to held-out images."""
     arms: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for variant in study.variants:

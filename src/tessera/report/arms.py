@@ -1,0 +1,162 @@
+"""The arms of a page: names, colors, and their scores and loss curves as every page shows them."""
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from tessera.evaluate.scores import FILE, Scores, read_scores
+from tessera.report.differences import STAR, pairs_of
+from tessera.report.grid import Grid, by_measure, judge_note, table_plot, tiles
+from tessera.report.measured import measured_tables, protocol_text
+from tessera.report.plots import ARM_COLORS, Curve, curve_plot
+from tessera.report.tables import MEANINGS, name_of
+
+KINDS = {"extended": "Extended prompts", "short": "Short prompts"}
+"""The two kinds of prompts, as folders under samples/ARM and scores/ARM. Long captions in training make `extended` the
+fitting ones (paper section 4.2), so they come first."""
+
+ARMS = {
+    "aio": ("AIO", "captions that only name the class: \u201cAn image of <class>\u201d"),
+    "ta": ("TA", "text augmentation: long captions that say color, size, texture, place and background"),
+    "ta_ia": ("TA+IA", "text and image augmentation: long captions, and CutMix images of two classes at high noise"),
+}
+"""Arm -> the paper's name for it, and its meaning."""
+
+_TILES = ("both_colors", "colors_in_relation", "single_object")
+_CURVE_POINTS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A model of the page."""
+
+    name: str
+    """The name of its folders."""
+    label: str
+    meaning: str
+    color: int
+    """Number of its color on the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresPart:
+    """The scores of a page."""
+
+    about: str
+    tiles: Sequence[Mapping[str, Any]] = ()
+    plot: Markup | None = None
+    tables: Sequence[Grid]
+    note: str = ""
+    protocol: str = ""
+
+    @property
+    def meanings(self) -> list[tuple[str, str]]:
+        """Names of the first table's measures and what each says."""
+        texts = {name_of(metric): text for metric, text in MEANINGS.items()}
+        rows = self.tables[0].rows if self.tables else ()
+        return [(row.label, texts[row.label]) for row in rows if row.title and row.label in texts]
+
+
+def describe_arms(names: Sequence[str]) -> list[Arm]:
+    """Return the arms with the paper's names and the same colors on every page; others take the colors left."""
+    fixed = {"ta": 0, "ta_ia": 1, "aio": 2}
+    taken = {fixed[name] for name in names if name in fixed}
+    left = itertools.chain((n for n in range(ARM_COLORS) if n not in taken), itertools.cycle(range(ARM_COLORS)))
+    arms = []
+    for name in names:
+        arm_label, meaning = ARMS.get(name, (name, ""))
+        color = fixed[name] if name in fixed else next(left)
+        arms.append(Arm(name=name, label=arm_label, meaning=meaning, color=color))
+    return arms
+
+
+def arm_scores(path: Path, arm: Arm) -> Scores | None:
+    """Return the scores in the directory `path` under the arm's label; None without a scores.json."""
+    return replace(read_scores(path), name=arm.label) if (path / FILE).is_file() else None
+
+
+def scores_of(workspace: Path, arms: Sequence[Arm], kind: str) -> dict[str, Scores]:
+    """Return arm -> its scores/ARM/`kind`, of the arms that have them."""
+    found = {arm.name: arm_scores(workspace / "scores" / arm.name / kind, arm) for arm in arms}
+    return {name: scores for name, scores in found.items() if scores is not None}
+
+
+def scores_part(arms: Sequence[Arm], kinds: Mapping[str, Mapping[str, Scores]]) -> ScoresPart | None:
+    """Return the part about scores, {kind of prompts: {arm: its scores}}; None without any. The first kind's are big.
+
+    Each arm is compared with the one before it; arms with other protocols have a table of their own.
+    """
+    by_label = {arm.label: arm.color for arm in arms}
+    tables, grids, big, colors, judges, protocols = {}, [], [], {}, [], []
+    for kind, scores in kinds.items():
+        found = measured_tables(list(scores.values()))
+        for number, table in enumerate(found):
+            title = KINDS[kind] if len(found) == 1 else f"{KINDS[kind]}: {table.title}"
+            table = replace(table, title=title)
+            own = [by_label[item.name] for item in table.members]
+            first = table.members[0]
+            prompts = {item["prompt"] for item in first.items}
+            about = f"{len(first.items):,} images of {len(prompts):,} prompts for each arm"
+            grids.append(by_measure(table, pairs_of(table), own, first.facts.get("judge"), about))
+            judges.append(first.facts.get("judge"))
+            tables[title], colors[title] = table, own
+            big += tiles(table, own, _TILES, KINDS[kind].lower()) if not big and number == 0 else []
+        protocols += [f"{KINDS[kind]}, {item.name}\n{protocol_text(item)}" for item in scores.values()]
+    if not grids:
+        return None
+    judge = next((found for found in judges if found), None)
+    starred = any("*" in cell["value"] for grid in grids for row in grid.rows for cell in row.cells)
+    return ScoresPart(
+        about="Share of images that show what their prompt asks, as an automatic judge sees it, with 95% confidence"
+        " intervals over prompts.",
+        tiles=big,
+        plot=table_plot(tables, colors, f"Scores of {', '.join(by_label)}"),
+        tables=grids,
+        note=" ".join([STAR] * starred + ([judge_note(judge)] if judge else [])),
+        protocol="\n\n".join(protocols),
+    )
+
+
+def loss_plot(logs: Iterable[tuple[Arm, Path]], alt: str) -> Markup | None:
+    """Return the loss curves of runs (arm, its log.jsonl); None where nothing is logged."""
+    curves = []
+    for arm, path in logs:
+        points = loss_points(path)
+        if points:
+            x, y = zip(*points)
+            curves.append(Curve(arm=arm.label, color=arm.color, x=x, y=y))
+    return curve_plot(curves, "loss", alt) if curves else None
+
+
+def loss_points(path: Path) -> list[tuple[float, float]]:
+    """Return (images seen, loss) of a log.jsonl, averaged over neighbors where there are more than a plot can show.
+
+    A line that is cut short is skipped: the training may be writing it. [] without the file.
+    """
+    if not path.is_file():
+        return []
+    points = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("loss") is not None:
+            points.append((record["num_images"], record["loss"]))
+    step = -(-len(points) // _CURVE_POINTS) or 1
+    groups = [points[i : i + step] for i in range(0, len(points), step)]
+    return [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups]
+
+
+def time_bars(stages: Mapping[str, tuple[float, str]]) -> list[dict[str, Any]]:
+    """Return the rows of a chart of durations: name -> (seconds, text)."""
+    longest = max((seconds for seconds, _ in stages.values()), default=0) or 1
+    return [
+        {"stage": name, "shown": text, "share": round(100 * seconds / longest, 1)}
+        for name, (seconds, text) in stages.items()
+    ]

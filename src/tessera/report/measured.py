@@ -1,0 +1,202 @@
+"""Tables and curves of measured scores, with numbers of different protocols apart."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tessera.evaluate.scores import Number, Scores, comparable
+from tessera.report.tables import MEANINGS, Cell, Row, Table, name_of
+
+TITLES = {
+    "quality": "Image quality (Table 1)",
+    "geneval": "GenEval (Table 2)",
+    "dpg": "DPG-Bench (Table 3)",
+    "miniature": "The miniature's judge",
+}
+FORCED = "Numbers of different protocols are in one table because --force says so: they do not compare."
+_IN_TITLE = ("extender: ", "settings.extended: ")  # differences of protocols that the titles say
+_NOTHING_SHARED = "they have no metric in common"
+_ABLATION = ("fid", "geneval/overall", "geneval/overall (extended)")
+
+Item = TypeVar("Item")
+
+
+def measured_tables(scores: Sequence[Scores], force: bool = False) -> list[Table]:
+    """Return the tables of what was measured, one for each judge and protocol; with `force`, one for each judge.
+
+    A model is in the first table all of whose numbers have the protocols of its own.
+    """
+    tables = []
+    for kind, title in TITLES.items():
+        groups = _grouped([item for item in scores if item.kind == kind and item.numbers], _fits, force)
+        for group in groups:
+            lines = _apart(groups[0], group[0]) if group is not groups[0] else []
+            note = _note([line for line in lines if not line.startswith(_IN_TITLE)])
+            if force and not all(_fits(group[:i], item) for i, item in enumerate(group) if i):
+                note = FORCED
+            of = _of_images if kind == "quality" else _of_prompts
+            tables.append(_measured(title + of(group[0]), group, note))
+    return tables
+
+
+def ablation_tables(scores: Sequence[Scores], force: bool = False) -> list[Table]:
+    """Return what Tables 4 and 5 show of every model measured so: FID, GenEval by original and by extended prompts.
+
+    The last measurement of a model in its training counts. Different protocols have tables of their own, unless
+    `force` puts them in one.
+    """
+    models: list[tuple[str, dict[str, Number]]] = []
+    for name in dict.fromkeys(item.name for item in scores):
+        found: dict[str, Number] = {}
+        own = [item for item in scores if item.name == name]
+        for item in sorted(own, key=lambda item: -(item.num_images or 0)):
+            for metric in _ABLATION[:2]:
+                number = item.number(metric)
+                if number is not None:
+                    extended = " (extended)" if metric != "fid" and number.protocol.extender else ""
+                    found.setdefault(metric + extended, number)
+        if "fid" in found and len(found) > 1:
+            models.append((name, found))
+    groups = _grouped(models, lambda group, model: not _differing(group, model[1]), force)
+    tables = []
+    for group in groups:
+        rows = tuple(Row(name, tuple(_cell(found.get(metric)) for metric in _ABLATION)) for name, found in group)
+        note = _note(_differing(groups[0], group[0][1])) if group is not groups[0] else ""
+        if force and any(_differing(group[:i], found) for i, (_, found) in enumerate(group)):
+            note = FORCED
+        note = f"Protocols: see the tables above. {note}".rstrip()
+        tables.append(Table("FID and GenEval (Tables 4 and 5)", _ABLATION, rows, note=note))
+    return tables
+
+
+def curve_points(scores: Sequence[Scores], metric: str) -> list[tuple[str, dict[str, list[tuple[int, float]]]]]:
+    """Return the curves of each protocol (Figure 5): (difference from the first, {model: [(training images, value)]}).
+
+    A model has a curve where it was measured at two or more places.
+    """
+    groups: list[tuple[Number, dict[str, list[tuple[int, float]]]]] = []
+    for item in scores:
+        number = item.number(metric)
+        if number is None or item.num_images is None:
+            continue
+        points = next((points for first, points in groups if not comparable(first, number)), None)
+        if points is None:
+            points = {}
+            groups.append((number, points))
+        points.setdefault(item.name, []).append((item.num_images, number.value))
+    drawn = [(first, {name: sorted(p) for name, p in points.items() if len(p) > 1}) for first, points in groups]
+    drawn = [(first, points) for first, points in drawn if points]
+    return [(_told(drawn[0][0], first) if n else "", points) for n, (first, points) in enumerate(drawn)]
+
+
+def full_name(scores: Scores) -> str:
+    """Return a model's name, with how far its training had come where that is known."""
+    return scores.name if scores.num_images is None else f"{scores.name} at {scores.num_images:,} images"
+
+
+def protocol_text(scores: Scores) -> str:
+    """Return the protocols as text, each once with the metrics that it holds for; then the other facts."""
+    groups: dict[str, list[str]] = {}
+    for number in scores.numbers:
+        protocol = dataclasses.asdict(number.protocol)
+        del protocol["metric"]
+        groups.setdefault(_json(protocol), []).append(f"{number.metric} (n = {number.n})")
+    parts = [f"{', '.join(names)}\n{text}" for text, names in groups.items()]
+    return "\n\n".join([*parts, f"facts\n{_json(dict(scores.facts))}"] if scores.facts else parts)
+
+
+def _json(data: dict[str, object]) -> str:
+    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def _grouped(items: Sequence[Item], fits: Callable[[Sequence[Item], Item], bool], force: bool) -> list[list[Item]]:
+    """Return each item in the first group that it fits; with `force`, all in one."""
+    groups: list[list[Item]] = []
+    for item in items:
+        fitting = next((group for group in groups if force or fits(group, item)), None)
+        if fitting is None:
+            groups.append([item])
+        else:
+            fitting.append(item)
+    return groups
+
+
+def _fits(group: Sequence[Scores], item: Scores) -> bool:
+    """Return whether each column stays of one protocol: some share metrics with the item, the others have none."""
+    found = [_unlike(member, item) for member in group]
+    return [] in found and all(lines in ([], [_NOTHING_SHARED]) for lines in found)
+
+
+def _apart(group: Sequence[Scores], item: Scores) -> list[str]:
+    """Return the differences of the item's protocols from those of a group that it does not fit."""
+    return list(dict.fromkeys(line for member in group for line in _unlike(member, item)))
+
+
+def _unlike(a: Scores, b: Scores) -> list[str]:
+    """Return the differences of two models' protocols, over the metrics that both have; each difference once."""
+    shared = [(number, other) for number in a.numbers if (other := b.number(number.metric)) is not None]
+    if not shared:
+        return [_NOTHING_SHARED]
+    return list(dict.fromkeys(line for number, other in shared for line in comparable(number, other)))
+
+
+def _differing(group: Sequence[tuple[str, dict[str, Number]]], found: dict[str, Number]) -> list[str]:
+    """Return the differences of a row's protocols from those of the rows in the same columns."""
+    pairs = [(own[metric], found[metric]) for _, own in group for metric in own.keys() & found.keys()]
+    return sorted({line for a, b in pairs for line in comparable(a, b)})
+
+
+def _note(differing: Sequence[str]) -> str:
+    if not differing:
+        return ""
+    return f"Not paired with the models above, because its protocols differ: {'; '.join(differing[:4])}"
+
+
+def _told(a: Number, b: Number) -> str:
+    """Return how the protocol of `b` differs from that of `a`, in a title's words."""
+    extender = b.protocol.extender
+    if extender is not None and extender != a.protocol.extender:
+        return f"prompts extended by {extender.model.partition('@')[0]}"
+    return "; ".join(comparable(a, b)[:2])
+
+
+def _of_prompts(scores: Scores) -> str:
+    extender = scores.numbers[0].protocol.extender
+    if extender is None:
+        return ", original prompts"
+    name, _, revision = extender.model.partition("@")
+    return f", prompts extended by {name}{f' at {revision[:12]}' if revision else ''}"
+
+
+def _of_images(scores: Scores) -> str:
+    """Return how many images of which prompts and size, and against which: Table 1 has COCO's and ImageNet's."""
+    facts, protocols = scores.facts, [number.protocol for number in scores.numbers]
+    count = max((protocol.images or 0 for protocol in protocols), default=0)
+    size, prompts, reference = (facts.get(name) for name in ("size", "prompts", "reference"))
+    said = f": {count:,} images" if count else ""
+    said += (f" of {size} px" if size else "") + (f" by {prompts}" if prompts else "")
+    against = next((protocol.reference_images for protocol in protocols if protocol.reference), None)
+    return said + (f", against {against:,}{f' of {reference}' if reference else ''}" if said and against else "")
+
+
+def _measured(title: str, group: Sequence[Scores], note: str) -> Table:
+    found = dict.fromkeys(number.metric for item in group for number in item.numbers)
+    order = list(MEANINGS)
+    columns = tuple(sorted(found, key=lambda metric: order.index(metric) if metric in order else 0))
+    rows = tuple(Row(full_name(item), tuple(_cell(item.number(metric)) for metric in columns)) for item in group)
+    missing = tuple(line for item in group for line in _missing(item))
+    return Table(title, columns, rows, note=note, missing=missing, members=tuple(group))
+
+
+def _missing(scores: Scores) -> list[str]:
+    """Return a line for each reason why numbers have no interval."""
+    found: dict[str, list[str]] = {}
+    for number in scores.numbers:
+        if number.low is None and number.interval:
+            found.setdefault(number.interval.removeprefix("none: "), []).append(name_of(number.metric))
+    return [f"No interval for {full_name(scores)}: {', '.join(names)} ({reason})" for reason, names in found.items()]
+
+
+def _cell(number: Number | None) -> Cell | None:
+    return None if number is None else Cell(number.value, number.low, number.high, number.interval or "")

@@ -1,0 +1,45 @@
+"""HTML of the pages by the templates in `templates/`: one file each, with every text escaped."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tessera
+from tessera.files import atomic_path
+
+_NAMED = 8  # files named for each reason
+
+
+def render(template: str, page: Any) -> str:
+    """Return the HTML that `template` makes of `page`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tessera.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(page=page, version=tessera.__version__)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, with the same bytes on every system."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def group_rejects(rejects: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return {reason, count, names} of each reason in `rejects` (file -> reason), the most frequent first."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in sorted(rejects.items()):
+        groups.setdefault(reason, []).append(name)
+    return [
+        {
+            "reason": reason,
+            "count": len(names),
+            "names": ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""),
+        }
+        for reason, names in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    ]
