@@ -29,7 +29,7 @@ def test_every_verb_answers_scripts_with_one_object(tmp_path, capsys, monkeypatc
     assert told("augment images --out recipe")["stage"] == "augment"
     assert told("caption images --recipe recipe --captioner scene --out captions")["directory"] == "captions"
     assert told("encode images captions --recipe recipe --out encoded")["stage"] == "encode"
-    assert told("look captions --out look.html") == {"files": ["look.html"]}
+    assert told("preview captions --out preview.html") == {"files": ["preview.html"]}
     assert told("prompts images --per-task 1 --out prompts")["counts"] == {"prompts": 6}
     assert told("extend-prompts short.txt --extender rules --seed 7 --out long")["counts"] == {"prompts": 1}
     assert json.loads((tmp_path / "long" / "prompts.jsonl").read_text())["extended"]["seed"] == 7

@@ -1,10 +1,11 @@
 """The runs of a working folder as markup."""
 
-from tessera.demo.runs import read_points, show_runs
+from tessera.demo.runs import show_runs
+from tessera.report.arms import loss_points
 
 
 def test_runs_show_curves_and_say_what_is_missing(workspace, tmp_path):
-    assert read_points(workspace / "runs" / "ta" / "log.jsonl") == [(10, 0.5), (20, 0.25)]
+    assert loss_points(workspace / "runs" / "ta" / "log.jsonl") == [(10, 0.5), (20, 0.25)]
     shown = show_runs(workspace)
     assert "<svg " in shown
     assert "Nothing was judged" in shown

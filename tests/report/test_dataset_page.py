@@ -1,4 +1,4 @@
-"""look: a page about each kind of directory, self-contained and escaped."""
+"""preview: a page about each kind of directory, self-contained and escaped."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import compose
 from tessera.encoded.store import open_encoded
 from tessera.images import read_rgb
-from tessera.report.dataset_page import look
+from tessera.report.dataset_page import preview
 from tiny.chromium import check_file
 
 EVIL = '</p><script>alert("1")</script><img src=x onerror=alert(2)> & "quoted"\nnext line'
@@ -87,22 +87,22 @@ def made(images, tmp_path_factory):
 
 
 def test_pictures(images, tmp_path):
-    look(images, tmp_path / "page.html", number=10)
+    preview(images, tmp_path / "page.html", number=10)
     page = Page(tmp_path / "page.html")
     shows_nothing_from_elsewhere(page)
     known = [read_rgb(images / str(row.file)).tobytes() for row in read_images(images)]
     assert len(page.images) == 10
     assert all(pixels(image).tobytes() in known for image in page.images)
     assert page.boxes == page.captions == []
-    look(images, tmp_path / "again.html", number=10)
+    preview(images, tmp_path / "again.html", number=10)
     assert (tmp_path / "again.html").read_bytes() == (tmp_path / "page.html").read_bytes()
-    look(images, tmp_path / "all.html", number=1000, seed=3)
+    preview(images, tmp_path / "all.html", number=1000, seed=3)
     assert len(Page(tmp_path / "all.html").images) == 24
 
 
 @pytest.mark.parametrize("name", ["recipe", "captions/mixed", "encoded"])
 def test_mixes_with_their_boxes_and_captions(made, tmp_path, name):
-    look(made / name, tmp_path / "page.html", number=24)
+    preview(made / name, tmp_path / "page.html", number=24)
     page = Page(tmp_path / "page.html")
     shows_nothing_from_elsewhere(page)
     rows = read_recipe(made / "recipe").rows
@@ -136,7 +136,7 @@ def test_rejects_by_reason_and_escaped_text(messy, tmp_path):
     lines = [f'"{row.key}","{EVIL.replace(chr(34), chr(34) * 2)}"' for row in read_images(images)]
     (tmp_path / "mine.csv").write_text("key,text\n" + "\n".join(lines) + "\n")
     caption(tmp_path / "captions", images, CaptionConfig(captioner="import", file=str(tmp_path / "mine.csv")))
-    look(tmp_path / "captions", tmp_path / "page.html")
+    preview(tmp_path / "captions", tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     shows_nothing_from_elsewhere(page)
     assert page.captions == [EVIL] * 4
@@ -149,7 +149,7 @@ def test_rejects_by_reason_and_escaped_text(messy, tmp_path):
 
 def test_of_a_crop_the_window_is_shown_on_the_picture(images, made, tmp_path):
     augment(made / "windows", images, AugmentConfig(pattern="crop"))
-    look(made / "windows", tmp_path / "page.html", number=24)
+    preview(made / "windows", tmp_path / "page.html", number=24)
     page = Page(tmp_path / "page.html")
     for row, image, box in zip(read_recipe(made / "windows").rows, page.images, page.boxes, strict=True):
         assert np.array_equal(pixels(image), read_rgb(images / f"{row.base}.png"))
@@ -159,34 +159,34 @@ def test_of_a_crop_the_window_is_shown_on_the_picture(images, made, tmp_path):
 def test_what_is_not_found_is_named(images, made, tmp_path):
     alone = tmp_path / "deep" / "down" / "captions"
     caption(alone, images, CaptionConfig())
-    with pytest.raises(UserError, match=r"captions: the images it was made from lie not near it; give --images"):
-        look(alone, tmp_path / "page.html")
+    with pytest.raises(UserError, match=r"captions: the images it was made from are not nearby; give --images"):
+        preview(alone, tmp_path / "page.html")
     (tmp_path / "deep" / "app").mkdir()
     (tmp_path / "deep" / "app" / "manifest.json").write_text('{"name": "another program"}')
-    with pytest.raises(UserError, match=r"captions: the images it was made from lie not near it; give --images"):
-        look(alone, tmp_path / "page.html")
-    look(alone, tmp_path / "page.html", images=images)
+    with pytest.raises(UserError, match=r"captions: the images it was made from are not nearby; give --images"):
+        preview(alone, tmp_path / "page.html")
+    preview(alone, tmp_path / "page.html", images=images)
     with pytest.raises(UserError, match=r"recipe: is not what .*captions was made from; give --images"):
-        look(alone, tmp_path / "page.html", images=made / "recipe")
+        preview(alone, tmp_path / "page.html", images=made / "recipe")
     with pytest.raises(UserError, match="number is 0"):
-        look(images, tmp_path / "page.html", number=0)
+        preview(images, tmp_path / "page.html", number=0)
     with pytest.raises(UserError, match=r"has no manifest\.json"):
-        look(tmp_path, tmp_path / "page.html")
+        preview(tmp_path, tmp_path / "page.html")
     for folder in (tmp_path, Path(".")):
-        with pytest.raises(UserError, match=r"is a directory; give the page a name, such as .*look\.html"):
-            look(images, folder)
+        with pytest.raises(UserError, match=r"is a directory; give the page a name, such as .*preview\.html"):
+            preview(images, folder)
 
 
 @pytest.mark.parametrize("name", ["images", "recipe", "captions/mixed", "encoded"])
 def test_for_everybody(browser, made, tmp_path, name):
     """On a phone and at a desk, light and dark, by keyboard, read out; nothing is asked of the network."""
-    look(made / name, tmp_path / "page.html", number=6)
+    preview(made / name, tmp_path / "page.html", number=6)
     check_file(browser, tmp_path / "page.html")
 
 
 def test_what_was_left_out_for_everybody(browser, messy, tmp_path):
     collect(tmp_path / "images", CollectConfig(source="photos", size=64), messy)
-    look(tmp_path / "images", tmp_path / "page.html")
+    preview(tmp_path / "images", tmp_path / "page.html")
     assert "Left out, by reason" in (tmp_path / "page.html").read_text()
     check_file(browser, tmp_path / "page.html")
 
@@ -194,6 +194,6 @@ def test_what_was_left_out_for_everybody(browser, messy, tmp_path):
 def test_a_page_is_named_as_its_directory(images, tmp_path, capsys):
     for name in ("short0.25", "short0.5"):
         caption(tmp_path / name, images, CaptionConfig())
-        cli.look(tmp_path / name, images=images)
+        cli.preview(tmp_path / name, images=images)
     assert {path.name for path in tmp_path.glob("*.html")} == {"short0.25.html", "short0.5.html"}
     assert "short0.25.html" in capsys.readouterr().out

@@ -18,8 +18,8 @@ from tessera.evaluate.quality.config import QualityConfig
 from tessera.evaluate.quality.evaluate import evaluate_quality
 from tessera.evaluate.scores import LeftOutBlocks, Number, Protocol, Scores, read_scores, write_scores
 from tessera.report.differences import pairs_of
-from tessera.report.scores_page import results
-from tessera.report.tables import measured_tables
+from tessera.report.measured import measured_tables
+from tessera.report.scores_page import report_scores
 from tiny.chromium import check_file
 
 DISTANCES = ("fid", "kid", "fd_dinov2", "cmmd", "density/paper", "density/full", "coverage/dgm-eval")
@@ -133,7 +133,7 @@ def three(tmp_path):
 
 
 def test_the_report_shows_the_same_differences_in_all_three_forms(tmp_path, three):
-    results(tmp_path / "report", three)
+    report_scores(tmp_path / "report", three)
     a, b, c = (read_scores(path) for path in three)
     (table,) = measured_tables([a, b, c])
     first, second = pairs_of(table)
@@ -187,12 +187,12 @@ def test_models_apart_have_no_differences_and_forced_ones_the_reason(tmp_path):
     ]
     for scores in (a, b):
         write_scores(tmp_path / scores.name, scores)
-    results(tmp_path / "report", [tmp_path / "a", tmp_path / "b"], force=True)
+    report_scores(tmp_path / "report", [tmp_path / "a", tmp_path / "b"], force=True)
     for name in ("index.html", "tables.md", "tables.csv"):
         assert "a and b drew other prompts" in (tmp_path / "report" / name).read_text(encoding="utf-8")
 
 
 def test_differences_for_everybody(browser, tmp_path, three):
     """On a phone and at a desk, light and dark, by keyboard, read out."""
-    results(tmp_path / "report", three)
+    report_scores(tmp_path / "report", three)
     check_file(browser, tmp_path / "report" / "index.html")

@@ -8,7 +8,7 @@ import pytest
 from tessera.cli.workflow import study
 from tessera.config import UserError
 from tessera.presets.miniature import MINIATURE_WORLD
-from tessera.study.noise import NoiseStudy, _pictures, accuracy, measure, run_noise
+from tessera.study.noise import NoiseStudy, _images, accuracy, measure, run_noise
 from tiny.chromium import check_file
 
 SMALL = NoiseStudy(world=MINIATURE_WORLD, pairs=6, times=(0.2, 0.8), schedules=("cosine",))
@@ -33,9 +33,9 @@ def test_more_noise_hides_more():
             assert 0.5 <= points[1]["value"] < points[0]["value"] <= 1
 
 
-def test_the_pictures_differ_in_what_is_asked_alone():
+def test_the_images_differ_in_what_is_asked_alone():
     for pattern in ("half", "quarter"):
-        mixed, whole, swapped = _pictures(SMALL, pattern, 3)
+        mixed, whole, swapped = _images(SMALL, pattern, 3)
         assert mixed.shape == whole.shape == swapped.shape == (32, 32, 3)
         assert (mixed != whole).any()
         background = (whole == swapped).all(-1)

@@ -1,0 +1,97 @@
+"""Measured tables"""
+
+from dataclasses import replace
+
+from tessera.evaluate.scores import Number, Protocol
+from tessera.report.measured import ablation_tables, curve_points, measured_tables
+from tessera.report.tables import label
+from tiny.quality_scores import geneval, quality
+
+
+def test_unlike_protocols_stand_apart_unless_forced():
+    a, b, c = geneval("a", 0.5), geneval("b", 0.5, 1), geneval("c", 0.5, 2, encoder_sha256="f" * 64)
+    tables = measured_tables([a, b, c])
+    assert [[row.model for row in table.rows] for table in tables] == [["a", "b"], ["c"]]
+    assert "encoder_sha256" in tables[1].note
+    (forced,) = measured_tables([a, b, c], force=True)
+    assert [row.model for row in forced.rows] == ["a", "b", "c"]
+    assert "do not compare" in forced.note
+    apart = measured_tables([a, geneval("e", 0.5, extended=True)])
+    assert [table.title for table in apart] == [
+        "GenEval (Table 2), original prompts",
+        "GenEval (Table 2), prompts extended by llama",
+    ]
+
+
+def test_tables_4_and_5_and_the_curves():
+    scores = [quality("m", 9.0), geneval("m", 0.5), geneval("m", 0.9, 1, extended=True), quality("alone", 3.0)]
+    (table,) = ablation_tables(scores)
+    assert [row.model for row in table.rows] == ["m"]
+    assert table.rows[0].cells[0].value == 9.0
+    assert table.rows[0].cells[1].value < table.rows[0].cells[2].value
+    points = [quality("m", 9, 300), quality("m", 7, 100), quality("n", 5, 100), quality("m", 1, 200, images=7)]
+    assert curve_points(points, "fid") == [("", {"m": [(100, 7.0), (300, 9.0)]})]
+    assert label("clip_score/legacy-cut") == "CLIPScore (legacy-cut) \u2191"
+    assert label("dpg/official/overall") == "Overall (official) \u2191"
+    assert label("fid") == "FID \u2193"
+
+
+def test_fid_beside_geneval_is_that_of_the_last_step():
+    steps = [quality("m", 9.0, 100), quality("m", 7.0, 300), quality("m", 8.0, 200)]
+    assert ablation_tables([*steps, geneval("m", 0.5)])[0].rows[0].cells[0].value == 7.0
+
+
+def test_no_column_mixes_protocols_that_only_later_rows_share():
+    """The first row has FID alone; the others' recall is of two networks."""
+
+    def more(name, encoder):
+        scores = quality(name, 5.0)
+        about = Protocol(metric="recall/full", name="full", encoder=encoder)
+        recall = Number(metric="recall/full", value=0.5, n=100, protocol=about)
+        return replace(scores, numbers=(*scores.numbers, recall))
+
+    a, b, c = quality("a", 4.0), more("b", "x"), more("c", "y")
+    tables = measured_tables([a, b, c])
+    assert [[row.model for row in table.rows] for table in tables] == [["a", "b"], ["c"]]
+    assert [table.note for table in tables] == [
+        "",
+        "Apart, and not paired with the models above, for its protocols differ: encoder: 'x' vs 'y'",
+    ]
+    (forced,) = measured_tables([a, b, c], force=True)
+    assert "do not compare" in forced.note
+    assert not measured_tables([a, b], force=True)[0].note
+
+
+def test_fid_beside_geneval_keeps_unlike_protocols_apart():
+    scores = [quality("a", 9.0), quality("b", 8.0, images=7), quality("c", 7.0)]
+    scores += [geneval(name, 0.5) for name in "abc"]
+    tables = ablation_tables(scores)
+    assert [[row.model for row in table.rows] for table in tables] == [["a", "c"], ["b"]]
+    assert tables[1].note.startswith("Protocols: see the tables above. Apart, ")
+    assert tables[1].note.endswith("its protocols differ: images: 100 vs 7")
+    (forced,) = ablation_tables(scores, force=True)
+    assert [row.model for row in forced.rows] == ["a", "b", "c"]
+    assert "do not compare" in forced.note
+
+
+def test_every_protocol_has_its_curves():
+    """A single number by another protocol, given first, takes no curve away."""
+    points = [quality("m", 1, 100, images=7), *(quality("n", i, i) for i in (100, 200, 300))]
+    assert curve_points(points, "fid") == [("", {"n": [(100, 100), (200, 200), (300, 300)]})]
+    points += [quality("m", 2, 200, images=7)]
+    (_, first), (apart, second) = curve_points(points, "fid")
+    assert (first, second.keys(), apart) == ({"m": [(100, 1), (200, 2)]}, {"n"}, "images: 7 vs 100")
+    steps = [replace(geneval("m", 0.5, extended=long), num_images=i) for i in (1, 2) for long in (False, True)]
+    titles = [apart for apart, _ in curve_points(steps, "geneval/overall")]
+    assert titles == ["", "prompts extended by llama"]
+
+
+def test_tables_of_pictures_say_which():
+    about = {"reference": "r" * 64, "reference_images": 30_000}
+    facts = {"size": "256", "prompts": "COCO's captions", "reference": "val2014"}
+    coco = replace(quality("m", 9.0, **about), facts=facts)
+    other = quality("m", 9.0, reference="s" * 64, reference_images=50_000)
+    assert [table.title for table in measured_tables([coco, other])] == [
+        "Picture quality (Table 1): 100 pictures of 256 px by COCO's captions, against 30,000 of val2014",
+        "Picture quality (Table 1): 100 pictures, against 50,000",
+    ]
