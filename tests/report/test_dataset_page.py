@@ -144,7 +144,7 @@ def test_rejects_by_reason_and_escaped_text(messy, tmp_path):
     assert page.images[0]["src"].startswith("data:image/jpeg")
     assert page.images[0]["alt"].endswith(EVIL)
     table = " ".join(page.text.partition("Left out, by reason")[2].split())
-    assert "2empty filered_fox/3.jpg, red_fox/<b>.jpg 1not an image, or an unknown formatred_fox/4.jpg" in table
+    assert "empty file2red_fox/3.jpg, red_fox/<b>.jpg not an image, or an unknown format1red_fox/4.jpg" in table
 
 
 def test_of_a_crop_the_window_is_shown_on_the_picture(images, made, tmp_path):

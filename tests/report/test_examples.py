@@ -7,8 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tessera.report.examples import NoiseSettings, noise_settings, noise_strip
-
-"""How often the made-up samples of an arm show what was asked."""
+from tiny.workspaces import make_workspace
 
 
 def test_noise_strip_starts_clean_and_marks_what_is_never_seen():

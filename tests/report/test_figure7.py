@@ -87,22 +87,27 @@ def test_the_command_and_its_files(tmp_path, capsys):
         assert picture.width > 400
     before = (tmp_path / "out" / "tau.png").read_bytes()
     (tmp_path / "again").mkdir()
-    tau(tmp_path / "again", tmp_path / "in", TauConfig(schedule="cosine", size=32, pictures=10))
+    tau(tmp_path / "again", tmp_path / "in", TauConfig(schedule="cosine", size=32, num_images=10))
     assert (tmp_path / "again" / "tau.png").read_bytes() == before
     Image.new("RGB", (40, 32), (1, 2, 3)).save(tmp_path / "in" / "fox" / "0.png")
     with pytest.raises(UserError, match=r"made otherwise: images\.fox/0\.png"):
-        tau(tmp_path / "again", tmp_path / "in", TauConfig(schedule="cosine", size=32, pictures=10))
+        tau(tmp_path / "again", tmp_path / "in", TauConfig(schedule="cosine", size=32, num_images=10))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("scale", 0.0, "scale"), ("size", 8, "size"), ("pictures", 2, "pictures"), ("schedule", "linaer", "did you mean")],
+    [
+        ("scale", 0.0, "scale"),
+        ("size", 8, "size"),
+        ("num_images", 2, "num_images"),
+        ("schedule", "linaer", "did you mean"),
+    ],
 )
 def test_bad_settings(tmp_path, field, value, words):
     with pytest.raises(UserError, match=words):
         tau(tmp_path / "out", None, TauConfig(**{field: value}))
 
 
-def test_too_few_pictures(tmp_path):
-    with pytest.raises(UserError, match="holds 0 pictures"):
+def test_too_few_images(tmp_path):
+    with pytest.raises(UserError, match="holds 0 images"):
         tau(tmp_path / "out", tmp_path, TauConfig())

@@ -1,4 +1,4 @@
-"""Measured tables"""
+"""Measured tables: numbers of different protocols are apart unless forced together."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def test_no_column_mixes_protocols_that_only_later_rows_share():
     assert [[row.model for row in table.rows] for table in tables] == [["a", "b"], ["c"]]
     assert [table.note for table in tables] == [
         "",
-        "Apart, and not paired with the models above, for its protocols differ: encoder: 'x' vs 'y'",
+        "Not paired with the models above, because its protocols differ: encoder: 'x' vs 'y'",
     ]
     (forced,) = measured_tables([a, b, c], force=True)
     assert "do not compare" in forced.note
@@ -67,7 +67,7 @@ def test_fid_beside_geneval_keeps_unlike_protocols_apart():
     scores += [geneval(name, 0.5) for name in "abc"]
     tables = ablation_tables(scores)
     assert [[row.model for row in table.rows] for table in tables] == [["a", "c"], ["b"]]
-    assert tables[1].note.startswith("Protocols: see the tables above. Apart, ")
+    assert tables[1].note.startswith("Protocols: see the tables above. Not paired ")
     assert tables[1].note.endswith("its protocols differ: images: 100 vs 7")
     (forced,) = ablation_tables(scores, force=True)
     assert [row.model for row in forced.rows] == ["a", "b", "c"]
@@ -92,6 +92,6 @@ def test_tables_of_pictures_say_which():
     coco = replace(quality("m", 9.0, **about), facts=facts)
     other = quality("m", 9.0, reference="s" * 64, reference_images=50_000)
     assert [table.title for table in measured_tables([coco, other])] == [
-        "Picture quality (Table 1): 100 pictures of 256 px by COCO's captions, against 30,000 of val2014",
-        "Picture quality (Table 1): 100 pictures, against 50,000",
+        "Image quality (Table 1): 100 images of 256 px by COCO's captions, against 30,000 of val2014",
+        "Image quality (Table 1): 100 images, against 50,000",
     ]

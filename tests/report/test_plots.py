@@ -1,3 +1,5 @@
+"""Plots: the same in both forms, colors of the page, equal bytes for equal data, any values."""
+
 import re
 import xml.etree.ElementTree as ElementTree
 

@@ -1,4 +1,4 @@
-"""report SCORES"""
+"""The page of scores: everything escaped, no network, the images that were judged."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def test_a_model_has_one_colour_and_the_judges_take_turns(written):
     text = (written / "report" / "index.html").read_text(encoding="utf-8")
     cards = re.findall(r'<p class="prompt">(.*?)</p>', text)
     assert [card.startswith("dense") for card in cards] == [False, True] * 12
-    found = set(re.findall(r'<div class="arm-(\d)"><h3>(.*?)</h3>', text))
+    found = set(re.findall(r'<div class="arm-(\d)"><p class="name">(.*?)</p>', text))
     assert found == {("0", "TA"), ("1", "TA+IA")}
     assert "Overall (fixed) 90.00. no: Hat?" in text
     assert "judged right: found &lt;b&gt;fox" in text

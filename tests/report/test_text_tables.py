@@ -1,4 +1,4 @@
-"""Markdown and CSV of tables"""
+"""Markdown and CSV of tables: the same numbers, with intervals or the reasons for none."""
 
 import csv
 import re
@@ -13,14 +13,17 @@ from tessera.report.text_tables import about_intervals
 from tiny.quality_scores import geneval
 
 
-def test_csv_and_markdown_hold_the_same_numbers(written):
+def test_csv_and_markdown_hold_the_same_numbers(tmp_path):
+    written = tmp_path
+    for name, scores in {"a": geneval("TA", 0.4), "b": geneval("TA+IA", 0.8, 1)}.items():
+        write_scores(written / name, scores)
     report_scores(written / "report", [written / "a", written / "b"])
     with open(written / "report" / "tables.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     measured = {(row["model"], row["metric"]): float(row["value"]) for row in rows if row["printed"] == "0"}
     assert measured["TA+IA", "geneval/overall"] == geneval("TA+IA", 0.8, 1).number("geneval/overall").value
     assert sum(row["printed"] == "1" for row in rows) == 6 * 16 + 15 * 7 + 14 * 7 + 8 * 6 + 10 * 3 * 2
-    markdown = (written / "report" / "tables.md").read_text(encoding="utf-8")
+    markdown = re.sub(" +", " ", (written / "report" / "tables.md").read_text(encoding="utf-8"))
     assert "| CAD-I, TA+IA | 6.62 | 91.72 | 0.80 | 0.70 | 0.90 | 0.76 | 8.53 | 38.17 |" in markdown
     assert "as printed" in markdown
 
@@ -42,7 +45,7 @@ def test_intervals_and_the_reasons_for_none_stand_in_every_table(tmp_path):
     write_scores(tmp_path / "q", Scores(kind="quality", name="m", numbers=numbers))
     assert read_scores(tmp_path / "q").numbers == numbers
     report_scores(tmp_path / "report", [tmp_path / "q"])
-    markdown = (tmp_path / "report" / "tables.md").read_text(encoding="utf-8")
+    markdown = re.sub(" +", " ", (tmp_path / "report" / "tables.md").read_text(encoding="utf-8"))
     cells = "9.50 (9.10 to 9.90) | 0.0123 (0.0101 to 0.0145) | 0.70 (0.62 to 0.78) | 1.50 | 0.40 |"
     assert f"| m | {cells}" in markdown
     assert "- No interval for m: CMMD, Recall (full) (12 prompts \\| at least 20 are needed)" in markdown
@@ -67,7 +70,7 @@ def test_the_report_says_how_its_intervals_came_about(tmp_path):
             ("new", "geneval", WILSON),
             ("clip", "quality", "bootstrap over prompts, 9 resamples"),
             ("fid", "quality", "jackknife over prompts"),
-            ("folder", "quality", "jackknife over pictures"),
+            ("folder", "quality", "jackknife over images"),
         )
     }
     read = {}
@@ -75,15 +78,15 @@ def test_the_report_says_how_its_intervals_came_about(tmp_path):
         write_scores(tmp_path / name, scores)
         read[name] = read_scores(tmp_path / name)
     reference = (
-        "of distances to a reference, precision, recall, density and coverage the jackknife's, the reference held"
+        "the jackknife's for distances to a reference, precision, recall, density and coverage, the reference held"
     )
     parts = {
-        "new": "of shares and percentages score intervals (Wilson's)",
-        "clip": "of CLIPScores the bootstrap's",
+        "new": "score intervals (Wilson's) for shares and percentages",
+        "clip": "the bootstrap's for CLIPScores",
         "fid": f"{reference} fixed",
-        "folder": f"{reference} fixed (over pictures, where nothing is known of prompts)",
+        "folder": f"{reference} fixed (over images, where their prompts are unknown)",
     }
     for names in (["new"], ["clip"], ["fid"], ["folder"], ["new", "clip", "fid"]):
-        expected = f"Ranges are 95% intervals over prompts: {'; '.join(parts[name] for name in names)}."
+        expected = f"The 95% confidence intervals are over prompts: {'; '.join(parts[name] for name in names)}."
         assert about_intervals(measured_tables([read[name] for name in names])) == expected
     assert about_intervals(printed_tables()) == ""

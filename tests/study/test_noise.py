@@ -45,7 +45,7 @@ def test_the_images_differ_in_what_is_asked_alone():
 def test_the_page(tmp_path):
     page = run_noise(SMALL, tmp_path)
     text = page.read_text()
-    assert "Schedule cosine: the CutMix artefact" in text
+    assert "Schedule cosine: the CutMix artifact" in text
     assert "t = 0.8" in text
     first = (tmp_path / "noise" / "results.json").read_bytes()
     run_noise(SMALL, tmp_path)
@@ -63,7 +63,7 @@ def test_it_has_nothing_to_plan_or_to_choose(tmp_path):
 def test_bad_settings_are_refused():
     for wrong, said in (
         ({"pairs": 1}, "pairs is 1"),
-        ({"times": (0.0, 0.5)}, "between 0 and 1"),
+        ({"times": (0.0, 0.5)}, r"times is \(0.0, 0.5\); give a number in \(0, 1\)"),
         ({"world": replace(MINIATURE_WORLD, colors=("red",))}, "two shapes and two colors"),
     ):
         with pytest.raises(UserError, match=said):

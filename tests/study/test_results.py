@@ -50,7 +50,7 @@ def test_values_differences_and_missing_cells(tmp_path):
     assert found["missing"] == ["aio-seed0", "aio-seed1"]
     text = text_tables(study, found).splitlines()
     assert "4 of 6 cells are done." in text
-    head, _, ta, ta_ia, pair = text[text.index("40 pictures of 20 prompts for each cell.") + 2 :][:5]
+    head, _, ta, ta_ia, pair = text[text.index("40 images of 20 prompts for each cell.") + 2 :][:5]
     assert [cell.strip() for cell in head.split("|")[1:3]] == ["arm (seeds)", "Colored objects found"]
     assert [cell.strip() for cell in ta.split("|")[1:3]] == [
         "ta (2)",

@@ -20,7 +20,9 @@ def about_intervals(tables: Sequence[Table]) -> str:
     }
     captions = [not share and how.startswith("bootstrap") for share, how in hows]
     distances = [how for _, how in hows if how.startswith("jackknife")]
-    over = " (over images, where their prompts are unknown)" if any("pictures" in how for how in distances) else ""
+    over = (
+        " (over images, where their prompts are unknown)" if any("over prompts" not in how for how in distances) else ""
+    )
     parts = (
         (("share", WILSON) in hows, "score intervals (Wilson's) for shares and percentages"),
         (any(captions), "the bootstrap's for CLIPScores"),
