@@ -9,7 +9,7 @@ from tessera.evaluate.samples import Samples, extender
 from tessera.evaluate.scores import Extender
 from tessera.prompts import extend
 from tessera.prompts.extend import ExtendConfig, extend_by_rules, extend_prompts, tidy
-from tessera.prompts.geneval import CLASSES, COLORS, draw_prompts
+from tessera.prompts.geneval import CLASSES, COLORS
 from tessera.prompts.read import load_prompts
 from tiny.chat_server import ChatServer, completion, question_of
 from tiny.judges import save_llama
@@ -24,7 +24,7 @@ def test_genevals_prompts_by_rules_feed_generate(tmp_path):
     out = tmp_path / "long"
     assert extend_prompts(out, "geneval", ExtendConfig(extender="rules", seed=3))
     lines = lines_of(out)
-    originals = draw_prompts()
+    originals = [metadata for metadata, _ in load_prompts("geneval").rows]
     assert [{key: value for key, value in line.items() if key != "extended"} for line in lines] == originals
     assert lines[5]["extended"].keys() == {"text", "extender", "template", "seed"}
     texts = [text for _, text in load_prompts(out / "prompts.jsonl", extended=True).rows]
@@ -110,7 +110,8 @@ def test_tidy():
         ("p.jsonl", '{"prompt": 1}\n', "line 1 is not a JSON object"),
         ("p.jsonl", "{\n", "line 1 is not JSON"),
         ("p.txt", "\n", "holds no prompts"),
-        ("p.bin", None, "cannot be read as a file of prompts"),
+        ("p.bin", None, "no such prompts file"),
+        ("p.jsonl", '{"prompt": " "}\n', "has an empty prompt"),
     ],
 )
 def test_bad_prompts(tmp_path, name, content, message):

@@ -149,7 +149,7 @@ def test_stage_writes_the_file_once(tmp_path: Path):
 def test_users_are_told(tmp_path: Path):
     images = tmp_path / "images"
     open_stage(images, stage="collect", config={"source": "photos", "world": None}).finish({})
-    with pytest.raises(UserError, match="no pictures of the miniature world"):
+    with pytest.raises(UserError, match="no images of the miniature world"):
         prompts(tmp_path / "out", images, PromptConfig())
     with pytest.raises(UserError, match="per_task"):
         PromptConfig(per_task=0)

@@ -1,13 +1,11 @@
-"""Where prompts come from: a file, a shipped set, a list of texts."""
+"""The sources of prompts, a file, a shipped set, a list of texts, and what each gives."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
 
 from tessera.config import UserError
-from tessera.files import write_table
 from tessera.prompts.read import SHIPPED, load_prompts
 
 
@@ -80,64 +78,25 @@ def test_every_shipped_set_is_there():
         assert load_prompts(name).rows
 
 
-def coco(path, images=3):
-    """Captions of images 10, 11, ...; three each, not in order."""
-    entries = [
-        {"image_id": 10 + i, "id": 100 * i + k, "caption": f" picture {i},\nwording {k} "}
-        for k in (2, 0, 1)
-        for i in reversed(range(images))
-    ]
-    path.write_text(json.dumps({"annotations": entries}))
-    return path
-
-
-def test_coco_gives_the_first_caption_of_every_image(tmp_path):
-    path = coco(tmp_path / "captions_val.json")
-    prompts = load_prompts(f"coco:{path}")
-    assert [text for _, text in prompts.rows] == [f"picture {i}, wording 0" for i in range(3)]
-    assert [metadata["image_id"] for metadata, _ in prompts.rows] == [10, 11, 12]
-    assert (prompts.name, prompts.sha256) == ("captions_val", hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def test_coco_30k_draws_the_same_30000_images_always(tmp_path):
-    path = coco(tmp_path / "captions_val.json", 30_500)
-    rows = [load_prompts(f"coco-30k:{path}").rows for _ in range(2)]
-    images = [metadata["image_id"] for metadata, _ in rows[0]]
-    assert rows[0] == rows[1]
-    assert len(set(images)) == 30_000
-    assert images == sorted(images)
-    assert images[-1] > 30_400  # from all over the file
-
-
-def test_a_caption_directory_is_a_prompt_set(tmp_path):
-    columns = {
-        "key": ["n01/0", "n01/1"],
-        "text": ["a tench", "A tench, by the sea."],
-        "captioner": ["", ""],
-    }
-    write_table(tmp_path / "val" / "captions.parquet", columns)
-    prompts = load_prompts(tmp_path / "val")
-    assert prompts.rows[1] == ({"prompt": columns["text"][1], "key": "n01/1"}, columns["text"][1])
-    assert prompts.name == "val"
-    assert load_prompts(tmp_path / "val" / "captions.parquet") == prompts
-
-
 @pytest.mark.parametrize(
-    ("content", "scheme", "message"),
+    ("name", "text", "message"),
     [
-        ({"annotations": []}, "coco", "has no annotations"),
-        ([], "coco", "has no annotations"),
-        ({"annotations": [{"image_id": 1, "id": 1}]}, "coco", r"annotations\[0\] needs image_id, id"),
-        ({"annotations": [{"image_id": 1, "id": 1, "caption": "x"}]}, "coco-30k", "captions of 1 images, 30000"),
+        ("p.jsonl", '{"prompt": "a"}\n{', "line 2 is not JSON .*: fix or remove the line"),
+        ("p.jsonl", "\n[]\n", "line 2 is not a JSON object with a text"),
+        ("p.json", '{"prompt": 1}\n', "line 1 is not a JSON object with a text"),
+        ("p.jsonl", '{"prompt": "smile \\ud83d"}\n', "line 1 has half of a surrogate pair"),
+        ("p.txt", " \n\n", "holds no prompts"),
     ],
 )
-def test_bad_annotations(tmp_path, content, scheme, message):
-    path = tmp_path / "captions.json"
-    path.write_text(json.dumps(content))
+def test_bad_files(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
-        load_prompts(f"{scheme}:{path}")
+        load_prompts(tmp_path / name)
 
 
-def test_captions_have_no_extended_texts(tmp_path):
-    with pytest.raises(UserError, match="turn extended off"):
-        load_prompts(f"coco:{coco(tmp_path / 'captions.json')}", extended=True)
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a\u2028b", "n": 1}\n\n{"prompt": "c"}\n', encoding="utf-8")
+    assert [text for _, text in load_prompts(tmp_path / "p.jsonl").rows] == ["a\u2028b", "c"]
+    (tmp_path / "bytes.txt").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="is not UTF-8 text: give a"):
+        load_prompts(tmp_path / "bytes.txt")

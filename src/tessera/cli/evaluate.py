@@ -7,7 +7,7 @@ from tessera.cli.output import say, say_report, say_scores
 
 
 def prompts(images: Annotated[Path, "positional"], out: Path, per_task: int = 20, seed: int = 0) -> None:
-    """The judge's prompts over the miniature: GenEval's six tasks, short and extended.
+    """Write the judge's prompts over the miniature: GenEval's six tasks, short and extended.
 
     Example: tessera prompts images --out prompts
 
@@ -33,7 +33,7 @@ def extend_prompts(
     seed: int = 0,
     device: str | None = None,
 ) -> None:
-    """Longer prompts in the style of the training captions (section 4.1), for generate --extended.
+    """Extend prompts in the style of the training captions (section 4.1), for generate --extended.
 
     Example: tessera extend-prompts geneval --out prompts/geneval --extender rules
 

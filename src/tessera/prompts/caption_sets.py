@@ -1,6 +1,6 @@
-"""Captions of pictures as prompts, from the user's own files: COCO's annotations, a caption directory, a table.
+"""Captions of images as prompts, from the user's own files: COCO's annotations, a caption directory, a table.
 
-The paper draws one picture for each caption of ImageNet's validation set and for 30,000 of COCO's (Table 1).
+The paper draws one image for each caption of ImageNet's validation set and for 30,000 of COCO's (Table 1).
 """
 
 import csv
@@ -22,14 +22,14 @@ Rows = list[tuple[dict[str, Any], str]]
 
 
 def is_caption_set(source: str) -> bool:
-    """Whether the name of a prompt set is one of this module's."""
+    """Return True if the name of a prompt set is one of this module's."""
     return (
         source.startswith((COCO, COCO_30K, DPG)) or source.endswith(".parquet") or (Path(source) / CAPTIONS).is_file()
     )
 
 
 def read_caption_set(source: str) -> tuple[Path, Rows]:
-    """(the file, (metadata, text) of each prompt) of a caption set.
+    """Read a caption set: (its file, (metadata, text) of each prompt).
 
     `coco:FILE`: COCO's captions_*.json, the first caption of every image, in the order of the images' numbers.
     `coco-30k:FILE`: those of 30,000 images, drawn once for all. `dpg:FILE`: the prompts of DPG-Bench's dpg_bench.csv. A
@@ -56,7 +56,7 @@ def read_caption_set(source: str) -> tuple[Path, Rows]:
 
 
 def _read_dpg(path: Path) -> Rows:
-    """The prompt of each item, in the file's order."""
+    """Read the prompt of each item, in the file's order."""
     limit = csv.field_size_limit(1_000_000)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

@@ -1,28 +1,27 @@
 """extend-prompts: short prompts to long ones in the style of the training captions (paper section 4.1).
 
-The paper extends GenEval's prompts by Llama-3.1 and publishes neither the instruction nor the texts. Here extender,
-template, seed and text stand with each prompt, whose metadata stay those of the original.
+The paper extends GenEval's prompts by Llama-3.1 and publishes neither the instruction nor the texts. Here each prompt
+stores its extender, template, seed and text; its other metadata are those of the original.
 
 prompts.jsonl       the lines, each with "extended": {"text", "extender", "template", "seed"}
-texts/NNNNN.json    of each prompt, its text, as it came about
+texts/NNNNN.json    the text of each prompt, while the work lasts and after
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from tessera.config import UserError
+from tessera.config import UserError, check_ranges
 from tessera.devices import pick_device, world_size
 from tessera.files import atomic_path
-from tessera.prompts.geneval import draw_prompts
+from tessera.prompts.read import load_prompts
 from tessera.randomness import address, philox
 from tessera.stages import open_stage
 from tessera.workers import work_through
 
 FILE = "prompts.jsonl"
-GENEVAL = "geneval"
 RULES = "tessera-rules-1"
 """Name of the rules below; a change to them changes it."""
 TEMPLATE = (
@@ -33,7 +32,7 @@ TEMPLATE = (
 MAX_TOKENS = 256
 MAX_CHARACTERS = 4000
 _NOUN_PREFIX = "a photo of "
-# The rules: {what} is the prompt without "a photo of". No word names an object or a colour that a judge looks for.
+# The rules: {what} is the prompt without "a photo of". No word names an object or a color that a judge looks for.
 _OPENINGS = (
     "The image depicts {what}, shown clearly and in full.",
     "This is a photograph of {what}, captured in sharp detail.",
@@ -64,7 +63,7 @@ Extender = Literal["llm", "rules"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExtendConfig:
-    """What extends the prompts."""
+    """The extender of prompts."""
 
     extender: Extender = "llm"
     """A language model, or rules that need none."""
@@ -73,29 +72,31 @@ class ExtendConfig:
     server: str | None = None
     """For `llm`: address of an OpenAI-compatible server. None = transformers in this process. Not in the manifest."""
     seed: int = 0
-    """Each text is a function of (seed, prompt), whatever prompts stand beside it."""
+    """Each text is a function of (seed, prompt), whatever the other prompts are."""
 
     def __post_init__(self):
         if self.extender not in ("llm", "rules"):
             raise UserError(f"extender is {self.extender!r}; known: llm, rules")
+        check_ranges(self, seed="[0, 2**64)")
         if self.extender == "rules" and (self.model or self.server):
             raise UserError("extender: rules need no model and no server; leave them out")
         if self.server and not self.model:
             raise UserError("model: --server needs the model's name on the server")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
 
 
 def extend_prompts(
     out: Path, prompts: str | Path, config: ExtendConfig = ExtendConfig(), *, device: str | None = None
 ) -> bool:
-    """Writes `out`/prompts.jsonl for `prompts`: "geneval", a .jsonl file with "prompt" in each line, or plain text.
+    """Write `out`/prompts.jsonl for `prompts`, whatever `load_prompts` reads: "geneval", a .jsonl file, plain text.
 
-    Goes on where it stopped; under torchrun the ranks share the prompts and the last one writes the file. Returns
-    whether it is there. Raises UserError for a bad file, a model that cannot be had, or one that writes nothing.
+    Resumes a stopped call; under torchrun the ranks share the prompts and the last one writes the file. Returns True
+    once it is there. Raises UserError for a bad file, a model that cannot be had, or one that writes nothing.
     """
     out = Path(out)
-    lines = _read(prompts)
+    own = ("extended", "text")  # of an earlier extension or drawing
+    lines = [{k: v for k, v in metadata.items() if k not in own} for metadata, _ in load_prompts(prompts).rows]
+    if not all(line["prompt"].strip() for line in lines):
+        raise UserError(f"{prompts}: has an empty prompt, of which there is nothing to extend; remove it")
     name, template = RULES, RULES
     if config.extender == "llm":
         from tessera.pretrained.llm import writer_id
@@ -125,7 +126,7 @@ def extend_prompts(
 
 
 def extend_by_rules(prompt: str, seed: int) -> str:
-    """The prompt in a sentence, then one each about background, light and style, drawn at (seed, prompt)."""
+    """Return the prompt in a sentence, then one each about background, light and style, drawn at (seed, prompt)."""
     rng = philox(seed, "extend", address(prompt))
     what = prompt.strip().rstrip(".").removeprefix(_NOUN_PREFIX)
     opening, *rest = [str(rng.choice(group)) for group in (_OPENINGS, _BACKGROUNDS, _LIGHTS, _STYLES)]
@@ -133,7 +134,7 @@ def extend_by_rules(prompt: str, seed: int) -> str:
 
 
 def tidy(text: str, of: str) -> str:
-    """A model's answer as one line without quotes around it; UserError if nothing, or far too much, is left."""
+    """Return a model's answer as one line without quotes around it; UserError if it is empty or far too long."""
     line = " ".join(text.split())
     around = len(line) > 1 and line[0] + line[-1] in ('""', "''", "\u201c\u201d")
     if around and not set(line[1:-1]) & {'"', "\u201c", "\u201d"}:  # else they are of words within it
@@ -147,40 +148,15 @@ def tidy(text: str, of: str) -> str:
 
 
 def load_extender(config: ExtendConfig, device: str | None = None) -> Callable[[str, int], str]:
-    """(prompt, seed) -> its long form, as `extend_prompts` writes it. UserError: the model cannot be had."""
+    """Return the function (prompt, seed) -> long form. Raises UserError if the model cannot be had."""
     if config.extender == "rules":
         return extend_by_rules
-    from tessera.pretrained import llm as language
+    from tessera.pretrained.llm import load_writer
 
-    writer = language.load_writer(config.model, config.server, pick_device(device))
+    writer = load_writer(config.model, config.server, pick_device(device))
 
     def extend(prompt: str, seed: int) -> str:
         own = address(seed, "extend", prompt)
         return tidy(writer.write(TEMPLATE.replace("{prompt}", prompt), own, MAX_TOKENS), prompt)
 
     return extend
-
-
-def _read(prompts: str | Path) -> list[dict[str, Any]]:
-    """The metadata of each prompt."""
-    path = Path(prompts)
-    if str(prompts) == GENEVAL and not path.exists():
-        return draw_prompts()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a file of prompts ({error}); or give {GENEVAL}") from error
-    lines = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line) if path.suffix == ".jsonl" else {"prompt": line.strip()}
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} line {number} is not JSON ({error.msg}): mend or remove the line") from None
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-            raise UserError(f'{path} line {number} is not a JSON object with a text "prompt": mend or remove the line')
-        lines.append({key: value for key, value in row.items() if key not in ("extended", "text")})
-    if not lines:
-        raise UserError(f"{path} holds no prompts: write one on each line")
-    return lines

@@ -1,8 +1,8 @@
-"""Prompts for the miniature: GenEval's six tasks over the world's shapes and colours, each short and extended.
+"""Prompts for the miniature: GenEval's six tasks over the world's shapes and colors, each short and extended.
 
-The short prompt and its metadata line have GenEval's form (Ghosh et al. 2023). The extended one stands for the paper's
-prompts made longer by a language model: here a rule builds a scene that satisfies the line, draws what the line leaves
-open, and says it in the words of the long captions. Extender, template, seed and text are stored with each line.
+The short prompt and its metadata line have GenEval's form (Ghosh et al. 2023). The paper lets a language model extend
+prompts; here a rule builds a scene that satisfies the line, draws what the line leaves open, and says it in the words
+of the long captions. Extender, template, seed and text are stored with each line.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.config import UserError, from_dict, to_dict
+from tessera.config import UserError, check_ranges, from_dict, to_dict
 from tessera.files import atomic_path
 from tessera.miniature import JITTER, NUMBER_WORDS, SIZES, WorldConfig, describe, plural
 from tessera.prompts.geneval import TASKS
@@ -25,11 +25,11 @@ from tessera.stages import open_stage, read_manifest
 
 FILE = "prompts.jsonl"
 EXTENDER = "tessera-scene-1"
-"""What made the extended prompts; a change to the rules below changes this name."""
+"""Name of the rules below; a change to them changes it."""
 TEMPLATE = "tessera.miniature.describe"
 RELATIONS = ("left of", "right of", "above", "below")
 _COUNTS = (2, 3, 4)
-# Where equal objects stand: x, y as fractions of the frame.
+# Centers of equal objects: x, y as fractions of the frame.
 _PLACES = {
     2: ((0.25, 0.5), (0.75, 0.5)),
     3: ((0.25, 0.25), (0.75, 0.25), (0.5, 0.75)),
@@ -39,7 +39,7 @@ _PLACES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    """How many prompts of each task, and which."""
+    """The number of prompts of each task, and their seed."""
 
     per_task: int = 20
     """Prompts of each of the six tasks, at least 1. More than there are different ones repeat with new extensions."""
@@ -47,14 +47,11 @@ class PromptConfig:
     """Prompt `number` of a task is a function of (seed, task, number) and the world."""
 
     def __post_init__(self):
-        if self.per_task < 1:
-            raise UserError(f"per_task is {self.per_task}: give at least 1 prompt for each task")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed is {self.seed}: give a number in [0, 2**64)")
+        check_ranges(self, per_task="[1, inf)", seed="[0, 2**64)")
 
 
 def prompts(out: Path, images: Path, config: PromptConfig) -> None:
-    """Writes `out`/prompts.jsonl, one metadata line a prompt, over the world of the directory `images`.
+    """Write `out`/prompts.jsonl, one metadata line a prompt, over the world of the directory `images`.
 
     Raises UserError if `images` shows no miniature world.
     """
@@ -71,19 +68,17 @@ def prompts(out: Path, images: Path, config: PromptConfig) -> None:
 
 
 def world_of(images: Path) -> WorldConfig:
-    """The miniature world that the directory `images` was drawn from."""
+    """Return the miniature world that the directory `images` was drawn from."""
     world = read_manifest(images, "collect").config.get("world")
     if world is None:
-        raise UserError(
-            f"{images}: holds no pictures of the miniature world; give --prompts a file of your own prompts"
-        )
+        raise UserError(f"{images}: holds no images of the miniature world; give --prompts a file of your own prompts")
     return from_dict(WorldConfig, world, f"{images}/manifest.json")
 
 
 def draw_prompts(world: WorldConfig, config: PromptConfig) -> list[dict[str, Any]]:
-    """The metadata lines, `per_task` of each task, in GenEval's order of tasks.
+    """Return the metadata lines, `per_task` of each task, in GenEval's order of tasks.
 
-    Raises UserError for a world with fewer than two shapes or two colours.
+    Raises UserError for a world with fewer than two shapes or two colors.
     """
     if len(world.shapes) < 2 or len(world.colors) < 2:
         raise UserError(
@@ -93,12 +88,12 @@ def draw_prompts(world: WorldConfig, config: PromptConfig) -> list[dict[str, Any
 
 
 def to_bytes(lines: Sequence[dict[str, Any]]) -> bytes:
-    """The lines as a prompts file: JSON with sorted keys, one a line."""
+    """Return the lines as a prompts file: JSON with sorted keys, one a line."""
     return "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
 
 
 def prompts_sha256(lines: Sequence[dict[str, Any]]) -> str:
-    """The identity of a prompt set: the SHA-256 of its file as `to_bytes` writes it."""
+    """Return the identity of a prompt set: the SHA-256 of its file as `to_bytes` writes it."""
     return hashlib.sha256(to_bytes(lines)).hexdigest()
 
 
@@ -123,7 +118,7 @@ def _task(world: WorldConfig, config: PromptConfig, task: str) -> list[dict[str,
 
 
 def _choices(world: WorldConfig, task: str) -> list[tuple[Any, ...]]:
-    """Everything a prompt of the task can ask for."""
+    """Return everything that a prompt of the task can ask for."""
     pairs = list(itertools.permutations(world.shapes, 2))
     return {
         "single_object": lambda: [(shape,) for shape in world.shapes],
@@ -136,7 +131,7 @@ def _choices(world: WorldConfig, task: str) -> list[tuple[Any, ...]]:
 
 
 def _line(task: str, choice: tuple[Any, ...]) -> dict[str, Any]:
-    """GenEval's metadata line for one choice."""
+    """Return GenEval's metadata line for one choice."""
     clauses: list[dict[str, Any]] = [{"class": choice[0], "count": 1}]
     line: dict[str, Any] = {"tag": task, "include": clauses}
     if task == "single_object":
@@ -164,9 +159,9 @@ def _line(task: str, choice: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def extend(line: dict[str, Any], world: WorldConfig, rng: np.random.Generator) -> Scene:
-    """A scene on one background that satisfies `line`, a metadata line of one of the six tasks; `rng` draws the rest.
+    """Draw by `rng` a scene on one background that satisfies `line`, a metadata line of one of the six tasks.
 
-    Two objects differ in colour; they stand side by side or one above the other, at a quarter of the frame.
+    Two objects differ in color; they are side by side or one above the other, at a quarter of the frame.
     """
     clauses = line["include"]
     colors = rng.permutation(world.colors)

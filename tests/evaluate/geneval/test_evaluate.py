@@ -18,6 +18,7 @@ from tessera.evaluate.geneval.evaluate import GenEvalConfig, evaluate_geneval, s
 from tessera.evaluate.scores import Extender, comparable, read_scores
 from tessera.pretrained.detector.mask2former import FoundObject, box_of
 from tessera.prompts import geneval as geneval_prompts
+from tessera.prompts.read import load_prompts
 from tiny.judges import save_clip, save_detector
 from tiny.samples import tree, write_samples
 
@@ -287,10 +288,11 @@ def test_ranks_killed_half_way_and_one_process_that_goes_on_give_the_same_bytes(
 
 
 def test_the_published_prompts_keep_their_hash(tmp_path):
-    lines = [line | {"text": line["prompt"]} for line in geneval_prompts.draw_prompts()]
+    shipped = load_prompts("geneval")
+    lines = [metadata | {"text": text} for metadata, text in shipped.rows]
     samples = geneval_table.Samples(tmp_path, False, 4, tuple(lines))
     described = geneval_table.protocol_of(samples, {"detector": "", "clip": ""})
-    assert described.prompts_sha256 == geneval_prompts.prompts_sha256(geneval_prompts.draw_prompts())
+    assert described.prompts_sha256 == shipped.sha256
     assert described.images == 2212
 
 
