@@ -85,7 +85,7 @@ class Pipeline:
         compile: compiles the network's blocks (`tessera.models.build.compile_blocks`). Without it, on a CPU, sampling
         packs the network's matrices (`tessera.models.packing`), which on AMD's is faster than compiling.
         """
-        chosen = device if isinstance(device, torch.device) else pick_device(device)
+        chosen = pick_device(device)
         network, info = load_export(Path(export_dir), chosen, dtype or torch.float32)
         if compile:
             compile_blocks(network)

@@ -73,7 +73,9 @@ class ExportInfo(ExportSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ExportConfig:
+class ExportConfig:
+    """The content of config.json."""
+
     network: DiTConfig | RINConfig
     settings: ExportSettings
 
@@ -85,7 +87,7 @@ def save_export(directory: str | Path, network: DiT | RIN, info: ExportInfo) -> 
     tensors[NULL_CONDITION] = torch.as_tensor(info.null_condition).detach().float().cpu().contiguous()  # (1, D)
     with atomic_path(directory / WEIGHTS_FILE) as path:
         save_file(tensors, path, metadata={"format": "pt"})
-    write_json(directory / CONFIG_FILE, to_dict(_ExportConfig(network=network.config, settings=info.settings)))
+    write_json(directory / CONFIG_FILE, to_dict(ExportConfig(network=network.config, settings=info.settings)))
 
 
 def load_export(
@@ -98,7 +100,7 @@ def load_export(
     config_path, weights_path = Path(directory) / CONFIG_FILE, Path(directory) / WEIGHTS_FILE
     if not config_path.is_file():
         raise UserError(f"{directory}: is not an export, it has no {CONFIG_FILE}; `tessera export` makes one")
-    config = from_dict(_ExportConfig, read_json(config_path), where=str(config_path))
+    config = from_dict(ExportConfig, read_json(config_path), where=str(config_path))
     tensors = dict(load_tensors(weights_path, "weights"))
     null_condition = tensors.pop(NULL_CONDITION, None)
     width = config.network.text_width

@@ -1,8 +1,6 @@
 """A network in diffusers' terms, for its pipeline and the Hub's tools; and the Hub's files."""
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,22 +13,17 @@ from tessera.config import UserError, from_dict, to_dict
 from tessera.files import sha256_file
 from tessera.hub import fetch_repository
 from tessera.models.build import build_network
-from tessera.models.dit import DiT, DiTConfig
-from tessera.models.rin import RIN, RINConfig
+from tessera.models.dit import DiT
+from tessera.models.rin import RIN
 from tessera.records import DenoiserState, TextEncoding
 from tessera.stages import Stage
-from tessera.weights.export import CONFIG_FILE, WEIGHTS_FILE, ExportInfo, ExportSettings, load_export, save_export
+from tessera.weights.export import CONFIG_FILE, WEIGHTS_FILE, ExportConfig, ExportInfo, load_export, save_export
 
 INDEX_FILE = "model_index.json"
 """diffusers' list of a pipeline's parts."""
 PART = "transformer"
 """Folder of the network in a saved pipeline."""
 _HUB_FILES = ["config.json", "model.safetensors", INDEX_FILE, "README.md", f"{PART}/*.json", f"{PART}/*.safetensors"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Shape:
-    network: DiTConfig | RINConfig
 
 
 class TesseraTransformer(ModelMixin, ConfigMixin):
@@ -46,17 +39,16 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, network: dict[str, Any], settings: dict[str, Any]):
         super().__init__()
-        shape = from_dict(_Shape, {"network": network}).network
-        self.settings = from_dict(ExportSettings, settings, where="settings")
-        self.denoiser: DiT | RIN = build_network(shape)
-        self.register_buffer("null_condition", torch.zeros(1, shape.text_width))  # (1, D)
+        config = from_dict(ExportConfig, {"network": network, "settings": settings})
+        self.settings = config.settings
+        self.denoiser: DiT | RIN = build_network(config.network)
+        self.register_buffer("null_condition", torch.zeros(1, config.network.text_width))  # (1, D)
 
     @classmethod
     def wrap(cls, network: DiT | RIN, info: ExportInfo) -> "TesseraTransformer":
         """Wrap this very network; only the null condition is copied."""
-        shape = to_dict(_Shape(network=network.config))["network"]
         with torch.device("meta"):
-            wrapper = cls(shape, to_dict(info.settings))
+            wrapper = cls(**to_dict(ExportConfig(network=network.config, settings=info.settings)))
         wrapper.denoiser = network
         parameter = next(network.parameters())
         wrapper.null_condition = torch.as_tensor(info.null_condition).to(parameter.device, parameter.dtype)  # (1, D)
@@ -65,8 +57,7 @@ class TesseraTransformer(ModelMixin, ConfigMixin):
     @property
     def info(self) -> ExportInfo:
         """The settings and null condition that sampling needs."""
-        fields = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
-        return ExportInfo(null_condition=self.null_condition.detach().float().cpu(), **fields)
+        return ExportInfo(null_condition=self.null_condition.detach().float().cpu(), **vars(self.settings))
 
     def forward(
         self, x: Tensor, alpha_bar: Tensor, text: TextEncoding, state: DenoiserState | None = None
@@ -126,23 +117,12 @@ def only_safetensors(safe_serialization: bool, variant: str | None) -> None:
         raise UserError(f"variant: {variant!r}, but there is one file of weights; choose its precision by dtype")
 
 
-def fetch(
-    repo: str,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool | None = False,
-    force_download: bool = False,
-    **_: Any,
-) -> Path:
-    """Fetch the model's files of a Hub repository into the local cache, and return their folder."""
+def fetch(repo: str, **options: Any) -> Path:
+    """Fetch the model's files of a Hub repository into the local cache, and return their folder.
+
+    options: of diffusers, of which those are used that huggingface_hub knows (revision, token, cache_dir, ...).
+    """
+    known = ("revision", "token", "cache_dir", "local_files_only", "force_download")
     return fetch_repository(
-        repo,
-        _HUB_FILES,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=bool(local_files_only),
-        force_download=force_download,
+        repo, _HUB_FILES, **{name: options[name] for name in known if options.get(name) is not None}
     )

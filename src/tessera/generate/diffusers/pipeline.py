@@ -204,56 +204,34 @@ class TesseraPipeline(DiffusionPipeline):
         scores: Mapping[str, Any] | str | Path | None = None,
         data: str | None = None,
         license: str | None = None,
-        **hub: Any,
-    ) -> None:
+        private: bool | None = None,
+        token: str | None = None,
+        **upload: Any,
+    ) -> Any:
         """Write the folder described at the top of this module.
 
         scores: {name: number or {"value", "low", "high"}}, or the path of a scores.json; data: what it was trained on;
         license: its id. All three are for the model card. push_to_hub: publishes the folder as `repo_id`
-        (the folder's name by default), with `hub` = private, token, commit_message, create_pr.
+        (the folder's name by default); upload: commit_message, create_pr, subfolder.
         """
         only_safetensors(safe_serialization, variant)
         folder = Path(save_directory)
-        transformer = self.transformer
-        card = model_card(
-            transformer.denoiser, transformer.info, repo_id=repo_id, scores=scores, data=data, license=license
-        )
+        network, info = self.transformer.denoiser, self.transformer.info
+        card = model_card(network, info, repo_id=repo_id, scores=scores, data=data, license=license)
         super().save_pretrained(folder)
         with atomic_path(folder / "README.md") as path:
             path.write_text(card, encoding="utf-8")
         if push_to_hub:
-            self._publish(folder, repo_id or folder.name, **hub)
+            repo_id = create_repo(repo_id or folder.name, private=private, token=token, exist_ok=True).repo_id
+            return self._upload_folder(folder, repo_id, token=token, **upload)
+        return None
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        subfolder: str | None = None,
-        **card: Any,
-    ) -> Any:
-        """Publish weights and model card as the Hub repository `repo_id`; `card`: scores, data, license."""
+    def push_to_hub(self, repo_id: str, commit_message: str | None = None, **options: Any) -> Any:
+        """Publish weights and model card as the Hub repository `repo_id`; options: see `save_pretrained`."""
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, safe_serialization, variant, repo_id=repo_id, **card)
-            return self._publish(
-                Path(folder),
-                repo_id,
-                commit_message=commit_message,
-                private=private,
-                token=token,
-                create_pr=create_pr,
-                subfolder=subfolder,
+            return self.save_pretrained(
+                folder, push_to_hub=True, repo_id=repo_id, commit_message=commit_message, **options
             )
-
-    def _publish(
-        self, folder: Path, repo_id: str, *, private: bool | None = None, token: str | None = None, **upload: Any
-    ) -> Any:
-        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        return self._upload_folder(folder, repo_id, token=token, **upload)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "TesseraPipeline":
@@ -290,7 +268,7 @@ def load_pipeline(
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise UserError(f"dtype: {dtype!r} is not a floating torch dtype, give for example torch.bfloat16")
-    chosen = device if isinstance(device, torch.device) else pick_device(device)
+    chosen = pick_device(device)
     folder = Path(path_or_repo)
     if not folder.is_dir():
         folder = fetch(str(path_or_repo))
