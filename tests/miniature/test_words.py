@@ -11,9 +11,8 @@ from tessera.miniature import (
     mix_scene,
     place,
     plural,
-    relation,
 )
-from tessera.miniature.words import with_articles
+from tessera.miniature.words import relation, with_articles
 from tessera.records import Placement
 
 WORLD = WorldConfig(num_images=64)

@@ -7,15 +7,14 @@ from tessera.miniature import (
     COLORS,
     SHAPES,
     SIZES,
-    TEXTURES,
     WorldConfig,
     draw_composed,
     draw_scene,
     mix_scene,
     render,
     scene_key,
-    size_word,
 )
+from tessera.miniature.world import TEXTURES, size_word
 from tessera.records import Placement, Scene, SceneObject
 
 WORLD = WorldConfig(num_images=64)

@@ -1,7 +1,7 @@
 """The verbs from usable weights to images."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tessera.cli.output import say, say_files
 from tessera.config import UserError
@@ -83,7 +83,9 @@ def generate(
         compile: Compile the network first: a minute at the start, then faster steps on a GPU.
         device: cuda, mps or cpu; the best there is by default.
     """
-    shared = {"seed": seed, "steps": steps, "guidance_scale": guidance_scale, "extended": extended}
+    given: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "extended": extended}
+    sizes = {"per_prompt": per_prompt, "batch_size": batch_size}
+    given |= {name: value for name, value in sizes.items() if value is not None}
     if model is not None:
         if export is not None or prompts is None or out is None:
             raise UserError("--model needs --prompts and --out, without an export or a single prompt")
@@ -93,9 +95,7 @@ def generate(
             )
         from tessera.generate.baselines import BaselineConfig, generate_baseline
 
-        count, together = 4 if per_prompt is None else per_prompt, 4 if batch_size is None else batch_size
-        baseline = BaselineConfig(per_prompt=count, batch_size=together, size=size, **shared)
-        if generate_baseline(out, model, prompts, baseline, device=device):
+        if generate_baseline(out, model, prompts, BaselineConfig(size=size, **given), device=device):
             say(out)
         return
     if export is None or size is not None:
@@ -106,14 +106,9 @@ def generate(
     from tessera.generate.folder import GenerateConfig
     from tessera.generate.folder import generate as generate_all
 
+    given = {"per_prompt": 4 if prompt is None else 1} | given
     config = GenerateConfig(
-        per_prompt=per_prompt if per_prompt is not None else 4 if prompt is None else 1,
-        guidance_interval=guidance_interval,
-        sampler=sampler,
-        batch_size=32 if batch_size is None else batch_size,
-        compute=compute,
-        compile=compile,
-        **shared,
+        guidance_interval=guidance_interval, sampler=sampler, compute=compute, compile=compile, **given
     )
     made = generate_all(out, export, source, config, device=device)
     if made is None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.stages import read_manifest
+from tessera.stages import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,11 +103,10 @@ class Drawer:
 
     def cut_note(self, prompt: str) -> str:
         """Return a note on a prompt that is longer than the text encoder takes, or ""."""
-        encoder = self.pipeline.text_encoder
-        (count,) = encoder.count_tokens([prompt])
-        if count <= encoder.max_tokens:
-            return ""
-        return f"The prompt has {count:,} tokens; the model read the first {encoder.max_tokens:,}."
+        for count in self.pipeline.cut_prompts([prompt]).values():
+            limit = self.pipeline.text_encoder.max_tokens
+            return f"The prompt has {count:,} tokens; the model read the first {limit:,}."
+        return ""
 
     def draw(self, request: Request, stop: threading.Event) -> Iterator[Update]:
         """Draw until done or `stop` is set; yield updates, the last one with the state that says which.
@@ -180,9 +179,8 @@ class Drawer:
 def find_rival(export: Path) -> Path | None:
     """Return another finished export in the same folder, to draw side by side: the first by name."""
     export = Path(export).resolve()
-    for path in sorted(export.parent.iterdir()):
-        if path != export and (path / "manifest.json").is_file():
-            manifest = read_manifest(path, must_be_complete=False)
-            if manifest.complete and manifest.stage == "export":
-                return path
+    for path in sorted(file.parent for file in export.parent.glob(f"*/{MANIFEST}")):
+        manifest = read_manifest(path, must_be_complete=False)
+        if path != export and manifest.complete and manifest.stage == "export":
+            return path
     return None

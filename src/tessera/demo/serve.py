@@ -89,10 +89,7 @@ def serve(
             share=False,
             prevent_thread_lock=True,
             quiet=True,
-            show_error=False,
-            inbrowser=False,
             ssr_mode=False,
-            mcp_server=False,
             footer_links=[],
             allowed_paths=[str(studio.folder)],
             max_file_size=0,
@@ -127,5 +124,5 @@ def _free_port(host: str, port: int | None) -> int:
                 reason = getattr(error, "strerror", None) or str(error)
                 continue
             return number
-    asked = f"port {port}" if port is not None else f"ports {PORT} to {PORT + PORTS - 1}"
+    asked = f"ports {PORT} to {PORT + PORTS - 1}" if port is None else f"port {port}"
     raise UserError(f"{host}, {asked}: {reason}; choose another with --port")

@@ -13,23 +13,23 @@ class Turns:
     def __init__(self, most: int):
         """Let `most` wait behind the one whose turn it is."""
         self.most = most
-        self._line: list[Place] = []
-        self._changed = threading.Condition()
+        self.line: list[Place] = []
+        self.changed = threading.Condition()
 
     @contextmanager
     def place(self) -> Iterator["Place"]:
         """Take a place at the end of the line, given up at the end of the block. Raises UserError: the line is full."""
         place = Place(self)
-        with self._changed:
-            if len(self._line) > self.most:
+        with self.changed:
+            if len(self.line) > self.most:
                 raise UserError(f"The queue is full: {self.most} drawings wait already. Try again in a minute.")
-            self._line.append(place)
+            self.line.append(place)
         try:
             yield place
         finally:
-            with self._changed:
-                self._line.remove(place)
-                self._changed.notify_all()
+            with self.changed:
+                self.line.remove(place)
+                self.changed.notify_all()
 
 
 class Place:
@@ -41,11 +41,11 @@ class Place:
     @property
     def ahead(self) -> int:
         """The number of places before this one; 0 = it is its turn."""
-        return self._turns._line.index(self)
+        return self._turns.line.index(self)
 
     def wait(self, seconds: float) -> int:
         """Return `ahead`, once that has become less, or after so many seconds."""
-        with self._turns._changed:
+        with self._turns.changed:
             before = self.ahead
-            self._turns._changed.wait_for(lambda: self.ahead < before, seconds if before else 0)
+            self._turns.changed.wait_for(lambda: self.ahead < before, seconds if before else 0)
             return self.ahead

@@ -27,7 +27,7 @@ from tessera.prompts.read import Prompts, load_prompts
 from tessera.stages import open_stage, read_manifest
 
 if TYPE_CHECKING:
-    from tessera.pretrained.text_encoders import TextEncoder
+    from tessera.generate.pipeline import Pipeline
 
 Draw = Callable[[Sequence[str], Sequence[tuple[int, int]]], NDArray[np.uint8]]
 """Texts and their addresses (prompt index, k) -> uint8 (B, S, S, 3)."""
@@ -123,7 +123,7 @@ def generate(
     }
     options = used | {"seed": config.seed, "guidance_interval": config.guidance_interval, "sampler": sampler}
     if rank() == 0:
-        _report_cut_prompts([text for _, text in loaded.rows], pipeline.text_encoder)
+        _report_cut_prompts([text for _, text in loaded.rows], pipeline)
     if not draw_folder(out, loaded, config, lambda texts, addresses: pipeline.images(texts, addresses, **options)):
         return None
     stage.finish(counts=counts(config, loaded), facts=used | {"image_size": pipeline.info.image_size})
@@ -146,14 +146,14 @@ def _fresh_folder(name: str, described: dict[str, Any], export: Path) -> Path:
     return Path("samples") / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
-def _report_cut_prompts(texts: Sequence[str], encoder: "TextEncoder") -> None:
+def _report_cut_prompts(texts: Sequence[str], pipeline: "Pipeline") -> None:
     """Print one line on stderr where texts are longer than their encoder takes."""
-    limit, lengths = encoder.max_tokens, encoder.count_tokens(texts)
-    cut = [number for number, length in enumerate(lengths) if length > limit]
-    if cut:
+    cut = pipeline.cut_prompts(texts)
+    numbers = [number for number, text in enumerate(texts) if text in cut]
+    if numbers:
         print(
-            f"generate: {len(cut)} of {len(texts)} prompts are cut to the {limit} tokens that the text encoder reads; "
-            f"the first is number {cut[0]}, of {lengths[cut[0]]} tokens",
+            f"generate: {len(numbers)} of {len(texts)} prompts are cut to the {pipeline.text_encoder.max_tokens} tokens"
+            f" that the text encoder reads; the first is number {numbers[0]}, of {cut[texts[numbers[0]]]} tokens",
             file=sys.stderr,
         )
 

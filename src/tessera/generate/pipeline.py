@@ -100,6 +100,12 @@ class Pipeline:
             self.text_encoder.to("cpu")
         return TextEncoding.stack([encoded[prompt] for prompt in prompts]).to(self.device, torch.float32)  # (B, L, D)
 
+    def cut_prompts(self, prompts: Sequence[str]) -> dict[str, int]:
+        """Return prompt -> its number of tokens, of the prompts that the text encoder cuts."""
+        distinct = list(dict.fromkeys(prompts))
+        lengths = self.text_encoder.count_tokens(distinct)
+        return {text: length for text, length in zip(distinct, lengths) if length > self.text_encoder.max_tokens}
+
     @torch.inference_mode()
     def sample(
         self,

@@ -1,20 +1,18 @@
 """The miniature world: draws a scene, renders it, says it in words; no files."""
 
-from tessera.miniature.words import NUMBER_WORDS, describe, describe_short, place, plural, relation
+from tessera.miniature.words import NUMBER_WORDS, describe, describe_short, place, plural
 from tessera.miniature.world import (
     BACKGROUNDS,
     COLORS,
     JITTER,
     SHAPES,
     SIZES,
-    TEXTURES,
     WorldConfig,
     draw_composed,
     draw_scene,
     mix_scene,
     render,
     scene_key,
-    size_word,
 )
 
 __all__ = [
@@ -24,7 +22,6 @@ __all__ = [
     "NUMBER_WORDS",
     "SHAPES",
     "SIZES",
-    "TEXTURES",
     "WorldConfig",
     "describe",
     "describe_short",
@@ -33,8 +30,6 @@ __all__ = [
     "mix_scene",
     "place",
     "plural",
-    "relation",
     "render",
     "scene_key",
-    "size_word",
 ]

@@ -45,32 +45,6 @@ JITTER = 0.09
 _SUPERSAMPLE = 3
 
 
-def _circle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u * u + v * v <= 1
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) <= 0.88
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return (v <= 0.85) & (v >= -1 + 1.85 * np.abs(u))
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    a, b = np.abs(u), np.abs(v)
-    return (np.minimum(a, b) <= 0.3) & (np.maximum(a, b) <= 1)
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    r2 = u * u + v * v
-    return (r2 <= 1) & (r2 >= 0.54**2)
-
-
-def _moon(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return (u * u + v * v <= 1) & ((u - 0.55) ** 2 + v * v >= 0.8**2)
-
-
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Mark a star of five points: in each of ten mirrored sectors a line from tip (r = 1) to notch (r = 0.42)."""
     sector = np.pi / 5
@@ -81,20 +55,20 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (x - 1) * notch[1] - y * (notch[0] - 1) <= 0
 
 
-def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    x, y = 1.15 * u, 0.15 - 1.12 * v
+def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x * x + y * y - 1) ** 3 - x * x * y**3 <= 0
 
 
+# Shape -> whether points (u, v) lie in it, in units of its radius from its center, v down.
 _INSIDE = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "cross": _cross,
-    "ring": _ring,
-    "moon": _moon,
+    "circle": lambda u, v: u * u + v * v <= 1,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) <= 0.88,
+    "triangle": lambda u, v: (v <= 0.85) & (v >= -1 + 1.85 * np.abs(u)),
+    "cross": lambda u, v: (np.minimum(np.abs(u), np.abs(v)) <= 0.3) & (np.maximum(np.abs(u), np.abs(v)) <= 1),
+    "ring": lambda u, v: (u * u + v * v <= 1) & (u * u + v * v >= 0.54**2),
+    "moon": lambda u, v: (u * u + v * v <= 1) & ((u - 0.55) ** 2 + v * v >= 0.8**2),
     "star": _star,
-    "heart": _heart,
+    "heart": lambda u, v: _heart(1.15 * u, 0.15 - 1.12 * v),
 }
 SHAPES = tuple(_INSIDE)
 

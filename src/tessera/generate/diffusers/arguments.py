@@ -71,9 +71,8 @@ def start_noise(
 
 def warn_of_cuts(drawer: Pipeline, texts: Sequence[str]) -> None:
     """Warn once for each text that the encoder cuts."""
-    limit, distinct = drawer.text_encoder.max_tokens, list(dict.fromkeys(texts))
-    for text, tokens in zip(distinct, drawer.text_encoder.count_tokens(distinct)):
-        if tokens > limit:
-            start = f"{text[:40]}..." if len(text) > 40 else text
-            message = f"prompt cut: {start!r} has {tokens} tokens, the text encoder reads the first {limit}"
-            warnings.warn(message, stacklevel=4)  # the line that calls the pipeline, behind torch's no_grad
+    for text, tokens in drawer.cut_prompts(texts).items():
+        start = f"{text[:40]}..." if len(text) > 40 else text
+        limit = drawer.text_encoder.max_tokens
+        message = f"prompt cut: {start!r} has {tokens} tokens, the text encoder reads the first {limit}"
+        warnings.warn(message, stacklevel=4)  # the line that calls the pipeline, behind torch's no_grad

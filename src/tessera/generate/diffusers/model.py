@@ -122,7 +122,7 @@ def fetch(repo: str, **options: Any) -> Path:
 
     options: of diffusers, of which those are used that huggingface_hub knows (revision, token, cache_dir, ...).
     """
-    known = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+    known = {"revision", "token", "cache_dir", "local_files_only", "force_download"}
     return fetch_repository(
         repo, _HUB_FILES, **{name: options[name] for name in known if options.get(name) is not None}
     )
