@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from tessera.config import UserError
-from tessera.pretrained.detector.mmdetection import convert, key_table, load_mmdetection, merging_order, swin_s_config
+from tessera.pretrained.detector.mmdetection import convert, load_mmdetection, merging_order, new_names, swin_s_config
 from tiny.judges import detector, detector_config
+from tiny.mmdetection import key_table
 
 # One name of each kind in mmdetection's own file, listed here by hand.
 HAND = [
@@ -60,7 +61,7 @@ def checkpoint(model, config=None):
     state, made = model.state_dict(), {}
     for entry in key_table(config or model.config):
         tensor = torch.cat([state[name] for name in entry.targets])
-        if entry.change is not None:
+        if entry.merging:
             width = tensor.shape[-1] // 4
             # mmdetection's input c * 4 + row * 2 + column is transformers' (column * 2 + row) * C + c.
             order = [(column * 2 + row) * width + c for c in range(width) for row in (0, 1) for column in (0, 1)]
@@ -80,14 +81,16 @@ def test_every_tensor_has_one_place():
     prefix = "model.pixel_level_module.encoder.swin"
     assert rest == {f"{prefix}.layernorm.weight", f"{prefix}.layernorm.bias", "criterion.empty_weight"}
     assert set(HAND) <= set(sources)
+    assert all(new_names(entry.source) == list(entry.targets) for entry in entries)
     kinds = {re.sub(r"\d+", "N", re.sub(r"weight|bias", "T", name)) for name in sources}
     assert kinds == {re.sub(r"\d+", "N", re.sub(r"weight|bias", "T", name)) for name in HAND}
 
 
 def test_there_and_back_is_the_same_model():
     model = detector()
-    converted = convert(checkpoint(model), model.config)
+    converted = convert(checkpoint(model))
     state = model.state_dict()
+    assert len(converted) == sum(len(entry.targets) for entry in key_table(model.config))
     assert all(torch.equal(state[name], tensor) for name, tensor in converted.items())
 
 
@@ -118,7 +121,7 @@ def test_names_of_mmdetection_3_are_known():
             name = name.replace("attentions.0", "cross_attn").replace("attentions.1", "self_attn")
         name = name.replace(".attentions.0.", ".self_attn.") if ".encoder." in name else name
         renamed[name.replace(".ffns.0.", ".ffn.")] = tensor
-    converted = convert(renamed, model.config)
+    converted = convert(renamed)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in converted.items())
 
 
@@ -159,10 +162,10 @@ def spoiled(tensors, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("one is missing", r"missing panoptic_head\.query_feat\.weight$"),
+        ("one is missing", r"missing model\.transformer_module\.queries_features\.weight$"),
         ("one too many", r"unexpected panoptic_head\.extra\.weight$"),
         ("another shape", r"class_predictor.bias \(134,\) instead of \(81,\)"),
-        ("another network", r"not the weights of the detector .*mask2former_swin-s.* missing"),
+        ("another network", r"not the weights of the detector, .*mask2former_swin-s.*: unexpected backbone.conv1"),
         ("no rows for three", r"qkv.bias is torch.float32 \(25,\)"),
     ],
 )

@@ -5,18 +5,18 @@ file goes to its place and every place gets one, or it is an error.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.pretrained.load import check_state, load_tensors
+from tessera.pretrained.load import check_state, load_tensors, some_of
 
 PUBLISHED = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth"
 """The checkpoint as mmdetection publishes it."""
+DETECTOR = "the detector, mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco"
 _SWIN = "model.pixel_level_module.encoder.swin"
 _NORMS = "model.pixel_level_module.encoder.hidden_states_norms"
 _PIXELS = "model.pixel_level_module.decoder"
@@ -25,16 +25,54 @@ _QUERIES = "model.transformer_module"
 _NOT_TAKEN = re.compile(r"\.relative_position_index$|^data_preprocessor\.(mean|std)$")
 _NOT_GIVEN = re.compile(rf"^{re.escape(_SWIN)}\.layernorm\.|^criterion\.|relative_position_index$")
 
-
-@dataclass(frozen=True)
-class Entry:
-    """The place in transformers' model of one tensor of the file."""
-
-    source: str
-    targets: tuple[str, ...]
-    """Several share the rows of the source evenly, in this order."""
-    change: Callable[[Tensor], Tensor] | None = None
-    """Applied to it first. None = nothing."""
+_BLOCK = r"backbone\.stages\.(\d+)\.blocks\.(\d+)\."
+_OUR_BLOCK = rf"{_SWIN}.encoder.layers.\1.blocks.\2."
+_HEAD = r"panoptic_head\."
+_ENCODER, _OUR_ENCODER = rf"{_HEAD}pixel_decoder\.encoder\.layers\.(\d+)\.", rf"{_PIXELS}.encoder.layers.\1."
+_DECODER, _OUR_DECODER = rf"{_HEAD}transformer_decoder\.layers\.(\d+)\.", rf"{_QUERIES}.decoder.layers.\1."
+_NAMES = [
+    (r"backbone\.patch_embed\.projection\.", rf"{_SWIN}.embeddings.patch_embeddings.projection."),
+    (r"backbone\.patch_embed\.norm\.", rf"{_SWIN}.embeddings.norm."),
+    (rf"{_BLOCK}norm1\.", rf"{_OUR_BLOCK}layernorm_before."),
+    (rf"{_BLOCK}norm2\.", rf"{_OUR_BLOCK}layernorm_after."),
+    (rf"{_BLOCK}attn\.w_msa\.relative_position", rf"{_OUR_BLOCK}attention.relative_position_bias.relative_position"),
+    (rf"{_BLOCK}attn\.w_msa\.qkv\.", rf"{_OUR_BLOCK}attention.QKV_proj."),
+    (rf"{_BLOCK}attn\.w_msa\.proj\.", rf"{_OUR_BLOCK}attention.o_proj."),
+    (rf"{_BLOCK}ffn\.layers\.0\.0\.", rf"{_OUR_BLOCK}mlp.fc1."),
+    (rf"{_BLOCK}ffn\.layers\.1\.", rf"{_OUR_BLOCK}mlp.fc2."),
+    (r"backbone\.stages\.(\d+)\.downsample\.", rf"{_SWIN}.encoder.layers.\1.downsample."),
+    *((rf"backbone\.norm{stage}\.", f"{_NORMS}.stage{stage + 1}.") for stage in range(4)),
+    (rf"{_HEAD}pixel_decoder\.level_encoding\.weight", f"{_PIXELS}.level_embed"),
+    (rf"{_HEAD}pixel_decoder\.input_convs\.(\d+)\.conv\.", rf"{_PIXELS}.input_projections.\1.0."),
+    (rf"{_HEAD}pixel_decoder\.input_convs\.(\d+)\.gn\.", rf"{_PIXELS}.input_projections.\1.1."),
+    (rf"{_ENCODER}(?:attentions\.0|self_attn)\.", rf"{_OUR_ENCODER}self_attn."),
+    (rf"{_ENCODER}norms\.0\.", rf"{_OUR_ENCODER}self_attn_layer_norm."),
+    (rf"{_ENCODER}norms\.1\.", rf"{_OUR_ENCODER}final_layer_norm."),
+    (rf"{_ENCODER}ffns?(?:\.0)?\.layers\.0\.0\.", rf"{_OUR_ENCODER}fc1."),
+    (rf"{_ENCODER}ffns?(?:\.0)?\.layers\.1\.", rf"{_OUR_ENCODER}fc2."),
+    (rf"{_HEAD}pixel_decoder\.lateral_convs\.0\.conv\.", f"{_PIXELS}.adapter_1.0."),
+    (rf"{_HEAD}pixel_decoder\.lateral_convs\.0\.gn\.", f"{_PIXELS}.adapter_1.1."),
+    (rf"{_HEAD}pixel_decoder\.output_convs\.0\.conv\.", f"{_PIXELS}.layer_1.0."),
+    (rf"{_HEAD}pixel_decoder\.output_convs\.0\.gn\.", f"{_PIXELS}.layer_1.1."),
+    (rf"{_HEAD}pixel_decoder\.mask_feature\.", f"{_PIXELS}.mask_projection."),
+    (rf"{_HEAD}query_embed\.", f"{_QUERIES}.queries_embedder."),
+    (rf"{_HEAD}query_feat\.", f"{_QUERIES}.queries_features."),
+    (rf"{_HEAD}level_embed\.", f"{_QUERIES}.level_embed."),
+    (rf"{_DECODER}(?:attentions\.0|cross_attn)\.attn\.", rf"{_OUR_DECODER}cross_attn."),
+    (rf"{_DECODER}(?:attentions\.1|self_attn)\.attn\.in_proj_", rf"{_OUR_DECODER}self_attn.QKV_proj."),
+    (rf"{_DECODER}(?:attentions\.1|self_attn)\.attn\.", rf"{_OUR_DECODER}self_attn."),
+    (rf"{_DECODER}norms\.0\.", rf"{_OUR_DECODER}cross_attn_layer_norm."),
+    (rf"{_DECODER}norms\.1\.", rf"{_OUR_DECODER}self_attn_layer_norm."),
+    (rf"{_DECODER}norms\.2\.", rf"{_OUR_DECODER}final_layer_norm."),
+    (rf"{_DECODER}ffns?(?:\.0)?\.layers\.0\.0\.", rf"{_OUR_DECODER}fc1."),
+    (rf"{_DECODER}ffns?(?:\.0)?\.layers\.1\.", rf"{_OUR_DECODER}fc2."),
+    (rf"{_HEAD}transformer_decoder\.post_norm\.", f"{_QUERIES}.decoder.layernorm."),
+    *(  # with ReLUs between them
+        (rf"{_HEAD}mask_embed\.{2 * n}\.", f"{_QUERIES}.decoder.mask_predictor.mask_embedder.{n}.0.") for n in range(3)
+    ),
+    (rf"{_HEAD}cls_embed\.", "class_predictor."),
+]
+"""Beginnings of names in the file, as patterns, and in the model. QKV: the rows are queries, keys and values."""
 
 
 def swin_s_config() -> Any:
@@ -57,36 +95,38 @@ def load_mmdetection(path: Path, config: Any = None) -> Any:
 
     model = Mask2FormerForUniversalSegmentation(config or swin_s_config())
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not _NOT_GIVEN.search(name)}
-    converted = convert(load_tensors(path, "detector"), model.config, str(path))
-    check_state(converted, shapes, path, "the detector")
+    converted = convert(load_tensors(path, "detector"), str(path))
+    check_state(converted, shapes, path, DETECTOR)
     model.load_state_dict(converted, strict=False)
     return model.eval().requires_grad_(False)
 
 
-def convert(checkpoint: Mapping[str, Tensor], config: Any, where: str = "checkpoint") -> dict[str, Any]:
+def convert(checkpoint: Mapping[str, Tensor], where: str = "checkpoint") -> dict[str, Tensor]:
     """Return mmdetection's state dict under transformers' names. `where` starts every message of UserError."""
-    own = {_second_name(name): tensor for name, tensor in checkpoint.items() if not _NOT_TAKEN.search(name)}
-    entries = key_table(config)
-    detector = "the detector (mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco)"
-    check_state(own, dict.fromkeys(entry.source for entry in entries), where, detector)
-    converted = {}
-    for entry in entries:
-        tensor = own[entry.source]
-        if not tensor.is_floating_point() or len(tensor) % len(entry.targets):
-            raise UserError(f"{where}: is not the detector: {entry.source} is {tensor.dtype} {tuple(tensor.shape)}")
-        changed = tensor if entry.change is None else entry.change(tensor)
-        converted.update(zip(entry.targets, (part.clone() for part in changed.chunk(len(entry.targets)))))
+    converted, unknown = {}, []
+    for name, tensor in checkpoint.items():
+        if _NOT_TAKEN.search(name):
+            continue
+        targets = new_names(name)
+        if not targets:
+            unknown.append(name)
+        elif not tensor.is_floating_point() or len(tensor) % len(targets):
+            raise UserError(f"{where}: is not {DETECTOR}: {name} is {tensor.dtype} {tuple(tensor.shape)}")
+        else:
+            tensor = merging_order(tensor) if ".downsample." in name else tensor
+            converted.update(zip(targets, (part.clone() for part in tensor.chunk(len(targets)))))
+    if unknown:
+        raise UserError(f"{where}: these are not the weights of {DETECTOR}: unexpected {some_of(unknown)}")
     return converted
 
 
-def key_table(config: Any) -> list[Entry]:
-    """List every tensor of a checkpoint of this shape, by its name in mmdetection 2."""
-    depths: list[int] = config.backbone_config.depths
-    return [
-        *_backbone(depths),
-        *_pixel_decoder(config.encoder_layers, levels=len(depths) - 1),
-        *_query_decoder(config.decoder_layers - 1),  # transformers counts the prediction before the first layer
-    ]
+def new_names(name: str) -> list[str]:
+    """Return transformers' name of one of mmdetection's tensors: three for queries, keys, values; none if unknown."""
+    for pattern, ours in _NAMES:
+        if match := re.match(pattern, name):
+            renamed = match.expand(ours) + name[match.end() :]
+            return [renamed.replace("QKV", part) for part in "qkv"] if "QKV" in renamed else [renamed]
+    return []
 
 
 def merging_order(tensor: Tensor) -> Tensor:
@@ -99,94 +139,3 @@ def merging_order(tensor: Tensor) -> Tensor:
         raise UserError(f"a patch merging has 4 C inputs, not {width}: another detector's checkpoint")
     blocks = tensor.reshape(*rest, width // 4, 2, 2)  # (..., C, row, column)
     return blocks.movedim((-1, -2), (-3, -2)).reshape(tensor.shape)  # (..., column, row, C)
-
-
-def _second_name(name: str) -> str:
-    """Return mmdetection 3's name of a tensor in mmdetection 2's way; others as they are."""
-    name = name.replace(".ffn.layers.", ".ffns.0.layers.") if name.startswith("panoptic_head.") else name
-    name = re.sub(r"^(panoptic_head\.pixel_decoder\.encoder\.layers\.\d+)\.self_attn\.", r"\1.attentions.0.", name)
-    name = re.sub(r"^(panoptic_head\.transformer_decoder\.layers\.\d+)\.cross_attn\.", r"\1.attentions.0.", name)
-    return re.sub(r"^(panoptic_head\.transformer_decoder\.layers\.\d+)\.self_attn\.", r"\1.attentions.1.", name)
-
-
-def _both(source: str, *targets: str, change: Callable[[Tensor], Tensor] | None = None) -> list[Entry]:
-    """Return the entries of the weight and the bias of a layer."""
-    return [
-        Entry(f"{source}.{kind}", tuple(f"{target}.{kind}" for target in targets), change)
-        for kind in ("weight", "bias")
-    ]
-
-
-def _backbone(depths: list[int]) -> list[Entry]:
-    entries = _both("backbone.patch_embed.projection", f"{_SWIN}.embeddings.patch_embeddings.projection")
-    entries += _both("backbone.patch_embed.norm", f"{_SWIN}.embeddings.norm")
-    for stage, depth in enumerate(depths):
-        there, here = f"backbone.stages.{stage}", f"{_SWIN}.encoder.layers.{stage}"
-        for block in range(depth):
-            source, target = f"{there}.blocks.{block}", f"{here}.blocks.{block}"
-            heads = [f"{target}.attention.{name}_proj" for name in "qkv"]
-            table = "relative_position_bias_table"
-            entries += _both(f"{source}.norm1", f"{target}.layernorm_before")
-            entries += [Entry(f"{source}.attn.w_msa.{table}", (f"{target}.attention.relative_position_bias.{table}",))]
-            entries += _both(f"{source}.attn.w_msa.qkv", *heads)
-            entries += _both(f"{source}.attn.w_msa.proj", f"{target}.attention.o_proj")
-            entries += _both(f"{source}.norm2", f"{target}.layernorm_after")
-            entries += _both(f"{source}.ffn.layers.0.0", f"{target}.mlp.fc1")
-            entries += _both(f"{source}.ffn.layers.1", f"{target}.mlp.fc2")
-        if stage < len(depths) - 1:
-            entries += _both(f"{there}.downsample.norm", f"{here}.downsample.norm", change=merging_order)
-            reduction = "downsample.reduction.weight"
-            entries += [Entry(f"{there}.{reduction}", (f"{here}.{reduction}",), merging_order)]
-        entries += _both(f"backbone.norm{stage}", f"{_NORMS}.stage{stage + 1}")
-    return entries
-
-
-def _pixel_decoder(layers: int, levels: int) -> list[Entry]:
-    head = "panoptic_head.pixel_decoder"
-    entries = [Entry(f"{head}.level_encoding.weight", (f"{_PIXELS}.level_embed",))]
-    for level in range(levels):
-        entries += _both(f"{head}.input_convs.{level}.conv", f"{_PIXELS}.input_projections.{level}.0")
-        entries += _both(f"{head}.input_convs.{level}.gn", f"{_PIXELS}.input_projections.{level}.1")
-    for layer in range(layers):
-        source, target = f"{head}.encoder.layers.{layer}", f"{_PIXELS}.encoder.layers.{layer}"
-        for name in ("sampling_offsets", "attention_weights", "value_proj", "output_proj"):
-            entries += _both(f"{source}.attentions.0.{name}", f"{target}.self_attn.{name}")
-        entries += _both(f"{source}.norms.0", f"{target}.self_attn_layer_norm")
-        entries += _feed_forward(source, target)
-        entries += _both(f"{source}.norms.1", f"{target}.final_layer_norm")
-    for source, target in (("lateral_convs", "adapter_1"), ("output_convs", "layer_1")):
-        entries += [Entry(f"{head}.{source}.0.conv.weight", (f"{_PIXELS}.{target}.0.weight",))]
-        entries += _both(f"{head}.{source}.0.gn", f"{_PIXELS}.{target}.1")
-    return entries + _both(f"{head}.mask_feature", f"{_PIXELS}.mask_projection")
-
-
-def _query_decoder(layers: int) -> list[Entry]:
-    head = "panoptic_head"
-    entries = [
-        Entry(f"{head}.query_embed.weight", (f"{_QUERIES}.queries_embedder.weight",)),
-        Entry(f"{head}.query_feat.weight", (f"{_QUERIES}.queries_features.weight",)),
-        Entry(f"{head}.level_embed.weight", (f"{_QUERIES}.level_embed.weight",)),
-    ]
-    for layer in range(layers):
-        source, target = f"{head}.transformer_decoder.layers.{layer}", f"{_QUERIES}.decoder.layers.{layer}"
-        cross, own = f"{source}.attentions.0.attn", f"{source}.attentions.1.attn"
-        for kind in ("weight", "bias"):
-            entries += [
-                Entry(f"{cross}.in_proj_{kind}", (f"{target}.cross_attn.in_proj_{kind}",)),
-                Entry(f"{own}.in_proj_{kind}", tuple(f"{target}.self_attn.{name}_proj.{kind}" for name in "qkv")),
-            ]
-        entries += _both(f"{cross}.out_proj", f"{target}.cross_attn.out_proj")
-        entries += _both(f"{own}.out_proj", f"{target}.self_attn.out_proj")
-        for number, name in enumerate(("cross_attn_layer_norm", "self_attn_layer_norm", "final_layer_norm")):
-            entries += _both(f"{source}.norms.{number}", f"{target}.{name}")
-        entries += _feed_forward(source, target)
-    entries += _both(f"{head}.transformer_decoder.post_norm", f"{_QUERIES}.decoder.layernorm")
-    for number in range(3):  # with ReLUs between them
-        mask_embedder = f"{_QUERIES}.decoder.mask_predictor.mask_embedder.{number}.0"
-        entries += _both(f"{head}.mask_embed.{2 * number}", mask_embedder)
-    return entries + _both(f"{head}.cls_embed", "class_predictor")
-
-
-def _feed_forward(source: str, target: str) -> list[Entry]:
-    first, second = "ffns.0.layers.0.0", "ffns.0.layers.1"
-    return _both(f"{source}.{first}", f"{target}.fc1") + _both(f"{source}.{second}", f"{target}.fc2")
