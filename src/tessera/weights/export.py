@@ -14,7 +14,7 @@ from tessera.hub import CONFIG_FILE
 from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
-from tessera.pretrained.load import check_state, load_tensors
+from tessera.pretrained.tensors import check_state, load_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 NULL_CONDITION = "null_condition"

@@ -12,50 +12,48 @@ from tessera.config import UserError
 from tessera.files import read_json
 from tessera.hub import CONFIG_FILE, fetch_repository
 from tessera.models.rin import RIN, RINConfig
-from tessera.pretrained.load import load_tensors, some_of
+from tessera.pretrained.tensors import load_tensors, renamed, some_of
 from tessera.weights.export import WEIGHTS_FILE, load_strictly
 
-# The published class's names and ours. A key is `module.` + the rest, or one of the single parameters.
-_PARAMETERS = {
-    "data_pos_embedding": "interface_positions",
-    "latents": "latent_tokens",
-    "text_registers": "text.registers",
-    "coherence_positional_embedding": "coherence_position",
-}
-_MODULES = (
-    (r"patch_extractor", "patch_embedding"),
-    (r"data_ln", "patch_norm"),
-    (r"(time|coherence)_embedder\.map_time\.0", r"\1.hidden"),
-    (r"(time|coherence)_embedder\.map_time\.2", r"\1.out"),
-    (r"map_text_tokens", "text.projection"),
-    (r"linear_previous\.0", "previous.norm"),
-    (r"linear_previous\.1\.0", "previous.mlp.up"),
-    (r"linear_previous\.1\.3", "previous.mlp.down"),
-    (r"ln_previous", "previous.out_norm"),
-    (r"map_tokens_to_patches\.0", "out_norm"),
-    (r"map_tokens_to_patches\.1", "out_projection"),
-)
-_BLOCKS = (
-    (r"transformers_blocks\.(\d+)", r"text.blocks.\1"),
-    (r"rin_blocks\.(\d+)\.retrieve_cond", r"blocks.\1.condition"),
-    (r"rin_blocks\.(\d+)\.retriever_ca", r"blocks.\1.read"),
-    (r"rin_blocks\.(\d+)\.processer_sa\.(\d+)", r"blocks.\1.compute.\2"),
-    (r"rin_blocks\.(\d+)\.writer_ca", r"blocks.\1.write"),
-)
-_BLOCK_PARTS = {
-    "layer_scale_1": "attention_scale",
-    "layer_scale_2": "mlp_scale",
-    "initial_ln": "attention_norm",
-    "initial_to_ln": "attention_norm",
-    "middle_ln": "mlp_norm",
-    "sa.qkv": "attention.qkv",
-    "sa.out": "attention.out",
-    "ca.q": "attention.query",
-    "ca.kv": "attention.key_value",
-    "ca.out": "attention.out",
-    "ffn.0": "mlp.up",
-    "ffn.3": "mlp.down",
-}
+_BLOCKS = [
+    (r"transformers_blocks\.(\d+)\.", r"text.blocks.\1."),
+    (r"rin_blocks\.(\d+)\.retrieve_cond\.", r"blocks.\1.condition."),
+    (r"rin_blocks\.(\d+)\.retriever_ca\.", r"blocks.\1.read."),
+    (r"rin_blocks\.(\d+)\.processer_sa\.(\d+)\.", r"blocks.\1.compute.\2."),
+    (r"rin_blocks\.(\d+)\.writer_ca\.", r"blocks.\1.write."),
+]
+_END = r"\.(?=(?:weight|bias)$)"
+_PARTS = [
+    ("layer_scale_1$", "attention_scale"),
+    ("layer_scale_2$", "mlp_scale"),
+    (rf"initial(?:_to)?_ln{_END}", "attention_norm."),
+    (rf"middle_ln{_END}", "mlp_norm."),
+    (rf"sa\.qkv{_END}", "attention.qkv."),
+    (rf"[sc]a\.out{_END}", "attention.out."),
+    (rf"ca\.q{_END}", "attention.query."),
+    (rf"ca\.kv{_END}", "attention.key_value."),
+    (rf"ffn\.0{_END}", "mlp.up."),
+    (rf"ffn\.3{_END}", "mlp.down."),
+]
+_NAMES = [
+    ("data_pos_embedding$", "interface_positions"),
+    ("latents$", "latent_tokens"),
+    ("text_registers$", "text.registers"),
+    ("coherence_positional_embedding$", "coherence_position"),
+    (rf"patch_extractor{_END}", "patch_embedding."),
+    (rf"data_ln{_END}", "patch_norm."),
+    (rf"(time|coherence)_embedder\.map_time\.0{_END}", r"\1.hidden."),
+    (rf"(time|coherence)_embedder\.map_time\.2{_END}", r"\1.out."),
+    (rf"map_text_tokens{_END}", "text.projection."),
+    (rf"linear_previous\.0{_END}", "previous.norm."),
+    (rf"linear_previous\.1\.0{_END}", "previous.mlp.up."),
+    (rf"linear_previous\.1\.3{_END}", "previous.mlp.down."),
+    (rf"ln_previous{_END}", "previous.out_norm."),
+    (rf"map_tokens_to_patches\.0{_END}", "out_norm."),
+    (rf"map_tokens_to_patches\.1{_END}", "out_projection."),
+    *((block + part, ours + new) for block, ours in _BLOCKS for part, new in _PARTS),
+]
+"""Beginnings of the published class's names, as patterns, and ours."""
 _CONSTANTS = re.compile(
     r"(.+\.attention_mask_dummy|(time|coherence)_embedder\.encode_time\.freqs|registers_coherence_mask|cond_mask)"
 )
@@ -63,21 +61,7 @@ _CONSTANTS = re.compile(
 
 def published_name(key: str) -> str | None:
     """Return our name of a parameter of the published CAD-I class; None if that class has no such parameter."""
-    if key in _PARAMETERS:
-        return _PARAMETERS[key]
-    for pattern, name in _BLOCKS:
-        if match := re.match(pattern + r"\.", key):
-            part, _, kind = key[match.end() :].rpartition(".")
-            if kind not in ("weight", "bias"):  # a parameter of the block itself
-                part, kind = f"{part}.{kind}".lstrip("."), ""
-            ours = _BLOCK_PARTS.get(part)
-            if ours is None or bool(kind) == part.startswith("layer_scale"):
-                return None
-            return match.expand(name) + f".{ours}.{kind}".rstrip(".")
-    for pattern, name in _MODULES:
-        if match := re.fullmatch(pattern + r"(\.weight|\.bias)", key):
-            return match.expand(name) + match.group(match.lastindex or 0)
-    return None
+    return renamed(key, _NAMES)
 
 
 def convert_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.hub import CONFIG_FILE, ModelFolder
 from tessera.pretrained.detector.mmdetection import PUBLISHED, load_mmdetection
-from tessera.pretrained.load import find_weights, load_network
+from tessera.pretrained.load import load_network
+from tessera.pretrained.tensors import find_weights
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """Images are resized, keeping their ratio, until one side is this."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.pretrained.load import check_state, load_tensors, some_of
+from tessera.pretrained.tensors import check_state, load_tensors, renamed, some_of
 
 PUBLISHED = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth"
 """The checkpoint as mmdetection publishes it."""
@@ -122,11 +122,8 @@ def convert(checkpoint: Mapping[str, Tensor], where: str = "checkpoint") -> dict
 
 def new_names(name: str) -> list[str]:
     """Return transformers' name of one of mmdetection's tensors: three for queries, keys, values; none if unknown."""
-    for pattern, ours in _NAMES:
-        if match := re.match(pattern, name):
-            renamed = match.expand(ours) + name[match.end() :]
-            return [renamed.replace("QKV", part) for part in "qkv"] if "QKV" in renamed else [renamed]
-    return []
+    ours = renamed(name, _NAMES)
+    return [] if ours is None else [ours.replace("QKV", part) for part in "qkv"] if "QKV" in ours else [ours]
 
 
 def merging_order(tensor: Tensor) -> Tensor:

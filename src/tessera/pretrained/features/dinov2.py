@@ -16,7 +16,8 @@ from tessera.files import sha256_file
 from tessera.hub import find_model
 from tessera.images import to_uint8
 from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder, normalized
-from tessera.pretrained.load import load_network, load_tensors, quiet
+from tessera.pretrained.load import load_network, quiet
+from tessera.pretrained.tensors import load_tensors, renamed
 
 DINOV2 = "facebook/dinov2-large"
 
@@ -71,22 +72,19 @@ def load_dino(name: str = DINOV2, device: torch.device | str = "cpu") -> DinoEnc
     return DinoEncoder(load_network("transformers.Dinov2Model", model, "dinov2"), model.id, model.sha256, device)
 
 
-_NAMES = {
-    "cls_token": "embeddings.cls_token",
-    "mask_token": "embeddings.mask_token",
-    "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj.": "embeddings.patch_embeddings.projection.",
-    "norm.": "layernorm.",
-}
-_BLOCK = {
-    "norm1.": "norm1.",
-    "norm2.": "norm2.",
-    "attn.proj.": "attention.output.dense.",
-    "ls1.gamma": "layer_scale1.lambda1",
-    "ls2.gamma": "layer_scale2.lambda1",
-    "mlp.fc1.": "mlp.fc1.",
-    "mlp.fc2.": "mlp.fc2.",
-}
+_BLOCK, _OUR_BLOCK = r"blocks\.(\d+)\.", r"encoder.layer.\1."
+_NAMES = [
+    ("cls_token$", "embeddings.cls_token"),
+    ("mask_token$", "embeddings.mask_token"),
+    ("pos_embed$", "embeddings.position_embeddings"),
+    (r"patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"norm\.", "layernorm."),
+    (rf"{_BLOCK}(norm1|norm2|mlp\.fc1|mlp\.fc2)\.", rf"{_OUR_BLOCK}\2."),
+    (rf"{_BLOCK}attn\.qkv\.", rf"{_OUR_BLOCK}attention.attention.QKV."),
+    (rf"{_BLOCK}attn\.proj\.", rf"{_OUR_BLOCK}attention.output.dense."),
+    (rf"{_BLOCK}ls([12])\.gamma$", rf"{_OUR_BLOCK}layer_scale\2.lambda1"),
+]
+"""Beginnings of original names, as patterns, and of transformers'. QKV: the rows are queries, keys and values."""
 HEAD = 64
 """Width of an attention head in every DINOv2."""
 
@@ -95,17 +93,14 @@ def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under transformers' names; UserError for one that DINOv2 without registers does not have."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-        if block is None:
-            out[_renamed(name, name, _NAMES)] = tensor
-            continue
-        layer, rest = f"encoder.layer.{block[1]}.", block[2]
-        if rest in ("attn.qkv.weight", "attn.qkv.bias"):
-            kind = rest.rpartition(".")[2]
-            for part, third in zip(("query", "key", "value"), tensor.chunk(3)):
-                out[f"{layer}attention.attention.{part}.{kind}"] = third.clone()
+        new = renamed(name, _NAMES)
+        if new is None:
+            raise UserError(f"dinov2: unknown tensor {name}; give DINOv2 without registers")
+        if "QKV" in new:
+            thirds = zip(("query", "key", "value"), tensor.chunk(3))
+            out |= {new.replace("QKV", part): third.clone() for part, third in thirds}
         else:
-            out[layer + _renamed(rest, name, _BLOCK)] = tensor
+            out[new] = tensor
     return out
 
 
@@ -138,10 +133,3 @@ def from_original(tensors: Mapping[str, Tensor]) -> Any:
     if faults:
         raise UserError(f"dinov2: not the state dict of DINOv2: {faults[0]} ({len(faults)} faults)")
     return network
-
-
-def _renamed(rest: str, whole: str, names: Mapping[str, str]) -> str:
-    for old, new in names.items():
-        if rest == old or (old.endswith(".") and rest.startswith(old)):
-            return new + rest[len(old) :]
-    raise UserError(f"dinov2: unknown tensor {whole}; give DINOv2 without registers")

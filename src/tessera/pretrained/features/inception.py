@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tessera.files import sha256_file
 from tessera.images import to_uint8
 from tessera.pretrained.features.encoder import FrozenEncoder
-from tessera.pretrained.load import check_state, find_weights, load_tensors
+from tessera.pretrained.tensors import check_state, find_weights, load_tensors
 
 WIDTH = 2048
 SIDE = 299
