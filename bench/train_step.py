@@ -1,7 +1,7 @@
-"""A whole training step (loss, backward, clip, optimiser, EMA): python bench/train_step.py [--threads 1] [--batches 64]
+"""A whole training step (loss, backward, clip, optimizer, EMA): python bench/train_step.py [--threads 1] [--batches 64]
 
 Without a GPU, at reduced depth, L = 190 text tokens, random weights and data, by turns, the best of several rounds:
-  DiT-I L/2 (no refiner, for PixArt has none) as `tessera train` steps it (bf16 compute, fp32 masters, AdamW, EMA),
+  DiT-I L/2 (no refiner, because PixArt has none) as `tessera train` steps it (bf16 compute, fp32 masters, AdamW, EMA),
       eager and with `--compile on`, against diffusers' PixArtTransformer2DModel of the same width, heads and depth with
       AdamW and EMA, once all in bf16 and once in fp32 under autocast to bf16;
   CAD-I L with our self-conditioning (first pass without gradient, on kept samples, text refined once) against a first
@@ -42,7 +42,7 @@ ROUNDS = 6
 def trainer_of(
     config: TrainConfig, store: EncodedStore, batch: int, device: str, compile: bool | None = None
 ) -> tuple[Trainer, list]:
-    """A trainer and one batch in its hands. compile: None = on a GPU, as `tessera train`."""
+    """Return a trainer and one batch of it. compile: None = on a GPU, as `tessera train`."""
     config = replace(
         config,
         num_images=10**6 * batch,
@@ -93,7 +93,7 @@ def pixart_step(config: DiTConfig, loaded: list, *, autocast: bool) -> Callable[
 
 
 def published_self_conditioning(trainer: Trainer, loaded: list) -> Callable[[], None]:
-    """Our step with the published first pass: all samples, text and all."""
+    """Make our step with the published first pass: all samples, text and all."""
 
     def step() -> None:
         host = loaded[0]
@@ -114,7 +114,7 @@ def published_self_conditioning(trainer: Trainer, loaded: list) -> Callable[[], 
 
 
 def by_turns(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """The fastest of several rounds of each; in processor time if there is one thread."""
+    """Return the seconds of the fastest of several rounds of each, in processor time if there is one thread."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     best = dict.fromkeys(steps, math.inf)
     for _ in range(ROUNDS):
@@ -146,7 +146,7 @@ def dit_on_cpu(store: EncodedStore) -> None:
         flush=True,
     )
     for ours in ("eager", "compiled"):
-        ratios = (best[peer] / best[ours] for peer in ("pure", "autocast"))
+        ratios = (best[theirs] / best[ours] for theirs in ("pure", "autocast"))
         print("  {}: {:.2f} x PixArt in pure bf16, {:.2f} x in autocast".format(ours, *ratios), flush=True)
 
 

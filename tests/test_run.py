@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tessera.config import UserError, from_dict, to_dict
+from tessera.config import UserError
 from tessera.files import exclusive_lock, write_json
-from tessera.presets.config import RunConfig
-from tessera.presets.lookup import RUN_PRESETS, load_run_preset, load_train_preset
+from tessera.presets.lookup import load_run_preset
 from tessera.presets.miniature import miniature_smoke
 from tessera.run import BUSY, claim
 from tessera.run import run as run_here
@@ -223,23 +222,3 @@ def test_my_pictures_from_any_folder(tmp_path):
     prompts = (tmp_path / "out" / "prompts" / "prompts.jsonl").read_text()
     assert "An image of red fox" in prompts
     assert "An image of grey wolf" in prompts
-
-
-@pytest.mark.parametrize("name", RUN_PRESETS)
-def test_presets_survive_json(name):
-    config = RUN_PRESETS[name]()
-    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config))), name) == config
-
-
-def test_user_presets_and_variants(tmp_path):
-    assert load_run_preset("miniature-smoke") == miniature_smoke()
-    one = load_run_preset("my-pictures", images=tmp_path, single_class="cat")
-    assert [arm.name for arm in one.arms] == ["aio"]
-    assert one.arms[0].train.augment_prob == 0
-    with pytest.raises(UserError, match="draws its own pictures; for --captions use"):
-        load_run_preset("miniature-smoke", with_captions=True)
-    with pytest.raises(UserError, match="draws its own pictures; for --single-class use"):
-        load_run_preset("miniature-smoke", single_class="cat")
-    told = load_run_preset("my-pictures", images=tmp_path, with_captions=True)
-    assert [(arm.name, arm.captioner) for arm in told.arms] == [("ta_ia", "import")]
-    assert load_train_preset("miniature:ta", num_images=96, seed=5).seed == 5

@@ -1,6 +1,5 @@
 """The scripts of runs/ and the commands in the presets' docstrings: what they call is there."""
 
-import inspect
 import re
 import shlex
 import subprocess
@@ -8,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tessera.presets import imagenet
-from tessera.presets.lookup import load_train_preset
 from test_docs import parse
 
 ROOT = Path(__file__).parent.parent
@@ -48,43 +45,3 @@ def test_scripts_are_bash_and_call_what_there_is(script, monkeypatch):
         (verb,) = parse(words, monkeypatch)
         assert verb.split() == words[: len(verb.split())]
         monkeypatch.undo()
-
-
-@pytest.mark.parametrize("name", imagenet.TRAIN_PRESETS)
-def test_the_presets_docstrings_say_the_command(name, monkeypatch):
-    preset = imagenet.TRAIN_PRESETS[name]
-    commands = commands_of(inspect.cleandoc(preset.__doc__ or ""))
-    assert commands
-    (train,) = [words for words in commands if words[0] == "train"]
-    assert parse(train, monkeypatch) == ["train"]
-    assert train[1].startswith(f"{name}:")
-    load_train_preset(train[1])
-
-
-@pytest.mark.parametrize("name", imagenet.TRAIN_PRESETS)
-@pytest.mark.parametrize("arm", imagenet.ARMS)
-def test_every_arm_of_every_preset(name, arm):
-    """One forward pass's shape and count on the meta device; underscores will do in the name."""
-    import torch
-
-    from tessera.models.build import build_network
-
-    config = load_train_preset(f"{name.replace('-', '_')}:{arm}", num_images=10240, seed=3)
-    assert (config.num_images, config.seed) == (10240, 3)
-    assert (config.augment_prob > 0) == (arm == "ta_ia")
-    with torch.device("meta"):
-        network = build_network(config.model)
-    expected = 330.2e6 if name.startswith("cad") else 438.3e6
-    extra = 768 * 256 if name == "cad-i-l-512" else 0  # four times the positions
-    assert network.parameter_count == pytest.approx(expected + extra, rel=1e-3)
-
-
-def test_the_published_recipe():
-    config = load_train_preset("cad-i-l:ta_ia")
-    assert config.num_images == 250_000 * 1024
-    assert (config.batch_size, config.ema_decay, config.compute) == (1024, 0.9999, "bf16")
-    assert (config.noise_schedule, config.augment_min_t, config.augment_prob) == ("linear", 0.4, 0.5)
-    assert (config.prediction, config.caption_drop_prob, config.self_condition_prob) == ("eps", 0.1, 0.9)
-    optim = config.optim
-    assert (optim.name, optim.lr, optim.betas, optim.weight_decay) == ("lamb", 1e-3, (0.9, 0.999), 0.01)
-    assert (optim.warmup_images, optim.final_lr_fraction, optim.clip_norm) == (5000 * 1024, 0.206, 2.0)

@@ -124,7 +124,8 @@ def test_the_weight_of_x0_makes_it_the_loss_on_v():
     x = sch.add_noise(batch.latents, batch.noise, batch.alpha_bar)
     guess = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
     on_x0, _ = diffusion_loss(returning(guess), batch, NULL, prediction="x0")
-    on_v, _ = diffusion_loss(returning(sch.v_from_x0(guess, x, batch.alpha_bar)), batch, NULL, prediction="v")
+    v = sch.velocity(guess, sch.eps_from_x0(guess, x, batch.alpha_bar), batch.alpha_bar)
+    on_v, _ = diffusion_loss(returning(v), batch, NULL, prediction="v")
     torch.testing.assert_close(on_x0, on_v)
 
 

@@ -189,7 +189,8 @@ def test_predictions_of_one_network_agree(name):
         return toy(x, alpha_bar)[0].clamp(-1, 1), DenoiserState()
 
     def as_v(x, alpha_bar, text, state=None):
-        return sch.v_from_x0(as_x0(x, alpha_bar, text)[0], x, alpha_bar), DenoiserState()
+        x0 = as_x0(x, alpha_bar, text)[0]
+        return sch.velocity(x0, sch.eps_from_x0(x0, x, alpha_bar), alpha_bar), DenoiserState()
 
     results = [
         sample(name, denoise, schedule=sch.scaled_linear, steps=12)

@@ -1,14 +1,17 @@
 """DiT-I against the same network written out plainly, one caption at a time."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.layers import CrossAttention, QKNorm, SelfAttention, sincos_positions_2d
 from tiny.networks import DIT_TINY, make_inputs, make_network
+from tiny.training_sets import DIT
 
 
 def norm(x, weight=None, bias=None):
@@ -126,3 +129,12 @@ def test_bfloat16_keys_are_padded_without_effect(length):
     assert (cache.bias[0, 0, 0] == 0).sum() == length
     expected = make_network(DIT_TINY)(x, alpha_bar, text)[0]
     assert (network(x, alpha_bar, text)[0] - expected).norm() < 0.1 * expected.norm()
+
+
+def test_computed_positions_spread_over_the_smaller_grid():
+    small = build_network(DIT)
+    large = build_network(replace(DIT, latent_size=8, position_grid=2))
+    positions = large.positions.reshape(4, 4, -1)
+    assert torch.equal(positions[::2, ::2].reshape(4, -1), small.positions)
+    assert torch.equal(large.positions, sincos_positions_2d(4, 4, DIT.width, step=0.5))
+    assert not torch.equal(build_network(replace(DIT, latent_size=8)).positions, large.positions)

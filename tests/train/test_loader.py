@@ -1,4 +1,4 @@
-"""From sample numbers to batches: packed text against padding by hand, reading ahead by threads."""
+"""From sample numbers to batches: the drawn records, whatever the batch, the ranks and the threads."""
 
 import threading
 import time
@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from tessera.config import UserError
+from tessera.diffusion.schedule import linear
 from tessera.encoded.record import quantize
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
 from tessera.train import loader as batches
 from tessera.train.algorithm1 import Algorithm1, Normalization
 from tessera.train.loader import Loader, PackedText, Reader, passes
-from tiny.training_sets import WIDTH, load_batch, make_records, write_set
+from tiny.training_sets import SHAPE, WIDTH, load_batch, make_records, write_set
 
 
 def ragged(lengths, width):
@@ -141,3 +142,105 @@ def test_what_a_thread_raises_reaches_the_loop():
 
     with Loader(read, iter([np.arange(2)])) as loader, pytest.raises(UserError, match="shard-00003"):
         next(loader)
+
+
+@pytest.fixture(scope="module")
+def spread_sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spread")
+    plain = write_set(folder / "plain", make_records(37, std=0.25))
+    augmented = write_set(folder / "augmented", make_records(23, seed=1, std=0.25))
+    return open_encoded(plain), open_encoded(augmented)
+
+
+def algorithm_of(plain, augmented, **changes):
+    return Algorithm1(plain, augmented, 0.4, 0.5, 5, linear, caption_drop_prob=0.2, **changes)
+
+
+def test_one_record_is_read_per_sample(plain, augmented):
+    stores = open_encoded(plain), open_encoded(augmented)
+    algorithm = algorithm_of(*stores)
+    load_batch(algorithm, *stores, np.arange(10, 74))
+    chosen = algorithm.draws(np.arange(10, 74)).augmented
+    assert (stores[0].records_read, stores[1].records_read) == ((~chosen).sum(), chosen.sum())
+    assert chosen.any()
+
+
+def test_batch_holds_the_drawn_records(plain, augmented):
+    stores = open_encoded(plain), open_encoded(augmented)
+    algorithm = algorithm_of(*stores)
+    batch = load_batch(algorithm, *stores, np.arange(40))
+    assert batch.latents.shape == (40, *SHAPE)
+    assert batch.text.embeddings.shape == (40, 5, WIDTH)
+    for row in range(40):
+        sample = algorithm[row]
+        record = stores[sample.source == "augmented"][sample.index]
+        assert record.text is not None
+        length = len(record.text)
+        assert np.array_equal(batch.latents[row].numpy(), record.latent_mean.astype(np.float32))
+        assert np.array_equal(batch.text.embeddings[row, :length].numpy(), record.text)
+        assert not batch.text.embeddings[row, length:].any()
+        assert batch.text.mask[row].tolist() == [i < length for i in range(5)]
+        assert float(batch.t[row]) == np.float32(sample.t)
+        assert float(batch.alpha_bar[row]) == np.float32(sample.alpha_bar)
+        assert bool(batch.dropped[row]) == sample.drop_caption
+    assert batch.numbers.tolist() == list(range(40))
+    assert batch.dropped.any()
+
+
+def test_samples_are_the_same_whatever_the_batch_and_the_ranks(spread_sets):
+    algorithm = algorithm_of(*spread_sets)
+    numbers = np.arange(8000, 8024)
+    whole = load_batch(algorithm, *spread_sets, numbers)
+    for split in (numbers[0::2], numbers[1::2], numbers[5:6], numbers[::-1]):
+        part = load_batch(algorithm_of(*spread_sets), *spread_sets, split)
+        rows = torch.from_numpy(split - 8000)
+        for field in ("latents", "noise", "t", "alpha_bar", "dropped", "numbers"):
+            assert torch.equal(getattr(part, field), getattr(whole, field)[rows]), field
+        length = part.text.mask.shape[1]
+        assert torch.equal(part.text.embeddings, whole.text.embeddings[rows, :length])
+        assert torch.equal(part.text.mask, whole.text.mask[rows, :length])
+
+
+def test_posterior_is_sampled_anew_at_each_visit(spread_sets):
+    algorithm = algorithm_of(*spread_sets)
+    batch = load_batch(algorithm, *spread_sets, np.arange(600))
+    means = []
+    for number in range(600):
+        sample = algorithm[number]
+        means.append(spread_sets[sample.source == "augmented"][sample.index].latent_mean)
+    draws = (batch.latents.numpy() - np.stack(means)) / 0.25
+    assert abs(draws.mean()) < 4 / np.sqrt(draws.size)
+    assert abs(draws.var() - 1) < 4 * np.sqrt(2 / draws.size)
+    assert abs((draws * batch.noise.numpy()).mean()) < 4 / np.sqrt(draws.size)
+    # Two visits of one record differ.
+    assert len(np.unique(batch.latents.numpy().reshape(600, -1), axis=0)) == 600
+
+
+def test_latents_are_normalised_after_the_draw(spread_sets):
+    algorithm = algorithm_of(*spread_sets)
+    stored = load_batch(algorithm, *spread_sets, np.arange(9))
+    shift, scale = (1.0, -2.0, 0.5, 0.0), (0.5, 2.0, 0.25, 1.0)
+    seen = load_batch(algorithm, *spread_sets, np.arange(9), Normalization(shift, scale))
+    for channel in range(4):
+        expected = (stored.latents[:, channel] - shift[channel]) * scale[channel]
+        assert torch.equal(seen.latents[:, channel], expected)
+    assert torch.equal(seen.noise, stored.noise)
+    one = load_batch(algorithm, *spread_sets, np.arange(9), Normalization(scale=(0.5,)))
+    assert torch.equal(one.latents, stored.latents * 0.5)
+
+
+def test_noise_is_standard_normal(plain):
+    store = open_encoded(plain)
+    noise = load_batch(Algorithm1(store, None, 0.4, 0.0, 5, linear), store, None, np.arange(600)).noise
+    assert abs(float(noise.mean())) < 4 / np.sqrt(noise.numel())
+    assert abs(float(noise.var()) - 1) < 4 * np.sqrt(2 / noise.numel())
+
+
+def test_text_of_fp16_and_in_bf16(tmp_path):
+    store = open_encoded(write_set(tmp_path / "half", make_records(9, text="fp16"), text="fp16"))
+    algorithm = Algorithm1(store, None, 0.4, 0.0, 5, linear)
+    batch = load_batch(algorithm, store, None, [0, 1], dtype=torch.bfloat16)
+    assert batch.text.embeddings.dtype == torch.bfloat16
+    assert batch.latents.dtype == batch.noise.dtype == torch.float32
+    expected = torch.from_numpy(store[algorithm[1].index].text).bfloat16()
+    assert torch.equal(batch.text.embeddings[1, : len(expected)], expected)

@@ -10,7 +10,7 @@ from tessera.train.distributed import GradientExchange
 from tessera.train.optim.ema import EMA
 from tiny.training_sets import make_records, write_set
 from train import test_algorithm1, test_checkpoint, test_distributed, test_loader
-from train.optim import test_master
+from train.optim import test_ema, test_lamb
 
 
 def red(test, *arguments):
@@ -37,7 +37,7 @@ def test_with_the_sets_swapped(monkeypatch, tmp_path):
         original(self, algorithm, second, first, *args, **options)
 
     monkeypatch.setattr(batches.Reader, "__init__", swapped)
-    red(test_algorithm1.test_batch_holds_the_drawn_records, plain, augmented)
+    red(test_loader.test_batch_holds_the_drawn_records, plain, augmented)
 
 
 def test_with_records_drawn_with_repetition(monkeypatch):
@@ -53,7 +53,7 @@ def test_with_the_average_the_wrong_way_round(monkeypatch):
         torch._foreach_lerp_(self.weights, [w.detach() for w in weights], self.decay)
 
     monkeypatch.setattr(EMA, "update", inverted)
-    red(test_master.test_ema_against_its_closed_form)
+    red(test_ema.test_ema_against_its_closed_form)
 
 
 def test_with_a_clipped_trust_ratio(monkeypatch):
@@ -63,7 +63,7 @@ def test_with_a_clipped_trust_ratio(monkeypatch):
         return original(condition, a, b).clamp(max=10.0)
 
     monkeypatch.setattr(torch, "where", clipped)
-    red(test_master.test_lamb_against_a_reference)
+    red(test_lamb.test_lamb_against_a_reference)
 
 
 def test_with_scales_of_the_wrong_group(monkeypatch):

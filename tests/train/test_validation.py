@@ -89,7 +89,7 @@ def test_the_loss_is_that_of_one_large_batch(sets, model, size):
     trainer = trainer_of(sets, config(model=model, device_batch_size=size))
     held_out = trainer.actions.validation
     assert held_out is not None
-    found = held_out.loss(trainer.state.network, trainer.stepper.null_condition)
+    found = held_out.loss(trainer.state.network)
     keep = torch.ones(HELD, dtype=torch.bool) if model is RIN else None
     batch = held_out.batch(np.arange(HELD))
     _, losses = diffusion_loss(trainer.state.network, batch, trainer.stepper.null_condition, self_condition_keep=keep)

@@ -1,7 +1,7 @@
 """The training loss of the paper's Eq. 1-2 and the denoiser that a trained network becomes.
 
-Which picture goes with which t (Eq. 3-4, Algorithm 1) is decided where the batch is drawn; here a batch already says
-its alpha_bar, noise and dropped captions, so the loss draws nothing and changes nothing: same batch, same loss.
+Where the batch is drawn, Algorithm 1 (Eq. 3-4) assigns images to t. A batch already holds its alpha_bar, noise and
+dropped captions, so the loss draws nothing and changes nothing: same batch, same loss.
 
 Shapes: latents, noise, x (B, C, H, W); alpha_bar, dropped (B,); text embeddings (B, L, D), mask (B, L).
 """
@@ -23,8 +23,8 @@ Network = Callable[..., tuple[Tensor, DenoiserState]]
 """network(x, alpha_bar, text, state=None) -> (output, DenoiserState); a DiT, a RIN or any function like them."""
 
 X0_WEIGHT_LIMIT = 3.0
-"""The largest weight of x0-prediction's loss, reached where 1 - alpha_bar falls below 1 / 3: so that the few almost
-clean samples of a batch, whose weight would grow without bound, do not outshout the others."""
+"""The largest weight of x0-prediction's loss, reached where 1 - alpha_bar falls below 1 / 3: without it, a batch's few
+almost clean samples, whose weight would grow without bound, would dominate the others."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Denoiser:
 
 
 def as_denoiser(network: Network, prediction: str) -> Denoiser:
-    """Wraps a network that outputs `prediction` ("eps", "x0" or "v"). Raises UserError for another name."""
+    """Wrap a network that outputs `prediction` ("eps", "x0" or "v"). Raises UserError for another name."""
     check_prediction(prediction)
     return Denoiser(network, prediction)
 
 
 def null_text(null_condition: Tensor, rows: int, length: int) -> TextEncoding:
-    """The null condition (1, D) as `rows` rows padded to `length` tokens; the mask is True on that one token alone."""
+    """Return the null condition (1, D) as `rows` rows padded to `length` tokens; the mask is True on that token."""
     embeddings = null_condition.new_zeros(rows, length, null_condition.shape[-1])  # (rows, L, D)
     embeddings[:, 0] = null_condition
     mask = torch.zeros(rows, length, dtype=torch.bool, device=null_condition.device)  # (rows, L)
@@ -61,7 +61,7 @@ def null_text(null_condition: Tensor, rows: int, length: int) -> TextEncoding:
 
 
 def drop_captions(text: TextEncoding, dropped: Tensor, null_condition: Tensor) -> TextEncoding:
-    """A new encoding in which the rows marked in `dropped` (B,) hold the null condition (1, D) and nothing else."""
+    """Return a new encoding in which the rows marked in `dropped` (B,) hold the null condition (1, D) only."""
     rows, length = text.mask.shape
     null = null_text(null_condition.to(text.embeddings), rows, length)
     return TextEncoding(
@@ -78,7 +78,7 @@ def diffusion_loss(
     prediction: str = "eps",
     self_condition_keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean squared error of a network on a batch (paper Eq. 1-2). Returns (loss, per-sample loss (B,), detached).
+    """Return a network's mean squared error on a batch (paper Eq. 1-2): loss, and per-sample loss (B,), detached.
 
     `prediction` is what the network outputs. "eps": || eps - eps_theta ||^2, the paper's. "v": the same on v. "x0":
     on x0 with weight 1 / (1 - alpha_bar), which is the loss on v written in x0, since v_theta - v =
@@ -111,12 +111,12 @@ def diffusion_loss(
 
 
 def _self_condition(network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncoding, keep: Tensor) -> DenoiserState:
-    """What the second forward starts from: latent tokens of the first one, zeros where not kept, and refined text."""
+    """Return the second forward's state: latent tokens of the first one, zeros where not kept, and refined text."""
     cache = network.encode_text(text)
-    # Not on Apple's GPUs: there it may still be read when this tensor's memory is somebody else's.
+    # Not on Apple's GPUs: there it may still be read when this tensor's memory is in use again.
     rows = keep.nonzero().squeeze(1).to(x.device, non_blocking=x.is_cuda)  # (kept,)
     none = len(rows) == 0
-    if none:  # made all the same, of one sample: where weights are split over ranks, all have to gather them
+    if none:  # computed all the same, on one sample: where weights are split over ranks, all have to gather them
         rows = torch.zeros(1, dtype=torch.long, device=x.device)
     with torch.no_grad():
         first = DenoiserState(text_cache=cache.select(rows))

@@ -2,7 +2,7 @@
 
 Legend: t in [0, 1], 0 = clean, 1 = noise; alpha_bar in (0, 1] is the signal's power (the paper's gamma(t));
 alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar). Shapes: x, x0, eps, v (B, C, H, W); alpha_bar (B,), or one
-Python float for the whole batch, which keeps float64 coefficients beside float32 tensors.
+Python float for the whole batch, which keeps float64 coefficients with float32 tensors.
 
 Noising is x_t = alpha x0 + sigma eps (paper, section 2, below Eq. 1). The one thing that follows from it:
 alpha^2 + sigma^2 = 1, so (x_t, v) is a rotation of (x0, eps), with v = alpha eps - sigma x0 (Salimans & Ho 2022,
@@ -22,7 +22,7 @@ FLOOR = 1e-9
 """The smallest alpha_bar of any schedule, and the smallest power that a conversion divides by."""
 
 PREDICTIONS = ("eps", "x0", "v")
-"""What a network may be trained to output: the noise (the paper's choice), the clean latents, or v."""
+"""Outputs for which a network may be trained: the noise (the paper's choice), the clean latents, or v."""
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -32,19 +32,19 @@ def _as_times(t: Tensor | float) -> Tensor:
 
 
 def linear(t: Tensor | float) -> Tensor:
-    """alpha_bar = 1 - t, never below 1e-9: the schedule of CAD-I. Any shape; same shape and dtype out."""
+    """Return alpha_bar = 1 - t, never below 1e-9: the schedule of CAD-I. Any shape; same shape and dtype out."""
     return (1 - _as_times(t)).clamp(FLOOR, 1)
 
 
 def cosine(t: Tensor | float) -> Tensor:
-    """Squared cosine with offset 0.008 (Nichol & Dhariwal 2021, Eq. 17), never below 1e-9."""
+    """Return the squared cosine with offset 0.008 (Nichol & Dhariwal 2021, Eq. 17), never below 1e-9."""
     t, offset = _as_times(t), 0.008
     power, clean = (((u + offset) * (math.pi / 2 / (1 + offset))).cos().square() for u in (t, torch.zeros_like(t)))
     return (power / clean).clamp(FLOOR, 1)
 
 
 def sigmoid(t: Tensor | float) -> Tensor:
-    """Logistic from -3 to 3, rescaled to run from 1 to 0 (Chen 2023, section 2.2, temperature 1); never below 1e-9."""
+    """Return the logistic from -3 to 3, rescaled from 1 to 0 (Chen 2023, section 2.2, temperature 1), at least 1e-9."""
     start, end = -3.0, 3.0
     at_start, at_end = 1 / (1 + math.exp(-start)), 1 / (1 + math.exp(-end))
     value = (_as_times(t) * (end - start) + start).sigmoid()
@@ -52,16 +52,16 @@ def sigmoid(t: Tensor | float) -> Tensor:
 
 
 def scaled_linear(t: Tensor | float) -> Tensor:
-    """Stable Diffusion's: 1000 steps, sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012).
+    """Return Stable Diffusion's alpha_bar: 1000 steps, sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012).
 
-    Continuous in t: step i (0..999) of the discrete schedule stands at t = (i + 1) / 1000, and t = 0 is clean;
+    Continuous in t: step i (0..999) of the discrete schedule is at t = (i + 1) / 1000, and t = 0 is clean;
     between them log(alpha_bar) is interpolated linearly. Ends at alpha_bar(1) = 0.0047, not at 0.
     """
     return _from_table(_as_times(t), _log_alpha_bars("scaled_linear"))
 
 
 def ddpm_linear(t: Tensor | float) -> Tensor:
-    """DDPM's: 1000 steps, beta linear from 1e-4 to 0.02 (Ho et al. 2020, section 4). Continuous as `scaled_linear`."""
+    """Return DDPM's alpha_bar: 1000 steps, beta linear from 1e-4 to 0.02 (Ho et al. 2020); continuous likewise."""
     return _from_table(_as_times(t), _log_alpha_bars("ddpm_linear"))
 
 
@@ -75,13 +75,13 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def get_schedule(name: str) -> Schedule:
-    """The schedule of that name. Raises UserError, with the nearest names, for any other."""
+    """Return the schedule of that name. Raises UserError, with the nearest names, for any other."""
     return lookup(name, SCHEDULES, "noise schedule")
 
 
 @cache
 def _log_alpha_bars(name: str) -> Tensor:
-    """log(alpha_bar) at t = 0, 1/1000, ..., 1 in float64. (1001,)"""
+    """Return log(alpha_bar) at t = 0, 1/1000, ..., 1 in float64 (1001,)."""
     if name == "scaled_linear":
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     else:
@@ -97,37 +97,15 @@ def _from_table(t: Tensor, table: Tensor) -> Tensor:
     return table[index].lerp(table[index + 1], (position - left).clamp(0, 1)).exp()
 
 
-def t_at(schedule: Schedule, alpha_bar: Tensor | float) -> Tensor:
-    """The inverse of a schedule: the t at which it reaches `alpha_bar`, by bisection to float64's precision.
-
-    Any shape; the shape of `alpha_bar` comes back, in its dtype. Values that the schedule never reaches give the
-    nearer end, 0 or 1.
-    """
-    value = _as_times(alpha_bar)
-    target = value.to("cpu", torch.float64)
-    low, high = torch.zeros_like(target), torch.ones_like(target)
-    for _ in range(60):
-        middle = (low + high) / 2
-        cleaner = schedule(middle) > target
-        low, high = torch.where(cleaner, middle, low), torch.where(cleaner, high, middle)
-    return ((low + high) / 2).to(value)
-
-
-def log_snr(alpha_bar: Tensor | float) -> Tensor:
-    """log(alpha_bar / (1 - alpha_bar)), the logarithm of the signal-to-noise ratio of powers; +inf at alpha_bar 1."""
-    value = _as_times(alpha_bar)
-    return value.log() - torch.log1p(-value)
-
-
 def step_grid(steps: int) -> Tensor:
-    """The N + 1 times t_k = 1 - k / N of a sampler with N steps, from 1 to 0, in float64. (N + 1,)"""
+    """Return the N + 1 times t_k = 1 - k / N of a sampler with N steps, from 1 to 0, in float64 (N + 1,)."""
     if steps < 1:
         raise UserError(f"steps: {steps} is too few, a sampler needs at least 1")
     return 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
 
 
 def _alpha_sigma(alpha_bar: Tensor | float, like: Tensor, floor: float = 0.0):
-    """(alpha, sigma), shaped to multiply `like`; with a floor under both powers where they are divided by."""
+    """Return (alpha, sigma), shaped to multiply `like`; with a floor under both powers where they are divided by."""
     if isinstance(alpha_bar, Tensor):
         power = alpha_bar.reshape(-1, *[1] * (like.ndim - 1))  # (B, 1, 1, 1)
         return power.clamp_min(floor).sqrt(), (1 - power).clamp_min(floor).sqrt()
@@ -135,67 +113,57 @@ def _alpha_sigma(alpha_bar: Tensor | float, like: Tensor, floor: float = 0.0):
 
 
 def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """x_t = alpha x0 + sigma noise (paper, section 2)."""
+    """Return x_t = alpha x0 + sigma noise (paper, section 2)."""
     alpha, sigma = _alpha_sigma(alpha_bar, x0)
     return alpha * x0 + sigma * noise
 
 
 def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """v = alpha noise - sigma x0, the target of v-prediction (Salimans & Ho 2022)."""
+    """Return v = alpha noise - sigma x0, the target of v-prediction (Salimans & Ho 2022)."""
     alpha, sigma = _alpha_sigma(alpha_bar, x0)
     return alpha * noise - sigma * x0
 
 
 def x0_from_eps(eps: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Clean latents. Multiplies any error of `eps` by sigma / alpha: 3e4 at alpha_bar 1e-9."""
+    """Return clean latents. Multiplies any error of `eps` by sigma / alpha: 3e4 at alpha_bar 1e-9."""
     alpha, _ = _alpha_sigma(alpha_bar, x, FLOOR)
     _, sigma = _alpha_sigma(alpha_bar, x)
     return (x - sigma * eps) / alpha
 
 
 def eps_from_x0(x0: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Noise. Multiplies any error of `x0` by alpha / sigma; at alpha_bar 1, where no noise is left, by 3e4 at most."""
+    """Return noise. Multiplies any error of `x0` by alpha / sigma; at alpha_bar 1, where no noise is left, by 3e4."""
     alpha, _ = _alpha_sigma(alpha_bar, x)
     _, sigma = _alpha_sigma(alpha_bar, x, FLOOR)
     return (x - alpha * x0) / sigma
 
 
 def x0_from_v(v: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Clean latents; well conditioned at every alpha_bar."""
+    """Return clean latents; well conditioned at every alpha_bar."""
     alpha, sigma = _alpha_sigma(alpha_bar, x)
     return alpha * x - sigma * v
 
 
 def eps_from_v(v: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Noise; well conditioned at every alpha_bar."""
+    """Return noise; well conditioned at every alpha_bar."""
     alpha, sigma = _alpha_sigma(alpha_bar, x)
     return sigma * x + alpha * v
 
 
-def v_from_eps(eps: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """v of the noise `eps` in `x`."""
-    return velocity(x0_from_eps(eps, x, alpha_bar), eps, alpha_bar)
-
-
-def v_from_x0(x0: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """v of the clean latents `x0` in `x`."""
-    return velocity(x0, eps_from_x0(x0, x, alpha_bar), alpha_bar)
-
-
 def check_prediction(prediction: str) -> None:
-    """Raises UserError unless `prediction` is one of PREDICTIONS."""
+    """Raise UserError unless `prediction` is one of PREDICTIONS."""
     lookup(prediction, {name: name for name in PREDICTIONS}, "prediction")
 
 
 def to_x0(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Clean latents from a network's output of the kind `prediction`."""
+    """Return clean latents from a network's output of the kind `prediction`."""
     if prediction == "x0":
         return output
     return {"eps": x0_from_eps, "v": x0_from_v}[prediction](output, x, alpha_bar)
 
 
 def to_eps(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Noise from a network's output of the kind `prediction`."""
+    """Return noise from a network's output of the kind `prediction`."""
     if prediction == "eps":
         return output
     return {"x0": eps_from_x0, "v": eps_from_v}[prediction](output, x, alpha_bar)

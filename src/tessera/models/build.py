@@ -1,4 +1,4 @@
-"""From a config to its network, and its blocks to compiled ones."""
+"""Networks built from their configs, and compiled blocks."""
 
 from typing import cast
 
@@ -10,22 +10,22 @@ from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""What a network can compute in, by the names that configs have for it."""
+"""Precisions in which a network can compute, by their names in configs."""
 PROGRAMS = 64
-"""Compiled programs of one kind of block that a process keeps: networks of other shapes, calls with gradients or
-without, for one row or several, with null rows or none each need their own. torch stops at 8."""
+"""Largest number of compiled programs of one kind of block in a process: networks of other shapes, calls with gradients
+or without, for one row or several, with null rows or none each need their own. torch's default is 8."""
 
 
 def build_network(config: DiTConfig | RINConfig) -> DiT | RIN:
-    """The network of a config, with its starting values (drawn from torch's global generator)."""
+    """Build the network of a config, with its initial values (drawn from torch's global generator)."""
     return DiT(config) if isinstance(config, DiTConfig) else RIN(config)
 
 
 def compile_blocks(network: DiT | RIN) -> None:
-    """Compiles each block's forward by `torch.compile`, in place: names of parameters and results stay as they are.
+    """Compile each block's forward by `torch.compile`, in place: names of parameters and results do not change.
 
-    Blocks of one shape share one compiled program, which is made at the first call, in about a minute; text of another
-    length makes a second one, for all lengths. Calls beyond `PROGRAMS` programs run uncompiled, and torch says so.
+    Blocks of one shape share one compiled program, made at the first call in about a minute; text of another length
+    makes a second one, for all lengths. Calls beyond `PROGRAMS` programs run uncompiled, and torch warns.
     """
     from torch._dynamo import config
 
@@ -35,14 +35,14 @@ def compile_blocks(network: DiT | RIN) -> None:
 
 
 def compiler_fault(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why nothing can be compiled for `device` in `dtype` on this machine, in one line; None = it can.
+    """Return in one line why nothing can be compiled for `device` in `dtype` on this machine; None = it can.
 
-    Found out by compiling a one-line function, in seconds. It takes Triton, which torch has not on Windows, a C
-    compiler, which small containers lack, and a GPU that knows the dtype: bfloat16 before NVIDIA's Ampere is none.
+    Tries it on a one-line function, in seconds. Compilation needs Triton, which torch does not have on Windows, a C
+    compiler, which is missing in small containers, and a GPU with the dtype: bfloat16 needs NVIDIA's Ampere or later.
     """
     try:
         torch.compile(_one_line, fullgraph=True)(torch.ones(8, device=device, dtype=dtype))
-    except Exception as error:  # the compiler's, Triton's, the operating system's: there is no common type
+    except Exception as error:  # of the compiler, Triton or the operating system: there is no common type
         lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
         return next(iter(lines), type(error).__name__)
     return None
@@ -53,8 +53,8 @@ def _one_line(x: torch.Tensor) -> torch.Tensor:
 
 
 def resize_positions(table: Tensor, patches: int) -> Tensor:
-    """A learned table of positions (N, W) of a square grid, interpolated (bicubic) to `patches` of another: (patches,
-    W). What training at another resolution starts from."""
+    """Interpolate (bicubic) a learned table of positions (N, W) of a square grid to `patches` of another: (patches, W).
+    Training at another resolution starts from it."""
     side, wanted = round(len(table) ** 0.5), round(patches**0.5)
     assert (side**2, wanted**2) == (len(table), patches), (len(table), patches)
     if side == wanted:

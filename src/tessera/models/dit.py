@@ -1,18 +1,19 @@
 """DiT-I (paper appendix A): a diffusion transformer (Peebles & Xie, 2023) with cross-attention to text (PixArt-alpha).
 
-Own to DiT-I: two self-attention blocks refine the text first, QK-norm in every self- and cross-attention, LayerScale on
-every residual branch. The paper does not say how the noise level enters; the parameter count leaves PixArt's
-adaLN-single, one modulation for all blocks plus a learned table in each.
+Particular to DiT-I: two self-attention blocks refine the text first, QK-norm in every self- and cross-attention,
+LayerScale on every residual branch. The paper does not say how the noise level enters; the parameter count leaves
+PixArt's adaLN-single, one modulation for all blocks plus a learned table in each.
 Letters: B batch, N patches, D width, L text tokens, H heads, E width of a head.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tessera.config import check_ranges
 from tessera.models.layers import (
     MLP,
     NORM_EPS,
@@ -21,9 +22,9 @@ from tessera.models.layers import (
     SelfAttention,
     TimeEmbedding,
     check_latents,
+    check_sizes,
     key_bias,
     patchify,
-    require,
     sincos_positions_2d,
     unpatchify,
 )
@@ -35,7 +36,7 @@ TIME_CHANNELS = 256
 MODULATIONS = 6
 """Shift, scale and gate of the self-attention, then of the MLP."""
 CPU_BFLOAT16_KEYS = 32
-"""In bfloat16 on a CPU, products over a number of keys that is not a multiple of this take twice the time."""
+"""Number of keys whose multiples halve the time of a CPU's bfloat16 products over keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,10 @@ class DiTConfig:
     latent_size: int = 32
     """Height and width of the image latents; a multiple of patch_size."""
     patch_size: int = 2
-    """Side of the square of latents behind one token."""
+    """Side of a token's square of latents."""
     position_grid: int | None = None
-    """Side, in tokens, of the grid over which positions are spread; None = the image's own. With that of a smaller
-    image, weights trained there fit a larger one."""
+    """Side, in tokens, of the grid over which positions are spread, >= 1; None = the image's own. With that of a
+    smaller image, weights trained there fit a larger one."""
     width: int = 1024
     """Width of all tokens; a multiple of 4 and of heads."""
     depth: int = 24
@@ -65,25 +66,16 @@ class DiTConfig:
     """Self-attention blocks that refine the text."""
     text_positions: bool = False
     """Adds fixed positions to the text, for encoders whose tokens carry none."""
-    qk_norm: bool = True
-    """Normalises queries and keys in every attention."""
     layer_scale_init: float = 0.1
-    """Starting value of every LayerScale, > 0."""
+    """Initial value of every LayerScale, > 0."""
     conv_stem: bool = False
-    """Adds residual 3 x 3 convolutions before the patches and after them; the latter see the noisy latents too, so that
-    little noise is taken off locally (for the miniature)."""
+    """Adds residual 3 x 3 convolutions before the patches and after them; the latter see the noisy latents too, to
+    remove a little noise locally (for the miniature)."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.type is int:
-                least = 0 if field.name == "refiner_depth" else 1
-                require(getattr(self, field.name) >= least, field.name, getattr(self, field.name), f"at least {least}")
-        require(self.latent_size % self.patch_size == 0, "latent_size", self.latent_size, "a multiple of patch_size")
-        require(self.position_grid is None or self.position_grid >= 1, "position_grid", self.position_grid, "above 0")
-        require(
-            self.width % 4 == 0 and self.width % self.heads == 0, "width", self.width, "a multiple of 4 and of heads"
-        )
-        require(self.layer_scale_init > 0, "layer_scale_init", self.layer_scale_init, "above 0")
+        multiples = (("latent_size", "patch_size"), ("width", 4), ("width", "heads"))
+        check_sizes(self, *multiples, at_least_0=("refiner_depth",))
+        check_ranges(self, layer_scale_init="(0, inf)")
 
 
 DIT_I_S2 = DiTConfig(width=384, depth=12, heads=6)
@@ -97,7 +89,7 @@ DIT_I_XL2 = DiTConfig(width=1152, depth=28, heads=16)
 
 
 class ConvResidual(nn.Module):
-    """x + Conv(GELU(Conv(x, seen))), 3 x 3: (B, C, H, W) -> the same; `seen` (B, C, H, W) is looked at beside x."""
+    """Residual convolutions x + Conv(GELU(Conv(x, seen))), 3 x 3; x and `seen`, a second input, are (B, C, H, W)."""
 
     def __init__(self, channels: int, seen: int = 0):
         super().__init__()
@@ -113,16 +105,16 @@ class ConvResidual(nn.Module):
 class DiTBlock(nn.Module):
     """Modulated self-attention, cross-attention to text, modulated MLP.
 
-    The queries to text come from the residual stream as it is: QK-norm does what a norm there would do (PixArt-alpha
+    The queries to text come from the residual stream directly: QK-norm does what a norm there would do (PixArt-alpha
     has none). The LayerScale of the modulated branches is part of their gates, see `DiT.modulation`.
     """
 
     def __init__(self, config: DiTConfig):
         super().__init__()
-        width, heads, qk_norm = config.width, config.heads, config.qk_norm
+        width, heads = config.width, config.heads
         self.norm_shape = (width,)
-        self.attention = SelfAttention(width, heads, qk_norm=qk_norm)
-        self.cross_attention = CrossAttention(width, width, width, heads, qk_norm=qk_norm)
+        self.attention = SelfAttention(width, heads, qk_norm=True)
+        self.cross_attention = CrossAttention(width, width, width, heads, qk_norm=True)
         self.mlp = MLP(width, config.mlp_ratio)
         self.attention_scale = nn.Parameter(torch.full((width,), config.layer_scale_init))
         self.cross_scale = nn.Parameter(torch.full((width,), config.layer_scale_init))
@@ -137,9 +129,9 @@ class DiTBlock(nn.Module):
         bias: Tensor,
         null_output: Tensor | None = None,
     ) -> Tensor:
-        """x (B, N, D), modulation (6, B, 1, D), text's key and value (B, H, L, E), bias (B, 1, 1, L) -> (B, N, D).
+        """Run the block: x (B, N, D), modulation (6, B, 1, D), text's key and value (B, H, L, E), bias (B, 1, 1, L).
 
-        null_output (n, 1, D): what the cross-attention gives to the last n rows, which it then leaves out.
+        null_output (n, 1, D): the cross-attention's output for the last n rows, which it then skips. Returns (B, N, D).
         """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind(0)  # (B, 1, D) each
         mixed = self.attention(torch.addcmul(shift, F.layer_norm(x, self.norm_shape, eps=NORM_EPS), scale))
@@ -179,7 +171,7 @@ class DiT(Network):
             config.heads,
             config.mlp_ratio,
             positions=config.text_positions,
-            qk_norm=config.qk_norm,
+            qk_norm=True,
             layer_scale_init=config.layer_scale_init,
         )
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
@@ -197,9 +189,9 @@ class DiT(Network):
         self.positions = positions.to(weight.dtype)  # (N, D)
 
     def initialize_special(self) -> None:
-        """Modulation starts as the identity at any noise level, with gates of 1: LayerScale alone keeps branches small.
+        """Start modulation as the identity at any noise level, with gates of 1: LayerScale alone keeps branches small.
 
-        adaLN-zero's gates of 0 on top of it would slow a small model down. The output starts at 0 (DiT).
+        adaLN-zero's gates of 0 in addition would slow a small model down. The output starts at 0 (DiT).
         """
         nn.init.zeros_(self.time_modulation.weight)
         nn.init.zeros_(self.modulation_tables)
@@ -211,7 +203,7 @@ class DiT(Network):
             nn.init.zeros_(self.head.conv_out.weight)
 
     def encode_text(self, text: TextEncoding) -> TextCache:
-        """Refined text with its keys and values in every block, and the null rows' share of each cross-attention."""
+        """Return refined text with its keys and values in every block, and the null rows' outputs."""
         tokens, mask = self.text(text)  # (B, L, D)
         if tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16:
             extra = -mask.shape[1] % CPU_BFLOAT16_KEYS
@@ -227,9 +219,9 @@ class DiT(Network):
         return TextCache(tokens=tokens, bias=bias, keys=keys, values=values, null_outputs=null_outputs)
 
     def modulation(self, time: Tensor) -> Tensor:
-        """Time embedding (B, D) -> shift, scale, gate of attention and MLP for every block, (depth, 6, B, 1, D).
+        """Return shift, scale, gate of attention and MLP of every block (depth, 6, B, 1, D), from the time (B, D).
 
-        Each branch's LayerScale is multiplied into its gate: the product is the same and the tokens are touched once.
+        Each branch's LayerScale is multiplied into its gate, which saves a pass over the tokens.
         """
         shared = self.time_modulation(F.silu(time)).unflatten(-1, (MODULATIONS, -1)).transpose(0, 1)  # (6, B, D)
         modulation = self.modulation_tables[:, :, None] + shared  # (depth, 6, B, D)
@@ -243,10 +235,10 @@ class DiT(Network):
     def forward(
         self, x: Tensor, alpha_bar: Tensor, text: TextEncoding, state: DenoiserState | None = None
     ) -> tuple[Tensor, DenoiserState]:
-        """One call of the network.
+        """Call the network once.
 
-        x: noisy latents (B, C, H, W). alpha_bar (B,): their signal power. text: B captions; not looked at where `state`
-        has a text cache. Returns the prediction (B, C, H, W) in x's dtype and the state for the next step.
+        x: noisy latents (B, C, H, W). alpha_bar (B,): their signal power. text: B captions; unused where `state` has a
+        text cache. Returns the prediction (B, C, H, W) in x's dtype and the state for the next step.
         """
         config = self.config
         check_latents(x, config.latent_channels, config.latent_size)

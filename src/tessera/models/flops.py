@@ -8,14 +8,14 @@ from tessera.models.rin import RINConfig
 
 
 def forward_flops(config: DiTConfig | RINConfig, text_tokens: float) -> float:
-    """One forward pass of one image with `text_tokens` real tokens of text."""
+    """Return the FLOPs of one forward pass of one image with `text_tokens` real tokens of text."""
     if isinstance(config, DiTConfig):
         return _dit(config, text_tokens)
     return _rin_text(config, text_tokens) + _rin_image(config, text_tokens)
 
 
 def step_flops(config: DiTConfig | RINConfig, text_tokens: float, self_condition_prob: float = 0.0) -> float:
-    """One image's share of a training step: the backward pass costs two forward ones. A RIN's first pass for
+    """Return one image's FLOPs in a training step: the backward pass costs two forward ones. A RIN's first pass for
     self-conditioning, without gradient and without the text part, is made for `self_condition_prob` of the images."""
     flops = 3 * forward_flops(config, text_tokens)
     if isinstance(config, RINConfig):
@@ -24,12 +24,12 @@ def step_flops(config: DiTConfig | RINConfig, text_tokens: float, self_condition
 
 
 def _self_block(tokens: float, width: int, ratio: int) -> float:
-    """Self-attention (qkv and out, scores and mix) and MLP on (tokens, width)."""
+    """Return the FLOPs of self-attention (qkv and out, scores and mix) and MLP on (tokens, width)."""
     return (8 + 4 * ratio) * tokens * width**2 + 4 * tokens**2 * width
 
 
 def _cross_block(queries: float, keys: float, width: int, context: int, shared: int, ratio: int) -> float:
-    """Cross-attention of queries (queries, width) to a context (keys, context) in `shared` channels, and the MLP."""
+    """Return the FLOPs of cross-attention (queries, width) to (keys, context) in `shared` channels, and of the MLP."""
     attention = 4 * queries * width * shared + 4 * keys * context * shared + 4 * queries * keys * shared
     return attention + 4 * ratio * queries * width**2
 

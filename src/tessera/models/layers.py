@@ -3,24 +3,26 @@
 Letters in shape comments: B batch, N and L tokens, D width, H attention heads, E width of a head (D = H E).
 """
 
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tessera.config import UserError
+from tessera.config import UserError, check_ranges
 
 NORM_EPS = 1e-6
 TABLE_STD = 0.02
-"""Spread of the starting values of learned tables."""
+"""Standard deviation of the initial values of learned tables."""
 FREQUENCY_BASE = 10_000.0
 TIME_SCALING = 1000.0
-"""The network receives alpha_bar in [0, 1]; its sinusoid is taken of 1000 alpha_bar."""
+"""Factor of alpha_bar, in [0, 1], before its sinusoid."""
 
 
 def sinusoid(values: Tensor, channels: int) -> Tensor:
-    """Sinusoids of scalars in float32: frequencies 10000^(-2i / channels), laid out [cos | sin].
+    """Return sinusoids of scalars in float32: frequencies 10000^(-2i / channels), laid out [cos | sin].
 
     values (...,) -> (..., channels); channels is even.
     """
@@ -31,17 +33,16 @@ def sinusoid(values: Tensor, channels: int) -> Tensor:
 
 
 def sincos_positions(length: int, width: int, device: torch.device | str | None = None, step: float = 1.0) -> Tensor:
-    """Fixed 1-D positions 0, step, 2 step, ... -> (length, width) float32, [cos | sin] over the width."""
+    """Return fixed 1-D positions 0, step, 2 step, ... (length, width) float32, [cos | sin] over the width."""
     return sinusoid(step * torch.arange(length, dtype=torch.float32, device=device), width)
 
 
 def sincos_positions_2d(
     height: int, width: int, channels: int, device: torch.device | str | None = None, step: float = 1.0
 ) -> Tensor:
-    """Fixed positions of a grid, row-major -> (height * width, channels) float32.
+    """Return fixed positions of a grid, row-major, `step` between neighbors: (height * width, channels) float32.
 
     The first half of the channels holds the row's sinusoid, the second half the column's; channels: a multiple of 4.
-    `step`: between neighbours.
     """
     rows = sincos_positions(height, channels // 2, device, step)
     columns = sincos_positions(width, channels // 2, device, step)
@@ -50,7 +51,7 @@ def sincos_positions_2d(
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Images (B, C, H, W) -> patches (B, (H / p) (W / p), p p C), row-major; inside a patch (row, column, channel)."""
+    """Return patches (B, (H / p) (W / p), p p C) of images (B, C, H, W), row-major; (row, column, channel) within."""
     batch, channels, height, width = images.shape
     p = patch_size
     patches = images.view(batch, channels, height // p, p, width // p, p)
@@ -58,27 +59,27 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, height: int, width: int) -> Tensor:
-    """The inverse of `patchify`: (B, (height / p) (width / p), p p C) -> (B, C, height, width)."""
+    """Invert `patchify`: (B, (height / p) (width / p), p p C) -> (B, C, height, width)."""
     batch, p = len(patches), patch_size
     grid = patches.view(batch, height // p, width // p, p, p, -1)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, height, width)
 
 
 def key_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A key mask as numbers added to attention scores: (B, L) bool, True = visible -> (B, 1, 1, L).
+    """Return a key mask (B, L), True = visible, as numbers (B, 1, 1, L) to add to attention scores.
 
-    Hidden keys get half the lowest finite number: their weight is exactly 0 beside any visible key, and a row without a
-    visible key stays finite, which -inf would not.
+    Hidden keys get half the lowest finite number: their weight is exactly 0 next to any visible key, and a row without
+    a visible key stays finite, unlike with -inf.
     """
     hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return hidden.masked_fill_(~mask, torch.finfo(dtype).min / 2)[:, None, None]  # (B, 1, 1, L)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(query key^T / sqrt(E) + bias) value: (B, H, N, E), twice (B, H, L, E), (B, 1, 1, L) -> (B, N, H E).
+    """Return softmax(query key^T / sqrt(E) + bias) value (B, N, H E).
 
-    When a CPU has to compute gradients the products are written out: there the fused kernel's backward is slower (in
-    bfloat16 five times), and at these lengths the score matrix is small.
+    query (B, H, N, E), key and value (B, H, L, E), bias (B, 1, 1, L). For gradients on a CPU the products are written
+    out: the fused kernel's backward is slower there (in bfloat16 five times), and the score matrix is small.
     """
     if query.device.type == "cpu" and torch.is_grad_enabled():
         mixed = _plain_attention(query, key, value, bias)
@@ -88,7 +89,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """As `attention`, -> (B, H, N, E); scale and bias go into the product of queries and keys."""
+    """Return attention by written-out products, (B, H, N, E); scale and bias are part of that of queries and keys."""
     batch, heads, channels = len(query), query.shape[1], query.shape[3]
     query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # (B H, N or L, E)
     start = query.new_zeros(1, 1, 1) if bias is None else bias.expand(-1, heads, -1, -1).flatten(0, 1)  # (B H, 1, L)
@@ -99,7 +100,7 @@ def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | N
 
 
 class QKNorm(nn.LayerNorm):
-    """QK-norm (Henry et al., 2020): queries and keys are normalised over each head's channels, with a learned gain.
+    """QK-norm (Henry et al., 2020): queries and keys are normalized over each head's channels, with a learned gain.
 
     The statistic is LayerNorm's without an offset (as in ViT-22B), the one form with a fused kernel on every device.
     """
@@ -120,14 +121,14 @@ class SelfAttention(nn.Module):
         self.key_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, N, D), bias (B, 1, 1, N) over keys or None -> (B, N, D)."""
+        """Attend within x (B, N, D); bias (B, 1, 1, N) over keys or None -> (B, N, D)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, E)
         query, key, value = qkv.unbind(0)
         return self.out(attention(self.query_norm(query), self.key_norm(key), value, bias))
 
 
 class CrossAttention(nn.Module):
-    """Multi-head cross-attention. Keys and values are computed apart, so that those of a fixed context can be kept."""
+    """Multi-head cross-attention. Keys and values are computed separately, to cache those of a fixed context."""
 
     def __init__(
         self, query_width: int, context_width: int, attention_width: int, heads: int, *, qk_norm: bool = False
@@ -141,20 +142,20 @@ class CrossAttention(nn.Module):
         self.key_norm = QKNorm(attention_width // heads) if qk_norm else nn.Identity()
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """context (B, L, context width) -> keys and values, (B, H, L, E) each."""
+        """Return keys and values (B, H, L, E) of the context (B, L, context width)."""
         kv = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (2, B, H, L, E)
         key, value = kv.unbind(0)
         return self.key_norm(key), value
 
     def single_output(self, value: Tensor) -> Tensor:
-        """What every query gets from a context of one token, value (B, H, 1, E) -> (B, 1, query width).
+        """Return the output (B, 1, query width) for every query of a context of one token, value (B, H, 1, E).
 
-        A softmax over one key is 1 whatever the query, so queries and keys do not matter.
+        A softmax over one key is 1, so queries and keys do not matter.
         """
         return self.out(value.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, N, query width), key and value of `keys_values`, bias (B, 1, 1, L) or None -> (B, N, query width)."""
+        """Attend from x (B, N, query width) to `keys_values`; bias (B, 1, 1, L) or None -> (B, N, query width)."""
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)
         return self.out(attention(self.query_norm(query), key, value, bias))
 
@@ -172,7 +173,7 @@ class MLP(nn.Module):
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
-    """The LayerNorm of every pre-norm block: affine, eps 1e-6."""
+    """Return the LayerNorm of every pre-norm block: affine, eps 1e-6."""
     return nn.LayerNorm(width, eps=NORM_EPS)
 
 
@@ -199,7 +200,7 @@ class SelfBlock(nn.Module):
             self.mlp_scale = nn.Parameter(torch.full((width,), layer_scale_init))
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, N, D), bias (B, 1, 1, N) over keys or None -> (B, N, D)."""
+        """Run the block on x (B, N, D); bias (B, 1, 1, N) over keys or None -> (B, N, D)."""
         mixed = self.attention(self.attention_norm(x), bias)
         x = torch.addcmul(x, mixed, self.attention_scale) if self.layer_scaled else x + mixed
         mixed = self.mlp(self.mlp_norm(x))
@@ -207,9 +208,9 @@ class SelfBlock(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """A scalar in [0, 1] (B,) -> (B, width): sinusoid, Linear, SiLU, Linear.
+    """Embedding of a scalar in [0, 1] (B,) -> (B, width): sinusoid, Linear, SiLU, Linear.
 
-    standardize: the sinusoid is brought to zero mean and unit (unbiased) variance over its channels, as CAD-I does.
+    standardize: the sinusoid is scaled to zero mean and unit (unbiased) variance over its channels, as CAD-I does.
     """
 
     def __init__(self, channels: int, width: int, *, standardize: bool = False):
@@ -228,7 +229,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Network(nn.Module):
-    """What DiT and RIN have in common; not a network by itself."""
+    """Base class of DiT and RIN."""
 
     TABLES: tuple[str, ...] = ()
     """Names of the parameters that are learned tables, not matrices of a product: no weight decay, no Muon."""
@@ -243,12 +244,12 @@ class Network(nn.Module):
         return frozenset(name for name, _ in self.named_parameters() if name.split(".")[-1] in self.TABLES)
 
     def reset_buffers(self) -> None:
-        """Computes the fixed tables anew; needed after a network built on the meta device was given its parameters."""
+        """Compute the fixed tables; needed after a network built on the meta device was given its parameters."""
 
     def initialize(self) -> None:
-        """Sets every parameter to its starting value:
+        """Set every parameter to its initial value:
 
-        | parameters                                  | start                                                   |
+        | parameters                                  | initial value                                           |
         |---------------------------------------------|---------------------------------------------------------|
         | matrices of Linear (fused ones as a whole)  | Xavier uniform (DiT, RIN)                               |
         | convolutions                                | Xavier uniform                                          |
@@ -269,16 +270,22 @@ class Network(nn.Module):
         self.initialize_special()
 
     def initialize_special(self) -> None:
-        """The starting values that differ from `initialize`'s table."""
+        """Set the initial values that differ from `initialize`'s table."""
 
 
-def require(condition: bool, field: str, value: object, rule: str) -> None:
-    """UserError that names a config field unless the condition holds."""
-    if not condition:
-        raise UserError(f"{field} must be {rule}, not {value}")
+def check_sizes(config: Any, *multiples: tuple[str, str | int], at_least_0: Sequence[str] = ()) -> None:
+    """Check a network's config: integers at least 1 (those of `at_least_0`: 0), and fields that are multiples.
+
+    multiples: (field, a number or another field that divides it). Raises UserError that names the field.
+    """
+    sizes = {field.name: "[1, inf)" for field in fields(config) if field.type in (int, int | None)}
+    check_ranges(config, **sizes | dict.fromkeys(at_least_0, "[0, inf)"))
+    for name, divisor in multiples:
+        if getattr(config, name) % (divisor if isinstance(divisor, int) else getattr(config, divisor)):
+            raise UserError(f"{name} is {getattr(config, name)}; give a multiple of {divisor}")
 
 
 def check_latents(x: Tensor, channels: int, size: int) -> None:
-    """ValueError unless x is (B, channels, size, size)."""
+    """Raise ValueError unless x is (B, channels, size, size)."""
     if x.shape[1:] != (channels, size, size):
         raise ValueError(f"x is {tuple(x.shape)}; this network takes latents (B, {channels}, {size}, {size})")

@@ -1,4 +1,4 @@
-"""Matrices laid out once for a CPU's products, while a network's weights stand still."""
+"""Weight matrices in the CPU's own layout for products, while a network's weights do not change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 @contextmanager
 def packed_linears(network: nn.Module) -> Iterator[None]:
-    """Inside, the network's Linear layers on a CPU multiply by copies of their matrices in oneDNN's own layout.
+    """Let the network's Linear layers on a CPU multiply by copies of their matrices in oneDNN's layout, in the context.
 
-    Otherwise bfloat16 matrices are brought into that layout at every call, and float32 products are MKL's, which use
+    Otherwise bfloat16 matrices are converted to that layout at every call, and float32 products are MKL's, which use
     half of an AMD processor's vector width: packed, a float32 step takes half the time there. The copies take the
     memory of the weights once more until the end. Results differ by rounding only, and carry no gradient.
 
-    Left alone are layers on another device or in another dtype, layers whose `forward` is somebody's own (accelerate's
-    offloading), compiled networks (their compiler chooses the products), and processors that the layout is not for.
+    Unchanged are layers on another device or in another dtype, layers with a `forward` of their own (accelerate's
+    offloading), compiled networks (their compiler chooses the products), and processors without that layout.
     """
     modules = list(network.modules())
     packed = [] if any(map(_compiled, modules)) else [module for module in modules if _packable(module)]
@@ -33,7 +33,7 @@ def packed_linears(network: nn.Module) -> Iterator[None]:
 
 
 def _compiled(module: nn.Module) -> bool:
-    """By `module.compile()`, or what `torch.compile(module)` returns."""
+    """Return whether the module was compiled by `module.compile()` or `torch.compile(module)`."""
     return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 

@@ -1,15 +1,16 @@
 """CAD-I: the recurrent interface network (Jabri et al., 2023) with text, as in CAD (Dufour et al., 2024) and the paper.
 
-A few latent tokens do the computing; they read from and write to the interface tokens, one per image patch.
+A few latent tokens carry the computation; they read from and write to the interface tokens, one per image patch.
 Letters: B batch, N interface tokens (patches), W their width, Z latent tokens, D their width, L condition tokens.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from tessera.config import check_ranges
 from tessera.models.layers import (
     MLP,
     TABLE_STD,
@@ -18,10 +19,10 @@ from tessera.models.layers import (
     SelfBlock,
     TimeEmbedding,
     check_latents,
+    check_sizes,
     key_bias,
     layer_norm,
     patchify,
-    require,
     unpatchify,
 )
 from tessera.models.text_refiner import TextCache, TextRefiner
@@ -37,7 +38,7 @@ class RINConfig:
     latent_size: int = 32
     """Height and width of the image latents; a multiple of patch_size."""
     patch_size: int = 2
-    """Side of the square of latents behind one interface token."""
+    """Side of an interface token's square of latents."""
     interface_width: int = 256
     """Width of the interface tokens, and at most that of the attention between them and the latent tokens."""
     num_latent_tokens: int = 256
@@ -61,40 +62,24 @@ class RINConfig:
     refiner_heads: int = 16
     """Heads of those blocks."""
     text_registers: int = 16
-    """Learned tokens put before the text; at least 1."""
+    """Learned tokens before the text; at least 1."""
     text_positions: bool = False
     """Adds fixed positions to the text, for encoders whose tokens carry none."""
     table_init_std: float = TABLE_STD
-    """Spread of the learned latent tokens' and positions' starting values, > 0. Beside patches of unit norm 0.02 is
-    little: tokens are hard to tell apart at first, which long training mends and a short one does not."""
+    """Standard deviation of the learned latent tokens' and positions' initial values, > 0. 0.02 is small compared with
+    patches of unit norm: tokens are hard to tell apart at first, which only a long training overcomes."""
     coherence: bool = False
     """Adds the published class's coherence token before the registers; the paper trains without it."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.type is int:
-                least = 0 if field.name == "refiner_depth" else 1
-                require(getattr(self, field.name) >= least, field.name, getattr(self, field.name), f"at least {least}")
-        require(self.table_init_std > 0, "table_init_std", self.table_init_std, "above 0")
-        require(self.latent_size % self.patch_size == 0, "latent_size", self.latent_size, "a multiple of patch_size")
-        require(self.latent_width % 8 == 0, "latent_width", self.latent_width, "a multiple of 8")
-        for heads in ("read_write_heads", "compute_heads", "refiner_heads"):
-            require(
-                self.latent_width % getattr(self, heads) == 0,
-                "latent_width",
-                self.latent_width,
-                f"a multiple of {heads}",
-            )
-        require(
-            self.read_write_width % self.read_write_heads == 0,
-            "interface_width",
-            self.interface_width,
-            "a multiple of read_write_heads",
-        )
+        widths = [("latent_width", n) for n in (8, "read_write_heads", "compute_heads", "refiner_heads")]
+        multiples = (("latent_size", "patch_size"), *widths, ("read_write_width", "read_write_heads"))
+        check_sizes(self, *multiples, at_least_0=("refiner_depth",))
+        check_ranges(self, table_init_std="(0, inf)")
 
     @property
     def read_write_width(self) -> int:
-        """Width of the attention between interface and latent tokens."""
+        """Width of the attention between interface and latent tokens: the smaller one of theirs."""
         return min(self.latent_width, self.interface_width)
 
 
@@ -105,7 +90,7 @@ CAD_I_BASE = RINConfig(num_latent_tokens=128, latent_width=768, compute_heads=12
 
 
 class CrossBlock(nn.Module):
-    """Pre-norm cross-attention, then MLP. Only the query stream is normalised; the context comes as it is."""
+    """Pre-norm cross-attention, then MLP. Only the query stream is normalized."""
 
     def __init__(self, query_width: int, context_width: int, attention_width: int, heads: int, mlp_ratio: int):
         super().__init__()
@@ -115,13 +100,13 @@ class CrossBlock(nn.Module):
         self.mlp = MLP(query_width, mlp_ratio)
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, N, query width); key, value (B, H, L, E) from `attention.keys_values` -> (B, N, query width)."""
+        """Run the block on x (B, N, query width); key, value (B, H, L, E) from `attention.keys_values`."""
         x = x + self.attention(self.attention_norm(x), key, value, bias)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class RINBlock(nn.Module):
-    """Latent tokens take in the condition, read the interface, compute, and write back."""
+    """Block of a RIN: latent tokens read the condition and the interface, compute, and write back."""
 
     def __init__(self, config: RINConfig):
         super().__init__()
@@ -137,7 +122,7 @@ class RINBlock(nn.Module):
     def forward(
         self, latent: Tensor, interface: Tensor, key: Tensor, value: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """latent (B, Z, D), interface (B, N, W), condition's key and value (B, H, L, E), bias (B, 1, 1, L) -> both."""
+        """Return new latent (B, Z, D), interface (B, N, W); condition's key, value (B, H, L, E), bias (B, 1, 1, L)."""
         latent = self.condition(latent, key, value, bias)
         latent = self.read(latent, *self.read.attention.keys_values(interface))
         for layer in self.compute:
@@ -147,7 +132,7 @@ class RINBlock(nn.Module):
 
 
 class PreviousTokens(nn.Module):
-    """Self-conditioning: previous latent tokens (B, Z, D) -> what they add to the initial ones; 0 before training."""
+    """Self-conditioning: previous latent tokens (B, Z, D) -> addition to the initial ones; 0 before training."""
 
     def __init__(self, width: int, mlp_ratio: int):
         super().__init__()
@@ -201,19 +186,18 @@ class RIN(Network):
         nn.init.zeros_(self.previous.out_norm.bias)
 
     def encode_text(self, text: TextEncoding, coherence: float | Tensor | None = None) -> TextCache:
-        """Refined text with its keys and values in every block.
+        """Return refined text with its keys and values in every block.
 
-        coherence: a number in [0, 1] or one per caption (B,), for the variant with that token. None = as the published
-        pipeline: 1 for captions and 0 for the unconditional branch, the text's null rows.
+        coherence: a number in [0, 1] or one per caption (B,), for the variant with that token. None = as in the
+        published pipeline: 1 for captions and 0 for the unconditional branch, the text's null rows.
         """
         extra = None
         if self.config.coherence:
             if coherence is None:
                 coherence = torch.ones(len(text.mask), device=text.mask.device)
                 coherence[len(coherence) - text.null_rows :] = 0.0
-            level = torch.as_tensor(coherence, dtype=torch.float32, device=text.mask.device).expand(
-                len(text.mask)
-            )  # (B,)
+            level = torch.as_tensor(coherence, dtype=torch.float32, device=text.mask.device)
+            level = level.expand(len(text.mask))  # (B,)
             extra = (self.coherence(level) + self.coherence_position)[:, None]  # (B, 1, D)
         tokens, mask = self.text(text, extra)  # (B, R + T, D)
         mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)  # the time token comes first: (B, 1 + R + T)
@@ -224,10 +208,10 @@ class RIN(Network):
     def forward(
         self, x: Tensor, alpha_bar: Tensor, text: TextEncoding, state: DenoiserState | None = None
     ) -> tuple[Tensor, DenoiserState]:
-        """One call of the network.
+        """Call the network once.
 
-        x: noisy latents (B, C, H, W). alpha_bar (B,): their signal power. text: B captions; not looked at where `state`
-        has a text cache. state: previous latent tokens (B, Z, D), None = zeros. Returns the prediction (B, C, H, W) in
+        x: noisy latents (B, C, H, W). alpha_bar (B,): their signal power. text: B captions; unused where `state` has a
+        text cache. state: previous latent tokens (B, Z, D), None = zeros. Returns the prediction (B, C, H, W) in
         x's dtype and the state for the next step.
         """
         config = self.config
@@ -240,7 +224,7 @@ class RIN(Network):
         interface = interface + self.interface_positions  # (B, N, W)
         time = self.time(alpha_bar)[:, None]  # (B, 1, D)
         previous = state.latent_tokens
-        if previous is None:  # one row of zeros stands for all: they all become the same vector
+        if previous is None:  # one row of zeros is enough: all rows become the same vector
             previous = time.new_zeros(1, 1, config.latent_width)
         latent = self.latent_tokens + time + self.previous(previous.to(dtype))  # (B, Z, D)
 

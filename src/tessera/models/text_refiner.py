@@ -1,7 +1,6 @@
-"""Text in both networks: projection, registers, refining self-attention; and what of it is kept between steps.
+"""Text in both networks: projection, registers, refining self-attention, and its cache for the next sampling steps.
 
-The noise level does not enter here, so refined text and the keys and values made of it are the same at every sampling
-step.
+The noise level does not enter here, so refined text and its keys and values are the same at every sampling step.
 Letters: B batch, T text tokens, R registers, L = tokens that cross-attention sees, D width, H heads, E width of a head.
 """
 
@@ -16,7 +15,7 @@ from tessera.records import TextEncoding
 
 @dataclass(frozen=True, kw_only=True)
 class TextCache:
-    """Everything a network computes from text alone; it goes round in `DenoiserState.text_cache`."""
+    """Results of a network that depend on text alone, passed from step to step in `DenoiserState.text_cache`."""
 
     tokens: Tensor
     """Refined tokens (B, L, D): registers, if any, then text."""
@@ -27,11 +26,11 @@ class TextCache:
     values: tuple[Tensor, ...]
     """Per cross-attention layer: (B, H, L, E)."""
     null_outputs: tuple[Tensor, ...] = ()
-    """Per cross-attention layer: what it gives to every query of the last n rows, (n, 1, D), where they see one token
-    alone; () = they go the common way."""
+    """Per cross-attention layer: its output for every query of the last n rows, (n, 1, D), where they see a single
+    token; () = computed like the others."""
 
     def select(self, rows: Tensor) -> "TextCache":
-        """The cache of some rows of the batch: rows (n,) indices or (B,) bool; all of them go the common way."""
+        """Return the cache of some rows of the batch, (n,) indices or (B,) bool, without `null_outputs`."""
         return TextCache(
             tokens=self.tokens[rows],
             bias=self.bias[rows],
@@ -41,7 +40,7 @@ class TextCache:
 
 
 class TextRefiner(nn.Module):
-    """Text embeddings (B, T, text width) -> refined tokens (B, R + T, D) and the mask of the visible ones (B, R + T).
+    """A refiner: text embeddings (B, T, text width) -> tokens (B, R + T, D) and the mask of visible ones (B, R + T).
 
     positions: adds fixed 1-D sin-cos positions to the projected text, for encoders whose tokens carry none.
     """
@@ -67,19 +66,17 @@ class TextRefiner(nn.Module):
             SelfBlock(width, heads, mlp_ratio, qk_norm=qk_norm, layer_scale_init=layer_scale_init) for _ in range(depth)
         )
         self.positions = positions
-        self._table = torch.zeros(
-            0, width
-        )  # grows to the longest text seen; not a buffer: it is the same for any state
+        self._table = torch.zeros(0, width)  # grows to the longest text seen; no buffer: the same for any state
 
     def _positions(self, tokens: Tensor) -> Tensor:
-        """Positions for tokens (B, T, D) -> (T, D) of their dtype and device."""
+        """Return positions (T, D) for tokens (B, T, D), in their dtype and on their device."""
         length = tokens.shape[1]
         if len(self._table) < length or self._table.device != tokens.device or self._table.dtype != tokens.dtype:
             self._table = sincos_positions(max(length, 64), self.width, tokens.device).to(tokens.dtype)
         return self._table[:length]
 
     def forward(self, text: TextEncoding, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """extra (B, n, D): further tokens that go before the registers and are always visible."""
+        """Refine text. extra (B, n, D): further tokens before the registers, always visible."""
         tokens = self.projection(text.embeddings.to(self.projection.weight.dtype))  # (B, T, D)
         mask = text.mask
         if self.positions:

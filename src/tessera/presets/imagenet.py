@@ -1,7 +1,7 @@
 """Presets of the paper's full-size trainings, for `tessera train`: each as aio, ta and ta_ia (paper Table 1).
 
-All follow the one recipe that was published, CAD-I's (docs/differences.md says what is ours). The loss curve, the loss
-on 2048 held-out records and grids of pictures stand in the run's folder. runs/imagenet.sh is the paper in order.
+All follow the one published recipe, CAD-I's (docs/differences.md lists our own choices). The run's folder holds the
+loss curve, the loss on 2048 held-out records and grids of images. runs/imagenet.sh runs the whole paper in order.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from tessera.train.optim.config import OptimConfig
 BATCH = 1024
 STEPS = 250_000
 SD_LATENT_SCALE = 0.18215
-"""Of Stable Diffusion's VAE."""
+"""Scale of the latents of Stable Diffusion's VAE."""
 
 ARMS = ("aio", "ta", "ta_ia")
 
 
 def cad_i_l() -> TrainConfig:
-    """CAD-I (RIN, 330M) at 256 px: LAMB 1e-3, 5k steps of warm-up, cosine to 0.206 of the peak, clip 2, EMA 0.9999.
+    """Train CAD-I (RIN, 330M) at 256 px: LAMB 1e-3, 5k steps of warmup, cosine to 0.206 of peak, clip 2, EMA 0.9999.
 
     Expected of ta_ia (paper Tables 1 and 2): FID 6.6 on ImageNet's validation set, GenEval 0.57 on extended prompts.
     651 GFLOP an image: 1.7e20 in all, about 500 hours of one H100 by its authors' code.
@@ -57,10 +57,10 @@ def cad_i_l() -> TrainConfig:
 
 
 def dit_i_l2() -> TrainConfig:
-    """DiT-I L/2 (438M) at 256 px by the same recipe, for the paper gives none of its own.
+    """Train DiT-I L/2 (438M) at 256 px by the same recipe, since the paper gives no other.
 
     Expected of ta_ia (paper Tables 1 and 2): FID 8.5 on ImageNet's validation set, GenEval 0.57 on extended prompts.
-    664 GFLOP an image: 1.7e20 in all, 100 hours of one H200 at 60% of 790 TFLOP/s.
+    664 GFLOP an image: 1.7e20 in all, 100 hours of one H200 at 48% of its dense bf16 peak.
 
         torchrun --nproc-per-node gpu -m tessera.cli train dit-i-l2:ta_ia --plain encoded/ta \\
             --augmented encoded/ta_ia --out runs/dit-i-l2-ta_ia
@@ -69,9 +69,9 @@ def dit_i_l2() -> TrainConfig:
 
 
 def cad_i_l_512() -> TrainConfig:
-    """CAD-I at 512 px, from weights of 256 px: the learned positions are interpolated.
+    """Train CAD-I at 512 px, from weights of 256 px: the learned positions are interpolated.
 
-    50k steps at a third of the rate. Ours; later versions of the paper take this step without saying how.
+    50k steps at a third of the rate. Our choice; later versions of the paper take this step without saying how.
 
         torchrun --nproc-per-node gpu -m tessera.cli train cad-i-l-512:ta_ia --init export/cad-i-l-ta_ia \\
             --plain encoded512/ta --augmented encoded512/ta_ia --out runs/cad-i-l-512-ta_ia
@@ -80,7 +80,7 @@ def cad_i_l_512() -> TrainConfig:
 
 
 def dit_i_l2_512() -> TrainConfig:
-    """DiT-I L/2 at 512 px, from weights of 256 px: positions are spread over the grid of 256 px. As `cad_i_l_512`.
+    """Train DiT-I L/2 at 512 px, from weights of 256 px: positions are spread over its grid. As `cad_i_l_512`.
 
         torchrun --nproc-per-node gpu -m tessera.cli train dit-i-l2-512:ta_ia --init export/dit-i-l2-ta_ia \\
             --plain encoded512/ta --augmented encoded512/ta_ia --out runs/dit-i-l2-512-ta_ia
@@ -94,7 +94,7 @@ def _larger(config: TrainConfig) -> TrainConfig:
 
 
 def cad_i_l_tune() -> TrainConfig:
-    """CAD-I at 256 px tuned on a folder of one's own, from an export (the published weights too): 4000 steps of 256.
+    """Tune CAD-I at 256 px on a folder of one's own, from an export (the published weights too): 4000 steps of 256.
 
     tessera import-published Lucasdegeorge/CAD-I --out export/published
     tessera train cad-i-l-tune:aio --init export/published --plain encoded/mine --out runs/mine
@@ -103,7 +103,7 @@ def cad_i_l_tune() -> TrainConfig:
 
 
 def dit_i_l2_tune() -> TrainConfig:
-    """DiT-I L/2 at 256 px tuned on a folder of one's own, from an export. As `cad_i_l_tune`.
+    """Tune DiT-I L/2 at 256 px on a folder of one's own, from an export. As `cad_i_l_tune`.
 
     tessera train dit-i-l2-tune:aio --init export/dit-i-l2-ta_ia --plain encoded/mine --out runs/mine
     """
@@ -137,5 +137,5 @@ TRAIN_PRESETS: dict[str, Callable[[], TrainConfig]] = {
 
 
 def arms_of(config: TrainConfig) -> dict[str, TrainConfig]:
-    """The paper's arms of one training: captions differ by the sets that are given, IA is on or off."""
+    """Return the paper's arms of one training: captions differ by the given sets, IA is on or off."""
     return {arm: config if arm.endswith("_ia") else replace(config, augment_prob=0.0) for arm in ARMS}

@@ -23,11 +23,10 @@ RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
 def load_run_preset(
     name: str, *, images: Path | None = None, with_captions: bool = False, single_class: str | None = None
 ) -> RunConfig:
-    """The preset called `name`, or FILE.py:FUNCTION, fitted to the user's folder `images` where it has no world.
+    """Return the preset `name`, or FILE.py:FUNCTION, fitted to the user's folder `images` where it has no world.
 
-    `with_captions`: the pictures have a captions file. A single class has no partners, so it trains without IA.
-    Raises UserError for an unknown name (the nearest one is said), or where `images` is missing,
-    or it or what is said about it not wanted.
+    `with_captions`: the images have a captions file. A single class has no partners, so it trains without IA. Raises
+    UserError for an unknown name, with the nearest one, and where options about images are missing or have no meaning.
     """
     config = call(name, RUN_PRESETS)
     if not isinstance(config, RunConfig):
@@ -35,10 +34,10 @@ def load_run_preset(
     if config.collect.world is not None:
         given = {"images": images is not None, "captions": with_captions, "single-class": single_class is not None}
         for option in (option for option, there in given.items() if there):
-            raise UserError(f"preset {name} draws its own pictures; for --{option} use: tessera run my-pictures")
+            raise UserError(f"preset {name} draws its own images; for --{option} use: tessera run my-pictures")
         return config
     if images is None:
-        raise UserError(f"preset {name} needs your pictures: add --images FOLDER, with a folder for each class in it")
+        raise UserError(f"preset {name} needs your images: add --images FOLDER, with a folder for each class in it")
     collect = replace(config.collect, source=images.resolve().name or "images", single_class=single_class)
     arms = config.arms
     if with_captions:
@@ -52,7 +51,7 @@ def load_run_preset(
 
 
 def load_train_preset(name: str, *, num_images: int | None = None, seed: int | None = None) -> TrainConfig:
-    """The training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget or seed where given."""
+    """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget or seed where given."""
     preset, colon, arm_name = name.partition(":")
     if preset.endswith(".py"):
         config = call(name, {}, "train preset")

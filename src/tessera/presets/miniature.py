@@ -27,7 +27,7 @@ SMALL_DIT = DiTConfig(
     layer_scale_init=0.5,
     conv_stem=True,
 )
-"""DiT-I for 32-px pictures as 48 x 8 x 8 latents: 64 image tokens, about a million parameters."""
+"""DiT-I for 32-px images as 48 x 8 x 8 latents: 64 image tokens, about a million parameters."""
 
 
 SMALL_RIN = RINConfig(
@@ -61,11 +61,11 @@ MINIATURE_WORLD = WorldConfig(
 
 
 def miniature() -> RunConfig:
-    """TA beside TA+IA on the miniature world, chosen so that the paper's point shows in minutes on two cores.
+    """Compare TA with TA+IA on the miniature world, chosen so that the paper's point shows in minutes on two cores.
 
-    Trains two DiT-I of a million parameters, one core each; expected: single objects >= 0.8 in both, both colours of
+    Trains two DiT-I of a million parameters, one core each; expected: single objects >= 0.8 in both, both colors of
     two-object prompts >= 0.8 in TA+IA and <= 0.4 in TA. It departs from the paper where that is cheaper: the network
-    predicts x0, Muon moves its matrices, and IA comes as a second phase. `miniature-paper` is the paper's way.
+    predicts x0, Muon updates its matrices, and IA is a second phase. `miniature-paper` follows the paper.
 
         tessera run miniature --out out/miniature
     """
@@ -113,7 +113,7 @@ def miniature() -> RunConfig:
 
 
 def miniature_paper() -> RunConfig:
-    """The paper's way in miniature: eps-prediction, the linear schedule, AdamW, IA (all four patterns) from the start.
+    """Follow the paper in miniature: eps-prediction, the linear schedule, AdamW, IA (all four patterns) from the start.
 
     Learns several times slower than `miniature`, so each arm sees 400,000 images, 35 minutes of a core at 190 images/s.
 
@@ -142,9 +142,9 @@ def miniature_paper() -> RunConfig:
 
 
 def miniature_cad() -> RunConfig:
-    """`miniature` with the paper's other network, CAD-I (a RIN), on the same data, prompts and budget of images.
+    """Run `miniature` with the paper's other network, CAD-I (a RIN), on the same data, prompts and budget of images.
 
-    A RIN learns far slower than a DiT at this size: at this budget colours and places are right, shapes blurred.
+    A RIN learns far slower than a DiT at this size: at this budget colors and places are right, shapes blurred.
 
         tessera run miniature-cad --out out/miniature-cad
     """
@@ -153,7 +153,7 @@ def miniature_cad() -> RunConfig:
 
 
 def miniature_smoke() -> RunConfig:
-    """Every stage of `miniature` at toy size, in under a minute: to see that it runs, not to learn anything.
+    """Run every stage of `miniature` at toy size, in under a minute on two cores: it shows that it runs, no scores.
 
     tessera run miniature-smoke --out out/miniature-smoke
     """

@@ -9,9 +9,9 @@ from tessera.presets.miniature import miniature
 
 
 def my_pictures() -> RunConfig:
-    """TA+IA on your own class folders (AIO captions, or a file of captions) at 32 px, a toy model in minutes, no judge.
+    """Train AIO+IA (with a file of captions TA+IA) on your own class folders at 32 px: a toy model in minutes.
 
-    Real photographs need the full-size networks and a captioner; this shows the way and the rejects.
+    Real photographs need the full-size networks and a captioner; this shows the path and the rejected files; no score.
 
         tessera run my-pictures --images photos/ --out out/my-pictures
     """

@@ -107,7 +107,8 @@ def train(
         stage = open_stage(out, **made) if is_writer else None
         if stage is not None:
             write_json(out / "config.json", to_dict(config))
-        trainer.run(stage, facts)
+        if stage is None or not stage.done:  # another process may have finished it meanwhile
+            trainer.run(stage, facts)
 
 
 class Trainer:
@@ -166,32 +167,20 @@ class Trainer:
     def _actions(self, null_condition: Tensor) -> PeriodicActions:
         config, runtime, held_out = self.config, self.runtime, self.config.validation_records
         validation = grid = None
-        common = {
-            "noise_schedule": config.noise_schedule,
-            "prediction": config.prediction,
-            "device": self.state.device,
-            "dtype": self.state.dtype,
-        }
         if held_out:
             validation = ValidationLoss(
                 self.reader,
                 held_out,
+                null_condition,
+                config.prediction,
                 self_condition=isinstance(config.model, RINConfig),
                 samples_per_pass=self.samples_per_pass,
-                **common,
             )
         if config.sample_every_images is not None and runtime.decode is not None:
-            grid = SampleGrid(self.reader, len(self.reader.plain) - held_out if held_out else 0, **common)
-        return PeriodicActions(
-            self.out,
-            config,
-            self.state,
-            null_condition,
-            validation=validation,
-            grid=grid,
-            decode=runtime.decode,
-            peak=runtime.peak_tflops,
-        )
+            first = len(self.reader.plain) - held_out if held_out else 0
+            grid = SampleGrid(self.reader, first, null_condition, config.prediction)
+        actions = {"validation": validation, "grid": grid, "decode": runtime.decode, "peak": runtime.peak_tflops}
+        return PeriodicActions(self.out, config, self.state, **actions)
 
     @property
     def checkpoints_to_come(self) -> int:

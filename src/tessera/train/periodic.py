@@ -25,7 +25,6 @@ class PeriodicActions:
         out: Path,
         config: TrainConfig,
         state: TrainState,
-        null_condition: Tensor,
         *,
         validation: ValidationLoss | None,
         grid: SampleGrid | None,
@@ -33,7 +32,7 @@ class PeriodicActions:
         peak: float | None,
     ) -> None:
         """Set up the actions. `decode`: stored latents -> images. `peak`: see `RuntimeOptions.peak_tflops`."""
-        self.out, self.config, self.state, self.null_condition = out, config, state, null_condition
+        self.out, self.config, self.state = out, config, state
         self.validation, self.grid, self.decode = validation, grid, decode
         if peak is None and state.device.type == "cuda":
             peak = peak_tflops(torch.cuda.get_device_name(state.device))
@@ -69,9 +68,9 @@ class PeriodicActions:
     def validate(self, validation: ValidationLoss) -> dict[str, Any]:
         """Return the loss on the held-out records, by the weights and by their EMA."""
         state = self.state
-        found: dict[str, Any] = {"validation": validation.loss(state.network, self.null_condition)}
+        found: dict[str, Any] = {"validation": validation.loss(state.network)}
         with state.optimizer.using(state.ema.weights):
-            found["validation_ema"] = validation.loss(state.network, self.null_condition)
+            found["validation_ema"] = validation.loss(state.network)
         return found
 
     def _sample(self, grid: SampleGrid) -> None:
@@ -79,7 +78,7 @@ class PeriodicActions:
         if rank() > 0 and self.state.shards is None:
             return
         with self.state.optimizer.using(self.state.ema.weights):
-            latents = grid.latents(self.state.network, self.null_condition)
+            latents = grid.latents(self.state.network)
         if self.log and self.decode is not None:
             image = image_grid(self.decode(latents), GRID_SIDE, gap=0, background=0)
             write_png(self.out / "samples" / f"{self.state.num_images:012d}.png", image)

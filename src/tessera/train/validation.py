@@ -12,7 +12,6 @@ from tessera.devices import rank, world_size
 from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import as_denoiser, diffusion_loss
 from tessera.diffusion.sampler import ddim
-from tessera.diffusion.schedule import get_schedule
 from tessera.randomness import philox
 from tessera.records import Batch
 from tessera.train.algorithm1 import latent_limit
@@ -33,18 +32,16 @@ class ValidationLoss:
         self,
         reader: Reader,
         count: int,
-        *,
-        noise_schedule: str,
+        null_condition: Tensor,
         prediction: str,
+        *,
         self_condition: bool,
         samples_per_pass: int,
-        device: torch.device,
-        dtype: torch.dtype,
     ) -> None:
-        """Set up the records. `self_condition`: the network gets latent tokens of a first pass. `dtype`: the text's."""
-        self.reader, self.count, self.noise_schedule, self.prediction = reader, count, noise_schedule, prediction
+        """Set up the records. `null_condition` (1, D): on the device and in the dtype of the network. `self_condition`:
+        the network gets the latent tokens of a first pass."""
+        self.reader, self.count, self.null_condition, self.prediction = reader, count, null_condition, prediction
         self.self_condition, self.samples_per_pass = self_condition, samples_per_pass
-        self.device, self.dtype = device, dtype
         self.first = len(reader.plain) - count
         self.t = (np.arange(count) + 0.5) / count
         """Time of each record: evenly over [0, 1]; records lie in shuffled order."""
@@ -56,22 +53,22 @@ class ValidationLoss:
         t = torch.from_numpy(self.t[rows])
         batch = Batch(
             latents=self.reader.normalize(latents),
-            text=self.reader.text_of(records).unpack(self.dtype),
+            text=self.reader.text_of(records).unpack(self.null_condition.dtype),
             t=t.float(),
-            alpha_bar=get_schedule(self.noise_schedule)(t).float(),
+            alpha_bar=self.reader.algorithm.schedule(t).float(),
             noise=noise,
             dropped=torch.zeros(len(rows), dtype=torch.bool),
             numbers=torch.from_numpy(rows),
         )
-        return batch.to(self.device)
+        return batch.to(self.null_condition.device)
 
     @torch.no_grad()
-    def loss(self, network: nn.Module, null_condition: Tensor) -> dict[str, float | list[float | None] | None]:
+    def loss(self, network: nn.Module) -> dict[str, float | list[float | None] | None]:
         """Return the mean loss, and its means by quarters of t, over all ranks.
 
         None: a quarter without records, or a loss that is not finite; it is up to the steps to end such a run.
         """
-        losses = torch.zeros(self.count, device=self.device)
+        losses = self.null_condition.new_zeros(self.count, dtype=torch.float32)
         together = world_size() * self.samples_per_pass
         for first in range(0, self.count, together):  # equally often on every rank: a split network needs all of them
             rows = np.arange(first, min(first + together, self.count))
@@ -80,10 +77,10 @@ class ValidationLoss:
                 mine = rows[:1]
             keep = torch.ones(len(mine), dtype=torch.bool) if self.self_condition else None
             _, per_sample = diffusion_loss(
-                network, self.batch(mine), null_condition, prediction=self.prediction, self_condition_keep=keep
+                network, self.batch(mine), self.null_condition, prediction=self.prediction, self_condition_keep=keep
             )
             if rank() < len(rows):
-                losses[torch.from_numpy(mine).to(self.device)] = per_sample
+                losses[torch.from_numpy(mine).to(losses.device)] = per_sample
         all_reduce_sum(losses)
         # Converted to float64 on the CPU: Apple's GPUs have none.
         values, quarter = losses.cpu().double().numpy(), quarter_of(self.t)
@@ -98,31 +95,22 @@ def _mean(values: np.ndarray) -> float | None:
 class SampleGrid:
     """Grid of images of the first captions from record `first` on."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        first: int,
-        *,
-        noise_schedule: str,
-        prediction: str,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.noise_schedule, self.prediction, self.normalize = noise_schedule, prediction, reader.normalize
+    def __init__(self, reader: Reader, first: int, null_condition: Tensor, prediction: str) -> None:
+        self.reader, self.null_condition, self.prediction = reader, null_condition, prediction
         records = [reader.plain[i] for i in range(first, min(first + GRID_SIDE**2, len(reader.plain)))]
-        self.text = reader.text_of(records).unpack(dtype).to(device)
+        self.text = reader.text_of(records).unpack(null_condition.dtype).to(null_condition.device)
         self.limit = latent_limit(reader.plain, reader.normalize)
         addresses = [philox(reader.algorithm.seed, "sample grid", i) for i in range(len(records))]
         noise = [draws.standard_normal(records[0].latent_mean.shape, dtype=np.float32) for draws in addresses]
-        self.noise = torch.from_numpy(np.stack(noise)).to(device)
+        self.noise = torch.from_numpy(np.stack(noise)).to(null_condition.device)
 
     @torch.no_grad()
-    def latents(self, network: nn.Module, null_condition: Tensor) -> Tensor:
+    def latents(self, network: nn.Module) -> Tensor:
         """Sample the images' stored latents (B, C, H, W) by 25 steps of DDIM with guidance 3.
 
         Values that are not finite, of a network that diverges, are replaced by 0: no codec decodes them.
         """
         denoise = as_denoiser(network, self.prediction)
-        guided = Guided(denoise, self.text, null_condition, GRID_GUIDANCE, clip=self.limit)
-        drawn = ddim(guided, self.noise, get_schedule(self.noise_schedule), GRID_STEPS)
-        return self.normalize.undo(drawn.float().cpu()).nan_to_num(0.0, 0.0, 0.0)
+        guided = Guided(denoise, self.text, self.null_condition, GRID_GUIDANCE, clip=self.limit)
+        drawn = ddim(guided, self.noise, self.reader.algorithm.schedule, GRID_STEPS)
+        return self.reader.normalize.undo(drawn.float().cpu()).nan_to_num(0.0, 0.0, 0.0)

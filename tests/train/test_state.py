@@ -1,4 +1,4 @@
-"""Training from existing weights: exactly those, fitted to another resolution, or a refusal that says why."""
+"""The state of a run: initial weights are exactly these or refused, blocks are compiled where that can be done."""
 
 from dataclasses import replace
 
@@ -9,14 +9,14 @@ import torch
 from tessera.config import UserError
 from tessera.encoded.record import EncodedRecord, quantize
 from tessera.models.build import build_network, resize_positions
-from tessera.models.layers import sincos_positions_2d
 from tessera.randomness import philox
 from tessera.stages import open_stage, read_manifest
-from tessera.train import checkpoint
+from tessera.train import checkpoint, state
 from tessera.train.config import RuntimeOptions
 from tessera.train.export import ExportConfig, export
 from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
+from tessera.train.state import compiles
 from tessera.weights.export import ExportInfo, load_export, save_export
 from tiny.training_sets import DIT, RIN, config_of, make_records, write_set
 
@@ -93,27 +93,6 @@ def test_the_step_to_twice_the_resolution(tmp_path, small, large):
         assert state["master/interface_positions"].shape == (16, 16)
         table = load_export(start)[0].state_dict()["interface_positions"]
         assert torch.allclose(state["master/interface_positions"], resize_positions(table, 16), atol=0.02)
-
-
-def test_positions_are_interpolated():
-    """A table that is linear in row and column stays so inside; corners of the image keep their meaning."""
-    side, twice = 8, 16
-    grid = torch.arange(side, dtype=torch.float32)
-    table = torch.stack([grid[:, None].expand(side, side), grid.expand(side, side)], -1).reshape(-1, 2)
-    larger = resize_positions(table, twice**2).reshape(twice, twice, 2)
-    expected = (torch.arange(twice) + 0.5) / 2 - 0.5
-    assert torch.allclose(larger[4:-4, 4:-4, 0], expected[4:-4, None].expand(-1, 8), atol=1e-4)
-    assert torch.allclose(larger[4:-4, 4:-4, 1], expected[4:-4].expand(8, -1), atol=1e-4)
-    assert torch.equal(resize_positions(table, side**2), table)
-
-
-def test_computed_positions_spread_over_the_smaller_grid():
-    small = build_network(DIT)
-    large = build_network(replace(DIT, latent_size=8, position_grid=2))
-    positions = large.positions.reshape(4, 4, -1)
-    assert torch.equal(positions[::2, ::2].reshape(4, -1), small.positions)
-    assert torch.equal(large.positions, sincos_positions_2d(4, 4, DIT.width, step=0.5))
-    assert not torch.equal(build_network(replace(DIT, latent_size=8)).positions, large.positions)
 
 
 @pytest.mark.parametrize(
@@ -217,3 +196,33 @@ def test_what_is_no_export_is_refused(plain, tmp_path):
     with pytest.raises(UserError, match=r"absent: does not exist, .* make it first with `tessera export`"):
         train(tmp_path / "run", plain, None, config_of(augment_prob=0.0), init=tmp_path / "absent")
     assert not (tmp_path / "run").exists()
+
+
+def test_split_weights_are_not_compiled(monkeypatch):
+    """Gathering the parts of a block within it breaks its compiled program: on GPUs, where blocks are compiled unless
+    told otherwise, no split training would come to its first step."""
+    monkeypatch.setattr(state, "compiler_fault", lambda device, dtype: None)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    found = {(c, split): [compiles(RuntimeOptions(compile=c), d, torch.float32, split=split) for d in (gpu, cpu)]
+             for c, split in ((None, False), (None, True), (False, True), (True, False))}  # fmt: skip
+    assert found == {
+        (None, False): [True, False],
+        (None, True): [False, False],
+        (False, True): [False, False],
+        (True, False): [True, True],
+    }
+    with pytest.raises(UserError, match="leave out --compile or --shard"):
+        compiles(RuntimeOptions(compile=True), gpu, torch.float32, split=True)
+
+
+def test_where_nothing_can_be_compiled_training_goes_on_without(monkeypatch, capsys):
+    """A GPU on Windows, in a container without a C compiler, or without bfloat16: by default it trains all the same."""
+    asked = []
+    monkeypatch.setattr(state, "compiler_fault", lambda *where: asked.append(where) or "no Triton here")
+    gpu = torch.device("cuda")
+    assert not compiles(RuntimeOptions(), gpu, torch.bfloat16, split=False)
+    assert capsys.readouterr().err.count("no Triton here") == 1
+    assert asked == [(gpu, torch.bfloat16)]
+    assert compiles(RuntimeOptions(compile=True), gpu, torch.bfloat16, split=False)  # the compiler then says it itself
+    assert not compiles(RuntimeOptions(compile=False), gpu, torch.bfloat16, split=False)
+    assert len(asked) == 1

@@ -1,0 +1,97 @@
+"""Training by several processes, and the comparison of what two runs left."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera.config import to_dict
+from tessera.train.optim.config import OptimConfig
+from tiny.runs import log_of, state_of
+from tiny.training_sets import DIT, config_of
+
+SCRIPT = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tessera.config import from_dict
+from tessera.train import checkpoint, loop, step
+from tessera.train.config import RuntimeOptions, TrainConfig
+config = from_dict(TrainConfig, json.loads(sys.argv[1]))
+stop, shard, kill = int(sys.argv[2]), sys.argv[3] == "shard", float(sys.argv[4])
+last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+original, steps = step.Stepper.step, iter(range(10**6))
+def signalled(self, *args):
+    if next(steps) == stop and last:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return original(self, *args)
+step.Stepper.step = signalled
+save, saves, usual = checkpoint.save, iter(range(10**6)), [0.1]
+def killed(*args):
+    if next(saves) == 1 and last and kill >= 0:
+        threading.Thread(target=lambda: (time.sleep(kill * usual[0]), os.kill(os.getpid(), signal.SIGKILL))).start()
+    began = time.monotonic()
+    save(*args)
+    usual[0] = time.monotonic() - began
+checkpoint.save = killed
+for _ in range(2):
+    try:
+        loop.train(*map(Path, sys.argv[5:]), config, device="cpu", runtime=RuntimeOptions(shard=shard))
+    except KeyboardInterrupt:
+        sys.exit(7)
+"""
+
+
+def on_ranks(count, config, *paths, stop=-1, shard=False, kill=-1.0) -> list[int]:
+    """Exit codes of so many processes that train together, twice (the second time all is done). The last one is told to
+    stop before its step number `stop`; then they end with 7. `kill`: it is killed while the second checkpoint is saved,
+    after this share of the time that the first one took."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [json.dumps(to_dict(config)), str(stop), "shard" if shard else "", str(kill), *map(str, paths)]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=os.environ | common | {"RANK": str(rank)})
+        for rank in range(count)
+    ]
+    try:
+        return [process.wait(120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def assert_same(one: Path, other: Path, atol: float = 1e-6) -> None:
+    """Checkpoints within `atol`, logs within 1e-6 relatively."""
+    a, b = state_of(one), state_of(other)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.allclose(value, b[name], atol=atol, rtol=0), (name, float((value - b[name]).abs().max()))
+    for line, again in zip(log_of(one), log_of(other), strict=True):
+        assert line.keys() == again.keys()
+        for name in ("loss", "grad_norm", "augmented_share", "loss_by_t"):
+            assert again[name] == pytest.approx(line[name], rel=1e-5), name
+        assert again["validation"]["loss"] == pytest.approx(line["validation"]["loss"], rel=1e-5)
+
+
+def config(model, **changes):
+    """Six steps of twelve. Epsilon of AdamW and LAMB magnifies rounding where a gradient is near 0: a low rate."""
+    optim = OptimConfig(name="adamw" if model is DIT else "lamb", lr=1e-4, decay="constant")
+    return config_of(
+        model=model,
+        num_images=72,
+        batch_size=12,
+        log_every_images=24,
+        validate_every_images=24,
+        validation_records=5,
+        optim=optim,
+        **changes,
+    )

@@ -1,0 +1,78 @@
+"""Encoded sets that fit the model and each other, and those that do not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tessera.config import UserError
+from tessera.encoded.record import pack_floats
+from tessera.encoded.store import open_encoded
+from tessera.randomness import philox
+from tessera.train.dataset_checks import check_sets
+from tiny.training_sets import SHAPE, WIDTH, make_records, write_set
+
+
+def check(plain: Path, augmented: Path | None, shape=SHAPE, width=WIDTH):
+    stores = open_encoded(plain), None if augmented is None else open_encoded(augmented)
+    return check_sets(*stores, latent_shape=shape, text_width=width)
+
+
+def test_facts_of_fitting_sets(plain, augmented):
+    facts = check(plain, augmented)
+    assert facts["latent_codec"] == "pixel-unshuffle:4"
+    assert facts["arm"] == "ta_ia"
+    assert check(plain, None)["arm"] == "ta"
+
+
+def test_arm_of_short_captions(tmp_path, augmented):
+    named = write_set(tmp_path / "aio", make_records(2), captioner="aio")
+    assert check(named, None)["arm"] == "aio"
+    assert check(named, augmented)["arm"] == "aio_ia"  # the preset my-pictures, where no captions are given
+
+
+def test_other_shapes_are_named(plain):
+    with pytest.raises(UserError, match=r"plain: latents are \(4, 4, 4\), the model's config says \(4, 8, 8\)"):
+        check(plain, None, shape=(4, 8, 8))
+    with pytest.raises(UserError, match="text is 16 wide, the model's config has text_width 32"):
+        check(plain, None, width=32)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("latent_codec", "vae:x"),
+        ("text_encoder", "words:17"),
+        ("image_size", 32),
+        ("null_condition", pack_floats(np.ones((1, WIDTH)))),
+    ],
+)
+def test_sets_of_different_encoders_are_refused(plain, tmp_path, fact, value):
+    other = write_set(tmp_path / "other", make_records(3), **{fact: value})
+    with pytest.raises(UserError, match=f"other: {fact} differs from that of .*plain"):
+        check(plain, other)
+
+
+def test_sets_of_one_encoder_on_two_machines_fit(plain, tmp_path):
+    """Another GPU, or bfloat16, rounds the encoding of the empty text otherwise; the network is known by its files."""
+    null = open_encoded(plain).null_condition
+    noise = philox(0, "rounding").uniform(-1, 1, null.shape).astype(np.float32)
+    for share in (1e-6, 4e-3):
+        near = write_set(tmp_path / str(share), make_records(3), null_condition=pack_floats(null * (1 + share * noise)))
+        assert check(plain, near)["null_condition"] == open_encoded(plain).facts["null_condition"]
+    far = write_set(tmp_path / "far", make_records(3), null_condition=pack_floats(null * (1 + 0.2 * noise)))
+    with pytest.raises(UserError, match="far: null_condition differs"):
+        check(plain, far)
+
+
+def test_an_empty_set_is_refused(plain, tmp_path):
+    with pytest.raises(UserError, match="nothing: has no shards"):
+        check(plain, write_set(tmp_path / "nothing", []))
+
+
+def test_a_set_without_text_is_refused(tmp_path):
+    records = [replace(r, text_codes=None, text_scale=None) for r in make_records(3)]
+    silent = write_set(tmp_path / "silent", records, text="none")
+    with pytest.raises(UserError, match="silent: holds no text"):
+        check(silent, None)
