@@ -135,7 +135,7 @@ def test_the_committed_plans_are_those_of_the_studies():
         "min_snr_gamma": "null",
         "t_distribution": '"uniform"',
     }
-    intervals = ("interval", "common.evaluate.resamples", "common.evaluate.seed")
+    intervals = ("interval", "common.evaluate.resamples", "common.evaluate.seed", "question")
     for path in sorted((Path(__file__).parents[2] / "results" / "plans").glob("*.json")):
         ours = json.loads(json.dumps(plan(load_study(path.stem))))
         changed = [

@@ -135,7 +135,7 @@ def test_what_was_fixed_cannot_be_changed_afterwards(toy):
     ours = load_study(f"{folder / 'toy.py'}:toy")
     with pytest.raises(UserError, match=r"was made otherwise: .*num_images: the directory has 128, this call has 256"):
         run_study(resized(ours, 256), folder / "out")
-    with pytest.raises(UserError, match="ta-128 goes on from ta-64; name that arm too"):
+    with pytest.raises(UserError, match="ta-128 continues ta-64; name that arm too"):
         run_study(ours, folder / "out", arms=["ta-128"])
     with pytest.raises(UserError, match="parallel is 0"):
         run_study(ours, folder / "out", parallel=0)

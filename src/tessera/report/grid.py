@@ -196,5 +196,7 @@ def judge_note(judge: Mapping[str, float]) -> str:
     text += " without any seam"
     if "seam_cutmix" in judge:
         text += f" (CutMix images score {judge['seam_cutmix']:.2f})"
-    refused = f" It refuses {judge['wrong_refused']:.1%} of captions with one wrong fact."
-    return f"{text}.{refused if 'wrong_refused' in judge else ''}"
+    text += "."
+    if "wrong_refused" in judge:
+        text += f" It refuses {judge['wrong_refused']:.1%} of captions with one wrong fact."
+    return text

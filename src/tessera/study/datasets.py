@@ -16,38 +16,38 @@ from tessera.study.design import digest
 
 @dataclass(frozen=True)
 class Data:
-    """The directories of one cell."""
+    """The directories of a cell."""
 
     images: Path
     recipe: Path | None
-    """None for an arm without CutMix pictures."""
+    """None for an arm without CutMix images."""
     plain: Path
     augmented: Path | None
     prompts: Path
 
     def held_out(self, number: int) -> Path:
-        """So many captions of held-out scenes."""
+        """Return the directory of `number` captions of held-out scenes."""
         return self.images.with_name(f"held_out-{digest([self.images.name, number])}")
 
 
 def data_of(root: Path, config: RunConfig) -> Data:
-    """Where the data of a run of one arm are, or will be, below the folder `root`."""
+    """Return the directories of the data of a run of one arm, below the folder `root`, whether made or not."""
     (arm,) = config.arms
-    pictures = digest(to_dict(config.collect))
-    mix = digest([pictures, to_dict(config.augment)])
+    of_images = digest(to_dict(config.collect))
+    mix = digest([of_images, to_dict(config.augment)])
     words, encode = [to_dict(_words(config)), arm.short_share], to_dict(config.encode)
     assert config.prompts is not None
     return Data(
-        images=root / f"images-{pictures}",
+        images=root / f"images-{of_images}",
         recipe=root / f"recipe-{mix}" if arm.augmented else None,
-        plain=root / f"encoded-{digest([pictures, words, encode])}",
+        plain=root / f"encoded-{digest([of_images, words, encode])}",
         augmented=root / f"encoded-{digest([mix, words, encode])}" if arm.augmented else None,
-        prompts=root / f"prompts-{digest([pictures, to_dict(config.prompts)])}",
+        prompts=root / f"prompts-{digest([of_images, to_dict(config.prompts)])}",
     )
 
 
 def prepare(root: Path, config: RunConfig) -> Data:
-    """Makes what is not there yet of the data of `config`."""
+    """Make what is not there yet of the data of `config`, and return its directories."""
     from tessera.curate.augment import augment
     from tessera.curate.caption.caption import caption
     from tessera.curate.caption.shorten import shorten

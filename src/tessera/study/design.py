@@ -1,6 +1,6 @@
-"""What a study is: variants of one run that differ in one thing, seeds, and what they are judged by.
+"""A study: variants of one run that differ in one thing, seeds, and measures.
 
-All of it is fixed before the first cell is trained: `plan` says it as data, which stands beside the results.
+All of it is fixed before the first cell is trained: `plan` gives it as data, which is kept with the results.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.presets.config import Arm, RunConfig
 
 SCORES = ("color_score", "both_colors", "colors_in_relation", "overall", "two_object", "single_object", "seam")
-"""What the tables of studies begin with: the colour-object score, and GenEval's strict scores beside it."""
+"""First measures of the tables of studies: the color-object score, and GenEval's strict scores."""
 
 LIKENESS = "held_out"
-"""Folder of the pictures of held-out captions, and of their distance, beside the kinds of prompts."""
+"""Folder of the images of held-out captions, and of their distance, next to the kinds of prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One row of a study."""
+    """A row of a study."""
 
     name: str
     """Letters, digits, -, _ and points; what --arms takes."""
@@ -32,9 +32,9 @@ class Variant:
     against: str | None = None
     """The variant whose scores are taken off this one's, prompt by prompt and seed by seed."""
     value: float | None = None
-    """What is varied, where it is a number: its place on the plot's axis."""
+    """The value of what is varied, where it is a number: its place on the plot's axis."""
     follows: str | None = None
-    """A variant of fewer images with an equal configuration otherwise: its training is gone on with."""
+    """A variant of fewer images with an equal configuration otherwise: its training is continued."""
 
     def __post_init__(self):
         if not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
@@ -48,7 +48,7 @@ class Variant:
 
     @property
     def line(self) -> str:
-        """Which line of the plot it is on: its name up to the first "-", or all are on one where no name has any."""
+        """Its line of the plot: its name up to the first "-"; one for all where no name has any."""
         return self.name.partition("-")[0] if "-" in self.name else ""
 
 
@@ -62,15 +62,15 @@ class Study:
     """One or two sentences: what is compared, and what the paper says."""
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...] = (0, 1)
-    """Of the starting weights and of every draw in training."""
+    """Seeds for weight initialization and all random draws in training."""
     kinds: tuple[str, ...] = ("extended",)
     """The kinds of prompts that are drawn and judged: extended, short."""
     likeness: LikenessConfig | None = None
-    """Measures the distance to held-out pictures too; None = not."""
+    """Measures the distance to held-out images too; None = not."""
     scores: tuple[str, ...] = SCORES
     """Measures of the first table; all others follow in a second one."""
     axis: str | None = None
-    """What the variants' `value` is; None = they are no numbers."""
+    """Name of the variants' `value`; None = they are no numbers."""
 
     def __post_init__(self):
         names = [variant.name for variant in self.variants]
@@ -94,7 +94,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its judgement."""
+    """A training and its scores."""
 
     variant: Variant
     seed: int
@@ -116,8 +116,11 @@ class Cell:
 
 
 def cells(study: Study, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
-    """The study's cells, or those of some arms and seeds; seed by seed, so that a study that is stopped early has all
-    variants of its first seeds. UserError for an arm that it does not have, or one without the arm that it follows."""
+    """Return the study's cells, or those of some arms and seeds.
+
+    They go seed by seed, so that a study that is stopped early has all variants of its first seeds. UserError for an
+    arm that it does not have, or one without the arm that it follows.
+    """
     names = [variant.name for variant in study.variants]
     for name in arms:
         if name not in names:
@@ -126,17 +129,17 @@ def cells(study: Study, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> 
     kept = [variant for variant in study.variants if variant.name in arms or not arms]
     for variant in kept:
         if variant.follows is not None and variant.follows not in {other.name for other in kept}:
-            raise UserError(f"study {study.name}: {variant.name} goes on from {variant.follows}; name that arm too")
+            raise UserError(f"study {study.name}: {variant.name} continues {variant.follows}; name that arm too")
     return [Cell(variant, seed) for seed in seeds or study.seeds for variant in kept]
 
 
 def digest(data: Any) -> str:
-    """Ten hex digits that tell apart JSON-able data."""
+    """Return ten hex digits that tell apart JSON-able data."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def resized(study: Study, num_images: int) -> Study:
-    """The study with `num_images` >= 1 for its largest cells, the others in proportion, all in whole steps."""
+    """Return the study with `num_images` >= 1 for its largest cells, the others in proportion, all in whole steps."""
     if num_images < 1:
         raise UserError(f"images is {num_images}: give at least 1, for each cell to train on")
     factor = num_images / max(variant.arm.train.num_images for variant in study.variants)
@@ -144,7 +147,7 @@ def resized(study: Study, num_images: int) -> Study:
 
 
 def _resized(variant: Variant, factor: float) -> Variant:
-    """The variant with `factor` times the images, and the start of its second phase and its warm-up moved along."""
+    """Return the variant with `factor` times the images, with its second phase and its warm-up moved along."""
     train = variant.arm.train
 
     def whole(images: int) -> int:
@@ -160,7 +163,7 @@ def _resized(variant: Variant, factor: float) -> Variant:
 
 
 def plan(study: Study) -> dict[str, Any]:
-    """What is fixed before the runs, as data: metrics, prompts, budgets, seeds, and every variant's configuration."""
+    """Return what is fixed before the runs, as data: metrics, prompts, seeds, and every variant's configuration."""
     first = to_dict(study.variants[0].config)
     variants = {}
     for variant in study.variants:

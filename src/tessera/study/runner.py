@@ -1,15 +1,15 @@
-"""Runs a study: its data, its cells beside each other, its tables and its page.
+"""A study's run: its data, its cells at the same time, its tables and its page.
 
     data/                        the sets of all cells (tessera.study.datasets)
-    cells/ARM-XX/                one training and its judgement, named by all that it depends on
+    cells/ARM-XX/                one training and its scores, named by all that it depends on
     STUDY/plan.json              what was fixed before the runs
     STUDY/results.json           scores, intervals, differences; equal on every run on one machine
     STUDY/speed.json             how fast it went
     STUDY/table.md               the first tables as text
     STUDY/report/index.html      the page
 
-Several studies may share a folder; a cell that two of them have is trained once. The same command goes on wherever the
-last one stopped, cell by cell and within a cell.
+Several studies may share a folder; a cell that two of them have is trained once. The same command resumes wherever
+the last one stopped, cell by cell and within a cell.
 """
 
 import functools
@@ -42,7 +42,7 @@ def run_study(
     seconds: float | None = None,
     only_plan: bool = False,
 ) -> list[str]:
-    """Does what is missing of `study` in the folder `out`; returns the names of the cells that are still not done.
+    """Do what is missing of `study` in the folder `out`; return the names of the cells that are still not done.
 
     arms, seeds: only these; none = all of the study's. parallel: cells trained at the same time, each a process.
     seconds: after so long in training, running cells save their state and end; None = no limit. only_plan: writes
@@ -68,7 +68,7 @@ def run_study(
 
 
 def commit_plan(study: Study, out: Path) -> Study:
-    """Writes the plan, or checks that it is the one written before; returns the study with all seeds of both."""
+    """Write the plan, or check that it is the one written before; return the study with all seeds of both."""
     path = out / study.name / "plan.json"
     if path.exists():
         before = read_json(path)
@@ -82,7 +82,7 @@ def commit_plan(study: Study, out: Path) -> Study:
 
 
 def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
-    """A job for each cell that is not done; of equal cells one."""
+    """Return a job for each cell that is not done; of equal cells one."""
     names = {(cell.variant.name, cell.seed): cell for cell in todo}
     missing: dict[str, Cell] = {}
     for cell in todo:
@@ -125,7 +125,7 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
 
 
 def _check_likeness(cell: Cell, study: Study, out: Path) -> None:
-    """UserError for a distance of this cell that another study of the folder measured, or began, with other settings.
+    """Raise UserError for a distance of this cell that another study measured, or began, with other settings.
 
     What is trained and judged is in a cell's name; what its distance is measured by is not.
     """
@@ -139,13 +139,13 @@ def _check_likeness(cell: Cell, study: Study, out: Path) -> None:
 
 
 def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
-    """The directories of the scores of one cell, in the order of the study's kinds of prompts."""
+    """Return the directories of the scores of one cell, in the order of the study's kinds of prompts."""
     scores = out / "cells" / cell.folder / "scores" / cell.variant.arm.name
     return [scores / kind for kind in (*study.kinds, *([LIKENESS] if study.likeness else []))]
 
 
 def conclude(study: Study, out: Path) -> None:
-    """Writes the study's results, tables and page from the cells that are done."""
+    """Write the study's results, tables and page from the cells that are done."""
     from tessera.study.results import results, speeds
     from tessera.study.study_page import write_page
     from tessera.study.study_text import text_tables
@@ -159,7 +159,7 @@ def conclude(study: Study, out: Path) -> None:
 
 
 def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
-    """Trains and judges one cell, in this process."""
+    """Train and judge one cell, in this process."""
     place = out / "cells" / folder
     config = from_dict(RunConfig, read_json(place / CONFIG), str(place / CONFIG))
     (arm,) = config.arms
@@ -180,7 +180,7 @@ def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
 
 
 def _follow(run: Path, before: Path, config: RunConfig, data: Data) -> None:
-    """Starts the run directory `run` with the last checkpoint of the shorter run `before`."""
+    """Start the run directory `run` with the last checkpoint of the shorter run `before`."""
     if (run / "checkpoints").exists():
         return
     inputs = {"plain": data.plain} | ({"augmented": data.augmented} if data.augmented else {})

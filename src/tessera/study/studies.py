@@ -28,7 +28,7 @@ PHASE = 6_000
 
 
 def base(budget: int = BUDGET) -> RunConfig:
-    """`miniature` with a study's prompts and budget, and TA alone."""
+    """Return `miniature` with a study's prompts and budget, and TA alone."""
     config = miniature()
     arm = next(arm for arm in config.arms if arm.name == "ta")
     return replace(
@@ -40,12 +40,12 @@ def base(budget: int = BUDGET) -> RunConfig:
 
 
 def aio(config: RunConfig) -> RunConfig:
-    """The run without text augmentation: captions only name the class."""
+    """Return the run without text augmentation: captions only name the class."""
     return replace(config, arms=(replace(config.arms[0], name="aio", captioner="aio"),))
 
 
 def with_ia(config: RunConfig, *, prob: float = 0.55, start: int | None = None, **train: float | None) -> RunConfig:
-    """The run with image augmentation: with probability `prob` above tau, from image number `start` on (None = a
+    """Return the run with image augmentation: with probability `prob` above tau, from image number `start` on (None = a
     quarter of all)."""
     (arm,) = config.arms
     start = arm.train.num_images * PHASE // BUDGET if start is None else start
@@ -54,13 +54,13 @@ def with_ia(config: RunConfig, *, prob: float = 0.55, start: int | None = None, 
 
 
 def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -> RunConfig:
-    """The run with another training."""
+    """Return the run with another training."""
     (arm,) = config.arms
     return replace(config, arms=(replace(arm, train=change(arm.train)),))
 
 
 def _family(config: RunConfig, prefix: str = "") -> tuple[Variant, ...]:
-    """AIO, TA and TA+IA of one run, each against the one before."""
+    """Return AIO, TA and TA+IA of one run, each against the one before."""
     return (
         Variant(name=f"{prefix}aio", config=aio(config)),
         Variant(name=f"{prefix}ta", config=config, against=f"{prefix}aio"),
@@ -69,7 +69,7 @@ def _family(config: RunConfig, prefix: str = "") -> tuple[Variant, ...]:
 
 
 def claims() -> Study:
-    """Paper Table 2: AIO, TA and TA+IA, for DiT-I, for CAD-I (cad_*), and for DiT-I with the paper's eps-prediction.
+    """Return the study of paper Table 2: AIO, TA and TA+IA, for DiT-I, CAD-I (cad_*), and eps-prediction (eps_*).
 
     tessera study claims --arms aio ta ta_ia --out out/studies
     """
@@ -79,7 +79,7 @@ def claims() -> Study:
     return Study(
         name="claims",
         title="Long captions and CutMix at high noise",
-        question="Do long captions (TA) help over class names (AIO), and CutMix pictures at high noise (TA+IA) over"
+        question="Do long captions (TA) help over class names (AIO), and CutMix images at high noise (TA+IA) over"
         " both? The paper's Table 2 says so, most of all for prompts of two objects.",
         variants=(*_family(dit), *_family(cad, "cad_"), *_family(eps, "eps_")),
         kinds=("extended", "short"),
@@ -87,13 +87,13 @@ def claims() -> Study:
 
 
 def _as_the_paper(train: TrainConfig) -> TrainConfig:
-    """eps-prediction, the linear schedule, AdamW."""
+    """Return the training with eps-prediction, the linear schedule, AdamW."""
     adamw = OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), warmup_images=1000, clip_norm=1.0)
     return replace(train, prediction="eps", noise_schedule="linear", optim=adamw)
 
 
 def patterns() -> Study:
-    """Paper Table 4: the four CutMix patterns and all of them mixed.
+    """Return the study of paper Table 4: the four CutMix patterns and all of them mixed.
 
     tessera study patterns --out out/studies
     """
@@ -112,15 +112,15 @@ def patterns() -> Study:
 
 
 def probability() -> Study:
-    """Paper Table 5: p, the probability of a CutMix picture above tau, with CM 1/4 as there. p = 0 is TA.
+    """Return the study of paper Table 5: p, the probability of a CutMix image above tau, with CM 1/4. p = 0 is TA.
 
     tessera study probability --out out/studies
     """
     config = replace(base(), augment=AugmentConfig(pattern="quarter", half_view="centre"))
     return Study(
         name="probability",
-        title="How often CutMix pictures are shown",
-        question="How does the probability p of a CutMix picture above tau trade single objects for composition?"
+        title="How often CutMix images are shown",
+        question="How does the probability p of a CutMix image above tau trade single objects for composition?"
         " In the paper's Table 5 a p above 0.5 costs quality.",
         variants=(
             Variant(name="p0", config=base(), value=0.0),
@@ -134,7 +134,7 @@ def probability() -> Study:
 
 
 def half_view() -> Study:
-    """What CM 1/2 shows: the two pictures' aligned halves, which cut centred objects in two, or their central halves.
+    """Return the study of CM 1/2: aligned halves, which cut centered objects in two, or the central halves of both.
 
     tessera study half_view --out out/studies
     """
@@ -143,8 +143,8 @@ def half_view() -> Study:
     return Study(
         name="half_view",
         title="What the half pattern shows",
-        question="The published code puts the base's left half beside the partner's right half, which cuts two centred"
-        " objects in two; the central halves keep both. Which is better?",
+        question="The published code puts the base's left half next to the partner's right half, which cuts two"
+        " centered objects in two; the central halves keep both. Which is better?",
         variants=(
             Variant(name="ta", config=base()),
             Variant(name="aligned", config=aligned, against="ta"),
@@ -154,14 +154,14 @@ def half_view() -> Study:
 
 
 def tau() -> Study:
-    """Paper Appendix C: from which noise level on CutMix pictures are shown. At tau = 0 they are shown always.
+    """Return the study of paper Appendix C: the noise level from which on CutMix images are shown, tau; 0 = always.
 
     tessera study tau --out out/studies
     """
     values = (0.0, 0.2, 0.4, 0.6, 0.8)
     return Study(
         name="tau",
-        title="The noise level above which CutMix pictures are shown",
+        title="The noise level above which CutMix images are shown",
         question="The gate is there to keep seams out of what is drawn: does the seam score fall as tau rises, and what"
         " does that cost in composition?",
         variants=(
@@ -177,7 +177,7 @@ def tau() -> Study:
 
 
 def phases() -> Study:
-    """The budget at which TA+IA overtakes TA in the strict score, with IA from the start and as a second phase.
+    """Return the study of the budget at which TA+IA overtakes TA, with IA from the start and as a second phase.
 
     tessera study phases --out out/studies
     """
@@ -201,7 +201,7 @@ def phases() -> Study:
 
 
 def claims_smoke() -> Study:
-    """Every step of `claims` at toy size, in half a minute: to see that it runs, not to learn anything.
+    """Return every step of `claims` at toy size, in half a minute: to see that it runs, not to learn anything.
 
     tessera study claims-smoke --out out/studies-smoke
     """
@@ -221,9 +221,9 @@ def claims_smoke() -> Study:
 
 
 def overfit() -> Study:
-    """Paper Figure 5: distance to held-out pictures and scores against images seen, on a training set of 300 pictures.
+    """Return the study of paper Figure 5: distance to held-out images and scores against images seen, on 300 images.
 
-    Each budget goes on from the one before, at a constant learning rate.
+    Each budget continues the one before, at a constant learning rate.
 
     tessera study overfit --out out/studies
     """
@@ -243,7 +243,7 @@ def overfit() -> Study:
     return Study(
         name="overfit",
         title="Overfitting",
-        question="On a small training set, does image augmentation keep the distance to held-out pictures from rising"
+        question="On a small training set, does image augmentation keep the distance to held-out images from rising"
         " again? In the paper's Figure 5 TA turns up after 300,000 steps and TA+IA does not.",
         variants=tuple(variants),
         seeds=(0,),
@@ -254,7 +254,7 @@ def overfit() -> Study:
 
 
 def short_captions() -> Study:
-    """An improvement: short captions for some of the pictures, so that short prompts work too. TA and TA+IA.
+    """Return the study of an improvement: short captions for some images, so that short prompts work too.
 
     tessera study short_captions --out out/studies
     """
@@ -278,7 +278,7 @@ def short_captions() -> Study:
 
 
 def schedule() -> Study:
-    """An improvement: p on a schedule, constant as in `claims`, rising or falling; its mean is the same.
+    """Return the study of an improvement: p on a schedule, constant, rising or falling; its mean is the same.
 
     tessera study schedule --out out/studies
     """
@@ -286,8 +286,8 @@ def schedule() -> Study:
     made = {name: with_ia(base(), prob=first, augment_prob_end=last) for name, (first, last) in courses.items()}
     return Study(
         name="schedule",
-        title="The probability of CutMix pictures on a schedule",
-        question="The paper shows CutMix pictures with one probability all along. Does it pay to begin with few of"
+        title="The probability of CutMix images on a schedule",
+        question="The paper shows CutMix images with one probability all along. Does it pay to begin with few of"
         " them, or to end with few, for the same number in all?",
         variants=(
             Variant(name="ta", config=base()),
@@ -298,7 +298,7 @@ def schedule() -> Study:
 
 
 def noise() -> NoiseStudy:
-    """Paper Figure 7, without training: what noise hides of CutMix pictures, and what it leaves, at each t.
+    """Return the study of paper Figure 7, without training: what noise hides of CutMix images and leaves at each t.
 
     tessera study noise --out out/studies
     """
@@ -321,7 +321,7 @@ STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
 
 
 def load_study(name: str) -> Study | NoiseStudy:
-    """The study called `name`, or that of FILE.py:FUNCTION. UserError for an unknown name."""
+    """Return the study called `name`, or that of FILE.py:FUNCTION. UserError for an unknown name."""
     study = call(name, STUDIES, "study")
     if not isinstance(study, Study | NoiseStudy):
         raise UserError(f"study {name}: gives a {type(study).__name__}, wanted is a Study")

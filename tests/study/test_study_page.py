@@ -1,0 +1,40 @@
+"""The page of a study, of the committed results: scores, differences, plots; no cells are needed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tessera.study.studies import load_study
+from tessera.study.study_page import study_page
+from tiny.chromium import check_file
+
+RESULTS = Path(__file__).parents[2] / "results" / "studies"
+
+
+@pytest.mark.parametrize("name", ["claims", "tau", "overfit"])
+def test_committed_results_are_shown(name, tmp_path):
+    study, found = load_study(name), json.loads((RESULTS / f"{name}.json").read_text())
+    page = study_page(study, tmp_path, found)
+    assert [anchor for anchor, _ in page.sections] == ["scores", "configuration"]
+    titles = [grid.title for grid in page.scores.tables]
+    assert titles[0] == "Extended prompts"
+    assert "Extended prompts: differences" in titles
+    first = page.scores.tables[0]
+    assert first.rows[0].label == page.scores.meanings[0][0]
+    assert first.columns[-1].label == "the judge itself"
+    assert len(first.columns) == len(found["tables"]["extended"]["arms"]) + 1
+    page.write(tmp_path / "index.html")
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "var(--arm-0)" in html
+    assert ("distance to held-out" in html) == ("likeness" in found)
+
+
+def test_cells_that_are_not_done_are_told_and_the_page_is_for_everybody(browser, tmp_path):
+    study, found = load_study("tau"), json.loads((RESULTS / "tau.json").read_text())
+    study_page(study, tmp_path, found | {"missing": ["ta-seed9"]}).write(tmp_path / "index.html")
+    assert (
+        f"So far {len(found['cells'])} of {len(found['cells']) + 1} cells are done"
+        in (tmp_path / "index.html").read_text()
+    )
+    check_file(browser, tmp_path / "index.html")
