@@ -10,7 +10,7 @@ import pytest
 
 from tessera import cli
 from tessera.config import UserError
-from tessera.evaluate.quality.features import find_pictures
+from tessera.evaluate.quality.features import find_images
 from tessera.evaluate.scores import Extender, Number, Protocol, Scores, write_scores
 from tessera.report.scores_page import report_scores
 from tessera.stages import open_stage
@@ -169,7 +169,7 @@ def test_pictures_that_were_not_judged_are_refused(tmp_path, kind):
     (other / "manifest.json").write_text(json.dumps(manifest))
     place = tmp_path / "scores" / "original" if kind == "geneval" else tmp_path / "scores"
     if kind == "quality":
-        config = {"samples": find_pictures(mine, "sample").sha256}
+        config = {"samples": find_images(mine, "sample").sha256}
         stage = open_stage(tmp_path / "scores", stage="evaluate quality", config=config)
     else:
         inputs = {"original" if kind == "geneval" else "samples": mine}

@@ -1,4 +1,4 @@
-"""The verbs that judge pictures, and the report."""
+"""The verbs that judge images, and the report."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,7 +54,7 @@ def extend_prompts(
 
 
 def miniature(samples: Annotated[Path, "positional"], out: Path) -> None:
-    """Judges pictures of the miniature: six tasks, colours, seams, with intervals beside the judge's own accuracy.
+    """Judge images of the miniature: six tasks, colors and seams, with intervals.
 
     Example: tessera evaluate miniature samples/ta_ia --out scores/ta_ia
 
@@ -77,17 +77,17 @@ def geneval(
     clip: str = "openai/clip-vit-large-patch14",
     device: str | None = None,
 ) -> None:
-    """GenEval of pictures of its prompts, original and extended side by side (Table 2); under torchrun, on many GPUs.
+    """Judge images of GenEval's prompts, original and extended side by side (Table 2); torchrun: on many GPUs.
 
     Example: tessera evaluate geneval --samples samples/short --extended-samples samples/long --detector F --out scores
 
     Args:
-        out: Directory to make; running again goes on where it stopped.
+        out: Directory to make; run again to resume.
         detector: mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth, a
             Mask2Former's folder of transformers, or a Hub repository with either.
-        samples: Directory made by generate from --prompts geneval; 4 pictures of each prompt are usual.
+        samples: Directory made by generate from --prompts geneval; 4 images of each prompt are usual.
         extended_samples: The same with --extended.
-        clip: CLIP ViT-L/14 of the Hub or of a folder, which names the colours.
+        clip: CLIP ViT-L/14 of the Hub or of a folder, which names the colors.
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.evaluate.geneval.evaluate import GenEvalConfig, evaluate_geneval, side_by_side
@@ -106,17 +106,17 @@ def dpg(
     server: str | None = None,
     device: str | None = None,
 ) -> None:
-    """DPG-Bench of pictures of its prompts (Table 3), counted in both ways; under torchrun, on many GPUs.
+    """Judge images of DPG-Bench's prompts (Table 3), counted in both ways; torchrun: on many GPUs.
 
     Example: tessera evaluate dpg --samples samples/dpg --questions dpg_bench.csv --vqa blip --out scores/dpg
 
     Args:
-        out: Directory to make; running again goes on where it stopped.
-        samples: Directory made by generate from --prompts dpg:FILE; 4 pictures of each prompt are usual.
+        out: Directory to make; run again to resume.
+        samples: Directory made by generate from --prompts dpg:FILE; 4 images of each prompt are usual.
         questions: DPG-Bench's dpg_bench.csv.
-        vqa: Who answers: blip, qwen-vl, openai (any compatible server), or mplug, the reference (needs modelscope).
+        vqa: Answers: blip, qwen-vl, openai (any compatible server), or mplug, the reference (needs modelscope).
         vqa_model: A model of the Hub, a folder, or a name on the server; the backend's own by default.
-        server: Address of the server, such as http://127.0.0.1:8000/v1; its key stands in OPENAI_API_KEY.
+        server: Address of the server, such as http://127.0.0.1:8000/v1; its key is OPENAI_API_KEY.
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.evaluate.dpg.evaluate import DpgConfig, evaluate_dpg
@@ -148,16 +148,16 @@ def quality(
     cache: Path | None = None,
     device: str | None = None,
 ) -> None:
-    """FID, FD-DINOv2, precision, recall, density, coverage, KID, CMMD, CLIPScore (Table 1); torchrun: on many GPUs.
+    """Measure FID, FD-DINOv2, precision, recall, KID, CMMD, CLIPScore and more (Table 1); torchrun: on many GPUs.
 
     Example: tessera evaluate quality --samples samples/ta_ia --reference imagenet/val --out scores/ta_ia
 
     Args:
-        samples: Directory made by generate, or any directory of pictures.
-        reference: Directory of pictures; or of their features, as the cache keeps them.
-        out: Directory to make; running again goes on where it stopped.
-        prompts: A caption for each picture, by lines or JSON lines, where the samples have none.
-        metrics: Which of fid, kid, fd_dinov2, prdc, cmmd, clip_score, jina_clip_score.
+        samples: Directory made by generate, or any directory of images.
+        reference: Directory of images; or of their features, as the cache has them.
+        out: Directory to make; run again to resume.
+        prompts: A caption for each image, by lines or JSON lines, where the samples have none.
+        metrics: Of fid, kid, fd_dinov2, prdc, cmmd, clip_score, jina_clip_score, or FILE.py:NAME of your own.
         prdc: Protocols of precision and so on: paper, full, dgm-eval.
         inception: Published weights of FID's Inception, .pth or .safetensors: a file, or a Hub repository with it.
         dinov2: Folder or Hub name for transformers, or the original dinov2_vitl14_pretrain.pth.
@@ -167,17 +167,18 @@ def quality(
         jina_code: Commit of the repository with jina's code, where that is another one.
         allow_remote_code: Run that code.
         legacy_cut: Cut the end token off captions over 77 tokens, which reproduces the paper.
-        rounding: How .npy pictures in floating point become bytes.
+        rounding: Rounding of .npy images in floating point to bytes.
         name: The model's name in tables.
         num_images: Training images that the model had seen, for curves over training.
-        batch_size: Pictures in one forward.
-        cache: Where features of reference pictures are kept.
+        batch_size: Images in one forward.
+        cache: Directory of reference images' features.
         device: cuda, mps or cpu; the best there is by default.
     """
     from tessera.config import UserError, from_dict
     from tessera.devices import pick_device
-    from tessera.evaluate.quality.config import NETWORK, QualityConfig
+    from tessera.evaluate.quality.config import QualityConfig
     from tessera.evaluate.quality.evaluate import evaluate_quality
+    from tessera.evaluate.quality.metrics import load_metric
 
     given = {"metrics": list(metrics), "prdc": list(prdc), "rounding": rounding}
     config = from_dict(QualityConfig, given | {"batch_size": batch_size}, "evaluate quality")
@@ -193,8 +194,8 @@ def quality(
     }
     where = pick_device(device)
     networks = {
-        key: NETWORKS[key].load(models[key], where, **options.get(key, {}))
-        for key in dict.fromkeys(NETWORK[metric] for metric in config.metrics)
+        key: NETWORKS[key].load(models.get(key, NETWORKS[key].model), where, **options.get(key, {}))
+        for key in dict.fromkeys(load_metric(metric).network for metric in config.metrics)
     }
     complete = evaluate_quality(
         out, samples, reference, networks, config, prompts=prompts, name=name, num_images=num_images, cache=cache

@@ -24,6 +24,7 @@ FILE = "scores.json"
 FORMAT = 2
 KINDS = ("quality", "geneval", "dpg", "miniature")
 Over = Literal["items", "tags"]
+Direction = Literal["higher", "lower"]
 _NOT_COMPARED = ("versions",)
 """Recorded, but another version of a library is not another protocol."""
 
@@ -111,6 +112,10 @@ class Number:
     """"items": the mean of the items' values of that metric; "tags": the mean of the tags' means; None = neither."""
     left_out: LeftOutBlocks | None = None
     """Of a distance to a reference; None = it is none, or has too few prompts."""
+    label: str | None = None
+    """Its name in tables; None = the report's own."""
+    direction: Direction | None = None
+    """The better direction; None = the report's own."""
     protocol: Protocol
 
     def __post_init__(self):

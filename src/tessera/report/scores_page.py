@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
-from tessera.evaluate.quality.features import find_pictures
+from tessera.evaluate.quality.features import find_images
 from tessera.evaluate.scores import FILE, Scores, read_scores
 from tessera.files import sha256_file
 from tessera.report.differences import pairs_of
@@ -89,7 +89,7 @@ def _check_samples(path: Path, folder: Path) -> None:
         if made is not None:
             found = sha256_file(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
         elif place == home and manifest.stage == "evaluate quality":
-            made, found = manifest.config.get("samples"), find_pictures(folder, "sample").sha256
+            made, found = manifest.config.get("samples"), find_images(folder, "sample").sha256
         else:
             continue
         if found != made:

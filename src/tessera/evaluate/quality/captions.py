@@ -1,4 +1,4 @@
-"""What is known of a folder of pictures beside their pixels: captions, what extended them, what tables call them."""
+"""Captions of a directory of images, the extender of its prompts, and its names in tables."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tessera.config import UserError
-from tessera.evaluate.quality.features import Pictures
+from tessera.evaluate.quality.features import Images
 from tessera.evaluate.quality.reference import Source
 from tessera.evaluate.samples import extender_of
 from tessera.evaluate.scores import Extender
@@ -17,30 +17,30 @@ from tessera.images import read_rgb
 from tessera.stages import MANIFEST, read_manifest
 
 
-def read_captions(pictures: Pictures, prompts: Path | None) -> tuple[str, ...] | None:
-    """The caption of each picture: of a file with a line for each, or what `generate` says was drawn. None = has none.
+def read_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | None:
+    """Return the caption of each image, from a file or from `generate`'s metadata; None if there are none.
 
-    prompts: plain lines, or JSON lines with "text" or "prompt", in the order of the pictures' paths; or JSON lines in
-    any order that name their picture as "file". UserError where it is not plain which line is whose.
+    prompts: plain lines, or JSON lines with "text" or "prompt", in the order of the images' paths; or JSON lines in any
+    order that name their image as "file". Raises UserError where the order of the lines is not clear.
     """
     if prompts is None:
-        folders = {str(Path(file).parent.parent) for file in pictures.files}
+        folders = {str(Path(file).parent.parent) for file in images.files}
         texts = {}
         for folder in folders:
-            path = pictures.directory / folder / "metadata.jsonl"
+            path = images.directory / folder / "metadata.jsonl"
             if not path.is_file():
                 return None
             texts[folder] = _text(read_json(path), path)
-        return tuple(texts[str(Path(file).parent.parent)] for file in pictures.files)
+        return tuple(texts[str(Path(file).parent.parent)] for file in images.files)
     try:
         # Not by splitlines(), which also splits at characters that stand within JSON's texts.
         lines = [line for line in Path(prompts).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{prompts}: cannot be read as lines of text ({error})") from error
-    if len(lines) != len(pictures.files):
-        raise UserError(f"{prompts}: has {len(lines)} lines for {len(pictures.files)} pictures; give one for each")
+    if len(lines) != len(images.files):
+        raise UserError(f"{prompts}: has {len(lines)} lines for {len(images.files)} images; give one for each")
     if Path(prompts).suffix != ".jsonl":
-        _check_order(pictures, prompts)
+        _check_order(images, prompts)
         return tuple(line.strip() for line in lines)
     texts, named = [], {}
     for number, line in enumerate(lines, 1):
@@ -52,24 +52,24 @@ def read_captions(pictures: Pictures, prompts: Path | None) -> tuple[str, ...] |
         if "file" in row:
             named[row["file"]] = texts[-1]
     if not named:
-        _check_order(pictures, prompts)
+        _check_order(images, prompts)
         return tuple(texts)
-    missing = [file for file in pictures.files if file not in named]
+    missing = [file for file in images.files if file not in named]
     if missing:
-        raise UserError(f'{prompts}: no line has the "file" {missing[0]} ({len(missing)} pictures without a line)')
-    return tuple(named[file] for file in pictures.files)
+        raise UserError(f'{prompts}: no line has the "file" {missing[0]} ({len(missing)} images without a line)')
+    return tuple(named[file] for file in images.files)
 
 
-def _check_order(pictures: Pictures, prompts: Path) -> None:
-    """UserError where names are numbers of unlike length: people count 2, 10, and paths are ordered 10, 2."""
+def _check_order(images: Images, prompts: Path) -> None:
+    """Raise UserError where names are numbers of different lengths: paths are ordered 10, 2."""
 
     def counted(file: str) -> list[str | int]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", file)]
 
-    for file, other in zip(pictures.files, sorted(pictures.files, key=counted)):
+    for file, other in zip(images.files, sorted(images.files, key=counted)):
         if file != other:
             raise UserError(
-                f"{prompts}: is the line of {file} or of {other} first? Name the pictures by numbers of one length, or"
+                f"{prompts}: is the line of {file} or of {other} first? Name the images by numbers of one length, or"
                 ' give JSON lines that say "file" and "text"'
             )
 
@@ -81,35 +81,35 @@ def _text(data: Any, where: Path) -> str:
     return text
 
 
-def known_captions(pictures: Pictures, prompts: Path | None) -> tuple[str, ...] | None:
-    """The same where no metric asks for captions; None too of a folder from elsewhere, whatever files lie in it."""
-    manifest = pictures.directory / MANIFEST
-    if prompts is None and not (manifest.is_file() and read_manifest(pictures.directory).stage == "generate"):
+def known_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | None:
+    """Return the same where no metric asks for captions; None for a directory that `generate` did not make."""
+    manifest = images.directory / MANIFEST
+    if prompts is None and not (manifest.is_file() and read_manifest(images.directory).stage == "generate"):
         return None
-    return read_captions(pictures, prompts)
+    return read_captions(images, prompts)
 
 
 def captions_sha256(texts: Sequence[str]) -> str:
-    """Of the captions of all pictures, in order."""
+    """Return the SHA-256 of the captions of all images, in order."""
     return hashlib.sha256("".join(f"{text}\n" for text in texts).encode()).hexdigest()
 
 
 def extender_of_samples(samples: Path) -> Extender | None:
-    """What extended the prompts that were drawn; UserError where several did."""
+    """Return the extender of the prompts that were drawn; UserError if there are several."""
     if not (samples / MANIFEST).is_file() or not read_manifest(samples).config.get("extended"):
         return None
     return extender_of(samples, [read_json(path) for path in sorted(samples.glob("*/metadata.jsonl"))])
 
 
-def words_for(pictures: Pictures, source: Source | None, rounding: Literal["round", "truncate"]) -> dict[str, str]:
-    """What tables call the pictures: their size, whose captions they were drawn by, the reference's folder."""
-    first = pictures.directory / pictures.files[0]
+def words_for(images: Images, source: Source | None, rounding: Literal["round", "truncate"]) -> dict[str, str]:
+    """Return the words of tables for the images: their size, their captions, the reference's directory."""
+    first = images.directory / images.files[0]
     height, width, _ = read_rgb(first, rounding=rounding).shape
     metadata = first.parent.parent / "metadata.jsonl"
     line = read_json(metadata) if metadata.is_file() else {}
     prompts = {"image_id": "COCO's captions", "key": "captions of one's own", "tag": "GenEval's prompts"}
     found = [words for field, words in prompts.items() if field in line]
     size = str(width) if width == height else f"{width} x {height}"
-    # A directory of features is called by a hash.
-    named = {"reference": source.path.resolve().name} if source and source.pictures else {}
+    # The name of a directory of features is a hash.
+    named = {"reference": source.path.resolve().name} if source and source.images else {}
     return named | {"size": size} | ({"prompts": found[0]} if found else {})

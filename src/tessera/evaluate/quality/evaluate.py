@@ -1,17 +1,18 @@
-"""evaluate quality: how good and how fitting a folder of pictures is, against a reference (paper section 4.1, Table 1).
+"""evaluate quality: compare a directory of images with a reference and with its captions (section 4.1, Table 1).
 
-FID and KID on Inception, FD and precision / recall / density / coverage on DINOv2, CLIPScore and CMMD on CLIP, and the
-CLIPScore of jina-clip-v2, from one decoding of the pictures, into scores.json. Networks compute in float32, statistics
-in float64. Intervals are over prompts: the bootstrap's of scores over captions, the jackknife's of distances.
+One decoding of the images feeds all networks. Networks compute in float32, statistics in float64.
 """
 
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tessera.config import UserError, to_dict
+import numpy as np
+
+from tessera.config import UserError, part_id, to_dict
 from tessera.evaluate.quality.captions import (
     captions_sha256,
     extender_of_samples,
@@ -19,17 +20,19 @@ from tessera.evaluate.quality.captions import (
     read_captions,
     words_for,
 )
-from tessera.evaluate.quality.config import CAPTIONED, NETWORK, QualityConfig
-from tessera.evaluate.quality.distances import blocks_of
-from tessera.evaluate.quality.features import features_of, find_pictures
-from tessera.evaluate.quality.numbers import Measured
+from tessera.evaluate.quality.config import QualityConfig
+from tessera.evaluate.quality.features import features_of, find_images
+from tessera.evaluate.quality.metrics import METRICS, Inputs, blocks_of, load_metric
 from tessera.evaluate.quality.reference import find_reference, reference_of
-from tessera.evaluate.scores import Scores, write_scores
+from tessera.evaluate.scores import Number, Scores, library_versions, write_scores
 from tessera.stages import open_stage
+
+if TYPE_CHECKING:
+    from tessera.pretrained.features.encoder import ImageEncoder
 
 
 def default_cache() -> Path:
-    """Where features of reference pictures are kept: tessera/reference of the user's cache."""
+    """Return the directory of reference images' features: tessera/reference of the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tessera" / "reference"
 
 
@@ -37,33 +40,36 @@ def evaluate_quality(
     out: Path,
     samples: Path,
     reference: Path,
-    networks: Mapping[str, Any],
+    networks: "Mapping[str, ImageEncoder]",
     config: QualityConfig | None = None,
     *,
     prompts: Path | None = None,
     name: str | None = None,
     num_images: int | None = None,
     cache: Path | None = None,
+    chunk: int = 256,
 ) -> bool:
-    """Measures `samples` against `reference` into `out`/scores.json; goes on where it stopped. Whether it is complete.
+    """Measure `samples` against `reference` into `out`/scores.json; resumable. Return True when it is complete.
 
-    samples: a directory of `generate`, or of any pictures. reference: a directory of pictures, or of their features as
-    the cache keeps them. networks: "inception", "dinov2", "clip", "clip336", "jina" -> encoder, those that the metrics
-    need. prompts: a file with a caption for each picture, where the samples have none. name: in tables; the samples
-    directory's by default. num_images: training images that the model had seen, for curves.
+    samples: a directory of `generate`, or of any images. reference: a directory of images, or of their features as the
+    cache has them. networks: those that the metrics name. prompts: a file with a caption for each image, where the
+    samples have none. name: in tables; the samples directory's by default. num_images: training images that the model
+    had seen, for curves. chunk: images whose features are written at once.
     """
     out, samples, reference, config = Path(out), Path(samples), Path(reference), config or QualityConfig()
-    needed = {NETWORK[metric]: networks[NETWORK[metric]] for metric in config.metrics}
-    pictures = find_pictures(samples, "sample")
-    asked = [metric for metric in config.metrics if metric in CAPTIONED]
-    captions = read_captions(pictures, prompts) if asked else known_captions(pictures, prompts)
+    metrics = {metric: load_metric(metric) for metric in config.metrics}
+    needed = {metric.network: networks[metric.network] for metric in metrics.values()}
+    images = find_images(samples, "sample")
+    asked = [name for name, metric in metrics.items() if metric.captioned]
+    captions = read_captions(images, prompts) if asked else known_captions(images, prompts)
     if asked and captions is None:
         raise UserError(f"{samples}: has no captions for {asked[0]}; give --prompts, or leave {asked[0]} out")
     extender = extender_of_samples(samples)
-    compared = {key: network for key, network in needed.items() if key in ("inception", "dinov2", "clip336")}
+    compared = {metric.network: needed[metric.network] for metric in metrics.values() if not metric.captioned}
     source = find_reference(reference) if compared else None
     described = to_dict(config) | {
-        "samples": pictures.sha256,
+        "metrics": [part_id(metric, METRICS) for metric in metrics],
+        "samples": images.sha256,
         "prompts": captions_sha256(captions) if captions else None,
         "networks": {
             key: [network.id, network.sha256, network.resizing, getattr(network, "cut", None)]
@@ -78,27 +84,62 @@ def evaluate_quality(
         shutil.rmtree(out / "work", ignore_errors=True)  # of a process that was killed here
         return True
     work, cache = out / "work", cache or default_cache()
-    found = source and reference_of(source, compared, cache, work / "reference", config.batch_size, config.rounding)
-    features = features_of(pictures, needed, work / "samples", config.batch_size, config.rounding, "quality")
+    how = config.batch_size, config.rounding
+    found = source and reference_of(source, compared, cache, work / "reference", *how, chunk)
+    features = features_of(images, needed, work / "samples", *how, "quality", chunk)
     if source and found is None:  # other ranks may have done their part of it meanwhile
-        found = reference_of(source, compared, cache, work / "reference", config.batch_size, config.rounding)
+        found = reference_of(source, compared, cache, work / "reference", *how, chunk)
     if features is None or (source and found is None):
         return False
-    blocks = blocks_of(len(pictures.files), captions, config.seed)
-    measured = Measured(config, pictures, features, found, needed, extender, captions, blocks)
-    numbers, items, facts = measured.all()
-    write_scores(
-        out,
-        Scores(
-            kind="quality",
-            name=name or samples.name,
-            numbers=tuple(numbers),
-            items=tuple(items),
-            num_images=num_images,
-            facts=facts | words_for(pictures, source, config.rounding),
-        ),
-    )
-    counts = {"images": len(pictures.files), "numbers": len(numbers)}
+    blocks = blocks_of(len(images.files), captions, config.seed)
+    facts: dict[str, Any] = {}
+    numbers: list[Number] = []
+    values: dict[str, list[float]] = {}
+    for key, metric in metrics.items():
+        network, against = needed[metric.network], None if metric.captioned else found
+        real = against.features[metric.network] if against else np.empty((0, 0), np.float32)
+        inputs = Inputs(
+            config=config,
+            network=network,
+            samples=features[metric.network],
+            reference=real,
+            blocks=blocks,
+            captions=captions,
+        )
+        result = metric.measure(inputs, key)
+        rounding = config.rounding if images.arrays or (against and against.arrays) else None
+        for number in result.numbers:
+            label, direction = metric.shows[number.metric.split("/")[0]]
+            about = replace(
+                number.protocol,
+                encoder=network.id,
+                encoder_sha256=network.sha256,
+                resize=network.resizing,
+                rounding=rounding,
+                images=len(images.files),
+                reference=against.sha256 if against else None,
+                reference_images=against.images if against else None,
+                prompts_sha256=described["prompts"],
+                extender=extender,
+                versions=library_versions(),
+            )
+            numbers.append(replace(number, label=label, direction=direction, protocol=about))
+        values |= result.values
+        facts |= result.facts
+    items = [_item(images.files[row], row, captions, values) for row in range(len(images.files))] if values else []
+    facts |= words_for(images, source, config.rounding)
+    scores = Scores(kind="quality", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
+    write_scores(out, replace(scores, num_images=num_images))
+    counts = {"images": len(images.files), "numbers": len(numbers)}
     stage.finish(counts | ({"reference": found.images} if found else {}))
     shutil.rmtree(work, ignore_errors=True)  # last: until then a killed process loses nothing
     return True
+
+
+def _item(file: str, row: int, captions: Any, values: Mapping[str, list[float]]) -> dict[str, Any]:
+    """Return the item of one image, by its prompt and number where `generate` made it."""
+    folder, stem = Path(file).parent.parent.name, Path(file).stem
+    drawn = folder.isdecimal() and stem.isdecimal()
+    prompt, sample = (int(folder), int(stem)) if drawn else (row, 0)
+    own = {metric: each[row] for metric, each in values.items()}
+    return {"prompt": prompt, "sample": sample, "file": file, "text": captions[row], "values": own}

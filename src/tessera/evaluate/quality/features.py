@@ -1,7 +1,7 @@
-"""Folders of pictures as features: one decoding feeds all networks; what is done is kept when the process dies.
+"""Directories of images as features: one decoding feeds all networks; finished chunks outlive the process.
 
-Pictures are PNG, JPEG, WebP or BMP files, or .npy arrays (H, W, 3) of bytes or floats 0..1. A directory made by
-`generate` gives its samples; any other one all the pictures below it but hidden ones, in the order of their paths.
+Images are PNG, JPEG, WebP or BMP files, or .npy arrays (H, W, 3) of bytes or floats 0..1. A directory made by
+`generate` gives its samples; any other one all the images below it but hidden ones, in the order of their paths.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,30 +23,15 @@ from tessera.images import read_rgb
 from tessera.progress import progress
 from tessera.stages import MANIFEST, read_manifest
 
+if TYPE_CHECKING:
+    from tessera.pretrained.features.encoder import ImageEncoder
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy")
-CHUNK = 256
-"""Pictures whose features are written at once."""
-FEATURES = ".features.safetensors"
-
-
-class Encoder(Protocol):
-    """What is needed of a network; `tessera.pretrained.features.encoder.PictureEncoder` says more."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def network(self) -> Any: ...
-    @property
-    def resizing(self) -> str: ...
-    def prepare(self, picture: NDArray[Any]) -> Any: ...
-    def features(self, batch: Any) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of a directory."""
+class Images:
+    """The images of a directory."""
 
     directory: Path
     files: tuple[str, ...]
@@ -56,16 +41,19 @@ class Pictures:
 
     @property
     def arrays(self) -> bool:
-        """Whether there are .npy files among them, whose rounding is a choice."""
+        """True if there are .npy files among them, whose rounding is a choice."""
         return any(file.endswith(".npy") for file in self.files)
 
 
-def find_pictures(directory: Path, what: str) -> Pictures:
-    """All pictures of `directory`. UserError: fewer than 2, or others than the manifest of `generate` counts; a link to
-    a folder, whose pictures would be missing."""
+def find_images(directory: Path, what: str) -> Images:
+    """Return all images of `directory`.
+
+    Raises UserError for fewer than 2, for another number than the manifest of `generate` counts, and for a link to a
+    directory, whose images would be missing.
+    """
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"{directory}: there is no such directory of {what} pictures")
+        raise UserError(f"{directory}: there is no such directory of {what} images")
     drawn, expected = False, None
     if (directory / MANIFEST).is_file():
         manifest = read_manifest(directory)
@@ -78,17 +66,17 @@ def find_pictures(directory: Path, what: str) -> Pictures:
     ]
     files = sorted(path.relative_to(directory).as_posix() for path in found)
     if expected is not None and len(files) != expected:
-        raise UserError(f"{directory}: holds {len(files)} of its {expected} pictures; generate it again")
+        raise UserError(f"{directory}: holds {len(files)} of its {expected} images; generate it again")
     if len(files) < 2:
-        raise UserError(f"{directory}: holds {len(files)} pictures ({', '.join(SUFFIXES)}), at least 2 are needed")
+        raise UserError(f"{directory}: holds {len(files)} images ({', '.join(SUFFIXES)}), at least 2 are needed")
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(lambda file: sha256_file(directory / file), files))
     lines = "".join(f"{file} {digest}\n" for file, digest in zip(files, hashes))
-    return Pictures(directory, tuple(files), hashlib.sha256(lines.encode()).hexdigest())
+    return Images(directory, tuple(files), hashlib.sha256(lines.encode()).hexdigest())
 
 
 def _below(directory: Path) -> Iterator[Path]:
-    """All files, hidden folders left out."""
+    """Yield all files, without hidden directories."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
@@ -97,32 +85,33 @@ def _below(directory: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
             if (Path(place) / name).is_symlink():
-                raise UserError(f"{Path(place) / name}: is a link, which is not followed; put the folder itself there")
+                raise UserError(f"{Path(place) / name}: is a link; put the directory itself there")
         yield from (Path(place) / name for name in files)
 
 
 def features_of(
-    pictures: Pictures,
-    encoders: Mapping[str, Encoder],
+    images: Images,
+    encoders: "Mapping[str, ImageEncoder]",
     work: Path,
     batch_size: int,
     rounding: Literal["round", "truncate"],
     description: str,
+    chunk: int,
 ) -> dict[str, NDArray[np.float32]] | None:
-    """Name of each encoder -> features (N, D); every picture is decoded once for all of them.
+    """Return features (N, D) by the encoders' names; every image is decoded once for all of them.
 
-    Chunks are written to `work` as they are done and not done again. Under torchrun rank r of w does chunks r, r + w,
-    ... and waits for nobody; None while another rank's chunks are missing.
+    Chunks of `chunk` images are written to `work` as they are done and not done again. Under torchrun rank r of w does
+    chunks r, r + w, ... and waits for nobody; None while another rank's chunks are missing.
     """
     import torch
 
     from tessera.models.packing import packed_linears
 
     torch.backends.cudnn.allow_tf32 = False  # its default keeps 10 bits of the factors in convolutions on recent GPUs
-    starts = range(0, len(pictures.files), CHUNK)
+    starts = range(0, len(images.files), chunk)
     own = list(starts)[rank() :: world_size()]
     with (
-        progress(description, sum(len(pictures.files[s : s + CHUNK]) for s in own)) as bar,
+        progress(description, sum(len(images.files[s : s + chunk]) for s in own)) as bar,
         ThreadPoolExecutor(4) as pool,
         ExitStack() as packed,
     ):
@@ -130,14 +119,14 @@ def features_of(
             if not all(_chunk(work, name, start).is_file() for start in own):
                 packed.enter_context(packed_linears(encoder.network))
         for start in own:
-            files = pictures.files[start : start + CHUNK]
+            files = images.files[start : start + chunk]
             missing = {name: e for name, e in encoders.items() if not _chunk(work, name, start).is_file()}
             made: dict[str, list[NDArray[np.float32]]] = {name: [] for name in missing}
             for first in range(0, len(files) if missing else 0, batch_size):
 
-                def prepare(file: str, missing: Mapping[str, Encoder] = missing) -> list[Any]:
-                    picture = read_rgb(pictures.directory / file, rounding=rounding)
-                    return [encoder.prepare(picture) for encoder in missing.values()]
+                def prepare(file: str, missing: "Mapping[str, ImageEncoder]" = missing) -> list[Any]:
+                    image = read_rgb(images.directory / file, rounding=rounding)
+                    return [encoder.prepare(image) for encoder in missing.values()]
 
                 prepared = list(pool.map(prepare, files[first : first + batch_size]))
                 for (name, encoder), rows in zip(missing.items(), zip(*prepared)):

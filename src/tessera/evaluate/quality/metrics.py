@@ -1,0 +1,293 @@
+"""The table of metrics of `evaluate quality`: one entry adds one, and so does a function of a user's own file.
+
+Intervals are over prompts: the bootstrap's of scores over captions; the delete-a-block jackknife's of distances to a
+reference, which is held fixed (`tessera.metrics.jackknife`). Distances without each block go into scores.json, so that
+the difference of two models has an interval too.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera import metrics
+from tessera.config import UserError, blaming, load_part, lookup, part_id
+from tessera.evaluate import scores
+from tessera.evaluate.scores import Direction, LeftOutBlocks, Number
+from tessera.metrics import LeftOut
+from tessera.metrics.jackknife import BLOCKS
+from tessera.randomness import philox
+
+if TYPE_CHECKING:
+    from tessera.evaluate.quality.config import QualityConfig
+
+PRDC_PROTOCOLS: dict[str, int] = {"paper": 3, "full": 3, "dgm-eval": 5}
+"""Name -> k. paper: both sets cut into 5 chunks in order, averaged; full: all at once; dgm-eval: 10,000 of each."""
+CHUNKS = 5
+KID_SUBSET = 1000
+
+
+class OwnMetric(Protocol):
+    """A metric of a user's file: a function with these attributes, or a class that is called without arguments."""
+
+    network: str
+    """The network whose features it compares, a key of `tessera.pretrained.features.networks.NETWORKS`."""
+    label: str
+    """Its name in tables."""
+    direction: Direction
+    """The better direction."""
+
+    def __call__(self, samples: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+        """Return the value of features (N, d) of samples against (M, d) of the reference.
+
+        For the interval it is called again on the samples without each of 20 blocks of prompts.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Generated images in blocks of whole prompts, to be left out one after the other."""
+
+    labels: NDArray[np.int64] | None
+    """The block of each image; None = too few prompts."""
+    how: str
+    """The method of an interval over them, or the reason for none."""
+    dealt: str | None = None
+    """SHA-256 of every image's block and prompt; None = the prompts are not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """All that a metric is measured from."""
+
+    config: "QualityConfig"
+    network: Any
+    """The encoder of the features."""
+    samples: NDArray[np.float32]
+    """(N, d)."""
+    reference: NDArray[np.float32]
+    """(M, d); (0, d) for a captioned metric."""
+    blocks: Blocks
+    captions: Sequence[str] | None
+    """Of each sample; None = unknown."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The numbers of a metric, whose protocols say what only the metric knows: its name, k and settings."""
+
+    numbers: list[Number]
+    values: dict[str, list[float]] = field(default_factory=dict)
+    """Number's name -> the value of each sample, of a mean over them."""
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """An entry of the table."""
+
+    network: str
+    """A key of `tessera.pretrained.features.networks.NETWORKS`."""
+    shows: Mapping[str, tuple[str, Direction]]
+    """Its numbers: name -> (label in tables, the better direction)."""
+    measure: Callable[[Inputs, str], Result]
+    """Called with the inputs and the metric's name in the table."""
+    captioned: bool = False
+    """Compares images with their captions, not with a reference."""
+
+
+def blocks_of(images: int, captions: Sequence[str] | None, seed: int) -> Blocks:
+    """Return blocks of whole prompts; of single images, where the prompts are not known."""
+    unit = "images" if captions is None else "prompts"
+    labels = metrics.deal_blocks(np.arange(images) if captions is None else captions, seed=seed)
+    if labels is None:
+        count = images if captions is None else len(set(captions))
+        return Blocks(None, f"none: {count} {unit}, at least {BLOCKS} are needed")
+    dealt = None
+    if captions is not None:
+        lines = "".join(f"{block} {caption}\n" for block, caption in zip(labels, captions, strict=True))
+        dealt = hashlib.sha256(lines.encode()).hexdigest()
+    return Blocks(labels, f"jackknife over {unit}, {BLOCKS} blocks of them, the reference held fixed", dealt)
+
+
+def _frechet(x: Inputs, name: str) -> Result:
+    if x.blocks.labels is None:
+        found = metrics.frechet_distance(x.reference, x.samples)
+    else:
+        found = metrics.frechet_left_out(x.reference, x.samples, x.blocks.labels)
+    return Result([_distance(x, name, found, "full", {"covariance": "unbiased, float64"}, least=0.0)])
+
+
+def _kid(x: Inputs, name: str) -> Result:
+    subsets, seed, blocks = x.config.kid_subsets, x.config.seed, x.blocks
+    size = min(KID_SUBSET, len(x.reference), len(x.samples))
+    found = None
+    if blocks.labels is not None:
+        found = metrics.kid_left_out(x.reference, x.samples, blocks.labels, subsets, KID_SUBSET, seed)
+        if found is None:
+            blocks = Blocks(None, "none: the subsets have too few images to leave some out")
+    if found is None:
+        found = metrics.kid(x.reference, x.samples, subsets, KID_SUBSET, seed).value
+    settings = {"subsets": subsets, "size": size, "seed": seed}
+    return Result([_distance(replace(x, blocks=blocks), name, found, "subsets", settings)])
+
+
+def _cmmd(x: Inputs, name: str) -> Result:
+    found = metrics.cmmd_left_out(x.reference, x.samples, x.blocks.labels)
+    settings = {"sigma": 10.0, "scale": 1000.0}
+    return Result([_distance(x, name, found if x.blocks.labels is not None else found.value, "full", settings, 0.0)])
+
+
+def _prdc(x: Inputs, name: str) -> Result:
+    return Result([number for protocol in x.config.prdc for number in prdc_by(x, protocol)])
+
+
+def prdc_by(x: Inputs, protocol: str, subset: int = 10_000) -> list[Number]:
+    """Return precision, recall, density and coverage by one of PRDC_PROTOCOLS; subset: images of dgm-eval."""
+    k, labels, how, seed = PRDC_PROTOCOLS[protocol], x.blocks.labels, x.blocks.how, x.config.seed
+    real, fake, settings = x.reference, x.samples, {}
+    parts = [(real, fake, labels)]
+    if protocol == "paper":
+        least = CHUNKS * (k + 1)
+        if min(len(real), len(fake)) < least:
+            raise UserError(
+                f"prdc: the protocol 'paper' cuts both sets into {CHUNKS}, which takes at least {least} images of"
+                f" each, not {len(real)} and {len(fake)}; leave it out of --prdc"
+            )
+        cut = [None] * CHUNKS if labels is None else np.array_split(labels, CHUNKS)
+        parts = list(zip(np.array_split(real, CHUNKS), np.array_split(fake, CHUNKS), cut))
+    elif protocol == "dgm-eval":
+        chosen = dgm_eval_rows(len(fake), seed, "fake", subset)
+        labels = None if labels is None else labels[chosen]
+        parts = [(real[dgm_eval_rows(len(real), seed, "real", subset)], fake[chosen], labels)]
+        settings = {"seed": seed}
+    if labels is not None:
+        sizes = [np.bincount(part, minlength=BLOCKS) for _, _, part in parts if part is not None]
+        if any(part.sum() - part.max() <= k for part in sizes) or not np.sum(sizes, axis=0).all():
+            labels, how = None, "none: a block holds nearly all images of a part, or none at all"
+    x = replace(x, blocks=replace(x.blocks, labels=labels, how=how))
+    count = None if labels is None else BLOCKS
+    found = [metrics.prdc_left_out(a, b, k, part if count else None, count) for a, b, part in parts]
+    numbers = []
+    for name in found[0]:
+        value: float | LeftOut = float(np.mean([result[name].value for result in found]))
+        if labels is not None:
+            value = LeftOut(value, np.mean([result[name].without for result in found], axis=0))
+        most = math.inf if name == "density" else 1.0
+        numbers.append(_distance(x, f"{name}/{protocol}", value, protocol, settings, 0.0, most, k))
+    return numbers
+
+
+def dgm_eval_rows(count: int, seed: int, name: str, subset: int) -> NDArray[np.int64]:
+    """Return `subset` rows without replacement, ascending; all, where there are no more."""
+    if count <= subset:
+        return np.arange(count)
+    return np.sort(philox(seed, f"dgm-eval/{name}").choice(count, subset, replace=False))
+
+
+def _caption_score(x: Inputs, name: str) -> Result:
+    """Return the mean of 100 cos, at least 0, with each image's, and the share of captions that were cut."""
+    assert x.captions is not None
+    texts = list(dict.fromkeys(x.captions))
+    embedded, cut = x.network.captions(texts), x.network.cut
+    rows = {text: row for row, text in enumerate(texts)}
+    order = [rows[text] for text in x.captions]
+    values = 100 * metrics.cosine_scores(x.samples, embedded.features[order])
+    resamples, seed = x.config.resamples, x.config.seed
+    interval = metrics.bootstrap(values, order, resamples, seed)
+    number = Number(
+        metric=name if cut == "keep-end" else f"{name}/{cut}",
+        value=max(interval.value, 0.0),
+        low=max(interval.low, 0.0),
+        high=max(interval.high, 0.0),
+        interval=f"bootstrap over prompts, {resamples} resamples",
+        n=len(x.samples),
+        clusters=len(texts),
+        over="items",
+        protocol=scores.Protocol(metric=name, name=cut, settings={"resamples": resamples, "seed": seed}),
+    )
+    facts = {f"{number.metric}/captions_truncated": embedded.truncated / len(texts)}
+    return Result([number], {number.metric: values.tolist()}, facts)
+
+
+def _distance(
+    x: Inputs,
+    metric: str,
+    found: LeftOut | float,
+    protocol: str,
+    settings: Mapping[str, str | int | float],
+    least: float = -math.inf,
+    most: float = math.inf,
+    k: int | None = None,
+) -> Number:
+    """Return a distance's number, with its interval cut to least..most where it was found without each block."""
+    about = scores.Protocol(metric=metric.split("/")[0], name=protocol, k=k, settings=settings)
+    value = found.value if isinstance(found, LeftOut) else found
+    number = Number(metric=metric, value=float(value), interval=x.blocks.how, n=len(x.samples), protocol=about)
+    if not isinstance(found, LeftOut):
+        return number
+    assert x.blocks.labels is not None
+    sizes = np.bincount(x.blocks.labels)
+    values = tuple(found.without.tolist())
+    without = LeftOutBlocks(values=values, sizes=tuple(sizes.tolist()), dealt=x.blocks.dealt)
+    interval = metrics.jackknife(found, sizes, least, most)
+    if interval is None:
+        return replace(number, interval="none: it is the same without any of the blocks", left_out=without)
+    return replace(number, low=interval.low, high=interval.high, left_out=without)
+
+
+METRICS: dict[str, Metric] = {
+    "fid": Metric(network="inception", shows={"fid": ("FID", "lower")}, measure=_frechet),
+    "kid": Metric(network="inception", shows={"kid": ("KID", "lower")}, measure=_kid),
+    "fd_dinov2": Metric(network="dinov2", shows={"fd_dinov2": ("FD DINOv2", "lower")}, measure=_frechet),
+    "prdc": Metric(
+        network="dinov2",
+        shows={name: (name.capitalize(), "higher") for name in ("precision", "recall", "density", "coverage")},
+        measure=_prdc,
+    ),
+    "cmmd": Metric(network="clip336", shows={"cmmd": ("CMMD", "lower")}, measure=_cmmd),
+    "clip_score": Metric(
+        network="clip", shows={"clip_score": ("CLIPScore", "higher")}, measure=_caption_score, captioned=True
+    ),
+    "jina_clip_score": Metric(
+        network="jina", shows={"jina_clip_score": ("jina-CLIPScore", "higher")}, measure=_caption_score, captioned=True
+    ),
+}
+"""Name, as --metrics takes it -> the metric."""
+
+
+def load_metric(spec: str) -> Metric:
+    """Return an entry of METRICS, or NAME of a user's file for "my_parts.py:NAME", an OwnMetric."""
+    found = load_part(spec, METRICS, "metric")
+    if isinstance(found, Metric):
+        return found
+    with blaming(spec, "metric"):
+        own = found() if isinstance(found, type) else found
+    missing = [name for name in ("network", "label", "direction") if not hasattr(own, name)]
+    if missing:
+        raise UserError(f"metric {spec}: has no {missing[0]}; docs/extending.md shows a whole metric")
+    from tessera.pretrained.features.networks import NETWORKS
+
+    lookup(own.network, NETWORKS, f"metric {spec}: network")
+    if own.direction not in ("higher", "lower"):
+        raise UserError(f"metric {spec}: direction is {own.direction!r}; give 'higher' or 'lower', the better one")
+
+    def value(x: Inputs, chosen: Any = slice(None)) -> float:
+        with blaming(spec, "metric"):
+            value = float(own(x.samples[chosen], x.reference))
+        if not math.isfinite(value):
+            raise UserError(f"metric {spec}: gave {value}, not a finite number")
+        return value
+
+    def measure(x: Inputs, name: str) -> Result:
+        result, labels = value(x), x.blocks.labels
+        if labels is not None:
+            result = LeftOut(result, np.array([value(x, labels != block) for block in range(BLOCKS)]))
+        return Result([_distance(x, name.rpartition(":")[2], result, part_id(spec, METRICS), {})])
+
+    return Metric(network=own.network, shows={spec.rpartition(":")[2]: (own.label, own.direction)}, measure=measure)

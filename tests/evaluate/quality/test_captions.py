@@ -1,0 +1,67 @@
+"""Captions of images, and the extender of their prompts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.evaluate.quality.captions import read_captions
+from tessera.evaluate.quality.config import QualityConfig
+from tessera.evaluate.quality.evaluate import evaluate_quality
+from tessera.evaluate.quality.features import find_images
+from tessera.evaluate.scores import read_scores
+from tiny.quality import nets, write_samples
+
+
+def test_texts_of_several_extenders_have_no_protocol(tmp_path):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    manifest = json.loads((samples / "manifest.json").read_text())
+    manifest["config"]["extended"] = True
+    (samples / "manifest.json").write_text(json.dumps(manifest))
+
+    def extend(name, folders):
+        for folder in folders:
+            line = {"prompt": "p", "text": folder.name, "extended": {"extender": name, "template": "t", "seed": 3}}
+            (folder / "metadata.jsonl").write_text(json.dumps(line) + "\n")
+
+    folders = sorted(path.parent for path in samples.glob("*/metadata.jsonl"))
+    extend("llama", folders)
+    config = QualityConfig(metrics=("fid",))
+    evaluate_quality(tmp_path / "a", samples, reference, nets(), config, cache=tmp_path / "cache")
+    found = read_scores(tmp_path / "a").number("fid").protocol.extender
+    assert (found.model, found.prompt, found.seed) == ("llama", "t", 3)
+    extend("rules", folders[-1:])
+    with pytest.raises(UserError, match="its texts come from 2 extenders"):
+        evaluate_quality(tmp_path / "b", samples, reference, nets(), config, cache=tmp_path / "cache")
+    assert not (tmp_path / "b").exists()
+
+
+def test_captions_belong_to_their_images(tmp_path):
+    """Byte order marks and separators within JSON change nothing; where the order is doubtful, files are named."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / f"{i:02d}.png")
+    found = find_images(folder, "sample")
+    texts = tuple(f"grey\u2028of\x85 {i}" for i in range(12))
+    (tmp_path / "c.txt").write_text("\n".join(texts), encoding="utf-8-sig")
+    (tmp_path / "c.jsonl").write_text(
+        "\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts), encoding="utf-8-sig", newline=""
+    )
+    assert read_captions(found, tmp_path / "c.txt") == read_captions(found, tmp_path / "c.jsonl") == texts
+    for i in range(10):
+        (folder / f"{i:02d}.png").rename(folder / f"{i}.png")
+    found = find_images(folder, "sample")
+    assert found.files[:3] == ("0.png", "1.png", "10.png")
+    for name in ("c.txt", "c.jsonl"):
+        with pytest.raises(UserError, match=rf"{name}: is the line of 10\.png or of 2\.png first\?"):
+            read_captions(found, tmp_path / name)
+    lines = [json.dumps({"file": f"{i}.png", "text": text}) for i, text in reversed(list(enumerate(texts)))]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    assert read_captions(found, tmp_path / "c.jsonl") == tuple(texts[int(Path(file).stem)] for file in found.files)
+    (tmp_path / "c.jsonl").write_text("\n".join(lines[1:] + lines[:1]).replace("11.png", "x.png"))
+    with pytest.raises(UserError, match=r'no line has the "file" 11\.png \(1 images without a line\)'):
+        read_captions(found, tmp_path / "c.jsonl")

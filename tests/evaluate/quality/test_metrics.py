@@ -1,0 +1,144 @@
+"""The metrics' protocols and intervals, and metrics of a user's file."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tessera import cli, metrics
+from tessera.config import UserError
+from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.quality.config import QualityConfig
+from tessera.evaluate.quality.metrics import Blocks, Inputs, blocks_of, dgm_eval_rows, prdc_by
+from tessera.evaluate.scores import read_scores
+from tiny.encoders import save_dino
+from tiny.quality import write_samples
+
+
+def inputs(real, fake, blocks, seed=0) -> Inputs:
+    config = QualityConfig(seed=seed)
+    return Inputs(config=config, network=None, samples=fake, reference=real, blocks=blocks, captions=None)
+
+
+def by_part(numbers) -> dict:
+    return {number.metric.split("/")[0]: number for number in numbers}
+
+
+def test_prdc_protocols_on_few_images():
+    x = np.random.default_rng(0).normal(size=(19, 3))
+    few = inputs(x, x + 1e-9, blocks_of(19, None, 0))
+    with pytest.raises(UserError, match="at least 20 images of each, not 19"):
+        prdc_by(few, "paper")
+    precision = by_part(prdc_by(few, "full"))["precision"]
+    assert (precision.value, precision.low) == (1, None)
+    assert precision.interval == "none: 19 images, at least 20 are needed"
+    same = by_part(prdc_by(inputs(x, x + 1e-9, Blocks(np.arange(19) % 2, "by halves")), "full"))
+    assert same["precision"].interval == "none: a block holds nearly all images of a part, or none at all"
+
+
+def test_intervals_of_each_prdc_protocol():
+    """Without a block, of all chunks and of the drawn images alike."""
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(150, 3)), 1.2 * rng.normal(size=(130, 3)) + 0.3
+    blocks = blocks_of(130, [f"prompt {i // 2}" for i in range(130)], seed=4)
+    for name in ("paper", "full", "dgm-eval"):
+        found = by_part(prdc_by(inputs(real, fake, blocks, 7), name, subset=110))
+        keep = dgm_eval_rows(130, 7, "fake", 110) if name == "dgm-eval" else np.arange(130)
+        against = real[dgm_eval_rows(150, 7, "real", 110)] if name == "dgm-eval" else real
+        labels, chunks = blocks.labels[keep], 5 if name == "paper" else 1
+
+        def without(block, part, fake=fake[keep], against=against, labels=labels, chunks=chunks, name=name):
+            cut = zip(*(np.array_split(x, chunks) for x in (against, fake, labels)))
+            k = 5 if name == "dgm-eval" else 3
+            return np.mean([getattr(metrics.prdc(a, b[c != block], k), part) for a, b, c in cut])
+
+        for part in ("precision", "recall", "density", "coverage"):
+            left = np.array([without(block, part) for block in range(20)])
+            value = without(-1, part)
+            expected = metrics.jackknife(metrics.LeftOut(value, left), np.bincount(labels), 0.0)
+            assert found[part].value == pytest.approx(value)
+            assert found[part].low == pytest.approx(expected.low)
+            assert found[part].high == pytest.approx(min(expected.high, 1) if part != "density" else expected.high)
+
+
+OWN = """
+import numpy as np
+
+class my_metric:
+    network, label, direction = "dinov2", "Gap of means", "lower"
+
+    def __call__(self, samples, reference):
+        return np.linalg.norm(samples.mean(0) - reference.mean(0))
+
+def spread(samples, reference):
+    return samples.std() / reference.std()
+
+spread.network, spread.label, spread.direction = "dinov2", "Spread", "higher"
+
+class nameless(my_metric):
+    label = property()
+
+class nowhere(my_metric):
+    network = "dino"
+
+class sideways(my_metric):
+    direction = "up"
+
+class failing(my_metric):
+    def __call__(self, samples, reference):
+        return samples.no_such_method()
+
+class infinite(my_metric):
+    def __call__(self, samples, reference):
+        return np.inf
+"""
+
+
+def own_metrics(tmp_path: Path, count: int, *names: str) -> list[str]:
+    """Return the command that measures metrics of a user's file, and write what it needs."""
+    (tmp_path / "my_parts.py").write_text(OWN)
+    samples, reference = write_samples(tmp_path / "s", 0, count), write_samples(tmp_path / "r", 1, 10)
+    save_dino(tmp_path / "dino")
+    words = ["evaluate", "quality", "--samples", samples, "--reference", reference, "--out", tmp_path / "out"]
+    words += ["--metrics", *(f"{tmp_path / 'my_parts.py'}:{name}" for name in names)]
+    words += ["--dinov2", tmp_path / "dino", "--cache", tmp_path / "cache", "--device", "cpu"]
+    return [str(word) for word in words]
+
+
+def test_a_metric_of_a_user_s_file(tmp_path, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(own_metrics(tmp_path, 20, "my_metric", "spread"))
+    assert done.value.code == 0, capsys.readouterr().err
+    scores = read_scores(tmp_path / "out")
+    gap, spread = scores.numbers
+    assert (gap.metric, gap.label, gap.direction) == ("my_metric", "Gap of means", "lower")
+    assert (spread.metric, spread.label, spread.direction) == ("spread", "Spread", "higher")
+    assert gap.low < gap.value < gap.high
+    assert gap.interval.startswith("jackknife over prompts")
+    assert gap.protocol.name.startswith("my_parts.py:my_metric@")
+    assert gap.protocol.encoder_sha256
+    with pytest.raises(UserError, match="the difference is the same without any of the blocks"):
+        paired_difference(scores, scores, "spread")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "the file has no function 'nothing'"),
+        ("nameless", "has no label; docs/extending.md shows a whole metric"),
+        ("nowhere", "unknown .*network 'dino'; did you mean 'dinov2'"),
+        ("sideways", "direction is 'up'; give 'higher' or 'lower'"),
+        ("failing", r"my_parts\.py:failing: line 26: AttributeError: .*no_such_method"),
+        ("infinite", "gave inf, not a finite number"),
+    ],
+)
+def test_a_user_s_metric_that_cannot_be_is_refused_in_one_line(name, message, tmp_path, capsys):
+    words = own_metrics(tmp_path, 2, name)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as done:
+        cli.main(words)
+    assert done.value.code
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert len(error.strip().splitlines()) == 1

@@ -1,0 +1,106 @@
+"""Reference images and the cache of their features."""
+
+import numpy as np
+import pytest
+
+from tessera.config import UserError
+from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.quality import features as pictures_module
+from tessera.evaluate.quality.config import QualityConfig
+from tessera.evaluate.quality.evaluate import evaluate_quality
+from tessera.evaluate.scores import comparable, read_scores
+from tessera.images import read_rgb
+from tiny.quality import SMALL, Moments, nets, write_samples
+
+
+def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    read = []
+    monkeypatch.setattr(pictures_module, "read_rgb", lambda path, **how: read.append(path) or read_rgb(path, **how))
+    evaluate_quality(tmp_path / "a", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
+    assert len(read) == 48
+    evaluate_quality(tmp_path / "a", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
+    assert len(read) == 48  # done
+    other = write_samples(tmp_path / "s2", 2)
+    evaluate_quality(tmp_path / "b", other, reference, nets(), SMALL, cache=tmp_path / "cache")
+    assert len(read) == 72  # the reference is known by its content
+    (folder,) = (tmp_path / "cache").iterdir()
+    evaluate_quality(tmp_path / "c", samples, folder, nets(), SMALL)
+    a, b, c = (read_scores(tmp_path / name) for name in "abc")
+    assert (a.numbers, a.items) == (c.numbers, c.items)
+    assert a.facts == c.facts | {"reference": "r"}
+    assert c.facts.keys() == {"clip_score/captions_truncated", "size"}
+    assert comparable(a.number("fid"), b.number("fid")) == []
+    assert paired_difference(a, b, "clip_score").value == pytest.approx(
+        b.number("clip_score").value - a.number("clip_score").value
+    )
+    changed = nets()
+    changed["dinov2"].sha256 = "f" * 64
+    with pytest.raises(UserError, match="has no features of dinov2"):
+        evaluate_quality(tmp_path / "d", samples, folder, changed, SMALL)
+
+
+def test_features_are_kept_for_one_way_to_make_bytes(tmp_path):
+    """Arrays of floats become other bytes by other rounding: the cache must not give one for the other."""
+    rng = np.random.default_rng(0)
+    for folder in (tmp_path / "s", tmp_path / "r"):
+        folder.mkdir()
+        for i in range(24):
+            np.save(folder / f"{i:02d}.npy", rng.random((32, 32, 3), dtype=np.float32))
+    found = {}
+    for cache in ("shared", "own"):
+        for rounding in ("round", "truncate"):
+            config = QualityConfig(metrics=("fid",), rounding=rounding)
+            out, kept = tmp_path / cache / rounding, tmp_path / (cache if cache == "shared" else f"{cache}-{rounding}")
+            evaluate_quality(out, tmp_path / "s", tmp_path / "r", nets(), config, cache=kept)
+            found[cache, rounding] = read_scores(out).number("fid").value
+    assert found["shared", "round"] == found["own", "round"] != found["own", "truncate"]
+    assert found["shared", "truncate"] == found["own", "truncate"]
+    (folder,) = (tmp_path / "own-round").iterdir()
+    config = QualityConfig(metrics=("fid",), rounding="truncate")
+    with pytest.raises(UserError, match="no features of inception with these weights, its resizing and --rounding"):
+        evaluate_quality(tmp_path / "out", tmp_path / "s", folder, nets(), config)
+
+
+def test_features_are_kept_for_one_resizing(tmp_path):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    networks, config = nets(), QualityConfig(metrics=("fid",))
+    evaluate_quality(tmp_path / "a", samples, reference, networks, config, cache=tmp_path / "cache")
+    networks["inception"].resizing, networks["inception"].seen = "another", 0
+    evaluate_quality(tmp_path / "b", samples, reference, networks, config, cache=tmp_path / "cache")
+    assert networks["inception"].seen == 48  # the reference was read anew
+    with pytest.raises(UserError, match="made otherwise"):
+        evaluate_quality(tmp_path / "a", samples, reference, networks, config, cache=tmp_path / "cache")
+
+
+def test_a_reference_that_changed_is_another_one(tmp_path):
+    """Arrays of one shape have one size; what was encoded of the old ones is no part of the new one's features."""
+    samples, reference, config = write_samples(tmp_path / "s", 0), tmp_path / "r", QualityConfig(metrics=("fid",))
+    reference.mkdir()
+    rng = np.random.default_rng(1)
+    for i in range(24):
+        np.save(reference / f"{i:02d}.npy", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+    class Dies(Moments):
+        def features(self, batch):
+            if self.seen > 12:
+                raise KeyboardInterrupt
+            return super().features(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_quality(
+            tmp_path / "a",
+            samples,
+            reference,
+            {"inception": Dies("inception")},
+            config,
+            cache=tmp_path / "cache",
+            chunk=4,
+        )
+    assert list((tmp_path / "a" / "work" / "reference").rglob("*.npy"))
+    np.save(reference / "00.npy", np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match="made otherwise: reference"):
+        evaluate_quality(tmp_path / "a", samples, reference, nets(), config, cache=tmp_path / "cache", chunk=4)
+    evaluate_quality(tmp_path / "b", samples, reference, nets(), config, cache=tmp_path / "cache", chunk=4)
+    evaluate_quality(tmp_path / "c", samples, reference, nets(), config, cache=tmp_path / "another", chunk=4)
+    assert read_scores(tmp_path / "b").numbers == read_scores(tmp_path / "c").numbers
