@@ -10,7 +10,7 @@ import torch
 
 from tessera.miniature import WorldConfig
 from tiny import chromium
-from tiny.images import BAD_PICTURES, NO_PICTURES, WORLD, good_picture
+from tiny.images import BAD_IMAGES, NOT_IMAGES, WORLD, good_image
 from tiny.models import save_llava_next, save_t5, save_vae
 
 torch.set_num_threads(1)
@@ -43,7 +43,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
-    """A collected miniature of 24 pictures of 16 px in 3 classes. Tests must not write in it."""
+    """A collected miniature of 24 images of 16 px in 3 classes. Tests must not write in it."""
     from tessera.curate.collect.collect import CollectConfig, collect
 
     out = tmp_path_factory.mktemp("miniature") / "images"
@@ -56,23 +56,23 @@ def world() -> WorldConfig:
     return WORLD
 
 
-@pytest.fixture(name="good_picture", scope="session")
-def good_picture_fixture():
-    return good_picture
+@pytest.fixture(name="good_image", scope="session")
+def good_image_fixture():
+    return good_image
 
 
 @pytest.fixture(scope="session")
-def bad_pictures():
-    return BAD_PICTURES
+def bad_images():
+    return BAD_IMAGES
 
 
 @pytest.fixture(scope="session")
 def messy(tmp_path_factory) -> Path:
-    """300 picture files in 5 class folders, 7 of them bad, and other files among them."""
+    """300 image files in 5 class folders, 7 of them bad, and other files among them."""
     root = tmp_path_factory.mktemp("messy") / "my-pictures"
     folders = ["red_fox", "grey-cat", "Café noir", "\u732b", "a.b"]
-    for number in range(300 - len(BAD_PICTURES)):
-        suffix, data = good_picture(number // 5, number)
+    for number in range(300 - len(BAD_IMAGES)):
+        suffix, data = good_image(number // 5, number)
         # Names repeat between suffixes, differ in case only, or lie deeper.
         name = ["IMG {}", "img {}", "x/{}", "photo.{}", "\u00e9t\u00e9 {}"][number % 7 % 5].format(number // 10)
         path = root / folders[number % 5] / f"{name}{suffix}"
@@ -80,9 +80,9 @@ def messy(tmp_path_factory) -> Path:
             path = path.with_name(f"_{path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    for i, (name, (data, _)) in enumerate(BAD_PICTURES.items()):
+    for i, (name, (data, _)) in enumerate(BAD_IMAGES.items()):
         (root / folders[i % 5] / name).write_bytes(data)
-    for name in NO_PICTURES:
+    for name in NOT_IMAGES:
         (root / folders[0] / name).write_bytes(b"other")
     for hidden in ("__MACOSX", ".cache"):
         (root / hidden).mkdir()

@@ -1,4 +1,4 @@
-"""The same results on a GPU as on the CPU: CUDA's and Apple's where there is one, else the CPU stands in for them.
+"""The same results on a GPU as on the CPU: CUDA's and Apple's where there is one, else the CPU takes their place.
 
     python -m pytest tests/test_accelerators.py
 
@@ -104,7 +104,7 @@ def settings(name):
 
 
 def tolerance(config):
-    """Of ten steps' losses: rounding grows by the step, most in bfloat16, and where updates are normalised."""
+    """Of ten steps' losses: rounding grows by the step, most in bfloat16, and where updates are normalized."""
     return 5e-2 if config.compute == "bf16" else 1e-3 if config.optim.name == "adamw" else 1e-2
 
 
@@ -120,7 +120,7 @@ def drawing(latents):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_training_and_going_on(name, tmp_path, device, monkeypatch):
-    """Ten steps, stopped before the sixth there and gone on with: the CPU's losses, also of held-out records.
+    """Ten steps, stopped before the sixth there and resumed: the CPU's losses, also of held-out records.
 
     By the defaults, so on a GPU by compiled blocks; and these networks differ, each with its own programs.
     """
@@ -155,7 +155,7 @@ def test_training_and_going_on(name, tmp_path, device, monkeypatch):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_checkpoint_goes_from_device_to_device(name, tmp_path, device, monkeypatch):
-    """Begun on the CPU, gone on with there, ended on the CPU; and what the device holds is what it was given."""
+    """Begun on the CPU, resumed there, ended on the CPU; and what the device holds is what it was given."""
     plain = write_set(tmp_path / "plain", make_records(37))
     config = settings(name)
     train(tmp_path / "whole", plain, None, config, device="cpu")

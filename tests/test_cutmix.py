@@ -1,4 +1,4 @@
-"""CutMix: boxes and areas as in the paper's list, pixels exact, corners and centre intact."""
+"""CutMix: boxes and areas as in the paper's list, pixels exact, corners and center intact."""
 
 from collections import Counter
 

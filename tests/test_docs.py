@@ -33,7 +33,7 @@ def blocks(page, language=None):
 
 
 def lines(text):
-    """The lines of a block; one that ends in a backslash goes on in the next."""
+    """The lines of a block; one that ends in a backslash continues in the next."""
     return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 
 

@@ -1,4 +1,4 @@
-"""The wheel holds everything that the package needs, and works without the sources beside it.
+"""The wheel holds everything that the package needs, and works without the sources next to it.
 
 `make package` goes further, with a package index: scripts/check_package.py.
 """

@@ -90,7 +90,7 @@ def save_stable_diffusion(folder: Path) -> Path:
 
 
 def save_xl(folder: Path) -> Path:
-    """Stable Diffusion XL: two CLIPs, and the size of the picture as a condition."""
+    """Stable Diffusion XL: two CLIPs, and the size of the image as a condition."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 

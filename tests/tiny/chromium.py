@@ -73,7 +73,7 @@ _FAULTS = """() => {
   return found;
 }"""
 
-# The focus goes on from where it was lost: at the first place of the page.
+# The focus continues from where it was lost: at the first place of the page.
 _FROM_THE_START = """() => {
   const first = Object.assign(document.createElement('span'), {tabIndex: -1});
   document.body.prepend(first);
@@ -133,7 +133,7 @@ def check_keyboard(page) -> None:
 
 
 def check_file(browser, path) -> None:
-    """A page of a file: nothing wrong at any width or in any colours, all of it by keyboard, no request, no error."""
+    """A page of a file: nothing wrong at any width or in any colors, all of it by keyboard, no request, no error."""
     for viewport in (PHONE, DESK):
         for colors in ("light", "dark"):
             context = browser.new_context(viewport=viewport, color_scheme=colors)

@@ -121,7 +121,7 @@ def fill(page, name, value):
 
 
 def draw(page, prompt, **numbers):
-    """Draws and gives the pictures of the page as addresses."""
+    """Draws and gives the images of the page as addresses."""
     fill(page, "prompt", prompt)
     for name, value in numbers.items():
         fill(page, name, value)

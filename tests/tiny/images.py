@@ -1,4 +1,4 @@
-"""Pictures of every kind that users have, and a small miniature set."""
+"""Images of every kind that users have, and a small miniature set."""
 
 import io
 import random
@@ -31,7 +31,7 @@ def quarters(crop: np.ndarray) -> np.ndarray:
 
 
 def scenery(seed: int, width: int, height: int) -> Image.Image:
-    """A smooth random picture: it survives JPEG and scaling."""
+    """A smooth random image: it survives JPEG and scaling."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -58,12 +58,12 @@ def transparent_palette(image: Image.Image) -> bytes:
     return saved(image.convert("P", palette=Image.Palette.ADAPTIVE, colors=16), "PNG", transparency=3)
 
 
-def grey_16(image: Image.Image) -> Image.Image:
+def gray_16(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
-def good_picture(kind: int, seed: int) -> tuple[str, bytes]:
-    """(suffix, bytes) of one of 14 kinds of readable pictures."""
+def good_image(kind: int, seed: int) -> tuple[str, bytes]:
+    """(suffix, bytes) of one of 14 kinds of readable images."""
     rng = random.Random(seed)
     image = scenery(seed, rng.choice([3, 17, 40, 90, 200]), rng.choice([2, 30, 64, 150]))
     frames = [scenery(seed + i, *image.size) for i in range(3)]
@@ -74,7 +74,7 @@ def good_picture(kind: int, seed: int) -> tuple[str, bytes]:
         lambda: (".jpg", rotated_jpeg(image, 1 + seed % 8)),
         lambda: (".png", saved(image, "PNG")),
         lambda: (".png", saved(alpha(image), "PNG")),
-        lambda: (".PNG", saved(grey_16(image), "PNG")),
+        lambda: (".PNG", saved(gray_16(image), "PNG")),
         lambda: (".png", transparent_palette(image)),
         lambda: (".png", saved(image.convert("1"), "PNG")),
         lambda: (".webp", saved(alpha(image), "WEBP")),
@@ -94,7 +94,7 @@ def bomb() -> bytes:
     return bytes(data)
 
 
-BAD_PICTURES = {
+BAD_IMAGES = {
     "half.jpg": (saved(scenery(1, 300, 300), "JPEG")[:-4000], "truncated"),
     "half.png": (saved(Image.effect_noise((90, 90), 50), "PNG")[:-3000], "truncated"),
     "letter.jpg": (b"Dear reader, this is no picture.\n" * 40, "not an image, or an unknown format"),
@@ -103,4 +103,4 @@ BAD_PICTURES = {
     "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg files cannot be read"),
     "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image, or an unknown format"),
 }
-NO_PICTURES = ["notes.txt", ".DS_Store", "labels.csv", ".hidden.jpg", "noextension"]
+NOT_IMAGES = ["notes.txt", ".DS_Store", "labels.csv", ".hidden.jpg", "noextension"]

@@ -41,7 +41,7 @@ class TinyJinaModel(PreTrainedModel):
 
 
 def save_jina(folder: Path) -> Path:
-    """Words by single letters, pictures of 16 px by their mean colour."""
+    """Words by single letters, images of 16 px by their mean color."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

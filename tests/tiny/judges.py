@@ -49,7 +49,7 @@ def save_detector(directory: Path) -> Path:
 
 
 def save_clip(directory: Path, size: int = 16) -> Path:
-    """A CLIP of 16 px pictures and single letters."""
+    """A CLIP of 16 px images and single letters."""
     letters = sorted(string.ascii_lowercase + string.digits + "-.,'!?()")
     names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocab = {name: number for number, name in enumerate(names)}

@@ -85,7 +85,7 @@ def chat_tokenizer():
 
 
 def save_llava_next(folder: Path, seed: int = 0) -> Path:
-    """A LLaVA-NeXT that sees 24 px with patches of 8: 9 tokens for a whole picture, a grid of 2 x 2 crops."""
+    """A LLaVA-NeXT that sees 24 px with patches of 8: 9 tokens for a whole image, a grid of 2 x 2 crops."""
     import json
 
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration

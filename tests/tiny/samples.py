@@ -1,4 +1,4 @@
-"""Directories of samples as `tessera generate` makes them, with pictures of the test's choice."""
+"""Directories of samples as `tessera generate` makes them, with images of the test's choice."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def write_samples(
     paint: Callable[[int, int], np.ndarray] | None = None,
     size: int = 24,
 ) -> Path:
-    """`paint(prompt, k)` gives a picture uint8 (H, W, 3); noise by default."""
+    """`paint(prompt, k)` gives an image uint8 (H, W, 3); noise by default."""
     stage = open_stage(directory, stage="generate", config={"per_prompt": per_prompt, "extended": extended})
     for i, line in enumerate(lines):
         folder = directory / f"{i:05d}"

@@ -91,14 +91,14 @@ def test_miniature_in_processes_is_the_same(images, world, tmp_path, monkeypatch
     assert tree(tmp_path / "images") == tree(images)
 
 
-def test_a_messy_folder_is_collected_and_its_rejects_named(messy, bad_pictures, tmp_path):
+def test_a_messy_folder_is_collected_and_its_rejects_named(messy, bad_images, tmp_path):
     out = tmp_path / "images"
     collect(out, FOLDER, messy)
     table = pq.read_table(out / "images.parquet").to_pylist()
     assert len(table) == 300
     assert list(table[0]) == ["key", "class", "file", "width", "height", "source", "reject"]
     rejects = {row["source"].split("/")[-1]: row["reject"] for row in table if row["reject"] is not None}
-    assert rejects == {name: reason for name, (_, reason) in bad_pictures.items()}
+    assert rejects == {name: reason for name, (_, reason) in bad_images.items()}
 
     manifest = read_manifest(out, "collect")
     assert manifest.counts == {"images": 293, "classes": 5, "rejected": 7, "ignored": 7}

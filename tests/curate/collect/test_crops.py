@@ -58,8 +58,8 @@ def test_fast_crops_look_the_same(tmp_path, kind):
         assert np.array_equal(exact.pixels, fast.pixels)
 
 
-def test_fast_crops_reject_what_exact_ones_do(tmp_path, bad_pictures):
-    for name, (data, reason) in bad_pictures.items():
+def test_fast_crops_reject_what_exact_ones_do(tmp_path, bad_images):
+    for name, (data, reason) in bad_images.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(RejectedImage) as caught:
             square_crop(tmp_path / name, 32, fast=True)
@@ -161,8 +161,8 @@ def test_first_frame_of_an_animation(tmp_path):
         assert np.abs(quarters(square_crop(path, 32).pixels) - BLOCKS).max() < 12, name
 
 
-def test_every_bad_picture_has_its_reason(tmp_path, bad_pictures):
-    for name, (data, reason) in bad_pictures.items():
+def test_every_bad_picture_has_its_reason(tmp_path, bad_images):
+    for name, (data, reason) in bad_images.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(RejectedImage) as caught:
             square_crop(tmp_path / name, 32)
@@ -172,9 +172,9 @@ def test_every_bad_picture_has_its_reason(tmp_path, bad_pictures):
 
 
 @pytest.mark.parametrize("kind", range(14))
-def test_damage_anywhere_is_a_reject_or_a_picture(tmp_path, kind, good_picture):
+def test_damage_anywhere_is_a_reject_or_a_picture(tmp_path, kind, good_image):
     rng = random.Random(kind)
-    suffix, data = good_picture(kind, 7)
+    suffix, data = good_image(kind, 7)
     path = tmp_path / f"a{suffix}"
     for _ in range(25):
         damaged = bytearray(data)
