@@ -23,6 +23,7 @@ from tessera.pretrained.text_encoders import Words
 from tessera.pretrained.vae import PixelUnshuffle
 from tessera.stages import read_manifest
 from tessera.workers import Engine
+from tiny.folders import tree
 
 CONFIG = EncodeConfig(shard_size=10, text="words:32", latents="pixel-unshuffle:2")
 
@@ -46,10 +47,6 @@ def mixed_captions(images, recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("captions") / "captions"
     caption(out, images, CaptionConfig(), recipe=recipe)
     return out
-
-
-def files(directory) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def test_records_of_pictures(images, captions, tmp_path):
@@ -131,7 +128,7 @@ def test_a_small_memory_gives_the_same(images, recipe, mixed_captions, tmp_path,
     encode(tmp_path / "large", images, mixed_captions, CONFIG, recipe=recipe)
     monkeypatch.setattr(encode_module, "CACHE_BYTES", 3 * 3 * 16 * 16)
     encode(tmp_path / "small", images, mixed_captions, CONFIG, recipe=recipe)
-    assert files(tmp_path / "small") == files(tmp_path / "large")
+    assert tree(tmp_path / "small") == tree(tmp_path / "large")
 
 
 def test_again_and_after_a_stop(images, captions, tmp_path, monkeypatch):
@@ -156,7 +153,7 @@ def test_again_and_after_a_stop(images, captions, tmp_path, monkeypatch):
             encode(out, images, captions, CONFIG)
     assert written == ["shard-00001.arrow", "shard-00000.arrow"]
     encode(out, images, captions, CONFIG)
-    assert files(out) == files(tmp_path / "whole")
+    assert tree(out) == tree(tmp_path / "whole")
     (out / "shard-00000.arrow").unlink()
     encode(out, images, captions, CONFIG)
     assert not (out / "shard-00000.arrow").exists()
@@ -224,4 +221,4 @@ def test_two_tasks_that_see_the_end_at_once(images, captions, tmp_path, monkeypa
     monkeypatch.setattr(files_module, "_sync", sync_while_another_ends)
     encode(out, images, captions, CONFIG, engine=task)
     assert others
-    assert files(out) == files(whole)
+    assert tree(out) == tree(whole)

@@ -15,6 +15,7 @@ from tessera.images import read_rgb
 from tessera.pretrained.text_encoders import T5
 from tessera.stages import read_manifest
 from tessera.workers import Engine
+from tiny.folders import tree
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,6 @@ def encoded(images, captions, config, tmp_path_factory):
     out = tmp_path_factory.mktemp("encoded") / "encoded"
     encode(out, images, captions, config, device="cpu")
     return out
-
-
-def files(directory) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 @torch.inference_mode()
@@ -88,10 +85,10 @@ def test_the_share_of_cut_captions_is_told(images, captions, config, t5_folder, 
 
 def test_processes_and_parts_give_the_same_bytes(images, captions, config, encoded, tmp_path):
     encode(tmp_path / "two", images, captions, config, device="cpu", engine=Engine(kind="processes", workers=2))
-    assert files(tmp_path / "two") == files(encoded)
+    assert tree(tmp_path / "two") == tree(encoded)
     for part in range(3):
         encode(tmp_path / "parts", images, captions, config, device="cpu", engine=Engine(part=(part, 3)))
-    assert files(tmp_path / "parts") == files(encoded)
+    assert tree(tmp_path / "parts") == tree(encoded)
 
 
 def test_a_text_that_repeats_is_encoded_once_in_the_set(images, config, t5_folder, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import pytest
 from tessera import images as pictures
 from tessera.files import atomic_path
 from tiny.commands import call
+from tiny.folders import tree
 
 CHILD = """
 import sys
@@ -39,14 +40,6 @@ if __name__ == "__main__":
     engine.usable_cores = lambda: int(sys.argv[3])
     work(Path(sys.argv[1]), Path(sys.argv[2]))
 """
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

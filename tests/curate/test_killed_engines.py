@@ -13,6 +13,7 @@ import pytest
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
 from tiny.caption_server import CaptionServer
+from tiny.folders import tree
 
 SCRIPT = """
 import sys
@@ -37,10 +38,6 @@ if __name__ == "__main__":
         config = CaptionConfig(captioner="openai")
         caption(Path(out), Path(images), config, server=extra, concurrency=2, engine=engine, shard=2)
 """
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def kill_often(script: Path, stage: str, out: Path, images: Path, extra: str, kind: str, rounds: int) -> int:
@@ -89,6 +86,6 @@ def test_killed_stages_end_as_undisturbed_ones(images, llava_folder, tmp_path, s
         hits = kill_often(script, stage, out, images, extra, kind, rounds)
     assert hits > 0
     deadline = time.monotonic() + 10  # of a worker that outlived its parent for a moment
-    while files(out) != files(whole) and time.monotonic() < deadline:
+    while tree(out) != tree(whole) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert files(out) == files(whole)
+    assert tree(out) == tree(whole)

@@ -17,6 +17,7 @@ from tessera.generate.folder import GenerateConfig, generate
 from tessera.generate.pipeline import Pipeline
 from tessera.prompts.read import read_prompts
 from tessera.stages import read_manifest
+from tiny.folders import tree
 
 LINES = [
     {"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": f"a circle {i}"} for i in range(5)
@@ -30,10 +31,6 @@ def prompts(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in LINES) + "\n")
     return path
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -12,8 +12,8 @@ from tessera.prompts.extend import ExtendConfig, extend_by_rules, extend_prompts
 from tessera.prompts.geneval import CLASSES, COLORS
 from tessera.prompts.read import load_prompts
 from tiny.chat_server import ChatServer, completion, question_of
+from tiny.folders import tree
 from tiny.judges import save_llama
-from tiny.samples import tree
 
 
 def lines_of(out):

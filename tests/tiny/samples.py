@@ -33,7 +33,3 @@ def write_samples(
         (folder / "metadata.jsonl").write_text(json.dumps({**line, "text": text}) + "\n")
     stage.finish({"prompts": len(lines), "images": len(lines) * per_prompt})
     return directory
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

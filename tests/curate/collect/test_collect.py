@@ -27,12 +27,9 @@ from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.stages import read_manifest
 from tessera.workers import map_chunks
+from tiny.folders import tree
 
 FOLDER = CollectConfig(source="my-pictures", size=16)
-
-
-def tree(directory) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def put(path, color=(9, 9, 9), size=(20, 20)):

@@ -18,8 +18,9 @@ from tessera.config import UserError
 from tessera.evaluate.dpg.evaluate import DpgConfig, evaluate_dpg
 from tessera.evaluate.scores import read_scores
 from tessera.prompts.read import load_prompts
+from tiny.folders import tree
 from tiny.judges import save_blip
-from tiny.samples import tree, write_samples
+from tiny.samples import write_samples
 
 LINES = [{"prompt": text, "item_id": item} for item, text in {row[0]: row[1] for row in ROWS}.items()]
 

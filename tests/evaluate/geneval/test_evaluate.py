@@ -19,8 +19,9 @@ from tessera.evaluate.scores import Extender, comparable, read_scores
 from tessera.pretrained.detector.mask2former import FoundObject, box_of
 from tessera.prompts import geneval as geneval_prompts
 from tessera.prompts.read import load_prompts
+from tiny.folders import tree
 from tiny.judges import save_clip, save_detector
-from tiny.samples import tree, write_samples
+from tiny.samples import write_samples
 
 PAINT = {"dog": (255, 0, 0), "cat": (0, 0, 255), "bus": (0, 255, 0)}
 """The painted objects: the class by hue, whatever its colour is called."""
