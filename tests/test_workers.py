@@ -85,7 +85,7 @@ def test_errors_of_the_work_arrive(tmp_path, kind):
 
 
 def test_a_killed_process_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"a worker process was killed.*run again to go on"):
+    with pytest.raises(UserError, match=r"a worker process was killed.*run again to resume"):
         run(functools.partial(dying, tmp_path), range(6), Engine(kind="processes", workers=2))
     assert sorted(run(functools.partial(dying, tmp_path), range(6), Engine(kind="processes", workers=2))) == [*range(6)]
 
@@ -196,7 +196,7 @@ def test_bad_engines():
         with pytest.raises(UserError, match=r"shard is .*: give i/n"):
             parse_part(text)
     for bad, message in (
-        ({"kind": "slurm"}, "engine must be here, processes or ray"),
+        ({"kind": "slurm"}, "engine must be here, processes, ray"),
         ({"kind": "processes", "workers": 0}, "workers is 0"),
         ({"workers": 2}, "workers is 2: give 1 or more, with the engine processes or ray"),
         ({"address": "auto"}, "the engine is here: make it ray"),

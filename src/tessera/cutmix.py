@@ -46,13 +46,13 @@ class Pattern:
     size (`half_view`); into any other box the whole partner is scaled."""
 
     name: str
-    """As it stands in a recipe."""
+    """Name in a recipe."""
     area: float
     """Fraction of the frame that the partner covers, up to the rounding of its sides."""
     windows: Callable[[int], Sequence[Box]]
     """Every box (left, top, right, bottom; right and bottom exclusive) of a frame of so many pixels."""
     words: tuple[str, str] | None = None
-    """Where base and partner are, for captions ("at the edges", "across the middle"). None = told from the box."""
+    """Places of base and partner in captions ("at the edges", "across the middle"). None = told from the box."""
     label: str = ""
     """The paper's name, for pages. "" = the name."""
 
@@ -77,7 +77,7 @@ def _ninth(size: int) -> list[Box]:
 
 
 def _sixteenth(size: int) -> list[Box]:
-    """First all boxes whose columns miss the center, then the others."""
+    """Return first the boxes whose columns miss the center, then the others."""
     side, margin = _side(size, 4), _scaled(_MARGIN, size)
     edges = range(margin, size - side - margin + 1)
     low, high = -(-_CENTRAL[0] * size // 256), _CENTRAL[1] * size // 256
@@ -87,7 +87,7 @@ def _sixteenth(size: int) -> list[Box]:
 
 
 class _Windows(Sequence[Box]):
-    """Every window of half to three quarters of the frame, by side, row and column; computed when asked for."""
+    """Windows of half to three quarters of the frame, by side, row and column; computed when asked for."""
 
     def __init__(self, size: int):
         self._sides = range((size + 1) // 2, 3 * size // 4 + 1)
@@ -230,7 +230,7 @@ def _side(size: int, parts: int) -> int:
 
 
 def _scaled(pixels: int, size: int) -> int:
-    """Scale a length given at 256 px to `size` px, rounded half up."""
+    """Convert a length given at 256 px to `size` px, rounded half up."""
     return (2 * pixels * size + 256) // 512
 
 

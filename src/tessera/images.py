@@ -204,7 +204,7 @@ def image_grid(
 
 
 def thumbnail(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Scale an image (H, W, 3) down so that neither side is longer than `side` px; smaller ones stay as they are."""
+    """Shrink an image (H, W, 3) so that neither side is longer than `side` px; smaller ones stay as they are."""
     if max(pixels.shape[:2]) <= side:
         return pixels
     image = Image.fromarray(pixels)
@@ -222,7 +222,7 @@ def data_uri(pixels: NDArray[np.uint8], jpeg_above: float = math.inf) -> str:
 
 
 def _gray_to_uint8(gray: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scale gray levels of 16 or 32 bits, or floats, to 0..255. Floats up to 1 are taken as fractions of white."""
+    """Convert gray levels of 16 or 32 bits, or floats, to 0..255. Floats up to 1 are taken as fractions of white."""
     values = gray.astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("values that are not finite")

@@ -1,7 +1,7 @@
-"""Where the work on many pictures runs: in this process, spread over processes, or over a Ray cluster.
+"""Engines for the work on many images: this process, several processes, or a Ray cluster (`ENGINES`).
 
-Work comes in shards. A shard's outcome is a file that appears whole or not at all, so to go on after any stop is to run
-again: shards whose file is there are left out. Where the work runs is no part of a stage's configuration.
+Work comes in shards. A shard's outcome is a file that appears whole or not at all, so running again resumes after any
+stop: shards whose file is there are left out. The engine is no part of a stage's configuration.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from tessera.config import UserError
 from tessera.devices import rank, world_size
@@ -30,31 +30,31 @@ Result = TypeVar("Result")
 
 MAX_PROCESSES = 16
 DRIVER = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""One of these is there where there is a GPU's driver: NVIDIA's, the one under WSL, AMD's."""
+"""Files of a GPU's driver: NVIDIA's, the one under WSL, AMD's. One of them is there if there is a GPU."""
 
-
+EngineKind = Literal["here", "processes", "ray"]
 Work = Callable[[Item], Result]
-"""What is done for one shard."""
+"""Work on one shard."""
 
-_KILLED = "a worker process was killed, probably for want of memory; run again to go on"
+_KILLED = "a worker process was killed, probably for want of memory; run again to resume"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """Where shards are worked on. Not recorded: any engine gives the same bytes."""
+    """Place where shards are worked on. Not recorded: any engine gives the same bytes."""
 
-    kind: Literal["here", "processes", "ray"] = "here"
+    kind: EngineKind = "here"
     """"here": this process; "processes": `workers` processes of this machine; "ray": a Ray cluster's actors."""
     workers: int | None = None
     """Processes or actors, 1 or more; None = one for each GPU, without GPUs one for each core."""
     address: str | None = None
-    """Of the Ray cluster, as `ray.init` takes it; None = one that RAY_ADDRESS names, or a new one on this machine."""
+    """Ray cluster, as `ray.init` takes it; None = one that RAY_ADDRESS names, or a new one on this machine."""
     part: tuple[int, int] | None = None
     """(i, n): the shards i, i + n, ... alone, 0 <= i < n, for one task of an array job; None = all."""
 
     def __post_init__(self):
-        if self.kind not in ("here", "processes", "ray"):
-            raise UserError(f"engine must be here, processes or ray, not {self.kind!r}")
+        if self.kind not in get_args(EngineKind):
+            raise UserError(f"engine must be {', '.join(get_args(EngineKind))}, not {self.kind!r}")
         if self.workers is not None and (self.workers < 1 or self.kind == "here"):
             raise UserError(f"workers is {self.workers}: give 1 or more, with the engine processes or ray")
         if self.address is not None and self.kind != "ray":
@@ -63,7 +63,7 @@ class Engine:
             raise UserError(f"shard is {self.part[0]}/{self.part[1]}: give i/n with 0 <= i < n, such as 0/8")
 
     def check_device(self, device: str | None) -> None:
-        """UserError for one GPU by its number where each worker gets a GPU of its own, the only one that it sees."""
+        """Raise UserError for a GPU's number where each worker gets a GPU of its own, the only one that it sees."""
         kind, colon, number = (device or "").partition(":")
         if kind == "cuda" and colon and self.kind != "here":
             choice = f", or choose GPUs with CUDA_VISIBLE_DEVICES={number}" if self.kind == "processes" else ""
@@ -77,7 +77,7 @@ HERE = Engine()
 
 
 def parse_part(text: str | None) -> tuple[int, int] | None:
-    """ "3/8" -> (3, 8), the fourth of eight array tasks; None -> None."""
+    """Parse "3/8" as (3, 8), the fourth of eight array tasks; None stays None."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -89,33 +89,29 @@ def parse_part(text: str | None) -> tuple[int, int] | None:
 def run_shards(
     prepare: Callable[[], Work[Item, Result]], shards: Sequence[Item], engine: Engine
 ) -> "contextlib.AbstractContextManager[Iterator[Result]]":
-    """Gives an iterator over the work's result of each of `shards`, each as soon as it is there, in any order.
+    """Give an iterator over the work's result of each of `shards`, each as soon as it is there, in any order.
 
     `prepare` makes the work, in each worker once and when it gets its first shard: there it loads its networks. For
     the engines processes and ray, `prepare` and the shards must be picklable. `engine.part` is the caller's matter.
     Leaving the `with` block early waits for the shards being worked on (Ray's are stopped) and leaves the rest undone.
-    UserError: what the work raises, or a process that was killed; Ray starts killed workers again by itself.
+    Raises what the work raises, and UserError for a process that was killed; Ray starts killed workers again by itself.
     """
-    if engine.kind == "ray":
-        return _on_ray(prepare, shards, engine)
-    if engine.kind == "processes":
-        return _on_processes(prepare, shards, engine.workers or _gpus() or usable_cores())
-    return _here(prepare, shards)
+    return ENGINES[engine.kind](prepare, shards, engine)
 
 
 @contextlib.contextmanager
-def _here(prepare: Callable[[], Work], shards: Sequence[Any]) -> Iterator[Iterator[Any]]:
+def _here(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) -> Iterator[Iterator[Any]]:
     yield map(prepare(), shards) if shards else iter(())
 
 
 @contextlib.contextmanager
-def _on_processes(prepare: Callable[[], Work], shards: Sequence[Any], workers: int) -> Iterator[Iterator[Any]]:
+def _on_processes(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) -> Iterator[Iterator[Any]]:
     context = multiprocessing.get_context(_start_method())
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if _gpus() else []
     if gpus == [""]:
         gpus = [str(number) for number in range(_gpus())]
     start = (prepare, context.Value("i", 0), gpus)
-    workers = min(workers, len(shards)) or 1
+    workers = min(engine.workers or _gpus() or usable_cores(), len(shards)) or 1
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start)
 
     def results() -> Iterator[Any]:
@@ -135,7 +131,7 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(prepare: Callable[[], Work], counter: Any, gpus: list[str]) -> None:
-    """A worker process's start: it sees one GPU, leaves Ctrl-C to its parent, and ends with it."""
+    """Start a worker process: it sees one GPU, leaves Ctrl-C to its parent, and ends with it."""
     _follow_parent()
     with counter.get_lock():
         number = counter.value
@@ -153,7 +149,7 @@ def _work_on(shard: Any) -> Any:
 
 
 def _gpus() -> int:
-    """GPUs that this process may use; torch is asked only where there is a driver."""
+    """Return the number of GPUs that this process may use; torch is asked only if there is a driver."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not any(map(os.path.exists, DRIVER)):
         return 0
     import torch
@@ -163,7 +159,7 @@ def _gpus() -> int:
 
 @contextlib.contextmanager
 def _on_ray(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) -> Iterator[Iterator[Any]]:
-    """Actors of a Ray cluster, each with a GPU where the cluster has some. Its machines must share the file system."""
+    """Run actors of a Ray cluster, each with a GPU if the cluster has some. Its machines must share the file system."""
     try:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
@@ -200,7 +196,9 @@ def _on_ray(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) 
                 raise error.cause from None
             raise
         except RayActorError as error:
-            raise UserError(f"engine ray: a worker could not go on: {str(error).strip().splitlines()[-1]}") from error
+            raise UserError(
+                f"engine ray: a worker could not continue: {str(error).strip().splitlines()[-1]}"
+            ) from error
 
     try:
         yield results()
@@ -212,7 +210,7 @@ def _on_ray(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) 
 
 
 class _Actor:
-    """A worker on a Ray cluster."""
+    """Worker on a Ray cluster."""
 
     def __init__(self, prepare: Callable[[], Work]):
         os.environ["TESSERA_QUIET"] = "1"
@@ -224,8 +222,15 @@ class _Actor:
         return self._work(shard)
 
 
+ENGINES: dict[str, Callable[..., contextlib.AbstractContextManager[Iterator[Any]]]] = {
+    "here": _here,
+    "processes": _on_processes,
+    "ray": _on_ray,
+}
+
+
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -233,7 +238,7 @@ def usable_cores() -> int:
 def map_chunks(
     function: Callable[[Sequence[Item]], Result], items: Sequence[Item], *, chunk: int = 64, parallel_from: int = 1024
 ) -> Iterator[Iterator[Result]]:
-    """Gives an iterator over `function` of each run of `chunk` items, in order, each as soon as it is there.
+    """Give an iterator over `function` of each run of `chunk` items, in order, each as soon as it is there.
 
     From `parallel_from` items on and with more than one core, the chunks are spread over processes: starting them costs
     about half a second. `function` and the items must then be picklable, and `function` must be a module's.
@@ -261,14 +266,14 @@ def _start_method() -> str:
 
 
 def _follow_parent() -> None:
-    """Leaves Ctrl-C, which reaches the whole process group, to the parent, and ends this process when that is gone."""
+    """Leave Ctrl-C, which reaches the whole process group, to the parent, and end this process when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def end_with_parent() -> None:
         multiprocessing.connection.wait([parent.sentinel])
-        os._exit(3)  # a worker left over would write beside the next call's
+        os._exit(3)  # a worker left over would write next to the next call's
 
     threading.Thread(target=end_with_parent, daemon=True).start()
 
@@ -276,10 +281,10 @@ def _follow_parent() -> None:
 def work_through(
     directory: Path, count: int, work: Callable[[int], Any], *, description: str, unit: str = "prompts"
 ) -> list[Any] | None:
-    """`work(number)` for each number below `count`, its result in a file of its own: directory/NNNNN.json.
+    """Return `work(number)` for each number below `count`; each result is a file, directory/NNNNN.json.
 
-    What is there is not done again. Under torchrun rank r of w does numbers r, r + w, ... and waits for nobody. The
-    results in order as the files give them back, or None while another rank's are missing.
+    Results that are there are not computed again. Under torchrun rank r of w does numbers r, r + w, ... and waits for
+    nobody. The results are in order and as the files give them back; None while another rank's are missing.
     """
     paths = [directory / f"{number:05d}.json" for number in range(count)]
     own = range(rank(), count, world_size())

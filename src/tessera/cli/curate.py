@@ -1,4 +1,4 @@
-"""The verbs from pictures to encoded records."""
+"""Verbs from images to encoded records."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ def collect(
     num_images: int = 8000,
     seed: int = 0,
 ) -> None:
-    """Pictures to square crops in class folders: the miniature world, a folder of yours, or ImageNet as it comes.
+    """Make square crops in class folders: of the miniature world, a folder of yours, or ImageNet as it comes.
 
     The layout is told from what is there: class folders, Kaggle's tree, the official tar of tars (read in place), the
     Hub's Parquet files, WebDataset tars.
@@ -28,16 +28,16 @@ def collect(
     Example: tessera collect photos/ --out images --size 256
 
     Args:
-        source: "miniature", a folder with a folder of pictures for each class, ImageNet's tree, tar or Parquet files.
+        source: "miniature", a folder with a folder of images for each class, ImageNet's tree, tar or Parquet files.
         out: Directory to make.
         size: Side of the crops in pixels; 32 for the miniature, 256 for a folder by default.
         single_class: The class of a folder without class folders.
         split: The part of a set that has parts.
         layout: class-folders, imagenet-tree, imagenet-tar, webdataset or hub-parquet; FILE.py:NAME is one of yours. The
             one that is there by default.
-        class_names: File that names the classes, such as LOC_synset_mapping.txt; without it one beside the pictures.
+        class_names: File that names the classes, such as LOC_synset_mapping.txt; without it one in the source.
         fast: Decode JPEG files near the crop's size: faster, and not quite the exact pixels.
-        num_images: Pictures of the miniature.
+        num_images: Images of the miniature.
         seed: Seed of the miniature.
     """
     from tessera.curate.collect.collect import MINIATURE, CollectConfig
@@ -72,7 +72,7 @@ def augment(
     from_captions: str | None = None,
     write_images: bool = False,
 ) -> None:
-    """The CutMix recipe of a set: which pictures are mixed, and where (paper section 3.2).
+    """Draw the CutMix recipe of a set: which images are mixed, and where (paper section 3.2).
 
     Example: tessera augment images --out recipe --pattern all
 
@@ -81,10 +81,10 @@ def augment(
         out: Directory to make.
         pattern: half, quarter, ninth, sixteenth, or all four in equal parts; crop mixes nothing, it enlarges a window;
             FILE.py:NAME is a pattern of yours.
-        half_view: half shows the base's left (top) half beside the partner's right (bottom) half, or both centres.
+        half_view: half shows the base's left (top) half with the partner's right (bottom) half, or the middle of both.
         seed: Seed of the draws.
         from_captions: Captions named base_partner_x0_y0_x1_y1, as published: the recipe is what their names say.
-        write_images: Write the mixed pictures out too.
+        write_images: Write the mixed images out too.
     """
     from tessera.curate.augment import AugmentConfig
     from tessera.curate.augment import augment as augment_all
@@ -188,7 +188,7 @@ def encode(
     address: str | None = None,
     shard: str | None = None,
 ) -> None:
-    """Pictures and captions to the encoded records that training reads.
+    """Encode images and captions as the records that training reads.
 
     Example: tessera encode images captions/plain --out encoded/plain
 
@@ -196,7 +196,7 @@ def encode(
         images: Directory made by collect.
         captions: Directory made by caption.
         out: Directory to make.
-        recipe: Directory made by augment, for captions of mixed pictures.
+        recipe: Directory made by augment, for captions of mixed images.
         latents: Image codec, such as pixel-unshuffle:4, stabilityai/sd-vae-ft-ema or your my_parts.py:MyCodec.
         text: Text encoder, such as words:64, google/flan-t5-xl or your my_parts.py:MyEncoder.
         text_encoding: How token embeddings are stored; none: texts are encoded on the fly in training.

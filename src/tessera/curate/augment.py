@@ -49,13 +49,13 @@ from tessera.records import Placement
 from tessera.stages import open_stage, read_manifest
 
 SUFFIX = "+mix"
-"""What an augmented image's key adds to its base's."""
+"""Suffix that an augmented image's key adds to its base's."""
 _OWN = ".py:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How images are mixed."""
+    """Mixing of images."""
 
     pattern: str = "all"
     """One CutMix pattern, "FILE.py:NAME" for one of the user's own (`tessera.cutmix.Pattern`), or "all": each of the
@@ -95,7 +95,7 @@ def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool =
         if captions is None:
             rows = draw_recipe(read_images(images), config, size)
         else:
-            rows, extra["names_of_other_pictures"] = _published_recipe(read_images(images), captions, config, size)
+            rows, extra["names_of_other_images"] = _published_recipe(read_images(images), captions, config, size)
     recorded = replace(config, pattern=part_id(config.pattern, ("all", *PATTERNS, CROP)))
     stage = open_stage(out, stage="augment", config=to_dict(recorded), inputs={"images": images})
     if not stage.done:

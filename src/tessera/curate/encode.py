@@ -33,7 +33,7 @@ from tessera.stages import open_stage, read_manifest
 from tessera.workers import HERE, Engine, run_shards
 
 CACHE_BYTES = 512 * 2**20
-"""Of decoded images in memory: all of a small set, else about as many as a shard needs."""
+"""Decoded images in memory: all of a small set, else about as many as a shard needs."""
 BATCH = 64
 """Images in one call of the image codec."""
 TEXT_WINDOW = 512
@@ -75,7 +75,7 @@ _Text = tuple[np.ndarray | None, np.ndarray | None]
 
 @dataclass(frozen=True)
 class _Job:
-    """One record to make."""
+    """Record to make."""
 
     entry: Entry
     caption: str

@@ -34,7 +34,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One row of images.parquet."""
+    """Row of images.parquet."""
 
     key: str
     class_name: str
@@ -48,7 +48,7 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class RecipeRow:
-    """One augmented image; base and partner are keys of images.parquet."""
+    """Row of recipe.parquet, an augmented image; base and partner are keys of images.parquet."""
 
     key: str
     base: str
@@ -175,11 +175,11 @@ def is_complete(directory: Path) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """What it takes to make one image of a set; files are relative to images/."""
+    """Recipe for making one image of a set; files are relative to images/."""
 
     key: str
     class_name: str
-    """Of an augmented image both, joined by " + ", where they differ."""
+    """Both of an augmented image, joined by " + ", where they differ."""
     base: str
     partner: str | None = None
     placement: Placement | None = None

@@ -1,6 +1,6 @@
-"""How captions name pictures, and the form base_partner_x0_y0_x1_y1 that the published ones have for CutMix pictures.
+"""Names of images in captions, such as base_partner_x0_y0_x1_y1, which the published ones have for CutMix images.
 
-Such a name says the whole row of a recipe: which pictures, and the box in pixels at 256 px. So a recipe can be made
+Such a name says the whole row of a recipe: which images, and the box in pixels at 256 px. So a recipe can be made
 again from the captions (`tessera augment images --from-captions FILE`), and needs nothing else.
 """
 
@@ -19,15 +19,15 @@ _BOX = re.compile(r"(.+)_(\d+)_(\d+)_(\d+)_(\d+)")
 
 
 def without_suffix(name: str) -> str:
-    """The name without the suffix of a picture file."""
+    """Return the name without the suffix of an image file."""
     place = PurePosixPath(name)
     return name[: -len(place.suffix)] if place.suffix.lower() in READABLE else name
 
 
-def picture_names(rows: Iterable[ImageRow]) -> dict[str, str]:
-    """Every name that a picture may have in a file of captions -> its key.
+def image_names(rows: Iterable[ImageRow]) -> dict[str, str]:
+    """Return every name that an image may have in a file of captions -> its key.
 
-    Its key, its file, its source, these without suffix, and their last part where no other picture has it.
+    Its key, its file, its source, these without suffix, and their last part where no other image has it.
     """
     names: dict[str, str] = {}
     stems: dict[str, str | None] = {}
@@ -38,7 +38,7 @@ def picture_names(rows: Iterable[ImageRow]) -> dict[str, str]:
         for stem in {_stem(row.key), _stem(row.source)}:
             stems[stem] = row.key if stems.get(stem, row.key) == row.key else None
     by_stem = {stem: key for stem, key in stems.items() if key is not None}
-    # A key wins over another picture's file of that name, and any full name over a last part.
+    # A key wins over another image's file of that name, and any full name over a last part.
     return by_stem | names | {row.key: row.key for row in rows}
 
 
@@ -47,14 +47,15 @@ def _stem(name: str) -> str:
 
 
 def published_name(base: str, partner: str, placement: Placement) -> str:
-    """base_partner_x0_y0_x1_y1 of a mix of the pictures with these keys."""
+    """Return base_partner_x0_y0_x1_y1 of a mix of the images with these keys."""
     return "_".join([_stem(base), _stem(partner), *map(str, placement.box)])
 
 
 def mixes_in(path: Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tuple[str, str, Placement]], int]:
-    """(base, partner, placement) of each name of that form in a captions file or folder; and how many names of it are
-    of pictures that are not among `rows`. UserError: none is of the form, or a box that no pattern has at `size`."""
-    names = picture_names(rows)
+    """Return (base, partner, placement) of each name of that form in a captions file or folder, and the number of names
+    of images that are not among `rows`. Raises UserError if none has the form, or for a box that no pattern has at
+    `size`."""
+    names = image_names(rows)
     found: dict[tuple[str, str, tuple[int, ...]], Placement] = {}
     strange = 0
     for name, _ in read_captions_file(path, names):
@@ -75,13 +76,13 @@ def mixes_in(path: Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tupl
             )
         found[(*pair, box)] = Placement(pattern, box, size)
     if not found:
-        seen = f"{strange} names of other pictures" if strange else "no name of the form base_partner_x0_y0_x1_y1"
+        seen = f"{strange} names of other images" if strange else "no name of the form base_partner_x0_y0_x1_y1"
         raise UserError(f"{path}: has {seen}, so it says no recipe; draw one with --pattern instead")
     return [(base, partner, placement) for (base, partner, _), placement in sorted(found.items())], strange
 
 
 def _split(pair: str, names: dict[str, str]) -> tuple[str, str] | None:
-    """The keys of base and partner in "base_partner", whose own names may have underscores."""
+    """Return the keys of base and partner in "base_partner", whose own names may have underscores."""
     for place, character in enumerate(pair):
         if character == "_" and pair[:place] in names and pair[place + 1 :] in names:
             return names[pair[:place]], names[pair[place + 1 :]]

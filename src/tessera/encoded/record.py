@@ -13,10 +13,10 @@ GROUP = 64  # numbers that share one scale
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedRecord:
-    """One picture as training reads it. L tokens of width D."""
+    """Record of one image as training reads it. L tokens of width D."""
 
     key: str
-    """Unique in its set: "class/stem"; of an augmented picture its base's, then "+" and more."""
+    """Unique in its set: "class/stem"; of an augmented image its base's, then "+" and more."""
     class_name: str
     caption: str
     text_codes: np.ndarray | None
@@ -24,7 +24,7 @@ class EncodedRecord:
     text_scale: np.ndarray | None
     """(L, ceil(D / 64)) fp16."""
     latent_mean: np.ndarray
-    """(C, H, W) fp16, before any normalisation."""
+    """(C, H, W) fp16, before any normalization."""
     latent_std: np.ndarray
     """(C, H, W) fp16, >= 0."""
 
@@ -39,9 +39,10 @@ class EncodedRecord:
 
 
 def quantize(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(L, D) floats -> int8 codes (L, D) and fp16 scales (L, ceil(D / 64)); an error is at most 0.57 of its scale.
+    """Return int8 codes (L, D) of floats (L, D), and fp16 scales (L, ceil(D / 64)).
 
-    Where all 64 are below 0.001, fp16 has too few scales: there it is at most 4e-6.
+    An error is at most 0.57 of its scale. Where all 64 are below 0.001, fp16 has too few scales: there an error is at
+    most 4e-6.
     """
     text = np.asarray(text, dtype=np.float32)
     length, width = text.shape
@@ -59,7 +60,7 @@ def quantize(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def dequantize(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """int8 codes (L, D) and fp16 scales (L, ceil(D / 64)) -> (L, D) float32."""
+    """Return float32 (L, D) of int8 codes (L, D) and fp16 scales (L, ceil(D / 64))."""
     length, width = codes.shape
     if width % GROUP == 0:
         grouped = codes.reshape(length, width // GROUP, GROUP) * scale.astype(np.float32)[..., None]
@@ -68,12 +69,12 @@ def dequantize(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def pack_floats(array: np.ndarray) -> dict[str, Any]:
-    """A float array as JSON: {"shape", "base64" of its little-endian float32}; for a manifest's facts."""
+    """Return a float array as JSON: {"shape", "base64" of its little-endian float32}; for a manifest's facts."""
     data = np.ascontiguousarray(array, dtype="<f4")
     return {"shape": list(data.shape), "base64": base64.b64encode(data.tobytes()).decode()}
 
 
 def unpack_floats(data: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of `pack_floats`, float32."""
+    """Return the array of `pack_floats`, float32."""
     flat = np.frombuffer(base64.b64decode(data["base64"], validate=True), dtype="<f4")
     return flat.reshape(data["shape"]).astype(np.float32)

@@ -31,10 +31,10 @@ def write_shard(
     text_encoding: TextEncodingKind = "int8",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes one Arrow IPC file, atomically, 64 records at a time. Equal records give equal bytes.
+    """Write one Arrow IPC file, atomically, 64 records at a time. Equal records give equal bytes.
 
-    latent_shape: (C, H, W). metadata: stands in the schema beside the shapes. Raises ValueError for a record of another
-    shape or dtype, and for no record at all.
+    latent_shape: (C, H, W). metadata: more for the schema, which holds the shapes. Raises ValueError for a record of
+    another shape or dtype, and for no record at all.
     """
     schema = _schema(tuple(latent_shape), text_width, text_encoding, metadata or {})
     remaining = iter(records)
@@ -51,7 +51,7 @@ def write_shard(
 
 
 class Layout(NamedTuple):
-    """What a shard's schema says, in its metadata."""
+    """Shapes and encoding in the metadata of a shard's schema."""
 
     latent_shape: tuple[int, int, int]
     text_width: int
@@ -139,7 +139,7 @@ def _open_file(path: Path) -> tuple[pa.MemoryMappedFile, pa.RecordBatchFileReade
 
 
 def inspect_shard(path: Path) -> tuple[Layout, int]:
-    """A shard's layout and number of records, from its footer and last batch."""
+    """Return a shard's layout and number of records, from its footer and last batch."""
     source, reader = _open_file(path)
     data = reader.schema.metadata or {}
     if data.get(b"format") != _FORMAT.encode():
@@ -180,7 +180,7 @@ class Shard:
 
     @staticmethod
     def _view(column: pa.Array) -> Any:
-        """(offsets, bytes) of strings, (offsets, (tokens, width)) of text, (rows, numbers) of latents."""
+        """Return (offsets, bytes) of strings, (offsets, (tokens, width)) of text, (rows, numbers) of latents."""
         if isinstance(column, pa.FixedSizeListArray):
             return column.values.to_numpy().reshape(len(column), -1)
         offsets = np.frombuffer(column.buffers()[1], dtype=np.int32)[: len(column) + 1]

@@ -1,6 +1,6 @@
 """The encoded store: captions and latents of a set, in memory-mapped Arrow IPC shards.
 
-A record is one picture: key, class, caption, its encoded text (L, D) and the mean and standard deviation (C, H, W) of
+A record is one image: key, class, caption, its encoded text (L, D) and the mean and standard deviation (C, H, W) of
 its latents. Text is int8 in groups of 64 along the width with an fp16 scale each, or fp16, or absent (encoded on the
 fly). Algorithm 1 lets t choose the next record, so reads are random.
 """
@@ -24,7 +24,7 @@ SHARD_SHA256 = "shard_sha256"
 
 
 def shard_name(index: int) -> str:
-    """The file name of a shard: "shard-00000.arrow"."""
+    """Return the file name of a shard: "shard-00000.arrow"."""
     return f"shard-{index:05d}.arrow"
 
 
@@ -38,7 +38,7 @@ def write_encoded(
     shard_size: int = 2048,
     metadata: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Writes records as shards of `shard_size` (the last may be smaller) and returns their paths."""
+    """Write records as shards of `shard_size` (the last may be smaller) and return their paths."""
     if shard_size < 1:
         raise UserError(f"shard_size must be at least 1, not {shard_size}")
     paths: list[Path] = []
@@ -52,12 +52,12 @@ def write_encoded(
 
 
 def open_encoded(path: Path) -> "EncodedStore":
-    """Opens a directory of shards. UserError if it has none, is unfinished, or a shard is damaged or missing."""
+    """Open a directory of shards. Raises UserError if it has none, is unfinished, or a shard is damaged or missing."""
     return EncodedStore(Path(path))
 
 
 class EncodedStore:
-    """A sequence of EncodedRecord; a record is read from the mapped file when asked for, and is a copy.
+    """Sequence of EncodedRecord; a record is read from the mapped file when asked for, and is a copy.
 
     records_read: how many records were read so far. latent_shape: (C, H, W). text_width: D.
     """
@@ -81,7 +81,7 @@ class EncodedStore:
             raise UserError(f"{directory}: has {self._length} records, its manifest says {expected}; {AGAIN}")
 
     def _inspect_all(self) -> tuple[Layout, list[int]]:
-        """The shards' layout and numbers of records, from their footers; they must agree."""
+        """Return the shards' layout and numbers of records, from their footers; they must agree."""
         first, sizes = None, []
         for index, path in enumerate(self._paths):
             if path.name != shard_name(index):
@@ -102,17 +102,17 @@ class EncodedStore:
         return first, sizes
 
     def _checksums(self, path: Path) -> str:
-        """What a damaged shard's checksum is and what it was; "" where the manifest does not say."""
+        """Return a damaged shard's checksum and its former one in words; "" where the manifest has none."""
         expected = self.facts.get(SHARD_SHA256, {}).get(path.name)
         return f" (its SHA-256 is {sha256_file(path)}, its manifest says {expected})" if expected else ""
 
     @property
     def byte_count(self) -> int:
-        """Of all shards together."""
+        """Size of all shards together."""
         return sum(path.stat().st_size for path in self._paths)
 
     def verify(self) -> None:
-        """Reads every shard whole. UserError names the first one whose bytes are not those that were encoded."""
+        """Read every shard whole. Raises UserError that names the first whose bytes are not those that were encoded."""
         expected = self.facts.get(SHARD_SHA256, {})
         for path in self._paths:
             if path.name in expected and sha256_file(path) != expected[path.name]:
@@ -132,7 +132,7 @@ class EncodedStore:
         return self._shard(which).read(row)
 
     def keys(self, start: int = 0) -> list[str]:
-        """The keys of the records from number `start` on; nothing else of them is read."""
+        """Return the keys of the records from number `start` on; nothing else of them is read."""
         first = start // self._shard_size
         found = [key for which in range(first, len(self._paths)) for key in self._shard(which).every_key()]
         return found[start - first * self._shard_size :]

@@ -299,7 +299,7 @@ def test_published_captions_say_their_recipe(tmp_path):
         for row in rows
     } == told
     assert read_manifest(tmp_path / "recipe").counts == {
-        "records": 4, "half": 1, "quarter": 1, "ninth": 1, "sixteenth": 1, "names_of_other_pictures": 1,
+        "records": 4, "half": 1, "quarter": 1, "ninth": 1, "sixteenth": 1, "names_of_other_images": 1,
     }  # fmt: skip
     caption(tmp_path / "captions", images, IMPORT, recipe=tmp_path / "recipe", captions_file=path)
     found = read_captions(tmp_path / "captions")
@@ -310,7 +310,7 @@ def test_published_captions_say_their_recipe(tmp_path):
     for text, message in (
         ("n01440764_0\tx\n", "has no name of the form base_partner_x0_y0_x1_y1, so it says no recipe"),
         ("n01440764_0_n02099601_1_0_0_99_99\tx\n", r"box \(0, 0, 99, 99\) in the name .* is of no pattern at 256 px"),
-        ("n01440764_0_n9_1_0_0_99_99\tx\n", "has 1 names of other pictures"),
+        ("n01440764_0_n9_1_0_0_99_99\tx\n", "has 1 names of other images"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):

@@ -100,7 +100,7 @@ def test_a_messy_folder_is_collected_and_its_rejects_named(messy, bad_images, tm
     manifest = read_manifest(out, "collect")
     assert manifest.counts == {"images": 293, "classes": 5, "rejected": 7, "ignored": 7}
     assert {source.split("/")[-1]: reason for source, reason in manifest.rejects.items()} == rejects
-    assert manifest.facts["folders_without_pictures"] == ["docs"]
+    assert manifest.facts["folders_without_images"] == ["docs"]
     assert set(manifest.facts["classes"]) == {"red fox", "grey cat", "Café noir", "\u732b", "a.b"}
     assert str(messy.parent) not in (out / "manifest.json").read_text()
 
@@ -157,7 +157,7 @@ def test_a_source_changed_before_the_end_is_cropped_again(tmp_path):
     put(source / "a" / "1.png", (255, 0, 0))
     (source / "b").mkdir()
     (source / "b" / "2.png").write_bytes(b"bad")
-    with pytest.raises(UserError, match=r"no readable picture of class 'b' \('b/2.png': not an image"):
+    with pytest.raises(UserError, match=r"no readable image of class 'b' \('b/2.png': not an image"):
         collect(out, FOLDER, source)
     time.sleep(0.02)  # file times are of the kernel's ticks
     put(source / "a" / "1.png", (0, 0, 255))
@@ -242,7 +242,7 @@ def test_a_source_changed_or_gone_after_the_end(tmp_path):
     put(source / "a" / "1.png")
     collect(out, FOLDER, source)
     put(source / "a" / "2.png")
-    with pytest.raises(UserError, match=r"changed since .*: 1 pictures \(\w+\) then, 2 pictures \(\w+\) now"):
+    with pytest.raises(UserError, match=r"changed since .*: 1 images \(\w+\) then, 2 images \(\w+\) now"):
         collect(out, FOLDER, source)
     shutil.rmtree(source)
     collect(out, FOLDER, source)
@@ -299,7 +299,7 @@ def test_what_was_made_among_the_pictures_is_not_a_source(tmp_path, monkeypatch)
         collect(first, config, Path("."))
         for out in (first, second):
             assert [row.key for row in read_images(out)] == keys
-            assert read_manifest(out).facts["folders_without_pictures"] == []
+            assert read_manifest(out).facts["folders_without_images"] == []
 
 
 def test_a_tree_stays_a_tree_when_something_was_made_beside_it(tmp_path):
@@ -316,14 +316,14 @@ def test_bad_folders_say_what_is_expected(tmp_path):
     with pytest.raises(UserError, match="nowhere: there is no such folder or file"):
         collect(tmp_path / "out", FOLDER, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: is empty; expected is .*/CLASS/PICTURE, .* jpeg jpg"):
+    with pytest.raises(UserError, match=r"empty: is empty; expected is .*/CLASS/IMAGE, .* jpeg jpg"):
         collect(tmp_path / "out", FOLDER, tmp_path / "empty")
     (tmp_path / "empty" / "a").mkdir()
     (tmp_path / "empty" / "a" / "notes.txt").write_text("no picture")
-    with pytest.raises(UserError, match="has no pictures among its 1 files"):
+    with pytest.raises(UserError, match="has no images among its 1 files"):
         collect(tmp_path / "out", FOLDER, tmp_path / "empty")
     put(tmp_path / "flat" / "1.png")
-    with pytest.raises(UserError, match=r"1 pictures, but no class folders; .*/CLASS/PICTURE .*--single-class NAME"):
+    with pytest.raises(UserError, match=r"1 images, but no class folders; .*/CLASS/IMAGE .*--single-class NAME"):
         collect(tmp_path / "out", FOLDER, tmp_path / "flat")
     with pytest.raises(UserError, match=r"1\.png: is not a folder"):
         collect(tmp_path / "out", FOLDER, tmp_path / "flat" / "1.png")
@@ -398,4 +398,4 @@ def test_a_dying_process_is_said(tmp_path):
         [sys.executable, tmp_path / "job.py"], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.stdout.strip() == "a worker process was killed, probably for want of memory; run again to go on"
+    assert done.stdout.strip() == "a worker process was killed, probably for want of memory; run again to resume"

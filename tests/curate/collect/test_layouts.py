@@ -248,7 +248,7 @@ def renamed(source: Path) -> None:
     (source / "classnames.txt").write_text("dog\ncat\n" if (source / "once").exists() else "cat\ndog\n")
 
 
-@pytest.mark.parametrize(("write", "said"), [(relabelled, "pictures"), (redrawn, "pictures"), (renamed, "class names")])
+@pytest.mark.parametrize(("write", "said"), [(relabelled, "images"), (redrawn, "images"), (renamed, "class names")])
 def test_labels_pictures_and_names_that_change_alone_are_noticed(tmp_path, write, said):
     source = tmp_path / "source"
     source.mkdir()
@@ -295,7 +295,7 @@ def test_splits_are_chosen_by_the_files_names(pictures, tmp_path):
 
 def test_wordnet_ids_need_names(pictures, tmp_path):
     source = write_folders(tmp_path / "deep" / "er" / "and" / "source", pictures)
-    with pytest.raises(UserError, match=r"nothing beside it names 3 of 3 classes \(n01440764, .*--class-names FILE"):
+    with pytest.raises(UserError, match=r"no file near it names 3 of 3 classes \(n01440764, .*--class-names FILE"):
         collect(tmp_path / "out", CONFIG, source)
     names = tmp_path / "mine.json"
     names.write_text(json.dumps({str(i): [s, SYNSETS[s].split(",")[0].replace(" ", "_")] for i, s in enumerate(ORDER)}))
@@ -317,7 +317,7 @@ def test_numbers_and_words_as_classes(tmp_path):
             add(tar, f"some/{i}.a.jpg", jpeg(i))
             add(tar, f"some/{i}.cls", str(i % 2).encode())
     config = CollectConfig(source="mine", size=16)
-    with pytest.raises(UserError, match="nothing beside it names 2 of 2 classes"):
+    with pytest.raises(UserError, match="no file near it names 2 of 2 classes"):
         collect(tmp_path / "out", config, source)
     (source / "classnames.txt").write_text("red fox\ngrey cat\n")
     collect(tmp_path / "out", config, source)
@@ -330,9 +330,7 @@ def test_numbers_and_words_as_classes(tmp_path):
             add(tar, f"{i}.cls", word.encode())
     collect(tmp_path / "words", config, source)
     assert {row.class_name for row in read_images(tmp_path / "words")} == {"red fox", "grey cat"}
-    assert read_manifest(tmp_path / "words").rejects == {
-        "a.tar/2.png": "no class beside it (.cls, or .json with label)"
-    }
+    assert read_manifest(tmp_path / "words").rejects == {"a.tar/2.png": "no class with it (.cls, or .json with label)"}
     assert read_manifest(tmp_path / "words").facts["exif_rotation"] == "upright"
 
 
@@ -368,7 +366,7 @@ def test_minus_one_is_no_label(tmp_path, named):
 
 def test_wordnet_ids_in_the_hubs_own_list_name_nothing(tmp_path):
     source = hub_set(tmp_path / "hub", [0, 1], ["n01440764", "n02099601"])
-    with pytest.raises(UserError, match=r"nothing beside it names 2 of 2 classes"):
+    with pytest.raises(UserError, match=r"no file near it names 2 of 2 classes"):
         collect(tmp_path / "images", CollectConfig(source="hub", size=16), source)
     mapping_file(source)
     collect(tmp_path / "images", CollectConfig(source="hub", size=16), source)
@@ -379,7 +377,7 @@ def test_a_set_without_one_usable_picture_is_none(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for i in range(3):
             add(tar, f"{i}.jpg", jpeg(i))
-    with pytest.raises(UserError, match=r"none of its 3 pictures can be used \('a.tar/0.jpg': no class beside it"):
+    with pytest.raises(UserError, match=r"none of its 3 images can be used \('a.tar/0.jpg': no class with it"):
         collect(tmp_path / "images", CollectConfig(source="a", size=16), tmp_path / "a.tar")
 
 
@@ -480,12 +478,12 @@ def test_keys_that_occur_twice(tmp_path):
         with tarfile.open(source / f"{number}.tar", "w") as tar:
             add(tar, "A1.jpg" if number else "a1.jpg", jpeg(number))
             add(tar, "A1.cls" if number else "a1.cls", b"fox")
-    with pytest.raises(UserError, match=r"1 pictures have the key of another: '0.tar/a1.jpg' and '1.tar/A1.jpg' are"):
+    with pytest.raises(UserError, match=r"1 images have the key of another: '0.tar/a1.jpg' and '1.tar/A1.jpg' are"):
         collect(tmp_path / "out", CONFIG, source)
     shutil.copy(source / "0.tar", source / "1.tar")
     with tarfile.open(source / "1.tar", "a") as tar:
         add(tar, "a1.png", jpeg(1))
-    with pytest.raises(UserError, match=r"1\.tar: sample 'a1' has two pictures, 'a1.jpg' and 'a1.png'"):
+    with pytest.raises(UserError, match=r"1\.tar: sample 'a1' has two images, 'a1.jpg' and 'a1.png'"):
         collect(tmp_path / "out", CONFIG, source)
 
 
@@ -579,7 +577,7 @@ def test_a_layout_of_the_users_file(tmp_path, monkeypatch, capsys):
         ("my_parts.py:Nothing", r"photos: is not of the layout my_parts\.py:Nothing, whose open\(\) returned NoneType"),
         ("my_parts.py:NoOpen", r"layout my_parts\.py:NoOpen: has no method open\(\)"),
         ("class-folder", r"unknown layout 'class-folder'; did you mean 'class-folders'"),
-        ("class-folders", r"photos: has 150 pictures, but no class folders"),
+        ("class-folders", r"photos: has 150 images, but no class folders"),
     ):
         capsys.readouterr()
         tessera("collect", "photos", "--out", "other", "--size", "16", "--layout", name, code=2)

@@ -8,7 +8,7 @@ from tessera.curate.caption.aio import mix_places
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest
 from tessera.curate.caption.file import find_captions, read_captions_file
 from tessera.curate.index import read_images
-from tessera.curate.published_recipe import picture_names, published_name, without_suffix
+from tessera.curate.published_recipe import image_names, published_name, without_suffix
 from tessera.cutmix import CROP
 from tessera.records import Placement
 
@@ -38,7 +38,7 @@ class FromFile:
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
         """Return (key, caption) of each image. Raises UserError for a damaged file, or images without a caption."""
-        requests, names = list(requests), picture_names(read_images(self._images))
+        requests, names = list(requests), image_names(read_images(self._images))
         mixes = {
             published_name(request.base.key, request.partner.key, request.placement): request.key
             for request in requests

@@ -1,4 +1,4 @@
-"""Class folders: which files are pictures of which class, under which key.
+"""Class folders: the images of each class, and their keys.
 
     SOURCE/red_fox/any name.jpg        label "red_fox", key "red_fox/any name"
     SOURCE/red_fox/more/b.webp         label "red_fox", key "red_fox/more-b"
@@ -28,17 +28,17 @@ _SKIPPED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 
 @dataclass(frozen=True)
 class FolderGroup(FileGroup):
-    """The pictures of some class folders whose names become the same name, nearly always of one."""
+    """The images of some class folders whose names become the same name, nearly always of one."""
 
     source: Path
     folders: tuple[str, ...]
     """Below the source, as the file system spells them; "" for all of it."""
     out: Path
-    """Not looked into, when it lies in the source; nor is what else tessera made there."""
+    """Skipped when it lies in the source, as is everything else that tessera made there."""
     single_class: str | None = None
 
     def list(self) -> Listing:
-        pictures: list[tuple[Path, str, str]] = []
+        images: list[tuple[Path, str, str]] = []
         ignored = 0
         for folder in self.folders:
             found, others = _walk(self.source / folder, self.out)
@@ -47,13 +47,13 @@ class FolderGroup(FileGroup):
                 path = path.relative_to(self.source)
                 parts = path.with_suffix("").parts
                 label = folder if self.single_class is None else self.single_class
-                pictures.append((path, label, "-".join(parts if self.single_class is not None else parts[1:])))
-        return Listing(items_of(self.source, pictures), ignored)
+                images.append((path, label, "-".join(parts if self.single_class is not None else parts[1:])))
+        return Listing(items_of(self.source, images), ignored)
 
 
 @dataclass(frozen=True)
 class SolutionGroup(FileGroup):
-    """Kaggle's validation pictures: one folder, and a csv file with the columns ImageId and PredictionString."""
+    """Kaggle's validation images: one folder, and a csv file with the columns ImageId and PredictionString."""
 
     folder: Path
     solution: Path
@@ -72,7 +72,7 @@ class SolutionGroup(FileGroup):
 
 
 def _read_solution(path: Path) -> dict[str, str]:
-    """Stem -> WordNet id."""
+    """Return stem -> WordNet id."""
     labels: dict[str, str] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -87,7 +87,7 @@ def _read_solution(path: Path) -> dict[str, str]:
 
 
 def folder_groups(source: Path, out: Path, single_class: str | None) -> tuple[list[Group], list[str], int]:
-    """The groups of a source of class folders, pictures beside the folders, and the number of files ignored there."""
+    """Return the groups of a source of class folders, its images in no folder, and its number of ignored files."""
     if single_class is not None:
         return [FolderGroup(source, ("",), out, single_class)], [], 0
     together: defaultdict[str, list[str]] = defaultdict(list)
@@ -100,7 +100,7 @@ def folder_groups(source: Path, out: Path, single_class: str | None) -> tuple[li
                 together[safe(entry.name).casefold()].append(entry.name)
         elif entry.is_dir():
             ignored += 1  # a link to a folder: it may lead anywhere, round and round too
-        elif _is_picture(entry.name):
+        elif _is_image(entry.name):
             strays.append(as_text(entry.name))
         else:
             ignored += 1
@@ -118,7 +118,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _walk(folder: Path, out: Path) -> tuple[list[Path], int]:
-    """The picture files below `folder`, and how many other files, hidden ones, and links to folders there are."""
+    """Return the image files below `folder`, and the number of other files, hidden ones, and links to folders."""
     found, ignored = [], 0
     for place, folders, files in os.walk(folder, onerror=_cannot_be_read):
         where = Path(place)
@@ -126,14 +126,14 @@ def _walk(folder: Path, out: Path) -> tuple[list[Path], int]:
         hidden = {name for name in folders if _is_skipped(name)} - linked
         ignored += len(linked) + sum(_files_below(str(where / name)) for name in hidden)
         folders[:] = sorted(n for n in folders if n not in linked | hidden and not is_made(where / n, out))
-        pictures = [where / name for name in files if _is_picture(name)]
-        ignored += len(files) - len(pictures)
-        found += pictures
+        images = [where / name for name in files if _is_image(name)]
+        ignored += len(files) - len(images)
+        found += images
     return found, ignored
 
 
 def is_made(folder: Path, out: Path) -> bool:
-    """Whether a folder in the source is `out`, or made by tessera too, as where one works among the pictures."""
+    """Return whether a folder in the source is `out`, or another one made by tessera, as when one works there."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -146,7 +146,7 @@ def _is_skipped(name: str) -> bool:
     return name.startswith(".") or name in _SKIPPED_FOLDERS
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in READABLE | UNREADABLE
 
 
@@ -193,7 +193,7 @@ def items_of(source: Path, files: Sequence[tuple[Path, str, str]]) -> list[Item]
 
 
 def safe(name: str) -> str:
-    """One part of a path that every file system takes: no separators, not hidden, at most 180 bytes."""
+    """Return a name as a part of a path on any file system: no separators, not hidden, at most 180 bytes."""
     name = "".join(
         "-" if character in '/\\:*?"<>|' or ord(character) < 32 else character for character in as_text(name)
     )
@@ -202,5 +202,5 @@ def safe(name: str) -> str:
 
 
 def as_text(name: str) -> str:
-    """A file's name as valid text in one Unicode form, whatever bytes the file system keeps."""
+    """Return a file's name as valid text in one Unicode form, whatever its bytes in the file system are."""
     return unicodedata.normalize("NFC", os.fsencode(name).decode(errors="replace"))

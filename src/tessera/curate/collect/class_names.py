@@ -1,4 +1,4 @@
-"""What classes are called: from the layout's own mapping, a file beside it, or one that the user gives.
+"""Names of classes: from the layout's own mapping, a file next to it, or one that the user gives.
 
 Such a file has a line for each class, "n02099601 golden retriever" (LOC_synset_mapping.txt, synset_words.txt; synonyms
 after a comma), "label<TAB>name", or names alone in the order of the labels' numbers (classnames.txt); or it is JSON: an
@@ -32,7 +32,7 @@ class ClassNames:
 
 
 def read_class_names(path: Path) -> ClassNames:
-    """UserError: not there, or of another form."""
+    """Read a file of class names. Raises UserError if it is missing or has another form."""
     try:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
@@ -48,7 +48,7 @@ def read_class_names(path: Path) -> ClassNames:
 
 
 def find_class_names(source: Path) -> ClassNames | None:
-    """Of a file in the source, or in one of the three folders above it."""
+    """Read the file of class names in the source, or in one of the three folders above it; None if there is none."""
     source = source.resolve()
     for folder in (source, *list(source.parents)[:3]):
         for name in BESIDE:
@@ -58,7 +58,7 @@ def find_class_names(source: Path) -> ClassNames | None:
 
 
 def must_be_named(labels: Iterable[str], codes: Mapping[str, int]) -> bool:
-    """Whether some labels are WordNet ids or numbers, which say nothing to anybody."""
+    """Return whether some labels are WordNet ids or numbers, which say nothing to anybody."""
     return any(_is_code(label, codes) for label in labels)
 
 
@@ -69,10 +69,10 @@ def _is_code(label: str, codes: Mapping[str, int]) -> bool:
 def name_classes(
     where: Path, labels: Iterable[str], codes: Mapping[str, int], given: ClassNames | None, own: Sequence[str] | None
 ) -> dict[str, str]:
-    """Label -> the class's name.
+    """Return label -> the class's name.
 
-    codes: label -> its number, where the layout has numbers. given: the file that says the names. own: names by number
-    in the layout itself. UserError: WordNet ids or numbers that nothing names, or a number that is not the label's.
+    codes: label -> its number, where the layout has numbers. given: the file of names. own: names by number in the
+    layout itself. Raises UserError for WordNet ids or numbers that nothing names, or a number that is not the label's.
     """
     labels = sorted(labels)
     _check_order(where, labels, codes, given)
@@ -91,7 +91,7 @@ def name_classes(
         else:
             full[label] = class_name(label)
     if unnamed:
-        source = f"{given.file} does not name" if given is not None else "nothing beside it names"
+        source = f"{given.file} does not name" if given is not None else "no file near it names"
         raise UserError(
             f"{where}: {source} {len(unnamed)} of {len(labels)} classes ({', '.join(unnamed[:3])}"
             f"{', ...' if len(unnamed) > 3 else ''}); give --class-names FILE, such as LOC_synset_mapping.txt"
@@ -100,7 +100,7 @@ def name_classes(
 
 
 def _check_order(where: Path, labels: Sequence[str], codes: Mapping[str, int], given: ClassNames | None) -> None:
-    """Numbers must be places in the sorted WordNet ids; else they'd belong to other classes."""
+    """Raise UserError if a number is not the place in the sorted WordNet ids: it belongs to another class then."""
     if given is None:
         return
     synsets = sorted(label for label in given.by_label if WORDNET_ID.fullmatch(label))
@@ -114,14 +114,14 @@ def _check_order(where: Path, labels: Sequence[str], codes: Mapping[str, int], g
 
 
 def _shortest(full: Mapping[str, str]) -> dict[str, str]:
-    """The first synonym of each, or all of them where two classes would be called the same."""
+    """Return the first synonym of each, or all of them where two classes would be called the same."""
     first = {label: name.split(",")[0].strip() for label, name in full.items()}
     often = Counter(first.values())
     return {label: name if often[name] == 1 else full[label].strip() for label, name in first.items()}
 
 
 def class_name(folder: str) -> str:
-    """The class that a folder's name says: "_" and "-" are spaces."""
+    """Return the class that a folder's name says: "_" and "-" are spaces."""
     folder = as_text(folder)
     return " ".join(folder.replace("_", " ").replace("-", " ").split()) or folder
 
@@ -150,7 +150,7 @@ def _from_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); mend it") from error
+        raise UserError(f"{path}: is not JSON ({error}); fix it") from error
     if isinstance(data, list) and all(isinstance(name, str) for name in data):
         return {}, data
     if not isinstance(data, dict):

@@ -1,11 +1,11 @@
-"""collect: a source of labelled pictures -> images/, class folders of square crops with images.parquet beside them.
+"""collect: a source of labeled images -> images/, class folders of square crops with images.parquet.
 
-The source is the built-in miniature world, or pictures in one of the layouts of `tessera.curate.collect.layouts`: class
+The source is the built-in miniature world, or images in one of the layouts of `tessera.curate.collect.layouts`: class
 folders, ImageNet's trees and tars, the Hub's Parquet files, WebDataset. Keys are "class label/name", so a set has the
 same keys and pixels in whatever layout it comes.
 
-images.parquet has a row for every picture found: key, class, file (relative to the directory; null for a reject), width
-and height (of the whole picture), source (its place in the source), reject (the reason, or null).
+images.parquet has a row for every image found: key, class, file (relative to the directory; null for a reject), width
+and height (of the whole image), source (its place in the source), reject (the reason, or null).
 The miniature adds scenes.parquet: key, scene (JSON of `tessera.records.Scene`).
 """
 
@@ -41,19 +41,19 @@ from tessera.stages import Stage, open_stage, read_manifest
 from tessera.workers import map_chunks
 
 MINIATURE = "miniature"
-_PART = 64  # pictures of a group that one process takes at a time
+_PART = 64  # images of a group that one process takes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
-    """What to collect."""
+    """Images to collect, and how."""
 
     source: str = MINIATURE
     """"miniature", or the name under which a user's folder is recorded (its path is an argument, and is not kept)."""
     size: int = 32
     """Side of the square crops in pixels, 16 to 4096."""
     single_class: str | None = None
-    """The one class of all pictures of a folder, as it stands; None = the class folders name the classes."""
+    """The one class of all images of a folder, as it stands; None = the class folders name the classes."""
     split: Split = "train"
     """The part of a set that has parts: "train" or "val"."""
     fast: bool = False
@@ -85,16 +85,16 @@ class CollectConfig:
 
 
 def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) -> None:
-    """Makes the directory `out` (images/) from the miniature, or from the folder or file `source_dir`.
+    """Make the directory `out` (images/) from the miniature, or from the folder or file `source_dir`.
 
-    Pictures that are there already, from an interrupted call, are kept. UserError: the source is missing, empty, mixed
-    or of no known layout, two pictures have one key, nothing names the classes, a class has no readable picture, or the
-    source has changed since `out` was completed: other names, labels or sizes. Times are left out, as copies differ in
-    them, so a picture edited in place to as many bytes goes unnoticed then.
+    Images that are there already, from an interrupted call, are used again. Raises UserError if the source is missing,
+    empty, mixed or of no known layout, two images have one key, nothing names the classes, a class has no readable
+    image, or the source has changed since `out` was completed: other names, labels or sizes. Times are not compared, as
+    copies differ in them, so an image edited in place to as many bytes goes unnoticed then.
     """
     if source_dir is None:
         if config.source != MINIATURE:
-            raise UserError(f"source {config.source!r}: give the folder of its pictures")
+            raise UserError(f"source {config.source!r}: give the folder of its images")
         _collect_miniature(Path(out), replace(config, world=config.world or WorldConfig(size=config.size)))
         return
     source_dir = Path(source_dir)
@@ -127,7 +127,7 @@ def _collect_miniature(out: Path, config: CollectConfig) -> None:
 
 
 def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[str]:
-    """Writes the pictures that are not there yet and returns the scenes as JSON."""
+    """Write the images that are not there yet and return the scenes as JSON."""
     texts = []
     for number in numbers:
         scene = draw_scene(world, number)
@@ -139,7 +139,7 @@ def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[s
 
 
 class _Tally:
-    """What is counted of rows as they pass."""
+    """Counts of rows as they pass."""
 
     def __init__(self):
         self.good: Counter[str] = Counter()
@@ -165,7 +165,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     recorded = config if config.layout is None else replace(config, layout=part_id(config.layout, LAYOUTS))
     complete = is_complete(out)
     listed.cache_clear()
-    # Once all pictures are here, the source may be gone; as long as it is there, it must be the same.
+    # Once all images are here, the source may be gone; as long as it is there, it must be the same.
     found = (
         None
         if complete and not source.exists()
@@ -197,7 +197,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     remove_crops(out, but=keys if begun else np.empty(0, np.uint64))
     note_source(out, source)
 
-    # ImageNet is cropped as it always was, without regard to EXIF and ICC; people's own pictures as people see them.
+    # ImageNet is cropped as it always was, without regard to EXIF and ICC; people's own images as people see them.
     upright = not (names and all(WORDNET_ID.fullmatch(label) for label in names))
     work = CropWork(source, out, config.size, config.fast, upright)
     parts = [part for group, index in zip(found.groups, indexes) for part in _parts(group, index.count)]
@@ -222,15 +222,15 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
         "icc_profiles": "followed" if upright else "ignored",
         "class_names": given.record if given else None,
         "source_digest": digest,
-        "folders_without_pictures": sorted(as_text(name) for name in barren if name and name not in holding),
+        "folders_without_images": sorted(as_text(name) for name in barren if name and name not in holding),
     }
     _finish(stage, tally, ignored=found.ignored + sum(index.ignored for index in indexes), facts=facts)
 
 
 def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | None) -> None:
     facts = read_manifest(out).facts
-    changes = {"pictures were": (facts["source_digest"], digest)}
-    if given is not None:  # as the pictures, the file may be gone by now
+    changes = {"images were": (facts["source_digest"], digest)}
+    if given is not None:  # as the images, the file may be gone by now
         changes["class names were"] = (facts["class_names"], given.record)
     for what, (then, now) in changes.items():
         if then != now:
@@ -255,11 +255,11 @@ def _index_all(groups: Sequence[Group]) -> list[Index]:
 def _digest(indexes: Sequence[Index], strays: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for index in indexes:
-        if index.count:  # a folder without pictures that came or went changes nothing
+        if index.count:  # a folder without images that came or went changes nothing
             digest.update(index.digest)
     for name in strays:
         digest.update(f"{name}\0".encode())
-    return f"{sum(index.count for index in indexes) + len(strays)} pictures ({digest.hexdigest()[:12]})"
+    return f"{sum(index.count for index in indexes) + len(strays)} images ({digest.hexdigest()[:12]})"
 
 
 def _parts(group: Group, count: int) -> list[tuple[Group, int, int]]:
@@ -272,20 +272,20 @@ def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
         return
     if found.strays:
         raise UserError(
-            f"{source}: has {len(found.strays)} pictures, but no class folders; expected is {source}/CLASS/PICTURE with"
+            f"{source}: has {len(found.strays)} images, but no class folders; expected is {source}/CLASS/IMAGE with"
             " a folder per class. If all show one class, give --single-class NAME"
         )
     suffixes = " ".join(sorted(suffix[1:] for suffix in READABLE))
     ignored = found.ignored + sum(index.ignored for index in indexes)
-    what = f"has no pictures among its {ignored} files" if ignored else "is empty"
+    what = f"has no images among its {ignored} files" if ignored else "is empty"
     raise UserError(
-        f"{source}: {what}; expected is {source}/CLASS/PICTURE, a picture being one of: {suffixes}; or ImageNet's tree"
+        f"{source}: {what}; expected is {source}/CLASS/IMAGE, an image being one of: {suffixes}; or ImageNet's tree"
         " or tar, the Hub's Parquet files, WebDataset tars"
     )
 
 
 def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index]) -> "np.ndarray":
-    """The sorted hashes of all keys. UserError: two pictures have one key."""
+    """Return the sorted hashes of all keys. Raises UserError if two images have one key."""
     keys = hashes(b"".join(index.keys for index in indexes))
     twice = keys[1:][keys[1:] == keys[:-1]]
     if len(twice) == 0:
@@ -296,7 +296,7 @@ def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index])
         for item in listed(group).items if key_hash(item.key) == wanted
     ]  # fmt: skip
     raise UserError(
-        f"{source}: {len(twice)} pictures have the key of another: {first[0].source!r} and {first[1].source!r} are both"
+        f"{source}: {len(twice)} images have the key of another: {first[0].source!r} and {first[1].source!r} are both"
         f" {first[0].key!r}; rename one, or take it out"
     )
 
@@ -305,7 +305,7 @@ def _check_classes(source: Path, tally: _Tally) -> None:
     bad = {name: first for name, first in tally.bad.items() if name and name not in tally.good}
     if not bad and not tally.good:
         example, reason = next(iter(tally.bad.values()))
-        raise UserError(f"{source}: none of its {len(tally.rejects)} pictures can be used ({example!r}: {reason})")
+        raise UserError(f"{source}: none of its {len(tally.rejects)} images can be used ({example!r}: {reason})")
     if not bad:
         return
     names = sorted(bad)
@@ -314,8 +314,8 @@ def _check_classes(source: Path, tally: _Tally) -> None:
     )
     example, reason = bad[names[0]]
     raise UserError(
-        f"{source}: no readable picture of class {listed_names} ({example!r}: {reason});"
-        " put readable pictures in, or take the folder out"
+        f"{source}: no readable image of class {listed_names} ({example!r}: {reason});"
+        " put readable images in, or take the folder out"
     )
 
 

@@ -1,6 +1,6 @@
-"""Colours as a picture's own ICC profile means them: phones store Display P3, cameras Adobe RGB, printers CMYK.
+"""Colors as an image's own ICC profile means them: phones store Display P3, cameras Adobe RGB, printers CMYK.
 
-Read as sRGB, such pictures are duller than people see them, by up to 60 of 255 levels.
+Read as sRGB, such images are duller than people see them, by up to 60 of 255 levels.
 """
 
 import functools
@@ -13,13 +13,13 @@ _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of a profile -> Pillow'
 
 
 def rgb_of_inks(image: Image.Image) -> Image.Image | None:
-    """A grey or CMYK picture in sRGB by its profile; None without one for its kind of picture."""
+    """Convert a gray or CMYK image to sRGB by its profile; None without a profile for its kind of image."""
     mode, transform = _transform(_profile_of(image))
     return transform.apply(image) if transform is not None and mode == image.mode != "RGB" else None
 
 
 def corrected(rgb: Image.Image, image: Image.Image) -> Image.Image:
-    """`rgb`, made of `image` as if that were sRGB, in sRGB by its profile; as it is without one for RGB pictures."""
+    """Convert `rgb`, made of `image` as if that were sRGB, by its profile; without one for RGB return it as it is."""
     mode, transform = _transform(_profile_of(image))
     fits = mode == "RGB" and image.mode in ("RGB", "RGBA", "P", "PA")
     return transform.apply(rgb) if transform is not None and fits else rgb
@@ -31,7 +31,7 @@ def _profile_of(image: Image.Image) -> bytes:
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes) -> tuple[str, Any]:
-    """Pillow's mode of what the profile is for, and the way to sRGB; None for none, sRGB's or a damaged one."""
+    """Return Pillow's mode of a profile, and its transform to sRGB; None for no profile, sRGB's or a damaged one."""
     if not profile:
         return "", None
     try:

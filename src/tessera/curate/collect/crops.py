@@ -65,7 +65,7 @@ class Crop:
     pixels: NDArray[np.uint8]
     """(S, S, 3) RGB."""
     width: int
-    """Of the whole image, upright, in pixels."""
+    """The whole image's, upright, in pixels."""
     height: int
 
 

@@ -1,4 +1,4 @@
-"""Pictures in Parquet files as the Hugging Face Hub keeps them: `image` (bytes and path) and `label`.
+"""Images in Parquet files as the Hugging Face Hub keeps them: `image` (bytes and path) and `label`.
 
 ImageNet's paths there are n01440764_10026_n01440764.JPEG: the last part is the class, and is no part of the name.
 """
@@ -22,7 +22,7 @@ _EXPECTED = "expected are the columns image (with bytes and path) and label"
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The pictures of one row group."""
+    """The images of one row group."""
 
     path: Path
     number: int
@@ -39,7 +39,7 @@ class RowGroup:
             group = file.metadata.row_group(self.number)
             columns = [group.column(number) for number in range(group.num_columns)]
             length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
-        # The Hub's number for a picture without a label is -1.
+        # The Hub's number for an image without a label is -1.
         labels = [
             None if isinstance(label, int) and label < 0 else label for label in table.column("label").to_pylist()
         ]
@@ -75,7 +75,7 @@ class RowGroup:
 
 
 def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
-    """Of all files. UserError: not Parquet, or other columns."""
+    """Return the row groups of all files. Raises UserError for a file that is not Parquet, or has other columns."""
     groups = []
     for path in paths:
         with _opened(path) as file:
@@ -88,7 +88,7 @@ def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
 
 
 def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
-    """The classes' names in the order of their numbers, where the schema's metadata has them."""
+    """Return the classes' names in the order of their numbers, where the schema's metadata has them."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         names = features["label"]["names"]
@@ -98,7 +98,7 @@ def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
 
 
 def names_in(path: Path) -> list[str] | None:
-    """`label_names` of a file."""
+    """Return `label_names` of a file."""
     with _opened(path) as file:
         return label_names(file.schema_arrow.metadata)
 

@@ -1,6 +1,6 @@
-"""Which crops of an interrupted collect are kept: those of the same source, made since it last changed.
+"""Resuming collect: crops of the same source, made since it last changed, are used again.
 
-An unfinished images/ holds a note of its source, an unfinished file itself: it goes when the directory is completed.
+An unfinished images/ holds a note of its source, itself an unfinished file: completing the directory removes it.
 """
 
 import json
@@ -16,7 +16,7 @@ _NOTE = f"{TEMPORARY}source.json"
 
 
 def is_begun_from(out: Path, source: Path) -> bool:
-    """Whether the unfinished directory `out` was begun from the source that lies at `source` now."""
+    """Return whether the unfinished directory `out` was begun from the source that lies at `source` now."""
     try:
         return json.loads((out / _NOTE).read_bytes()) == _identity(source)
     except (OSError, ValueError):
@@ -24,17 +24,17 @@ def is_begun_from(out: Path, source: Path) -> bool:
 
 
 def note_source(out: Path, source: Path) -> None:
-    """Notes where the crops in `out` come from."""
+    """Note the source of the crops in `out`."""
     write_json(out / _NOTE, _identity(source))
 
 
 def _identity(source: Path) -> list[str | int]:
-    """Another folder of the same name, or one put in its place, is another source."""
+    """Return path and inode: another folder of that name, or one put in its place, is another source."""
     return [str(source.resolve()), source.stat().st_ino]
 
 
 def remove_crops(out: Path, but: NDArray[np.uint64]) -> None:
-    """Removes all crops in `out` but those whose keys have these sorted hashes."""
+    """Remove all crops in `out` except those whose keys have these sorted hashes."""
     for path in out.glob("*/*.png"):
         mine = np.frombuffer(key_hash(path.relative_to(out).as_posix().removesuffix(".png")), np.uint64)
         place = int(np.searchsorted(but, mine[0]))

@@ -1,7 +1,7 @@
-"""What every layout of a source gives: groups of labelled pictures, each listed and read without the others.
+"""Groups of labeled images, which every layout of a source gives; each is listed and read without the others.
 
 A group is a small, picklable description (one class folder, one tar inside a tar, one row group), so that a process
-can list and read it alone and memory does not grow with the number of pictures. Listing it twice gives the same.
+can list and read it alone and memory does not grow with the number of images. Listing it twice gives the same.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from tessera.images import is_complete_png, write_png
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a group."""
+    """Image of a group."""
 
     key: str
     label: str
@@ -34,31 +34,31 @@ class Item:
     path: str
     """The file that holds its bytes, as the file system spells it."""
     offset: int | None = None
-    """Where its bytes start in that file, or its row in a row group; None = the file is the picture."""
+    """Start of its bytes in that file, or its row in a row group; None = the file is the image."""
     length: int = 0
     """Number of its bytes, as far as it is known without reading them."""
     code: int | None = None
     """The label's number, where the layout has one."""
     reject: str | None = None
-    """Why it cannot be used, when that is known without opening it."""
+    """Reason for rejecting it, when that is known without opening it."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a group, in an order that depends on their names only."""
+    """The images of a group, in an order that depends on their names only."""
 
     items: Sequence[Item]
     ignored: int = 0
-    """Files and entries that are no pictures."""
+    """Files and entries that are no images."""
     length: int = 0
-    """Number of bytes of all pictures together, where those of each are not known without reading them."""
+    """Number of bytes of all images together, where those of each are not known without reading them."""
 
 
 Read = Callable[[Item], "Path | bytes"]
 
 
 class Group(Protocol):
-    """Some images of a source that are listed and read together."""
+    """Images of a source that are listed and read together."""
 
     @property
     def whole(self) -> bool:
@@ -95,28 +95,28 @@ class ItemGroup(FileGroup):
 
 @dataclass(frozen=True)
 class Index:
-    """What is kept of a group's listing."""
+    """Summary of a group's listing."""
 
     count: int
     ignored: int
     labels: dict[str, int]
-    """Label -> number of pictures."""
+    """Label -> number of images."""
     codes: dict[str, int]
     """Label -> its number, where the layout has numbers."""
     digest: bytes
-    """Of the pictures' names, labels and sizes."""
+    """Hash of the images' names, labels and sizes."""
     keys: bytes
     """8 bytes of each key's hash, upper and lower case being the same."""
 
 
 @functools.lru_cache(maxsize=2)
 def listed(group: Group) -> Listing:
-    """The group's listing, kept while its parts are worked on one after the other."""
+    """Return the group's listing, cached while its parts are worked on one after the other."""
     return group.list()
 
 
 def index_groups(groups: Sequence[Group]) -> list[Index]:
-    """The index of each group."""
+    """Return the index of each group."""
     return [_index(listed(group)) for group in groups]
 
 
@@ -131,12 +131,12 @@ def _index(listing: Listing) -> Index:
 
 
 def key_hash(key: str) -> bytes:
-    """8 bytes that stand for a key, or for a file's name without its suffix, on file systems that ignore case."""
+    """Return 8 bytes for a key, or for a file's name without its suffix, on file systems that ignore case."""
     return hashlib.blake2b(key.casefold().encode(), digest_size=8).digest()
 
 
 def hashes(keys: bytes) -> NDArray[np.uint64]:
-    """The sorted hashes of joined `key_hash`es."""
+    """Return the sorted hashes of joined `key_hash`es."""
     return np.sort(np.frombuffer(keys, np.uint64))
 
 
@@ -151,7 +151,7 @@ class CropWork:
     upright: bool
 
     def __call__(self, parts: Sequence[tuple[Group, int, int]]) -> list[tuple]:
-        """(key, label, file, width, height, source, reject) of each picture of the parts, its crop being written."""
+        """Write the crops of the parts; return (key, label, file, width, height, source, reject) of each image."""
         rows = []
         for group, start, stop in parts:
             with group.reader() as read:
@@ -170,12 +170,12 @@ class CropWork:
                 width, height = crop.width, crop.height
                 write_png(path, crop.pixels, fast=True)
         except RejectedImage as reason:
-            path.unlink(missing_ok=True)  # of an interrupted call, when the picture was readable
+            path.unlink(missing_ok=True)  # of an interrupted call, when the image was readable
             return item.key, item.label, None, None, None, item.source, str(reason)
         return item.key, item.label, f"{item.key}.png", width, height, item.source, None
 
     def _is_newer(self, crop: Path, file: Path) -> bool:
-        """Whether a crop of an interrupted call was made from the file that has the picture's place now.
+        """Return whether a crop of an interrupted call was made from the file that has the image's place now.
 
         A link may lead elsewhere by now; and the files of a renamed folder do not change, but the folder does.
         """
@@ -191,7 +191,7 @@ class CropWork:
 
 @contextlib.contextmanager
 def span_reader(path: str) -> Iterator[Read]:
-    """Reads items that are spans of the file `path`."""
+    """Read items that are spans of the file `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:

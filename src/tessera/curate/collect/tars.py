@@ -1,4 +1,4 @@
-"""Pictures in tar files, read in place by their offsets: ImageNet's tar of class tars, and WebDataset's shards.
+"""Images in tar files, read in place by their offsets: ImageNet's tar of class tars, and WebDataset's shards.
 
 Nothing is ever unpacked. Names in an archive only become keys, and one that climbs out of it is refused all the same.
 """
@@ -19,7 +19,7 @@ from tessera.curate.collect.crops import UNREADABLE
 from tessera.curate.collect.sources import Item, Listing, Read, span_reader
 from tessera.images import READABLE
 
-_NO_LABEL = re.compile(r"-\d+")  # the Hub's number for a picture without a label is -1
+_NO_LABEL = re.compile(r"-\d+")  # the Hub's number for an image without a label is -1
 
 
 _LINK = "a link in its archive, without bytes of its own"
@@ -53,10 +53,10 @@ class _Section(io.RawIOBase):
 
 
 def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[tuple[str, int, int]]:
-    """(name, offset in `path`, size) of each file in a tar file, or in the tar file that lies in it at `offset`.
+    """Yield (name, offset in `path`, size) of each file in a tar file, or in the tar file that lies in it at `offset`.
 
     A link to another entry has no bytes of its own: its size is -1.
-    UserError: not a tar file, a header that is damaged or cut, a name that is absolute or climbs out with "..".
+    Raises UserError for another kind of file, a damaged or cut header, a name that is absolute or has "..".
     """
     try:
         with open(path, "rb") as file:
@@ -89,7 +89,7 @@ def _is_hidden(name: str) -> bool:
 
 @dataclass(frozen=True)
 class ClassTarGroup:
-    """The pictures of one class tar, n01440764.tar, which may lie inside the tar of them all."""
+    """The images of one class tar, n01440764.tar, which may lie inside the tar of them all."""
 
     path: Path
     label: str
@@ -119,7 +119,7 @@ class ClassTarGroup:
 
 
 def class_tars(path: Path) -> list[ClassTarGroup]:
-    """The class tars inside a tar, by their names; none when it is another kind of tar."""
+    """Return the class tars inside a tar, by their names; none when it is another kind of tar."""
     groups = []
     for name, offset, size in entries(path):
         label = PurePosixPath(name).stem
@@ -137,7 +137,7 @@ def class_tars(path: Path) -> list[ClassTarGroup]:
 
 @dataclass(frozen=True)
 class WebDatasetGroup:
-    """The samples of one WebDataset shard: entries of one stem, a picture and beside it `.cls` or `.json`.
+    """The samples of one WebDataset shard: entries of one stem, an image and its label in `.cls` or `.json`.
 
     `.cls` is the class, as a number or a word; `.json` is an object with `label`, and perhaps `filename`, whose WordNet
     id wins over a number.
@@ -150,7 +150,7 @@ class WebDatasetGroup:
         return False
 
     def list(self) -> Listing:
-        pictures: dict[str, tuple[str, int, int]] = {}
+        images: dict[str, tuple[str, int, int]] = {}
         labels: dict[str, tuple[str, int | None]] = {}
         ignored = 0
         with open(self.path, "rb") as file:
@@ -162,12 +162,12 @@ class WebDatasetGroup:
                 if _is_hidden(name):
                     ignored += 1
                 elif f".{kind.rpartition('.')[2]}" in READABLE | UNREADABLE:
-                    if sample in pictures:
+                    if sample in images:
                         raise UserError(
-                            f"{self.path}: sample {sample!r} has two pictures, {pictures[sample][0]!r} and {name!r}:"
+                            f"{self.path}: sample {sample!r} has two images, {images[sample][0]!r} and {name!r}:"
                             " keys must be unique; rename one"
                         )
-                    pictures[sample] = name, offset, size
+                    images[sample] = name, offset, size
                 elif kind in ("cls", "json") and 0 <= size <= 2**20:
                     file.seek(offset)
                     label = _label(self.path, name, kind, file.read(size))
@@ -176,11 +176,11 @@ class WebDatasetGroup:
                 else:
                     ignored += 1
         items = []
-        for sample, (name, offset, size) in pictures.items():
+        for sample, (name, offset, size) in images.items():
             label, code = labels.get(sample, ("", None))
             key = f"{safe(label) if label else 'unknown'}/{safe(sample)}"
             source = f"{self.path.name}/{as_text(name)}"
-            reject = None if label else "no class beside it (.cls, or .json with label)"
+            reject = None if label else "no class with it (.cls, or .json with label)"
             reject = _LINK if size < 0 else reject
             items.append(Item(key, label, source, str(self.path), offset, size, code, reject))
         items.sort(key=lambda item: item.source)
@@ -191,12 +191,12 @@ class WebDatasetGroup:
 
 
 def _label(path: Path, name: str, kind: str, data: bytes) -> tuple[str, int | None] | None:
-    """(label, its number or None) of what stands beside a picture; None when it says no class."""
+    """Return (label, its number or None) of an image's .cls or .json; None when it says no class."""
     try:
         text = data.decode("utf-8").strip()
         value = json.loads(text) if kind == "json" else text
     except ValueError as error:
-        raise UserError(f"{path}: entry {name!r} is not {kind} text ({error}); mend it") from error
+        raise UserError(f"{path}: entry {name!r} is not {kind} text ({error}); fix it") from error
     if kind == "json":
         if not isinstance(value, dict) or value.get("label", value.get("cls")) is None:
             return None
