@@ -11,7 +11,6 @@ import pytest
 
 from tessera.config import UserError
 from tessera.encoded.store import open_encoded
-from tessera.pretrained import named
 from tessera.pretrained.text_encoders import load_text_encoder
 from tessera.pretrained.vae import PixelUnshuffle, load_codec
 
@@ -64,7 +63,7 @@ class Nothing:
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
     """The path of a user's file; nothing of other tests is remembered."""
-    monkeypatch.setattr(named, "_typed", {})
+    monkeypatch.setenv("TESSERA_MODELS", "")
     path = tmp_path / "own" / "my_parts.py"
     path.parent.mkdir()
     path.write_text(PARTS)
@@ -111,14 +110,13 @@ def test_what_is_wrong_with_a_part_is_said_in_one_line(parts, name, message):
 
 def test_an_id_asks_for_its_file(parts, monkeypatch):
     identity = load_text_encoder(f"{parts}:Letters", run_files=True).id
-    assert load_text_encoder(identity).id == identity  # named before in this process
-    named._typed.clear()
+    assert load_text_encoder(identity).id == identity  # named before by this process
+    monkeypatch.delenv("TESSERA_MODELS")
     monkeypatch.chdir(parts.parent)  # a folder of exports may hold files of strangers
     with pytest.raises(UserError, match=r"^text: Letters of a user's own file my_parts.py .* set TESSERA_MODELS"):
         load_text_encoder(identity)
     monkeypatch.setenv("TESSERA_MODELS", str(parts.parent))
     assert load_text_encoder(identity).encode(["ab"])[0].shape == (3, 26)
-    named._typed.clear()
     parts.write_text(PARTS + "# changed\n")
     with pytest.raises(UserError, match=r"not here; .*my_parts.py has other contents; set TESSERA_MODELS"):
         load_text_encoder(identity)

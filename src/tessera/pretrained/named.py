@@ -8,13 +8,15 @@ A name is what the user types; an id is what manifests and exports store:
     my_parts.py:MyEncoder@HASH    its id: the file's SHA-256 begins with HASH, 12 hex digits
 
 A stored id runs no code by itself: its file is looked for in the folders of the environment variable TESSERA_MODELS
-alone, or is the file that the user has named in this process.
+alone. The folder of a file that the user has named is put there, for this process and those that it starts.
 """
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tessera.config import UserError, blaming, load_part, part_id
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _OWN = re.compile(r".+\.py:\w+")
 _OWN_ID = re.compile(r"([^/\\]+\.py):(\w+)@([0-9a-f]{12})")
-_typed: dict[str, str] = {}  # id -> FILE.py:CLASS that the user has named in this process
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,6 @@ def _find_own(name: str, field: str, run_files: bool) -> str:
             raise UserError(f"{field}: {name} is not run: a stored name of a user's part ends in @HASH of its file")
         return name
     file, attribute, digest = match.groups()
-    if name in _typed:
-        return _typed[name]
     other = ""
     for place in model_places():
         if (path := place / file).is_file():
@@ -92,7 +91,10 @@ class OwnPart:
         self._spec, self._what, self._device = spec, what, device
         self._class: Callable[[], Any] = load_part(spec, {}, what, needs)
         self.id = part_id(spec, {})
-        _typed[self.id] = spec
+        folder = str(Path(spec.rpartition(":")[0]).resolve().parent)
+        places = [str(place) for place in model_places()]
+        if folder not in places:
+            os.environ[MODELS_VARIABLE] = os.pathsep.join([*places, folder])
 
     def blaming(self) -> Any:
         """Return a context whose errors are those of the user's file."""
