@@ -23,6 +23,8 @@ _POLICY = (
     " frame-ancestors 'self'"
 )
 """The browser may load only what this server gives."""
+_LAUNCH: dict[str, Any] = {"share": False, "quiet": True, "prevent_thread_lock": True, "ssr_mode": False}
+_LAUNCH |= {"footer_links": [], "max_file_size": 0, "state_session_capacity": 100}
 
 
 class SameOriginOnly:
@@ -86,15 +88,9 @@ def serve(
         page.launch(
             server_name=host,
             server_port=free,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            ssr_mode=False,
-            footer_links=[],
             allowed_paths=[str(studio.folder)],
-            max_file_size=0,
-            state_session_capacity=100,
             app_kwargs={"middleware": middleware},
+            **_LAUNCH,
             **theme_and_style(),
         )
         print(f"Demo: http://{host}:{free} (Ctrl-C ends it)", flush=True)

@@ -41,14 +41,7 @@ class Sampler(Protocol):
     """
 
     def __call__(
-        self,
-        denoise: Guided,
-        noise: Tensor,
-        schedule: Schedule,
-        steps: int,
-        *,
-        generator: Generators | None = None,
-        callback: Callback | None = None,
+        self, denoise: Guided, noise: Tensor, schedule: Schedule, steps: int, *, generator=None, callback=None
     ) -> Tensor: ...
 
 

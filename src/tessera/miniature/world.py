@@ -6,7 +6,7 @@ does not (paper section 3.1), and every prompt with two objects is out of distri
 No files are read or written here; scenes are a function of an address (seed, purpose, number).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -156,12 +156,9 @@ def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str 
     first, second = base.objects[0], partner.objects[0]
     if placement.spans_frame:
         axis = 0 if top == 0 and bottom == 1 and left > 0 else 1  # 0: side by side, 1: one above the other
-        if half_view == "centre":
-            first = _moved(first, _shift(first.center, axis, -0.25), first.diameter)
-            second = _moved(second, _shift(second.center, axis, 0.25), second.diameter)
-        else:
-            first = _moved(first, _shift(first.center, axis, -first.diameter / 4), first.diameter)
-            second = _moved(second, _shift(second.center, axis, second.diameter / 4), second.diameter)
+        by = (0.25, 0.25) if half_view == "centre" else (first.diameter / 4, second.diameter / 4)
+        first = _moved(first, _shift(first.center, axis, -by[0]), first.diameter)
+        second = _moved(second, _shift(second.center, axis, by[1]), second.diameter)
     else:
         x, y = second.center
         second = _moved(second, (left + x * (right - left), top + y * (bottom - top)), second.diameter * (right - left))
@@ -225,14 +222,7 @@ def size_word(diameter: float) -> str:
 
 
 def _moved(thing: SceneObject, center: tuple[float, ...], diameter: float) -> SceneObject:
-    return SceneObject(
-        shape=thing.shape,
-        color=thing.color,
-        texture=thing.texture,
-        size=size_word(diameter),
-        center=(center[0], center[1]),
-        diameter=diameter,
-    )
+    return replace(thing, size=size_word(diameter), center=(center[0], center[1]), diameter=diameter)
 
 
 def _gap(thing: SceneObject, center: tuple[float, ...], diameter: float) -> float:
