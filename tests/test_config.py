@@ -286,3 +286,17 @@ def test_parts_of_a_users_file(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load_part(spec, table, "captioner", ["work"])
+
+
+def test_check_ranges_checks_literals_too():
+    @dataclass(frozen=True, kw_only=True)
+    class Chosen:
+        compute: Literal["fp32", "bf16"] = "bf16"
+
+        def __post_init__(self):
+            check_ranges(self)
+
+    assert Chosen(compute="fp32").compute == "fp32"
+    with pytest.raises(UserError) as caught:
+        Chosen(compute="bf61")  # type: ignore[arg-type]
+    assert str(caught.value) == "compute is 'bf61'; give one of 'fp32', 'bf16'; did you mean 'bf16'?"

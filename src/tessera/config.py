@@ -118,8 +118,13 @@ def check_ranges(config: Any, **intervals: str) -> None:
     """Check fields of a configuration, tuples by element: `check_ranges(self, share="[0, 1]", size="[1, inf)")`.
 
     An interval has numbers or powers ("2**64") for ends; "[" and "]" include the end, "(" and ")" do not. None passes.
-    Raises UserError that names the field, its value and the interval.
+    Fields of a dataclass whose type is a Literal must have one of its values. Raises UserError that names the field,
+    its value and the interval or the values.
     """
+    for field, hint in _hints(type(config)).items() if dataclasses.is_dataclass(config) else ():
+        value, choices = getattr(config, field), typing.get_args(hint)
+        if typing.get_origin(hint) is Literal and value not in choices:
+            raise UserError(f"{field} is {value!r}; give {_type_name(hint)}{_near(value, choices)}")
     for field, interval in intervals.items():
         value = getattr(config, field)
         low, high = (_end(text) for text in interval[1:-1].split(","))

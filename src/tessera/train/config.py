@@ -8,9 +8,7 @@ import numpy as np
 import torch
 
 from tessera.config import UserError, check_ranges, nearest
-from tessera.diffusion.loss import PREDICTIONS
 from tessera.diffusion.schedule import SCHEDULES
-from tessera.models.build import DTYPES
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.train.optim.config import OptimConfig
@@ -86,9 +84,10 @@ class TrainConfig:
             ema_decay="[0, 1)",
             latent_scale="(0, inf)",
         )
-        for name, known in (("noise_schedule", SCHEDULES), ("prediction", PREDICTIONS), ("compute", DTYPES)):
-            if (value := getattr(self, name)) not in known:
-                raise UserError(f"{name}: unknown {value!r};{nearest(value, known)} known: {', '.join(known)}")
+        if (name := self.noise_schedule) not in SCHEDULES:
+            raise UserError(
+                f"noise_schedule: unknown {name!r};{nearest(name, SCHEDULES)} known: {', '.join(SCHEDULES)}"
+            )
         if self.num_images % self.batch_size:
             below = self.num_images // self.batch_size * self.batch_size
             near = f"{below} or {below + self.batch_size}" if below else str(self.batch_size)

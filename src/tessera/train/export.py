@@ -30,8 +30,6 @@ class ExportConfig:
     (`tessera.train.algorithm1.latent_limit`)."""
 
     def __post_init__(self) -> None:
-        if self.weights not in ("ema", "online"):
-            raise UserError(f"weights: {self.weights!r} is neither 'ema' nor 'online'")
         check_ranges(self, sampling_steps="[1, inf)", guidance_scale="(-inf, inf)", clip_denoised="(0, inf)")
 
 

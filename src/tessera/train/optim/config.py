@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tessera.config import UserError, check_ranges
+from tessera.config import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,6 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check_ranges(self, **dict.fromkeys(("lr", "muon_lr", "clip_norm"), "(0, inf)"), betas="[0, 1)")
         check_ranges(self, weight_decay="[0, inf)", warmup_images="[0, inf)", final_lr_fraction="[0, 1]")
-        for name, known in (("name", ("adamw", "lamb", "muon")), ("decay", ("cosine", "linear", "constant"))):
-            if getattr(self, name) not in known:
-                raise UserError(f"optim.{name}: {getattr(self, name)!r} is none of {', '.join(known)}")
 
 
 def lr_fraction(config: OptimConfig, num_images: int, total_images: int) -> float:

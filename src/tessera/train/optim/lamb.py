@@ -42,6 +42,9 @@ class Lamb(Optimizer):
     ) -> None:
         self.sum_over_ranks = sum_over_ranks
         super().__init__(params, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0, "adapt": True})
+        for p in (p for group in self.param_groups for p in group["params"]):
+            step = torch.zeros((), device=p.device)
+            self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -50,13 +53,6 @@ class Lamb(Optimizer):
             params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {
-                        "step": torch.zeros((), device=p.device),
-                        "exp_avg": torch.zeros_like(p),
-                        "exp_avg_sq": torch.zeros_like(p),
-                    }
             grads = [p.grad for p in params if p.grad is not None]
             steps, mean, square = ([self.state[p][k] for p in params] for k in ("step", "exp_avg", "exp_avg_sq"))
             beta1, beta2 = group["betas"]

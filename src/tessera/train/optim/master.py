@@ -203,7 +203,7 @@ class MasterOptimizer:
         state = {f"master/{n}": m.detach() for n, m in zip(self.names, self.masters)}
         for optimizer in self.optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                held = optimizer.state.get(parameter) or _without_step(optimizer, parameter)
+                held = optimizer.state.get(parameter) or _adamw_start(parameter)
                 state |= {f"optim/{name_of[id(parameter)]}/{field}": value for field, value in held.items()}
         return state
 
@@ -227,8 +227,7 @@ class MasterOptimizer:
         self.refresh()
 
 
-def _without_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """Return the state of a parameter before its first step."""
-    fields = ("momentum_buffer",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
+def _adamw_start(parameter: Tensor) -> dict[str, Tensor]:
+    """Return the state of AdamW before its first step, when it holds none."""
     zeros = parameter.detach().new_zeros
-    return {field: zeros(() if field == "step" else parameter.shape) for field in fields}
+    return {"step": zeros(()), "exp_avg": zeros(parameter.shape), "exp_avg_sq": zeros(parameter.shape)}

@@ -27,6 +27,8 @@ class Muon(Optimizer):
 
     def __init__(self, params: Iterable[Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__(params, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0})
+        for p in self.param_groups[0]["params"]:
+            self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
         self.dtype = dtype
 
     @torch.no_grad()
@@ -36,9 +38,6 @@ class Muon(Optimizer):
             params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
             grads = [p.grad for p in params if p.grad is not None]
             momentum = [self.state[p]["momentum_buffer"] for p in params]
             zero_skipped(grads, skip)
