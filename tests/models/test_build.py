@@ -78,7 +78,7 @@ def test_every_parameter_gets_a_gradient(network):
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("padding", [0.0, 1e3])
 def test_padding_changes_nothing(network, grad, padding):
-    """Both ways attention is computed (with and without gradients), and whatever stands in the padding."""
+    """Both ways attention is computed (with and without gradients), and any padding."""
     x, alpha_bar, text = make_inputs()
     longer = text.pad_to(11)
     longer = TextEncoding(longer.embeddings.masked_fill(~longer.mask[..., None], padding), longer.mask)

@@ -1,7 +1,7 @@
 """Nothing strays from the network's device: sampling and the loss on a device that is not the CPU.
 
 The device is "meta", which every machine has. Its tensors have no values, so reading one on the host fails, as it would
-stall a GPU; tensors of two devices in one operation are refused; and so is float64, which Apple's GPUs lack.
+stall a GPU; tensors of two devices in one operation are refused; and so is float64, which Apple's GPUs do not have.
 """
 
 import pytest

@@ -96,7 +96,7 @@ def test_gradients_of_the_self_conditioned_loss(published):
 def test_trajectory_with_guidance(published):
     """Six steps of DDIM on alpha_bar = 1 - t, x0 clamped at 1.2, guidance 1 + 2.
 
-    The published sampler leaves guidance out of the first step; both branches then go on from the conditional one's
+    The published sampler leaves guidance out of the first step; both branches then start from the conditional one's
     tokens.
     """
     network, text, tensors = published

@@ -70,7 +70,7 @@ def with_latents(tmp_path, mean: np.ndarray, std: np.ndarray):
 
 
 def test_latents_of_the_published_vae_reach_its_widest_channel(tmp_path):
-    """Channel means and spreads of the published config; half of the variance stands in the posterior's std."""
+    """Channel means and spreads of the published config; the posterior has half of the variance."""
     means, stds = np.array([5.81, 3.25, 0.12, -2.15]), np.array([4.17, 4.62, 3.71, 3.28])
     noise = philox(0, "latents").standard_normal((600, *SHAPE))
     mean = means[:, None, None] + stds[:, None, None] * noise * np.sqrt(0.5)
@@ -88,7 +88,7 @@ def test_latents_never_reach_beyond_the_largest(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_latents_that_are_not_finite_are_named_before_training(tmp_path, bad):
-    """Else a run would go on to its end, and could not write down what its latents reach."""
+    """Otherwise a run would train to its end, and then fail to write the limit of its latents."""
     means = np.zeros((20, *SHAPE))
     means[7, 0, 1, 2] = bad
     with pytest.raises(UserError, match="the latents of record 'thing/7' are not finite"):

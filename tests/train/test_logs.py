@@ -7,11 +7,12 @@ import types
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tessera.config import UserError
 from tessera.train.config import RuntimeOptions
-from tessera.train.logs import Log, TensorBoard, WandB, scalars
+from tessera.train.logs import Log, TensorBoard, WandB, peak_memory, scalars
 from tessera.train.loop import train
 from tiny.training_sets import config_of
 
@@ -73,6 +74,12 @@ def test_speed_by_formula(tmp_path, monkeypatch):
     assert line["validation"] == {"loss": 0.5}
     assert 0.05 < line["memory_gb"] < 100
     assert "tflops" not in log.write(500, 0.1, flops=lambda tokens: tokens)  # a fresh stretch: no text was seen
+
+
+def test_memory_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert peak_memory() == 0
 
 
 def test_nothing_seen_is_none(tmp_path):
@@ -152,7 +159,7 @@ def test_weights_and_biases_if_asked(plain, tmp_path, monkeypatch):
 
 
 def test_runs_of_one_name_are_not_mixed_up(tmp_path, monkeypatch):
-    """A study's arms have the names of another one's; a run that goes on is the same one, wherever its folder lies."""
+    """A study's arms have the names of another one's; a resumed run is the same one, wherever its folder lies."""
     fake, seen = types.ModuleType("wandb"), []
     fake.init = lambda **options: seen.append((options["name"], options["id"]))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)

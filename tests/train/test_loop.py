@@ -247,7 +247,7 @@ def test_the_room_for_checkpoints_counts_what_is_kept_for_ever(plain, tmp_path):
 
 @pytest.mark.parametrize(("model", "steps"), [(DIT, 100), (RIN, 280)])
 def test_one_batch_is_learned_by_its_captions(plain, model, steps):
-    """All noise and the same noise: only the caption tells which picture is meant."""
+    """All noise and the same noise: only the caption tells which image is meant."""
     store = open_encoded(plain)
     config = config_of(model=model, augment_prob=0.0, caption_drop_prob=0.0)
     trainer = Trainer(Path("unused"), store, None, config, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The loss on held-out records and the grids of pictures: fixed by address, and of the right weights."""
+"""The loss on held-out records and the grids of images: fixed by address, and of the right weights."""
 
 import json
 from dataclasses import replace
@@ -49,7 +49,7 @@ def test_held_out_records_are_never_trained_on(sets):
 
 @pytest.mark.parametrize("name", ["{}+mix", "{}+n01440764_10026.JPEG_quarter_0_0"])
 def test_nor_are_augmented_ones_of_which_they_are_the_base(sets, tmp_path, name):
-    """By both ways in which augmented pictures are named; a picture's own name may hold a "+"."""
+    """By both ways in which augmented images are named; an image's own name may hold a "+"."""
     keys = [f"thing/{i}" if i % 3 else f"thing/{i}+{i}" for i in range(37)]
     order = [5 * i % 37 for i in range(37)]
     plain = [replace(record, key=key) for record, key in zip(make_records(37), keys)]
@@ -156,7 +156,7 @@ def test_grids_of_pictures(sets, tmp_path, model):
     assert all(latents.shape == (HELD, *SHAPE) for latents in seen)
     assert not torch.equal(seen[0], seen[1])
     limit = json.loads((tmp_path / "run" / "manifest.json").read_text())["facts"]["latent_limit"]
-    assert max(float(latents.abs().max()) for latents in seen) <= limit / 0.5 + 0.1 + 1e-5  # normalisation is undone
+    assert max(float(latents.abs().max()) for latents in seen) <= limit / 0.5 + 0.1 + 1e-5  # normalization is undone
     train(tmp_path / "again", sets[0], None, settings, runtime=runtime)
     assert torch.equal(seen[2], seen[0])
     train(tmp_path / "without", sets[0], None, settings)

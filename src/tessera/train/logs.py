@@ -140,13 +140,15 @@ def _four_digits(value: float) -> float:
 
 
 def peak_memory() -> int:
-    """Return the most bytes that this process ever had on its GPU; without one, in main memory."""
+    """Return the most bytes that this process ever had on its GPU; without one, in main memory (0 on Windows)."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    import resource  # Unix only
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -165,7 +165,7 @@ def test_state_goes_on_bit_for_bit(name, compute):
 
 
 def trained(name, *, masked, skips, scale=1.0):
-    """The optimiser of the small network after a step for each of `skips` (True: NaN gradients, to be skipped)."""
+    """The optimizer of the small network after a step for each of `skips` (True: NaN gradients, to be skipped)."""
     network = network_of()
     optimizer = MasterOptimizer(network, OptimConfig(name=name, lr=0.01, weight_decay=0.1))
     optimizer.masked = masked
