@@ -5,20 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from tessera.config import UserError, from_dict
 from tessera.curate.collect import collect as collect_module
-from tessera.curate.collect.class_folders import items_of
 from tessera.curate.collect.class_names import class_name
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.collect.sources import CropWork
@@ -27,15 +23,8 @@ from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.stages import read_manifest
 from tessera.workers import map_chunks
+from tiny.class_folders import FOLDER, put
 from tiny.folders import tree
-
-FOLDER = CollectConfig(source="my-pictures", size=16)
-
-
-def put(path, color=(9, 9, 9), size=(20, 20)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color).save(path)
-    return path
 
 
 def test_miniature_files_say_what_the_world_says(images, world):
@@ -152,91 +141,6 @@ def test_a_stopped_folder_goes_on_with_the_same_bytes(messy, tmp_path, monkeypat
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
 
 
-def test_a_source_changed_before_the_end_is_cropped_again(tmp_path):
-    source, out = tmp_path / "source", tmp_path / "out"
-    put(source / "a" / "1.png", (255, 0, 0))
-    (source / "b").mkdir()
-    (source / "b" / "2.png").write_bytes(b"bad")
-    with pytest.raises(UserError, match=r"no readable image of class 'b' \('b/2.png': not an image"):
-        collect(out, FOLDER, source)
-    time.sleep(0.02)  # file times are of the kernel's ticks
-    put(source / "a" / "1.png", (0, 0, 255))
-    put(source / "b" / "2.png")
-    collect(out, FOLDER, source)
-    assert read_rgb(out / "a" / "1.png")[0, 0].tolist() == [0, 0, 255]
-
-
-def interrupted(out, source, monkeypatch) -> None:
-    """All crops are there, and images.parquet is not."""
-    with monkeypatch.context() as patch:
-        patch.setattr(collect_module, "_check_classes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            collect(out, FOLDER, source)
-
-
-def red_and_blue(source: Path) -> Path:
-    put(source / "a" / "1.png", (255, 0, 0))
-    put(source / "b" / "1.png", (0, 0, 255))
-    return source
-
-
-def colors(out: Path) -> dict[str, list[int]]:
-    return {row.key: read_rgb(out / str(row.file))[0, 0].tolist() for row in read_images(out)}
-
-
-def test_crops_of_another_folder_of_that_name_are_not_kept(tmp_path, monkeypatch):
-    out, older = tmp_path / "out", tmp_path / "older" / "my-pictures"
-    put(older / "a" / "1.png", (0, 255, 0))
-    put(older / "b" / "1.png", (0, 255, 0))
-    time.sleep(0.02)
-    interrupted(out, red_and_blue(tmp_path / "newer" / "my-pictures"), monkeypatch)
-    collect(out, FOLDER, older)
-    assert colors(out) == {"a/1": [0, 255, 0], "b/1": [0, 255, 0]}
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_folders_that_changed_places_before_the_end_are_cropped_again(tmp_path, monkeypatch, whole):
-    source, out = red_and_blue(tmp_path / "sets" / "my-pictures"), tmp_path / "out"
-    other = tmp_path / "other"
-    if whole:
-        red_and_blue(other / "my-pictures")
-        put(other / "my-pictures" / "a" / "1.png", (0, 255, 0))
-    time.sleep(0.02)
-    interrupted(out, source, monkeypatch)
-    time.sleep(0.02)
-    pairs = [(tmp_path / "sets", other)] if whole else [(source / "a", source / "b")]
-    for one, two in pairs:
-        one.rename(tmp_path / "third")
-        two.rename(one)
-        (tmp_path / "third").rename(two)
-    collect(out, FOLDER, source)
-    assert colors(out) == {"a/1": [0, 255, 0] if whole else [0, 0, 255], "b/1": [0, 0, 255] if whole else [255, 0, 0]}
-
-
-def test_a_link_that_leads_elsewhere_before_the_end_is_cropped_again(tmp_path, monkeypatch):
-    source, out = red_and_blue(tmp_path / "my-pictures"), tmp_path / "out"
-    put(tmp_path / "one.png", (0, 0, 0))
-    put(tmp_path / "two.png", (9, 9, 9))
-    (source / "a" / "2.png").symlink_to(tmp_path / "one.png")
-    time.sleep(0.02)
-    interrupted(out, source, monkeypatch)
-    time.sleep(0.02)
-    (source / "a" / "2.png").unlink()
-    (source / "a" / "2.png").symlink_to(tmp_path / "two.png")
-    collect(out, FOLDER, source)
-    assert colors(out)["a/2"] == [9, 9, 9]
-
-
-def test_a_picture_that_was_damaged_before_the_end_leaves_no_crop(tmp_path, monkeypatch):
-    source, out = red_and_blue(tmp_path / "my-pictures"), tmp_path / "out"
-    put(source / "a" / "2.png")
-    interrupted(out, source, monkeypatch)
-    (source / "a" / "2.png").write_bytes(b"bad")
-    collect(out, FOLDER, source)
-    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "images.parquet", "manifest.json"]
-    assert not (out / "a" / "2.png").exists()
-
-
 def test_a_source_changed_or_gone_after_the_end(tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     put(source / "a" / "1.png")
@@ -249,59 +153,6 @@ def test_a_source_changed_or_gone_after_the_end(tmp_path):
     assert len(read_images(out)) == 1
 
 
-def test_single_class_takes_all_below(tmp_path):
-    source, out = tmp_path / "source", tmp_path / "out"
-    put(source / "1.png")
-    put(source / "deep" / "down" / "1.png")
-    collect(out, replace(FOLDER, single_class="X-ray"), source)
-    assert {(row.key, row.class_name) for row in read_images(out)} == {
-        ("X-ray/1", "X-ray"),
-        ("X-ray/deep-down-1", "X-ray"),
-    }
-
-
-def test_pictures_beside_class_folders_are_rejected(tmp_path):
-    source, out = tmp_path / "source", tmp_path / "out"
-    put(source / "a" / "1.png")
-    put(source / "2.png")
-    collect(out, FOLDER, source)
-    assert read_manifest(out).rejects == {"2.png": "lies in no class folder"}
-    assert [row.key for row in read_images(out)] == ["a/1"]
-
-
-def test_links_to_folders_are_not_followed_and_the_output_is_not_a_source(tmp_path):
-    source = tmp_path / "source"
-    put(source / "a" / "1.png")
-    put(tmp_path / "elsewhere" / "2.png")
-    (source / "b").symlink_to(tmp_path / "elsewhere")
-    (source / "a" / "3.png").symlink_to(tmp_path / "elsewhere" / "2.png")
-    (source / "a" / "4.png").symlink_to(tmp_path / "nowhere.png")
-    out = source / "images"
-    collect(out, FOLDER, source)
-    assert [row.key for row in read_images(out)] == ["a/1", "a/3"]
-    manifest = read_manifest(out)
-    assert manifest.rejects == {"a/4.png": "cannot be opened: No such file or directory"}
-    assert manifest.counts["ignored"] == 1
-    collect(out, FOLDER, source)
-
-
-def test_what_was_made_among_the_pictures_is_not_a_source(tmp_path, monkeypatch):
-    """As after `cd photos; tessera run my-pictures --images .`, and again."""
-    for name in ("fox/1.png", "wolf/2.png"):
-        put(tmp_path / name)
-    (tmp_path / "wolf" / "manifest.json").write_text('{"tool": "of somebody else"}')
-    monkeypatch.chdir(tmp_path)
-    for single, keys in ((None, ["fox/1", "wolf/2"]), ("cat", ["cat/fox-1", "cat/wolf-2"])):
-        first, second = (Path("out") / str(single) / name for name in ("first", "second"))
-        config = replace(FOLDER, single_class=single)
-        collect(first, config, Path("."))
-        collect(second, replace(config, size=32), Path("."))
-        collect(first, config, Path("."))
-        for out in (first, second):
-            assert [row.key for row in read_images(out)] == keys
-            assert read_manifest(out).facts["folders_without_images"] == []
-
-
 def test_a_tree_stays_a_tree_when_something_was_made_beside_it(tmp_path):
     for name in ("train/a/1.png", "val/a/2.png"):
         put(tmp_path / name)
@@ -310,26 +161,6 @@ def test_a_tree_stays_a_tree_when_something_was_made_beside_it(tmp_path):
         collect(out, replace(FOLDER, size=size), tmp_path)
         assert read_manifest(out).facts["layout"] == "ImageNet tree"
         assert [row.key for row in read_images(out)] == ["a/1"]
-
-
-def test_bad_folders_say_what_is_expected(tmp_path):
-    with pytest.raises(UserError, match="nowhere: there is no such folder or file"):
-        collect(tmp_path / "out", FOLDER, tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: is empty; expected is .*/CLASS/IMAGE, .* jpeg jpg"):
-        collect(tmp_path / "out", FOLDER, tmp_path / "empty")
-    (tmp_path / "empty" / "a").mkdir()
-    (tmp_path / "empty" / "a" / "notes.txt").write_text("no picture")
-    with pytest.raises(UserError, match="has no images among its 1 files"):
-        collect(tmp_path / "out", FOLDER, tmp_path / "empty")
-    put(tmp_path / "flat" / "1.png")
-    with pytest.raises(UserError, match=r"1 images, but no class folders; .*/CLASS/IMAGE .*--single-class NAME"):
-        collect(tmp_path / "out", FOLDER, tmp_path / "flat")
-    with pytest.raises(UserError, match=r"1\.png: is not a folder"):
-        collect(tmp_path / "out", FOLDER, tmp_path / "flat" / "1.png")
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="source 'photos': give the folder"):
-        collect(tmp_path / "out", CollectConfig(source="photos"))
 
 
 def test_bad_configs():
@@ -342,33 +173,6 @@ def test_bad_configs():
     ):
         with pytest.raises(UserError, match=message):
             CollectConfig(**bad)
-
-
-def test_keys_differ_in_more_than_case_and_suffix():
-    def keys(*names):
-        files = [(Path("c") / name, "c", name.rsplit(".", 1)[0].replace("/", "-")) for name in names]
-        return [item.key for item in items_of(Path("none"), files)]
-
-    assert keys("a.jpg", "b.jpg") == ["c/a", "c/b"]
-    assert keys("a.jpg", "a.png") == ["c/a-jpg", "c/a-png"]
-    assert keys("A.jpg", "a.JPG") == ["c/A-jpg", "c/a-JPG-2"]
-    assert keys("x/a.jpg", "x-a.jpg") == ["c/x-a-jpg", "c/x-a-jpg-2"]
-    assert keys("a.jpg", "a.png", "a-jpg.png") == ["c/a-jpg", "c/a-jpg-2", "c/a-png"]
-    assert keys("e\u0301.jpg", "q: *?.png", "nul\x07.png") == ["c/nul-", "c/q- --", "c/\u00e9"]
-    long = keys("x" * 300 + "1.png", "x" * 300 + "2.png")
-    assert len(set(long)) == 2
-    assert all(len(key) < 200 for key in long)
-
-
-def test_names_that_are_not_utf8(tmp_path):
-    source, out = tmp_path / "source", tmp_path / "out"
-    put(source / "a" / "1.png")
-    try:
-        os.rename(source / "a" / "1.png", os.fsencode(source) + b"/a/caf\xe9.png")
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    collect(out, FOLDER, source)
-    assert [row.key for row in read_images(out)] == ["a/caf\ufffd"]
 
 
 def test_damaged_ground_truth_is_named(images, tmp_path):

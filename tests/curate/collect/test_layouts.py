@@ -1,7 +1,6 @@
 """collect: ImageNet in every layout gives the same set, and each fault of a layout is said."""
 
 import functools
-import hashlib
 import io
 import json
 import re
@@ -17,34 +16,30 @@ from PIL import Image
 from tessera.cli import main
 from tessera.config import UserError
 from tessera.curate.collect import collect as collect_module
-from tessera.curate.collect.class_names import read_class_names
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.index import read_images
 from tessera.stages import read_manifest
 from tessera.workers import map_chunks
-
-SYNSETS = {"n02099601": "golden retriever", "n01440764": "tench, Tinca tinca", "n02099712": "Labrador retriever"}
-ORDER = sorted(SYNSETS)
-CONFIG = CollectConfig(source="imagenet", size=16)
-KAGGLE = Path("ILSVRC/Data/CLS-LOC")
-
-
-def jpeg(seed: int, **options) -> bytes:
-    coarse = Image.effect_noise((6, 5), 90 + seed % 7).convert("RGB")
-    file = io.BytesIO()
-    Image.merge("RGB", [coarse.getchannel(i).rotate(seed * 90) for i in range(3)]).resize((40 + seed, 30)).save(
-        file, "JPEG", quality=90, **options
-    )
-    return file.getvalue()
-
+from tiny.layouts import (
+    CONFIG,
+    KAGGLE,
+    ORDER,
+    SYNSETS,
+    add,
+    jpeg,
+    make_class_tars,
+    make_kaggle,
+    make_parquet,
+    make_plain,
+    make_tar,
+    make_torchvision,
+    make_webdataset,
+    mapping_file,
+    rotated,
+    write_folders,
+)
 
 drawn = functools.cache(jpeg)  # its noise is another each time
-
-
-def rotated() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return jpeg(5, exif=exif)
 
 
 @pytest.fixture(scope="module")
@@ -60,107 +55,6 @@ def pictures() -> dict[tuple[str, str], bytes]:
     found["n01440764", "n01440764_90"] = b""
     found["n01440764", "n01440764_91"] = jpeg(1)[:-150]
     return found
-
-
-def mapping_file(folder: Path, name: str = "LOC_synset_mapping.txt") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("".join(f"{synset} {SYNSETS[synset]}\n" for synset in ORDER))
-    return folder / name
-
-
-def write_folders(folder, pictures):
-    for (synset, stem), data in pictures.items():
-        path = folder / synset / f"{stem}.JPEG"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return folder
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
-
-
-def class_tar(pictures, synset) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for (mine, stem), data in pictures.items():
-            if mine == synset:
-                add(tar, f"{stem}.JPEG", data)
-    return file.getvalue()
-
-
-def make_plain(root, pictures):
-    mapping_file(root)
-    return write_folders(root, pictures)
-
-
-def make_torchvision(root, pictures):
-    mapping_file(root.parent)
-    write_folders(root / "train", pictures)
-    write_folders(root / "val", dict(list(pictures.items())[:2]))
-    return root
-
-
-def make_kaggle(root, pictures):
-    mapping_file(root)
-    write_folders(root / KAGGLE / "train", pictures)
-    (root / KAGGLE / "test").mkdir()
-    return root
-
-
-def make_tar(root, pictures):
-    mapping_file(root)
-    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as tar:
-        for synset in reversed(ORDER):
-            add(tar, f"{synset}.tar", class_tar(pictures, synset))
-    return root / "ILSVRC2012_img_train.tar"
-
-
-def make_class_tars(root, pictures):
-    mapping_file(root)
-    for synset in ORDER:
-        (root / f"{synset}.tar").write_bytes(class_tar(pictures, synset))
-    return root
-
-
-def shuffled(item) -> bytes:
-    """Key of an order that is no order of names or classes, and the same in every process."""
-    return hashlib.sha256(b"order" + item[1]).digest()
-
-
-def make_parquet(root, pictures):
-    (root / "data").mkdir(parents=True)
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    features = {"label": {"names": [SYNSETS[s] for s in ORDER], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
-    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-    schema = pa.schema([("image", image), ("label", pa.int64())], metadata=metadata)
-    rows = [
-        ({"bytes": data, "path": f"{stem}_{synset}.JPEG"}, ORDER.index(synset))
-        for (synset, stem), data in sorted(pictures.items(), key=shuffled)
-    ]
-    for number, part in enumerate((rows[:5], rows[5:])):
-        table = pa.table({"image": [r[0] for r in part], "label": [r[1] for r in part]}, schema=schema)
-        pq.write_table(table, root / "data" / f"train-0000{number}-of-00002.parquet", row_group_size=3)
-    pq.write_table(table.slice(0, 1), root / "data" / "validation-00000-of-00001.parquet")
-    return root
-
-
-def make_webdataset(root, pictures):
-    mapping_file(root)
-    items = sorted(pictures.items(), key=shuffled)
-    for number, part in enumerate((items[:4], items[4:])):
-        with tarfile.open(root / f"imagenet-train-{number:04d}.tar", "w") as tar:
-            for i, ((synset, stem), data) in enumerate(part):
-                label = {"label": ORDER.index(synset), "filename": f"{synset}/{stem}.JPEG"}
-                if i % 2:
-                    add(tar, f"{stem}.cls", synset.encode())
-                else:
-                    add(tar, f"{stem}.json", json.dumps(label).encode())
-                add(tar, f"{stem}.jpg", data)
-                add(tar, f"{stem}.txt", b"other")
-    return root
 
 
 LAYOUTS = {
@@ -309,118 +203,12 @@ def test_wordnet_ids_need_names(pictures, tmp_path):
         collect(tmp_path / "o2", CollectConfig(source="i", size=16, class_names=str(names)), source)
 
 
-def test_numbers_and_words_as_classes(tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    with tarfile.open(source / "a.tar", "w") as tar:
-        for i in range(4):
-            add(tar, f"some/{i}.a.jpg", jpeg(i))
-            add(tar, f"some/{i}.cls", str(i % 2).encode())
-    config = CollectConfig(source="mine", size=16)
-    with pytest.raises(UserError, match="no file near it names 2 of 2 classes"):
-        collect(tmp_path / "out", config, source)
-    (source / "classnames.txt").write_text("red fox\ngrey cat\n")
-    collect(tmp_path / "out", config, source)
-    assert {row.key: row.class_name for row in read_images(tmp_path / "out")} == {
-        "0/some-0": "red fox", "1/some-1": "grey cat", "0/some-2": "red fox", "1/some-3": "grey cat",
-    }  # fmt: skip
-    with tarfile.open(source / "a.tar", "w") as tar:
-        for i, word in enumerate(("red_fox", "grey cat", "")):
-            add(tar, f"{i}.png", jpeg(i))
-            add(tar, f"{i}.cls", word.encode())
-    collect(tmp_path / "words", config, source)
-    assert {row.class_name for row in read_images(tmp_path / "words")} == {"red fox", "grey cat"}
-    assert read_manifest(tmp_path / "words").rejects == {"a.tar/2.png": "no class with it (.cls, or .json with label)"}
-    assert read_manifest(tmp_path / "words").facts["exif_rotation"] == "upright"
-
-
-def hub_set(folder: Path, labels: list, names: list[str] | None = None) -> Path:
-    folder.mkdir()
-    images = [{"bytes": jpeg(i), "path": f"{i}.jpg"} for i in range(len(labels))]
-    table = pa.table({"image": images, "label": labels})
-    if names is not None:
-        features = {"label": {"names": names, "_type": "ClassLabel"}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(table, folder / "a.parquet")
-    return folder
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_minus_one_is_no_label(tmp_path, named):
-    source = hub_set(tmp_path / "hub", [0, 1, -1], ["red fox", "grey cat"] if named else None)
-    (source / "classnames.txt").write_text("red fox\ngrey cat\n")
-    collect(tmp_path / "hub-images", CollectConfig(source="hub", size=16), source)
-    assert [row.class_name for row in read_images(tmp_path / "hub-images")].count("grey cat") == 1
-    assert read_manifest(tmp_path / "hub-images").rejects == {"a.parquet:2": "no label"}
-    source = tmp_path / "tars"
-    source.mkdir()
-    with tarfile.open(source / "a.tar", "w") as tar:
-        for i, label in enumerate((b"fox", b"-1")):
-            add(tar, f"{i}.jpg", jpeg(i))
-            add(tar, f"{i}.cls", label)
-        add(tar, "2.jpg", jpeg(2))
-        add(tar, "2.json", b'{"label": -1}')
-    collect(tmp_path / "images", CollectConfig(source="tars", size=16), source)
-    assert [row.class_name for row in read_images(tmp_path / "images")] == ["fox"]
-
-
-def test_wordnet_ids_in_the_hubs_own_list_name_nothing(tmp_path):
-    source = hub_set(tmp_path / "hub", [0, 1], ["n01440764", "n02099601"])
-    with pytest.raises(UserError, match=r"no file near it names 2 of 2 classes"):
-        collect(tmp_path / "images", CollectConfig(source="hub", size=16), source)
-    mapping_file(source)
-    collect(tmp_path / "images", CollectConfig(source="hub", size=16), source)
-    assert {row.class_name for row in read_images(tmp_path / "images")} == {"tench", "golden retriever"}
-
-
 def test_a_set_without_one_usable_picture_is_none(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for i in range(3):
             add(tar, f"{i}.jpg", jpeg(i))
     with pytest.raises(UserError, match=r"none of its 3 images can be used \('a.tar/0.jpg': no class with it"):
         collect(tmp_path / "images", CollectConfig(source="a", size=16), tmp_path / "a.tar")
-
-
-def test_damage_inside_a_parquet_file_is_one_line(tmp_path):
-    config = CollectConfig(source="hub", size=16)
-    path = hub_set(tmp_path / "hub", ["fox", "cat"]) / "a.parquet"
-    data = path.read_bytes()
-    path.write_bytes(data[:4] + b"\xff" * 20 + data[24:])  # the first page's header
-    with pytest.raises(UserError, match=r"a\.parquet: .* is damaged .*; fetch it again") as caught:
-        collect(tmp_path / "images", config, tmp_path / "hub")
-    assert "\n" not in str(caught.value)
-    at = data.rindex(b"\x05bytes") + 1  # in the name of a column chunk
-    path.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
-    with pytest.raises(UserError, match=r"a\.parquet: .* is damaged .*can't decode byte 0xff"):
-        collect(tmp_path / "others", config, tmp_path / "hub")
-    pq.write_table(pa.table({"image": [{"bytes": jpeg(0), "path": b"a.jpg"}], "label": ["fox"]}), path)
-    with pytest.raises(UserError, match="its column image has paths that are no text"):
-        collect(tmp_path / "others", config, tmp_path / "hub")
-
-
-def test_links_in_archives_are_named(tmp_path):
-    def link(tar, name, target, kind):
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname = kind, target
-        tar.addfile(info)
-
-    for folder, first in (("web", "1.jpg"), ("imagenet", "n01440764_1.JPEG")):
-        (tmp_path / folder).mkdir()
-        path = tmp_path / folder / ("a.tar" if folder == "web" else "n01440764.tar")
-        with tarfile.open(path, "w") as tar:
-            for i in (1, 2, 3):
-                add(tar, f"{i}.cls", b"fox")
-            add(tar, first, jpeg(1))
-            link(tar, "2.jpg", first, tarfile.LNKTYPE)
-            link(tar, "3.jpg", first, tarfile.SYMTYPE)
-        mapping_file(tmp_path / folder)
-        collect(tmp_path / f"{folder}-out", CollectConfig(source=folder, size=16), tmp_path / folder)
-        assert len(read_images(tmp_path / f"{folder}-out")) == 1
-        reason = "a link in its archive, without bytes of its own"
-        assert read_manifest(tmp_path / f"{folder}-out").rejects == {
-            f"{path.name}/2.jpg": reason,
-            f"{path.name}/3.jpg": reason,
-        }
 
 
 def test_mixed_and_unknown_layouts(pictures, tmp_path):
@@ -451,26 +239,6 @@ def test_mixed_and_unknown_layouts(pictures, tmp_path):
     fails(tmp_path / "cut.tar", r"cut.tar: is not a whole tar file")
 
 
-@pytest.mark.parametrize(
-    "name", ["../n01440764_1.JPEG", "/etc/n01440764_1.JPEG", "a/../../b.JPEG", "C:/b.jpg", "..\\b.jpg"]
-)
-def test_a_tar_that_leads_out_is_refused(name, tmp_path):
-    for kind in ("inner", "shard"):
-        file = io.BytesIO()
-        with tarfile.open(fileobj=file, mode="w") as tar:
-            add(tar, name, jpeg(1))
-        path = tmp_path / f"{kind}.tar"
-        if kind == "shard":
-            path.write_bytes(file.getvalue())
-        else:
-            with tarfile.open(path, "w") as tar:
-                add(tar, "n01440764.tar", file.getvalue())
-        with pytest.raises(UserError, match=r"its entry '.*' leads out of the archive; do not use it") as caught:
-            collect(tmp_path / "out", CONFIG, path)
-        assert repr(name) in str(caught.value)
-        assert not (tmp_path / "out").exists()
-
-
 def test_keys_that_occur_twice(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
@@ -493,33 +261,6 @@ def test_labels_must_count_the_sorted_ids(pictures, tmp_path):
     path.write_text("n00000001 thing\n" + "".join(f"{s} {SYNSETS[s]}\n" for s in ORDER))
     with pytest.raises(UserError, match=r"label 0 stands at n01440764, but n01440764 is not number 0 of other.txt"):
         collect(tmp_path / "out", CollectConfig(source="x", size=16, class_names=str(path)), source)
-
-
-def test_class_name_files(tmp_path):
-    def read(name, text):
-        (tmp_path / name).write_text(text)
-        return read_class_names(tmp_path / name)
-
-    assert read("a.txt", "red_fox\tRed fox\nb\tB\n").by_label == {"red_fox": "Red fox", "b": "B"}
-    assert read("a.txt", "one\ntwo words\n").in_order == ["one", "two words"]
-    assert read("a.json", '["one", "two"]').in_order == ["one", "two"]
-    for name, text, message in (
-        ("b.txt", "n01440764 tench\nfree line\n", "lines with a label and lines without, such as 'free line'"),
-        ("b.txt", "n01440764\n", "line 1 has no name"),
-        ("b.txt", "n01440764 a\nn01440764 b\n", "line 2 names n01440764 a second time"),
-        ("b.txt", "\n", "has no class names"),
-        ("b.json", "{", "is not JSON"),
-        ("b.json", '{"a": 1}', "expected is an object of label -> name"),
-    ):
-        with pytest.raises(UserError, match=message):
-            read(name, text)
-
-
-def test_names_that_two_classes_share_are_told_in_full(tmp_path):
-    source = write_folders(tmp_path / "source", {("n02012849", "a"): jpeg(1), ("n03126707", "b"): jpeg(2)})
-    (source / "LOC_synset_mapping.txt").write_text("n02012849 crane, bird\nn03126707 crane, lifting machine\n")
-    collect(tmp_path / "out", CONFIG, source)
-    assert {row.class_name for row in read_images(tmp_path / "out")} == {"crane, bird", "crane, lifting machine"}
 
 
 OWN = '''
