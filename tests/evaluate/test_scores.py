@@ -168,7 +168,7 @@ def test_over_tags_each_tag_counts_the_same():
 
 
 def test_intervals_over_prompts_cover_the_truth_in_93_to_97_percent():
-    """553 prompts of unequal difficulty in six tasks, 4 pictures each, as GenEval has them."""
+    """553 prompts of unequal difficulty in six tasks, 4 images each, as GenEval has them."""
     rng, covered, rounds = np.random.default_rng(3), 0, 600
     prompts = np.repeat(np.arange(553), 4)
     tags = np.repeat(np.repeat(np.arange(6), (80, 99, 80, 94, 100, 100)), 4)

@@ -120,10 +120,10 @@ def test_neighbours_without_a_block_are_those_of_the_others(k, width, kind, monk
 
 @pytest.mark.parametrize("spare", [0, 8])
 def test_neighbours_that_all_belong_to_one_block(spare, monkeypatch):
-    """A picture among copies of another prompt: its ball has to reach beyond all that are kept."""
-    from tessera.metrics import neighbours
+    """An image among copies of another prompt: its ball has to reach beyond all that are kept."""
+    from tessera.metrics import neighbors
 
-    monkeypatch.setattr(neighbours, "SPARE", spare)
+    monkeypatch.setattr(neighbors, "SPARE", spare)
     rng = np.random.default_rng(0)
     centres = 5 * rng.normal(size=(4, 3))
     fake = np.concatenate([centres[i] + 0.1 * rng.normal(size=(30, 3)) for i in range(4)])
@@ -150,7 +150,7 @@ def test_blocks_are_of_whole_prompts_and_of_equal_numbers_of_them():
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
-    """Of blocks of one picture; of unequal blocks it is near."""
+    """Of blocks of one image; of unequal blocks it is near."""
     values = np.random.default_rng(0).normal(size=30)
     without = (values.sum() - values) / 29
     interval = jackknife(LeftOut(values.mean(), without), np.ones(30))
@@ -182,13 +182,13 @@ METRICS = {
 }
 """What has an interval, and the width of features to try it with."""
 WIDER = {"recall": 2.5, "coverage": 1.4}
-"""How much wider than need be: those two are no sums over the generated pictures (see `tessera.metrics.jackknife`)."""
+"""How much wider than need be: those two are no sums over the generated images (see `tessera.metrics.jackknife`)."""
 
 
 @pytest.mark.parametrize("kind", ["single", "prompts"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_intervals_of_distances_hold_the_truth_95_times_of_100(metric, kind):
-    """The truth is what other pictures of the same model give on average, at this number, with this reference."""
+    """The truth is what other images of the same model give on average, at this number, with this reference."""
     width, left_out = METRICS[metric]
     real, count = np.random.default_rng(99).normal(size=(200, width)), 300
     clusters = np.arange(count) // (5 if kind == "prompts" else 1)
@@ -220,7 +220,7 @@ def test_without_prompts_alike_pictures_look_more_certain_than_they_are():
 
 
 def two_models(rng, width, kind):
-    """The pictures of two, five of each of 60 prompts; "together": what a prompt asks is in the pictures of both."""
+    """The images of two, five of each of 60 prompts; "together": what a prompt asks is in the images of both."""
     asked = np.repeat(rng.normal(size=(60, width)), 5, 0)
     other = asked if kind == "together" else np.repeat(rng.normal(size=(60, width)), 5, 0)
     first = asked + 0.5 * rng.normal(size=(300, width)) + 0.6
@@ -229,7 +229,7 @@ def two_models(rng, width, kind):
 
 @pytest.mark.parametrize(("metric", "kind"), [*((metric, "together") for metric in METRICS), ("fid", "apart")])
 def test_intervals_of_differences_hold_the_truth_95_times_of_100(metric, kind):
-    """The truth is the mean difference over other prompts and pictures of the same two models.
+    """The truth is the mean difference over other prompts and images of the same two models.
 
     Where the prompts do the same to both, the interval is narrower than by two intervals that know nothing of each
     other; where they have nothing in common, it is not.

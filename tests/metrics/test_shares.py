@@ -73,7 +73,7 @@ def test_how_alike_the_pictures_of_a_prompt_are_decides():
 
 
 def test_unequal_numbers_of_pictures():
-    """The rarer a prompt's pictures, the less it counts: by hand, three prompts of 1, 2 and 5."""
+    """The rarer a prompt's images, the less it counts: by hand, three prompts of 1, 2 and 5."""
     prompts, values = [0, 1, 1, 2, 2, 2, 2, 2], np.array([1.0, 1, 0, 1, 1, 0, 1, 0])
     share = 5 / 8
     sums = np.array([1 - share, 1 - 2 * share, 3 - 5 * share])
@@ -207,7 +207,7 @@ def coverage(draw, truth, repeats):
 @pytest.mark.parametrize("alike", [0.1, 0.5])
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.9, 0.95, 0.97])
 def test_twenty_prompts_hold_the_truth_also_near_the_edge(share, alike):
-    """20 prompts of 2 pictures, where the bootstrap's interval holds 0.97 in 7 of 10 draws."""
+    """20 prompts of 2 images, where the bootstrap's interval holds 0.97 in 7 of 10 draws."""
     prompts = np.repeat(np.arange(20), 2)
 
     def draw(rng):
@@ -218,7 +218,7 @@ def test_twenty_prompts_hold_the_truth_also_near_the_edge(share, alike):
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
 def test_prompts_with_very_unlike_numbers_of_pictures_hold_the_truth(share):
-    """Half have one picture, the others 20 on average."""
+    """Half have one image, the others 20 on average."""
 
     def draw(rng):
         labels = np.repeat(np.arange(50), np.where(rng.random(50) < 0.5, 1, 3 * rng.geometric(0.15, 50)))
@@ -238,7 +238,7 @@ def test_the_bootstrap_does_not_near_the_edge():
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.99])
 def test_a_hundred_prompts_hold_the_truth(share):
-    """100 prompts of 4 pictures, as GenEval's tasks have."""
+    """100 prompts of 4 images, as GenEval's tasks have."""
     prompts = np.repeat(np.arange(100), 4)
 
     def draw(rng):

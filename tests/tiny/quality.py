@@ -29,7 +29,7 @@ def write_samples(directory: Path, seed: int, prompts: int = 12, per_prompt: int
 
 
 class Moments:
-    """A network of no weights: means, deviations and corners of a picture; it counts what it is asked."""
+    """A network of no weights: means, deviations and corners of an image; it counts what it is asked."""
 
     def __init__(self, name: str):
         import torch

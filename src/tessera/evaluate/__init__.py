@@ -1,1 +1,1 @@
-"""Judging pictures and reporting the numbers with their protocol and interval."""
+"""Judging images and reporting the numbers with their protocol and interval."""

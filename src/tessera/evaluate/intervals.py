@@ -62,7 +62,7 @@ class Measured:
     values: np.ndarray
     """(N,) float64."""
     tags: list[str] | None
-    """Of a mean of the tags' means; None = a mean of the images."""
+    """Given for a mean of the tags' means; None = a mean of the images."""
 
     @property
     def prompts(self) -> list[int]:

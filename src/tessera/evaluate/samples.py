@@ -1,4 +1,4 @@
-"""Folders of pictures in GenEval's layout as the judges read them, and work on them prompt by prompt."""
+"""Folders of images in GenEval's layout as the judges read them, and work on them prompt by prompt."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ from tessera.stages import read_manifest
 
 @dataclass(frozen=True)
 class Samples:
-    """A directory made by `tessera generate`, with every picture in its place."""
+    """A directory made by `tessera generate`, with every image in its place."""
 
     directory: Path
     extended: bool
     """Drawn from the prompts' extended texts."""
     per_prompt: int
-    """Pictures of each prompt."""
+    """Images of each prompt."""
     lines: tuple[dict[str, Any], ...]
     """The prompts' metadata, in order; "text" is what was drawn."""
 
-    def picture(self, prompt: int, k: int) -> Path:
-        """The file of picture k of a prompt."""
+    def image(self, prompt: int, k: int) -> Path:
+        """Return the file of image k of a prompt."""
         return self.directory / f"{prompt:05d}" / "samples" / f"{k:04d}.png"
 
 
 def read_samples(directory: Path) -> Samples:
-    """The samples of `directory`; UserError if it was not made by `generate`, or lacks pictures (how many is said)."""
+    """Return the samples of `directory`. Raises UserError if `generate` did not make it, or images are missing."""
     directory = Path(directory)
     manifest = read_manifest(directory, "generate")
     prompts, per_prompt = manifest.counts["prompts"], manifest.config["per_prompt"]
     samples = Samples(directory, bool(manifest.config.get("extended", False)), per_prompt, ())
-    wanted = [samples.picture(i, k) for i in range(prompts) for k in range(per_prompt)]
+    wanted = [samples.image(i, k) for i in range(prompts) for k in range(per_prompt)]
     wanted += [directory / f"{i:05d}" / "metadata.jsonl" for i in range(prompts)]
     missing = [path for path in wanted if not path.is_file()]
     if missing:
@@ -64,7 +64,7 @@ def read_square(path: Path, size: int | None = None) -> NDArray[np.uint8]:
 
 
 def extender(samples: Samples) -> Extender | None:
-    """What made the extended texts that were drawn; None for the original prompts.
+    """Return what made the extended texts that were drawn; None for the original prompts.
 
     Raises UserError where several extenders share a set: its numbers would have no name.
     """
@@ -72,7 +72,7 @@ def extender(samples: Samples) -> Extender | None:
 
 
 def extender_of(directory: Path, lines: Iterable[Mapping[str, Any]]) -> Extender:
-    """What made the extended texts of a directory by its prompts' metadata; UserError where several did."""
+    """Return what made the extended texts of a directory by its prompts' metadata; UserError where several did."""
     entries = [line.get("extended") or {} for line in lines]
     found = {tuple(str(entry.get(field)) for field in ("extender", "template_sha256", "template")) for entry in entries}
     if len(found) > 1:

@@ -43,7 +43,7 @@ class Extender:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Everything besides the images that decides a number. None = plays no part."""
+    """The conditions that decide a number besides the images. None = plays no part."""
 
     metric: str
     """The metric's name, for example "fid" or "geneval/overall"."""
@@ -52,11 +52,11 @@ class Protocol:
     encoder: str | None = None
     """Id of the network whose features or verdicts are counted."""
     encoder_sha256: str | None = None
-    """Of its weights."""
+    """Hash of its weights."""
     resize: str | None = None
-    """How images are resized for the network."""
+    """The resizing of images for the network."""
     rounding: str | None = None
-    """How pixels in floating point became bytes; None where they were bytes from the start."""
+    """Rounding of pixels in floating point to bytes; None where they were bytes from the start."""
     images: int | None = None
     """N, images judged."""
     reference: str | None = None
@@ -66,13 +66,13 @@ class Protocol:
     k: int | None = None
     """Neighbors of precision, recall, density and coverage."""
     prompts_sha256: str | None = None
-    """Of the prompt set."""
+    """Hash of the prompt set."""
     extender: Extender | None = None
     """The extender of the prompts; None = they were drawn as they are."""
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     """Other values that decide this metric, for example thresholds."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the libraries; recorded, not compared."""
+    """The libraries' versions; recorded, not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class LeftOutBlocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One value of one metric."""
+    """A value of a metric."""
 
     metric: str
     value: float
@@ -111,7 +111,7 @@ class Number:
     over: Over | None = None
     """"items": the mean of the items' values of that metric; "tags": the mean of the tags' means; None = neither."""
     left_out: LeftOutBlocks | None = None
-    """Of a distance to a reference; None = it is none, or has too few prompts."""
+    """Given for a distance to a reference; None = it is none, or has too few prompts."""
     label: str | None = None
     """Its name in tables; None = the report's own."""
     direction: Direction | None = None
@@ -134,7 +134,7 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """All numbers of one model by one judge."""
+    """The numbers of one model by one judge."""
 
     kind: str
     """The judge; one of KINDS."""

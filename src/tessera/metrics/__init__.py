@@ -1,4 +1,4 @@
-"""The mathematics of the scores: Frechet distance, neighbours, kernels, cosine scores, intervals.
+"""The mathematics of the scores: Frechet distance, neighbors, kernels, cosine scores, intervals.
 
 Everything takes features (N, d), N images of width d, as NumPy arrays or torch tensors, and works in float64; which
 network made them is the caller's. Bad input raises UserError.
@@ -12,7 +12,7 @@ from tessera.config import UserError
 from tessera.metrics.frechet import Moments, frechet_distance, frechet_from_moments, frechet_left_out
 from tessera.metrics.jackknife import LeftOut, deal_blocks, jackknife, paired_jackknife
 from tessera.metrics.kernels import KernelDistance, cmmd, cmmd_left_out, kid, kid_left_out
-from tessera.metrics.neighbours import PRDC, prdc, prdc_left_out
+from tessera.metrics.neighbors import PRDC, prdc, prdc_left_out
 from tessera.metrics.resampling import Interval, bootstrap, paired_bootstrap
 from tessera.metrics.shares import share_difference, share_interval
 from tessera.metrics.tables import as_features
@@ -56,5 +56,6 @@ def cosine_scores(images: Any, texts: Any) -> np.ndarray:
 
 
 def clip_score(images: Any, texts: Any) -> float:
-    """CLIPScore (Hessel et al. 2021) as the paper reports it: the mean of 100 cosines, or 0 if that is below 0."""
+    """Return CLIPScore (Hessel et al. 2021) as the paper reports it: the mean of 100 cosines, or 0 if that is below
+    0."""
     return max(100.0 * float(cosine_scores(images, texts).mean()), 0.0)

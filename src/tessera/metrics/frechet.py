@@ -26,7 +26,7 @@ class Moments:
         """Sum of the outer products of deviations from the mean, (d, d)."""
 
     def update(self, features: Any) -> None:
-        """Adds features (N, d), N >= 0."""
+        """Add features (N, d), N >= 0."""
         array = as_features(features, "features", rows=0)
         same_width(len(self.mean), array.shape[1])
         if len(array):
@@ -35,7 +35,7 @@ class Moments:
             self._add(len(array), mean, deviations.T @ deviations)
 
     def merge(self, other: "Moments") -> None:
-        """Adds what another one has seen."""
+        """Add what another one has seen."""
         same_width(len(self.mean), len(other.mean))
         if other.count:
             self._add(other.count, other.mean, other.scatter)
@@ -57,7 +57,7 @@ class Moments:
 
 
 def _moments(features: np.ndarray) -> Moments:
-    """Of features (N, d) in float32 or float64, without a copy of them all."""
+    """Return the moments of features (N, d) in float32 or float64, without a copy of them all."""
     found = Moments(features.shape[1])
     for start in range(0, len(features), PART_ROWS):
         found.update(features[start : start + PART_ROWS])
@@ -65,7 +65,7 @@ def _moments(features: np.ndarray) -> Moments:
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """L (d, r) with L L^T = covariance: Cholesky, or from the eigenvectors where the rank r is below d."""
+    """Return L (d, r) with L L^T = covariance: Cholesky, or from the eigenvectors where the rank r is below d."""
     try:
         return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
@@ -75,7 +75,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def _congruence(factor: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The lower triangle of L^T S L, S symmetric; above it stands anything.
+    """Return the lower triangle of L^T S L, S symmetric; above it stands anything.
 
     With L lower triangular (d, d) that takes a third of the work of two products: no zero of L is multiplied, nor
     anything above the diagonal computed.
@@ -94,7 +94,7 @@ def _congruence(factor: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _eigenvalues(lower: np.ndarray) -> np.ndarray:
-    """Of the symmetric matrix with this lower triangle, clipped at 0, ascending.
+    """Return the eigenvalues of the symmetric matrix with this lower triangle, clipped at 0, ascending.
 
     On one thread: half of the work waits for memory, and further threads would spin meanwhile.
     """
@@ -109,7 +109,7 @@ def _eigenvalues(lower: np.ndarray) -> np.ndarray:
 
 
 def frechet_from_moments(real: Moments, fake: Moments) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al. 2017, Eq. 6).
+    """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al. 2017, Eq. 6).
 
     With S1 = L L^T the eigenvalues of S1 S2 are those of L^T S2 L, which is symmetric: no square root of a matrix.
     """
@@ -119,39 +119,40 @@ def frechet_from_moments(real: Moments, fake: Moments) -> float:
 
 
 def _from_factor(mean: np.ndarray, factor: np.ndarray, trace: float, fake: Moments) -> float:
-    """The distance from a Gaussian with covariance L L^T of that trace."""
+    """Return the distance from a Gaussian with covariance L L^T of that trace."""
     second = fake.covariance
     cross = np.sqrt(_eigenvalues(_congruence(factor, second))).sum()
     return max(float(np.square(mean - fake.mean).sum() + trace + np.trace(second) - 2 * cross), 0.0)
 
 
 def frechet_distance(real: Any, fake: Any) -> float:
-    """The Frechet distance (FID, on Inception features) of two sets of features (N, d), (M, d); N, M >= 2.
+    """Return the Frechet distance (FID, on Inception features) of two sets of features (N, d), (M, d); N, M >= 2.
 
     With no more images than widths the trace of the root is the sum of the singular values of C1 C2^T, where C
-    are the centred features over sqrt(N - 1): exact at any rank.
+    are the centered features over sqrt(N - 1): exact at any rank.
     """
     real, fake = as_floats(real, "real", 2), as_floats(fake, "fake", 2)
     width = real.shape[1]
     same_width(width, fake.shape[1])
     if min(len(real), len(fake)) > width:
         return frechet_from_moments(_moments(real), _moments(fake))
-    means, centred = zip(*(_centred(x) for x in (real, fake)))
-    small = [np.asarray(np.linalg.qr(c, mode="r")) if len(c) > width else c for c in centred]  # the same C^T C
+    means, centered = zip(*(_centered(x) for x in (real, fake)))
+    small = [np.asarray(np.linalg.qr(c, mode="r")) if len(c) > width else c for c in centered]  # the same C^T C
     cross = np.linalg.svd(small[0] @ small[1].T, compute_uv=False).sum()
-    distance = np.square(means[0] - means[1]).sum() + sum(np.square(c).sum() for c in centred) - 2 * cross
+    distance = np.square(means[0] - means[1]).sum() + sum(np.square(c).sum() for c in centered) - 2 * cross
     return max(float(distance), 0.0)
 
 
-def _centred(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and C (N, d) with C^T C the covariance."""
+def _centered(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (d,) and C (N, d) with C^T C the covariance."""
     features = features.astype(np.float64, copy=False)
     mean = features.mean(0)
     return mean, (features - mean) / math.sqrt(len(features) - 1)
 
 
 def frechet_left_out(real: Any, fake: Any, blocks: np.ndarray) -> LeftOut:
-    """The Frechet distance, and without each block of fake; blocks (M,): 0..B - 1, at least 2 images outside each.
+    """Return the Frechet distance, and without each block of fake; blocks (M,): 0..B - 1, at least 2 images outside
+    each.
 
     The moments without a block are those of all minus those of the block, so features are read once; each block then
     costs about one distance. Holds B matrices (d, d).
@@ -175,7 +176,7 @@ def frechet_left_out(real: Any, fake: Any, blocks: np.ndarray) -> LeftOut:
 
 
 def _less(whole: Moments, part: Moments) -> Moments:
-    """What is left of `whole` without a part of it: Chan's rule backwards."""
+    """Return what is left of `whole` without a part of it: Chan's rule backwards."""
     rest = Moments(len(whole.mean))
     rest.count = whole.count - part.count
     rest.mean = whole.mean + (whole.mean - part.mean) * (part.count / rest.count)
@@ -186,12 +187,12 @@ def _less(whole: Moments, part: Moments) -> Moments:
 
 
 def _few_left_out(real: np.ndarray, fake: np.ndarray, blocks: np.ndarray, count: int) -> Iterator[float]:
-    """The distance without each block, of fewer images than widths.
+    """Yield the distance without each block, of fewer images than widths.
 
     The singular values of C1 C2^T are roots of the eigenvalues of the smaller of its two squares, which is that of all
     images with a block's rows taken out. Half the digits of `frechet_distance`, enough for an interval.
     """
-    mean, first = _centred(real)
+    mean, first = _centered(real)
     first = np.asarray(np.linalg.qr(first, mode="r")) if len(first) > real.shape[1] else first
     trace, offset = np.square(first).sum(), fake.mean(0, dtype=np.float64)
     second = fake - offset

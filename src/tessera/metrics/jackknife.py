@@ -1,19 +1,19 @@
 """95% intervals of numbers that are no means, as the Frechet distance is not: the grouped (delete-a-block) jackknife.
 
-One scheme for all distances between generated pictures and a reference. The generated pictures are dealt into blocks,
+One scheme for all distances between generated images and a reference. The generated images are dealt into blocks,
 those of one prompt into the same one; the number is computed anew without each block; how much these differ says how
-far it would be off with other pictures of the same model. What is held fixed: the reference pictures (their hash is
+far it would be off with other images of the same model. What is held fixed: the reference images (their hash is
 part of a number's protocol), their number and that of the generated ones, and random subsets, by their seed. So an
 interval is about the number at this N: it does not take out the bias that N gives FID, and two models with one
 reference compare.
 
-Why not the bootstrap: a resample holds some pictures several times and others never. It has fewer different pictures
-than N, and FID, whose bias grows as 1 / N, comes out about one bias too high in every resample (neighbours and
-kernels of a picture with its copy fare worse). Leaving a block out puts nothing in twice.
+Why not the bootstrap: a resample holds some images several times and others never. It has fewer different images
+than N, and FID, whose bias grows as 1 / N, comes out about one bias too high in every resample (neighbors and
+kernels of an image with its copy fare worse). Leaving a block out puts nothing in twice.
 
 The jackknife's variance is too large on average, if anything (Efron & Stein 1981): hardly for FID, KID, CMMD, precision
-and density, which are nearly sums over the generated pictures; recall's interval is up to twice, coverage's up to a
-quarter as wide again as need be, for what one picture adds to these depends on its neighbours.
+and density, which are nearly sums over the generated images; recall's interval is up to twice, coverage's up to a
+quarter as wide again as need be, for what one image adds to these depends on its neighbors.
 
 Two models that drew the same prompts have the same blocks. The difference of their numbers has an interval of its own,
 from leaving the same prompts out of both: what a prompt does to both alike is in neither. Without prompts in common it
@@ -38,7 +38,7 @@ BLOCKS = 20
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A number, and the same without each block of the generated pictures."""
+    """A number, and the same without each block of the generated images."""
 
     value: float
     without: np.ndarray
@@ -46,7 +46,7 @@ class LeftOut:
 
 
 def deal_blocks(clusters: Sequence[Any] | np.ndarray, blocks: int = BLOCKS, seed: int = 0) -> np.ndarray | None:
-    """A block 0..blocks - 1 for each picture (N,), whole clusters (prompts) at random, equally many to each block.
+    """Return a block 0..blocks - 1 for each image (N,), whole clusters (prompts) at random, equally many to each block.
 
     None: there are fewer clusters than blocks, and so no interval.
     """
@@ -64,7 +64,7 @@ def deal_blocks(clusters: Sequence[Any] | np.ndarray, blocks: int = BLOCKS, seed
 def jackknife(
     found: LeftOut, sizes: Sequence[int] | np.ndarray, least: float = -math.inf, most: float = math.inf
 ) -> Interval | None:
-    """The number with its 95% interval, cut to `least`..`most`; sizes: pictures in each block.
+    """Return the number with its 95% interval, cut to `least`..`most`; sizes: images in each block.
 
     Blocks may be of unequal sizes (Busing, Meijer & van der Leeden 1999, Eq. 9); Student's t for their number. None
     where all blocks say the same to rounding, for example a precision of 1: that is no certainty, and no interval.
@@ -77,7 +77,8 @@ def jackknife(
 
 
 def paired_jackknife(a: LeftOut, b: LeftOut, sizes: Sequence[int] | np.ndarray) -> Interval | None:
-    """a's number minus b's with its 95% interval, the same block left out of both at a time; sizes as in `jackknife`.
+    """Return a's number minus b's with its 95% interval, the same block left out of both at a time; sizes as in
+    `jackknife`.
 
     None where the difference is the same without any block, to the rounding of the two numbers.
     """
@@ -89,7 +90,7 @@ def paired_jackknife(a: LeftOut, b: LeftOut, sizes: Sequence[int] | np.ndarray) 
 
 
 def _half_width(found: LeftOut, sizes: Sequence[int] | np.ndarray, scale: float) -> float | None:
-    """Of the 95% interval; None: it is the rounding of numbers as large as `scale`."""
+    """Return half the width of the 95% interval; None: it is the rounding of numbers as large as `scale`."""
     sizes = np.asarray(sizes, dtype=np.float64)
     if len(sizes) != len(found.without) or len(sizes) < 2 or not (sizes > 0).all():
         raise UserError(f"sizes: {len(sizes)} blocks for {len(found.without)} values; give 2 or more, none empty")

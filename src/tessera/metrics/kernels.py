@@ -38,7 +38,7 @@ def kid(real: Any, fake: Any, subsets: int = 100, size: int = 1000, seed: int = 
 def kid_left_out(
     real: Any, fake: Any, blocks: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> LeftOut | None:
-    """KID, and without each block of fake; blocks (M,): 0..B - 1.
+    """Return KID, and without each block of fake; blocks (M,): 0..B - 1.
 
     A block is left out of the subsets that were drawn; what else is in them stays. No kernel is computed twice. None
     where a subset has fewer than 2 images outside a block.
@@ -53,7 +53,7 @@ def kid_left_out(
 def _kid_subsets(
     real: Any, fake: Any, blocks: np.ndarray | None, subsets: int, size: int, seed: int
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """(KID of a subset, the same without each block (B,), NaN where fewer than 2 images are left)."""
+    """Yield (KID of a subset, the same without each block (B,), NaN where fewer than 2 images are left)."""
     if subsets < 1 or size < 2:
         raise UserError(f"kid: needs a subset of at least 2 images, not {subsets} of {size}")
     real, fake = as_features(real, "real", 2), as_features(fake, "fake", 2)
@@ -77,15 +77,15 @@ def _kid_subsets(
 
 
 def _without(square: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """Sum of a symmetric table (N, N) without the rows and columns of each block, `member` (N, B). (B,)"""
+    """Return sum of a symmetric table (N, N) without the rows and columns of each block, `member` (N, B). (B,)"""
     inside = ((square @ member) * member).sum(0)
     return square.sum() - 2 * (square.sum(1) @ member) + inside
 
 
 def cmmd(real: Any, fake: Any, sigma: float = 10.0, scale: float = 1000.0) -> float:
-    """CMMD (Jayasumana et al. 2024): squared MMD with a Gaussian kernel of width `sigma`, times `scale`.
+    """Return CMMD (Jayasumana et al. 2024): squared MMD with a Gaussian kernel of width `sigma`, times `scale`.
 
-    real (N, d), fake (M, d): CLIP embeddings, brought to length 1 here. All pairs count, a picture with itself too, as
+    real (N, d), fake (M, d): CLIP embeddings, brought to length 1 here. All pairs count, an image with itself too, as
     in the published code; so a set is at distance 0 from itself. N, M >= 2.
     """
     return cmmd_left_out(real, fake, None, sigma, scale).value
@@ -94,7 +94,7 @@ def cmmd(real: Any, fake: Any, sigma: float = 10.0, scale: float = 1000.0) -> fl
 def cmmd_left_out(
     real: Any, fake: Any, blocks: np.ndarray | None, sigma: float = 10.0, scale: float = 1000.0
 ) -> LeftOut:
-    """CMMD, and without each block of fake; blocks (M,): 0..B - 1. No kernel is computed twice."""
+    """Return CMMD, and without each block of fake; blocks (M,): 0..B - 1. No kernel is computed twice."""
     real, fake = (_unit(as_features(x, name, 2), name) for x, name in ((real, "real"), (fake, "fake")))
     same_width(real.shape[1], fake.shape[1])
     blocks = np.zeros(len(fake), dtype=np.int64) if blocks is None else blocks

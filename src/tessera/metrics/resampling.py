@@ -31,7 +31,7 @@ class Interval:
 def bootstrap(
     values: Any, clusters: Sequence[Any] | np.ndarray | None = None, n: int = 1000, seed: int = 0
 ) -> Interval:
-    """The mean of `values` (N,) with its 95% interval from n resamples with replacement.
+    """Return the mean of `values` (N,) with its 95% interval from n resamples with replacement.
 
     clusters: N labels, for example prompts; clusters are drawn whole, so what belongs together stays together. None =
     each value is its own. The interval is the expanded percentile one (Hesterberg 2015): with few clusters the plain
@@ -64,7 +64,7 @@ def _tail(clusters: int) -> float:
 
 
 def student_t(dof: int) -> float:
-    """The 97.5% point of Student's t: exact for 1 and 2 degrees of freedom, else by its series in 1 / dof."""
+    """Return the 97.5% point of Student's t: exact for 1 and 2 degrees of freedom, else by its series in 1 / dof."""
     if dof <= 2:
         return math.tan(0.475 * math.pi) if dof == 1 else 0.95 / math.sqrt(2 * 0.975 * 0.025)
     z = NormalDist().inv_cdf(0.975)
@@ -75,7 +75,7 @@ def student_t(dof: int) -> float:
 def paired_bootstrap(
     a: Any, b: Any, clusters: Sequence[Any] | np.ndarray | None = None, n: int = 1000, seed: int = 0
 ) -> Interval:
-    """The mean of a minus that of b, two runs on the same prompts and seeds, a and b (N,), row i beside row i.
+    """Return the mean of a minus that of b, two runs on the same prompts and seeds, a and b (N,), row i with row i.
 
     Both are resampled together, so what they have in common (hard prompts) does not widen the interval. The arguments
     are those of `bootstrap`.

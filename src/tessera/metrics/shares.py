@@ -1,11 +1,11 @@
 """95% intervals of shares, and of the differences of two models' shares, near 0 and 1 too.
 
 A share is a mean of values in 0..1, mostly of rights and wrongs. Drawing prompts again says little of one near 0 or 1:
-where 20 prompts are all right, so is every resample, and the interval has no width. Here a share p of N pictures has
-Wilson's score interval (Wilson 1927), with Student's t, on N / D pictures: as many independent ones would say as much.
+where 20 prompts are all right, so is every resample, and the interval has no width. Here a share p of N images has
+Wilson's score interval (Wilson 1927), with Student's t, on N / D images: as many independent ones would say as much.
 D is the design effect V (N - 1) / (p (1 - p)), V being the variance of p over whole prompts (Korn and Graubard 1998,
-Franco et al. 2019). Near 0 and 1 few prompts tell how alike the pictures of a prompt are. So D counts with as many
-prompts as make up the rarer answer, beside one prompt's worth of the D of pictures that are half alike.
+Franco et al. 2019). Near 0 and 1 few prompts tell how alike the images of a prompt are. So D counts with as many
+prompts as make up the rarer answer, together with one prompt's worth of the D of images that are half alike.
 
 A mean of groups' shares (GenEval's overall score is one of six tasks) adds up the squared distances of the groups' ends
 from their shares (MOVER: Zou and Donner 2008); where the score interval of the mean as a whole reaches farther, as it
@@ -13,10 +13,10 @@ does when all groups are near 0 or all near 1, its end counts. A difference of t
 what they have in common by the correlation of their prompts (Newcombe 1998, method 10, without its correction of that
 correlation for continuity: prompts' means make no 2 x 2 table).
 
-Values between 0 and 1 say nothing of rare ones that were not drawn: of 50 prompts whose pictures are nearly always 1,
+Values between 0 and 1 say nothing of rare ones that were not drawn: of 50 prompts whose images are nearly always 1,
 with one prompt in 50 at 0, 8 in 10 intervals hold the truth (`bench/intervals.py`).
 
-Repeats, such as training seeds, add the variance of their means. What of it is noise of the single pictures is counted
+Repeats, such as training seeds, add the variance of their means. What of it is noise of the single images is counted
 twice, so where repeats do not differ the interval is somewhat too wide; where they do, two or three of them say little:
 of two that differ by far more than prompts do, 8 in 10 intervals hold the truth.
 """
@@ -34,13 +34,13 @@ from tessera.metrics.tables import numbered
 _ROUNDING = 1e-20
 """A variance below it is none."""
 _ALIKE = 0.5
-"""The correlation of the pictures of a prompt, before anything is known of it."""
+"""The correlation of the images of a prompt, before anything is known of it."""
 
 Labels = Sequence[Any] | np.ndarray | None
 
 
 def share_interval(values: Any, clusters: Labels = None, groups: Labels = None, repeats: Labels = None) -> Interval:
-    """The mean of `values` (N,), each in 0..1, with its 95% interval over clusters.
+    """Return the mean of `values` (N,), each in 0..1, with its 95% interval over clusters.
 
     clusters: N labels, for example prompts, of what belongs together; None = each value is its own. groups: N labels,
     for example tasks: the mean is then that of the groups' means, and a cluster is one within its group. repeats: N
@@ -55,7 +55,7 @@ def share_interval(values: Any, clusters: Labels = None, groups: Labels = None, 
 def share_difference(
     a: Any, b: Any, clusters: Labels = None, groups: Labels = None, repeats: Labels = None
 ) -> Interval:
-    """The mean of a minus the mean of b, both (N,) and in 0..1, row i of one beside row i of the other.
+    """Return the mean of a minus the mean of b, both (N,) and in 0..1, row i of one with row i of the other.
 
     What clusters do to both alike does not widen the interval. The labels are those of `share_interval`.
     """
@@ -80,14 +80,14 @@ class _Share:
     variance: np.ndarray
     """Over clusters; 0 where all agree."""
     below: np.ndarray
-    """How far the interval reaches below the value."""
+    """Distance from the value down to the interval's end."""
     above: np.ndarray
     residual: np.ndarray
     """(N,): values less their group's."""
 
 
 class _Table:
-    """Which rows belong together."""
+    """The rows that belong together."""
 
     def __init__(self, rows: int, clusters: Labels, groups: Labels, repeats: Labels):
         for name, labels in (("clusters", clusters), ("groups", groups), ("repeats", repeats)):
@@ -104,8 +104,8 @@ class _Table:
         self.group_of[self.cluster] = self.group
         self.clusters = np.bincount(self.group_of)  # (G,)
         self.t = student_t(max(1, len(self.group_of) - len(self.sizes)))
-        pictures = np.bincount(self.group_of, np.bincount(self.cluster) ** 2) / self.sizes  # of a picture's cluster
-        self.guess = 1 + _ALIKE * (pictures - 1)  # (G,), the design effect of rights and wrongs, before any is known
+        images = np.bincount(self.group_of, np.bincount(self.cluster) ** 2) / self.sizes  # of an image's cluster
+        self.guess = 1 + _ALIKE * (images - 1)  # (G,), the design effect of rights and wrongs, before any is known
 
     def share(self, values: Any, name: str) -> _Share:
         values = np.asarray(values, dtype=np.float64)
@@ -120,7 +120,7 @@ class _Table:
         known = self.clusters * np.minimum(groups, 1 - groups)
         single = (
             np.bincount(self.group, residual**2) / self.sizes
-        )  # variance of single pictures; room for rights and wrongs
+        )  # variance of single images; room for rights and wrongs
         guess = self.guess * np.divide(single, room, out=np.ones_like(room), where=single > _ROUNDING)
         effect = (known * effect + guess) / (known + 1)
         if np.isin(values, (0, 1)).all():  # rights and wrongs say no more than single draws
@@ -136,14 +136,14 @@ class _Table:
         return _Share(value, variance, np.where(value > 0, below, 0), np.where(value < 1, above, 0), residual)
 
     def covariance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Of two means of residuals, over clusters: (G + 1,), the groups' and their mean's; 0 for a single cluster."""
+        """Return the covariance over clusters of two means of residuals (G + 1,), and of their mean's, last."""
         products = np.bincount(self.cluster, a) * np.bincount(self.cluster, b)
         found = np.bincount(self.group_of, products) / self.sizes**2
         found = found * self.clusters / np.maximum(self.clusters - 1, 1)
         return np.append(found, found.sum() / len(found) ** 2)
 
     def interval(self, value: np.ndarray, spread: np.ndarray, residual: np.ndarray, least: float) -> Interval:
-        """Values (G + 1,) and squared distances to their ends (2, G + 1) -> the interval of the groups' mean."""
+        """Return values (G + 1,) and squared distances to their ends (2, G + 1) -> the interval of the groups' mean."""
         spread = np.maximum(spread, 0)
         spread = np.maximum(spread[:, :-1].sum(1) / len(self.sizes) ** 2, spread[:, -1])
         below, above = np.sqrt(spread + self.t**2 * self._over_repeats(residual))
@@ -151,7 +151,7 @@ class _Table:
         return Interval(float(max(mean - below, least)), mean, float(min(mean + above, 1.0)))
 
     def _over_repeats(self, residual: np.ndarray) -> float:
-        """The variance of the groups' mean over repeats; 0 for one."""
+        """Return the variance of the groups' mean over repeats; 0 for one."""
         repeats = int(self.repeat.max()) + 1
         if repeats == 1:
             return 0.0

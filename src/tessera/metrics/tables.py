@@ -9,12 +9,12 @@ from tessera.config import UserError
 
 
 def as_features(features: Any, name: str, rows: int = 1) -> np.ndarray:
-    """(N, d) float64, finite, with at least `rows` rows."""
+    """Return (N, d) float64, finite, with at least `rows` rows."""
     return as_floats(features, name, rows).astype(np.float64, copy=False)
 
 
 def as_floats(features: Any, name: str, rows: int = 1) -> np.ndarray:
-    """(N, d), finite, with at least `rows` rows; float32 as it is, all else in float64."""
+    """Return (N, d), finite, with at least `rows` rows; float32 as it is, all else in float64."""
     if hasattr(features, "detach"):  # a torch tensor, perhaps bfloat16 and on a GPU
         features = features.detach().cpu()
         features = (features if "float32" in str(features.dtype) else features.double()).numpy()
@@ -30,7 +30,7 @@ def as_floats(features: Any, name: str, rows: int = 1) -> np.ndarray:
 
 
 def numbered(labels: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """The number 0, 1, ... of each label (N,) among those that there are, in ascending order.
+    """Return the number 0, 1, ... of each label (N,) among those that there are, in ascending order.
 
     Without an array of the labels: NumPy would give every text the room of the longest one.
     """

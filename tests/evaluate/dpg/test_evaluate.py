@@ -1,4 +1,4 @@
-"""Table 3 from pictures: who is asked what, the answer log, and that nobody's order or number changes a byte."""
+"""Table 3 from images: who is asked what, the answer log, and that nobody's order or number changes a byte."""
 
 import json
 import os
@@ -48,7 +48,7 @@ print(evaluate_dpg(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), devi
 
 
 class Knows:
-    """Gives the answers of the example worked out by hand; the picture's first pixel says which picture it is."""
+    """Gives the answers of the example worked out by hand; the image's first pixel says which image it is."""
 
     def __init__(self, words=("yes", "no")):
         self.words, self.asked = words, 0
@@ -99,7 +99,7 @@ def test_the_example_by_hand(tmp_path, judge, questions):
     assert scores.items[3]["values"] == pytest.approx({"dpg/fixed/overall": 200 / 3, "dpg/official/overall": 200 / 3})
     log = json.loads((tmp_path / "scores" / "answers" / "00001.json").read_text())
     assert log["item_id"] == "b"
-    assert log["pictures"][0] == {"1": "no", "2": "yes", "3": "yes"}
+    assert log["images"][0] == {"1": "no", "2": "yes", "3": "yes"}
     asked = judge.asked
     assert evaluate_dpg(tmp_path / "scores", samples, questions, config)
     assert judge.asked == asked == 6
@@ -234,7 +234,7 @@ def test_a_chat_model_that_says_neither_yes_nor_no(tmp_path, judge, questions):
 
 def test_samples_that_do_not_belong(tmp_path, judge, questions):
     short = write_samples(tmp_path / "short", LINES[:2], paint=paint)
-    with pytest.raises(UserError, match=r"1 of 3 items of .* have no pictures, the first is c"):
+    with pytest.raises(UserError, match=r"1 of 3 items of .* have no images, the first is c"):
         evaluate_dpg(tmp_path / "scores", short, questions)
     other = write_samples(tmp_path / "other", [*LINES, {"prompt": "A bird."}])
     with pytest.raises(UserError, match="prompt 00003 is not of"):

@@ -34,7 +34,7 @@ def write_csv(path, rows=ROWS):
     return path
 
 
-# Two pictures of each item.
+# Two images of each item.
 ANSWERS = {
     "a": [{1: True, 2: False, 3: True}, {1: True, 2: True, 3: True}],
     "b": [{1: False, 2: True, 3: True}, {1: True, 2: True, 3: False}],
@@ -72,10 +72,10 @@ def test_fixed_by_hand(items):
 
 def test_official_by_hand(items):
     tally = official(items, ANSWERS)
-    # a drops out: its questions ask for the first row. b in the file's order: question 3 sees 2's own yes in picture 1,
-    # so 1 of 3; and 2 of 3 in picture 2.
+    # a drops out: its questions ask for the first row. b in the file's order: question 3 sees 2's own yes in image 1,
+    # so 1 of 3; and 2 of 3 in image 2.
     assert tally.prompts() == pytest.approx({"b": (1 / 3 + 2 / 3) / 2, "c": 0.5})
-    # Of the last picture, before the zeroing.
+    # Of the last image, before the zeroing.
     assert tally.categories == {
         "entity - whole": [("b", 1), ("c", 0)],
         "attribute - color": [("b", 0)],

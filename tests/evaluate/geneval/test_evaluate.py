@@ -1,4 +1,4 @@
-"""Table 2 from pictures: exact with painted objects and a detector that sees them, and whole with tiny networks."""
+"""Table 2 from images: exact with painted objects and a detector that sees them, and whole with tiny networks."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from tiny.judges import save_clip, save_detector
 from tiny.samples import write_samples
 
 PAINT = {"dog": (255, 0, 0), "cat": (0, 0, 255), "bus": (0, 255, 0)}
-"""The painted objects: the class by hue, whatever its colour is called."""
+"""The painted objects: the class by hue, whatever its color is called."""
 SIDE = 40
 
 
@@ -56,7 +56,7 @@ LINES = [
 for line in LINES:
     line["extended"] = {"text": f"{line['prompt']}, in the snow", "extender": "rules", "template": "t", "seed": 0}
 
-# What each of the two pictures of each prompt shows: (class, left, top, side).
+# What each of the two images of each prompt shows: (class, left, top, side).
 SCENES = [
     [[("dog", 5, 5, 8)], []],
     [[("dog", 2, 2, 8), ("cat", 20, 20, 8)], [("dog", 2, 2, 8)]],
@@ -150,7 +150,7 @@ def test_a_painted_folder_by_hand(tmp_path, sees_paint):
 
 
 def test_clauses_of_one_class_all_see_its_colors(tmp_path, sees_paint):
-    """Two red dogs, and one: the second clause must not take the first one's colours away."""
+    """Two red dogs, and one: the second clause must not take the first one's colors away."""
     line = {"tag": "colors", "include": [clause("dog", 2, color="red"), clause("dog", color="red")], "prompt": "dogs"}
     samples = write_samples(tmp_path / "s", [line], paint=lambda i, k: paint(2, 0))
     assert evaluate_geneval(tmp_path / "scores", samples, sees_paint)

@@ -84,7 +84,12 @@ CASES = {
         False,
         "expected dog left of cat, found it above",
     ),
-    "on top of each other": (LEFT, [found("dog"), found("cat")], False, "found it neither beside nor above or below"),
+    "on top of each other": (
+        LEFT,
+        [found("dog"), found("cat")],
+        False,
+        "found it neither left nor right, above or below",
+    ),
     "target missing": (LEFT, [found("dog")], False, "expected 1 cat, found 0; no target for dog to be left of"),
     "target of the wrong color is none": (
         CHAIN,

@@ -1,4 +1,4 @@
-"""Coloured objects without a network: exact on renders, and by hand on small pictures."""
+"""Colored objects without a network: exact on renders, and by hand on small images."""
 
 import numpy as np
 import pytest

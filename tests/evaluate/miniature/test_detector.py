@@ -93,7 +93,7 @@ def test_a_batch_is_as_its_pictures_alone():
 
 
 def output(*cells: tuple[int, int, str, str, float]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The network's output with objects at (column, row) of shape, colour and logit; all 0.4 of the frame wide."""
+    """The network's output with objects at (column, row) of shape, color and logit; all 0.4 of the frame wide."""
     shape = torch.zeros(1, len(SHAPES) + 1, GRID, GRID)
     shape[:, -1] = 12.0
     color = torch.zeros(1, len(COLORS), GRID, GRID)

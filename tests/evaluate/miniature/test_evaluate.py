@@ -145,7 +145,7 @@ def test_short_prompts_ask_for_fewer_colors(tmp_path: Path):
     assert scores.number("single_object") is None
     assert scores.number("position").n == 2 * PER_TASK
     assert scores.number("position").clusters == PER_TASK
-    assert scores.number("both_colors").n == 2 * PER_TASK  # only color_attr asks for two colours
+    assert scores.number("both_colors").n == 2 * PER_TASK  # only color_attr asks for two colors
     assert scores.number("colors_in_relation") is None
     assert scores.number("position").protocol.extender is None
 

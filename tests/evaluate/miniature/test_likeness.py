@@ -1,4 +1,4 @@
-"""The distance to held-out pictures."""
+"""The distance to held-out images."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_a_distance_by_another_detector_is_refused(images, tmp_path):
 
 def test_other_samples_are_refused(images, tmp_path):
     put_samples(tmp_path / "few", np.zeros((3, 32, 32, 3), np.uint8))
-    with pytest.raises(UserError, match="holds 3 pictures; generate one for each of 60 held-out prompts"):
+    with pytest.raises(UserError, match="holds 3 images; generate one for each of 60 held-out prompts"):
         likeness(tmp_path / "out", tmp_path / "few", images, CONFIG)
     put_samples(tmp_path / "others", np.zeros((60, 32, 32, 3), np.uint8), tag="colors")
     with pytest.raises(UserError, match="held-out prompts"):

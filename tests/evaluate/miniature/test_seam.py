@@ -1,4 +1,4 @@
-"""The seam score: nothing on renders, high on CutMix pictures, exact on steps made by hand."""
+"""The seam score: nothing on renders, high on CutMix images, exact on steps made by hand."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
-"""evaluate dpg: pictures of DPG-Bench's prompts to the paper's Table 3, by a network that answers questions.
+"""evaluate dpg: images of DPG-Bench's prompts to the paper's Table 3, by a network that answers questions.
 
-answers/NNNNN.json    of each prompt, what the network said to every question about every picture: the answer log
+answers/NNNNN.json    of each prompt, what the network said to every question about every image: the answer log
 scores.json           what the log gives, counted as the published script counts and as its paper says
 """
 
@@ -32,7 +32,7 @@ CHAT = ("qwen-vl", "openai")
 
 @dataclass(frozen=True, kw_only=True)
 class DpgConfig:
-    """Whom to ask."""
+    """The network to ask."""
 
     backend: "Backend" = "blip"
     """The kind of network; `mplug` is the reference."""
@@ -51,10 +51,10 @@ class DpgConfig:
 def evaluate_dpg(
     out: Path, samples: Path, questions: Path, config: DpgConfig = DpgConfig(), *, device: str | None = None
 ) -> bool:
-    """Asks the questions of DPG-Bench's csv about a directory made by `generate`; writes `out`/scores.json.
+    """Ask the questions of DPG-Bench's csv about a directory made by `generate`; writes `out`/scores.json.
 
-    Goes on where it stopped; under torchrun the ranks share the prompts and the last one writes the scores. Returns
-    whether they are there. Raises UserError for missing or damaged pictures, a csv that is not well formed, a network
+    Resumable; under torchrun the ranks share the prompts and the last one writes the scores. Return whether they
+    are there. Raises UserError for missing or damaged images, a csv that is not well formed, a network
     that cannot be had, or one that does not say yes or no.
     """
     from tessera.pretrained.vqa import identity
@@ -76,8 +76,8 @@ def evaluate_dpg(
     )
     if log is None:
         return False  # another rank completes it
-    answers = {entry["item_id"]: [_yes_of(picture) for picture in entry["pictures"]] for entry in log}
-    said = [said for entry in log for picture in entry["pictures"] for said in picture.values()]
+    answers = {entry["item_id"]: [_yes_of(image) for image in entry["images"]] for entry in log}
+    said = [said for entry in log for image in entry["images"] for said in image.values()]
     tallies = {name: count(order, answers) for name, count in _COUNTS.items()}
     protocol = _protocol(folder, items, judge, sha256_file(questions))
     scores = Scores(
@@ -97,14 +97,15 @@ _COUNTS = {"official": official, "fixed": fixed}
 
 
 def verdict(text: str) -> bool | None:
-    """Whether an answer says yes or no, by its first word; None if neither."""
+    """Return whether an answer says yes or no, by its first word; None if neither."""
     word = "".join(letter if letter.isalpha() else " " for letter in text.lower()).split()[:1]
     return {"yes": True, "no": False}.get(word[0]) if word else None
 
 
 def numbers(count: str, tally: Tally, protocol: Protocol) -> list[Number]:
-    """dpg/COUNT/overall, dpg/COUNT/LEVEL 1, dpg/COUNT/level 2/LEVEL 2: percent with 95% intervals over prompts."""
-    overall = [(item, share) for item, shares in tally.pictures.items() for share in shares]
+    """Return dpg/COUNT/overall, dpg/COUNT/LEVEL 1, dpg/COUNT/level 2/LEVEL 2: percent with 95% intervals over
+    prompts."""
+    overall = [(item, share) for item, shares in tally.images.items() for share in shares]
     level_1 = tally.level_1()
     names = [*(name for name in LEVEL_1 if name in level_1), *sorted(level_1.keys() - set(LEVEL_1))]
     values = {"overall": overall} | {name: level_1[name] for name in names}
@@ -127,15 +128,15 @@ def numbers(count: str, tally: Tally, protocol: Protocol) -> list[Number]:
 def _items(
     samples: Samples, order: Sequence[Item], answers: Answers, tallies: Mapping[str, Tally]
 ) -> Iterator[dict[str, Any]]:
-    """Every picture with what it scored, in percent, and the questions that it failed."""
+    """Yield every image with what it scored, in percent, and the questions that it failed."""
     for prompt, item in enumerate(order):
-        for k, picture in enumerate(answers[item.id]):
-            shares = {f"dpg/{count}/overall": tally.pictures.get(item.id) for count, tally in tallies.items()}
-            failed = [question.text for question in item.questions if not picture[question.number]]
+        for k, image in enumerate(answers[item.id]):
+            shares = {f"dpg/{count}/overall": tally.images.get(item.id) for count, tally in tallies.items()}
+            failed = [question.text for question in item.questions if not image[question.number]]
             yield {
                 "prompt": prompt,
                 "sample": k,
-                "file": samples.picture(prompt, k).relative_to(samples.directory).as_posix(),
+                "file": samples.image(prompt, k).relative_to(samples.directory).as_posix(),
                 "text": item.text,
                 "values": {metric: 100 * share[k] for metric, share in shares.items() if share is not None},
                 "reason": f"no: {' '.join(failed)}" if failed else "yes to every question",
@@ -143,39 +144,39 @@ def _items(
 
 
 class _Asker:
-    """The network, loaded when the first picture asks for it."""
+    """The network, loaded when the first image asks for it."""
 
     def __init__(self, config: DpgConfig, device: str | None):
         self.config, self.device = config, device
         self.vqa: Vqa | None = None
 
     def answers(self, samples: Samples, prompt: int, item: Item) -> dict[str, Any]:
-        """What the network says to each question about each picture of a prompt."""
+        """Return what the network says to each question about each image of a prompt."""
         if self.vqa is None:
             from tessera.pretrained import vqa
 
             config = self.config
             self.vqa = vqa.load_vqa(config.backend, config.model, config.server, pick_device(self.device))
         texts = [question.text for question in item.questions]
-        pictures = []
+        images = []
         for k in range(samples.per_prompt):
-            said = self.vqa.answer(read_rgb(samples.picture(prompt, k), fix="generate it again"), texts)
-            pictures.append({str(question.number): text for question, text in zip(item.questions, said, strict=True)})
-        unclear = [text for picture in pictures for text in picture.values() if verdict(text) is None]
-        if self.config.backend in CHAT and len(unclear) > len(pictures) * len(texts) / 2:
+            said = self.vqa.answer(read_rgb(samples.image(prompt, k), fix="generate it again"), texts)
+            images.append({str(question.number): text for question, text in zip(item.questions, said, strict=True)})
+        unclear = [text for image in images for text in image.values() if verdict(text) is None]
+        if self.config.backend in CHAT and len(unclear) > len(images) * len(texts) / 2:
             raise UserError(
-                f"{self.config.backend}: answers neither yes nor no to {len(unclear)} of {len(pictures) * len(texts)} "
+                f"{self.config.backend}: answers neither yes nor no to {len(unclear)} of {len(images) * len(texts)} "
                 f"questions of {item.id}, for example {unclear[0][:60]!r}; choose another model (what is done is kept)"
             )
-        return {"item_id": item.id, "prompt": prompt, "pictures": pictures}
+        return {"item_id": item.id, "prompt": prompt, "images": images}
 
 
-def _yes_of(picture: Mapping[str, str]) -> dict[int, bool]:
-    return {int(number): verdict(text) is True for number, text in picture.items()}
+def _yes_of(image: Mapping[str, str]) -> dict[int, bool]:
+    return {int(number): verdict(text) is True for number, text in image.items()}
 
 
 def _items_of(samples: Samples, items: Sequence[Item], questions: Path) -> list[Item]:
-    """The item of each prompt, by "item_id" of its line, else by its text; every item must have its pictures."""
+    """Return the item of each prompt, by "item_id" of its line, else by its text; every item must have its images."""
     by_id, by_text = {item.id: item for item in items}, {item.text.strip(): item for item in items}
     order = []
     for i, line in enumerate(samples.lines):
@@ -187,7 +188,7 @@ def _items_of(samples: Samples, items: Sequence[Item], questions: Path) -> list[
     if missing or len(order) != len(items):
         first = f", the first is {missing[0]}" if missing else ""
         raise UserError(
-            f"{samples.directory}: {len(missing)} of {len(items)} items of {questions} have no pictures{first}, and "
+            f"{samples.directory}: {len(missing)} of {len(items)} items of {questions} have no images{first}, and "
             f"{len(order)} prompts have; draw --prompts dpg:{questions}"
         )
     return order

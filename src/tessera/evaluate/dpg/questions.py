@@ -14,7 +14,7 @@ LEVEL_1 = ("global", "entity", "attribute", "relation", "other")
 
 @dataclass(frozen=True)
 class Question:
-    """One yes-or-no question about the picture of an item."""
+    """A yes-or-no question about the image of an item."""
 
     number: int
     """Its proposition_id, within the item."""
@@ -28,13 +28,13 @@ class Question:
 
     @property
     def level_1(self) -> str:
-        """What stands before the dash of the category."""
+        """The part of the category before the dash."""
         return self.category.split("-")[0].strip()
 
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt with its questions, in the file's order."""
+    """A prompt with its questions, in the file's order."""
 
     id: str
     text: str
@@ -42,7 +42,7 @@ class Item:
 
 
 def read_questions(path: Path) -> list[Item]:
-    """The items of the file in its order.
+    """Return the items of the file in its order.
 
     Raises UserError for another file, a row that is not well formed, or a parent that is no question of its item.
     """
@@ -105,13 +105,13 @@ def _check_parents(path: Path, item: Item) -> None:
         if unknown:
             raise UserError(
                 f"{path}: row {question.row + 2}: question {question.number} of {item.id} depends on {unknown[0]}, and "
-                "there is no such question; mend the file or take it anew"
+                "there is no such question; fix the file or download it again"
             )
     ordered(item, str(path))
 
 
 def ordered(item: Item, where: str = "questions") -> list[Question]:
-    """The item's questions with parents before children; UserError if some depend on each other in a circle."""
+    """Return the item's questions with parents before children; UserError if some depend on each other in a circle."""
     left, done, out = list(item.questions), set(), []
     while left:
         ready = [question for question in left if done.issuperset(question.parents)]

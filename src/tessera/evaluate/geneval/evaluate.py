@@ -1,8 +1,8 @@
-"""evaluate geneval: pictures of GenEval's prompts to the paper's Table 2, original and extended prompts side by side.
+"""evaluate geneval: images of GenEval's prompts to the paper's Table 2, original and extended prompts side by side.
 
-original/scores.json             the numbers with intervals and protocol, and every picture's verdict
-original/verdicts/NNNNN.json     of each prompt, every picture's verdict, reason and detections, as they came about
-extended/...                     the same for pictures of the extended texts
+original/scores.json             the numbers with intervals and protocol, and every image's verdict
+original/verdicts/NNNNN.json     of each prompt, every image's verdict, reason and detections, as they came about
+extended/...                     the same for images of the extended texts
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,31 +29,31 @@ COLUMNS = ("original", "extended")
 METRIC = "geneval-1"
 """Name of the protocol; a change to any rule of the judge changes it."""
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
-_BATCH = 4  # pictures of one prompt detected at once
+_BATCH = 4  # images of one prompt detected at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenEvalConfig:
-    """With which networks to judge."""
+    """The networks that judge."""
 
     detector: str
     """mmdetection's checkpoint of Mask2Former Swin-S, a folder of a Mask2Former that transformers saved, or a Hub
     repository with either."""
     clip: str = DEFAULT_CLIP
-    """A CLIP of the Hub or of a folder: the colours."""
+    """A CLIP of the Hub or of a folder: the colors."""
     threads: int | None = None
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
 
 class _Judge:
-    """The two networks, loaded when the first picture asks for them."""
+    """The two networks, loaded when the first image asks for them."""
 
     def __init__(self, config: GenEvalConfig, device: str | None):
         self.config, self.device = config, device
         self.networks: tuple[Any, Any] | None = None
 
     def verdicts(self, samples: Samples, prompt: int) -> list[dict[str, Any]]:
-        """The verdict on each picture of a prompt, with its detections."""
+        """Return the verdict on each image of a prompt, with its detections."""
         if self.networks is None:
             from tessera.pretrained.detector.colors import load_colors
             from tessera.pretrained.detector.mask2former import load_detector
@@ -65,13 +65,13 @@ class _Judge:
         line, out = samples.lines[prompt], []
         for start in range(0, samples.per_prompt, _BATCH):
             numbers = range(start, min(start + _BATCH, samples.per_prompt))
-            images = [read_rgb(samples.picture(prompt, k), fix="generate it again") for k in numbers]
+            images = [read_rgb(samples.image(prompt, k), fix="generate it again") for k in numbers]
             if len({image.shape for image in images}) > 1:
-                raise UserError(f"{samples.picture(prompt, start).parent}: pictures of one prompt have one size")
+                raise UserError(f"{samples.image(prompt, start).parent}: images of one prompt have one size")
             for k, image, found in zip(numbers, images, detector.detect(images, geneval.MIN_SCORE)):
                 detections = _detections(line, image, found, colors)
                 verdict = geneval.judge(line, detections)
-                file = samples.picture(prompt, k).relative_to(samples.directory).as_posix()
+                file = samples.image(prompt, k).relative_to(samples.directory).as_posix()
                 out.append(_row(line, prompt, k, file, verdict, detections))
         return out
 
@@ -84,11 +84,11 @@ def evaluate_geneval(
     extended: Path | None = None,
     device: str | None = None,
 ) -> bool:
-    """Judges directories made by `generate` from GenEval's prompts and writes `out`/original/scores.json and so on.
+    """Judge directories made by `generate` from GenEval's prompts and writes `out`/original/scores.json and so on.
 
-    samples: pictures of the original prompts; extended: of the same prompts' extended texts; at least one of them.
-    Goes on where it stopped; under torchrun the ranks share the prompts and the last one writes the scores. Returns
-    whether they are there. Raises UserError for missing or damaged pictures, or networks that are not the judges.
+    samples: images of the original prompts; extended: of the same prompts' extended texts; at least one of them.
+    Resumable; under torchrun the ranks share the prompts and the last one writes the scores. Return whether they
+    are there. Raises UserError for missing or damaged images, or networks that are not the judges.
     """
     out = Path(out)
     from tessera.pretrained.detector.mask2former import detector_weights
@@ -133,9 +133,9 @@ def evaluate_geneval(
 
 
 def numbers(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[Number, ...]:
-    """Accuracy of each task and of all, with 95% intervals over prompts; without those of which there is no picture.
+    """Accuracy of each task and of all, with 95% intervals over prompts; without those of which there is no image.
 
-    Overall is the mean of the six tasks' accuracies over pictures, and left out unless all six are there.
+    Overall is the mean of the six tasks' accuracies over images, and left out unless all six are there.
     """
     out = []
     for name in ("overall", *geneval_prompts.TASKS):
@@ -150,7 +150,7 @@ def numbers(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[Numb
 
 
 def protocol_of(samples: Samples, networks: Mapping[str, str]) -> Protocol:
-    """All that the numbers of one column depend on."""
+    """Return all that the numbers of one column depend on."""
     own = [{key: value for key, value in line.items() if key not in ("text", "extended")} for line in samples.lines]
     return Protocol(
         metric="geneval",
@@ -173,7 +173,8 @@ def protocol_of(samples: Samples, networks: Mapping[str, str]) -> Protocol:
 
 
 def side_by_side(out: Path) -> str:
-    """The table of a finished directory as text: a row for each task, a column for each kind of prompts, in percent."""
+    """Return the table of a finished directory as text: a row for each task, a column for each kind of prompts, in
+    percent."""
     there = [name for name in COLUMNS if (out / name).is_dir()]
     scores = [read_scores(out / name) for name in there]
     lines = [f"{'':<14}" + "".join(f"{name:>24}" for name in there)]
@@ -208,7 +209,7 @@ _OPTIONS = {"original": "samples", "extended": "extended-samples"}
 
 
 def _check(samples: Samples) -> None:
-    """Raises UserError unless every line can be judged."""
+    """Raise UserError unless every line can be judged."""
     for i, line in enumerate(samples.lines):
         where = samples.directory / f"{i:05d}" / "metadata.jsonl"
         if line.get("tag") not in geneval_prompts.TASKS:
@@ -241,7 +242,7 @@ def _is_clause(clause: Any, number: int) -> bool:
 def _detections(
     line: Mapping[str, Any], image: NDArray[np.uint8], found: Sequence[Any], colors: Any
 ) -> list[geneval.Detection]:
-    """The found objects as GenEval's rules take them; a colour for those of which a clause asks one."""
+    """Return the found objects as GenEval's rules take them; a color for those of which a clause asks one."""
     named = [geneval_prompts.CLASSES[item.class_index] for item in found]
     asked: dict[str, int] = {}
     for clause in line["include"]:  # clauses of one class look at the same objects, each at its own number of them

@@ -1,4 +1,4 @@
-"""GenEval's verdict on one picture from its detections (Ghosh et al. 2023, "GenEval", MIT; the paper's Table 2).
+"""GenEval's verdict on one image from its detections (Ghosh et al. 2023, "GenEval", MIT; the paper's Table 2).
 
 Pure functions: whatever detector found the objects, the rules here decide.
 """
@@ -21,7 +21,7 @@ POSITION_SHRINK = 0.1
 
 @dataclass(frozen=True)
 class Detection:
-    """One object found in a picture."""
+    """An object found in an image."""
 
     class_name: str
     score: float
@@ -29,23 +29,23 @@ class Detection:
     box: tuple[float, float, float, float]
     """left, top, right, bottom in pixels."""
     color: str | None = None
-    """Its colour's name; None where nobody looked."""
+    """Its color's name; None where nobody looked."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a picture shows what its prompt asks."""
+    """The judgment of one image."""
 
     correct: bool
     reason: str
-    """What was found, or every rule that failed, separated by "; "."""
+    """The objects found, or every rule that failed, separated by "; "."""
 
 
 def judge(metadata: Mapping[str, Any], detections: Sequence[Detection]) -> Verdict:
-    """GenEval's verdict: `metadata` is a prompt's line with "tag", "include" and, where asked, "exclude".
+    """Return GenEval's verdict: `metadata` is a prompt's line with "tag", "include" and, where asked, "exclude".
 
     Each clause of "include" takes the best `count` detections of its class above the threshold; fewer are a failure, as
-    are a wrong colour among them or a wrong position of any of them to any object of the clause that "position" names.
+    are a wrong color among them or a wrong position of any of them to any object of the clause that "position" names.
     A clause of "exclude" fails when there are `count` of its class, or more.
     """
     found = _by_class(detections, MIN_SCORE_COUNTING if metadata.get("tag") == "counting" else MIN_SCORE)
@@ -68,9 +68,9 @@ def judge(metadata: Mapping[str, Any], detections: Sequence[Detection]) -> Verdi
 
 
 def relative_position(a: Detection, b: Detection) -> set[str]:
-    """How `a` lies to `b`: of "left of", "right of", "above", "below" none, one or two.
+    """Return how `a` lies to `b`: of "left of", "right of", "above", "below" none, one or two.
 
-    The offset of the box centres is shrunk towards 0 by 0.1 (w_a + w_b, h_a + h_b) and divided by the raw offset's
+    The offset of the box centers is shrunk towards 0 by 0.1 (w_a + w_b, h_a + h_b) and divided by the raw offset's
     norm: a part beyond 0.5 counts. y grows downwards.
     """
     boxes = np.array([a.box, b.box], dtype=np.float64).reshape(2, 2, 2)  # (object, corner, xy)
@@ -85,7 +85,7 @@ def relative_position(a: Detection, b: Detection) -> set[str]:
 
 
 def _by_class(detections: Sequence[Detection], threshold: float) -> dict[str, list[Detection]]:
-    """Detections above the threshold by class, best first, at most 16 of each; ties keep their order."""
+    """Return detections above the threshold by class, best first, at most 16 of each; ties keep their order."""
     found: dict[str, list[Detection]] = {}
     for item in sorted(detections, key=lambda item: -item.score):
         if item.score > threshold and len(found.setdefault(item.class_name, [])) < MAX_DETECTIONS:
@@ -94,7 +94,7 @@ def _by_class(detections: Sequence[Detection], threshold: float) -> dict[str, li
 
 
 def _check(clause: Mapping[str, Any], objects: list[Detection], groups: list[list[Detection] | None]) -> str:
-    """Why the clause fails, or ""; `groups` holds the objects of the clauses before it."""
+    """Return why the clause fails, or ""; `groups` holds the objects of the clauses before it."""
     name = clause["class"]
     if len(objects) < clause["count"]:
         return f"expected {clause['count']} {name}, found {len(objects)}"
@@ -113,7 +113,7 @@ def _check(clause: Mapping[str, Any], objects: list[Detection], groups: list[lis
             for other in others:
                 relations = relative_position(item, other)
                 if expected not in relations:
-                    actual = " and ".join(sorted(relations)) or "neither beside nor above or below"
+                    actual = " and ".join(sorted(relations)) or "neither left nor right, above or below"
                     return f"expected {name} {expected} {other.class_name}, found it {actual}"
     return "; ".join(failures)
 

@@ -1,6 +1,6 @@
-"""How good the miniature's judge is itself: its verdicts on rendered pictures whose content is known.
+"""The accuracy of the miniature's judge: its verdicts on rendered images whose content is known.
 
-The scenes lie at addresses that no training uses. These numbers stand beside every score.
+The scenes lie at addresses that no training uses. scores.json holds these numbers with every score.
 """
 
 import functools
@@ -23,43 +23,44 @@ _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "be
 
 @functools.lru_cache(maxsize=8)
 def judge_accuracy(world: WorldConfig, number: int = 400) -> dict[str, float]:
-    """`measure_judge` of the shipped network, kept for the next call."""
+    """Return `measure_judge` of the shipped network, cached."""
     return measure_judge(world, number)
 
 
 def measure_judge(world: WorldConfig, number: int = 400, network: "Detector | None" = None) -> dict[str, float]:
-    """The judge on `number` held-out renders of one object, as many of two, half as many for counting; shares in 0..1.
+    """Return the judge's accuracy (0..1) on `number` renders of one object, as many of two, half as many for counting.
 
-    one_object: shape and colour right and nothing else found. two_objects: the same of both, and their relation.
+    one_object: shape and color right and nothing else found. two_objects: the same of both, and their relation.
     counting: two to four equal objects counted. wrong_refused: a line with one wrong fact is judged wrong.
-    color_objects: both colours found, in the right relation, without the network.
-    seam_renders, seam_cutmix: mean seam score of these renders, and of CutMix (half) pictures made of them.
-    Two-object numbers are left out of a world with a single shape or colour.
+    color_objects: both colors found, in the right relation, without the network.
+    seam_renders, seam_cutmix: mean seam score of these renders, and of CutMix (half) images made of them.
+    Two-object numbers are left out of a world with a single shape or color.
     """
     single = held_out(world, 1, number)
-    pictures = {1: _render(single, world)}
-    right, refused = _judged(single, pictures[1], network, world)
+    images = {1: _render(single, world)}
+    right, refused = _judged(single, images[1], network, world)
     out = {"one_object": float(np.mean(right))}
     if len(world.shapes) > 1 and len(world.colors) > 1:
         pairs = held_out(world, 2, number)
-        pictures[2] = _render(pairs, world)
-        right, refused_pairs = _judged(pairs, pictures[2], network, world)
+        images[2] = _render(pairs, world)
+        right, refused_pairs = _judged(pairs, images[2], network, world)
         refused += refused_pairs
         out["two_objects"] = float(np.mean(right))
-        out["color_objects"] = float(np.mean(_colors_right(pairs, pictures[2])))
+        out["color_objects"] = float(np.mean(_colors_right(pairs, images[2])))
     out["wrong_refused"] = float(np.mean(refused))
     out["counting"] = _counting(world, max(1, number // 6), network)
-    out["seam_renders"] = float(np.mean([seam_scores(p).mean() for p in pictures.values()]))
+    out["seam_renders"] = float(np.mean([seam_scores(p).mean() for p in images.values()]))
     mixed = [
         compose(base, partner, placement_at("half", world.size, index % 2), "centre")
-        for index, (base, partner) in enumerate(zip(pictures[1], np.roll(pictures[1], 1, axis=0)))
+        for index, (base, partner) in enumerate(zip(images[1], np.roll(images[1], 1, axis=0)))
     ]
     out["seam_cutmix"] = float(seam_scores(np.stack(mixed)).mean())
     return out
 
 
 def held_out(world: WorldConfig, objects: int, number: int, same: bool = False) -> list[Scene]:
-    """`number` scenes of so many objects; two objects differ in shape and colour, as the prompts' do, unless `same`."""
+    """Return `number` scenes of so many objects; two objects differ in shape and color, as the prompts' do, unless
+    `same`."""
     scenes, address = [], 0
     while len(scenes) < number:
         scene = draw_composed(world, address, objects, f"judge/heldout/{objects}", same=same)
@@ -71,7 +72,7 @@ def held_out(world: WorldConfig, objects: int, number: int, same: bool = False) 
 
 
 def relation_of(first: tuple[float, float], second: tuple[float, float]) -> str:
-    """How the centre `first` lies to `second` in GenEval's words, along the axis of the larger distance."""
+    """Return how the center `first` lies to `second` in GenEval's words, along the axis of the larger distance."""
     dx, dy = first[0] - second[0], first[1] - second[1]
     if abs(dx) >= abs(dy):
         return "left of" if dx < 0 else "right of"
@@ -79,7 +80,8 @@ def relation_of(first: tuple[float, float], second: tuple[float, float]) -> str:
 
 
 def metadata_of(scene: Scene) -> dict[str, Any]:
-    """The metadata line that a scene satisfies: shape and colour of every object, and where the second of two lies."""
+    """Return the metadata line that a scene satisfies: shape and color of every object, and where the second of two
+    lies."""
     clauses: list[dict[str, Any]] = [{"class": o.shape, "count": 1, "color": o.color} for o in scene.objects]
     if len(clauses) == 2:
         clauses[1]["position"] = [relation_of(scene.objects[1].center, scene.objects[0].center), 0]
@@ -87,7 +89,7 @@ def metadata_of(scene: Scene) -> dict[str, Any]:
 
 
 def altered(metadata: dict[str, Any], number: int) -> dict[str, Any]:
-    """The line with one fact of its last object made wrong: shape, colour or relation, by turns of `number`."""
+    """Return the line with one fact of its last object made wrong: shape, color or relation, by turns of `number`."""
     clause = dict(metadata["include"][-1])
     kinds = 3 if "position" in clause else 2
     if number % kinds == 0:
@@ -107,13 +109,13 @@ def _render(scenes: list[Scene], world: WorldConfig) -> np.ndarray:
 
 
 def _judged(
-    scenes: list[Scene], pictures: np.ndarray, network: "Detector | None", world: WorldConfig
+    scenes: list[Scene], images: np.ndarray, network: "Detector | None", world: WorldConfig
 ) -> tuple[list[bool], list[bool]]:
-    """For each scene: is it judged right, with no object too many; is a line with a wrong fact refused?"""
+    """Return for each scene whether it is judged right, without excess objects, and whether a wrong line is refused."""
     from tessera.evaluate.miniature.detector import detect  # loads torch
 
     right, refused = [], []
-    for number, (scene, found) in enumerate(zip(scenes, detect(pictures, network))):
+    for number, (scene, found) in enumerate(zip(scenes, detect(images, network))):
         line = metadata_of(scene)
         exact = sum(item.score > MIN_SCORE for item in found) == len(scene.objects)
         right.append(exact and judge(line, found).correct)
@@ -121,9 +123,9 @@ def _judged(
     return right, refused
 
 
-def _colors_right(scenes: list[Scene], pictures: np.ndarray) -> list[bool]:
+def _colors_right(scenes: list[Scene], images: np.ndarray) -> list[bool]:
     right = []
-    for scene, found in zip(scenes, color_objects(pictures)):
+    for scene, found in zip(scenes, color_objects(images)):
         first, second = scene.objects
         exact = sorted(item.color for item in found) == sorted((first.color, second.color))
         relation = relation_of(first.center, second.center)

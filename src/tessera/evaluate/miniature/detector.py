@@ -1,7 +1,7 @@
-"""The miniature's detector: finds shapes with colour, score and box in a picture. Trained on rendered pictures only.
+"""The miniature's detector: finds shapes with color, score and box in an image. Trained on rendered images only.
 
 A small convolutional network at 32 px: every cell of a 16 x 16 grid says which shape's middle it lies in, if any, and
-which colour, where the centre is and how wide the object is. Neighbouring cells of one object are then merged.
+which color, where the center is and how wide the object is. Neighboring cells of one object are then merged.
 `scripts/train_detector.py` makes the weights that ship in `tessera/assets`.
 """
 
@@ -24,10 +24,10 @@ _NOTHING = len(SHAPES)  # the class of a cell in which no object has its middle
 
 
 class Detector(nn.Module):
-    """Pictures (B, 3, 32, 32) in [-1, 1] -> (shape logits (B, 9, 16, 16), color logits (B, 8, 16, 16), geometry).
+    """Images (B, 3, 32, 32) in [-1, 1] -> (shape logits (B, 9, 16, 16), color logits (B, 8, 16, 16), geometry).
 
-    The last of the 9 shape classes is "no object". Geometry (B, 3, 16, 16): the object's centre minus the cell's
-    centre, in cells (x, y), and the logarithm of its diameter over half the frame.
+    The last of the 9 shape classes is "no object". Geometry (B, 3, 16, 16): the object's center minus the cell's
+    center, in cells (x, y), and the logarithm of its diameter over half the frame.
     """
 
     def __init__(self, width: int = 16):
@@ -43,8 +43,8 @@ class Detector(nn.Module):
         self.joined = _unit(3 * w, 3 * w)
         self.head = nn.Conv2d(3 * w, len(SHAPES) + 1 + len(COLORS) + 3, 1)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = F.relu(self.stem_norm(self.stem(pictures)))  # (B, w, 32, 32)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = F.relu(self.stem_norm(self.stem(images)))  # (B, w, 32, 32)
         fine = self.fine(self.down16(x))  # (B, 3w, 16, 16)
         x = self.down8(fine)  # (B, 4w, 8, 8)
         for layer in self.coarse:
@@ -61,21 +61,21 @@ def _unit(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def load_detector() -> Detector:
-    """The shipped network, in eval mode on the CPU."""
+    """Return the shipped network, in eval mode on the CPU."""
     network = Detector()
     network.load_state_dict({name: value.float() for name, value in load(detector_weights()).items()}, strict=False)
     return network.eval()
 
 
 def to_input(images: np.ndarray) -> Tensor:
-    """uint8 (B, S, S, 3) -> float (B, 3, 32, 32) in [-1, 1]: what the network sees."""
+    """Return uint8 (B, S, S, 3) -> float (B, 3, 32, 32) in [-1, 1]: what the network sees."""
     return torch.from_numpy(shrink(images)).permute(0, 3, 1, 2).float() / 127.5 - 1  # (B, 3, 32, 32)
 
 
 def detect(images: np.ndarray, network: Detector | None = None, batch_size: int = 64) -> list[list[Detection]]:
-    """The objects in each picture of uint8 (B, S, S, 3), best score first; `network`: None loads the shipped one.
+    """Return the objects in each image of uint8 (B, S, S, 3), best score first; `network`: None loads the shipped one.
 
-    At most 16 a picture; boxes in the picture's own pixels, the square of the object's diameter around its centre.
+    At most 16 an image; boxes in the image's own pixels, the square of the object's diameter around its center.
     """
     network = network or load_detector()
     found: list[list[Detection]] = []
@@ -87,9 +87,9 @@ def detect(images: np.ndarray, network: Detector | None = None, batch_size: int 
 
 
 def decode(shape: Tensor, color: Tensor, geometry: Tensor, size: int) -> list[list[Detection]]:
-    """The network's output as detections in pixels of a picture of side `size`.
+    """Return the network's output as detections in pixels of an image of side `size`.
 
-    The cell most sure of a shape becomes a detection and silences every cell whose centre lies inside the same object
+    The cell most sure of a shape becomes a detection and silences every cell whose center lies inside the same object
     (nearer than 0.35 of the larger diameter), again and again.
     """
     batch = shape.shape[0]

@@ -78,14 +78,14 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
     for prompt, line in enumerate(folder.lines):
         _check(folder.directory / f"{prompt:05d}" / "metadata.jsonl", line)
     images = [(prompt, k) for prompt in range(len(folder.lines)) for k in range(folder.per_prompt)]
-    size = len(read_square(folder.picture(0, 0)))
+    size = len(read_square(folder.image(0, 0)))
     world = config.world or _world_of(folder.lines, size)
     network = load_detector()
     items: list[dict[str, Any]] = []
     with progress("evaluate", len(images)) as bar:
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
-            pixels = np.stack([read_square(folder.picture(*image), size) for image in part])  # (B, S, S, 3)
+            pixels = np.stack([read_square(folder.image(*image), size) for image in part])  # (B, S, S, 3)
             judged = zip(part, detect(pixels, network), color_objects(pixels), seam.seam_scores(pixels))
             items += [_item(folder, *each) for each in judged]
             bar.advance(len(part))
@@ -160,7 +160,7 @@ def _item(
     return {
         "prompt": prompt,
         "sample": k,
-        "file": samples.picture(prompt, k).relative_to(samples.directory).as_posix(),
+        "file": samples.image(prompt, k).relative_to(samples.directory).as_posix(),
         "tag": line.get("tag"),
         "values": values,
         "correct": None if verdict is None else verdict.correct,

@@ -1,7 +1,7 @@
-"""likeness: how far drawn pictures are from held-out ones, the miniature's stand-in for FID (paper Figure 5).
+"""likeness: how far drawn images are from held-out ones, the miniature's stand-in for FID (paper Figure 5).
 
 Held-out scenes are drawn as the training ones are, at another seed of the world. A model draws their long captions; its
-pictures and renders of further held-out scenes go through the shipped detector, and the distance is Frechet's between
+images and renders of further held-out scenes go through the shipped detector, and the distance is Frechet's between
 the features of both, averaged over the frame. It compares models judged alike; it is no FID.
 """
 
@@ -26,13 +26,13 @@ METRIC = "likeness-miniature-1"
 SCORES = "likeness.json"
 TAG = "held_out"
 _SEED = 2**32
-"""Added to the world's seed: no training picture is drawn there."""
+"""Added to the world's seed: no training image is drawn there."""
 _BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikenessConfig:
-    """Which held-out scenes."""
+    """The held-out scenes to compare with."""
 
     prompts: int = 400
     """Captions that are drawn, at least 2; scenes 0, 1, ... of the held-out world."""
@@ -47,12 +47,12 @@ class LikenessConfig:
 
 
 def held_out(world: WorldConfig) -> WorldConfig:
-    """The world whose scenes no training picture shows: the same but for its seed."""
+    """Return the world whose scenes no training image shows: the same but for its seed."""
     return replace(world, seed=world.seed + _SEED)
 
 
 def held_out_prompts(out: Path, images: Path, config: LikenessConfig = LikenessConfig()) -> None:
-    """Writes `out`/prompts.jsonl: the long captions of held-out scenes of the world of the directory `images`."""
+    """Write `out`/prompts.jsonl: the long captions of held-out scenes of the world of the directory `images`."""
     out, images = Path(out), Path(images)
     world = held_out(world_of(images))
     stage = open_stage(out, stage="held-out prompts", config={"prompts": config.prompts}, inputs={"images": images})
@@ -68,7 +68,7 @@ def held_out_prompts(out: Path, images: Path, config: LikenessConfig = LikenessC
 
 
 def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = LikenessConfig()) -> None:
-    """Judges the directory `samples`, drawn from the held-out prompts of the world of `images`, into out/likeness.json.
+    """Judge the directory `samples`, drawn from the held-out prompts of the world of `images`, into out/likeness.json.
 
     {protocol, distance, floor}; the floor is the distance of as many renders of the very scenes that were asked for.
     """
@@ -79,7 +79,7 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
         return
     set_threads(config.threads)
     world = held_out(world_of(images))
-    drawn = features(np.stack([read_square(path, world.size) for path in _pictures(samples, config.prompts)]))
+    drawn = features(np.stack([read_square(path, world.size) for path in _images(samples, config.prompts)]))
     numbers = range(config.prompts + config.references)
     real = features(np.stack([render(draw_scene(world, number), world.size) for number in numbers]))
     asked, references = real[: config.prompts], real[config.prompts :]
@@ -99,12 +99,12 @@ def described(config: LikenessConfig) -> dict[str, Any]:
 
 
 def read_likeness(path: Path) -> dict[str, Any]:
-    """The likeness.json of the directory `path`."""
+    """Return the likeness.json of the directory `path`."""
     return read_json(path / SCORES)
 
 
-def features(pictures: np.ndarray) -> np.ndarray:
-    """Of uint8 (N, S, S, 3), the detector's last common layer averaged over the frame: float64 (N, 48)."""
+def features(images: np.ndarray) -> np.ndarray:
+    """Return the detector's last common layer averaged over the frame (N, 48), of uint8 (N, S, S, 3)."""
     import torch
 
     from tessera.evaluate.miniature.detector import load_detector, to_input
@@ -114,16 +114,16 @@ def features(pictures: np.ndarray) -> np.ndarray:
     hook = network.joined.register_forward_hook(lambda _module, _inputs, output: kept.append(output.mean((2, 3))))
     try:
         with torch.inference_mode():
-            for start in range(0, len(pictures), _BATCH):
-                network(to_input(pictures[start : start + _BATCH]))
+            for start in range(0, len(images), _BATCH):
+                network(to_input(images[start : start + _BATCH]))
     finally:
         hook.remove()
     return torch.cat(kept).double().numpy()
 
 
-def _pictures(samples: Path, number: int) -> list[Path]:
+def _images(samples: Path, number: int) -> list[Path]:
     found = sorted(samples.glob("*/samples/*.png"))
     tags = {read_json(path).get("tag") for path in samples.glob("*/metadata.jsonl")}
     if len(found) != number or tags != {TAG}:
-        raise UserError(f"{samples}: holds {len(found)} pictures; generate one for each of {number} held-out prompts")
+        raise UserError(f"{samples}: holds {len(found)} images; generate one for each of {number} held-out prompts")
     return found

@@ -1,14 +1,14 @@
-"""The seam score: how visible the boundary of a CutMix picture is in a generated one.
+"""The seam score: how visible the boundary of a CutMix image is in a generated one.
 
-Definition, on 32 px. The contrast at the line between two columns, in one row, is the colour of the three pixels to its
+Definition, on 32 px. The contrast at the line between two columns, in one row, is the color of the three pixels to its
 right (their median) minus that of the three to its left; it is lowered, at most to 0, by the mean of the same at the
 lines three columns to either side, so that smooth backgrounds, and bricks' single dark lines, give nothing. The same
-between rows. An edge of a box has the mean of its contrasts outside objects (coloured patches and their rims), and the
+between rows. An edge of a box has the mean of its contrasts outside objects (colored patches and their rims), and the
 largest of the three channels' absolute values of it over 255 is how visible the edge is; an edge of which less than a
-fifth lies outside objects counts as 0. A box is as visible as its least visible edge inside the frame, and a picture's
-score is that of the most visible box among all placements of all CutMix patterns. 0 = no seam, 1 = black beside white.
+fifth lies outside objects counts as 0. A box is as visible as its least visible edge inside the frame, and an image's
+score is that of the most visible box among all placements of all CutMix patterns. 0 = no seam, 1 = black next to white.
 
-Renders score 0.007 on average and at most 0.04, blurred, bent and noisy ones 0.02 and 0.14; CutMix pictures of two
+Renders score 0.007 on average and at most 0.04, blurred, bent and noisy ones 0.02 and 0.14; CutMix images of two
 renders 0.47 (half), 0.46 (quarter), 0.31 (ninth), 0.22 (sixteenth); a sixth of those have two equal backgrounds.
 """
 
@@ -20,18 +20,18 @@ from tessera.cutmix import PATTERNS, count_placements, placement_at
 from tessera.evaluate.miniature.color_objects import SIZE, color_mask, shrink
 
 VISIBLE = 0.1
-"""A picture with a larger score counts as one with a visible seam."""
+"""An image with a larger score counts as one with a visible seam."""
 _SIDE = 3  # pixels whose median stands for one side of a line
 _CLEAR = 0.2
 
 
 def seam_scores(images: np.ndarray, patterns: Sequence[str] = PATTERNS) -> np.ndarray:
-    """The seam score in [0, 1] of each picture of uint8 (B, S, S, 3): float64 (B,)."""
+    """Return the seam score in [0, 1] of each image of uint8 (B, S, S, 3): float64 (B,)."""
     small = shrink(images)
     free = _outside_objects(small)
-    pictures = small.astype(np.float32) / 255
-    columns = _edge_sums(pictures, free)
-    rows = _edge_sums(pictures.transpose(0, 2, 1, 3), free.transpose(0, 2, 1))
+    images_01 = small.astype(np.float32) / 255
+    columns = _edge_sums(images_01, free)
+    rows = _edge_sums(images_01.transpose(0, 2, 1, 3), free.transpose(0, 2, 1))
     score = np.zeros(len(images))
     for pattern in patterns:
         for number in range(count_placements(pattern, SIZE)):
@@ -43,7 +43,7 @@ def seam_scores(images: np.ndarray, patterns: Sequence[str] = PATTERNS) -> np.nd
 
 
 def _outside_objects(small: np.ndarray) -> np.ndarray:
-    """bool (B, 32, 32): no object colour there or in a pixel beside it."""
+    """Return bool (B, 32, 32): no object color there or in a neighboring pixel."""
     colored = np.pad(color_mask(small) >= 0, ((0, 0), (1, 1), (1, 1)))
     near = np.zeros(small.shape[:3], dtype=bool)
     for dy in range(3):
@@ -52,13 +52,13 @@ def _outside_objects(small: np.ndarray) -> np.ndarray:
     return ~near
 
 
-def _edge_sums(pictures: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Running sums down the rows of the contrasts at each vertical line, and of their number.
+def _edge_sums(images_01: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Return running sums down the rows of the contrasts at each vertical line, and of their number.
 
-    pictures (B, 32, 32, 3), free (B, 32, 32). Returns (B, 33, 33, 4): [:, y, x] sums rows 0..y-1 at the line left of
+    images_01 (B, 32, 32, 3), free (B, 32, 32). Returns (B, 33, 33, 4): [:, y, x] sums rows 0..y-1 at the line left of
     column x; the last of the four is the number of rows in which that line is outside objects.
     """
-    windows = np.lib.stride_tricks.sliding_window_view(pictures, _SIDE, axis=2)  # (B, 32, 30, 3, 3)
+    windows = np.lib.stride_tricks.sliding_window_view(images_01, _SIDE, axis=2)  # (B, 32, 30, 3, 3)
     middle = np.sort(windows, axis=-1)[..., _SIDE // 2]  # (B, 32, 30, 3): of columns x..x+2
     clear = np.asarray(np.lib.stride_tricks.sliding_window_view(free, _SIDE, axis=2).all(-1))  # (B, 32, 30)
     step = middle[:, :, _SIDE:] - middle[:, :, :-_SIDE]  # (B, 32, 27, 3): at the lines 3..29
@@ -72,14 +72,14 @@ def _edge_sums(pictures: np.ndarray, free: np.ndarray) -> np.ndarray:
     around /= np.maximum(number, 1)[..., None]
     # Towards 0 and no farther: a step elsewhere must not leave a ghost here.
     excess = step - np.clip(around, np.minimum(step, 0), np.maximum(step, 0))
-    sums = np.zeros((len(pictures), SIZE + 1, SIZE + 1, 4))
+    sums = np.zeros((len(images_01), SIZE + 1, SIZE + 1, 4))
     sums[:, 1:, _SIDE : SIZE - _SIDE + 1, :3] = excess.cumsum(1)
     sums[:, 1:, _SIDE : SIZE - _SIDE + 1, 3] = valid.cumsum(1)
     return sums
 
 
 def _visibility(sums: np.ndarray, line: int, start: int, end: int) -> np.ndarray:
-    """How visible the edge at `line` from `start` to `end` is: (B,)."""
+    """Return how visible the edge at `line` from `start` to `end` is: (B,)."""
     total = sums[:, end, line] - sums[:, start, line]  # (B, 4)
     contrast = np.abs(total[:, :3]).max(1) / np.maximum(total[:, 3], 1)
     return np.where(total[:, 3] >= _CLEAR * (end - start), contrast, 0.0)

@@ -37,7 +37,7 @@ class Images:
     files: tuple[str, ...]
     """Relative to the directory, in order."""
     sha256: str
-    """Of the names and contents of all of them."""
+    """Hash of all names and contents."""
 
     @property
     def arrays(self) -> bool:

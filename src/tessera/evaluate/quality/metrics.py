@@ -63,7 +63,7 @@ class Blocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """All that a metric is measured from."""
+    """The inputs of a metric."""
 
     config: "QualityConfig"
     network: Any
@@ -74,7 +74,7 @@ class Inputs:
     """(M, d); (0, d) for a captioned metric."""
     blocks: Blocks
     captions: Sequence[str] | None
-    """Of each sample; None = unknown."""
+    """The samples' captions; None = unknown."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Source:
 
     path: Path
     sha256: str
-    """Of the images, wherever their features come from."""
+    """Hash of the images, wherever their features come from."""
     images: Images | None
     """None: `path` holds their features."""
 
@@ -41,7 +41,7 @@ class Reference:
     """The features that samples are compared with."""
 
     sha256: str
-    """Of the images, wherever their features come from."""
+    """Hash of the images, wherever their features come from."""
     images: int
     features: Mapping[str, NDArray[np.float32]]
     arrays: bool

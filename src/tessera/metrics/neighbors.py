@@ -11,7 +11,7 @@ from tessera.metrics.points import BLOCK_ENTRIES, Points, above, toward
 from tessera.metrics.tables import as_floats, same_width
 
 SPARE = 8
-"""Neighbours kept beyond the k-th, among which rounding may have put the true one, or one without a block."""
+"""Neighbors kept beyond the k-th, among which rounding may have put the true one, or one without a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class PRDC:
 
 
 def squared_radii(points: Points, k: int, labels: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distance from each point to its k-th nearest other point (N,), and without each block (N, blocks).
+    """Return squared distance from each point to its k-th nearest other point (N,), and without each block (N, blocks).
 
     labels (N,): the block of each point; 0 for the points of a block that is left out. Distances are symmetric, so each
     is computed once for its row and its column. Every point keeps its nearest ones so far; where rounding or a block
@@ -65,7 +65,7 @@ def squared_radii(points: Points, k: int, labels: np.ndarray, blocks: int) -> tu
 
 
 def _least_kth(halves: np.ndarray, k: int, theirs: np.ndarray, own: np.ndarray, blocks: int) -> np.ndarray:
-    """The k-th largest of each row (n, m), or the least of those without a block that is not its own. (n, 1)"""
+    """Return the k-th largest of each row (n, m), or the least of those without a block that is not its own. (n, 1)"""
     place = halves.shape[1] - k
     least = np.partition(halves, place, axis=1)[:, place : place + 1].astype(np.float64)
     for block in range(blocks):
@@ -80,7 +80,7 @@ def _kth_smallest(values: np.ndarray, k: int) -> np.ndarray:
 
 
 def _keep_nearest(halves: np.ndarray, nearest: np.ndarray, block: np.ndarray, first: int) -> None:
-    """Puts the largest of (n, kept) and of the new block's rows (n, m) into the former; `first`: of its columns."""
+    """Put the largest of (n, kept) and of the new block's rows (n, m) into the former; `first`: of its columns."""
     kept = halves.shape[1]
     new, columns = _candidates(block, halves.min(1), kept)
     both, names = np.concatenate([halves, new], 1), np.concatenate([nearest, columns + first], 1)
@@ -89,7 +89,7 @@ def _keep_nearest(halves: np.ndarray, nearest: np.ndarray, block: np.ndarray, fi
 
 
 def _candidates(block: np.ndarray, least: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values (n, c) and columns of each row (n, m) among which are its `kept` largest above its least."""
+    """Return values (n, c) and columns of each row (n, m) among which are its `kept` largest above its least."""
     if np.isfinite(least).all():  # all rows are full, and few of the new ones come into question
         i, columns = _above_least(block, least)
         counts = np.bincount(i, minlength=len(block))
@@ -106,7 +106,8 @@ def _candidates(block: np.ndarray, least: np.ndarray, kept: int) -> tuple[np.nda
 
 
 def _above_least(block: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows, ascending, and columns of the entries above each row's least, whichever way the block lies in memory."""
+    """Return rows, ascending, and columns of the entries above each row's least, whichever way the block lies in
+    memory."""
     if block.flags.c_contiguous:
         return np.divmod(np.flatnonzero(block > least[:, None]), block.shape[1])
     columns, rows = np.divmod(np.flatnonzero(least < block.T), len(block))
@@ -115,7 +116,7 @@ def _above_least(block: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _kth_of_row(i: np.ndarray, values: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """The k-th smallest of the values of each of `rows`; `i` (ascending): whose they are, at least k of each."""
+    """Return the k-th smallest of the values of each of `rows`; `i` (ascending): whose they are, at least k of each."""
     order = np.lexsort((values, i))
     return values[order][np.searchsorted(i, rows) + k - 1]
 
@@ -123,7 +124,7 @@ def _kth_of_row(i: np.ndarray, values: np.ndarray, rows: np.ndarray, k: int) -> 
 def _radii_of_rows(
     points: Points, rows: np.ndarray, k: int, labels: np.ndarray, blocks: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `squared_radii`, of some points, from all their distances."""
+    """Return `squared_radii` of some points, from all their distances."""
     halves, slack = points.halves(rows, slice(None)), points.slack(rows, points)
     halves[np.arange(len(rows)), rows] = -np.inf
     bound = _least_kth(halves, k, labels, labels[rows], blocks)
@@ -136,9 +137,10 @@ def _radii_of_rows(
 
 
 def prdc(real: Any, fake: Any, k: int) -> PRDC:
-    """Precision, recall, density and coverage of features (N, d), (M, d), with balls to the k-th nearest neighbour.
+    """Return precision, recall, density and coverage of features (N, d), (M, d), with balls to the k-th nearest
+    neighbor.
 
-    The formula of Naeem et al. 2020: a point is no neighbour of itself, and inside means strictly inside.
+    The formula of Naeem et al. 2020: a point is no neighbor of itself, and inside means strictly inside.
     Needs N, M > k >= 1. Memory grows with N + M, not with N M; float32 features are not copied to float64.
     """
     return PRDC(**{name: found.value for name, found in prdc_left_out(real, fake, k, None).items()})
@@ -147,10 +149,10 @@ def prdc(real: Any, fake: Any, k: int) -> PRDC:
 def prdc_left_out(
     real: Any, fake: Any, k: int, blocks: np.ndarray | None, count: int | None = None
 ) -> dict[str, LeftOut]:
-    """The same by name, and without each block of fake; blocks (M,): 0..B - 1, more than k images outside each.
+    """Return the same by name, and without each block of fake; blocks (M,): 0..B - 1, more than k images outside each.
 
     count: B; None = as `blocks` has it. A block without an image leaves the numbers as they are. Balls of the
-    generated images grow where neighbours are left out; no distance is computed twice for that.
+    generated images grow where neighbors are left out; no distance is computed twice for that.
     """
     if k < 1:
         raise UserError(f"k: {k} must be at least 1")
@@ -161,10 +163,10 @@ def prdc_left_out(
     sizes = np.bincount(labels, minlength=count) if count else np.zeros(0, np.int64)
     if count and len(fake) - sizes.max() <= k:
         raise UserError(f"fake: {len(fake) - sizes.max()} images are left without a block, at least {k + 1} are needed")
-    centre = real.mean(0, dtype=np.float64)
-    spread = [np.maximum(x.max(0) - centre, centre - x.min(0)).max() for x in (real, fake)]
+    center = real.mean(0, dtype=np.float64)
+    spread = [np.maximum(x.max(0) - center, center - x.min(0)).max() for x in (real, fake)]
     scale = 2.0 ** np.frexp(max(spread))[1]
-    of_real, of_fake = (Points(x, centre, float(scale)) for x in (real, fake))
+    of_real, of_fake = (Points(x, center, float(scale)) for x in (real, fake))
     real_radii, _ = squared_radii(of_real, k, np.zeros(len(real), np.int64), 0)
     fake_radii, without = squared_radii(of_fake, k, labels, count)
     balls = np.zeros(len(fake), dtype=np.int64)  # real balls around each fake
@@ -193,12 +195,12 @@ def prdc_left_out(
             regained[rows][i[doubt[far < without[j[doubt], block]]], block] = True
 
     def rest(values: np.ndarray) -> np.ndarray:
-        """Mean over the fake ones without each block."""
+        """Return mean over the fake ones without each block."""
         sums = np.bincount(labels, weights=values, minlength=count)
         return (values.sum() - sums) / (len(fake) - sizes)
 
     def elsewhere(there: np.ndarray) -> np.ndarray:
-        """Whether a block other than each is there. (N, B)"""
+        """Return whether a block other than each is there. (N, B)"""
         return there.sum(1, keepdims=True) - there > 0
 
     none = np.zeros(0)
