@@ -21,7 +21,7 @@ from tessera.stages import read_manifest
 
 
 def pictures(*counts: int) -> list[ImageRow]:
-    """So many pictures of class c0, c1, ..."""
+    """So many images of class c0, c1, ..."""
     return [
         ImageRow(f"c{c}/{i:04d}", f"c{c}", f"c{c}/{i:04d}.png", 9, 9, "", None)
         for c, count in enumerate(counts)

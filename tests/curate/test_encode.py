@@ -1,4 +1,4 @@
-"""encode: records hold what the pictures and captions say, in shuffled order, and survive a stop."""
+"""encode: records hold what the images and captions say, in shuffled order, and survive a stop."""
 
 import shutil
 from dataclasses import replace

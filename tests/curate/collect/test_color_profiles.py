@@ -11,7 +11,7 @@ from tiny.images import BLOCKS, blocks, quarters, save
 
 
 def icc_profile(space: bytes, gamma: float, primaries=()) -> bytes:
-    """A matrix profile by the rules of ICC.1: numbers are in 1/65536, colours relative to D50."""
+    """A matrix profile by the rules of ICC.1: numbers are in 1/65536, colors relative to D50."""
 
     def fixed(*values):
         return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
@@ -66,5 +66,5 @@ def test_profiles_of_grey_pictures_and_those_that_make_no_sense(tmp_path):
         for image in (grey, grey.convert("RGB")):
             path = save(tmp_path / "a.png", image, icc_profile=profile)
             assert (square_crop(path, 16).pixels == 55).all()
-    path = save(tmp_path / "a.png", grey, icc_profile=SRGB_GAMUT)  # of another kind of picture
+    path = save(tmp_path / "a.png", grey, icc_profile=SRGB_GAMUT)  # of another kind of image
     assert (square_crop(path, 16).pixels == 55).all()
