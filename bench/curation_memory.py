@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tessera.curate.collect.collect import _schema
+from tessera.curate.index import images_schema
 from tessera.files import writing_rows
 from tessera.stages import open_stage
 
@@ -36,7 +36,7 @@ def main(count: int) -> None:
         folder = Path(name)
         images = folder / "images"
         stage = open_stage(images, stage="collect", config={"size": 256})
-        with writing_rows(images / "images.parquet", _schema()) as write:
+        with writing_rows(images / "images.parquet", images_schema()) as write:
             for i in range(count):
                 label = f"n{i % 1000:08d}"
                 key = f"{label}/{label}_{i:07d}"

@@ -22,7 +22,7 @@ def small():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Sixteen pictures of the miniature of 16 px, encoded with and without text."""
+    """Sixteen images of the miniature of 16 px, encoded with and without text."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(PRESET)
     assert call("collect", "miniature", "--size", 16, "--num-images", 16, "--out", "images") == 0

@@ -61,7 +61,7 @@ def test_pictures_appear_as_they_are_drawn(page):
     (last,) = draw(page, "a red star", steps=400, count=1, seed=11)
     seen = page.evaluate("[...window.drawn]")
     assert last in seen
-    assert 2 <= len(seen) <= 9  # PREVIEWS at most, then the picture; a slow browser may pass one over
+    assert 2 <= len(seen) <= 9  # PREVIEWS at most, then the image; a slow browser may pass one over
 
 
 def test_side_by_side_shows_both_models(page):

@@ -64,7 +64,7 @@ def test_two_models_on_one_seed_keep_their_settings(workspace, tmp_path):
 
 
 def read_settings(path):
-    """Return what `Studio` writes beside the pixels."""
+    """Return what `Studio` writes next to the pixels."""
     from PIL import Image
 
     with Image.open(path, formats=("PNG",)) as image:

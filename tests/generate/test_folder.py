@@ -69,7 +69,7 @@ def test_extended_texts_are_drawn_and_noted(tmp_path, export, prompts):
     assert metadata["text"] == LINES[0]["extended"]["text"]
     pictures = [(tmp_path / kind / "00000" / "samples" / "0000.png").read_bytes() for kind in ("short", "long")]
     assert pictures[0] != pictures[1]
-    assert not (tmp_path / "long" / "00000" / "grid.png").exists()  # one picture needs no grid
+    assert not (tmp_path / "long" / "00000" / "grid.png").exists()  # one image needs no grid
 
 
 def test_bfloat16_draws_nearly_the_same_and_is_another_folder(tmp_path, export, prompts):
@@ -98,7 +98,7 @@ def test_done_is_not_done_again(tmp_path, export, prompts, monkeypatch):
 
 @pytest.mark.parametrize("written_before_the_stop", [0, 1, 2, 4])
 def test_interrupted_is_uninterrupted(tmp_path, export, prompts, monkeypatch, written_before_the_stop):
-    """Also when the stop falls into the middle of a batch, and with other threads when it goes on."""
+    """Also when the stop falls into the middle of a batch, and with other threads when it resumes."""
     config = GenerateConfig(per_prompt=2, steps=2, batch_size=5)
     generate(tmp_path / "whole", export, prompts, config, device="cpu")
     real, count = folder._write_prompt, 0

@@ -1,4 +1,4 @@
-"""The published weights with the VAE and T5 that belong to them, by their names on the Hub, from import to picture."""
+"""The published weights with the VAE and T5 that belong to them, by their names on the Hub, from import to image."""
 
 import warnings
 from pathlib import Path
@@ -70,7 +70,7 @@ def export(on_the_hub, tmp_path):
 
 
 def by_hand(hub, noise):
-    """The picture made of the three networks, step by step."""
+    """The image made of the three networks, step by step."""
     network, _ = load_published(hub["Lucasdegeorge/CAD-I"])
     encoder = load_text_encoder(str(hub["google/flan-t5-xl"]), "cpu")
     text, null = TextEncoding.stack(encoder.encode([PROMPT])), torch.from_numpy(encoder.null_condition)

@@ -21,7 +21,7 @@ SMALL = WorldConfig(shapes=("circle", "cross"), colors=("orange", "blue"), backg
 
 
 def as_detections(scene: Scene) -> list[Detection]:
-    """A perfect detector's answer in a picture of 100 px."""
+    """A perfect detector's answer in an image of 100 px."""
     return [
         Detection(
             o.shape,

@@ -1,4 +1,4 @@
-"""Paired differences of distances: from two folders of pictures to the report, and why there are none."""
+"""Paired differences of distances: from two folders of images to the report, and why there are none."""
 
 import csv
 import json
@@ -60,7 +60,7 @@ def test_two_models_on_the_same_prompts_have_paired_differences(tmp_path):
 
 
 def test_what_metrics_are_asked_for_is_no_other_protocol(tmp_path):
-    """The prompts that were drawn stand in every protocol, also where no metric reads captions."""
+    """The prompts that were drawn are in every protocol, also where no metric reads captions."""
     reference, samples = write_samples(tmp_path / "r", 1), write_samples(tmp_path / "s", 0, 20)
     other = write_samples(tmp_path / "s2", 2, 20)
     a = measured(tmp_path, "a", samples, reference)

@@ -44,7 +44,7 @@ def test_the_step_s_noise_is_white_of_variance_1():
 
 
 def test_detectability_of_a_known_step_is_that_of_two_gaussians():
-    """Flat pictures, one with a step: the score is a chi-square with one degree of freedom, central or not."""
+    """Flat images, one with a step: the score is a chi-square with one degree of freedom, central or not."""
     count, height = 4000, 0.4
     plain = np.zeros((count, 1, 16, 16))
     mixed = plain.copy()
@@ -79,7 +79,7 @@ def test_the_command_and_its_files(tmp_path, capsys):
     assert end.value.code == 0
     data = json.loads((tmp_path / "out" / "tau.json").read_text())
     assert data["schedule"] == "cosine"
-    assert data["patterns"]["quarter"]["auc"][0] == 1  # flat pictures of two classes: every seam is seen
+    assert data["patterns"]["quarter"]["auc"][0] == 1  # flat images of two classes: every seam is seen
     falling = data["patterns"]["half"]["d_prime"]
     assert all(a > b for a, b in itertools.pairwise(falling))
     assert "cosine" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_the_axis_says_what_is_varied():
 def test_colors_come_from_the_page():
     curve = Curve(arm="a", color=7, x=(1.0, 2.0), y=(1.0, 0.5))
     markup = curve_plot([curve], "loss", "alt")
-    assert "var(--arm-1)" in markup  # the eighth arm has the colour of the second
+    assert "var(--arm-1)" in markup  # the eighth arm has the color of the second
     assert "var(--ink)" in markup
     assert set(re.findall(r"#[0-9a-f]{6}\b", markup)) == set()
 

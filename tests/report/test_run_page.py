@@ -103,7 +103,7 @@ def test_done_is_not_done_again(workspace, page):
 
 
 def user_workspace(workspace: Path) -> Path:
-    """A user's own pictures: one arm, no judge, a hostile class name, a reject, samples of 160 px."""
+    """A user's own images: one arm, no judge, a hostile class name, a reject, samples of 160 px."""
     source = workspace / "source"
     rng = np.random.default_rng(0)
     for name in ("<script>alert(1)</script>", "b&b"):

@@ -95,7 +95,7 @@ FOREIGN = "a-model-of-somebody-else-with-a-name-that-does-not-break-anywhere-at-
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_in_a_browser(browser, written, width):
-    """Nothing is wider than the screen; each picture is reached by keyboard, enlarged, and put back by Escape."""
+    """Nothing is wider than the screen; each image is reached by keyboard, enlarged, and put back by Escape."""
     llama = Extender(model=f"lab/{'llama' * 20}@{'0' * 40}", prompt="t", seed=0)
     scores = geneval(FOREIGN, 0.5, 2)
     write_scores(written / "c", replace(scores, numbers=tuple(
@@ -160,7 +160,7 @@ def test_a_file_without_numbers_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["geneval", "dpg", "quality"])
 def test_pictures_that_were_not_judged_are_refused(tmp_path, kind):
-    """Verdicts beside another model's pictures would look like any others."""
+    """Verdicts with another model's images would look like any others."""
     line = {"prompt": "a fox", "tag": "colors"}
     mine, other = (write_samples(tmp_path / name, [{**line, "n": name}] * 6) for name in ("mine", "other"))
     (other / "00000" / "samples" / "0000.png").write_bytes((other / "00001" / "samples" / "0000.png").read_bytes())

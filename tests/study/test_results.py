@@ -13,7 +13,7 @@ from tiny.scores import judged, miniature_scores
 
 
 def put(study, out, name, seed, values, **protocol):
-    """Scores of one cell: `values` are the color scores of prompts 0, 1, ..., two pictures each."""
+    """Scores of one cell: `values` are the color scores of prompts 0, 1, ..., two images each."""
     (cell,) = cells(study, [name], [seed])
     place = out / "cells" / cell.folder
     open_stage(place / "runs" / cell.variant.arm.name, stage="train", config={}).finish({})

@@ -1,4 +1,4 @@
-"""Whole studies at toy size: from an empty folder, again, one cell anew, stopped and gone on with."""
+"""Whole studies at toy size: from an empty folder, again, one cell anew, stopped and resumed."""
 
 import json
 import os

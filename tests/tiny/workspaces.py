@@ -61,7 +61,7 @@ def write_run(workspace: Path, arm: str, points: int = 30) -> None:
 
 
 def write_samples(workspace: Path, arm: str, kind: str, lines: list[dict], world: WorldConfig) -> None:
-    """Rendered pictures in place of generated ones, with verdicts that say what was rendered."""
+    """Rendered images in place of generated ones, with verdicts that say what was rendered."""
     samples = open_stage(workspace / "samples" / arm / kind, stage="generate", config={"extended": kind == "extended"})
     rng, verdicts = philox(0, f"samples/{arm}/{kind}"), []
     for i, line in enumerate(lines):
@@ -134,7 +134,7 @@ class Page(HTMLParser):
 
 
 def assert_sound(page: Page) -> None:
-    """Self-contained, without scripts, every picture described, every link leading somewhere."""
+    """Self-contained, without scripts, every image described, every link leading somewhere."""
     assert set(page.tags) & {"script", "iframe", "object", "embed", "base"} == set()
     assert all(source.startswith("data:") for source in page.sources)
     assert re.findall(r"url\((?!#)|@import", page.html) == []

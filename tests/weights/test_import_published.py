@@ -27,7 +27,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def published(tmp_path):
-    """A folder as on the Hub, of the tiny network, and null.npy beside it."""
+    """A folder as on the Hub, of the tiny network, and null.npy next to it."""
     folder = tmp_path / "CAD-I"
     folder.mkdir()
     with safe_open(GOLDEN, framework="pt") as file:

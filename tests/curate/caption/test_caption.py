@@ -1,4 +1,4 @@
-"""caption: class names, ground truth or a user's file to one text per picture."""
+"""caption: class names, ground truth or a user's file to one text per image."""
 
 import csv
 import json

@@ -119,7 +119,7 @@ def test_killed_at_half_way_and_run_again_gives_the_same_bytes(tmp_path):
     evaluate_quality(
         tmp_path / "out", tmp_path / "s", tmp_path / "r", networks, SMALL, cache=tmp_path / "cache", chunk=4
     )
-    assert networks["clip"].seen < 24  # it went on, and did not begin again
+    assert networks["clip"].seen < 24  # it resumed, and did not begin again
     assert (tmp_path / "out" / "scores.json").read_bytes() == (tmp_path / "whole" / "scores.json").read_bytes()
     assert not (tmp_path / "out" / "work").exists()
 
@@ -168,7 +168,7 @@ def test_killed_after_its_scores_it_encodes_nothing_again(tmp_path, monkeypatch)
 
 
 def test_a_distance_s_protocol_does_not_depend_on_what_else_was_measured(tmp_path):
-    """It names the prompts whether or not a score over captions was asked for beside it."""
+    """It names the prompts whether or not a score over captions was asked for too."""
     samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
     other = write_samples(tmp_path / "s2", 0)
     for path in other.glob("*/metadata.jsonl"):

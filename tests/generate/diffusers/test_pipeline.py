@@ -134,7 +134,7 @@ def test_saved_folder_is_known_to_diffusers_and_to_tessera(pipe, export, noise, 
 
 
 def test_the_verb_draws_with_what_was_saved(pipe, export, noise, tmp_path):
-    """And knows the folder of pictures again, but not for other weights."""
+    """And knows the folder of images again, but not for other weights."""
     pipe.save_pretrained(tmp_path / "saved")
     out, saved, config = tmp_path / "samples", tmp_path / "saved" / "transformer", GenerateConfig(per_prompt=1, seed=5)
     assert generate(out, saved, PROMPTS[:1], config, device="cpu")

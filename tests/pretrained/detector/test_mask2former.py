@@ -109,7 +109,7 @@ def test_score_is_the_mean_sureness_inside_the_mask():
 def test_masks_lose_the_padding_and_take_the_originals_size():
     classes = torch.full((1, 81), -30.0)
     classes[0, 7] = 10.0
-    # Half of the padded width is padding; the mask covers the right half of the picture and the padding.
+    # Half of the padded width is padding; the mask covers the right half of the image and the padding.
     masks = masks_of((8, 0, 32, 16), size=(16, 32))
     found = postprocess(classes, masks, padded=(64, 128), resized=(64, 64), original=(100, 200), min_score=0.3)
     left, top, right, bottom = found[0].box

@@ -48,7 +48,7 @@ def test_long_captions_keep_their_end_token_and_differ(clip_folder):
 
 
 def test_cmmd_sees_the_middle_square_by_pillow(clip_folder):
-    """As its published code reads pictures: the square is cut out, then Pillow's bicubic, which smooths to shrink."""
+    """As its published code reads images: the square is cut out, then Pillow's bicubic, which smooths to shrink."""
     encoder = load_clip(str(clip_folder), crop_first=True)
     pixels = np.random.default_rng(0).integers(0, 256, (90, 201, 3), dtype=np.uint8)
     square = Image.fromarray(np.ascontiguousarray(pixels[:, 55:145])).resize((32, 32), Image.Resampling.BICUBIC)

@@ -180,7 +180,7 @@ def test_files_that_hold_no_weights(tmp_path):
 
 @pytest.mark.parametrize("size", [(64, 64), (256, 200), (299, 299), (500, 350)])
 def test_the_resize_is_tensorflow_1_s(size):
-    """Pixel i takes from i * size / 299, without centres, without antialias."""
+    """Pixel i takes from i * size / 299, without centers, without antialias."""
     picture = np.random.default_rng(0).integers(0, 256, (3, *size)).astype(np.float64)
     expected = picture
     for axis in (1, 2):
