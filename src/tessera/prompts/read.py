@@ -97,27 +97,28 @@ def read_prompts(path: str | Path, extended: bool = False) -> Rows:
 
 def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield ("FILE line N", data) of each line that is not empty: its JSON, or {"prompt": line} of plain text."""
+    is_json = path.suffix.lower() in JSON_LINES
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        # Only line feeds end a line: JSON may hold other Unicode line separators inside a string.
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(map(str.strip, file), 1):
+                if line:
+                    where = f"{path} line {number}"
+                    yield where, _parse(where, line) if is_json else {"prompt": line}
     except FileNotFoundError:
         raise UserError(f"{path}: no such prompts file") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
-        raise UserError(f"{path} {reason}: give a .jsonl or .txt file of prompts") from None
-    # Only line feeds end a line: JSON may hold other Unicode line separators inside a string.
-    for number, line in enumerate(text.split("\n"), 1):
-        where, line = f"{path} line {number}", line.strip()
-        if not line:
-            continue
-        if path.suffix.lower() not in JSON_LINES:
-            yield where, {"prompt": line}
-            continue
-        try:
-            data = json.loads(line)
-            json.dumps(data, ensure_ascii=False).encode()  # as the images' metadata is written
-        except UnicodeEncodeError:
-            raise UserError(f"{where} has half of a surrogate pair, which is not valid Unicode: fix the line") from None
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg}, column {error.colno}"
-            raise UserError(f"{where} is not JSON ({reason}): fix or remove the line") from None
-        yield where, data
+        raise UserError(f"{path} {reason}: give a .jsonl or .txt file") from None
+
+
+def _parse(where: str, line: str) -> Any:
+    try:
+        data = json.loads(line)
+        if "\\u" in line:  # which can spell half of a character; no file can be written with it
+            json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where} has half of a surrogate pair, which is not valid Unicode: fix the line") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): fix or remove the line") from None
+    return data

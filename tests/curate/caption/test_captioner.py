@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tessera import cli
-from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import read_captions
 from tessera.curate.caption.captioner import iter_requests
 from tessera.curate.index import read_images, read_recipe
@@ -42,13 +41,6 @@ class Numbers(MyCaptioner):
     def one(self, request):
         return 7
 """
-
-
-@pytest.fixture(scope="module")
-def recipe(images, tmp_path_factory):
-    out = tmp_path_factory.mktemp("recipe") / "recipe"
-    augment(out, images, AugmentConfig(half_view="centre"))
-    return out
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 
 from tessera.config import UserError
-from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption import model as captioning
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
 from tessera.curate.index import read_images, read_recipe
@@ -20,13 +19,6 @@ from tessera.workers import Engine
 from tiny.caption_server import CaptionServer, digest
 
 OPENAI = CaptionConfig(captioner="openai")
-
-
-@pytest.fixture(scope="module")
-def recipe(images, tmp_path_factory):
-    out = tmp_path_factory.mktemp("recipe") / "recipe"
-    augment(out, images, AugmentConfig(half_view="centre"))
-    return out
 
 
 pytest.importorskip("openai")

@@ -2,29 +2,22 @@
 
 from collections.abc import Iterable
 
-from tessera.curate.caption.captioner import CaptionCall, CaptionRequest
+from tessera.curate.caption.captioner import CaptionRequest, CaptionSource
 from tessera.cutmix import CROP
 from tessera.miniature import place
 from tessera.randomness import address
 from tessera.records import Placement
 
 
-class Aio:
+class Aio(CaptionSource):
     """Captions from class names; those of CutMix images name both and where they are."""
 
     by_shards = False
-    revision = "1"
-
-    def __init__(self, call: CaptionCall):
-        self.config = call.config
-        self.settings = {"seed": call.config.seed}
 
     def prompt(self, placement: Placement | None) -> str:
-        """Return the form of the captions."""
         return "An image of <class-name>"
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
-        """Yield (key, caption)."""
         return ((request.key, aio_caption_of(request, self.config.seed)) for request in requests)
 
 

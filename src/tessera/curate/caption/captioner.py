@@ -30,7 +30,7 @@ class CaptionRequest:
     """For a CutMix image, its pattern and the box where `partner` is, in pixels; None = the image as it is."""
     composer: Composer
     words: tuple[str, str] | None = None
-    """Where base and partner are, if the pattern is a user's that says it."""
+    """Places of base and partner in words, if the pattern is a user's that says them."""
 
     @property
     def class_name(self) -> str:
@@ -83,22 +83,22 @@ class CaptionCall:
     max_new_tokens: int = MAX_NEW_TOKENS
 
 
-class CaptionSource(Protocol):
+class CaptionSource:
     """A captioner of the table `tessera.curate.caption.caption.CAPTIONERS`."""
 
-    by_shards: bool
+    by_shards = True
     """True: it works in shards on the engine, and stops lose at most a shard; False: at once, from what is known."""
-    config: "CaptionConfig"
-    """The configuration as the manifest stores it, with the resolved model or file."""
-    settings: dict[str, Any]
-    revision: str
+    revision = "1"
 
-    def __init__(self, call: CaptionCall): ...
+    def __init__(self, call: CaptionCall):
+        self.config = call.config
+        """The configuration as the manifest stores it, with the resolved model or file."""
+        self.settings: dict[str, Any] = {"seed": call.config.seed}
 
     def prompt(self, placement: Placement | None) -> str:
         """Return what the column `prompt` says of an image, `placement` being what CutMix pasted."""
-        ...
+        return ""
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
-        """Yield (key, caption) of each image: in any order by shards, at once in the order of the requests."""
-        ...
+        """Return (key, caption) of each image: in any order by shards, at once in the order of the requests."""
+        raise NotImplementedError

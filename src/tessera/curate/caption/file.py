@@ -1,37 +1,34 @@
-"""Captions that a user has: .csv, .tsv, .jsonl or .parquet with a picture's name and its text, or a folder.
+"""Captions that a user has: .csv, .tsv, .jsonl or .parquet with an image's name and its text, or a folder.
 
-A folder has `metadata.csv` or `metadata.jsonl` (Hugging Face's ImageFolder), or a .txt file for each picture, of the
-same stem; or it is a data set of the Hub, named OWNER/NAME, whose tables are all read. A .tsv file whose captions hold
-bare quotes, tabs or line breaks is read line by line, also without a header.
+A folder has `metadata.csv` or `metadata.jsonl` (Hugging Face's ImageFolder), or a .txt file for each image, of the same
+stem; or it is a data set of the Hub, named OWNER/NAME, whose tables are all read. A .tsv file whose captions hold bare
+quotes, tabs or line breaks is read line by line, also without a header.
 """
 
 import csv
 import hashlib
-import json
 import re
 import unicodedata
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
 from tessera.files import read_table, sha256_file
 from tessera.hub import REPOSITORY, fetch_repository
+from tessera.prompts.read import read_lines
 
 NAME_COLUMNS = ("key", "file_name")
 TEXT_COLUMNS = ("text", "caption")
 MAX_CAPTION = 10_000_000  # characters in one CSV field
-
-
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_HUB_HINT = "give a captions file, a folder with captions, or a data set of the Hub as OWNER/NAME"
 
 
 def find_captions(file: str | Path) -> tuple[Path, str]:
-    """The captions file or folder that `file` means, fetched from the Hub for OWNER/NAME; and NAME@HASH, its record.
+    """Find the captions file or folder `file`, fetched from the Hub for OWNER/NAME; return it and its record NAME@HASH.
 
-    UserError: not there. The hash is of the bytes, or the commit for a data set of the Hub.
+    The hash is of the bytes, or the commit for a data set of the Hub. Raises UserError if it is not there.
     """
     path = Path(file)
     if path.is_file():
@@ -42,19 +39,22 @@ def find_captions(file: str | Path) -> tuple[Path, str]:
             digest.update(f"{part.relative_to(path).as_posix()}\0{sha256_file(part)}\n".encode())
         return path, f"{path.resolve().name}@{digest.hexdigest()[:12]}"
     if path.is_absolute() or not REPOSITORY.fullmatch(str(file)) or path.suffix.lower() in _TABLES:
-        raise UserError(f"{file}: there is no such captions file; {_HUB_HINT}")
+        raise UserError(
+            f"{file}: there is no such captions file; give one, a folder with captions, or a data set of the Hub as"
+            " OWNER/NAME"
+        )
     patterns = [f"*{suffix}" for suffix in _TABLES]  # no code of it is fetched, let alone run
     snapshot = fetch_repository(str(file), patterns, repo_type="dataset")
     return snapshot, f"{file}@{snapshot.name[:12]}"
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """What holds the captions of a folder. UserError: nothing does, or two kinds do."""
+    """List the files with a folder's captions. Raises UserError if there are none, or two kinds of them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     metadata = [path for path in files if path.name in _METADATA]
-    sidecars = [path for path in files if path.suffix.lower() == ".txt"]
+    texts = [path for path in files if path.suffix.lower() == ".txt"]
     tables = [path for path in files if path.suffix.lower() in _TABLES and path not in metadata]
-    kinds = [kind for kind in (metadata, sidecars, tables) if kind]
+    kinds = [kind for kind in (metadata, texts, tables) if kind]
     if not kinds:
         raise UserError(f"{folder}: has no captions: no metadata.csv or .jsonl, no .txt files, none of {_TABLES}")
     if len(kinds) > 1:
@@ -64,10 +64,10 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def read_captions_file(path: Path, known: Container[str] = ()) -> Iterator[tuple[str, str]]:
-    """(name, text) of each caption of a file or folder, in order; texts keep their quotes, tabs and line breaks.
+    """Yield (name, text) of each caption of a file or folder, in order; texts keep their quotes, tabs and line breaks.
 
     Names are brought to the form of keys and sources: "/" between parts, Unicode NFC, no leading "./". known: names
-    that pictures have; in a .tsv file without quoting they tell a new row from the next line of a caption.
+    that images have; in a .tsv file without quoting they tell a new row from the next line of a caption.
     UserError: another suffix, a missing column, a row that is not well formed, not UTF-8.
     """
     if not path.is_dir():
@@ -75,35 +75,27 @@ def read_captions_file(path: Path, known: Container[str] = ()) -> Iterator[tuple
         return
     files = _files_in(path)
     for file in files:
-        if file.suffix.lower() == ".txt":
-            yield _tidy(file.relative_to(path).with_suffix("").as_posix()), _read_text(file)
-        else:
-            folder = file.parent.relative_to(path).as_posix()
-            joined = file.name in _METADATA and len(files) > 1 and folder != "."
-            for name, text in _read_file(file, known):
-                yield f"{folder}/{name}" if joined else name, text
+        folder = file.parent.relative_to(path).as_posix()
+        joined = file.name in _METADATA and len(files) > 1 and folder != "."
+        for name, text in _read_file(file, known, file.relative_to(path).with_suffix("").as_posix()):
+            yield f"{folder}/{name}" if joined else name, text
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig").rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-
-
-def _read_file(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
+def _read_file(path: Path, known: Container[str], stem: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of one file; `stem`: the name that a .txt file's text has, "" where there is none."""
     readers = {
         ".csv": _read_delimited,
         ".tsv": lambda path: _read_tsv(path, known),
         ".jsonl": _read_jsonl,
         ".parquet": _read_parquet,
     }
+    if stem:
+        readers[".txt"] = lambda path: iter([(stem, path.read_text(encoding="utf-8-sig").rstrip("\n"))])
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: captions can be read from {', '.join(readers)}; convert it to one of these")
     try:
         for name, text in reader(path):
-            _check_whole(path, name, text)
             yield _tidy(name), text
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
@@ -111,63 +103,51 @@ def _read_file(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _check_whole(path: Path, name: str, text: str) -> None:
-    """JSON can spell half of an emoji, as captions have it that were cut to a length."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ascii(text[error.start])
-        raise UserError(f"{path}: the caption of {name!r} has half a character, {half}; take it out") from error
-
-
 def _tidy(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
 
 
 def _columns(path: Path, names: Sequence[str]) -> tuple[str, str]:
-    """The name column and the text column among `names`."""
+    """Return the name column and the text column among `names`."""
     found = []
     for wanted in (NAME_COLUMNS, TEXT_COLUMNS):
         column = next((column for column in wanted if column in names), None)
         if column is None:
-            raise UserError(
-                f"{path}: has no column {' or '.join(wanted)}; it has {', '.join(map(str, names)) or 'none'}"
-            )
+            raise UserError(f"{path}: has no column {' or '.join(wanted)}; it has {', '.join(names) or 'none'}")
         found.append(column)
     return found[0], found[1]
 
 
 def _read_delimited(path: Path) -> Iterator[tuple[str, str]]:
     limit = csv.field_size_limit(MAX_CAPTION)
+    dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(
-                file, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True
-            )
+            reader = csv.DictReader(file, dialect=dialect, strict=True)
             name_column, text_column = _columns(path, reader.fieldnames or ())
             for row in reader:
                 if row[name_column] is None or row[text_column] is None or None in row:
                     raise UserError(f"{path}: line {reader.line_num} has not as many fields as the header; quote it")
                 yield row[name_column], row[text_column]
     except csv.Error as error:
-        raise UserError(f"{path}: is not well formed near line {reader.line_num} ({error}); mend it") from error
+        raise UserError(f"{path}: is not well formed near line {reader.line_num} ({error}); fix it") from error
     finally:
         csv.field_size_limit(limit)
 
 
 def _read_tsv(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
-    """As quoted by the rules if it is so throughout, else line by line, as the published captions are."""
+    """Yield rows as quoted by the rules if all are, else line by line, as the published captions are."""
     try:
         for _ in _read_delimited(path):
             pass
     except UserError:
-        yield from _read_lines(path, known)
+        yield from _read_unquoted(path, known)
         return
     yield from _read_delimited(path)
 
 
-def _read_lines(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
-    """Rows of a .tsv file without quoting: the text is the last column, and may hold anything, line breaks too.
+def _read_unquoted(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
+    """Yield rows of a .tsv file without quoting: the text is the last column, and may hold tabs and line breaks.
 
     A line begins a row when it has enough tabs and its name is a known one, or looks like one: no spaces, and a digit,
     slash, dot or underscore.
@@ -206,27 +186,22 @@ def _is_name(text: str, known: Container[str]) -> bool:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row: Any = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}: line {number} is not JSON ({error}); mend it") from error
-            if not isinstance(row, Mapping):
-                raise UserError(f'{path}: line {number} is not an object; write {{"key": "...", "text": "..."}}')
-            name_column, text_column = _columns(path, list(row))
-            if not isinstance(row[name_column], str) or not isinstance(row[text_column], str):
-                raise UserError(f"{path}: line {number}: {name_column} and {text_column} must be strings")
-            yield row[name_column], row[text_column]
+    for where, row in read_lines(path):
+        if not isinstance(row, dict):
+            raise UserError(f'{where} is not an object; write {{"key": "...", "text": "..."}}')
+        columns = _columns(path, list(row))
+        yield _texts(where, columns, row[columns[0]], row[columns[1]])
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, str]]:
     table = read_table(path)
-    name_column, text_column = _columns(path, table.column_names)
-    names, texts = table.column(name_column).to_pylist(), table.column(text_column).to_pylist()
-    for number, (name, text) in enumerate(zip(names, texts), 1):
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise UserError(f"{path}: row {number}: {name_column} and {text_column} must be strings")
-        yield name, text
+    columns = _columns(path, table.column_names)
+    for number, (name, text) in enumerate(zip(*(table.column(column).to_pylist() for column in columns)), 1):
+        yield _texts(f"{path} row {number}", columns, name, text)
+
+
+def _texts(where: str, columns: tuple[str, str], name: Any, text: Any) -> tuple[str, str]:
+    """Return (name, text), which must be strings."""
+    if not isinstance(name, str) or not isinstance(text, str):
+        raise UserError(f"{where}: {' and '.join(columns)} must be strings")
+    return name, text

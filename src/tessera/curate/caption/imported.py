@@ -5,15 +5,14 @@ from dataclasses import replace
 
 from tessera.config import UserError
 from tessera.curate.caption.aio import mix_places
-from tessera.curate.caption.captioner import CaptionCall, CaptionRequest
+from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.file import find_captions, read_captions_file
 from tessera.curate.index import read_images
 from tessera.curate.published_recipe import image_names, published_name, without_suffix
 from tessera.cutmix import CROP
-from tessera.records import Placement
 
 
-class FromFile:
+class FromFile(CaptionSource):
     """Captions of a file or folder (`tessera.curate.caption.file`), where an image may be named by its key, its source
     or its crop's file, or its stem.
 
@@ -31,10 +30,6 @@ class FromFile:
         self._images = call.images
         self.config, self.revision = replace(call.config, file=name), name.rpartition("@")[2]
         self.settings = {"file": name}
-
-    def prompt(self, placement: Placement | None) -> str:
-        """Return nothing: how such captions were made is not known."""
-        return ""
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
         """Return (key, caption) of each image. Raises UserError for a damaged file, or images without a caption."""

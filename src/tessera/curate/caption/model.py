@@ -32,10 +32,8 @@ SHARD = 256
 COLUMNS = ("key", "text", "prompt")
 
 
-class FromLlava:
+class FromLlava(CaptionSource):
     """Captions by a LLaVA-NeXT on this machine or a cluster."""
-
-    by_shards = True
 
     def __init__(self, call: CaptionCall):
         self._llava = Llava(call.config.model or LLAVA, call.device)
@@ -44,55 +42,42 @@ class FromLlava:
         self.settings = {"max_new_tokens": call.max_new_tokens, "decoding": "greedy", "compute": "bf16"}
 
     def prompt(self, placement: Placement | None) -> str:
-        """Return the paper's prompt."""
         return prompt_of(placement)
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
-        """Return (key, caption) of each image."""
         requests = list(requests)
         questions = [make_question(request.image, request.placement, self._llava.side) for request in requests]
         texts = self._llava.describe(questions, self._max_new_tokens)
         return zip((request.key for request in requests), texts)
 
 
-class FromServer:
+class FromServer(CaptionSource):
     """Captions by a model behind a server that speaks OpenAI's protocol."""
-
-    by_shards = True
 
     def __init__(self, call: CaptionCall):
         if call.server is None:
             raise UserError("captioner openai needs a server: its base URL, such as http://127.0.0.1:8000/v1")
-        options: dict[str, Any] = {"concurrency": call.concurrency, "retry": call.retry}
-        model, self.revision = ChatClient(call.server, call.config.model, **options).find_model()
-        self._client = ChatClient(call.server, model, **options)
-        self.config = replace(call.config, model=model)
+        self._client = ChatClient(call.server, call.config.model, concurrency=call.concurrency, retry=call.retry)
+        self._client.model, self.revision = self._client.find_model()
+        self.config = replace(call.config, model=self._client.model)
         self.settings = {"max_new_tokens": call.max_new_tokens, "decoding": "greedy"}
 
     def prompt(self, placement: Placement | None) -> str:
-        """Return the paper's prompt."""
         return prompt_of(placement)
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple[str, str]]:
-        """Yield (key, caption) of each image as the answers arrive."""
         asked = ((request.key, make_question(request.image, request.placement)) for request in requests)
         return self._client.ask_all(asked, max_tokens=self.settings["max_new_tokens"], temperature=0)
 
 
-class FromPart:
+class FromPart(CaptionSource):
     """Captions by a class of the user's own, FILE.py:NAME (`tessera.curate.caption.captioner.Captioner`)."""
-
-    by_shards = True
 
     def __init__(self, call: CaptionCall):
         self._spec = call.config.captioner
         self._class = load_part(self._spec, {}, "captioner", needs=["describe"])
         self.config = replace(call.config, captioner=part_id(self._spec, ()))
         self.revision, self.settings = self.config.captioner.rpartition("@")[2], {}
-
-    def prompt(self, placement: Placement | None) -> str:
-        """Return nothing: the class knows its own prompt."""
-        return ""
 
     @functools.cached_property
     def _captioner(self) -> Captioner:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from tessera.config import UserError
-from tessera.curate.caption.captioner import CaptionCall, CaptionRequest
+from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.index import read_scenes
 from tessera.cutmix import CROP
 from tessera.miniature import describe, mix_scene
@@ -12,18 +12,16 @@ from tessera.randomness import address
 from tessera.records import Placement, Scene
 
 
-class FromScenes:
+class FromScenes(CaptionSource):
     """Captions that say everything that the miniature's scenes hold; the seed draws the phrasing."""
 
     by_shards = False
-    revision = "1"
 
     def __init__(self, call: CaptionCall):
-        self.config, self._images = call.config, call.images
-        self.settings = {"seed": call.config.seed}
+        super().__init__(call)
+        self._images = call.images
 
     def prompt(self, placement: Placement | None) -> str:
-        """Return where the captions come from."""
         return "ground truth"
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple[str, str]]:

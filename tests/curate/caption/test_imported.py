@@ -1,0 +1,180 @@
+"""A user's captions, matched with images and CutMix images by their names."""
+
+from dataclasses import replace
+
+import pytest
+
+from tessera.config import UserError
+from tessera.curate.augment import AugmentConfig, augment
+from tessera.curate.caption.aio import mix_places
+from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.imported import joined_caption
+from tessera.curate.index import read_images, read_recipe
+from tessera.records import Placement
+from tessera.stages import read_manifest
+from tiny.captions import TRICKY, write_captions
+
+IMPORT = CaptionConfig(captioner="import")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("columns", [("key", "text"), ("file_name", "caption")])
+def test_import_keeps_texts_as_they_are(images, tmp_path, suffix, columns):
+    keys = [row.key for row in read_images(images)]
+    texts = {key: f"{TRICKY} {i}" for i, key in enumerate(keys)}
+    names = keys if columns[0] == "key" else [f".\\{key}.png".replace("/", "\\") for key in keys]
+    rows = [*zip(names, texts.values()), ("stranger/1", "of another set")]
+    path = write_captions(tmp_path / f"mine{suffix}", rows, *columns)
+    caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+    assert read_captions(tmp_path / "captions") == texts
+    config = read_manifest(tmp_path / "captions").config
+    assert config["file"].startswith(f"mine{suffix}@")
+    caption(tmp_path / "captions", images, replace(IMPORT, file=str(path)))
+    write_captions(path, [*rows, ("stranger/2", "changed")], *columns)
+    with pytest.raises(UserError, match=r"file: the directory has"):
+        caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+
+
+def test_import_for_mixes(images, recipe, tmp_path):
+    texts = {row.key: f"both of {row.key}" for row in read_recipe(recipe).rows}
+    path = write_captions(tmp_path / "mine.csv", texts.items())
+    caption(tmp_path / "captions", images, IMPORT, recipe=recipe, captions_file=path)
+    assert read_captions(tmp_path / "captions") == texts
+
+
+def test_import_of_the_pictures_own_captions_joins_them_for_mixes(images, recipe, tmp_path):
+    keys = [row.key for row in read_images(images)]
+    rows = read_recipe(recipe).rows
+    told = {key: f"A thing called {key}." for key in keys} | {rows[0].key: "both of them"}
+    path = write_captions(tmp_path / "mine.csv", told.items())
+    caption(tmp_path / "captions", images, IMPORT, recipe=recipe, captions_file=path)
+    texts = read_captions(tmp_path / "captions")
+    assert texts[rows[0].key] == "both of them"  # the file's own words win
+    for row in rows[1:]:
+        assert f"A thing called {row.base}." in texts[row.key]
+        assert f"A thing called {row.partner}." in texts[row.key]
+    half = Placement("half", (16, 0, 32, 32), 32)
+    assert joined_caption("A cat.", "A dog", mix_places(half)) == "On the left, A cat. On the right, A dog."
+    (tmp_path / "less.csv").write_text("key,text\n" + "".join(f"{key},x\n" for key in keys[1:]))
+    with pytest.raises(UserError, match="has no caption for"):
+        caption(tmp_path / "other", images, IMPORT, recipe=recipe, captions_file=tmp_path / "less.csv")
+
+
+def test_import_errors(images, tmp_path):
+    out = tmp_path / "captions"
+    keys = [row.key for row in read_images(images)]
+
+    def fails(path, message):
+        with pytest.raises(UserError, match=message) as caught:
+            caption(out, images, IMPORT, captions_file=path)
+        assert "\n" not in str(caught.value)
+
+    def text(name, content):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    rows = [(key, "a caption") for key in keys[4:]]
+    path = write_captions(tmp_path / "few.csv", [*rows, (keys[0], "  ")])
+    fails(
+        path, r"few.csv: has no caption for 4 of 24 images: 'circle/000000', 'circle/000003', 'circle/000006', \.\.\."
+    )
+    fails(
+        write_captions(tmp_path / "two.csv", [*rows, (keys[4], "another")]), f"two different captions for '{keys[4]}'"
+    )
+    fails(tmp_path / "gone.csv", "no such captions file")
+    fails(text("a.txt", b""), r"captions can be read from \.csv, \.tsv, \.jsonl, \.parquet")
+    fails(text("a.csv", b""), "has no column key or file_name; it has none")
+    fails(text("a.csv", b"key,words\n"), "has no column text or caption; it has key, words")
+    fails(text("a.csv", b"key,text\na,b,c\n"), "line 2 has not as many fields")
+    fails(text("a.csv", b"key,text\na\n"), "line 2 has not as many fields")
+    fails(text("a.csv", b'key,text\na,"b\n'), "is not well formed near line 1")
+    fails(text("a.csv", b"key,text\na,\xff\n"), "is not UTF-8")
+    fails(text("a.jsonl", b'{"key": "a"\n'), "line 1 is not JSON")
+    fails(text("a.jsonl", b"[]\n"), 'line 1 is not an object; write {"key"')
+    fails(text("a.jsonl", b'{"key": 1, "text": "b"}\n'), "key and text must be strings")
+    fails(text("a.jsonl", b'{"key": "a", "text": "smile \\ud83d"}\n'), "line 1 has half of a surrogate pair")
+    fails(text("a.parquet", b"none"), "not a Parquet file")
+    with pytest.raises(UserError, match="import needs --file: a captions file"):
+        caption(out, images, IMPORT)
+    with pytest.raises(UserError, match="the captioner is aio: make it import"):
+        caption(out, images, CaptionConfig(), captions_file=path)
+
+
+def keys_of(images):
+    return [row.key for row in read_images(images)]
+
+
+def test_import_from_text_files_of_the_same_stem(images, tmp_path):
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    for key, text in texts.items():
+        path = tmp_path / "mine" / f"{key}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+        path.with_suffix(".png").write_bytes(b"the picture beside it")
+    caption(tmp_path / "captions", images, IMPORT, captions_file=tmp_path / "mine")
+    assert read_captions(tmp_path / "captions") == texts
+    assert read_manifest(tmp_path / "captions").config["file"].startswith("mine@")
+    (tmp_path / "mine" / "metadata.csv").write_text("file_name,text\n")
+    with pytest.raises(UserError, match=r"captions of two kinds, metadata.csv and circle/.*\.txt; give"):
+        caption(tmp_path / "other", images, IMPORT, captions_file=tmp_path / "mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no captions: no metadata"):
+        caption(tmp_path / "other", images, IMPORT, captions_file=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_import_from_an_image_folder(images, tmp_path, name):
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_captions(folder / name, [(f"{key}.png", text) for key, text in texts.items()], "file_name", "text")
+    caption(tmp_path / "captions", images, IMPORT, captions_file=folder)
+    assert read_captions(tmp_path / "captions") == texts
+
+
+@pytest.mark.parametrize("header", ["", "key\ttext\n", "id\tkey\tcaption\n"])
+def test_import_from_a_tsv_without_quoting(images, tmp_path, header):
+    texts = {
+        key: f'"The assistant\'s" fox\tsaid: "assistant\nis {key}"\n\n\tand\tmore than "that' for key in keys_of(images)
+    }
+    before = "7\t" if header.startswith("id") else ""
+    text = header + "".join(f"{before}{key}\t{text}\n" for key, text in texts.items())
+    (tmp_path / "mine.tsv").write_text(text)
+    caption(tmp_path / "captions", images, IMPORT, captions_file=tmp_path / "mine.tsv")
+    assert read_captions(tmp_path / "captions") == texts
+
+
+def test_import_from_the_hub(images, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    texts = {key: f"{TRICKY} {key}" for key in keys_of(images)}
+    snapshot = tmp_path / "snapshots" / "0123456789abcdef0123"
+    (snapshot / "data").mkdir(parents=True)
+    items = list(texts.items())
+    write_captions(snapshot / "data" / "a.parquet", items[:9])
+    write_captions(snapshot / "data" / "b.parquet", items[9:])
+    asked = []
+
+    def download(name, allow_patterns, repo_type):
+        asked.append((name, repo_type))
+        assert not any(pattern.endswith("py") for pattern in allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    caption(tmp_path / "captions", images, IMPORT, captions_file="Somebody/ImageNet_captions")
+    assert read_captions(tmp_path / "captions") == texts
+    assert asked == [("Somebody/ImageNet_captions", "dataset")]
+    assert read_manifest(tmp_path / "captions").config["file"] == "Somebody/ImageNet_captions@0123456789ab"
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"^Some/where: there is no such folder, and fetching it failed"):
+        caption(tmp_path / "other", images, IMPORT, captions_file="Some/where")
+
+
+def test_captions_of_crops_are_those_of_one_picture(images, tmp_path):
+    recipe = tmp_path / "recipe"
+    augment(recipe, images, AugmentConfig(pattern="crop"))
+    classes = keys_of(images)
+    rows = read_recipe(recipe).rows
+    path = write_captions(tmp_path / "mine.csv", [(key, f"A thing called {key}") for key in classes])
+    caption(tmp_path / "own", images, IMPORT, recipe=recipe, captions_file=path)
+    assert read_captions(tmp_path / "own") == {row.key: f"A thing called {row.base}" for row in rows}

@@ -1,0 +1,46 @@
+"""Captions of the miniature from its ground truth."""
+
+import pytest
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.curate.augment import AugmentConfig, augment
+from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.collect.collect import CollectConfig, collect
+from tessera.curate.index import read_images, read_recipe, read_scenes
+
+
+def test_scene_tells_the_ground_truth(images, recipe, tmp_path):
+    caption(tmp_path / "plain", images, CaptionConfig(captioner="scene"))
+    scenes = read_scenes(images)
+    plain = read_captions(tmp_path / "plain")
+    assert list(plain) == [row.key for row in read_images(images)]
+    for key, text in plain.items():
+        thing = scenes[key].objects[0]
+        assert all(word in text for word in (thing.shape, thing.color, thing.texture, thing.size))
+    caption(tmp_path / "mixed", images, CaptionConfig(captioner="scene"), recipe=recipe)
+    mixed = read_captions(tmp_path / "mixed")
+    for row in read_recipe(recipe).rows:
+        for key in (row.base, row.partner):
+            thing = scenes[key].objects[0]
+            assert all(word in mixed[row.key] for word in (thing.shape, thing.color, thing.texture))
+    caption(tmp_path / "again", images, CaptionConfig(captioner="scene"))
+    assert read_captions(tmp_path / "again") == plain
+    caption(tmp_path / "other", images, CaptionConfig(captioner="scene", seed=1))
+    assert read_captions(tmp_path / "other") != plain
+
+
+def test_crops_and_other_images_have_no_ground_truth(images, tmp_path):
+    augment(tmp_path / "recipe", images, AugmentConfig(pattern="crop"))
+    with pytest.raises(UserError, match="does not know what a crop leaves out"):
+        caption(tmp_path / "out", images, CaptionConfig(captioner="scene"), recipe=tmp_path / "recipe")
+    collect(tmp_path / "photos", CollectConfig(source="photos", size=16), folder_of_photos(tmp_path / "source"))
+    with pytest.raises(UserError, match="only the miniature has ground truth"):
+        caption(tmp_path / "out", tmp_path / "photos", CaptionConfig(captioner="scene"))
+    assert not (tmp_path / "out").exists()
+
+
+def folder_of_photos(folder):
+    (folder / "fox").mkdir(parents=True)
+    Image.new("RGB", (20, 20), (90, 9, 9)).save(folder / "fox" / "1.png")
+    return folder
