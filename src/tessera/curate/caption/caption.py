@@ -117,8 +117,9 @@ def caption(
     captioner = source(call)
     # What stops the work is found before the directory is begun: a corrected input may belong in it.
     mixed = read_recipe(Path(recipe)) if recipe is not None else None
-    requests = iter(()) if is_complete(out) else iter_requests(images, mixed)
-    texts = {} if source.by_shards else dict(captioner.answer(requests))
+    complete = is_complete(out)
+    requests = iter(()) if complete else iter_requests(images, mixed)
+    texts = {} if source.by_shards or complete else dict(captioner.answer(requests))
     described = to_dict(captioner.config)
     if source.by_shards:
         described |= {"revision": captioner.revision, "settings": captioner.settings}
