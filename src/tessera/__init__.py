@@ -1,4 +1,4 @@
-"""tessera: train your own text-to-image model on a small, curated, labelled image set."""
+"""tessera: train your own text-to-image model on a small, curated, labeled image set."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def load_pipeline(
     path_or_repo: "str | Path", device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None
 ) -> "TesseraPipeline":
-    """A trained model as a diffusers pipeline: `tessera.load_pipeline("export/ta_ia")("a red fox").images[0]`.
+    """Return a trained model as a diffusers pipeline: `tessera.load_pipeline("export/ta_ia")("a red fox").images[0]`.
 
     path_or_repo: a folder of `tessera export`, one of the pipeline's `save_pretrained`, or a Hub repository owner/name
     with the files of either. device: None = the best there is. dtype of the weights: None = float32.
