@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny.encoders import save_dino
+
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
@@ -28,9 +30,10 @@ def call(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
 def folder(tmp_path_factory) -> Path:
     """A folder in which all commands of the page have succeeded."""
     folder = tmp_path_factory.mktemp("extending")
+    save_dino(folder / "models" / "dinov2")
     (folder / "my_parts.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
     for line in "".join(blocks("sh")).splitlines():
-        if "photos" in line:
+        if "photos" in line and not (folder / "photos").exists():
             (folder / "photos").mkdir()
             for path in sorted((folder / "out" / "miniature-smoke" / "images").glob("*/*.png"))[::9]:
                 shutil.copy(path, folder / "photos" / f"{path.parent.name}__{path.name}")
@@ -52,6 +55,7 @@ def manifest(directory: Path) -> dict:
         ("encoded/letters", "MyEncoder"),
         ("samples/heun", "heun"),
         ("images-by-name", "ByName"),
+        ("scores/gap", "mean_gap"),
     ],
 )
 def test_the_manifest_names_the_part_with_the_hash_of_its_file(folder, directory, part):
@@ -62,6 +66,7 @@ def test_the_parts_did_the_work(folder):
     import pyarrow.parquet as pq
 
     from tessera.encoded import open_encoded
+    from tessera.evaluate.scores import read_scores
 
     recipe = pq.read_table(folder / "recipe-stripe" / "recipe.parquet").to_pylist()
     assert {row["pattern"] for row in recipe} == {"stripe"}
@@ -72,6 +77,9 @@ def test_the_parts_did_the_work(folder):
     record = open_encoded(folder / "encoded" / "letters")[0]
     letters = [c for c in record.caption.lower() if "a" <= c <= "z"]
     assert len(letters) > 10
+    (number,) = read_scores(folder / "scores" / "gap").numbers
+    assert "mean_gap" in number.metric
+    assert number.value > 0
     assert manifest(folder / "images-by-name")["counts"]["images"] == len(list((folder / "photos").glob("*.png")))
 
 
@@ -88,6 +96,7 @@ def test_the_parts_did_the_work(folder):
         ("encode out/miniature-smoke/images captions/mine --text bad.py:Empty --out o", "has no"),
         ("generate out/miniature-smoke/export/ta fox --sampler bad.py:broken --out o", r"bad\.py:broken: line \d+: "),
         ("collect photos --layout bad.py:Empty --out o", "has no method open"),
+        ("evaluate quality --samples samples/heun --reference photos --metrics bad.py:Empty --out o", "network"),
     ],
 )
 def test_a_bad_part_is_one_line(folder, command, message):
