@@ -1,39 +1,22 @@
-"""The format of results: round trips, damage, unlike protocols, paired differences, intervals that cover."""
+"""The format of scores"""
 
-import dataclasses
 import json
 
-import numpy as np
 import pytest
 
 from tessera.config import UserError
-from tessera.evaluate.intervals import mean_interval, paired_difference
+from tessera.evaluate.intervals import paired_difference
 from tessera.evaluate.scores import (
     FILE,
     Extender,
     Number,
-    Protocol,
     Scores,
     comparable,
     read_scores,
     require_comparable,
     write_scores,
 )
-
-
-def protocol(**changes) -> Protocol:
-    given = {"metric": "clip_score", "name": "full", "encoder": "net", "encoder_sha256": "a" * 64, "images": 6}
-    return Protocol(**{**given, "settings": {"min_score": 0.3}, "versions": {"torch": "2.9"}, **changes})
-
-
-def scores(name="ta", values=(1.0, 2, 3, 4, 5, 6), over="items", tags=("x",) * 6, by=None) -> Scores:
-    items = tuple(
-        {"prompt": i // 2, "sample": i % 2, "tag": tag, "values": {"clip_score": v}}
-        for i, (v, tag) in enumerate(zip(values, tags))
-    )
-    about = {"n": 6, "clusters": 3, "over": over, "interval": "bootstrap over prompts, 9 resamples"}
-    number = Number(metric="clip_score", value=3.5, low=2, high=5, **about, protocol=protocol(**(by or {})))
-    return Scores(kind="quality", name=name, numbers=(number,), items=items, num_images=1000)
+from tiny.quality_number import protocol, scores
 
 
 def blocks(**changes) -> dict:
@@ -135,48 +118,3 @@ def test_each_field_of_the_protocol_keeps_numbers_apart(field, value):
 
 def test_another_version_of_a_library_compares():
     assert comparable(scores().numbers[0], scores(by={"versions": {"torch": "3"}}).numbers[0]) == []
-
-
-def test_paired_differences_are_of_the_same_pictures():
-    noise = np.random.default_rng(0).normal(size=6)
-    a, b = scores(values=noise), scores("b", values=noise + 1)
-    interval = paired_difference(a, b, "clip_score")
-    assert (interval.low, interval.value, interval.high) == pytest.approx((1, 1, 1))
-    with pytest.raises(UserError, match="judged different images"):
-        paired_difference(a, scores("b", values=noise[:4], tags=("x",) * 4), "clip_score")
-    with pytest.raises(UserError, match="was not measured in b"):
-        paired_difference(a, Scores(kind="quality", name="b", numbers=()), "clip_score")
-    assert paired_difference(scores(over=None), scores("b", over=None), "clip_score") is None
-    shares = [
-        dataclasses.replace(scores(name, values), kind="dpg")
-        for name, values in (("a", range(6)), ("b", range(96, 102)))
-    ]
-    with pytest.raises(UserError, match=r"b has images with values outside 0\.\.100; judge them again"):
-        paired_difference(*shares, "clip_score")
-
-
-def test_over_tags_each_tag_counts_the_same():
-    tags = ("x", "x", "x", "x", "y", "y")
-    a, b = (
-        dataclasses.replace(scores(name, v, "tags", tags), kind="geneval")
-        for name, v in (("a", (0.0,) * 6), ("b", (0.0, 0, 0, 0, 1, 1)))
-    )
-    assert paired_difference(a, b, "clip_score").value == 0.5
-    percent = [dataclasses.replace(one, kind="dpg") for one in (a, b)]
-    assert paired_difference(*percent, "clip_score").value == pytest.approx(0.5)
-    assert mean_interval([0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 4, 5], tags).value == 0.5
-
-
-def test_intervals_over_prompts_cover_the_truth_in_93_to_97_percent():
-    """553 prompts of unequal difficulty in six tasks, 4 images each, as GenEval has them."""
-    rng, covered, rounds = np.random.default_rng(3), 0, 600
-    prompts = np.repeat(np.arange(553), 4)
-    tags = np.repeat(np.repeat(np.arange(6), (80, 99, 80, 94, 100, 100)), 4)
-    shape = np.array([4.5, 2.5, 1.5, 3, 0.5, 1])
-    truth = float((shape / (shape + 2)).mean())
-    for _ in range(rounds):
-        skill = rng.beta(shape[tags[::4]], 2.0)  # (553,)
-        values = rng.random(len(tags)) < np.repeat(skill, 4)
-        interval = mean_interval(values, prompts, tags)
-        covered += interval.low <= truth <= interval.high
-    assert 0.93 <= covered / rounds <= 0.97

@@ -19,7 +19,6 @@ from tessera.metrics import (
     kid,
     kid_left_out,
     paired_jackknife,
-    points,
     prdc,
     prdc_left_out,
 )
@@ -108,10 +107,9 @@ def test_kid_without_a_block_is_that_of_the_same_subsets():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("width", [2, 70])
-def test_neighbours_without_a_block_are_those_of_the_others(k, width, kind, monkeypatch):
-    monkeypatch.setattr(points, "BLOCK_ENTRIES", 1000)
+def test_neighbors_without_a_block_are_those_of_the_others(k, width, kind):
     real, fake, blocks = sets(83, 76, width, seed=k, kind=kind)
-    found = prdc_left_out(real, fake, k, blocks)
+    found = prdc_left_out(real, fake, k, blocks, block_entries=1000)
     assert {name: found[name].value for name in PARTS} == vars(prdc(real, fake, k))
     for block in range(6):
         expected = vars(prdc(real, fake[blocks != block], k))
@@ -119,18 +117,15 @@ def test_neighbours_without_a_block_are_those_of_the_others(k, width, kind, monk
 
 
 @pytest.mark.parametrize("spare", [0, 8])
-def test_neighbours_that_all_belong_to_one_block(spare, monkeypatch):
+def test_neighbors_that_all_belong_to_one_block(spare):
     """An image among copies of another prompt: its ball has to reach beyond all that are kept."""
-    from tessera.metrics import neighbors
-
-    monkeypatch.setattr(neighbors, "SPARE", spare)
     rng = np.random.default_rng(0)
     centres = 5 * rng.normal(size=(4, 3))
     fake = np.concatenate([centres[i] + 0.1 * rng.normal(size=(30, 3)) for i in range(4)])
     blocks = np.repeat(np.arange(4), 30)
     blocks[::30] = (blocks[::30] + 1) % 4  # one of each group is of another block
     real = np.concatenate([fake[:60] + 0.05, 2 * rng.normal(size=(40, 3))])
-    found = prdc_left_out(real, fake, 3, blocks)
+    found = prdc_left_out(real, fake, 3, blocks, spare=spare)
     for block in range(4):
         expected = vars(prdc(real, fake[blocks != block], 3))
         assert {name: found[name].without[block] for name in PARTS} == pytest.approx(expected, abs=1e-12)

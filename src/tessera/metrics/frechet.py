@@ -10,11 +10,6 @@ from tessera.config import UserError
 from tessera.metrics.jackknife import LeftOut
 from tessera.metrics.tables import as_features, as_floats, same_width
 
-PART_ROWS = 4096
-"""Features that are held in float64 at once."""
-PANEL = 256
-"""Columns of a triangular matrix that are multiplied at once."""
-
 
 class Moments:
     """Mean and scatter of features that come in batches, merged by Chan's rule (Chan, Golub & LeVeque 1983)."""
@@ -56,11 +51,11 @@ class Moments:
         return self.scatter / (self.count - 1)
 
 
-def _moments(features: np.ndarray) -> Moments:
-    """Return the moments of features (N, d) in float32 or float64, without a copy of them all."""
+def _moments(features: np.ndarray, part_rows: int = 4096) -> Moments:
+    """Return the moments of features (N, d) in float32 or float64, `part_rows` of them in float64 at once."""
     found = Moments(features.shape[1])
-    for start in range(0, len(features), PART_ROWS):
-        found.update(features[start : start + PART_ROWS])
+    for start in range(0, len(features), part_rows):
+        found.update(features[start : start + part_rows])
     return found
 
 
@@ -74,17 +69,17 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
         return vectors[:, keep] * np.sqrt(values[keep])
 
 
-def _congruence(factor: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _congruence(factor: np.ndarray, matrix: np.ndarray, panel: int) -> np.ndarray:
     """Return the lower triangle of L^T S L, S symmetric; above it stands anything.
 
     With L lower triangular (d, d) that takes a third of the work of two products: no zero of L is multiplied, nor
-    anything above the diagonal computed.
+    anything above the diagonal computed. panel: columns that are multiplied at once.
     """
     size = len(factor)
     if factor.shape[1] < size:
         return factor.T @ matrix @ factor
     out = np.empty((size, size))
-    panels = [slice(start, min(start + PANEL, size)) for start in range(0, size, PANEL)]
+    panels = [slice(start, min(start + panel, size)) for start in range(0, size, panel)]
     for number, columns in enumerate(panels):
         first = columns.start
         product = matrix[first:, first:] @ factor[first:, columns]
@@ -108,34 +103,35 @@ def _eigenvalues(lower: np.ndarray) -> np.ndarray:
         torch.set_num_threads(threads)
 
 
-def frechet_from_moments(real: Moments, fake: Moments) -> float:
+def frechet_from_moments(real: Moments, fake: Moments, panel: int = 256) -> float:
     """Return |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al. 2017, Eq. 6).
 
     With S1 = L L^T the eigenvalues of S1 S2 are those of L^T S2 L, which is symmetric: no square root of a matrix.
     """
     same_width(len(real.mean), len(fake.mean))
     first = real.covariance
-    return _from_factor(real.mean, _factor(first), np.trace(first), fake)
+    return _from_factor(real.mean, _factor(first), np.trace(first), fake, panel)
 
 
-def _from_factor(mean: np.ndarray, factor: np.ndarray, trace: float, fake: Moments) -> float:
+def _from_factor(mean: np.ndarray, factor: np.ndarray, trace: float, fake: Moments, panel: int = 256) -> float:
     """Return the distance from a Gaussian with covariance L L^T of that trace."""
     second = fake.covariance
-    cross = np.sqrt(_eigenvalues(_congruence(factor, second))).sum()
+    cross = np.sqrt(_eigenvalues(_congruence(factor, second, panel))).sum()
     return max(float(np.square(mean - fake.mean).sum() + trace + np.trace(second) - 2 * cross), 0.0)
 
 
-def frechet_distance(real: Any, fake: Any) -> float:
+def frechet_distance(real: Any, fake: Any, *, part_rows: int = 4096, panel: int = 256) -> float:
     """Return the Frechet distance (FID, on Inception features) of two sets of features (N, d), (M, d); N, M >= 2.
 
     With no more images than widths the trace of the root is the sum of the singular values of C1 C2^T, where C
-    are the centered features over sqrt(N - 1): exact at any rank.
+    are the centered features over sqrt(N - 1): exact at any rank. part_rows: features that are held in float64 at once;
+    panel: columns that are multiplied at once.
     """
     real, fake = as_floats(real, "real", 2), as_floats(fake, "fake", 2)
     width = real.shape[1]
     same_width(width, fake.shape[1])
     if min(len(real), len(fake)) > width:
-        return frechet_from_moments(_moments(real), _moments(fake))
+        return frechet_from_moments(_moments(real, part_rows), _moments(fake, part_rows), panel)
     means, centered = zip(*(_centered(x) for x in (real, fake)))
     small = [np.asarray(np.linalg.qr(c, mode="r")) if len(c) > width else c for c in centered]  # the same C^T C
     cross = np.linalg.svd(small[0] @ small[1].T, compute_uv=False).sum()

@@ -10,9 +10,6 @@ from tessera.metrics.jackknife import LeftOut
 from tessera.metrics.points import BLOCK_ENTRIES, Points, above, toward
 from tessera.metrics.tables import as_floats, same_width
 
-SPARE = 8
-"""Neighbors kept beyond the k-th, among which rounding may have put the true one, or one without a block."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PRDC:
@@ -28,7 +25,7 @@ class PRDC:
     """Share of the real images with a generated one in their ball, 0..1."""
 
 
-def squared_radii(points: Points, k: int, labels: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+def squared_radii(points: Points, k: int, labels: np.ndarray, blocks: int, spare: int) -> tuple[np.ndarray, np.ndarray]:
     """Return squared distance from each point to its k-th nearest other point (N,), and without each block (N, blocks).
 
     labels (N,): the block of each point; 0 for the points of a block that is left out. Distances are symmetric, so each
@@ -36,7 +33,7 @@ def squared_radii(points: Points, k: int, labels: np.ndarray, blocks: int) -> tu
     leaves open whether the k-th is among them, its distances are looked at once more.
     """
     count = len(points.rows)
-    kept = min(k + SPARE, count - 1)
+    kept = min(k + spare, count - 1)
     halves = np.full((count, kept), -np.inf, np.float32)
     nearest = np.zeros((count, kept), np.int64)
     for rows, columns, block in points.blocks_of_pairs():
@@ -57,7 +54,7 @@ def squared_radii(points: Points, k: int, labels: np.ndarray, blocks: int) -> tu
         others = labels != block
         without[others, block] = _kth_smallest(np.where(labels[nearest[others]] == block, np.inf, exact[others]), k)
     open_rows = np.flatnonzero(rivals.all(1)) if kept < count - 1 else np.empty(0, np.int64)
-    size = max(1, BLOCK_ENTRIES // count)
+    size = max(1, points.block_entries // count)
     for start in range(0, len(open_rows), size):
         rows = open_rows[start : start + size]
         radii[rows], without[rows] = _radii_of_rows(points, rows, k, labels, blocks)
@@ -136,23 +133,34 @@ def _radii_of_rows(
     return _kth_of_row(i, values, np.arange(len(rows)), k), without
 
 
-def prdc(real: Any, fake: Any, k: int) -> PRDC:
+def prdc(real: Any, fake: Any, k: int, *, block_entries: int = BLOCK_ENTRIES) -> PRDC:
     """Return precision, recall, density and coverage of features (N, d), (M, d), with balls to the k-th nearest
     neighbor.
 
     The formula of Naeem et al. 2020: a point is no neighbor of itself, and inside means strictly inside.
     Needs N, M > k >= 1. Memory grows with N + M, not with N M; float32 features are not copied to float64.
     """
-    return PRDC(**{name: found.value for name, found in prdc_left_out(real, fake, k, None).items()})
+    return PRDC(
+        **{name: found.value for name, found in prdc_left_out(real, fake, k, None, block_entries=block_entries).items()}
+    )
 
 
 def prdc_left_out(
-    real: Any, fake: Any, k: int, blocks: np.ndarray | None, count: int | None = None
+    real: Any,
+    fake: Any,
+    k: int,
+    blocks: np.ndarray | None,
+    count: int | None = None,
+    *,
+    block_entries: int = BLOCK_ENTRIES,
+    spare: int = 8,
 ) -> dict[str, LeftOut]:
     """Return the same by name, and without each block of fake; blocks (M,): 0..B - 1, more than k images outside each.
 
     count: B; None = as `blocks` has it. A block without an image leaves the numbers as they are. Balls of the
-    generated images grow where neighbors are left out; no distance is computed twice for that.
+    generated images grow where neighbors are left out; no distance is computed twice for that. block_entries: distances
+    held at once. spare: neighbors kept beyond the k-th, among which rounding may have put the true one, or one without
+    a block.
     """
     if k < 1:
         raise UserError(f"k: {k} must be at least 1")
@@ -166,9 +174,9 @@ def prdc_left_out(
     center = real.mean(0, dtype=np.float64)
     spread = [np.maximum(x.max(0) - center, center - x.min(0)).max() for x in (real, fake)]
     scale = 2.0 ** np.frexp(max(spread))[1]
-    of_real, of_fake = (Points(x, center, float(scale)) for x in (real, fake))
-    real_radii, _ = squared_radii(of_real, k, np.zeros(len(real), np.int64), 0)
-    fake_radii, without = squared_radii(of_fake, k, labels, count)
+    of_real, of_fake = (Points(x, center, float(scale), block_entries) for x in (real, fake))
+    real_radii, _ = squared_radii(of_real, k, np.zeros(len(real), np.int64), 0, spare)
+    fake_radii, without = squared_radii(of_fake, k, labels, count, spare)
     balls = np.zeros(len(fake), dtype=np.int64)  # real balls around each fake
     covered = np.zeros((len(real), max(count, 1)), dtype=bool)  # by some fake of the block
     recalled = covered.copy()  # in the ball of some fake of the block

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 BLOCK_ENTRIES = 2**21
-"""About how many distances are held at once: 8 MB in float32."""
+"""Distances that are held at once by default, 8 MB in float32."""
 
 
 class Points:
@@ -17,9 +17,9 @@ class Points:
     unit (|a| + |b|)^2 / 2; what a comparison cannot decide within that is computed again from `rows`, in float64.
     """
 
-    def __init__(self, rows: np.ndarray, center: np.ndarray, scale: float):
+    def __init__(self, rows: np.ndarray, center: np.ndarray, scale: float, block_entries: int = BLOCK_ENTRIES):
         """Center and scale the rows; scale: a power of 2, so that dividing by it does not round."""
-        self.rows, width = rows, rows.shape[1]
+        self.rows, width, self.block_entries = rows, rows.shape[1], block_entries
         self.table = np.empty((len(rows), width + 2), np.float32)
         self.norms = np.empty(len(rows))
         for part in parts(len(rows), width):
@@ -46,7 +46,7 @@ class Points:
 
     def blocks(self, other: "Points") -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Yield (rows, -squared distances / 2 (n, M), error of each row at most (n, 1)), some rows at a time."""
-        size = max(1, BLOCK_ENTRIES // len(other.rows))
+        size = max(1, self.block_entries // len(other.rows))
         for start in range(0, len(self.rows), size):
             rows = slice(start, min(start + size, len(self.rows)))
             yield rows, self.halves(rows, slice(None), other), self.slack(rows, other)
@@ -54,7 +54,7 @@ class Points:
     def blocks_of_pairs(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
         """Yield (rows, columns, -squared distances / 2) of this table with itself: each pair of points once, but in the
         blocks on the diagonal, which are a quarter as large."""
-        size = math.isqrt(BLOCK_ENTRIES)
+        size = math.isqrt(self.block_entries)
         pieces = [slice(start, min(start + size, len(self.rows))) for start in range(0, len(self.rows), size)]
         for place, rows in enumerate(pieces):
             middle = (rows.start + rows.stop) // 2

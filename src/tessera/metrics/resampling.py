@@ -15,9 +15,6 @@ from tessera.config import UserError
 from tessera.metrics.tables import numbered
 from tessera.randomness import philox
 
-BLOCK_ENTRIES = 2**21
-"""About how many draws of a bootstrap are held at once."""
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -29,13 +26,18 @@ class Interval:
 
 
 def bootstrap(
-    values: Any, clusters: Sequence[Any] | np.ndarray | None = None, n: int = 1000, seed: int = 0
+    values: Any,
+    clusters: Sequence[Any] | np.ndarray | None = None,
+    n: int = 1000,
+    seed: int = 0,
+    block_entries: int = 2**21,
 ) -> Interval:
     """Return the mean of `values` (N,) with its 95% interval from n resamples with replacement.
 
     clusters: N labels, for example prompts; clusters are drawn whole, so what belongs together stays together. None =
     each value is its own. The interval is the expanded percentile one (Hesterberg 2015): with few clusters the plain
     one is too narrow. It has no width where all clusters agree or there is only one: that is no certainty.
+    block_entries: draws that are held at once, about.
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0 or n < 1:
@@ -47,7 +49,7 @@ def bootstrap(
     labels = np.arange(len(values)) if clusters is None else numbered(clusters)
     sizes, sums = np.bincount(labels), np.bincount(labels, weights=values)
     rng, draws = philox(seed, "bootstrap"), np.empty(n)
-    step = max(1, BLOCK_ENTRIES // len(sizes))
+    step = max(1, block_entries // len(sizes))
     for start in range(0, n, step):
         drawn = rng.integers(len(sizes), size=(min(step, n - start), len(sizes)))
         draws[start : start + step] = sums[drawn].sum(1) / sizes[drawn].sum(1)

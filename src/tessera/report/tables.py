@@ -10,19 +10,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from tessera.evaluate.quality.metrics import METRICS
 from tessera.evaluate.scores import Scores
 
+_QUALITY = {name: shown for metric in METRICS.values() for name, shown in metric.shows.items()}
 LABELS = {
-    "fid": "FID",
-    "kid": "KID",
-    "fd_dinov2": "FD DINOv2",
-    "cmmd": "CMMD",
-    "clip_score": "CLIPScore",
-    "jina_clip_score": "jina-CLIPScore",
-    "precision": "Precision",
-    "recall": "Recall",
-    "density": "Density",
-    "coverage": "Coverage",
+    **{name: label for name, (label, _) in _QUALITY.items()},
     "overall": "Overall",
     "single_object": "Single object",
     "two_object": "Two objects",
@@ -48,8 +41,7 @@ MEANINGS = {
     "seam_visible": "Share of images with a visible CutMix boundary",
 }
 """The miniature's measures in the order of tables -> what each says."""
-DISTANCES = ("fid", "kid", "fd_dinov2", "cmmd")
-LOWER_IS_BETTER = (*DISTANCES, "seam", "seam_visible")
+LOWER_IS_BETTER = (*(name for name, (_, direction) in _QUALITY.items() if direction == "lower"), "seam", "seam_visible")
 
 
 @dataclass(frozen=True)

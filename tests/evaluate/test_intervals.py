@@ -1,0 +1,58 @@
+"""Paired differences of two models, and intervals that cover the truth."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tessera.config import UserError
+from tessera.evaluate.intervals import mean_interval, paired_difference
+from tessera.evaluate.scores import (
+    Scores,
+)
+from tiny.quality_number import scores
+
+
+def test_paired_differences_are_of_the_same_images():
+    noise = np.random.default_rng(0).normal(size=6)
+    a, b = scores(values=noise), scores("b", values=noise + 1)
+    interval = paired_difference(a, b, "clip_score")
+    assert (interval.low, interval.value, interval.high) == pytest.approx((1, 1, 1))
+    with pytest.raises(UserError, match="judged different images"):
+        paired_difference(a, scores("b", values=noise[:4], tags=("x",) * 4), "clip_score")
+    with pytest.raises(UserError, match="was not measured in b"):
+        paired_difference(a, Scores(kind="quality", name="b", numbers=()), "clip_score")
+    assert paired_difference(scores(over=None), scores("b", over=None), "clip_score") is None
+    shares = [
+        dataclasses.replace(scores(name, values), kind="dpg")
+        for name, values in (("a", range(6)), ("b", range(96, 102)))
+    ]
+    with pytest.raises(UserError, match=r"b has images with values outside 0\.\.100; judge them again"):
+        paired_difference(*shares, "clip_score")
+
+
+def test_over_tags_each_tag_counts_the_same():
+    tags = ("x", "x", "x", "x", "y", "y")
+    a, b = (
+        dataclasses.replace(scores(name, v, "tags", tags), kind="geneval")
+        for name, v in (("a", (0.0,) * 6), ("b", (0.0, 0, 0, 0, 1, 1)))
+    )
+    assert paired_difference(a, b, "clip_score").value == 0.5
+    percent = [dataclasses.replace(one, kind="dpg") for one in (a, b)]
+    assert paired_difference(*percent, "clip_score").value == pytest.approx(0.5)
+    assert mean_interval([0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 4, 5], tags).value == 0.5
+
+
+def test_intervals_over_prompts_cover_the_truth_in_93_to_97_percent():
+    """553 prompts of unequal difficulty in six tasks, 4 images each, as GenEval has them."""
+    rng, covered, rounds = np.random.default_rng(3), 0, 600
+    prompts = np.repeat(np.arange(553), 4)
+    tags = np.repeat(np.repeat(np.arange(6), (80, 99, 80, 94, 100, 100)), 4)
+    shape = np.array([4.5, 2.5, 1.5, 3, 0.5, 1])
+    truth = float((shape / (shape + 2)).mean())
+    for _ in range(rounds):
+        skill = rng.beta(shape[tags[::4]], 2.0)  # (553,)
+        values = rng.random(len(tags)) < np.repeat(skill, 4)
+        interval = mean_interval(values, prompts, tags)
+        covered += interval.low <= truth <= interval.high
+    assert 0.93 <= covered / rounds <= 0.97

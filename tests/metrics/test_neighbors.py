@@ -1,0 +1,118 @@
+"""Precision, recall, density and coverage against the package prdc and their definition."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.metrics import (
+    PRDC,
+    prdc,
+)
+from tiny.features import DEGENERATE, degenerate, features
+
+
+@pytest.mark.parametrize(("kind", "rows", "width"), DEGENERATE)
+def test_prdc_of_degenerate_float64_features_is_the_package_s(kind, rows, width):
+    """Where its distances are exact enough: not for copies, whose distance it takes for a small number above 0."""
+    a, b = degenerate(kind, rows, width, 0), degenerate(kind, rows + 3, width, 1)
+    b = (b - b.mean(0)) * 1.1 + a.mean(0)
+    k = 3 if kind != "duplicated rows" else 7  # beyond the copies, of which there are three
+    assert as_dict(prdc(a, b, k)) == pytest.approx(reference_prdc(a, b, k), abs=1e-8)
+
+
+def clouds(rows, other, width, offset=0.0):
+    """Two overlapping sets, so that the scores are not all 0 or 1."""
+    rng = np.random.default_rng(4)
+    return rng.normal(size=(rows, width)) + offset, 1.1 * rng.normal(size=(other, width)) + 0.1 + offset
+
+
+def reference_prdc(real, fake, k):
+    package = pytest.importorskip("prdc")
+    with contextlib.redirect_stdout(io.StringIO()):
+        return package.compute_prdc(real, fake, k)
+
+
+def as_dict(result: PRDC):
+    return {name: getattr(result, name) for name in ("precision", "recall", "density", "coverage")}
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("width", [2, 64])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_prdc_is_the_package_s(k, width, offset):
+    real, fake = clouds(133, 90, width, offset)
+    expected = reference_prdc(real, fake, k)
+    several = prdc(real, fake, k, block_entries=1000)  # blocks, with a rest
+    assert as_dict(several) == pytest.approx(expected, abs=1e-12)
+    assert 0 < min(expected.values()) < 1
+    assert 0 < expected["precision"] < 1
+
+
+def plain_prdc(real, fake, k):
+    """The definition, all distances at once, from differences."""
+
+    def distances(a, b):
+        return np.square(a[:, None] - b[None]).sum(2)
+
+    radii = [np.sort(distances(x, x) + np.diag(np.full(len(x), np.inf)), axis=1)[:, k - 1] for x in (real, fake)]
+    cross = distances(real, fake)
+    inside = cross < radii[0][:, None]
+    recall = (cross < radii[1]).any(1).mean()
+    return {
+        "precision": inside.any(0).mean(),
+        "recall": recall,
+        "density": inside.sum(0).mean() / k,
+        "coverage": inside.any(1).mean(),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 6), st.sampled_from([1.0, 1e-3, 1e5]))
+def test_prdc_decides_ties_exactly(seed, k, width, scale):
+    """Points of a small lattice: most distances coincide with a radius, many are 0; strictly inside is what counts."""
+    rng = np.random.default_rng(seed)
+    real, fake = rng.integers(0, 3, (40, width)) * scale, rng.integers(0, 4, (30, width)) * scale
+    assert as_dict(prdc(real, fake, k)) == pytest.approx(plain_prdc(real, fake, k), abs=1e-12)
+
+
+@pytest.mark.parametrize("degenerate", ["duplicates", "constant columns", "fewer than widths", "float32"])
+def test_prdc_of_degenerate_features(degenerate):
+    real, fake = clouds(60, 50, 80 if degenerate == "fewer than widths" else 12)
+    if degenerate == "duplicates":
+        real[::2], fake[10:20], fake[20:30] = real[1::2], fake[:10], real[:10]
+    elif degenerate == "constant columns":
+        real[:, 3:], fake[:, 3:] = 7.0, 7.0
+    elif degenerate == "float32":
+        real, fake = real.astype(np.float32), fake.astype(np.float32)
+    expected = plain_prdc(real.astype(float), fake.astype(float), 3)
+    assert as_dict(prdc(real, fake, 3)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_prdc_of_one_point_many_times_is_0():
+    """All radii are 0 and nothing is strictly inside."""
+    same = np.full((20, 3), 7.0)
+    assert as_dict(prdc(same, same, 3)) == dict.fromkeys(("precision", "recall", "density", "coverage"), 0.0)
+
+
+def test_prdc_of_far_and_of_identical_sets():
+    real = features(100, 6)
+    far = prdc(real, real + 1e3, 3)
+    assert as_dict(far) == dict.fromkeys(("precision", "recall", "density", "coverage"), 0.0)
+    near = prdc(real, real + 1e-9, 3)
+    assert (near.precision, near.recall, near.coverage) == (1, 1, 1)
+    collapsed = prdc(real, np.tile(real[:1], (50, 1)), 3)
+    assert collapsed.precision == 1
+    assert collapsed.recall < 0.1 < collapsed.density
+    assert prdc(real, collapsed_fake := np.tile(real[:1], (50, 1)), 3) != prdc(collapsed_fake, real, 3)
+
+
+def test_one_outlier_does_not_blur_the_others():
+    real, fake = clouds(80, 80, 8)
+    real[0] *= 1e6
+    result = prdc(real, fake, 3)
+    assert as_dict(result) == pytest.approx(plain_prdc(real, fake, 3), abs=1e-12)
+    assert 0 < result.recall < 1
