@@ -40,9 +40,11 @@ def say_report(page: Path, text: str = "", **more: Any) -> None:
 def say_scores(out: Path) -> None:
     """Print the numbers of a scores.json, each with its interval or the reason for none."""
     from tessera.evaluate.scores import read_scores
-    from tessera.report.tables import Cell, label
+    from tessera.report.tables import Cell, add_labels, label
 
-    numbers = read_scores(out).numbers
+    scores = read_scores(out)
+    add_labels(scores)
+    numbers = scores.numbers
     fields = ("metric", "value", "low", "high", "interval", "n")
     say(out, numbers=[{name: getattr(number, name) for name in fields} for number in numbers])
     if as_json:

@@ -14,7 +14,7 @@ from tessera.report.grid import by_model
 from tessera.report.measured import ablation_tables, curve_points, measured_tables, protocol_text
 from tessera.report.plots import ARM_COLORS, Curve, curve_plot
 from tessera.report.render import render, write_text
-from tessera.report.tables import Table, label, name_of, printed_tables
+from tessera.report.tables import Table, add_labels, label, name_of, printed_tables
 from tessera.report.text_tables import about_intervals, as_csv, as_markdown
 from tessera.stages import MANIFEST, open_stage, read_manifest
 
@@ -34,6 +34,8 @@ def report_scores(out: Path, paths: Sequence[Path], samples: Sequence[Path] = ()
     out, paths = Path(out), [Path(path) for path in paths]
     files = [path / FILE if path.is_dir() else path for path in paths]
     scores = [read_scores(path) for path in files]
+    for item in scores:
+        add_labels(item)
     if not any(item.numbers for item in scores):
         raise UserError(f"{files[0]}: holds no numbers; give scores of `tessera evaluate`")
     if samples and len(samples) != len(paths):

@@ -41,7 +41,7 @@ MEANINGS = {
     "seam_visible": "Share of images with a visible CutMix boundary",
 }
 """The miniature's measures in the order of tables -> what each says."""
-LOWER_IS_BETTER = (*(name for name, (_, direction) in _QUALITY.items() if direction == "lower"), "seam", "seam_visible")
+LOWER_IS_BETTER = {name for name, (_, direction) in _QUALITY.items() if direction == "lower"} | {"seam", "seam_visible"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,15 @@ def shown(value: float, size: float | None = None) -> str:
     """Return two digits after the point, four for numbers below 0.1; `size`: the largest number of the column."""
     size = size or abs(value)
     return f"{value:.2f}" if size >= 0.1 or size == 0 else f"{value:.4f}"
+
+
+def add_labels(scores: Scores) -> None:
+    """Take the labels and directions of users' own metrics, which their numbers bring along, into the tables above."""
+    for number in scores.numbers:
+        if number.label is not None and number.metric.split("/")[0] not in LABELS:
+            LABELS[number.metric] = number.label
+            if number.direction == "lower":
+                LOWER_IS_BETTER.add(number.metric)
 
 
 def name_of(metric: str) -> str:

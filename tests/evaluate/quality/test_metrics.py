@@ -110,6 +110,13 @@ def test_a_metric_of_a_user_s_file(tmp_path, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main(own_metrics(tmp_path, 20, "my_metric", "spread"))
     assert done.value.code == 0, capsys.readouterr().err
+    assert "Gap of means" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as done:
+        cli.main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "page")])
+    assert done.value.code == 0
+    table = (tmp_path / "page" / "tables.md").read_text()
+    assert "Gap of means \u2193" in table
+    assert "Spread \u2191" in table
     scores = read_scores(tmp_path / "out")
     gap, spread = scores.numbers
     assert (gap.metric, gap.label, gap.direction) == ("my_metric", "Gap of means", "lower")
