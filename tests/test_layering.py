@@ -176,6 +176,18 @@ def untested(modules: Iterable[Path], tests: Path = TESTS) -> list[str]:
     return [str(path) for path in modules if not (tests / path.with_name(f"test_{path.name}")).is_file()]
 
 
+def test_no_folder_is_crowded():
+    assert crowded(MODULES) == []
+
+
+def test_names_occur_once():
+    assert same_names(MODULES) == []
+
+
+def test_every_module_has_its_tests():
+    assert untested(MODULES) == []
+
+
 def test_the_rules_of_names_find_what_breaks_them(tmp_path):
     modules = [*modules_of(Path(f"train/a{number}.py") for number in range(14)), Path("train/optim/b.py")]
     assert crowded(modules) == []

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.metrics.arrays import as_features
 from tessera.metrics.frechet import Moments, frechet_distance, frechet_from_moments, frechet_left_out
 from tessera.metrics.jackknife import LeftOut, deal_blocks, jackknife, paired_jackknife
 from tessera.metrics.kernels import KernelDistance, cmmd, cmmd_left_out, kid, kid_left_out
 from tessera.metrics.neighbors import PRDC, prdc, prdc_left_out
 from tessera.metrics.resampling import Interval, bootstrap, paired_bootstrap
 from tessera.metrics.shares import share_difference, share_interval
-from tessera.metrics.tables import as_features
 
 __all__ = [
     "PRDC",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.metrics.arrays import as_features, as_floats, same_width
 from tessera.metrics.jackknife import LeftOut
-from tessera.metrics.tables import as_features, as_floats, same_width
 
 
 class Moments:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.metrics.arrays import as_features, same_width
 from tessera.metrics.jackknife import LeftOut
-from tessera.metrics.tables import as_features, same_width
 from tessera.randomness import philox
 
 BLOCK_ROWS = 512

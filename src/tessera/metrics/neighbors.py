@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.metrics.arrays import as_floats, same_width
 from tessera.metrics.jackknife import LeftOut
 from tessera.metrics.points import BLOCK_ENTRIES, Points, above, toward
-from tessera.metrics.tables import as_floats, same_width
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
-from tessera.metrics.tables import numbered
+from tessera.metrics.arrays import numbered
 from tessera.randomness import philox
 
 

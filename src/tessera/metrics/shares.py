@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.metrics.arrays import numbered
 from tessera.metrics.resampling import Interval, student_t
-from tessera.metrics.tables import numbered
 
 _ROUNDING = 1e-20
 """A variance below it is none."""
