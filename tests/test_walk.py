@@ -43,7 +43,7 @@ def call(command: str) -> None:
 @pytest.mark.slow
 def test_the_way_at_toy_size_prints_what_the_page_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    found = blocks(section("The whole way at toy size"))
+    found = blocks(section("The whole system at toy size"))
     pairs = [(told, printed) for (kind, told), (next_kind, printed) in pairwise(found) if next_kind == "text"]
     assert len(pairs) >= 7
     for commands, printed in pairs:

@@ -1,11 +1,13 @@
 """The client of OpenAI-compatible servers: what it sends, when it asks again, and what it says at last."""
 
+import asyncio
 import time
 
 import numpy as np
 import pytest
 
 from tessera.config import UserError
+from tessera.pretrained import chat
 from tessera.pretrained.chat import KEY_VARIABLE, ChatClient, Question, Retry
 from tiny.chat_server import ChatServer, completion, question_of
 
@@ -65,6 +67,23 @@ def test_a_server_without_a_usable_answer_is_asked_again(bad):
     with ChatServer(lambda body, number: bad if number < 3 else echo(body, number)) as server:
         assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1) == "dog!"
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("header", "pause"), [("3", 3.0), ("0", 0.01), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.01), ("99", 30.0)]
+)
+def test_a_busy_server_decides_how_long_to_wait(monkeypatch, header, pause):
+    pauses = []
+
+    async def sleep(seconds, sleep=asyncio.sleep):
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(chat.asyncio, "sleep", sleep)
+    busy = (429, {"error": {"message": "slow down"}}, {"Retry-After": header})
+    with ChatServer(lambda body, number: busy if number == 1 else echo(body, number)) as server:
+        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1) == "dog!"
+    assert [seconds for seconds in pauses if seconds >= 0.01] == [pause]
 
 
 def test_a_server_that_stalls_is_asked_again():

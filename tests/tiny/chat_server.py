@@ -22,13 +22,13 @@ def question_of(body: dict[str, Any]) -> str:
 
 
 class ChatServer:
-    """Answers each request by `reply(body, number)`: (status, JSON or bytes), or None to hang up.
+    """Answers each request by `reply(body, number)`: (status, JSON or bytes, maybe headers), or None to hang up.
 
     requests: (path, body) of each, in order of arrival. most: the most that were under way at once.
     """
 
     def __init__(
-        self, reply: Callable[[dict[str, Any], int], tuple[int, Any] | None], models: Sequence[Any] = (MODEL,)
+        self, reply: Callable[[dict[str, Any], int], tuple[Any, ...] | None], models: Sequence[Any] = (MODEL,)
     ):
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.keys: set[str | None] = set()
@@ -42,11 +42,13 @@ class ChatServer:
             def log_message(self, *_):
                 pass
 
-            def send(self, status, data):
+            def send(self, status, data, headers=()):
                 data = data if isinstance(data, bytes) else json.dumps(data).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "text/html" if data.startswith(b"<") else "application/json")
                 self.send_header("Content-Length", str(len(data)))
+                for header in dict(headers).items():
+                    self.send_header(*header)
                 self.end_headers()
                 self.wfile.write(data)
 

@@ -44,7 +44,8 @@ class Retry:
     timeout: float = 300.0
     """Seconds that one try may take."""
     first_pause: float = 0.5
-    """Seconds before the second try; each pause is twice the one before it, 30 s at most."""
+    """Seconds before the second try; each pause is twice the one before it, or what the server's Retry-After asks for
+    if that is longer, 30 s at most."""
 
     def __post_init__(self):
         check_ranges(self, attempts="[1, inf)", timeout="(0, inf)", first_pause="[0, inf)")
@@ -145,10 +146,11 @@ class ChatClient:
         images = [{"type": "image_url", "image_url": {"url": data_uri(image)}} for image in question.images]
         content = [*images, {"type": "text", "text": question.prompt}] if images else question.prompt
         messages = [{"role": "user", "content": content}]
-        last: Exception = ValueError("no answer")
+        last, wanted = Exception("no answer"), 0.0
         for attempt in range(self.retry.attempts):
             if attempt:
-                await asyncio.sleep(min(self.retry.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE))
+                pause = max(self.retry.first_pause * 2 ** (attempt - 1), wanted)
+                await asyncio.sleep(min(pause, LONGEST_PAUSE))
             try:
                 answer = await client.chat.completions.create(model=self.model, messages=messages, **sampling)
                 text = answer.choices[0].message.content.strip()
@@ -158,7 +160,7 @@ class ChatClient:
             except openai.APIStatusError as error:
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     raise self._failed(error) from error
-                last = error
+                last, wanted = error, _seconds(error.response.headers.get("retry-after"))
             except (openai.OpenAIError, ValueError) as error:  # no connection, no answer in time, no JSON
                 last = error
             except (AttributeError, IndexError, KeyError, TypeError):
@@ -168,3 +170,11 @@ class ChatClient:
     def _failed(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return UserError(f"server {self.address}: {reason}; is this its address up to /v1? What is done is kept")
+
+
+def _seconds(header: str | None) -> float:
+    """Return the seconds of a Retry-After header, 0 where it is missing or a date."""
+    try:
+        return float(header or 0)
+    except ValueError:
+        return 0.0

@@ -1,6 +1,5 @@
 """The door for captioners: the protocol of a user's own class, and what every captioner is given."""
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from tessera.curate.caption.caption import CaptionConfig
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class CaptionRequest:
     """An image that needs a caption."""
 
@@ -42,9 +41,9 @@ class CaptionRequest:
         """The class of the image that is pasted, if one is."""
         return self.partner.class_name if self.partner is not None else None
 
-    @functools.cached_property
+    @property
     def image(self) -> NDArray[np.uint8]:
-        """The pixels, uint8 (S, S, 3), composed for a CutMix image; read at the first use."""
+        """The pixels, uint8 (S, S, 3), composed for a CutMix image; read anew each time."""
         partner = str(self.partner.file) if self.partner is not None else None
         return self.composer(Entry(self.key, self.class_name, str(self.base.file), partner, self.placement))
 
