@@ -151,6 +151,7 @@ class ChatClient:
             if attempt:
                 pause = max(self.retry.first_pause * 2 ** (attempt - 1), wanted)
                 await asyncio.sleep(min(pause, LONGEST_PAUSE))
+                wanted = 0.0
             try:
                 answer = await client.chat.completions.create(model=self.model, messages=messages, **sampling)
                 text = answer.choices[0].message.content.strip()

@@ -8,6 +8,7 @@ edges and channels. 0.5 = chance: noise, and the edges that images have anyway, 
 an observer who knows the step itself: alpha / sigma times the length of the steps in units of their noise.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -249,7 +250,7 @@ def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[
                 axes.set_title(f"t = {t:g}, {power:.0%} signal", fontsize=9)
     axes = figure.add_subplot(grid[len(noised), :])
     colors, marks = ("#0072b2", "#d55e00", "#00805f", "#aa4499"), ("o", "s", "D", "^")  # safe for color-blind readers
-    for (name, row), color, mark in zip(summary["patterns"].items(), colors, marks):
+    for (name, row), color, mark in zip(summary["patterns"].items(), itertools.cycle(colors), itertools.cycle(marks)):
         axes.plot(summary["times"], row["auc"], color=color, marker=mark, markersize=4, label=label_of(name))
     axes.axhline(0.5, color="#888888", linewidth=0.8)
     axes.axvline(0.4, color="#888888", linewidth=0.8, linestyle="--")
