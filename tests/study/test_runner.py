@@ -187,7 +187,7 @@ def test_times(said, seconds):
 
 @pytest.mark.parametrize("said", ["5", "m", "-3m", "0s", "nanm", "infh", "3d"])
 def test_no_times(said):
-    with pytest.raises(UserError, match="write for example"):
+    with pytest.raises(UserError, match="give a time such as 90s"):
         _seconds(said)
 
 
