@@ -133,6 +133,7 @@ def test_the_committed_plans_are_those_of_the_studies():
         "ema_warmup": "true",
         "ema_extra_decays": "[]",
         "min_snr_gamma": "null",
+        "qk_norm": "true",
         "t_distribution": '"uniform"',
     }
     intervals = ("interval", "common.evaluate.resamples", "common.evaluate.seed", "question")
