@@ -36,6 +36,14 @@ def test_measures_in_rows_with_the_judge():
     assert [row.label for row in by_measure(empty, [], [0]).rows] == ["KID"]
 
 
+def test_small_and_large_numbers_that_stand_together_have_the_same_digits():
+    table = Table("t", ("overall",), (Row("a", (Cell(0.0083, 0.001, 0.06),)), Row("b", (Cell(0.93, 0.84, 0.97),))))
+    (tile,) = tiles(table, [0, 1], ("overall",))
+    assert [cell["value"] for cell in tile["cells"]] == ["0.01", "0.93"]
+    pair = Pair("b \u2212 a", (Cell(0.0, -0.0567, 0.0606),), {})
+    assert by_measure(table, [pair], [0, 1]).rows[0].cells[2]["value"] == "0.00"
+
+
 def test_plots_are_of_shares_alone_and_tiles_of_what_is_there():
     markup = table_plot({"": TABLE}, {"": [0, 1]}, "alt")
     assert "Overall" in markup

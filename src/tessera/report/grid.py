@@ -130,7 +130,7 @@ def by_measure(
     rows = []
     for i, metric in enumerate(table.columns):
         cells = [value_cell(row.cells[i], sizes[i]) for row in table.rows]
-        cells += [difference_cell(pair.cells[i], metric, widths[i]) for pair in pairs]
+        cells += [difference_cell(pair.cells[i], metric, max(sizes[i], widths[i])) for pair in pairs]
         if all(cell is NOTHING for cell in cells):
             continue
         if judge is not None:
@@ -183,7 +183,8 @@ def tiles(table: Table, colors: Sequence[int], metrics: Sequence[str], where: st
     for metric in metrics:
         i = table.columns.index(metric) if metric in table.columns else None
         shown = [(row.model, row.cells[i], color) for row, color in zip(table.rows, colors)] if i is not None else []
-        cells = [{"label": name, "color": color, **value_cell(cell)} for name, cell, color in shown if cell]
+        largest = max((cell.size for _, cell, _ in shown if cell), default=0.0)
+        cells = [{"label": name, "color": color, **value_cell(cell, largest)} for name, cell, color in shown if cell]
         if cells:
             said = ", ".join(text for text in (MEANINGS.get(metric, ""), where) if text)
             made.append({"label": name_of(metric), "about": said, "cells": cells})
