@@ -1,5 +1,7 @@
 """demo: a web page about a model; doctor: this machine; completion: the shell's."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,6 +41,9 @@ def demo(
     if extender or extender_model or extender_server:
         chosen = ExtendConfig(extender=extender or "llm", model=extender_model, server=extender_server)
     serve(export, beside=beside, workspace=workspace, host=host, port=port, device=device, extender=chosen)
+    # The server's threads still run, and now and then the interpreter aborts when it is torn down under them.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def doctor(folder: Annotated[Path, "positional"] = Path(), online: bool = False) -> None:
@@ -50,8 +55,6 @@ def doctor(folder: Annotated[Path, "positional"] = Path(), online: bool = False)
         folder: Folder of the work.
         online: Ask the Hub whether it gives the weights that are not on this machine; nothing is asked by default.
     """
-    import sys
-
     from tessera.doctor import describe, examine, to_json
 
     findings = examine(folder, online)
