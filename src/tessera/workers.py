@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from tessera.config import UserError
 from tessera.devices import rank, world_size
-from tessera.extras import install_command
+from tessera.extras import missing
 from tessera.files import read_json, remove_unfinished, write_json
 from tessera.progress import progress
 
@@ -164,7 +164,7 @@ def _on_ray(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) 
         import ray
         from ray.exceptions import RayActorError, RayTaskError
     except ImportError:
-        raise UserError(f"engine ray needs more libraries; run: {install_command('cluster')}") from None
+        raise missing("cluster", "engine ray") from None
     started = not ray.is_initialized()
     if started:
         try:

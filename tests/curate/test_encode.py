@@ -186,7 +186,7 @@ def test_errors_name_the_culprit(images, captions, mixed_captions, recipe, tmp_p
 
 def test_bad_configs():
     for bad, message in (
-        ({"text_encoding": "fp8"}, "text_encoding must be int8, fp16 or none"),
+        ({"text_encoding": "fp8"}, "text_encoding is 'fp8'; give one of 'int8', 'fp16', 'none'"),
         ({"shard_size": 0}, "shard_size is 0; give at least 1"),
         ({"seed": -1}, "seed is -1; give at least 0"),
     ):

@@ -11,31 +11,14 @@ from safetensors.torch import load_file, save_file
 from tessera.config import UserError
 from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
-from tessera.models.rin import RIN, RINConfig
+from tessera.models.rin import RIN
 from tessera.records import TextEncoding
 from tessera.weights import export
 from tessera.weights.export import ExportInfo, load_export, save_export
+from tiny.weights import TINY_RIN, one_line
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cad_i_tiny.safetensors"
 DIT = DiTConfig(latent_size=4, width=16, depth=1, heads=2, text_width=6, text_positions=True, conv_stem=True)
-TINY_RIN = RINConfig(
-    latent_size=4,
-    interface_width=8,
-    num_latent_tokens=3,
-    latent_width=16,
-    blocks=1,
-    layers_per_block=1,
-    read_write_heads=2,
-    compute_heads=2,
-    text_width=6,
-    refiner_heads=2,
-    text_registers=2,
-)
-
-
-def one_line(error: pytest.ExceptionInfo) -> str:
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def make_export(directory: Path, config=DIT):

@@ -41,7 +41,7 @@ def demo(
     if extender or extender_model or extender_server:
         chosen = ExtendConfig(extender=extender or "llm", model=extender_model, server=extender_server)
     serve(export, beside=beside, workspace=workspace, host=host, port=port, device=device, extender=chosen)
-    # The server's threads still run, and now and then the interpreter aborts when it is torn down under them.
+    # The server's threads still run: end without tearing the interpreter down under them.
     sys.stdout.flush()
     os._exit(0)
 

@@ -62,10 +62,6 @@ class EncodeConfig:
     """Address of the order of the records, 0 or more."""
 
     def __post_init__(self):
-        if self.text_encoding not in ("int8", "fp16", "none"):
-            raise UserError(f"text_encoding must be int8, fp16 or none, not {self.text_encoding!r}")
-        if self.compute not in ("fp32", "bf16"):
-            raise UserError(f"compute must be fp32 or bf16, not {self.compute!r}")
         check_ranges(self, shard_size="[1, inf)", seed="[0, inf)")
 
 

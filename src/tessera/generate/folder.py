@@ -81,8 +81,6 @@ class GenerateConfig(FolderConfig):
             raise UserError(f"guidance_interval is ({low}, {high}); give low and high in t, low <= high")
         if ".py:" not in self.sampler:  # a user's file is read when it is needed
             get_sampler(self.sampler)
-        if self.compute not in ("fp32", "bf16"):
-            raise UserError(f"compute is {self.compute!r}; give fp32 or bf16")
 
 
 def generate(

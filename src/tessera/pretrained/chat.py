@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, check_ranges
-from tessera.extras import install_command
+from tessera.extras import require
 from tessera.images import data_uri
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -61,10 +61,7 @@ class ChatClient:
     """
 
     def __init__(self, address: str, model: str | None = None, *, concurrency: int = 16, retry: Retry = RETRY):
-        try:
-            import openai
-        except ImportError:
-            raise UserError(f"server: needs more libraries; run: {install_command('serve')}") from None
+        openai = require("openai", "serve", "server: it")
         if not address.startswith(("http://", "https://")):
             raise UserError(f"server: {address!r} is no address; give its base URL, such as http://127.0.0.1:8000/v1")
         if concurrency < 1:

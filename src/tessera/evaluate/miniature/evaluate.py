@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.config import UserError, nearest, to_dict
+from tessera.config import UserError, check_ranges, nearest, to_dict
 from tessera.devices import set_threads
 from tessera.evaluate.geneval import verdict as geneval
 from tessera.evaluate.intervals import share_number
@@ -53,10 +53,7 @@ class EvaluateConfig:
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
     def __post_init__(self):
-        if self.judge_renders < 10:
-            raise UserError(f"judge_renders is {self.judge_renders}: give at least 10")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads is {self.threads}: give at least 1")
+        check_ranges(self, judge_renders="[10, inf)", threads="[1, inf)")
 
 
 def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()) -> None:

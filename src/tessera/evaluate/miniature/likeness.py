@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.config import UserError, to_dict
+from tessera.config import UserError, check_ranges, to_dict
 from tessera.devices import set_threads
 from tessera.evaluate.miniature.shipped import detector_sha256
 from tessera.evaluate.samples import read_square
@@ -42,8 +42,7 @@ class LikenessConfig:
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
     def __post_init__(self):
-        if self.prompts < 2 or self.references < 2:
-            raise UserError(f"prompts and references are {self.prompts} and {self.references}: give at least 2")
+        check_ranges(self, prompts="[2, inf)", references="[2, inf)")
 
 
 def held_out(world: WorldConfig) -> WorldConfig:
