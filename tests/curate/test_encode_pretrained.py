@@ -114,7 +114,7 @@ def test_bf16_and_no_text(images, captions, config, encoded, tmp_path):
     assert one.key == other.key
     difference = np.abs(one.latent_mean.astype(float) - other.latent_mean).mean() / other.latent_mean.std()
     assert 1e-4 < difference < 0.05
-    with pytest.raises(UserError, match="compute must be fp32 or bf16, not 'fp16'"):
+    with pytest.raises(UserError, match="compute is 'fp16'; give one of 'fp32', 'bf16'"):
         EncodeConfig(compute="fp16")
     with pytest.raises(UserError, match="made otherwise: compute"):
         encode(tmp_path / "low", images, captions, replace(low, compute="fp32"), device="cpu")
