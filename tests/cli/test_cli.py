@@ -1,7 +1,5 @@
 """The command line as a user meets it: help, mistyped words, bad input, the user's own files."""
 
-import inspect
-import re
 import subprocess
 import sys
 
@@ -176,10 +174,3 @@ def test_bad_input_is_one_line_that_names_it(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
     assert "did not make" in fails("run", "miniature", "--out", tmp_path / "full")
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_what_a_verb_says_of_its_arguments_is_what_it_takes(verb):
-    about = inspect.getdoc(VERBS[verb])
-    said = re.findall(r"^    (\w+): ", about.partition("Args:\n")[2], re.MULTILINE)
-    assert sorted(said) == sorted(inspect.signature(VERBS[verb]).parameters)

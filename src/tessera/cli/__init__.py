@@ -12,7 +12,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from tessera.cli import curate, evaluate, generate, output, tools, train, workflow
 from tessera.config import UserError, nearest
@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
         print(tessera.__version__)
         sys.exit(0)
-    output.as_json = output.FLAG in args
+    output.as_json, debugging = output.FLAG in args, os.environ.get("TESSERA_DEBUG") == "1"
     args = [_at_home(word) for word in args if word != output.FLAG]
     try:
         if args in (["--help"], ["-h"]):
@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
                 raise
             sys.stdout.flush()
     except UserError as error:
-        if _debugging():
+        if debugging:
             traceback.print_exc()
         _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -92,12 +92,15 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             _fail(f"no space left on the disk ({error.filename or 'while writing'}); make room, then run it again", 2)
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
     except Exception as error:
-        if _debugging():
+        if debugging:
             raise
-        if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name or "")):
+        if isinstance(error, ModuleNotFoundError):
+            from tessera.doctor import EXTRAS
             from tessera.extras import install_command
 
-            _fail(f"{error.name} is not installed; run: {install_command(extra)}", 2)
+            module = (error.name or "").partition(".")[0]
+            for extra in (extra for extra, (modules, _) in EXTRAS.items() if module in modules):
+                _fail(f"{error.name} is not installed; run: {install_command(extra)}", 2)
         _fail(f"{type(error).__name__}: {error} (a defect of tessera; TESSERA_DEBUG=1 shows where)", 1)
     sys.exit(0)
 
@@ -141,31 +144,22 @@ def _app() -> Any:
     groups = {name: tyro.extras.SubcommandApp() for name in GROUPS}
     for name, verb in VERBS.items():
         group, _, rest = name.rpartition(" ")
-        (groups[group] if group else app).command(name=rest)(_positional(verb))
+        (groups[group] if group else app).command(name=rest)(_for_tyro(verb))
     for name, group in groups.items():
         app.command(group, name=name, help=GROUPS[name])
     return app
 
 
-def _positional(verb: Callable[..., None]) -> Callable[..., None]:
-    """Mark the parameters annotated "positional" for tyro, so that this module is read without it."""
+def _for_tyro(verb: Callable[..., None]) -> Callable[..., None]:
+    """Replace the strings in annotations (`tessera.cli.options`) by tyro's marks, so that verbs are read without it."""
     import tyro
 
-    for name, hint in list(verb.__annotations__.items()):
-        if getattr(hint, "__metadata__", None) == ("positional",):
-            verb.__annotations__[name] = tyro.conf.Positional[hint.__origin__]
+    for name, hint in verb.__annotations__.items():
+        marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, str)]
+        if marks:
+            said = [tyro.conf.Positional if mark == "positional" else tyro.conf.arg(help=mark) for mark in marks]
+            verb.__annotations__[name] = Annotated[hint.__origin__, *said]
     return verb
-
-
-def _extra_with(module: str) -> str | None:
-    """Return the extra of the package that brings a module; None if none does."""
-    from tessera.doctor import EXTRAS
-
-    return next((extra for extra, (modules, _) in EXTRAS.items() if module.partition(".")[0] in modules), None)
-
-
-def _debugging() -> bool:
-    return os.environ.get("TESSERA_DEBUG") == "1"
 
 
 def _nobody_reads() -> bool:

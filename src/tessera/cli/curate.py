@@ -3,22 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tessera.cli.options import Address, Engine, Images, Out, Server, Shard, SingleClass, WorkerDevice, Workers
 from tessera.cli.output import say, say_files, say_this
-
-EngineKind = Literal["here", "processes", "ray"]
 
 
 def collect(
     source: Annotated[str, "positional"],
-    out: Path,
+    out: Out,
     size: int | None = None,
-    single_class: str | None = None,
-    split: Literal["train", "val"] = "train",
+    single_class: SingleClass = None,
+    split: Annotated[Literal["train", "val"], "The part of a set that has parts."] = "train",
     layout: str | None = None,
     class_names: Path | None = None,
-    fast: bool = False,
-    num_images: int = 8000,
-    seed: int = 0,
+    fast: Annotated[bool, "Decode JPEG files near the crop's size: faster, and not quite the exact pixels."] = False,
+    num_images: Annotated[int, "Images of the miniature."] = 8000,
+    seed: Annotated[int, "Seed of the miniature."] = 0,
 ) -> None:
     """Make square crops in class folders: of the miniature world, a folder of yours, or ImageNet as it comes.
 
@@ -29,29 +28,21 @@ def collect(
 
     Args:
         source: "miniature", a folder with a folder of images for each class, ImageNet's tree, tar or Parquet files.
-        out: Directory to make.
         size: Side of the crops in pixels; 32 for the miniature, 256 for a folder by default.
-        single_class: The class of a folder without class folders.
-        split: The part of a set that has parts.
         layout: class-folders, imagenet-tree, imagenet-tar, webdataset or hub-parquet; FILE.py:NAME is one of yours. The
             one that is there by default.
         class_names: File that names the classes, such as LOC_synset_mapping.txt; without it one in the source.
-        fast: Decode JPEG files near the crop's size: faster, and not quite the exact pixels.
-        num_images: Images of the miniature.
-        seed: Seed of the miniature.
     """
-    from tessera.curate.collect.collect import MINIATURE, CollectConfig
-    from tessera.curate.collect.collect import collect as collect_all
+    from tessera.curate.collect import collect as stage
     from tessera.miniature import WorldConfig
 
-    if source == MINIATURE:
+    if source == stage.MINIATURE:
         side = 32 if size is None else size
         world = WorldConfig(num_images=num_images, size=side, seed=seed)
-        collect_all(out, CollectConfig(size=side, world=world))
+        stage.collect(out, stage.CollectConfig(size=side, world=world))
     else:
-        folder = Path(source)
-        config = CollectConfig(
-            source=folder.resolve().name,
+        config = stage.CollectConfig(
+            source=Path(source).resolve().name,
             size=256 if size is None else size,
             single_class=single_class,
             split=split,
@@ -59,107 +50,85 @@ def collect(
             fast=fast,
             class_names=str(class_names) if class_names else None,
         )
-        collect_all(out, config, folder)
+        stage.collect(out, config, Path(source))
     say(out)
 
 
 def augment(
-    images: Annotated[Path, "positional"],
-    out: Path,
+    images: Images,
+    out: Out,
     pattern: str = "all",
     half_view: Literal["aligned", "centre"] = "aligned",
-    seed: int = 0,
+    seed: Annotated[int, "Seed of the draws."] = 0,
     from_captions: str | None = None,
-    write_images: bool = False,
+    write_images: Annotated[bool, "Write the mixed images out too."] = False,
 ) -> None:
     """Draw the CutMix recipe of a set: which images are mixed, and where (paper section 3.2).
 
     Example: tessera augment images --out recipe --pattern all
 
     Args:
-        images: Directory made by collect.
-        out: Directory to make.
         pattern: half, quarter, ninth, sixteenth, or all four in equal parts; crop mixes nothing, it enlarges a window;
             FILE.py:NAME is a pattern of yours.
         half_view: half shows the base's left (top) half with the partner's right (bottom) half, or the middle of both.
-        seed: Seed of the draws.
         from_captions: Captions named base_partner_x0_y0_x1_y1, as published: the recipe is what their names say.
-        write_images: Write the mixed images out too.
     """
-    from tessera.curate.augment import AugmentConfig
-    from tessera.curate.augment import augment as augment_all
+    from tessera.curate import augment as stage
 
-    config = AugmentConfig(pattern=pattern, half_view=half_view, seed=seed, from_captions=from_captions)
-    augment_all(out, images, config, write_images=write_images)
+    config = stage.AugmentConfig(pattern=pattern, half_view=half_view, seed=seed, from_captions=from_captions)
+    stage.augment(out, images, config, write_images=write_images)
     say(out)
 
 
 def caption(
-    images: Annotated[Path, "positional"],
-    out: Path,
+    images: Images,
+    out: Out,
     captioner: str = "aio",
-    recipe: Path | None = None,
+    recipe: Annotated[Path | None, "Directory made by augment: caption its mixed images."] = None,
     file: str | None = None,
-    seed: int = 0,
+    seed: Annotated[int, "Seed of the phrasings."] = 0,
     model: str | None = None,
-    server: str | None = None,
-    concurrency: int = 32,
-    device: str | None = None,
-    engine: EngineKind = "here",
-    workers: int | None = None,
-    address: str | None = None,
-    shard: str | None = None,
+    server: Server = None,
+    concurrency: Annotated[int, "For openai, questions asked at a time."] = 32,
+    device: WorkerDevice = None,
+    engine: Engine = "here",
+    workers: Workers = None,
+    address: Address = None,
+    shard: Shard = None,
 ) -> None:
     """Write captions of a set, or of its CutMix images (paper section 3.1).
 
     Example: tessera caption images --out captions/plain --captioner scene
 
     Args:
-        images: Directory made by collect.
-        out: Directory to make.
         captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file), llava
             (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server), or your own class, FILE.py:NAME.
-        recipe: Directory made by augment: caption its mixed images.
         file: For import: csv, tsv, jsonl or parquet with columns key (or file_name) and text (or caption); a folder
             with metadata.csv or .jsonl, or .txt files next to the images; or OWNER/NAME on the Hugging Face Hub.
-        seed: Seed of the phrasings.
         model: For llava, a repository or folder; for openai, the server's name of the model.
-        server: For openai, the server's base URL, such as http://127.0.0.1:8000/v1.
-        concurrency: For openai, questions asked at a time.
-        device: For llava: cuda, mps, cpu, or in this process cuda:N; the best there is by default.
-        engine: For llava, openai and your own class: in this process, in processes, or on a Ray cluster.
-        workers: Processes or Ray actors; one for each GPU by default, without GPUs one for each core.
-        address: Of the Ray cluster.
-        shard: i/n: the i-th of n tasks of an array job; the last one to end completes the directory.
     """
-    from tessera.curate.caption.caption import CaptionConfig
-    from tessera.curate.caption.caption import caption as caption_all
-    from tessera.workers import Engine, parse_part
+    from tessera import workers as work
+    from tessera.curate.caption import caption as stage
 
-    config = CaptionConfig(captioner=captioner, seed=seed, model=model)
-    where = Engine(kind=engine, workers=workers, address=address, part=parse_part(shard))
+    config = stage.CaptionConfig(captioner=captioner, seed=seed, model=model)
+    where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
     places = {"engine": where, "device": device, "server": server, "concurrency": concurrency}
-    caption_all(out, images, config, recipe=recipe, captions_file=file, **places)
+    stage.caption(out, images, config, recipe=recipe, captions_file=file, **places)
     _say_if_complete(out)
 
 
 def export_captioner(
-    out: Path,
-    model: str = "llava-hf/llama3-llava-next-8b-hf",
+    out: Annotated[Path, "Folder to make."],
+    model: Annotated[str, "A repository or folder."] = "llava-hf/llama3-llava-next-8b-hf",
 ) -> None:
     """Write a LLaVA-NeXT without its grid's image tokens, as a folder that stock servers load (paper appendix B).
 
     Example: tessera export-captioner --out captioner
-
-    Args:
-        out: Folder to make.
-        model: A repository or folder.
     """
-    from tessera.pretrained.captioner.llava_export import describe_serving
-    from tessera.pretrained.captioner.llava_export import export_captioner as export_it
+    from tessera.pretrained.captioner import llava_export
 
-    export_it(out, model)
-    serving = describe_serving(out)
+    llava_export.export_captioner(out, model)
+    serving = llava_export.describe_serving(out)
     say(out, f"serve it with: {serving}", serve=serving)
 
 
@@ -174,72 +143,53 @@ def _say_if_complete(out: Path) -> None:
 
 
 def encode(
-    images: Annotated[Path, "positional"],
-    captions: Annotated[Path, "positional"],
-    out: Path,
-    recipe: Path | None = None,
+    images: Images,
+    captions: Annotated[Path, "positional", "Directory made by caption."],
+    out: Out,
+    recipe: Annotated[Path | None, "Directory made by augment, for captions of mixed images."] = None,
     latents: str = "pixel-unshuffle:4",
     text: str = "words:64",
     text_encoding: Literal["int8", "fp16", "none"] = "int8",
-    compute: Literal["fp32", "bf16"] = "fp32",
-    device: str | None = None,
-    engine: EngineKind = "here",
-    workers: int | None = None,
-    address: str | None = None,
-    shard: str | None = None,
+    compute: Annotated[Literal["fp32", "bf16"], "What pretrained networks compute in."] = "fp32",
+    device: WorkerDevice = None,
+    engine: Engine = "here",
+    workers: Workers = None,
+    address: Address = None,
+    shard: Shard = None,
 ) -> None:
     """Encode images and captions as the records that training reads.
 
     Example: tessera encode images captions/plain --out encoded/plain
 
     Args:
-        images: Directory made by collect.
-        captions: Directory made by caption.
-        out: Directory to make.
-        recipe: Directory made by augment, for captions of mixed images.
         latents: Image codec, such as pixel-unshuffle:4, stabilityai/sd-vae-ft-ema or your my_parts.py:MyCodec.
         text: Text encoder, such as words:64, google/flan-t5-xl or your my_parts.py:MyEncoder.
         text_encoding: How token embeddings are stored; none: texts are encoded on the fly in training.
-        compute: What pretrained networks compute in.
-        device: Where they do: cuda, mps, cpu, or in this process cuda:N; the best there is by default.
-        engine: In this process, in processes, or on a Ray cluster.
-        workers: Processes or Ray actors; one for each GPU by default, without GPUs one for each core.
-        address: Of the Ray cluster.
-        shard: i/n: the i-th of n tasks of an array job; the last one to end completes the directory.
     """
-    from tessera.curate.encode import EncodeConfig
-    from tessera.curate.encode import encode as encode_all
-    from tessera.workers import Engine, parse_part
+    from tessera import workers as work
+    from tessera.curate import encode as stage
 
-    config = EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
-    where = Engine(kind=engine, workers=workers, address=address, part=parse_part(shard))
-    encode_all(out, images, captions, config, recipe=recipe, engine=where, device=device)
+    config = stage.EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
+    where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
+    stage.encode(out, images, captions, config, recipe=recipe, engine=where, device=device)
     _say_if_complete(out)
 
 
 def preview(
-    directory: Annotated[Path, "positional"],
-    out: Path | None = None,
-    number: int = 60,
-    seed: int = 0,
-    images: Path | None = None,
-    recipe: Path | None = None,
+    directory: Annotated[Path, "positional", "Directory made by collect, augment, caption or encode."],
+    out: Annotated[Path | None, "The HTML file; DIRECTORY.html by default."] = None,
+    number: Annotated[int, "How many records to show."] = 60,
+    seed: Annotated[int, "Seed of their choice."] = 0,
+    images: Annotated[Path | None, "The images it was made from, where they lie elsewhere."] = None,
+    recipe: Annotated[Path | None, "The recipe it was made from, where it lies elsewhere."] = None,
 ) -> None:
     """Write a page of samples of what collect, augment, caption or encode made: one HTML file.
 
     Example: tessera preview captions/plain --out preview.html
-
-    Args:
-        directory: Directory made by collect, augment, caption or encode.
-        out: The HTML file; DIRECTORY.html by default.
-        number: How many records to show.
-        seed: Seed of their choice.
-        images: The images it was made from, where they lie elsewhere.
-        recipe: The recipe it was made from, where it lies elsewhere.
     """
-    from tessera.report.dataset_page import preview as preview_page
+    from tessera.report import dataset_page
 
     place = directory.resolve()
     path = out or place.with_name(f"{place.name}.html")
-    preview_page(directory, path, number=number, seed=seed, images=images, recipe=recipe)
+    dataset_page.preview(directory, path, number=number, seed=seed, images=images, recipe=recipe)
     say_files([path])

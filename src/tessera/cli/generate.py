@@ -3,18 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from tessera.cli.options import Device, GuidanceScale, Out, Steps
 from tessera.cli.output import say, say_files
 from tessera.config import UserError
 
 
 def import_published(
     source: Annotated[str, "positional"],
-    out: Path,
+    out: Out,
     null_condition: Path | None = None,
-    coherence: bool = False,
-    guidance_scale: float = 9.0,
-    steps: int = 250,
-    clip_denoised: float = 3.3,
+    coherence: Annotated[bool, "Keep the coherence token, as the published pipeline does."] = False,
+    guidance_scale: GuidanceScale = 9.0,
+    steps: Steps = 250,
+    clip_denoised: Annotated[float, "Largest absolute value of the predicted latents."] = 3.3,
 ) -> None:
     """Turn the published CAD-I weights into an export that generate takes.
 
@@ -22,66 +23,47 @@ def import_published(
 
     Args:
         source: A folder with config.json and model.safetensors, or a Hugging Face repository.
-        out: Directory to make.
         null_condition: .npy file with the encoding of the empty text by google/flan-t5-xl, (1, 2048).
-        coherence: Keep the coherence token, as the published pipeline does.
-        guidance_scale: Default guidance w: uncond + w (cond - uncond).
-        steps: Default number of sampling steps.
-        clip_denoised: Largest absolute value of the predicted latents.
     """
-    from tessera.weights.import_published import ImportConfig
-    from tessera.weights.import_published import import_published as import_all
+    from tessera.weights import import_published as stage
 
-    config = ImportConfig(
+    config = stage.ImportConfig(
         coherence=coherence, guidance_scale=guidance_scale, sampling_steps=steps, clip_denoised=clip_denoised
     )
-    import_all(out, source, config, null_condition=null_condition)
+    stage.import_published(out, source, config, null_condition=null_condition)
     say(out)
 
 
 def generate(
-    export: Annotated[Path | None, "positional"] = None,
-    prompt: Annotated[str | None, "positional"] = None,
+    export: Annotated[Path | None, "positional", "Directory made by export."] = None,
+    prompt: Annotated[str | None, "positional", "One prompt; prints where its images are."] = None,
     prompts: str | None = None,
     model: str | None = None,
-    out: Path | None = None,
-    per_prompt: int | None = None,
-    extended: bool = False,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
+    out: Annotated[Path | None, "Directory to make; a fresh one below samples/ by default."] = None,
+    per_prompt: Annotated[int | None, "Images of each prompt; 4 for a file, 1 for a prompt by default."] = None,
+    extended: Annotated[bool, "Draw the extended text of each prompt."] = False,
+    steps: Annotated[int | None, "Sampling steps; the export's by default."] = None,
+    guidance_scale: Annotated[float | None, "Guidance w; the export's by default."] = None,
     guidance_interval: tuple[float, float] | None = None,
-    sampler: str = "ddim",
-    size: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
+    sampler: Annotated[str, "ddim, ddpm, dpmpp_2m, or your own: FILE.py:FUNCTION."] = "ddim",
+    size: Annotated[int | None, "For --model: side of the images in pixels; the pipeline's own by default."] = None,
+    seed: Annotated[int, "Image k of prompt i is a function of (seed, i, k)."] = 0,
+    batch_size: Annotated[int | None, "Images drawn at once; 32, or 4 with --model, by default."] = None,
     compute: Literal["fp32", "bf16"] = "fp32",
-    compile: bool = False,
-    device: str | None = None,
+    compile: Annotated[bool, "Compile the network first: a minute at the start, then faster steps on a GPU."] = False,
+    device: Device = None,
 ) -> None:
     """Draw images of one prompt, or of every prompt of a file in GenEval's folder layout; under torchrun, on many GPUs.
 
     Example: tessera generate export/ta_ia "a red circle" or, for a file, --prompts FILE --out samples/ta_ia
 
     Args:
-        export: Directory made by export.
-        prompt: One prompt; prints where its images are.
         prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; teaser, figure4 or geneval;
             coco:FILE or coco-30k:FILE (COCO's captions_*.json), dpg:FILE (csv); or a directory made by caption.
         model: Instead of an export, another text-to-image model: a diffusers pipeline of the Hub, or a folder of one.
-        out: Directory to make; a fresh one below samples/ by default.
-        per_prompt: Images of each prompt; 4 for a file, 1 for a prompt by default.
-        extended: Draw the extended text of each prompt.
-        steps: Sampling steps; the export's by default.
-        guidance_scale: Guidance w; the export's by default.
         guidance_interval: Low and high t (0 clean, 1 noise) between which guidance acts; everywhere by default.
-        sampler: ddim, ddpm, dpmpp_2m, or your own: FILE.py:FUNCTION.
-        size: For --model: side of the images in pixels; the pipeline's own by default.
-        seed: Image k of prompt i is a function of (seed, i, k).
-        batch_size: Images drawn at once; 32, or 4 with --model, by default.
         compute: Number format of the network. bf16 is several times faster on a GPU, twice on a CPU that has it;
             images differ a little.
-        compile: Compile the network first: a minute at the start, then faster steps on a GPU.
-        device: cuda, mps or cpu; the best there is by default.
     """
     given: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "extended": extended}
     sizes = {"per_prompt": per_prompt, "batch_size": batch_size}

@@ -3,24 +3,25 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from tessera.cli.options import Device, GuidanceScale, Out, Steps
 from tessera.cli.output import say
 
 
 def train(
     preset: Annotated[str, "positional"],
-    plain: Path,
-    out: Path,
-    augmented: Path | None = None,
-    num_images: int | None = None,
-    seed: int | None = None,
+    plain: Annotated[Path, "Directory made by encode."],
+    out: Annotated[Path, "Run directory to make."],
+    augmented: Annotated[Path | None, "Directory made by encode from a recipe."] = None,
+    num_images: Annotated[int | None, "Samples to see in total, instead of the preset's."] = None,
+    seed: Annotated[int | None, "Seed, instead of the preset's."] = None,
     init: Path | None = None,
-    device: str | None = None,
+    device: Device = None,
     compile: Literal["auto", "on", "off"] = "auto",
     shard: bool = False,
     peak_tflops: float | None = None,
-    wandb: str | None = None,
-    verify: bool = False,
-    resume: bool = False,
+    wandb: Annotated[str | None, "Log to this project of Weights & Biases too."] = None,
+    verify: Annotated[bool, "Compare the sets with their checksums first, which takes minutes for large ones."] = False,
+    resume: Annotated[bool, "Fail if there is no run to resume."] = False,
 ) -> None:
     """Train one arm of a preset on encoded sets (Algorithm 1); running again resumes from the last checkpoint.
 
@@ -30,20 +31,11 @@ def train(
 
     Args:
         preset: PRESET:ARM, for example dit-i-l2:ta_ia, or FILE.py:FUNCTION that returns a TrainConfig.
-        plain: Directory made by encode.
-        out: Run directory to make.
-        augmented: Directory made by encode from a recipe.
-        num_images: Samples to see in total, instead of the preset's.
-        seed: Seed, instead of the preset's.
         init: Start from these weights, a directory made by export or import-published; at random by default.
-        device: cuda, mps or cpu; the best available by default.
         compile: Compile the network's blocks; auto: on a GPU, if it can be, without --shard.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
         peak_tflops: Dense bf16 peak of a GPU in TFLOP/s, of which the log gives the share reached; by default the data
             sheet's for the GPU's model, for example 989 for an H100 SXM or H200.
-        wandb: Log to this project of Weights & Biases too.
-        verify: Compare the sets with their checksums first, which takes minutes for large ones.
-        resume: Fail if there is no run to resume.
     """
     from tessera.devices import rank
     from tessera.presets.lookup import load_train_preset
@@ -93,11 +85,11 @@ def _pretrained(plain: Path, augmented: Path | None, *, draws: bool) -> tuple[An
 
 
 def export(
-    run: Annotated[Path, "positional"],
-    out: Path,
-    weights: Literal["ema", "online"] = "ema",
-    guidance_scale: float = 3.0,
-    steps: int = 250,
+    run: Annotated[Path, "positional", "Directory made by train."],
+    out: Out,
+    weights: Annotated[Literal["ema", "online"], "The EMA weights or the last ones."] = "ema",
+    guidance_scale: GuidanceScale = 3.0,
+    steps: Steps = 250,
     clip_denoised: float | None = None,
 ) -> None:
     """Turn a finished run into usable weights.
@@ -105,21 +97,12 @@ def export(
     Example: tessera export runs/ta_ia --out export/ta_ia --steps 25
 
     Args:
-        run: Directory made by train.
-        out: Directory to make.
-        weights: The EMA weights or the last ones.
-        guidance_scale: Default guidance w: uncond + w (cond - uncond).
-        steps: Default number of sampling steps.
         clip_denoised: Largest absolute value of the predicted latents; by default that of the training latents.
     """
-    from tessera.train.export import ExportConfig
-    from tessera.train.export import export as export_run
+    from tessera.train import export as stage
 
-    config = ExportConfig(
-        weights=weights,
-        guidance_scale=guidance_scale,
-        sampling_steps=steps,
-        clip_denoised=clip_denoised,
+    config = stage.ExportConfig(
+        weights=weights, guidance_scale=guidance_scale, sampling_steps=steps, clip_denoised=clip_denoised
     )
-    export_run(out, run, config)
+    stage.export(out, run, config)
     say(out)

@@ -1,0 +1,24 @@
+"""Parameters that several verbs take. A string in `Annotated` is the parameter's help, or "positional"; help that is
+longer than the line is under Args in the verb's docstring."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+Images = Annotated[Path, "positional", "Directory made by collect."]
+Out = Annotated[Path, "Directory to make."]
+ResumableOut = Annotated[Path, "Directory to make; run again to resume."]
+SingleClass = Annotated[str | None, "The class of a folder without class folders."]
+Device = Annotated[str | None, "cuda, mps or cpu; the best there is by default."]
+WorkerDevice = Annotated[str | None, "cuda, mps, cpu, or in this process cuda:N; the best there is by default."]
+Engine = Annotated[
+    Literal["here", "processes", "ray"], "Pretrained networks: in this process, in processes, or on a Ray cluster."
+]
+Workers = Annotated[int | None, "Processes or Ray actors; one for each GPU by default, without GPUs one for each core."]
+Address = Annotated[str | None, "Of the Ray cluster."]
+Shard = Annotated[str | None, "i/n: the i-th of n tasks of an array job; the last one to end completes the directory."]
+Server = Annotated[str | None, "OpenAI-compatible server, such as http://127.0.0.1:8000/v1; its key: OPENAI_API_KEY."]
+ExtenderModel = Annotated[
+    str | None, "For llm: a repository, folder or name on the server; Llama-3.1 8B Instruct by default."
+]
+GuidanceScale = Annotated[float, "Default guidance w: uncond + w (cond - uncond)."]
+Steps = Annotated[int, "Default number of sampling steps."]
