@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from tessera.config import UserError
-from tessera.demo.browse import PAGE, Browser, find_workspace
+from tessera.demo.browse import PAGE, Browser, find_workspace, show_runs
+from tessera.report.arms import loss_points
 
 
 def test_plain_and_mixed_sets_with_boxes(workspace):
     browser = Browser(workspace)
-    assert browser.names == ["augmented-scene", "plain-scene"]
+    assert list(browser.captions) == ["augmented-scene", "plain-scene"]
     plain, mixed = browser.find("plain-scene"), browser.find("augmented-scene")
     assert len(plain) == len(mixed) == 40 > PAGE
     assert browser.cards(plain).count("<img ") == 40
@@ -53,8 +54,21 @@ def test_every_text_is_escaped_and_a_lost_file_is_told(workspace, tmp_path):
 def test_images_without_captions_and_folders_without_images(workspace, tmp_path):
     shutil.copytree(workspace / "images", tmp_path / "w" / "images")
     browser = Browser(tmp_path / "w")
-    assert browser.names == ["images"]
+    assert list(browser.captions) == ["images"]
     assert len(browser.find("images")) == 40
-    assert Browser(tmp_path).names == []
+    assert Browser(tmp_path).captions == {}
+    shutil.copytree(workspace / "captions" / "plain-scene", tmp_path / "w" / "captions" / "llava-1.6")
+    assert list(Browser(tmp_path / "w").captions) == ["llava-1.6"]
     assert find_workspace(workspace / "export" / "ta") == workspace.resolve()
     assert find_workspace(tmp_path / "a" / "b") is None
+
+
+def test_runs_show_curves_and_say_what_is_missing(workspace, tmp_path):
+    assert loss_points(workspace / "runs" / "ta" / "log.jsonl") == [(10, 0.5), (20, 0.25)]
+    shown = show_runs(workspace)
+    assert "<svg " in shown
+    assert "Nothing was judged" in shown
+    assert "no runs" in show_runs(tmp_path)
+    (tmp_path / "runs" / "<b>x").mkdir(parents=True)
+    (tmp_path / "runs" / "<b>x" / "log.jsonl").write_text('{"num_images": 1, "loss": 0.5}\n')
+    assert "<b>x" not in show_runs(tmp_path)

@@ -1,12 +1,13 @@
 """Drawings of visitors"""
 
 import json
+import threading
 
 import pytest
 
 from tessera.config import UserError
 from tessera.demo.drawing import MAX_PROMPT, Drawer, Request, find_rival
-from tessera.demo.studio import GALLERY, MAX_WAITING, SETTINGS_KEY, Studio
+from tessera.demo.studio import GALLERY, MAX_WAITING, SETTINGS_KEY, Line, Studio
 from tiny.demo import HOSTILE
 
 ASKED = {"prompt": "a red circle", "guidance_scale": 2.0, "steps": 5, "seed": 7, "count": 3}
@@ -60,7 +61,7 @@ def test_two_models_on_one_seed_keep_their_settings(workspace, tmp_path):
     assert GALLERY >= 6
     (shown,) = studio.draw("me", "<b>other</b>", **ASKED)
     assert "&lt;b&gt;" in shown.status
-    assert studio._stops == {}
+    assert studio._stops == []
 
 
 def read_settings(path):
@@ -104,7 +105,7 @@ def test_who_waits_is_told_and_can_leave(workspace, tmp_path):
     first.close()  # as when the visitor leaves: the turn is the next one's
     *_, last = waiting[1]
     assert len(last.new) == 3
-    assert studio._stops == {}
+    assert studio._stops == []
 
 
 def test_a_full_line_refuses(workspace, tmp_path):
@@ -140,3 +141,32 @@ def test_hostile_prompts_are_kept_and_escaped(prompt, workspace, tmp_path):
     assert "</textarea" not in last.preview
     if len(prompt) > 5000:
         assert "the model read the first" in last.status
+
+
+def test_first_come_first_served_and_who_leaves_makes_room():
+    line = Line(most=2)
+    with line.place() as first:
+        second, third = line.place(), line.place()
+        waits = [second.__enter__(), third.__enter__()]
+        assert [wait(0) for wait in (first, *waits)] == [0, 1, 2]
+        with pytest.raises(UserError, match="The queue is full: 2 drawings wait already"), line.place():
+            pass
+        second.__exit__(None, None, None)
+        assert waits[1](0) == 1
+        with line.place() as last:
+            assert last(0) == 2
+        third.__exit__(None, None, None)
+    with line.place() as alone:
+        assert alone(0) == 0
+
+
+def test_waiting_ends_when_the_one_before_leaves():
+    line = Line(most=1)
+    first = line.place()
+    first.__enter__()
+    with line.place() as wait:
+        assert wait(0.01) == 1
+        timer = threading.Timer(0.05, first.__exit__, (None, None, None))
+        timer.start()
+        assert wait(60) == 0
+        timer.join()

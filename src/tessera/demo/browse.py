@@ -1,7 +1,4 @@
-"""The curated data of a working folder, to walk through: images, boxes, captions, classes; searched by word.
-
-images/  recipe/  captions/  or  captions/NAME/
-"""
+"""A working folder to walk through: its images, boxes, captions and classes, searched by word; its runs and scores."""
 
 import html
 from collections.abc import Sequence
@@ -16,14 +13,16 @@ from tessera.config import UserError
 from tessera.curate.caption.caption import check_made_from, read_captions
 from tessera.curate.index import Composer, Entry, ImageRow, is_complete, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
+from tessera.demo.studio import EXACT, notice
 from tessera.images import data_uri, thumbnail
 from tessera.records import Placement
+from tessera.report.arms import ARMS, KINDS, describe_arms, loss_plot, scores_of, scores_part
+from tessera.report.render import render
 from tessera.stages import read_manifest
 
 PAGE = 24
 """Images shown at once."""
 _THUMB = 192  # px; larger images are shown at this size
-_EXACT = 64  # px; images of at most this side are shown without loss
 ALL = "all classes"
 
 
@@ -42,13 +41,13 @@ class Browser:
         self._sets: dict[str, list[tuple[Captioned, str]]] = {}
 
     @cached_property
-    def names(self) -> list[str]:
-        """The sets, by the names of their captions' directories; "images" is for images without captions."""
+    def captions(self) -> dict[str, Path | None]:
+        """The directory of captions of each set, by its name; "images" is the set without captions."""
         if not is_complete(self.workspace / "images"):
-            return []
+            return {}
         folder = self.workspace / "captions"
-        found = [path for path in (folder, *sorted(folder.glob("*"))) if is_complete(path)]
-        return [path.relative_to(folder).as_posix().replace(".", "captions", 1) for path in found] or ["images"]
+        found = {path.name: path for path in (folder, *sorted(folder.glob("*"))) if is_complete(path)}
+        return dict(found) or {"images": None}
 
     @cached_property
     def rows(self) -> dict[str, ImageRow]:
@@ -67,10 +66,10 @@ class Browser:
 
     def find(self, name: str, words: str = "", class_name: str = ALL) -> list[Captioned]:
         """Return the entries of a set with every one of `words` in caption or class, upper and lower case alike."""
-        if name not in self.names:
-            raise UserError(f"there is no set {name!r} in {self.workspace.name}; there are: {', '.join(self.names)}")
+        if name not in self.captions:
+            raise UserError(f"there is no set {name!r} in {self.workspace.name}; there are: {', '.join(self.captions)}")
         if name not in self._sets:
-            entries = self._read(name)
+            entries = self._read(self.captions[name])
             self._sets[name] = [(entry, f"{entry.class_name} {entry.caption}".casefold()) for entry in entries]
         wanted = words.casefold().split()
         return [
@@ -80,22 +79,18 @@ class Browser:
             and all(word in text for word in wanted)
         ]
 
-    def _read(self, name: str) -> list[Captioned]:
-        texts: dict[str, str] = {}
-        if name == "images":
-            entries = list_entries(list(self.rows.values()))
+    def _read(self, captions: Path | None) -> list[Captioned]:
+        if captions is None:
+            return [Captioned(**vars(entry)) for entry in list_entries(list(self.rows.values()))]
+        texts = read_captions(captions)
+        check_made_from(captions, {"images": self.workspace / "images"})
+        if "recipe" in read_manifest(captions).inputs:
+            check_made_from(captions, {"recipe": self.workspace / "recipe"})
+            mixes = [mix for mix in self.recipe.rows if mix.key in texts]
+            entries = list_entries(list(self.rows.values()), mixes)
         else:
-            folder = self.workspace / "captions"
-            captions = folder if name == "captions" else folder / name
-            texts = read_captions(captions)
-            check_made_from(captions, {"images": self.workspace / "images"})
-            if "recipe" in read_manifest(captions).inputs:
-                check_made_from(captions, {"recipe": self.workspace / "recipe"})
-                mixes = [mix for mix in self.recipe.rows if mix.key in texts]
-                entries = list_entries(list(self.rows.values()), mixes)
-            else:
-                entries = list_entries([self.rows[key] for key in texts])
-        return [Captioned(**vars(entry), caption=texts.get(entry.key, "")) for entry in entries]
+            entries = list_entries([self.rows[key] for key in texts])
+        return [Captioned(**vars(entry), caption=texts[entry.key]) for entry in entries]
 
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
         """Return the image, uint8 (S, S, 3). Raises UserError where a file is missing or damaged."""
@@ -114,23 +109,39 @@ class Browser:
         box = about = ""
         if entry.placement is not None:
             box = "" if entry.placement.pattern == CROP else _box(entry.placement)
-            about = html.escape(f"{entry.placement.pattern}, box {entry.placement.box}")
-            about = f"<small>{about}</small>"
+            about = f"<small>{html.escape(f'{entry.placement.pattern}, box {entry.placement.box}')}</small>"
         try:
-            address = data_uri(thumbnail(self.pixels(entry), _THUMB), _EXACT)
+            address = data_uri(thumbnail(self.pixels(entry), _THUMB), EXACT)
             image = f'<div class="shot"><img src="{address}" alt="{text or name}" loading="lazy">{box}</div>'
         except UserError as error:
-            image = f'<p class="notice">{html.escape(str(error))}</p>'
+            image = notice(str(error))
         return f'<li>{image}<b dir="auto">{name}</b><p dir="auto">{text}</p><small dir="auto">{key}</small>{about}</li>'
 
 
 def _box(placement: Placement) -> str:
-    """Return the partner's box as a drawing over the image."""
     left, top, right, bottom = placement.box
     return (
         f'<svg viewBox="0 0 {placement.size} {placement.size}" aria-hidden="true">'
         f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/></svg>'
     )
+
+
+def show_runs(workspace: Path) -> str:
+    """Return all runs/NAME and scores/NAME/KIND of `workspace`; what is damaged or missing is said instead."""
+    names = sorted({path.name for kind in ("runs", "scores") for path in (workspace / kind).glob("*") if path.is_dir()})
+    names.sort(key=lambda name: list(ARMS).index(name) if name in ARMS else len(ARMS))
+    if not names:
+        return notice("There are no runs in this working folder yet.")
+    arms = describe_arms(names)
+    logs = [(arm, workspace / "runs" / arm.name / "log.jsonl") for arm in arms]
+    plot = loss_plot(logs, f"Training loss of {', '.join(arm.label for arm in arms)}")
+    curves = f'<div class="plotcard">{plot}</div>' if plot else notice("No training has logged anything here yet.")
+    try:
+        part = scores_part(arms, {kind: scores_of(workspace, arms, kind) for kind in KINDS})
+        scores = render("scores_part.html.j2", part) if part else notice("Nothing was judged here yet.")
+    except UserError as error:
+        scores = notice(str(error))
+    return f"<h2>Training loss</h2>{curves}<h2>Scores</h2>{scores}"
 
 
 def find_workspace(export: Path) -> Path | None:

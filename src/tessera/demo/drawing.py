@@ -53,10 +53,9 @@ class Request:
             self.prompt.encode()
         except UnicodeEncodeError:
             raise UserError("prompt: is not valid Unicode, type it again") from None
-        ranges = {"steps": (1, MAX_STEPS), "seed": (0, MAX_SEED), "count": (1, MAX_COUNT)}
-        for name, (low, high) in {**ranges, "guidance_scale": (0, MAX_GUIDANCE)}.items():
-            value = getattr(self, name)
-            whole = name in ranges
+        whole_numbers = {"steps": (1, MAX_STEPS), "seed": (0, MAX_SEED), "count": (1, MAX_COUNT)}
+        for name, (low, high) in {**whole_numbers, "guidance_scale": (0, MAX_GUIDANCE)}.items():
+            value, whole = getattr(self, name), name in whole_numbers
             number = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
             if not number or (whole and value != int(value)):
                 shown = "nothing" if value is None else repr(value)[:40]
@@ -111,12 +110,11 @@ class Drawer:
     def draw(self, request: Request, stop: threading.Event) -> Iterator[Update]:
         """Draw until done or `stop` is set; yield updates, the last one with the state that says which.
 
-        Leaving the iterator early stops the drawing too. Images are those of
+        Leaving the iterator early sets `stop`. Images are those of
         `tessera generate EXPORT PROMPT --seed S --per-prompt B`. Raises UserError.
         """
         updates: queue.Queue[Update | BaseException] = queue.Queue()
-        left = threading.Event()
-        worker = threading.Thread(target=self._work, args=(request, (stop, left), updates), daemon=True)
+        worker = threading.Thread(target=self._work, args=(request, stop, updates), daemon=True)
         worker.start()
         try:
             while True:
@@ -126,19 +124,19 @@ class Drawer:
                 yield update
                 if update.state != "drawing":
                     return
+        except GeneratorExit:
+            stop.set()
+            raise
         finally:
-            left.set()
             worker.join()
 
-    def _work(
-        self, request: Request, stops: tuple[threading.Event, ...], updates: "queue.Queue[Update | BaseException]"
-    ) -> None:
+    def _work(self, request: Request, stop: threading.Event, updates: "queue.Queue[Update | BaseException]") -> None:
         total, step = request.steps, 0
         every = math.ceil(total / PREVIEWS)
         began = told = time.monotonic()
 
         def check_stop() -> None:
-            if any(stop.is_set() for stop in stops):
+            if stop.is_set():
                 raise _Stopped
 
         def after_step(done: int, total: int, x0: "Tensor") -> None:

@@ -1,4 +1,4 @@
-"""The web page, made of gradio's components; its work is `studio`'s, `browse`'s, `extender`'s and `runs`'."""
+"""The web page, made of gradio's components; its work is `studio`'s, `browse`'s and `extender`'s."""
 
 import html
 import secrets
@@ -10,10 +10,9 @@ from typing import Any
 import gradio as gr
 from gradio import themes
 
-from tessera.demo.browse import ALL, PAGE, Browser
+from tessera.demo.browse import ALL, PAGE, Browser, show_runs
 from tessera.demo.drawing import MAX_COUNT, MAX_PROMPT, MAX_SEED, MAX_STEPS
 from tessera.demo.extender import PromptExtender
-from tessera.demo.runs import show_runs
 from tessera.demo.studio import GALLERY, Drawn, Studio, error_notice, status
 from tessera.prompts.read import load_prompts, read_prompts
 
@@ -64,7 +63,6 @@ def _examples(workspace: Path | None) -> list[str]:
 
 
 def _safely(work: Callable[[], str]) -> str:
-    """Return the markup that `work` makes, or its message; never a trace."""
     try:
         return work()
     except Exception as error:
@@ -154,15 +152,12 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
 
     def on_extend(prompt, seed):
         yield gr.skip(), status("Extending the prompt\u2026")
-
-        def work() -> str:
-            nonlocal prompt
+        try:
             of = int(seed) if isinstance(seed, int | float) and 0 <= seed <= MAX_SEED else 0
             prompt, made_by = extender.extend(str(prompt or ""), of)
-            return status(f"Extended by {made_by}.")
-
-        told = _safely(work)
-        yield prompt, told
+            yield prompt, status(f"Extended by {made_by}.")
+        except Exception as error:
+            yield gr.skip(), error_notice(error)
 
     extend.click(
         on_extend, [prompt, seed], [prompt, news], show_progress="hidden", concurrency_limit=1, api_name="extend"
@@ -172,7 +167,12 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
         number = event.index if isinstance(event.index, int) else -1
         if not 0 <= number < len(saved):
             return "", None, gr.update(visible=False)
-        return _table(saved[number].settings), saved[number].settings, gr.update(visible=True)
+        settings = saved[number].settings
+        rows = "".join(
+            f'<tr><th scope="row">{html.escape(name)}</th><td dir="auto">{html.escape(str(value))}</td></tr>'
+            for name, value in settings.items()
+        )
+        return f'<table class="settings">{rows}</table>', settings, gr.update(visible=True)
 
     gallery.select(on_select, saved, [settings, chosen, again], **_QUIET)
 
@@ -183,22 +183,14 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
     again.click(on_again, chosen, [prompt, guidance, steps, seed, count, model], **_QUIET)
 
 
-def _table(settings: dict[str, Any]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td dir="auto">{html.escape(str(value))}</td></tr>'
-        for name, value in settings.items()
-    )
-    return f'<table class="settings">{rows}</table>'
-
-
 def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:
     browser = Browser(workspace) if workspace is not None else None
-    if browser is None or not browser.names:
+    if browser is None or not browser.captions:
         gr.HTML('<p class="hint">There are no curated data here; name their working folder: --workspace DIR.</p>')
         return
     with gr.Row():
         words = gr.Textbox(label="Search by word", placeholder="red circle", elem_id="words")
-        names = gr.Dropdown(browser.names, value=browser.names[0], label="Set", elem_id="set")
+        names = gr.Dropdown(list(browser.captions), label="Set", elem_id="set")
         classes = gr.Dropdown([ALL, *browser.classes], value=ALL, label="Class", elem_id="class")
         number = gr.Number(value=1, label="Page", minimum=1, step=1, precision=0, elem_id="page")
     found = gr.HTML(elem_id="found", padding=False)

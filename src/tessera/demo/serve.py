@@ -12,7 +12,7 @@ from tessera.demo.browse import find_workspace
 from tessera.demo.drawing import Drawer, find_rival
 from tessera.demo.extender import PromptExtender, world_of
 from tessera.demo.studio import Studio
-from tessera.extras import install_command
+from tessera.extras import require
 from tessera.prompts.extend import ExtendConfig
 
 HOST, PORT, PORTS = "127.0.0.1", 7860, 20
@@ -60,24 +60,19 @@ def serve(
     extender: of prompts; None = one that needs no language model. Raises UserError for no export, no gradio, no free
     port.
     """
-    drawers = [Drawer(export, device)]
-    rival = beside if beside is not None else find_rival(export)
-    if rival is not None:
-        drawers.append(Drawer(rival, device))
-    if workspace is not None and not Path(workspace).is_dir():
-        raise UserError(f"{workspace}: there is no such folder; give the one that holds images/ and runs/")
-    folder = Path(workspace) if workspace is not None else find_workspace(export)
+    exports = (export, beside or find_rival(export))
+    drawers = [Drawer(path, device) for path in exports if path is not None]
+    folder = workspace or find_workspace(export)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give the one that holds images/ and runs/")
     free = _free_port(host, port)
     with tempfile.TemporaryDirectory(prefix="tessera-demo-", ignore_cleanup_errors=True) as scratch:
         _quieten(Path(scratch))
-        try:
-            from tessera.demo.page import make_page, theme_and_style
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "gradio":
-                raise
-            raise UserError(f"demo needs gradio, run: {install_command('demo')}") from None
+        require("gradio", "demo", wanted_by="demo")
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+        from tessera.demo.page import make_page, theme_and_style
 
         middleware = [Middleware(SameOriginOnly)]
         if host in (HOST, "localhost"):  # a page elsewhere that points its own name here gets nothing
@@ -85,14 +80,8 @@ def serve(
         studio = Studio(drawers, Path(scratch) / "drawn")
         world = world_of(folder, drawers[0].pipeline.info.text_encoder)
         page = make_page(studio, folder, PromptExtender(world, extender, device))
-        page.launch(
-            server_name=host,
-            server_port=free,
-            allowed_paths=[str(studio.folder)],
-            app_kwargs={"middleware": middleware},
-            **_LAUNCH,
-            **theme_and_style(),
-        )
+        place: dict[str, Any] = {"server_name": host, "server_port": free, "allowed_paths": [str(studio.folder)]}
+        page.launch(**place, app_kwargs={"middleware": middleware}, **_LAUNCH, **theme_and_style())
         print(f"Demo: http://{host}:{free} (Ctrl-C ends it)", flush=True)
         try:
             while True:

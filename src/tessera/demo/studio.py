@@ -1,7 +1,4 @@
-"""The work behind the buttons draw, stop and extend: plain Python, without the page's library.
-
-Every function here gives markup or data for the page and never raises for a wrong input: the message is its result.
-"""
+"""The work behind the buttons draw and stop, as markup and data for the page: plain Python, without its library."""
 
 import html
 import itertools
@@ -9,7 +6,8 @@ import json
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from numpy.typing import NDArray
 import tessera
 from tessera.config import UserError
 from tessera.demo.drawing import SAMPLER, Drawer, Request, Update
-from tessera.demo.turns import Turns
 from tessera.images import data_uri, write_png
 from tessera.progress import duration_text
 
@@ -66,6 +63,40 @@ class Shown:
     drawing: bool = False
 
 
+class Line:
+    """The drawings in front of one device: one at a time, first come first served; `most` may wait behind it."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self._places: list[object] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def place(self) -> Iterator[Callable[[float], int]]:
+        """Take a place at the end of the line, given up at the end of the block. Raises UserError: the line is full.
+
+        Yields a function that waits until fewer are ahead, for at most so many seconds, and returns how many are.
+        """
+        place = object()
+
+        def wait(seconds: float) -> int:
+            with self._changed:
+                before = self._places.index(place)
+                self._changed.wait_for(lambda: self._places.index(place) < before, seconds if before else 0)
+                return self._places.index(place)
+
+        with self._changed:
+            if len(self._places) > self.most:
+                raise UserError(f"The queue is full: {self.most} drawings wait already. Try again in a minute.")
+            self._places.append(place)
+        try:
+            yield wait
+        finally:
+            with self._changed:
+                self._places.remove(place)
+                self._changed.notify_all()
+
+
 class Studio:
     """The models of a page, and the visitors who draw."""
 
@@ -78,10 +109,9 @@ class Studio:
             names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
         self.drawers = dict(zip(names, drawers))
         self.folder = Path(folder)
-        self.turns = Turns(MAX_WAITING)
+        self._line = Line(MAX_WAITING)
         self._numbers = itertools.count()
-        self._stops: dict[str, set[threading.Event]] = {}
-        self._lock = threading.Lock()
+        self._stops: list[tuple[str, threading.Event]] = []
 
     @property
     def choices(self) -> list[str]:
@@ -91,8 +121,8 @@ class Studio:
 
     def stop(self, visitor: str) -> None:
         """Stop all drawings of this visitor."""
-        with self._lock:
-            for event in self._stops.get(visitor, ()):
+        for name, event in tuple(self._stops):
+            if name == visitor:
                 event.set()
 
     def draw(self, visitor: str, choice: str, **asked: Any) -> Iterator[Shown]:
@@ -100,33 +130,28 @@ class Studio:
 
         Until then the updates say how many come before.
         """
-        event = threading.Event()
-        with self._lock:
-            self._stops.setdefault(visitor, set()).add(event)
+        stop = visitor, event = visitor, threading.Event()
+        self._stops.append(stop)
         try:
             yield from self._draw(choice, event, asked)
         except Exception as error:
             yield Shown(error_notice(error))
         finally:
-            event.set()
-            with self._lock:
-                self._stops[visitor].discard(event)
-                if not self._stops[visitor]:
-                    del self._stops[visitor]
+            self._stops.remove(stop)
 
     def _draw(self, choice: str, stop: threading.Event, asked: dict[str, Any]) -> Iterator[Shown]:
         if choice not in self.choices:
             raise UserError(f"model: unknown {str(choice)[:60]!r}, there are: {', '.join(self.choices)}")
         names = [choice] if choice in self.drawers else list(self.drawers)[:2]
         request = Request(**asked)
-        with self.turns.place() as place:
-            told = 0
-            while (ahead := place.ahead) and not stop.is_set():
+        with self._line.place() as wait:
+            told, ahead = 0, wait(0)
+            while ahead and not stop.is_set():
                 if ahead != told:
                     told = ahead
                     before = "1 drawing comes" if ahead == 1 else f"{ahead} drawings come"
                     yield Shown(status(f"Waiting: {before} before this one."), drawing=True)
-                place.wait(_TICK)
+                ahead = wait(_TICK)
             if ahead:
                 yield Shown(notice("Stopped before it began."))
             else:
