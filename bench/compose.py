@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from tessera.curate.collect.crops import square_crop
-from tessera.cutmix import PATTERNS, compose, count_placements, placement_at
+from tessera.cutmix import PATTERNS, compose, placement_at, windows_of
 from tessera.images import read_rgb, write_png
 
 COUNT, SIZE = 256, 256
@@ -64,7 +64,7 @@ def main(seconds: float) -> None:
             places = []
             for i in range(len(pairs)):
                 pattern = PATTERNS[i % len(PATTERNS)]
-                places.append(placement_at(pattern, SIZE, int(rng.integers(count_placements(pattern, SIZE)))))
+                places.append(placement_at(pattern, SIZE, int(rng.integers(len(windows_of(pattern, SIZE))))))
             mixed = {}
             for way, (paths, read) in ways.items():
                 start = time.process_time()

@@ -15,7 +15,6 @@ from tessera.cutmix import (
     TABLE,
     Pattern,
     compose,
-    count_placements,
     draw_placement,
     label_of,
     pattern_of,
@@ -31,11 +30,11 @@ patterns = st.sampled_from(PATTERNS)
 @st.composite
 def placements(draw, size=sizes, pattern=patterns):
     size, pattern = draw(size), draw(pattern)
-    return placement_at(pattern, size, draw(st.integers(0, count_placements(pattern, size) - 1)))
+    return placement_at(pattern, size, draw(st.integers(0, len(windows_of(pattern, size)) - 1)))
 
 
 def all_boxes(pattern: str, size: int) -> list[tuple[int, int, int, int]]:
-    return [placement_at(pattern, size, i).box for i in range(count_placements(pattern, size))]
+    return [placement_at(pattern, size, i).box for i in range(len(windows_of(pattern, size)))]
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -158,7 +157,7 @@ def test_draw_is_a_function_of_the_generator(pattern, size, seed):
 @given(patterns, st.integers(0, 2**31))
 def test_draw_is_uniform(pattern, seed):
     rng = np.random.default_rng(seed)
-    count = count_placements(pattern, 16)
+    count = len(windows_of(pattern, 16))
     drawn = Counter(draw_placement(pattern, 16, rng).box for _ in range(50 * count))
     assert set(drawn) == set(all_boxes(pattern, 16))
     chi_squared = sum((n - 50) ** 2 / 50 for n in drawn.values())
@@ -215,7 +214,7 @@ def test_a_pattern_is_told_from_its_box():
 
 def test_a_pattern_of_ones_own_is_one_record():
     stripe = Pattern(name="stripe", area=1 / 4, windows=lambda size: [(0, 0, size, size // 4), (0, 4, size, 8)])
-    assert count_placements(stripe, 32) == 2
+    assert len(windows_of(stripe, 32)) == 2
     placement = placement_at(stripe, 32, 1)
     assert placement == Placement("stripe", (0, 4, 32, 8), 32)
     base, partner = picture(0, 32, 32), picture(1, 32, 32)

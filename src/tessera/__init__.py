@@ -21,14 +21,9 @@ def load_pipeline(
     with the files of either. device: None = the best there is. dtype of the weights: None = float32.
     Raises UserError for what is none of these, or where the extra `hub` is not installed.
     """
-    from tessera.config import UserError
-    from tessera.extras import install_command
+    from tessera.extras import require
 
-    try:
-        from tessera.generate.diffusers import pipeline as diffusers_pipeline
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("diffusers", "huggingface_hub"):
-            raise
-        raise UserError(f"load_pipeline needs {missing}, run: {install_command('hub')}") from None
-    return diffusers_pipeline.load_pipeline(path_or_repo, device, dtype)
+    require("diffusers", "hub", "load_pipeline")
+    from tessera.generate.diffusers import pipeline
+
+    return pipeline.load_pipeline(path_or_repo, device, dtype)

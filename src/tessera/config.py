@@ -44,13 +44,29 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _to_json(config, type(config))
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
-    """Build the dataclass `cls` from `data`, the inverse of `to_dict`. `where` (a file or a word) begins each message.
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config", path: str = "") -> T:
+    """Build the dataclass `cls` from `data`, the inverse of `to_dict`.
 
+    where: a file or a word that begins each message. path: the place of `data` in a larger configuration.
     Supports int, float, bool, str, None, Literal, tuples, Optional, dataclasses and unions of dataclasses.
     Raises UserError for an unknown field, a missing one, a wrong type or a value that the class refuses.
     """
-    return _build(cls, data, where, "")
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where}: {path or 'the whole'} must be an object with fields, not {data!r}")
+    dot = f"{path}." if path else ""
+    hints = _hints(cls)
+    for name in data:
+        if name not in hints:
+            raise UserError(f"{where}: unknown field '{dot}{name}';{nearest(name, hints)} known: {', '.join(hints)}")
+    for field in dataclasses.fields(cls):  # type: ignore
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.init and field.name not in data and not optional:
+            raise UserError(f"{where}: field '{dot}{field.name}' is missing")
+    values = {name: _convert(hints[name], value, where, f"{dot}{name}") for name, value in data.items()}
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise UserError(f"{where}: {f'{path}: ' if path else ''}{error}") from error
 
 
 def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
@@ -60,8 +76,8 @@ def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
     file, colon, attribute = name.rpartition(":")
     if colon and file.endswith(".py"):
         return _load_attribute(Path(file), attribute, what)
-    known = ", ".join(registry)
-    raise UserError(f"unknown {what} {name!r};{nearest(name, registry)} known: {known}, or FILE.py:FUNCTION")
+    near = nearest(name, registry)
+    raise UserError(f"unknown {what} {name!r};{near} known: {', '.join(registry)}, or FILE.py:FUNCTION")
 
 
 def call(name: str, registry: Mapping[str, Callable[[], T]], what: str = "preset") -> T:
@@ -89,8 +105,7 @@ def part_id(spec: str, registry: Iterable[str]) -> str:
     if spec in registry:
         return spec
     file, _, attribute = spec.rpartition(":")
-    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return f"{Path(file).name}:{attribute}@{digest[:12]}"
+    return f"{Path(file).name}:{attribute}@{hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]}"
 
 
 @contextlib.contextmanager
@@ -127,24 +142,15 @@ def check_ranges(config: Any, **intervals: str) -> None:
             raise UserError(f"{field} is {value!r}; give {_type_name(hint)}{_near(value, choices)}")
     for field, interval in intervals.items():
         value = getattr(config, field)
-        low, high = (_end(text) for text in interval[1:-1].split(","))
+        ends = (text.strip().partition("**") for text in interval[1:-1].split(","))
+        low, high = (int(base) ** int(exponent) if power else float(base) for base, power, exponent in ends)
         for number in value if isinstance(value, tuple) else (value,):
             inside = number is None or low < number < high
-            if not inside and not (number, interval[0]) == (low, "[") and not (number, interval[-1]) == (high, "]"):
-                raise UserError(f"{field} is {value}; give {_range_text(interval, low, high)}")
-
-
-def _end(text: str) -> float:
-    base, power, exponent = text.strip().partition("**")
-    return int(base) ** int(exponent) if power else float(base)
-
-
-def _range_text(interval: str, low: float, high: float) -> str:
-    if (low, high) == (-math.inf, math.inf):
-        return "a finite number"
-    if high == math.inf:
-        return f"at least {low:g}" if interval[0] == "[" else f"a number above {low:g}"
-    return f"a number in {interval}"
+            if not inside and (number, interval[0]) != (low, "[") and (number, interval[-1]) != (high, "]"):
+                wanted = f"at least {low:g}" if interval[0] == "[" else f"a number above {low:g}"
+                wanted = wanted if high == math.inf else f"a number in {interval}"
+                wanted = wanted if (low, high) != (-math.inf, math.inf) else "a finite number"
+                raise UserError(f"{field} is {value}; give {wanted}")
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
@@ -154,21 +160,15 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> lis
     """
     found = []
     for key in sorted(a.keys() | b.keys()):
-        field = f"{prefix}{key}"
-        left, right = (_by_number(side.get(key)) for side in (a, b))
+        left, right = sides = [side.get(key) for side in (a, b)]
+        if all(isinstance(side, list) and side and all(isinstance(item, Mapping) for item in side) for side in sides):
+            left, right = ({str(index): item for index, item in enumerate(side)} for side in sides)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found += compare(left, right, f"{field}.")
-        elif key not in a or key not in b or a[key] != b[key]:
+            found += compare(left, right, f"{prefix}{key}.")
+        elif key not in a or key not in b or left != right:
             shown = [json.dumps(side[key]) if key in side else "nothing" for side in (a, b)]
-            found.append((field, shown[0], shown[1]))
+            found.append((f"{prefix}{key}", *shown))
     return found
-
-
-def _by_number(value: Any) -> Any:
-    """Turn a list of objects into an object with its indices for names; return anything else unchanged."""
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-        return {str(index): item for index, item in enumerate(value)}
-    return value
 
 
 @functools.cache
@@ -197,8 +197,7 @@ def _element(hint: Any, index: int) -> Any:
 
 def _to_json(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        hints = _hints(type(value))  # type: ignore
-        fields = {name: _to_json(getattr(value, name), hints[name]) for name in hints}
+        fields = {name: _to_json(getattr(value, name), kind) for name, kind in _hints(type(value)).items()}  # type: ignore
         return {"kind": type(value).__name__, **fields} if len(_dataclasses(hint)) > 1 else fields
     if isinstance(value, tuple | list):
         return [_to_json(item, _element(hint, index)) for index, item in enumerate(value)]
@@ -212,30 +211,11 @@ def _to_json(value: Any, hint: Any) -> Any:
     raise TypeError(f"{value!r} cannot be written as JSON")
 
 
-def _build(cls: type[T], data: Any, where: str, path: str) -> T:
-    if not isinstance(data, Mapping):
-        raise UserError(f"{where}: {path or 'the whole'} must be an object with fields, not {data!r}")
-    dot = f"{path}." if path else ""
-    hints = _hints(cls)
-    for name in data:
-        if name not in hints:
-            raise UserError(f"{where}: unknown field '{dot}{name}';{nearest(name, hints)} known: {', '.join(hints)}")
-    for field in dataclasses.fields(cls):  # type: ignore
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if field.init and field.name not in data and not optional:
-            raise UserError(f"{where}: field '{dot}{field.name}' is missing")
-    values = {name: _convert(hints[name], value, where, f"{dot}{name}") for name, value in data.items()}
-    try:
-        return cls(**values)
-    except UserError as error:
-        raise UserError(f"{where}: {f'{path}: ' if path else ''}{error}") from error
-
-
 def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
     if len(_members(hint)) > 1:
         return _convert_union(hint, value, where, path)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where, path)  # type: ignore
+        return from_dict(hint, value, where, path)  # type: ignore
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if any(type(value) is type(choice) and value == choice for choice in arguments):
@@ -257,25 +237,20 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
 def _convert_union(hint: Any, value: Any, where: str, path: str) -> Any:
     classes = _dataclasses(hint)
     if isinstance(value, Mapping) and len(classes) > 1:
-        kind = value.get("kind")
+        kind, known = value.get("kind"), ", ".join(classes)
         if not isinstance(kind, str) or kind not in classes:
-            choices = ", ".join(classes)
-            raise UserError(
-                f"{where}: field '{path}.kind' must be one of {choices}, not {kind!r}{_near(kind, classes)}"
-            )
-        return _build(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where, path)
+            raise UserError(f"{where}: field '{path}.kind' must be one of {known}, not {kind!r}{_near(kind, classes)}")
+        return from_dict(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where, path)
     if isinstance(value, Mapping) and classes:
-        return _build(next(iter(classes.values())), value, where, path)
+        return from_dict(next(iter(classes.values())), value, where, path)
     if value is None and type(None) in _members(hint):
         return None
     candidates = [member for member in _members(hint) if member not in (type(None), *classes.values())]
     if len(candidates) == 1 and not classes:
         return _convert(candidates[0], value, where, path)  # its message is the most exact
     for member in candidates:
-        try:
+        with contextlib.suppress(UserError):
             return _convert(member, value, where, path)
-        except UserError:
-            continue
     raise UserError(f"{where}: field '{path}' must be {_type_name(hint)}, not {value!r}")
 
 
@@ -306,13 +281,9 @@ def _load_attribute(file: Path, attribute: str, what: str) -> Any:
     sys.modules[name] = module  # dataclasses of the file look their own module up
     with blaming(f"{file}:{attribute}", what):
         spec.loader.exec_module(module)
-    found = getattr(module, attribute, None)
-    if not _is_part(found):
-        names = [key for key, value in vars(module).items() if _is_part(value) and not key.startswith("_")]
-        raise UserError(f"{what} {file}:{attribute}: the file has no function {attribute!r}{_near(attribute, names)}")
-    return found
-
-
-def _is_part(value: Any) -> bool:
-    """Return whether a value can be a part: a function, a class, or a record such as `tessera.cutmix.Pattern`."""
-    return callable(value) or dataclasses.is_dataclass(value)
+    # A part is a function, a class, or a record such as `tessera.cutmix.Pattern`.
+    parts = {key: part for key, part in vars(module).items() if callable(part) or dataclasses.is_dataclass(part)}
+    if attribute not in parts:
+        near = _near(attribute, [key for key in parts if not key.startswith("_")])
+        raise UserError(f"{what} {file}:{attribute}: the file has no function {attribute!r}{near}")
+    return parts[attribute]

@@ -104,18 +104,13 @@ class _Windows(Sequence[Box]):
 
 
 TABLE = {
-    pattern.name: pattern
-    for pattern in (
-        Pattern(name="half", area=1 / 2, windows=_half, label="CM 1/2"),
-        Pattern(name="quarter", area=1 / 4, windows=_quarter, label="CM 1/4"),
-        Pattern(name="ninth", area=1 / 9, windows=_ninth, label="CM 1/9"),
-        Pattern(name="sixteenth", area=1 / 16, windows=_sixteenth, label="CM 1/16"),
-    )
+    "half": Pattern(name="half", area=1 / 2, windows=_half, label="CM 1/2"),
+    "quarter": Pattern(name="quarter", area=1 / 4, windows=_quarter, label="CM 1/4"),
+    "ninth": Pattern(name="ninth", area=1 / 9, windows=_ninth, label="CM 1/9"),
+    "sixteenth": Pattern(name="sixteenth", area=1 / 16, windows=_sixteenth, label="CM 1/16"),
 }
 """The paper's patterns; "all" deals them out in equal parts. An entry here adds one."""
-
 PATTERNS = tuple(TABLE)
-
 CROP = "crop"
 """The pattern that mixes nothing: one image's window, scaled up."""
 CROP_PATTERN = Pattern(name=CROP, area=0, windows=_Windows, label="crop")
@@ -141,13 +136,8 @@ def windows_of(pattern: str | Pattern, size: int) -> Sequence[Box]:
     return pattern.windows(size)
 
 
-def count_placements(pattern: str | Pattern, size: int) -> int:
-    """Return the number of different placements of `pattern` in a frame of `size` pixels."""
-    return len(windows_of(pattern, size))
-
-
 def placement_at(pattern: str | Pattern, size: int, index: int) -> Placement:
-    """Return placement number `index` (0 <= index < `count_placements`) of `pattern` in a frame of `size` pixels."""
+    """Return placement `index`, 0 <= index < len(windows_of(pattern, size)), of a frame of `size` pixels."""
     windows = windows_of(pattern, size)
     name = pattern if isinstance(pattern, str) else pattern.name
     if not 0 <= index < len(windows):
@@ -160,7 +150,7 @@ def draw_placement(pattern: str | Pattern, size: int, rng: np.random.Generator) 
 
     `size` is the frame's side in pixels, at least `MIN_SIZE`. The box's right and bottom are exclusive.
     """
-    return placement_at(pattern, size, int(rng.integers(count_placements(pattern, size))))
+    return placement_at(pattern, size, int(rng.integers(len(windows_of(pattern, size)))))
 
 
 def pattern_of(box: Box, size: int) -> str | None:
@@ -170,8 +160,9 @@ def pattern_of(box: Box, size: int) -> str | None:
     for name in PATTERNS:
         windows = windows_of(name, size)
         first = windows[0]
-        same_size = square and first[2] - first[0] == first[3] - first[1] == right - left
-        if (same_size and right <= size and bottom <= size) or box in (() if square else windows):
+        if square and first[2] - first[0] == first[3] - first[1] == right - left and max(right, bottom) <= size:
+            return name
+        if not square and box in windows:
             return name
     return None
 
@@ -192,31 +183,25 @@ def compose(
     size = placement.size
     if half_view not in HALF_VIEWS:
         raise ValueError(f"half_view must be one of {', '.join(HALF_VIEWS)}, not {half_view!r}")
-    _check_image("base", base)
-    _check_image("partner", partner)
+    for name, image in (("base", base), ("partner", partner)):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"{name} must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
     if base.shape[:2] != (size, size):
         raise ValueError(f"base is {base.shape[1]} x {base.shape[0]} px, but the placement is for {size} x {size} px")
 
     left, top, right, bottom = placement.box
     if placement.pattern == CROP:
         return np.array(_resized(np.ascontiguousarray(base[top:bottom, left:right]), size, size))
+    if half_view == "centre" and placement.pattern == "half":
+        axis = 1 if left > 0 else 0
+        parts = ((base, size // 2), (_resized(partner, size, size), size - size // 2))
+        views = [np.take(image, range((size - n) // 2, (size - n) // 2 + n), axis) for image, n in parts]
+        return np.concatenate(views, axis)
     out = base.copy()
-    if not placement.spans_frame:
-        out[top:bottom, left:right] = _resized(partner, right - left, bottom - top)
-        return out
-
-    full = _resized(partner, size, size)
-    if half_view == "aligned" or placement.pattern != "half":
-        out[top:bottom, left:right] = full[top:bottom, left:right]
-        return out
-    kept, pasted = size // 2, size - size // 2
-    base_from, partner_from = (size - kept) // 2, (size - pasted) // 2
-    if left > 0:
-        out[:, :kept] = base[:, base_from : base_from + kept]
-        out[:, kept:] = full[:, partner_from : partner_from + pasted]
+    if placement.spans_frame:
+        out[top:bottom, left:right] = _resized(partner, size, size)[top:bottom, left:right]
     else:
-        out[:kept] = base[base_from : base_from + kept]
-        out[kept:] = full[partner_from : partner_from + pasted]
+        out[top:bottom, left:right] = _resized(partner, right - left, bottom - top)
     return out
 
 
@@ -232,11 +217,6 @@ def _side(size: int, parts: int) -> int:
 def _scaled(pixels: int, size: int) -> int:
     """Convert a length given at 256 px to `size` px, rounded half up."""
     return (2 * pixels * size + 256) // 512
-
-
-def _check_image(name: str, image: NDArray[np.uint8]) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"{name} must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
 
 
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

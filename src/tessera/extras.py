@@ -33,7 +33,6 @@ def install_command(extra: str) -> str:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:  # a folder on the path alone
         lines = []
-    parts = [line.partition(";") for line in lines]
-    markers = (f"extra == '{extra}'", f'extra == "{extra}"')
-    names = [name.strip() for name, _, marker in parts if marker.strip() in markers]
-    return "pip install " + (" ".join(f'"{name}"' for name in names) or f'"{DISTRIBUTION}[{extra}]"')
+    parts = [line.replace("'", '"').partition(";") for line in lines]
+    names = [f'"{name.strip()}"' for name, _, marker in parts if marker.strip() == f'extra == "{extra}"']
+    return "pip install " + (" ".join(names) or f'"{DISTRIBUTION}[{extra}]"')

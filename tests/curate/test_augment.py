@@ -14,7 +14,7 @@ from tessera.cli import main
 from tessera.config import UserError, to_dict
 from tessera.curate.augment import AugmentConfig, augment, draw_recipe
 from tessera.curate.index import ImageRow, read_images, read_recipe
-from tessera.cutmix import PATTERNS, compose, count_placements, placement_at
+from tessera.cutmix import PATTERNS, compose, placement_at, windows_of
 from tessera.files import read_table
 from tessera.images import read_rgb
 from tessera.stages import read_manifest
@@ -101,7 +101,7 @@ def test_partners_patterns_and_boxes_are_uniform_and_independent():
         share = sum(row.base.startswith("c0/") for row in mine) / 750
         assert abs(share - 2 / 3) < 4 * (2 / 9 / 750) ** 0.5
         boxes = Counter(row.placement for row in mine)
-        count = count_placements(pattern, 32)
+        count = len(windows_of(pattern, 32))
         wanted = 750 / count
         squares = sum((boxes[placement_at(pattern, 32, i)] - wanted) ** 2 / wanted for i in range(count))
         assert squares < count - 1 + 6 * (2 * count) ** 0.5 + 4

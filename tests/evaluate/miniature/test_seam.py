@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tessera.cutmix import compose, count_placements, placement_at
+from tessera.cutmix import compose, placement_at, windows_of
 from tessera.evaluate.miniature.calibrate import held_out
 from tessera.evaluate.miniature.seam import VISIBLE, seam_scores
 from tessera.miniature import BACKGROUNDS, WorldConfig, draw_scene, render
@@ -67,7 +67,7 @@ def test_cutmix_pictures_score_far_above_renders(pattern: str, view: str):
     pictures = [render(scene, 32) for scene in scenes]
     mixed, grounds = [], []
     for number in range(159):
-        placement = placement_at(pattern, 32, number % count_placements(pattern, 32))
+        placement = placement_at(pattern, 32, number % len(windows_of(pattern, 32)))
         mixed.append(compose(pictures[number], pictures[number + 1], placement, view))
         grounds.append(scenes[number].backgrounds != scenes[number + 1].backgrounds)
     scores = seam_scores(np.stack(mixed))[np.array(grounds)]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tessera.cutmix import PATTERNS, count_placements, placement_at
+from tessera.cutmix import PATTERNS, placement_at, windows_of
 from tessera.evaluate.miniature.color_objects import SIZE, color_mask, shrink
 
 VISIBLE = 0.1
@@ -34,7 +34,7 @@ def seam_scores(images: np.ndarray, patterns: Sequence[str] = PATTERNS) -> np.nd
     rows = _edge_sums(images_01.transpose(0, 2, 1, 3), free.transpose(0, 2, 1))
     score = np.zeros(len(images))
     for pattern in patterns:
-        for number in range(count_placements(pattern, SIZE)):
+        for number in range(len(windows_of(pattern, SIZE))):
             left, top, right, bottom = placement_at(pattern, SIZE, number).box
             edges = [_visibility(columns, x, top, bottom) for x in (left, right) if 0 < x < SIZE]
             edges += [_visibility(rows, y, left, right) for y in (top, bottom) if 0 < y < SIZE]
