@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 MODELS_VARIABLE = "TESSERA_MODELS"
 """Environment variable: folders that hold model folders, and users' own files of parts."""
 CONFIG_FILE = "config.json"
-SECOND_COPIES = ["*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"]
-"""Weights once more in another precision, which some repositories hold."""
-_VARIANT = re.compile(r"\.(?:fp16|bf16|fp32|non_ema)\b")  # the same, as a pattern of names
+_SECOND_COPIES = ["*.fp16[.-]*", "*.bf16[.-]*", "*.fp32[.-]*", "*.non_ema[.-]*"]  # of weights, in another precision
 _FOLDER_ID = re.compile(r"([^/\\]+)@([0-9a-f]{12})")
 
 
@@ -41,23 +40,20 @@ def fetch_repository(name: str, patterns: Sequence[str], field: str = "", **opti
     field: what a UserError begins with. options: of huggingface_hub's `snapshot_download` (token, cache_dir, ...).
     Raises UserError for what is no such name, cannot be fetched, or needs the extra `hub`.
     """
-    start = f"{field}: {name}" if field else name
+    start = f"{field}: {name}: there is no such folder" if field else f"{name}: there is no such folder"
     if not REPOSITORY.fullmatch(name):
-        raise UserError(f"{start}: there is no such folder, and a Hugging Face repository is named owner/name")
+        raise UserError(f"{start}, and a Hugging Face repository is named owner/name")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HFValidationError
     except ImportError:
-        command = install_command("hub")
-        raise UserError(f"{start}: there is no such folder; to fetch it from the Hub, run: {command}") from None
+        raise UserError(f"{start}; to fetch it from the Hub, run: {install_command('hub')}") from None
     repository, _, revision = name.partition("@")
-    if revision:
-        options["revision"] = revision
+    options |= {"revision": revision} if revision else {}
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{start}: there is no such folder, and fetching it failed: {reason}") from error
+    except (HFValidationError, OSError) as error:  # most errors of the Hub are OSErrors
+        raise UserError(f"{start}, and fetching it failed: {str(error).strip().splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,13 @@ def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
     if Path(name).is_dir():
         return _folder(Path(name), patterns, field)
     if match := _FOLDER_ID.fullmatch(name):
-        return _folder_by_id(name, match[1], patterns, field)
+        start, hint = f"{field}: the model folder {name} is not here", f"the folder that holds {match[1]}"
+        for path in (place / match[1] for place in (*model_places(), Path())):
+            if path.is_dir():
+                if (found := _folder(path, patterns, field)).id == name:
+                    return found
+                start = f"{field}: the model folder {name} is not here; {path} has other contents"
+        raise UserError(f"{start}; set {MODELS_VARIABLE} to {hint}")
     if importlib.util.find_spec("transformers") is None:  # said before gigabytes are fetched
         raise missing("hub", f"{field}: {name}")
     return _repository(name, patterns, field)
@@ -125,7 +127,7 @@ def model_places() -> list[Path]:
 
 
 def _repository(name: str, patterns: Sequence[str], field: str, **options: Any) -> ModelFolder:
-    path = fetch_repository(name, [CONFIG_FILE, *patterns], field, ignore_patterns=SECOND_COPIES, **options)
+    path = fetch_repository(name, [CONFIG_FILE, *patterns], field, ignore_patterns=_SECOND_COPIES, **options)
     return ModelFolder(path, name, _files(path, name, patterns, field))
 
 
@@ -138,29 +140,16 @@ def _folder(path: Path, patterns: Sequence[str], field: str) -> ModelFolder:
     return ModelFolder(path, f"{resolved.name}@{_content_hash(path, files)[:12]}", files)
 
 
-def _folder_by_id(name: str, folder: str, patterns: Sequence[str], field: str) -> ModelFolder:
-    other = ""
-    for place in (*model_places(), Path()):
-        if (path := place / folder).is_dir():
-            found = _folder(path, patterns, field)
-            if found.id == name:
-                return found
-            other = f"; {path} has other contents"
-    raise UserError(
-        f"{field}: the model folder {name} is not here{other}; set {MODELS_VARIABLE} to the folder that holds {folder}"
-    )
-
-
 def _files(path: Path, name: str, patterns: Sequence[str], field: str) -> tuple[str, ...]:
     """List the model's files in `path`, without second copies of its weights."""
     if not (path / CONFIG_FILE).is_file():
         raise UserError(f"{field}: {name} has no {CONFIG_FILE}; give the folder or repository of one model")
-    found = {file.name for pattern in patterns for file in path.glob(pattern) if not _VARIANT.search(file.name)}
+    found = {file.name for pattern in patterns for file in path.glob(pattern)}
+    found = {name for name in found if not any(fnmatch(name, copies) for copies in _SECOND_COPIES)}
     if not any(file.endswith(".safetensors") for file in found):
         raise UserError(f"{field}: {name} has no safetensors weights ({patterns[0]}); only these are read")
     return tuple(sorted({CONFIG_FILE, *found}))
 
 
 def _content_hash(path: Path, files: Sequence[str]) -> str:
-    lines = "".join(f"{file} {sha256_file(path / file)}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256("".join(f"{file} {sha256_file(path / file)}\n" for file in files).encode()).hexdigest()

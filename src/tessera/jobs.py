@@ -75,7 +75,7 @@ def run_jobs(
                 bar.advance(since, **({"now": now} if now else {}))
                 for child in [child for child in running if child.process.poll() is not None]:
                     running.remove(child)
-                    child.close()
+                    child.end()
                     if child.process.returncode != 0:
                         failures[child.job.name] = child.why()
                         if stop_at_failure:
@@ -85,7 +85,7 @@ def run_jobs(
         for child in running:
             child.ask_to_stop()
         for child in running:
-            child.wait()
+            child.end()
     if failures:
         first, *others = failures.values()
         more = f"; {len(others)} more failed" if others else ""
@@ -135,35 +135,27 @@ class _Child:
 
     def why(self) -> str:
         lines = self.log.read_bytes()[self.begins :].decode(errors="replace").strip().splitlines()
-        if self.process.returncode < 0:  # it had no time to say anything
-            why = f"was killed by signal {-self.process.returncode}"
-            why += "; most often memory ran out" if self.process.returncode == -9 else ""
-        else:
-            why = lines[-1].removeprefix("error: ") if lines else f"ended with exit code {self.process.returncode}"
+        code = self.process.returncode
+        why = lines[-1].removeprefix("error: ") if lines else f"ended with exit code {code}"
+        if code < 0:  # it had no time to say anything
+            why = f"was killed by signal {-code}" + ("; most often memory ran out" if code == -9 else "")
         return f"{self.job.what}: {why} (all it said: {self.log})"
 
     def ask_to_stop(self) -> None:
-        if os.name == "posix":
-            self.process.send_signal(signal.SIGINT)
-        else:
-            self.process.terminate()  # Windows: the last checkpoint stays
+        # Windows knows no such signal; the last checkpoint stays there.
+        self.process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
 
-    def wait(self) -> None:
+    def end(self) -> None:
         try:
             self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
-        self.close()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        self.process.communicate()  # waits for it, and closes its input
 
 
 def work(job: Callable[[], None]) -> int:
     """Call `job` in its process and return the exit code; the log's last line says what went wrong."""
-    _end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     try:
         job()
@@ -179,10 +171,6 @@ def work(job: Callable[[], None]) -> int:
 
 def _end_with_parent() -> None:
     """End this process at once when its standard input closes: the parent is gone."""
-
-    def wait() -> None:
-        while os.read(0, 1):  # not sys.stdin, whose lock would be held when this process ends
-            pass
-        os._exit(3)
-
-    threading.Thread(target=wait, daemon=True).start()
+    while os.read(0, 1):  # not sys.stdin, whose lock would be held when this process ends
+        pass
+    os._exit(3)

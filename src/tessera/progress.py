@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tessera.devices import rank
@@ -38,7 +39,7 @@ class Progress:
     def found(self, n: int) -> None:
         """Count n units that turn out to have been done before; they do not count in the rate."""
         self.before += n
-        self.completed += n
+        self.advance(n)
 
     def show(self) -> None:
         """Show the state; called at most every `interval` seconds, and at the end."""
@@ -49,10 +50,7 @@ class Progress:
 
     def notes(self) -> list[str]:
         """List the fields as text."""
-        return [
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in self.fields.items()
-        ]
+        return [f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in self.fields.items()]
 
 
 @contextlib.contextmanager
@@ -66,6 +64,7 @@ def progress(description: str, total: int, unit: str = "images", completed: int 
     loop = (description, total, unit, completed)
     if rank() == 0 and STATUS_VARIABLE in os.environ:
         shown = _StatusFile(*loop)
+        shown.show()
     elif rank() > 0 or os.environ.get("TESSERA_QUIET") == "1":
         shown = Progress(*loop)
     elif sys.stderr.isatty():
@@ -86,20 +85,12 @@ class _StatusFile(Progress):
 
     interval = STATUS_INTERVAL
 
-    def __init__(self, *loop: Any) -> None:
-        super().__init__(*loop)
-        self.path = os.environ[STATUS_VARIABLE]
-        self.show()
-
-    def found(self, n: int) -> None:
-        super().found(n)
-        self.advance(0)
-
     def show(self) -> None:
         status = {name: getattr(self, name) for name in ("description", "total", "completed", "before")}
-        with open(f"{self.path}.new", "w", encoding="utf-8") as file:
-            json.dump(status, file)
-        os.replace(f"{self.path}.new", self.path)  # the reader sees a whole file or none
+        path = Path(os.environ[STATUS_VARIABLE])
+        new = path.with_name(f"{path.name}.new")
+        new.write_text(json.dumps(status), encoding="utf-8")
+        new.replace(path)  # the reader sees a whole file or none
 
 
 class _Lines(Progress):
@@ -123,14 +114,9 @@ def _bar(description: str, total: int, unit: str, completed: int) -> Iterator[Pr
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    count = TextColumn("{task.completed}/{task.total} {task.fields[unit]}")
+    rate, note = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), count, rate, TimeRemainingColumn(), note)
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(escape(description), total=total, completed=completed, unit=escape(unit), rate="", note="")
 
@@ -154,10 +140,9 @@ def _number(value: float) -> str:
 
 def duration_text(seconds: float) -> str:
     """Return a duration for people: "8.1 s", "34 s", "9.5 min", "42 min", "3.0 h"."""
-    seconds = max(seconds, 0.0)
-    if seconds < 99.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    if minutes < 119.5:
-        return f"{minutes:.1f} min" if minutes < 9.95 else f"{minutes:.0f} min"
-    return f"{minutes / 60:.1f} h"
+    value, unit = max(seconds, 0.0), "s"
+    if value >= 99.5:
+        value, unit = value / 60, "min"
+    if value >= 119.5:
+        return f"{value / 60:.1f} h"
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
