@@ -119,7 +119,7 @@ def test_bad_plans():
     for bad, message in (
         ({"images": 0}, "images is 0; give a number above 0"),
         ({"sets": 7}, "sets is 7"),
-        ({"network": "unet"}, "network must be one of dit, cad"),
+        ({"network": "unet"}, "network is 'unet'; give one of 'dit', 'cad'"),
         ({"utilisation": 2}, "utilisation is 2"),
         ({"gpus": 0}, "gpus is 0; give a number above 0"),
         ({"gpus": 6}, "gpus is 6: 1024 samples of a step cannot be split so; give 4"),

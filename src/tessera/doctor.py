@@ -6,6 +6,7 @@ Uses no network, unless it is asked whether the Hub gives the weights that are n
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,10 +21,7 @@ from tessera.extras import install_command
 State = Literal["ok", "missing", "note"]
 
 EXTRAS = {
-    "hub": (
-        ("diffusers", "transformers", "accelerate", "huggingface_hub"),
-        "published weights, the Hub, captioners",
-    ),
+    "hub": (("diffusers", "transformers", "accelerate", "huggingface_hub"), "published weights, the Hub, captioners"),
     "demo": (("gradio",), "`tessera demo`"),
     "cluster": (("ray",), "curation on many machines"),
     "serve": (("openai",), "captions by a server"),
@@ -42,7 +40,6 @@ WEIGHTS = {
 """Hub repository -> purpose of its weights."""
 
 _GIB = 2**30
-_MIN_DISK, _MIN_MEMORY = 5 * _GIB, 4 * _GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +71,11 @@ def to_json(findings: list[Finding]) -> dict[str, Any]:
 def describe(findings: list[Finding]) -> str:
     """Return the findings as lines of text, each fix below its problem."""
     signs = {"ok": "ok", "missing": "MISSING", "note": ""}
-    return "\n".join(
-        f"{signs[f.state]:7} {f.what}: {f.found}" + (f"\n          -> {f.fix}" if f.fix else "") for f in findings
-    )
+    lines = ((f"{signs[f.state]:7} {f.what}: {f.found}", f"\n          -> {f.fix}" * bool(f.fix)) for f in findings)
+    return "\n".join(line + fix for line, fix in lines)
 
 
 def _result(what: str, found: str, fix: str = "", state: State = "missing") -> Finding:
-    """Make a finding: ok without a `fix`, else of `state`."""
     return Finding(what=what, state=state if fix else "ok", found=found, fix=fix)
 
 
@@ -108,8 +103,7 @@ def _devices() -> Iterator[Finding]:
     elif device.type == "mps":
         yield _result("mps", "Apple GPU")
     elif shutil.which("nvidia-smi") is not None:
-        found = "a driver is there, but this torch sees no GPU"
-        yield _result("gpu", found, "pip install --force-reinstall torch")
+        yield _result("gpu", "a driver is there, but this torch sees no GPU", "pip install --force-reinstall torch")
     else:
         yield _result("gpu", "no GPU", "the miniature needs none, full sizes do", "note")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -117,32 +111,28 @@ def _devices() -> Iterator[Finding]:
 
 
 def _room(folder: Path) -> Iterator[Finding]:
-    memory = _memory()
-    if memory is not None:
-        fix = "" if memory >= _MIN_MEMORY else "free some: `make run` takes about 4 GiB"
+    if (memory := _memory()) is not None:
+        fix = "" if memory >= 4 * _GIB else "free some: `make run` takes about 4 GiB"
         yield _result("memory", f"{memory / _GIB:.1f} GiB free", fix)
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    writable = os.access(place, os.W_OK)
+    free, writable = shutil.disk_usage(place).free, os.access(place, os.W_OK)
     found = f"{free / _GIB:.1f} GiB free in {folder}" + ("" if writable else ", not writable")
-    yield _result("disk", found, "" if free >= _MIN_DISK and writable else "choose another folder, or make room")
+    yield _result("disk", found, "" if free >= 5 * _GIB and writable else "choose another folder, or make room")
 
 
 def _memory() -> int | None:
     """Return the bytes that new programs can have; None where the system does not tell."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    return int(found[1]) * 1024 if found else None
 
 
 def _extras() -> Iterator[Finding]:
     for extra, (modules, purpose) in EXTRAS.items():
         there = {name: _version(name) for name in modules}
-        missing = ", ".join(name for name, version in there.items() if version is None)
-        if missing:
+        if missing := ", ".join(name for name, version in there.items() if version is None):
             yield _result(f"extra {extra}", f"{missing} not installed; for {purpose}", install_command(extra), "note")
         else:
             yield _result(f"extra {extra}", ", ".join(f"{name} {version}" for name, version in there.items()))
@@ -151,8 +141,7 @@ def _extras() -> Iterator[Finding]:
 def _weights(online: bool) -> Iterator[Finding]:
     """Look for the weights in the Hub's cache and, if asked, ask the Hub for the others."""
     for repo, purpose in WEIGHTS.items():
-        snapshots = hub_cache() / f"models--{repo.replace('/', '--')}" / "snapshots"
-        if any(snapshots.glob("*/*")):
+        if any(hub_cache().glob(f"models--{repo.replace('/', '--')}/snapshots/*/*")):
             yield _result(repo, "in the cache")
         else:
             found, fix = _ask_hub(repo) if online else ("not on this machine", f"hf download {repo}")
@@ -160,7 +149,7 @@ def _weights(online: bool) -> Iterator[Finding]:
 
 
 def _ask_hub(repo: str) -> tuple[str, str]:
-    """Return whether the Hub gives these weights to this machine, and what to do."""
+    """Return what the Hub answers to this machine, and what to do."""
     if _version("huggingface_hub") is None:
         return "not on this machine; the Hub cannot be asked", install_command("hub")
     from huggingface_hub import HfApi
@@ -185,9 +174,7 @@ def hub_cache() -> Path:
 
 
 def _version(module: str) -> str | None:
-    if importlib.util.find_spec(module) is None:
-        return None
     try:
         return importlib.metadata.version(module)
     except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"
+        return None if importlib.util.find_spec(module) is None else "of unknown version"

@@ -5,24 +5,17 @@ and printed. FLOP = 2 multiply-adds.
 """
 
 import shlex
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tessera.config import UserError, check_ranges
 from tessera.cutmix import PATTERNS
 from tessera.devices import PEAK_TFLOPS
 
-MAX_SETS = 2 + len(PATTERNS)
-"""The plain set, "all" and each pattern by itself."""
-
 BATCH, TUNING_BATCH = 1024, 256
 """Samples of a training step of the presets and of their `-tune` forms, shared out evenly among the GPUs."""
 PAPER_IMAGES, TUNING_IMAGES = 250_000 * BATCH, 4000 * TUNING_BATCH
 """Samples that these presets train on."""
-
-PRESETS = {"dit": "dit-i-l2", "cad": "cad-i-l"}
-NAMES = {"dit": "DiT-I L/2", "cad": "CAD-I L"}
 
 TEXT_WIDTH = 2048  # flan-t5-xl
 TOKEN_BYTES = TEXT_WIDTH + 2 * TEXT_WIDTH // 64  # int8 codes and an fp16 scale for each 64 of them
@@ -50,11 +43,11 @@ class PlanConfig:
     images: int
     """Images of the set."""
     sets: int = 2
-    """Encoded sets: 1 the plain one, 2 with CM all, up to 6 with each pattern by itself."""
+    """Encoded sets: 1 the plain one, 2 with CM all, up to 6 with each of the patterns by itself."""
     mean_tokens: float = 180.0
     """T5 tokens of a caption, on average."""
-    network: str = "dit"
-    """"dit" (DiT-I L/2) or "cad" (CAD-I L)."""
+    network: Literal["dit", "cad"] = "dit"
+    """DiT-I L/2 or CAD-I L."""
     init: str | None = None
     """Weights to start from, an export: the preset is then the one for tuning. None = at random."""
     train_images: int | None = None
@@ -71,9 +64,7 @@ class PlanConfig:
 
     def __post_init__(self):
         positive = dict.fromkeys(("images", "mean_tokens", "train_images", "gpu_tflops", "gpus", "price"), "(0, inf)")
-        check_ranges(self, **positive, utilisation="(0, 1]", sets=f"[1, {MAX_SETS}]")
-        if self.network not in STEP_FLOP:
-            raise UserError(f"network must be one of {', '.join(STEP_FLOP)}, not {self.network!r}")
+        check_ranges(self, **positive, utilisation="(0, 1]", sets=f"[1, {2 + len(PATTERNS)}]")
         if self.batch % self.gpus:
             below = max(n for n in range(1, self.gpus) if self.batch % n == 0)
             raise UserError(f"gpus is {self.gpus}: {self.batch} samples of a step cannot be split so; give {below}")
@@ -86,7 +77,7 @@ class PlanConfig:
     @property
     def preset(self) -> str:
         """Preset of `tessera train`, without the arm."""
-        return PRESETS[self.network] + ("-tune" if self.init else "")
+        return ("dit-i-l2" if self.network == "dit" else "cad-i-l") + ("-tune" if self.init else "")
 
     @property
     def batch(self) -> int:
@@ -119,43 +110,35 @@ def cad_step_flop(tokens: float) -> float:
     return 1e9 * (636 + (667 - 636) * (tokens - 128) / 128)
 
 
-STEP_FLOP: dict[str, Callable[[float], float]] = {
-    "dit": lambda tokens: 3 * dit_forward_flop(tokens),  # the backward pass counts as two
-    "cad": cad_step_flop,
-}
+def step_flop(config: PlanConfig) -> float:
+    """Count a training step on one sample; the backward pass counts as two forward ones."""
+    return cad_step_flop(config.mean_tokens) if config.network == "cad" else 3 * dit_forward_flop(config.mean_tokens)
 
 
 def disk(config: PlanConfig) -> dict[str, float]:
     """Return the bytes of each directory."""
     record = config.mean_tokens * (TOKEN_BYTES + BYTES_PER_TOKEN) + LATENT_BYTES + RECORD_BYTES
-    captions = config.mean_tokens * BYTES_PER_TOKEN * CAPTION_SHARE
-    sizes: dict[str, float] = {"images": CROP_BYTES * config.images}
-    for name in config.augmented:
-        sizes[f"recipe/{name}"] = RECIPE_BYTES * config.images
+    caption = config.mean_tokens * BYTES_PER_TOKEN * CAPTION_SHARE
+    sizes = {"images": CROP_BYTES} | {f"recipe/{name}": RECIPE_BYTES for name in config.augmented}
     for name in ("plain", *config.augmented):
-        sizes[f"captions/{name}"] = captions * config.images
-        sizes[f"encoded/{name}"] = record * config.images
-    return sizes
+        sizes |= {f"captions/{name}": caption, f"encoded/{name}": record}
+    return {name: size * config.images for name, size in sizes.items()}
 
 
 def gpu_hours(config: PlanConfig) -> dict[str, float]:
     """Return the GPU-hours of each stage that needs a GPU; `train` is one training."""
-
-    def hours(flop: float, share: float) -> float:
-        return flop / (config.gpu_tflops * 1e12 * share) / 3600
-
     # The captioner sees one image of the plain set and of CM 1/2, and a quadrant too of other patterns: of "all", 3/4.
     quadrants = {"plain": 0.0, "all": 0.75, "half": 0.0}
     seen = sum(1 + quadrants.get(name, 1.0) for name in ("plain", *config.augmented))
     words = config.sets * (PROMPT_TOKENS + config.mean_tokens)
     caption = 2 * CAPTIONER_PARAMETERS * (IMAGE_TOKENS * seen + words) + VISION_FLOP * seen
     encode = config.sets * (VAE_FLOP + 2 * T5_PARAMETERS * config.mean_tokens)
-    train = config.samples * STEP_FLOP[config.network](config.mean_tokens)
-    return {
-        "caption": hours(config.images * caption, CAPTION_UTILIZATION),
-        "encode": hours(config.images * encode, ENCODE_UTILIZATION),
-        "train": hours(train, config.utilisation),
+    work = {
+        "caption": (config.images * caption, CAPTION_UTILIZATION),
+        "encode": (config.images * encode, ENCODE_UTILIZATION),
+        "train": (config.samples * step_flop(config), config.utilisation),
     }
+    return {name: flop / (config.gpu_tflops * 1e12 * share) / 3600 for name, (flop, share) in work.items()}
 
 
 def total_hours(config: PlanConfig) -> float:
@@ -181,23 +164,20 @@ def commands(config: PlanConfig) -> list[str]:
     """List the command lines in order; IMAGES stands for the folder of images."""
     lines = ["tessera collect IMAGES --out images"]
     where = "" if config.gpus == 1 else " --engine processes"  # one for each GPU
-    captioner = f"--captioner llava{where}"
     encoders = f"--latents stabilityai/sd-vae-ft-ema --text google/flan-t5-xl{where}"
-    lines.append(f"tessera caption images {captioner} --out captions/plain")
-    lines.append(f"tessera encode images captions/plain {encoders} --out encoded/plain")
-    for name in config.augmented:
-        recipe = f"--recipe recipe/{name}"
-        lines.append(f"tessera augment images --pattern {name} --out recipe/{name}")
-        lines.append(f"tessera caption images {recipe} {captioner} --out captions/{name}")
-        lines.append(f"tessera encode images captions/{name} {recipe} {encoders} --out encoded/{name}")
+    for name in ("plain", *config.augmented):
+        recipe = "" if name == "plain" else f"--recipe recipe/{name} "
+        if recipe:
+            lines.append(f"tessera augment images --pattern {name} --out recipe/{name}")
+        lines.append(f"tessera caption images {recipe}--captioner llava{where} --out captions/{name}")
+        lines.append(f"tessera encode images captions/{name} {recipe}{encoders} --out encoded/{name}")
     train = "tessera" if config.gpus == 1 else f"torchrun --standalone --nproc-per-node {config.gpus} -m tessera.cli"
     preset = f"{config.preset}:{'ta_ia' if config.augmented else 'ta'}"
     start = f" --init {shlex.quote(config.init)}" if config.init else ""
     length = "" if config.train_images is None else f" --num-images {config.samples}"
     for name in config.augmented or ("",):
-        augmented = f" --augmented encoded/{name}" if name else ""
-        out = f"runs/{name or 'plain'}"
-        lines.append(f"{train} train {preset}{start} --plain encoded/plain{augmented}{length} --out {out}")
+        sets = "--plain encoded/plain" + (f" --augmented encoded/{name}" if name else "")
+        lines.append(f"{train} train {preset}{start} {sets}{length} --out runs/{name or 'plain'}")
     return lines
 
 
@@ -205,9 +185,9 @@ def describe(config: PlanConfig) -> str:
     """Return the whole plan as text."""
     sizes, hours, total, runs = disk(config), gpu_hours(config), total_hours(config), config.trainings
     each = f", of which each of the {runs} runs trains {hours['train']:.1f}" if runs > 1 else ""
+    sizes["in all"] = sum(sizes.values())
     lines = [f"{config.images:,} images, {config.sets} sets, {config.mean_tokens:g} tokens a caption"]
     lines += ["", "Disk", *(f"  {name:20} {_bytes(size):>9}" for name, size in sizes.items())]
-    lines += [f"  {'in all':20} {_bytes(sum(sizes.values())):>9}"]
     lines += ["", "GPU-hours", *(f"  {name:20} {value:9.1f}" for name, value in hours.items())]
     lines += [f"  {'in all':20} {total:9.1f}{each}"]
     if config.price is not None:
@@ -218,7 +198,7 @@ def describe(config: PlanConfig) -> str:
 Assumed
   {config.gpu_tflops:g} TFLOP/s peak of a GPU; training reaches {config.utilisation:.0%} of it, captions \
 {CAPTION_UTILIZATION:.0%}, encoding {ENCODE_UTILIZATION:.0%}
-  {NAMES[config.network]}, {STEP_FLOP[config.network](config.mean_tokens) / 1e9:.0f} GFLOP a sample, \
+  {"CAD-I L" if config.network == "cad" else "DiT-I L/2"}, {step_flop(config) / 1e9:.0f} GFLOP a sample, \
 {config.samples:,} samples
   LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens an image; VAE and T5-XL encoders; text as int8, {TOKEN_BYTES} bytes a token
   crops of {CROP_BYTES / 1e3:.0f} kB, {BYTES_PER_TOKEN} bytes of text a token
@@ -229,5 +209,4 @@ Commands"""
 
 def _bytes(size: float) -> str:
     unit, scale = next((each for each in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)) if size >= each[1]), ("kB", 1e3))
-    value = size / scale
-    return f"{value:.3g} {unit}" if value < 1000 and unit != "kB" else f"{value:.0f} {unit}"
+    return f"{size / scale:.{'0f' if unit == 'kB' or size >= 1e15 else '3g'}} {unit}"

@@ -24,7 +24,7 @@ from tessera.stages import MANIFEST, made_otherwise, read_manifest
 
 CONFIG = "config.json"
 BUSY = "another tessera run is working in this folder"
-PLAIN, AUGMENTED = "plain", "augmented"
+PROMPTS = Path("prompts", "prompts.jsonl")
 
 
 def run(
@@ -93,21 +93,15 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
 
     names = sorted({row.class_name for row in read_images(out / "images")})[: config.class_prompts]
     lines = [json.dumps({"prompt": aio_caption(name), "tag": "class"}, ensure_ascii=False) for name in names]
-    path, text = prompts_file(out), "\n".join(lines) + "\n"
+    path, text = out / PROMPTS, "\n".join(lines) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def prompts_file(out: Path) -> Path:
-    """Return the path of the prompts file of a working folder."""
-    return out / "prompts" / "prompts.jsonl"
-
-
-def encoded_set(arm: Arm, augmented: bool) -> str:
-    """Return the name of an arm's plain or augmented set."""
+def _encoded_set(arm: Arm, augmented: bool) -> str:
     short = f"-short{arm.short_share:g}" if arm.short_share else ""
-    return f"{AUGMENTED if augmented else PLAIN}-{arm.captioner}{short}"
+    return f"{'augmented' if augmented else 'plain'}-{arm.captioner}{short}"
 
 
 def _sets(config: RunConfig) -> dict[str, tuple[Arm, bool]]:
@@ -115,7 +109,7 @@ def _sets(config: RunConfig) -> dict[str, tuple[Arm, bool]]:
     sets: dict[str, tuple[Arm, bool]] = {}
     for arm in config.arms:
         for augmented in (False, True)[: 1 + arm.augmented]:
-            sets.setdefault(encoded_set(arm, augmented), (arm, augmented))
+            sets.setdefault(_encoded_set(arm, augmented), (arm, augmented))
     return sets
 
 
@@ -168,16 +162,11 @@ def run_arm(
             clock.do(f"evaluate {name}", evaluate, out / "scores" / name / kind, samples, config.evaluate)
 
 
-def _main(folder: str, arm_name: str) -> int:
-    out = Path(folder)
-
-    def job() -> None:
-        config = from_dict(RunConfig, read_json(out / CONFIG), str(out / CONFIG))
-        arm = next(arm for arm in config.arms if arm.name == arm_name)
-        augmented = out / "encoded" / encoded_set(arm, True) if arm.augmented else None
-        run_arm(out, config, arm, out / "encoded" / encoded_set(arm, False), augmented, prompts_file(out))
-
-    return work(job)
+def _run_arm_named(out: Path, name: str) -> None:
+    config = from_dict(RunConfig, read_json(out / CONFIG), str(out / CONFIG))
+    arm = next(arm for arm in config.arms if arm.name == name)
+    augmented = out / "encoded" / _encoded_set(arm, True) if arm.augmented else None
+    run_arm(out, config, arm, out / "encoded" / _encoded_set(arm, False), augmented, out / PROMPTS)
 
 
 class Clock:
@@ -191,7 +180,7 @@ class Clock:
         if is_complete(directory):
             work(directory, *args, **kwargs)  # returns at once, or says what does not match
             return
-        path = self.folder / f"{stage.replace(' ', '-')}.json"
+        path = self._file(stage)
         before = read_json(path)["seconds"] if path.exists() else 0.0
         start = time.monotonic()
         try:
@@ -204,8 +193,10 @@ class Clock:
         names = ["collect", "augment", "prompts"]
         names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "shorten", "encode")]
         names += [f"{verb} {arm.name}" for verb in ("train", "export", "generate", "evaluate") for arm in config.arms]
-        paths = [self.folder / f"{name.replace(' ', '-')}.json" for name in names]
-        write_json(out / "stages.json", [read_json(path) for path in paths if path.exists()])
+        write_json(out / "stages.json", [read_json(path) for path in map(self._file, names) if path.exists()])
+
+    def _file(self, stage: str) -> Path:
+        return self.folder / f"{stage.replace(' ', '-')}.json"
 
 
 def check(out: Path, config: RunConfig) -> None:
@@ -218,13 +209,11 @@ def check(out: Path, config: RunConfig) -> None:
         pairs = compare(read_json(out / CONFIG), to_dict(config))
         if pairs:
             raise made_otherwise(out, pairs[:5])
-    elif out.exists() and (not out.is_dir() or any(_is_foreign(entry.name) for entry in out.iterdir())):
-        raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
-
-
-def _is_foreign(name: str) -> bool:
-    """Return False for what a killed call leaves in a folder without configuration: its lock or an unfinished file."""
-    return name != LOCK and not name.startswith(TEMPORARY)
+    elif out.exists():
+        # A killed call leaves its lock or an unfinished file in a folder without configuration.
+        names = [entry.name for entry in out.iterdir()] if out.is_dir() else ["a file"]
+        if any(name != LOCK and not name.startswith(TEMPORARY) for name in names):
+            raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
 
 
 def claim(out: Path, config: RunConfig) -> None:
@@ -250,4 +239,4 @@ def is_complete(directory: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], sys.argv[2]))
+    sys.exit(work(functools.partial(_run_arm_named, Path(sys.argv[1]), sys.argv[2])))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tessera.config import UserError
 from tessera.curate.collect.crops import UNREADABLE
-from tessera.curate.collect.sources import FileGroup, Group, Item, Listing
+from tessera.curate.collect.sources import Group, Item, Listing
 from tessera.images import READABLE
 from tessera.stages import MANIFEST
 
@@ -27,7 +27,7 @@ _SKIPPED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
 
 
 @dataclass(frozen=True)
-class FolderGroup(FileGroup):
+class FolderGroup(Group):
     """The images of some class folders whose names become the same name, nearly always of one."""
 
     source: Path
@@ -46,20 +46,29 @@ class FolderGroup(FileGroup):
             for path in found:
                 path = path.relative_to(self.source)
                 parts = path.with_suffix("").parts
-                label = folder if self.single_class is None else self.single_class
-                images.append((path, label, "-".join(parts if self.single_class is not None else parts[1:])))
+                images.append((path, self.single_class or folder, "-".join(parts[self.single_class is None :])))
         return Listing(items_of(self.source, images), ignored)
 
 
 @dataclass(frozen=True)
-class SolutionGroup(FileGroup):
+class SolutionGroup(Group):
     """Kaggle's validation images: one folder, and a csv file with the columns ImageId and PredictionString."""
 
     folder: Path
     solution: Path
 
     def list(self) -> Listing:
-        labels = _read_solution(self.solution)
+        labels: dict[str, str] = {}
+        try:
+            with open(self.solution, newline="", encoding="utf-8-sig") as file:
+                for row in csv.DictReader(file):
+                    label = (row.get("PredictionString") or "").split(" ")[0]
+                    if not WORDNET_ID.fullmatch(label) or not row.get("ImageId"):
+                        expected = "expected are the columns ImageId, PredictionString (n01440764 ...)"
+                        raise UserError(f"{self.solution}: {expected}")
+                    labels[row["ImageId"]] = label
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{self.solution}: cannot be read ({error})") from error
         found, ignored = _walk(self.folder, self.folder / ".none")
         items = []
         for path in sorted(found):
@@ -71,28 +80,18 @@ class SolutionGroup(FileGroup):
         return Listing(items, ignored)
 
 
-def _read_solution(path: Path) -> dict[str, str]:
-    """Return stem -> WordNet id."""
-    labels: dict[str, str] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file):
-                label = (row.get("PredictionString") or "").split(" ")[0]
-                if not WORDNET_ID.fullmatch(label) or not row.get("ImageId"):
-                    raise UserError(f"{path}: expected are the columns ImageId, PredictionString (n01440764 ...)")
-                labels[row["ImageId"]] = label
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    return labels
-
-
 def folder_groups(source: Path, out: Path, single_class: str | None) -> tuple[list[Group], list[str], int]:
     """Return the groups of a source of class folders, its images in no folder, and its number of ignored files."""
     if single_class is not None:
         return [FolderGroup(source, ("",), out, single_class)], [], 0
     together: defaultdict[str, list[str]] = defaultdict(list)
     strays, ignored = [], 0
-    for entry in _entries(source):
+    try:
+        with os.scandir(source) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _cannot_be_read(error) from error
+    for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             if _is_skipped(entry.name):
                 ignored += _files_below(entry.path)
@@ -108,19 +107,14 @@ def folder_groups(source: Path, out: Path, single_class: str | None) -> tuple[li
     return groups, sorted(strays), ignored
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        _cannot_be_read(error)
-        raise
-
-
 def _walk(folder: Path, out: Path) -> tuple[list[Path], int]:
     """Return the image files below `folder`, and the number of other files, hidden ones, and links to folders."""
     found, ignored = [], 0
-    for place, folders, files in os.walk(folder, onerror=_cannot_be_read):
+
+    def fail(error: OSError) -> None:
+        raise _cannot_be_read(error)
+
+    for place, folders, files in os.walk(folder, onerror=fail):
         where = Path(place)
         linked = {name for name in folders if (where / name).is_symlink()}  # os.walk does not follow them
         hidden = {name for name in folders if _is_skipped(name)} - linked
@@ -154,8 +148,8 @@ def _files_below(folder: str) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def _cannot_be_read(error: OSError) -> None:
-    raise UserError(f"{error.filename}: cannot be read: {error.strerror}")
+def _cannot_be_read(error: OSError) -> UserError:
+    return UserError(f"{error.filename}: cannot be read: {error.strerror}")
 
 
 def _bytes_of(path: Path) -> int:
@@ -185,19 +179,15 @@ def items_of(source: Path, files: Sequence[tuple[Path, str, str]]) -> list[Item]
             unique = f"{key}-{count}"
         taken.add(unique.casefold())
         place = source / path
-        within = place.relative_to(source) if place.is_relative_to(source) else path
+        about = as_text(path.as_posix())
         reject = None if label else "no label"
-        about = as_text(within.as_posix())
         items.append(Item(unique, as_text(label), about, str(place), length=_bytes_of(place), reject=reject))
     return items
 
 
 def safe(name: str) -> str:
     """Return a name as a part of a path on any file system: no separators, not hidden, at most 180 bytes."""
-    name = "".join(
-        "-" if character in '/\\:*?"<>|' or ord(character) < 32 else character for character in as_text(name)
-    )
-    name = name.encode()[:180].decode(errors="ignore").rstrip(". ")
+    name = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "-", as_text(name)).encode()[:180].decode(errors="ignore").rstrip(". ")
     return f"-{name[1:]}" if name.startswith(".") else name or "-"
 
 

@@ -39,30 +39,22 @@ def read_class_names(path: Path) -> ClassNames:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: class names cannot be read ({error}); give a UTF-8 text or JSON file") from error
     by_label, in_order = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(path, text)
-    if not by_label and not in_order:
+    in_order = in_order or [by_label[label] for label in sorted(by_label)]
+    if not in_order:
         raise UserError(f'{path}: has no class names; a line is "n02099601 golden retriever" or "label<TAB>name"')
-    if by_label and not in_order:
-        in_order = [by_label[label] for label in sorted(by_label)]
     record = f"{path.name}@{hashlib.sha256(data).hexdigest()[:12]}"
     return ClassNames(path.name, by_label, in_order, record)
 
 
 def find_class_names(source: Path) -> ClassNames | None:
     """Read the file of class names in the source, or in one of the three folders above it; None if there is none."""
-    source = source.resolve()
-    for folder in (source, *list(source.parents)[:3]):
-        for name in BESIDE:
-            if (folder / name).is_file():
-                return read_class_names(folder / name)
-    return None
+    folders = (source.resolve(), *list(source.resolve().parents)[:3])
+    found = (folder / name for folder in folders for name in BESIDE if (folder / name).is_file())
+    return next(map(read_class_names, found), None)
 
 
-def must_be_named(labels: Iterable[str], codes: Mapping[str, int]) -> bool:
-    """Return whether some labels are WordNet ids or numbers, which say nothing to anybody."""
-    return any(_is_code(label, codes) for label in labels)
-
-
-def _is_code(label: str, codes: Mapping[str, int]) -> bool:
+def is_code(label: str, codes: Mapping[str, int]) -> bool:
+    """Return whether a label is a WordNet id or a number, which says nothing to anybody."""
     return WORDNET_ID.fullmatch(label) is not None or (label in codes and label == str(codes[label]))
 
 
@@ -74,47 +66,34 @@ def name_classes(
     codes: label -> its number, where the layout has numbers. given: the file of names. own: names by number in the
     layout itself. Raises UserError for WordNet ids or numbers that nothing names, or a number that is not the label's.
     """
-    labels = sorted(labels)
-    _check_order(where, labels, codes, given)
+    labels, synsets = sorted(labels), sorted(filter(WORDNET_ID.fullmatch, given.by_label if given else ()))
     full: dict[str, str] = {}
     unnamed: list[str] = []
     for label in labels:
         code = codes.get(label)
         if given is not None and label in given.by_label:
+            if code is not None and synsets[code : code + 1] != [label]:  # the number is that of another class then
+                raise UserError(
+                    f"{where}: the label {code} stands at {label}, but {label} is not number {code} of {given.file};"
+                    " give the --class-names FILE of this set"
+                )
             full[label] = given.by_label[label]
         elif given is not None and code is not None and label == str(code) and code < len(given.in_order):
             full[label] = given.in_order[code]
         elif own is not None and code is not None and code < len(own) and not WORDNET_ID.fullmatch(own[code]):
             full[label] = own[code]
-        elif _is_code(label, codes):
+        elif is_code(label, codes):
             unnamed.append(label)
         else:
             full[label] = class_name(label)
     if unnamed:
         source = f"{given.file} does not name" if given is not None else "no file near it names"
+        some = ", ".join([*unnamed[:3], "..."][: len(unnamed)])
         raise UserError(
-            f"{where}: {source} {len(unnamed)} of {len(labels)} classes ({', '.join(unnamed[:3])}"
-            f"{', ...' if len(unnamed) > 3 else ''}); give --class-names FILE, such as LOC_synset_mapping.txt"
+            f"{where}: {source} {len(unnamed)} of {len(labels)} classes ({some});"
+            " give --class-names FILE, such as LOC_synset_mapping.txt"
         )
-    return _shortest(full)
-
-
-def _check_order(where: Path, labels: Sequence[str], codes: Mapping[str, int], given: ClassNames | None) -> None:
-    """Raise UserError if a number is not the place in the sorted WordNet ids: it belongs to another class then."""
-    if given is None:
-        return
-    synsets = sorted(label for label in given.by_label if WORDNET_ID.fullmatch(label))
-    for label in labels:
-        code = codes.get(label)
-        if code is not None and label in given.by_label and synsets[code : code + 1] != [label]:
-            raise UserError(
-                f"{where}: the label {code} stands at {label}, but {label} is not number {code} of {given.file};"
-                " give the --class-names FILE of this set"
-            )
-
-
-def _shortest(full: Mapping[str, str]) -> dict[str, str]:
-    """Return the first synonym of each, or all of them where two classes would be called the same."""
+    # The first synonym of each, or all of them where two classes would be called the same.
     first = {label: name.split(",")[0].strip() for label, name in full.items()}
     often = Counter(first.values())
     return {label: name if often[name] == 1 else full[label].strip() for label, name in first.items()}
@@ -146,21 +125,16 @@ def _from_lines(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _from_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
-    wrong = UserError(f"{path}: expected is an object of label -> name, or a list of names")
     try:
         data = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error}); fix it") from error
     if isinstance(data, list) and all(isinstance(name, str) for name in data):
         return {}, data
-    if not isinstance(data, dict):
-        raise wrong
-    by_label: dict[str, str] = {}
-    for label, name in data.items():
+    pairs = list(data.items()) if isinstance(data, dict) else [("", None)]
+    for number, (_, name) in enumerate(pairs):
         if isinstance(name, list) and len(name) == 2 and all(isinstance(part, str) for part in name):
-            label, name = name  # imagenet_class_index.json: number -> [WordNet id, name]
-            name = name.replace("_", " ")
-        if not isinstance(name, str) or not name.strip():
-            raise wrong
-        by_label[label] = name
-    return by_label, []
+            pairs[number] = name[0], name[1].replace("_", " ")  # imagenet_class_index.json: WordNet id, name
+    if not all(isinstance(name, str) and name.strip() for _, name in pairs):
+        raise UserError(f"{path}: expected is an object of label -> name, or a list of names")
+    return dict(pairs), []

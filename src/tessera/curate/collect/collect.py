@@ -25,7 +25,7 @@ from tessera.curate.collect.class_folders import WORDNET_ID, as_text
 from tessera.curate.collect.class_names import (
     ClassNames,
     find_class_names,
-    must_be_named,
+    is_code,
     name_classes,
     read_class_names,
 )
@@ -175,7 +175,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     digest = _digest(indexes, found.strays) if found is not None else ""
     labels = {label for index in indexes for label in index.labels if label}
     codes = {label: code for index in indexes for label, code in index.codes.items() if label}
-    if config.single_class is None and must_be_named(labels, codes):
+    if config.single_class is None and any(is_code(label, codes) for label in labels):
         given = given or find_class_names(source)
     names: dict[str, str] = {}
     if found is not None and not complete:

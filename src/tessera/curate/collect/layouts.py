@@ -24,14 +24,7 @@ from tessera.images import READABLE
 
 Split = Literal["train", "val"]
 
-_SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+_SPLIT_WORDS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test")
 _SPLIT = re.compile(rf"(?:^|[-_./])({'|'.join(_SPLIT_WORDS)})(?=[-_./]|$)", re.IGNORECASE)
 _OURS = {"images.parquet", "scenes.parquet"}
 _KAGGLE = Path("ILSVRC/Data/CLS-LOC")
@@ -128,9 +121,8 @@ class ImageNetTree:
                 raise UserError(f"{source}: has LOC_synset_mapping.txt, but no {_KAGGLE.as_posix()}; unpack that too")
             return None
         names = {path.name for path in _folders(source) if not is_made(path, out)}
-        if "train" in names and names <= set(_SPLIT_WORDS):
-            return source if any(_folders(source / name) for name in names) else None
-        return None
+        splits = "train" in names and names <= set(_SPLIT_WORDS)
+        return source if splits and any(_folders(source / name) for name in names) else None
 
 
 class ImageNetTar:
@@ -192,11 +184,16 @@ def find_source(
     Raises UserError if it is missing, of several layouts, or has no such split, or the user's own layout fails.
     """
     if not source.exists():
-        raise UserError(
-            f"{source}: there is no such folder or file; give the folder that holds the class folders, or a tar"
-        )
+        raise UserError(f"{source}: there is no such folder or file; give the folder of the class folders, or a tar")
     if layout is not None:
-        return _by_name(layout, source, out, split)
+        entry = load_part(layout, LAYOUTS, "layout", needs=["open"])
+        with blaming(layout, "layout"):
+            entry = entry() if isinstance(entry, type) else entry
+            found = entry.open(source, out, split)
+        if not isinstance(found, Source):
+            returned = type(found).__name__
+            raise UserError(f"{source}: is not of the layout {layout}, whose open() returned {returned}")
+        return found
     if single_class is not None and source.is_dir():
         return ClassFolders().open(source, out, split, single_class)
     there = {name: words for name, entry in LAYOUTS.items() if (words := entry.there(source, out))}
@@ -212,16 +209,6 @@ def find_source(
     raise AssertionError(f"{source}: no layout of {', '.join(there)} opened it")
 
 
-def _by_name(name: str, source: Path, out: Path, split: Split) -> Source:
-    layout = load_part(name, LAYOUTS, "layout", needs=["open"])
-    with blaming(name, "layout"):
-        layout = layout() if isinstance(layout, type) else layout
-        found = layout.open(source, out, split)
-    if found is None or not isinstance(found, Source):
-        raise UserError(f"{source}: is not of the layout {name}, whose open() returned {type(found).__name__}")
-    return found
-
-
 def _folders(source: Path) -> list[Path]:
     if not source.is_dir():
         return []
@@ -232,14 +219,9 @@ def _files(source: Path, out: Path, suffix: str) -> list[Path]:
     """Return the files of a suffix in the source, or the source itself; not hidden ones or those of tessera."""
     if source.is_file():
         return [source] if source.suffix.lower() == suffix else []
-    return sorted(path for path in source.rglob(f"*{suffix}") if _is_data(path, source, out))
-
-
-def _is_data(path: Path, source: Path, out: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(source).parts)
-    if hidden or path.name in _OURS or not path.is_file():
-        return False
-    return not any(is_made(folder, out) for folder in path.parents if source in folder.parents)
+    found = [path for path in source.rglob(f"*{suffix}") if path.is_file() and path.name not in _OURS]
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(source).parts)]
+    return sorted(p for p in found if not any(is_made(above, out) for above in p.parents if source in above.parents))
 
 
 def _first(words: str, source: Path, out: Path, suffix: str) -> str:

@@ -14,23 +14,20 @@ from typing import Any
 from tessera.config import UserError
 from tessera.curate.collect.class_folders import as_text, safe
 from tessera.curate.collect.crops import RejectedImage
-from tessera.curate.collect.sources import Item, Listing, Read
+from tessera.curate.collect.sources import Group, Item, Listing, Read
 
 _SYNSET_SUFFIX = re.compile(r"_(n\d{8})$")
 _EXPECTED = "expected are the columns image (with bytes and path) and label"
 
 
 @dataclass(frozen=True)
-class RowGroup:
+class RowGroup(Group):
     """The images of one row group."""
 
     path: Path
     number: int
     first_row: int
-
-    @property
-    def whole(self) -> bool:
-        return True
+    whole = True
 
     def list(self) -> Listing:
         with _opened(self.path) as file:
@@ -39,20 +36,19 @@ class RowGroup:
             group = file.metadata.row_group(self.number)
             columns = [group.column(number) for number in range(group.num_columns)]
             length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
-        # The Hub's number for an image without a label is -1.
-        labels = [
-            None if isinstance(label, int) and label < 0 else label for label in table.column("label").to_pylist()
-        ]
-        paths = [image["path"] if image else None for image in table.column("image").to_pylist()]
         items = []
-        for row, (path, label) in enumerate(zip(paths, labels)):
+        for row, (image, label) in enumerate(zip(table["image"].to_pylist(), table["label"].to_pylist())):
+            path = image["path"] if image else None
+            label = None if isinstance(label, int) and label < 0 else label  # the Hub's -1 is no label
             source = f"{self.path.name}:{self.first_row + row}"
             stem = PurePosixPath(path.replace("\\", "/")).stem if path else f"{self.path.stem}-{self.first_row + row}"
             synset = _SYNSET_SUFFIX.search(stem)
             if synset:
                 text, stem = synset.group(1), stem[: synset.start()]
+            elif isinstance(label, int) and names is not None and label < len(names):
+                text = names[label]
             else:
-                text = _label_text(label, names)
+                text = "" if label is None else str(label)
             reject = None if label is not None and text else "no label"
             key = f"{safe(text) if text else 'unknown'}/{safe(stem)}"
             code = label if isinstance(label, int) else None
@@ -90,8 +86,7 @@ def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
 def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
     """Return the classes' names in the order of their numbers, where the schema's metadata has them."""
     try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        names = features["label"]["names"]
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
     except (KeyError, TypeError, ValueError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
@@ -101,14 +96,6 @@ def names_in(path: Path) -> list[str] | None:
     """Return `label_names` of a file."""
     with _opened(path) as file:
         return label_names(file.schema_arrow.metadata)
-
-
-def _label_text(label: Any, names: list[str] | None) -> str:
-    if label is None:
-        return ""
-    if isinstance(label, int) and names is not None and 0 <= label < len(names):
-        return names[label]
-    return str(label)
 
 
 def _check_columns(path: Path, schema: Any) -> None:

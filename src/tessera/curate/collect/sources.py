@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,33 +57,42 @@ class Listing:
 Read = Callable[[Item], "Path | bytes"]
 
 
-class Group(Protocol):
-    """Images of a source that are listed and read together."""
-
-    @property
-    def whole(self) -> bool:
-        """True if its images are read all at once, so that dividing it among processes wins nothing."""
-        ...
-
-    def list(self) -> Listing: ...
-
-    def reader(self) -> contextlib.AbstractContextManager[Read]:
-        """Give a function from an item to its file or bytes; that function raises RejectedImage."""
-        ...
-
-
-class FileGroup:
-    """A group whose items are files of their own."""
+class Group:
+    """Images of a source that are listed and read together. This one's are files, or spans of files."""
 
     whole = False
+    """True if its images are read all at once, so that dividing it among processes wins nothing."""
+
+    def list(self) -> Listing:
+        """Return its images."""
+        raise NotImplementedError
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Read]:
-        yield lambda item: Path(item.path)
+        """Give a function from an item to its file or bytes; that function raises RejectedImage."""
+        with contextlib.ExitStack() as stack:
+            files: dict[str, BinaryIO] = {}
+
+            def read(item: Item) -> Path | bytes:
+                if item.offset is None:
+                    return Path(item.path)
+                if item.path not in files:
+                    try:
+                        files[item.path] = stack.enter_context(open(item.path, "rb", buffering=0))
+                    except OSError as error:
+                        raise UserError(f"{item.path}: cannot be read: {error.strerror}") from error
+                file = files[item.path]
+                file.seek(item.offset)
+                data = file.read(min(item.length, os.fstat(file.fileno()).st_size))
+                if len(data) < item.length:
+                    raise RejectedImage("truncated")
+                return data
+
+            yield read
 
 
 @dataclass(frozen=True)
-class ItemGroup(FileGroup):
+class ItemGroup(Group):
     """Files that are listed already."""
 
     items: tuple[Item, ...]
@@ -187,26 +196,3 @@ class CropWork:
             return made > max(*changes, *(folder.stat().st_ctime_ns for folder in folders))
         except OSError:
             return False
-
-
-@contextlib.contextmanager
-def span_reader(path: str) -> Iterator[Read]:
-    """Read items that are spans of the file `path`."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        end = os.fstat(descriptor).st_size
-
-        def read(item: Item) -> bytes:
-            assert item.offset is not None
-            if item.offset + item.length > end:
-                raise RejectedImage("truncated")
-            file.seek(item.offset)
-            data = file.read(item.length)
-            if len(data) < item.length:
-                raise RejectedImage("truncated")
-            return data
-
-        yield read

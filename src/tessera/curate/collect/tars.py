@@ -3,7 +3,6 @@
 Nothing is ever unpacked. Names in an archive only become keys, and one that climbs out of it is refused all the same.
 """
 
-import contextlib
 import io
 import json
 import re
@@ -16,38 +15,29 @@ from typing import BinaryIO, cast
 from tessera.config import UserError
 from tessera.curate.collect.class_folders import WORDNET_ID, as_text, safe
 from tessera.curate.collect.crops import UNREADABLE
-from tessera.curate.collect.sources import Item, Listing, Read, span_reader
+from tessera.curate.collect.sources import Group, Item, Listing
 from tessera.images import READABLE
 
 _NO_LABEL = re.compile(r"-\d+")  # the Hub's number for an image without a label is -1
-
-
 _LINK = "a link in its archive, without bytes of its own"
 
 
 class _Section(io.RawIOBase):
-    """A stretch of a file, as a file."""
+    """A stretch of a file as a file, as far as tarfile uses one."""
 
     def __init__(self, file: BinaryIO, start: int, length: int):
         self._file, self._start, self._length, self._at = file, start, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def tell(self) -> int:
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence], 0)
-        return self._at
+        self._at = offset
+        return offset
 
     def read(self, size: int = -1) -> bytes:
-        left = max(self._length - self._at, 0)
         self._file.seek(self._start + self._at)
-        data = self._file.read(left if size < 0 else min(size, left))
+        data = self._file.read(max(min(size, self._length - self._at), 0))
         self._at += len(data)
         return data
 
@@ -88,17 +78,13 @@ def _is_hidden(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class ClassTarGroup:
+class ClassTarGroup(Group):
     """The images of one class tar, n01440764.tar, which may lie inside the tar of them all."""
 
     path: Path
     label: str
     offset: int
     length: int
-
-    @property
-    def whole(self) -> bool:
-        return False
 
     def list(self) -> Listing:
         items, ignored = [], 0
@@ -113,9 +99,6 @@ class ClassTarGroup:
             items.append(Item(key, self.label, source, str(self.path), offset, size, reject=reject))
         items.sort(key=lambda item: item.source)
         return Listing(items, ignored)
-
-    def reader(self) -> contextlib.AbstractContextManager[Read]:
-        return span_reader(str(self.path))
 
 
 def class_tars(path: Path) -> list[ClassTarGroup]:
@@ -136,7 +119,7 @@ def class_tars(path: Path) -> list[ClassTarGroup]:
 
 
 @dataclass(frozen=True)
-class WebDatasetGroup:
+class WebDatasetGroup(Group):
     """The samples of one WebDataset shard: entries of one stem, an image and its label in `.cls` or `.json`.
 
     `.cls` is the class, as a number or a word; `.json` is an object with `label`, and perhaps `filename`, whose WordNet
@@ -144,10 +127,6 @@ class WebDatasetGroup:
     """
 
     path: Path
-
-    @property
-    def whole(self) -> bool:
-        return False
 
     def list(self) -> Listing:
         images: dict[str, tuple[str, int, int]] = {}
@@ -186,9 +165,6 @@ class WebDatasetGroup:
         items.sort(key=lambda item: item.source)
         return Listing(items, ignored)
 
-    def reader(self) -> contextlib.AbstractContextManager[Read]:
-        return span_reader(str(self.path))
-
 
 def _label(path: Path, name: str, kind: str, data: bytes) -> tuple[str, int | None] | None:
     """Return (label, its number or None) of an image's .cls or .json; None when it says no class."""
@@ -197,15 +173,12 @@ def _label(path: Path, name: str, kind: str, data: bytes) -> tuple[str, int | No
         value = json.loads(text) if kind == "json" else text
     except ValueError as error:
         raise UserError(f"{path}: entry {name!r} is not {kind} text ({error}); fix it") from error
+    synset = None
     if kind == "json":
-        if not isinstance(value, dict) or value.get("label", value.get("cls")) is None:
-            return None
-        found = WORDNET_ID.search(str(value.get("filename", "")))
-        label = str(value.get("label", value.get("cls")))
-        code = int(label) if label.isdecimal() else None
-        if found is None and _NO_LABEL.fullmatch(label):
-            return None
-        return (found.group() if found else label), code
-    if not text or _NO_LABEL.fullmatch(text):
+        value = value if isinstance(value, dict) else {}
+        label = value.get("label", value.get("cls"))
+        synset = WORDNET_ID.search(str(value.get("filename", ""))) if label is not None else None
+        text = "" if label is None else str(label)
+    if not synset and (not text or _NO_LABEL.fullmatch(text)):
         return None
-    return text, int(text) if text.isdecimal() else None
+    return synset.group() if synset else text, int(text) if text.isdecimal() else None
