@@ -16,7 +16,6 @@ from tessera.plan import (
     dit_forward_flop,
     gpu_hours,
     to_json,
-    total_hours,
 )
 from tessera.presets.lookup import load_train_preset
 
@@ -111,7 +110,7 @@ def test_money_is_the_users_price():
     paid = PlanConfig(images=1_281_167, sets=3, price=2.5)
     hours = gpu_hours(paid)
     expected = 2.5 * (hours["caption"] + hours["encode"] + 2 * hours["train"])
-    assert to_json(paid)["money"] == pytest.approx(expected) == pytest.approx(2.5 * total_hours(paid))
+    assert to_json(paid)["money"] == pytest.approx(expected) == pytest.approx(2.5 * gpu_hours(paid)["in all"])
     assert f"{expected:.1f}, at 2.5 for an hour of a GPU" in describe(paid)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tessera.cli import main
 from tessera.config import UserError
 from tessera.files import exclusive_lock, write_json
 from tessera.presets.lookup import load_run_preset
@@ -93,7 +94,7 @@ def test_arms_differ_only_by_what_they_are_about(whole):
 def test_again_nothing_is_done(whole):
     folder, _ = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    run("miniature-smoke", "--out", folder)
+    run_here(folder, miniature_smoke())
     changed = {
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -109,7 +110,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_killed_in_the_middle_of_training_then_resumed_the_bytes_are_the_same(whole, tmp_path):
+def test_killed_in_training_then_stopped_by_ctrl_c_and_resumed_the_bytes_are_the_same(whole, tmp_path):
     folder, _ = whole
     other = tmp_path / "killed"
     process = start("miniature-smoke", "--out", other)
@@ -117,14 +118,7 @@ def test_killed_in_the_middle_of_training_then_resumed_the_bytes_are_the_same(wh
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (other / "report").exists()
-    run("miniature-smoke", "--resume", "--out", other)
-    assert contents(other) == contents(folder)
-
-
-def test_ctrl_c_says_so_in_one_line_and_goes_on(whole, tmp_path):
-    folder, _ = whole
-    other = tmp_path / "stopped"
-    process = start("miniature-smoke", "--out", other)
+    process = start("miniature-smoke", "--resume", "--out", other)
     wait_for(other / "runs" / "ta" / "manifest.json")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -135,17 +129,12 @@ def test_ctrl_c_says_so_in_one_line_and_goes_on(whole, tmp_path):
     assert contents(other) == contents(folder)
 
 
-def test_another_configuration_and_a_second_run_at_once_are_refused(whole, tmp_path):
+def test_another_configuration_and_a_second_run_at_once_are_refused(whole):
     folder, _ = whole
-    process = start("miniature", "--out", folder)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "was made otherwise" in said
-    with exclusive_lock(folder, BUSY):
-        process = start("miniature-smoke", "--out", folder)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "another tessera run" in said
+    with pytest.raises(UserError, match="was made otherwise"):
+        run_here(folder, load_run_preset("miniature"))
+    with exclusive_lock(folder, BUSY), pytest.raises(UserError, match="another tessera run"):
+        run_here(folder, miniature_smoke())
 
 
 def test_a_folder_in_which_another_call_has_begun_is_not_claimed(tmp_path):
@@ -196,7 +185,7 @@ def test_a_mistyped_folder_does_not_hold_the_place_of_the_right_one(tmp_path, mo
         run_all(out, load_run_preset("my-pictures", images=tmp_path), images=tmp_path)
 
 
-def test_my_pictures_from_any_folder(tmp_path):
+def test_my_pictures_from_any_folder(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("red fox", "grey_wolf"):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -215,8 +204,10 @@ def test_my_pictures_from_any_folder(tmp_path):
         "    train = replace(smoke.arms[1].train, num_images=96)\n"
         "    return replace(base, arms=(replace(base.arms[0], train=train),), export=smoke.export)\n"
     )
-    said = run(f"{preset}:toy", "--images", tmp_path / "photos", "--out", tmp_path / "out")
-    assert "Report:" in said
+    with pytest.raises(SystemExit) as ended:
+        main(["run", f"{preset}:toy", "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 0
+    assert "Report:" in capsys.readouterr().out
     text = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "broken.jpg" in text
     prompts = (tmp_path / "out" / "prompts" / "prompts.jsonl").read_text()

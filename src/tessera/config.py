@@ -73,11 +73,26 @@ def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
     """Return the entry `name` of `registry`, or the function of a user's file for a name like "my_runs.py:big_dit"."""
     if name in registry:
         return registry[name]
-    file, colon, attribute = name.rpartition(":")
-    if colon and file.endswith(".py"):
-        return _load_attribute(Path(file), attribute, what)
-    near = nearest(name, registry)
-    raise UserError(f"unknown {what} {name!r};{near} known: {', '.join(registry)}, or FILE.py:FUNCTION")
+    path, colon, attribute = name.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        near = nearest(name, registry)
+        raise UserError(f"unknown {what} {name!r};{near} known: {', '.join(registry)}, or FILE.py:FUNCTION")
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{what} {file}:{attribute}: there is no file {file}")
+    spec = importlib.util.spec_from_file_location(f"tessera_user_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses of the file look their own module up
+    with blaming(f"{file}:{attribute}", what):
+        spec.loader.exec_module(module)
+    # A part is a function, a class, or a record such as `tessera.cutmix.Pattern`.
+    parts = {key: part for key, part in vars(module).items() if callable(part) or dataclasses.is_dataclass(part)}
+    if attribute not in parts:
+        near = _near(attribute, [key for key in parts if not key.startswith("_")])
+        raise UserError(f"{what} {file}:{attribute}: the file has no function {attribute!r}{near}")
+    return parts[attribute]
 
 
 def call(name: str, registry: Mapping[str, Callable[[], T]], what: str = "preset") -> T:
@@ -268,22 +283,3 @@ def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"
-
-
-def _load_attribute(file: Path, attribute: str, what: str) -> Any:
-    if not file.is_file():
-        raise UserError(f"{what} {file}:{attribute}: there is no file {file}")
-    name = f"tessera_user_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses of the file look their own module up
-    with blaming(f"{file}:{attribute}", what):
-        spec.loader.exec_module(module)
-    # A part is a function, a class, or a record such as `tessera.cutmix.Pattern`.
-    parts = {key: part for key, part in vars(module).items() if callable(part) or dataclasses.is_dataclass(part)}
-    if attribute not in parts:
-        near = _near(attribute, [key for key in parts if not key.startswith("_")])
-        raise UserError(f"{what} {file}:{attribute}: the file has no function {attribute!r}{near}")
-    return parts[attribute]

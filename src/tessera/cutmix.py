@@ -57,10 +57,6 @@ class Pattern:
     """The paper's name, for pages. "" = the name."""
 
 
-def _half(size: int) -> list[Box]:
-    return [(size // 2, 0, size, size), (0, size // 2, size, size)]
-
-
 def _quarter(size: int) -> list[Box]:
     side = _side(size, 2)
     return [_square(left, top, side) for top, left in product((0, size - side), repeat=2)]
@@ -69,11 +65,8 @@ def _quarter(size: int) -> list[Box]:
 def _ninth(size: int) -> list[Box]:
     side, margin = _side(size, 3), _scaled(_MARGIN, size)
     far = size - side
-    return [
-        _square(left, top, side)
-        for offset in range(margin, far - margin + 1)
-        for left, top in ((offset, 0), (offset, far), (0, offset), (far, offset))
-    ]
+    places = [((at, 0), (at, far), (0, at), (far, at)) for at in range(margin, far - margin + 1)]
+    return [_square(left, top, side) for place in places for left, top in place]
 
 
 def _sixteenth(size: int) -> list[Box]:
@@ -104,7 +97,7 @@ class _Windows(Sequence[Box]):
 
 
 TABLE = {
-    "half": Pattern(name="half", area=1 / 2, windows=_half, label="CM 1/2"),
+    "half": Pattern(name="half", area=1 / 2, windows=lambda s: [(s // 2, 0, s, s), (0, s // 2, s, s)], label="CM 1/2"),
     "quarter": Pattern(name="quarter", area=1 / 4, windows=_quarter, label="CM 1/4"),
     "ninth": Pattern(name="ninth", area=1 / 9, windows=_ninth, label="CM 1/9"),
     "sixteenth": Pattern(name="sixteenth", area=1 / 16, windows=_sixteenth, label="CM 1/16"),
@@ -138,8 +131,7 @@ def windows_of(pattern: str | Pattern, size: int) -> Sequence[Box]:
 
 def placement_at(pattern: str | Pattern, size: int, index: int) -> Placement:
     """Return placement `index`, 0 <= index < len(windows_of(pattern, size)), of a frame of `size` pixels."""
-    windows = windows_of(pattern, size)
-    name = pattern if isinstance(pattern, str) else pattern.name
+    windows, name = windows_of(pattern, size), pattern if isinstance(pattern, str) else pattern.name
     if not 0 <= index < len(windows):
         raise ValueError(f"{name} has placements 0 to {len(windows) - 1} at {size} px, not {index}")
     return Placement(name, windows[index], size)

@@ -66,17 +66,17 @@ def pick_device(name: "str | torch.device | None" = None) -> "torch.device":
     if not available[kind]:
         others = ", ".join(other for other, there in available.items() if there)
         raise UserError(f"device {name!r} is not available here; available: {others}")
-    if kind == "cuda" and colon and int(index) >= torch.cuda.device_count():
-        raise UserError(f"device {name!r} is not available here; this machine has {torch.cuda.device_count()} GPUs")
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= torch.cuda.device_count():
-            raise UserError(
-                f"rank {local} of this machine finds {torch.cuda.device_count()} GPUs; start no more processes than "
-                f"there are GPUs in sight (torchrun --nproc-per-node, CUDA_VISIBLE_DEVICES)"
-            )
-        name = f"cuda:{local}"
-    return torch.device(name)
+    gpus, local = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
+    if kind == "cuda" and colon and int(index) >= gpus:
+        raise UserError(f"device {name!r} is not available here; this machine has {gpus} GPUs")
+    if name != "cuda" or local is None:
+        return torch.device(name)
+    if int(local) >= gpus:
+        raise UserError(
+            f"rank {local} of this machine finds {gpus} GPUs; start no more processes than there are GPUs in sight"
+            " (torchrun --nproc-per-node, CUDA_VISIBLE_DEVICES)"
+        )
+    return torch.device(f"cuda:{local}")
 
 
 def set_threads(threads: int | None) -> None:

@@ -12,11 +12,6 @@ from tessera.config import UserError, check_ranges
 from tessera.cutmix import PATTERNS
 from tessera.devices import PEAK_TFLOPS
 
-BATCH, TUNING_BATCH = 1024, 256
-"""Samples of a training step of the presets and of their `-tune` forms, shared out evenly among the GPUs."""
-PAPER_IMAGES, TUNING_IMAGES = 250_000 * BATCH, 4000 * TUNING_BATCH
-"""Samples that these presets train on."""
-
 TEXT_WIDTH = 2048  # flan-t5-xl
 TOKEN_BYTES = TEXT_WIDTH + 2 * TEXT_WIDTH // 64  # int8 codes and an fp16 scale for each 64 of them
 LATENT_BYTES = 2 * 4 * 32 * 32 * 2  # mean and std (4, 32, 32), fp16
@@ -81,15 +76,14 @@ class PlanConfig:
 
     @property
     def batch(self) -> int:
-        """Samples of a training step."""
-        return TUNING_BATCH if self.init else BATCH
+        """Samples of a training step of the preset, shared out evenly among the GPUs."""
+        return 256 if self.init else 1024
 
     @property
     def samples(self) -> int:
-        """Samples that each training sees."""
-        if self.train_images is not None:
-            return -(-self.train_images // self.batch) * self.batch
-        return TUNING_IMAGES if self.init else PAPER_IMAGES
+        """Samples that each training sees: those of the preset, or as asked in whole steps."""
+        steps = -(-self.train_images // self.batch) if self.train_images else 4000 if self.init else 250_000
+        return steps * self.batch
 
     @property
     def trainings(self) -> int:
@@ -126,7 +120,7 @@ def disk(config: PlanConfig) -> dict[str, float]:
 
 
 def gpu_hours(config: PlanConfig) -> dict[str, float]:
-    """Return the GPU-hours of each stage that needs a GPU; `train` is one training."""
+    """Return the GPU-hours of each stage that needs a GPU, and "in all"; `train` is one training."""
     # The captioner sees one image of the plain set and of CM 1/2, and a quadrant too of other patterns: of "all", 3/4.
     quadrants = {"plain": 0.0, "all": 0.75, "half": 0.0}
     seen = sum(1 + quadrants.get(name, 1.0) for name in ("plain", *config.augmented))
@@ -138,24 +132,19 @@ def gpu_hours(config: PlanConfig) -> dict[str, float]:
         "encode": (config.images * encode, ENCODE_UTILIZATION),
         "train": (config.samples * step_flop(config), config.utilisation),
     }
-    return {name: flop / (config.gpu_tflops * 1e12 * share) / 3600 for name, (flop, share) in work.items()}
-
-
-def total_hours(config: PlanConfig) -> float:
-    """Return the GPU-hours of all stages and trainings."""
-    hours = gpu_hours(config)
-    return hours["caption"] + hours["encode"] + hours["train"] * config.trainings
+    hours = {name: flop / (config.gpu_tflops * 1e12 * share) / 3600 for name, (flop, share) in work.items()}
+    return hours | {"in all": hours["caption"] + hours["encode"] + hours["train"] * config.trainings}
 
 
 def to_json(config: PlanConfig) -> dict[str, Any]:
     """Return the plan for scripts; hours of `train` are those of one training, money is null without a price."""
-    hours = total_hours(config)
+    hours = gpu_hours(config)
     return {
         "asked": asdict(config) | {"train_images": config.samples},
         "bytes": {name: round(size) for name, size in disk(config).items()},
-        "gpu_hours": gpu_hours(config) | {"in all": hours},
+        "gpu_hours": hours,
         "trainings": config.trainings,
-        "money": None if config.price is None else hours * config.price,
+        "money": None if config.price is None else hours["in all"] * config.price,
         "commands": commands(config),
     }
 
@@ -183,13 +172,14 @@ def commands(config: PlanConfig) -> list[str]:
 
 def describe(config: PlanConfig) -> str:
     """Return the whole plan as text."""
-    sizes, hours, total, runs = disk(config), gpu_hours(config), total_hours(config), config.trainings
+    sizes, hours, runs = disk(config), gpu_hours(config), config.trainings
+    total = hours["in all"]
     each = f", of which each of the {runs} runs trains {hours['train']:.1f}" if runs > 1 else ""
     sizes["in all"] = sum(sizes.values())
     lines = [f"{config.images:,} images, {config.sets} sets, {config.mean_tokens:g} tokens a caption"]
     lines += ["", "Disk", *(f"  {name:20} {_bytes(size):>9}" for name, size in sizes.items())]
     lines += ["", "GPU-hours", *(f"  {name:20} {value:9.1f}" for name, value in hours.items())]
-    lines += [f"  {'in all':20} {total:9.1f}{each}"]
+    lines[-1] += each
     if config.price is not None:
         lines += ["", "Money", f"  {'in all':20} {total * config.price:9.1f}, at {config.price:g} for an hour of a GPU"]
     if config.gpus > 1:

@@ -11,9 +11,7 @@ from typing import Any
 
 from tessera.devices import rank
 
-PLAIN_INTERVAL = 10.0  # seconds between two progress lines where stderr is not a terminal
 STATUS_VARIABLE = "TESSERA_STATUS"  # environment: a file that progress() writes to instead, for a parent that shows it
-STATUS_INTERVAL = 0.3  # seconds between two writes of that file
 
 
 class Progress:
@@ -83,7 +81,7 @@ class _StatusFile(Progress):
     "before" is the part of "completed" that this process did not do.
     """
 
-    interval = STATUS_INTERVAL
+    interval = 0.3
 
     def show(self) -> None:
         status = {name: getattr(self, name) for name in ("description", "total", "completed", "before")}
@@ -96,13 +94,12 @@ class _StatusFile(Progress):
 class _Lines(Progress):
     """Plain lines for log files: "encode 1200/2048 images, 350/s, 3 s left"."""
 
-    interval = PLAIN_INTERVAL
+    interval = 10.0
 
     def show(self) -> None:
         parts = [f"{self.description} {self.completed}/{self.total} {self.unit}"]
-        rate, left = self.rate(), self.total - self.completed
-        if rate > 0:
-            spent = duration_text(time.monotonic() - self.began)
+        left, spent = self.total - self.completed, duration_text(time.monotonic() - self.began)
+        if (rate := self.rate()) > 0:
             parts += [f"{_number(rate)}/s", f"{duration_text(left / rate)} left" if left > 0 else f"{spent} in all"]
         print(", ".join(parts + self.notes()), file=sys.stderr, flush=True)
 

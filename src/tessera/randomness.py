@@ -37,7 +37,6 @@ def address(*parts: str | int) -> int:
     digest = hashlib.sha256()
     for part in parts:
         # Type and length go in too, so that ("a", "b"), ("ab",) and (1,), ("1",) are different addresses.
-        kind, text = ("i", str(int(part))) if not isinstance(part, str) else ("s", part)
-        data = text.encode()
+        kind, data = ("s", part.encode()) if isinstance(part, str) else ("i", str(int(part)).encode())
         digest.update(f"{kind}{len(data)}:".encode() + data)
     return int.from_bytes(digest.digest()[:8], "little") >> 1

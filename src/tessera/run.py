@@ -32,9 +32,8 @@ def run(
 ) -> Path:
     """Do all stages of `config` in the working folder `out` and return the report's path.
 
-    `images`: the user's folder, for a preset without a world; `captions`: a file of captions for it. `resume`: fail if
-    there is nothing to resume. Raises UserError for bad input, KeyboardInterrupt when stopped: nothing that was done is
-    lost.
+    images: the user's folder, for a preset without a world. captions: a file of captions for it. resume: fail if there
+    is nothing to resume. Raises UserError for bad input, KeyboardInterrupt when stopped: nothing done is lost.
     """
     out = Path(out)
     if resume and not (out / CONFIG).exists():
@@ -46,7 +45,9 @@ def run(
         try:
             _curate(out, config, clock, images, captions)
         except UserError:
-            _release(out)
+            if not (out / "images").exists():  # a mistyped folder must not hold `out` against the right one
+                (out / CONFIG).unlink(missing_ok=True)
+                shutil.rmtree(clock.folder, ignore_errors=True)
             raise
         _train_arms(out, config)
         clock.join(out, config)
@@ -106,11 +107,7 @@ def _encoded_set(arm: Arm, augmented: bool) -> str:
 
 def _sets(config: RunConfig) -> dict[str, tuple[Arm, bool]]:
     """Return name of each encoded set -> (an arm that trains on it, True for the augmented one)."""
-    sets: dict[str, tuple[Arm, bool]] = {}
-    for arm in config.arms:
-        for augmented in (False, True)[: 1 + arm.augmented]:
-            sets.setdefault(_encoded_set(arm, augmented), (arm, augmented))
-    return sets
+    return {_encoded_set(arm, kind): (arm, kind) for arm in config.arms for kind in (False, True)[: 1 + arm.augmented]}
 
 
 def _train_arms(out: Path, config: RunConfig) -> None:
@@ -223,13 +220,6 @@ def claim(out: Path, config: RunConfig) -> None:
         for entry in out.glob(f"{TEMPORARY}*"):
             entry.unlink()
         write_json(out / CONFIG, to_dict(config))
-
-
-def _release(out: Path) -> None:
-    """Take the claim back where nothing was made: a mistyped folder must not hold `out` against the right one."""
-    if not (out / "images").exists():
-        (out / CONFIG).unlink(missing_ok=True)
-        shutil.rmtree(out / "timings", ignore_errors=True)
 
 
 def is_complete(directory: Path) -> bool:

@@ -7,6 +7,7 @@ Nothing here depends on the order in which a file system lists its files.
 """
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from tessera.images import READABLE
 from tessera.stages import MANIFEST
 
 WORDNET_ID = re.compile(r"n\d{8}")
-_SKIPPED_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN"})
+_SKIPPED = re.compile(r"\.|(__MACOSX|@eaDir|\$RECYCLE\.BIN)$")  # folders
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def folder_groups(source: Path, out: Path, single_class: str | None) -> tuple[li
         raise _cannot_be_read(error) from error
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            if _is_skipped(entry.name):
+            if _SKIPPED.match(entry.name):
                 ignored += _files_below(entry.path)
             elif not is_made(Path(entry.path), out):
                 together[safe(entry.name).casefold()].append(entry.name)
@@ -117,7 +118,7 @@ def _walk(folder: Path, out: Path) -> tuple[list[Path], int]:
     for place, folders, files in os.walk(folder, onerror=fail):
         where = Path(place)
         linked = {name for name in folders if (where / name).is_symlink()}  # os.walk does not follow them
-        hidden = {name for name in folders if _is_skipped(name)} - linked
+        hidden = set(filter(_SKIPPED.match, folders)) - linked
         ignored += len(linked) + sum(_files_below(str(where / name)) for name in hidden)
         folders[:] = sorted(n for n in folders if n not in linked | hidden and not is_made(where / n, out))
         images = [where / name for name in files if _is_image(name)]
@@ -134,10 +135,6 @@ def is_made(folder: Path, out: Path) -> bool:
         return folder.resolve() == out.resolve()
     tool = manifest.get("tool") if isinstance(manifest, dict) else None
     return isinstance(tool, dict) and tool.get("name") == "tessera"
-
-
-def _is_skipped(name: str) -> bool:
-    return name.startswith(".") or name in _SKIPPED_FOLDERS
 
 
 def _is_image(name: str) -> bool:
@@ -173,10 +170,8 @@ def items_of(source: Path, files: Sequence[tuple[Path, str, str]]) -> list[Item]
     for (path, label, name), key in zip(files, plain):
         if shared[key.casefold()] > 1:
             key = f"{key.partition('/')[0]}/{safe(f'{name}-{path.suffix[1:]}')}"
-        unique, count = key, 1
-        while unique.casefold() in taken:
-            count += 1
-            unique = f"{key}-{count}"
+        names = itertools.chain([key], (f"{key}-{count}" for count in itertools.count(2)))
+        unique = next(name for name in names if name.casefold() not in taken)
         taken.add(unique.casefold())
         place = source / path
         about = as_text(path.as_posix())

@@ -17,14 +17,14 @@ from typing import Literal, Protocol
 
 from tessera.config import UserError, blaming, load_part
 from tessera.curate.collect.class_folders import WORDNET_ID, SolutionGroup, folder_groups, is_made, items_of
-from tessera.curate.collect.parquet import names_in, row_groups
+from tessera.curate.collect.parquet import row_groups
 from tessera.curate.collect.sources import Group, ItemGroup
 from tessera.curate.collect.tars import ClassTarGroup, WebDatasetGroup, class_tars
 from tessera.images import READABLE
 
 Split = Literal["train", "val"]
 
-_SPLIT_WORDS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test")
+_SPLIT_WORDS = {"training": "train", "valid": "val", "validation": "val"} | {n: n for n in ("train", "val", "test")}
 _SPLIT = re.compile(rf"(?:^|[-_./])({'|'.join(_SPLIT_WORDS)})(?=[-_./]|$)", re.IGNORECASE)
 _OURS = {"images.parquet", "scenes.parquet"}
 _KAGGLE = Path("ILSVRC/Data/CLS-LOC")
@@ -125,11 +125,13 @@ class ImageNetTree:
         return source if splits and any(_folders(source / name) for name in names) else None
 
 
-class ImageNetTar:
-    """A tar file for each class, in a folder or inside one tar file."""
-
+class _Tars:
     def there(self, source: Path, out: Path) -> str:
         return _first("tar files", source, out, ".tar")
+
+
+class ImageNetTar(_Tars):
+    """A tar file for each class, in a folder or inside one tar file."""
 
     def open(self, source: Path, out: Path, split: Split) -> Source | None:
         tars = _files(source, out, ".tar")
@@ -144,11 +146,8 @@ class ImageNetTar:
         return Source("ImageNet tar", outer[0]) if outer else None
 
 
-class WebDataset:
+class WebDataset(_Tars):
     """Tar files of images, each with its label in an entry of the same stem."""
-
-    def there(self, source: Path, out: Path) -> str:
-        return _first("tar files", source, out, ".tar")
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
         chosen = _of_split(source, _files(source, out, ".tar"), split)
@@ -163,7 +162,8 @@ class HubParquet:
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
         chosen = _of_split(source, _files(source, out, ".parquet"), split)
-        return Source("Hub parquet", row_groups(chosen), label_names=names_in(chosen[0]) if chosen else None)
+        groups, names = row_groups(chosen)
+        return Source("Hub parquet", groups, label_names=names)
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -232,11 +232,8 @@ def _first(words: str, source: Path, out: Path, suffix: str) -> str:
 def _of_split(source: Path, paths: Sequence[Path], split: Split) -> list[Path]:
     """Return the files of a split, where their names say one; else all."""
     root = source if source.is_dir() else source.parent
-    found: dict[Path, str] = {}
-    for path in paths:
-        words = _SPLIT.findall(path.relative_to(root).as_posix())
-        if words:
-            found[path] = _SPLIT_WORDS[words[-1].lower()]
+    words = {path: _SPLIT.findall(path.relative_to(root).as_posix()) for path in paths}
+    found = {path: _SPLIT_WORDS[last[-1].lower()] for path, last in words.items() if last}
     if not found:
         return list(paths)
     chosen = [path for path, word in found.items() if word == split]

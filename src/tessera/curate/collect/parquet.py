@@ -70,17 +70,21 @@ class RowGroup(Group):
         yield read
 
 
-def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
-    """Return the row groups of all files. Raises UserError for a file that is not Parquet, or has other columns."""
-    groups = []
+def row_groups(paths: Sequence[Path]) -> tuple[list[RowGroup], list[str] | None]:
+    """Return the row groups of all files, and the classes' names by number where the first file says them.
+
+    Raises UserError for a file that is not Parquet, or has other columns.
+    """
+    groups, names = [], []
     for path in paths:
         with _opened(path) as file:
             _check_columns(path, file.schema_arrow)
+            names.append(label_names(file.schema_arrow.metadata))
             row = 0
             for number in range(file.num_row_groups):
                 groups.append(RowGroup(path, number, row))
                 row += file.metadata.row_group(number).num_rows
-    return groups
+    return groups, names[0] if names else None
 
 
 def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
@@ -90,12 +94,6 @@ def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
-
-
-def names_in(path: Path) -> list[str] | None:
-    """Return `label_names` of a file."""
-    with _opened(path) as file:
-        return label_names(file.schema_arrow.metadata)
 
 
 def _check_columns(path: Path, schema: Any) -> None:

@@ -126,17 +126,16 @@ def listed(group: Group) -> Listing:
 
 def index_groups(groups: Sequence[Group]) -> list[Index]:
     """Return the index of each group."""
-    return [_index(listed(group)) for group in groups]
-
-
-def _index(listing: Listing) -> Index:
-    digest, keys = hashlib.sha256(f"{listing.length}\n".encode()), bytearray()
-    for item in listing.items:
-        digest.update(f"{item.source}\0{item.label}\0{item.length}\n".encode())
-        keys += key_hash(item.key)
-    labels = Counter(item.label for item in listing.items)
-    codes = {item.label: item.code for item in listing.items if item.code is not None}
-    return Index(len(listing.items), listing.ignored, dict(labels), codes, digest.digest(), bytes(keys))
+    indexes = []
+    for listing in map(listed, groups):
+        digest = hashlib.sha256(f"{listing.length}\n".encode())
+        for item in listing.items:
+            digest.update(f"{item.source}\0{item.label}\0{item.length}\n".encode())
+        keys = b"".join(key_hash(item.key) for item in listing.items)
+        labels = Counter(item.label for item in listing.items)
+        codes = {item.label: item.code for item in listing.items if item.code is not None}
+        indexes.append(Index(len(listing.items), listing.ignored, dict(labels), codes, digest.digest(), keys))
+    return indexes
 
 
 def key_hash(key: str) -> bytes:
