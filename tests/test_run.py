@@ -119,7 +119,7 @@ def test_killed_in_training_then_stopped_by_ctrl_c_and_resumed_the_bytes_are_the
     process.communicate()
     assert not (other / "report").exists()
     process = start("miniature-smoke", "--resume", "--out", other)
-    wait_for(other / "runs" / "ta" / "manifest.json")
+    wait_for(other / "export" / "ta" / "manifest.json")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
