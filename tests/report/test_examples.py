@@ -31,7 +31,7 @@ def test_noise_strip_starts_clean_and_marks_what_is_never_seen():
 
 
 def pixels_of(image) -> np.ndarray:
-    with Image.open(io.BytesIO(base64.b64decode(image.uri.partition(",")[2]))) as opened:
+    with Image.open(io.BytesIO(base64.b64decode(image["uri"].partition(",")[2]))) as opened:
         return np.asarray(opened)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tessera import cli
 from tessera.config import UserError
 from tessera.diffusion.schedule import get_schedule
-from tessera.report.figure7 import TIMES, TauConfig, auc, detectability, edges_of, tau
+from tessera.report.figure7 import TIMES, TauConfig, auc, detectability, edges_of, steps_at, tau
 
 BOX = (32, 0, 64, 64)  # the right half of 64 px
 
@@ -27,19 +27,19 @@ def test_auc_is_the_share_of_pairs_in_order():
 
 
 def test_edges_inside_the_frame_alone_have_steps():
-    assert edges_of(BOX, 64, 16).lines == ((2, 8, 0, 16),)
-    assert edges_of((0, 0, 32, 32), 64, 16).lines == ((2, 8, 0, 8), (1, 8, 0, 8))
-    assert len(edges_of((16, 16, 32, 32), 64, 16).lines) == 4
+    assert edges_of(BOX, 64, 16) == [(2, 8, 0, 16)]
+    assert edges_of((0, 0, 32, 32), 64, 16) == [(2, 8, 0, 8), (1, 8, 0, 8)]
+    assert len(edges_of((16, 16, 32, 32), 64, 16)) == 4
     latents = np.zeros((1, 16, 16))
     latents[:, :, 8:] = 3.0
     # 16 pairs of cells, each difference of variance 2: a step of 3 is 3 / sqrt(2 / 16) deviations.
-    assert edges_of(BOX, 64, 16).steps(latents) == pytest.approx(3 / math.sqrt(2 / 16))
-    assert np.abs(edges_of((0, 32, 64, 64), 64, 16).steps(latents)).max() == 0
+    assert steps_at(edges_of(BOX, 64, 16), latents) == pytest.approx(3 / math.sqrt(2 / 16))
+    assert np.abs(steps_at(edges_of((0, 32, 64, 64), 64, 16), latents)).max() == 0
 
 
 def test_the_step_s_noise_is_white_of_variance_1():
     noise = np.random.default_rng(0).normal(size=(4000, 2, 16, 16))
-    steps = np.array([edges_of(BOX, 64, 16).steps(x) for x in noise])
+    steps = np.array([steps_at(edges_of(BOX, 64, 16), x) for x in noise])
     assert steps.std() == pytest.approx(1, abs=0.03)
 
 

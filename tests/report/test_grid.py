@@ -1,7 +1,7 @@
 """Tables on pages: models in rows or in columns, differences starred and colored for the better."""
 
 from tessera.report.differences import Pair
-from tessera.report.grid import NOTHING, by_measure, by_model, judge_note, table_plot, tiles
+from tessera.report.grid import NOTHING, by_measure, by_model, notes, table_plot, tiles
 from tessera.report.tables import Cell, Row, Table
 
 TABLE = Table(
@@ -45,17 +45,20 @@ def test_small_and_large_numbers_that_stand_together_have_the_same_digits():
 
 
 def test_plots_are_of_shares_alone_and_tiles_of_what_is_there():
-    markup = table_plot({"": TABLE}, {"": [0, 1]}, "alt")
+    markup = table_plot([("", TABLE, [0, 1])], "alt")
     assert "Overall" in markup
     assert "FID" not in markup
     assert "Seam" not in markup
-    assert table_plot({"": Table("t", ("fid",), TABLE.rows)}, {"": [0, 1]}, "alt") == ""
+    assert table_plot([("", Table("t", ("fid",), TABLE.rows), [0, 1])], "alt") == ""
     (tile,) = tiles(TABLE, [0, 1], ("overall", "counting"), "short prompts")
     assert [cell["label"] for cell in tile["cells"]] == ["a"]
     assert tile["about"].endswith("short prompts")
 
 
 def test_the_judges_own_numbers_are_explained():
-    assert "CutMix" not in judge_note({})
-    assert "0.31" in judge_note({"seam_cutmix": 0.31, "wrong_refused": 0.985})
-    assert "98.5%" in judge_note({"seam_cutmix": 0.31, "wrong_refused": 0.985})
+    assert notes([], {}) == ""
+    assert "CutMix" not in notes([], {"one_object": 1.0})
+    text = notes([by_measure(TABLE, [PAIR], [0, 1])], {"seam_cutmix": 0.31, "wrong_refused": 0.985})
+    assert text.startswith("* The 95% interval")
+    assert "0.31" in text
+    assert "98.5%" in text

@@ -1,6 +1,7 @@
 """The page of a study, of the committed results: scores, differences, plots; no cells are needed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,16 @@ RESULTS = Path(__file__).parents[2] / "results" / "studies"
 def test_committed_results_are_shown(name, tmp_path):
     study, found = load_study(name), json.loads((RESULTS / f"{name}.json").read_text())
     page = study_page(study, tmp_path, found)
-    assert [anchor for anchor, _ in page.sections] == ["scores", "configuration"]
     titles = [grid.title for grid in page.scores.tables]
     assert titles[0] == "Extended prompts"
     assert "Extended prompts: differences" in titles
     first = page.scores.tables[0]
-    assert first.rows[0].label == page.scores.meanings[0][0]
     assert first.columns[-1].label == "the judge itself"
     assert len(first.columns) == len(found["tables"]["extended"]["arms"]) + 1
     page.write(tmp_path / "index.html")
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<li><a href="#([a-z]+)">', html) == ["scores", "configuration"]
+    assert f"<dt>{first.rows[0].label}</dt>" in html
     assert "var(--arm-0)" in html
     assert ("distance to held-out" in html) == ("likeness" in found)
 

@@ -16,7 +16,7 @@ from tessera.cutmix import CROP
 from tessera.demo.studio import EXACT, notice
 from tessera.images import data_uri, thumbnail
 from tessera.records import Placement
-from tessera.report.arms import ARMS, KINDS, describe_arms, loss_plot, scores_of, scores_part
+from tessera.report.arms import KINDS, describe_arms, find_arms, loss_plot, scores_of, scores_part
 from tessera.report.render import render
 from tessera.stages import read_manifest
 
@@ -128,8 +128,7 @@ def _box(placement: Placement) -> str:
 
 def show_runs(workspace: Path) -> str:
     """Return all runs/NAME and scores/NAME/KIND of `workspace`; what is damaged or missing is said instead."""
-    names = sorted({path.name for kind in ("runs", "scores") for path in (workspace / kind).glob("*") if path.is_dir()})
-    names.sort(key=lambda name: list(ARMS).index(name) if name in ARMS else len(ARMS))
+    names = find_arms(workspace, "runs", "scores")
     if not names:
         return notice("There are no runs in this working folder yet.")
     arms = describe_arms(names)

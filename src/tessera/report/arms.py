@@ -1,5 +1,6 @@
 """The arms of a page: names, colors, and their scores and loss curves as every page shows them."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from tessera.evaluate.scores import FILE, Scores, read_scores
-from tessera.report.differences import STAR, pairs_of
-from tessera.report.grid import Grid, by_measure, judge_note, table_plot, tiles
+from tessera.report.differences import pairs_of
+from tessera.report.grid import Grid, by_measure, notes, table_plot, tiles
 from tessera.report.measured import measured_tables, protocol_text
 from tessera.report.plots import ARM_COLORS, Curve, curve_plot
-from tessera.report.tables import MEANINGS, name_of
 
 KINDS = {"extended": "Extended prompts", "short": "Short prompts"}
 """The two kinds of prompts, as folders under samples/ARM and scores/ARM. Long captions in training make `extended` the
@@ -54,12 +54,11 @@ class ScoresPart:
     note: str = ""
     protocol: str = ""
 
-    @property
-    def meanings(self) -> list[tuple[str, str]]:
-        """Names of the first table's measures and what each says."""
-        texts = {name_of(metric): text for metric, text in MEANINGS.items()}
-        rows = self.tables[0].rows if self.tables else ()
-        return [(row.label, texts[row.label]) for row in rows if row.title and row.label in texts]
+
+def find_arms(workspace: Path, *kinds: str) -> list[str]:
+    """Return the names of all folders in the folders `kinds` of a workspace, the paper's arms first."""
+    names = {path.name for kind in kinds for path in (workspace / kind).glob("*") if path.is_dir()}
+    return [name for name in ARMS if name in names] + sorted(names - ARMS.keys())
 
 
 def describe_arms(names: Sequence[str]) -> list[Arm]:
@@ -67,12 +66,8 @@ def describe_arms(names: Sequence[str]) -> list[Arm]:
     fixed = {"ta": 0, "ta_ia": 1, "aio": 2}
     taken = {fixed[name] for name in names if name in fixed}
     left = itertools.chain((n for n in range(ARM_COLORS) if n not in taken), itertools.cycle(range(ARM_COLORS)))
-    arms = []
-    for name in names:
-        arm_label, meaning = ARMS.get(name, (name, ""))
-        color = fixed[name] if name in fixed else next(left)
-        arms.append(Arm(name=name, label=arm_label, meaning=meaning, color=color))
-    return arms
+    described = [(name, *ARMS.get(name, (name, "")), fixed[name] if name in fixed else next(left)) for name in names]
+    return [Arm(name=name, label=label, meaning=meaning, color=n) for name, label, meaning, n in described]
 
 
 def arm_scores(path: Path, arm: Arm) -> Scores | None:
@@ -92,32 +87,29 @@ def scores_part(arms: Sequence[Arm], kinds: Mapping[str, Mapping[str, Scores]]) 
     Each arm is compared with the one before it; arms with other protocols have a table of their own.
     """
     by_label = {arm.label: arm.color for arm in arms}
-    tables, grids, big, colors, judges, protocols = {}, [], [], {}, [], []
+    tables, grids, big, judges, protocols = [], [], [], [], []
     for kind, scores in kinds.items():
         found = measured_tables(list(scores.values()))
         for number, table in enumerate(found):
-            title = KINDS[kind] if len(found) == 1 else f"{KINDS[kind]}: {table.title}"
-            table = replace(table, title=title)
-            own = [by_label[item.name] for item in table.members]
+            table = replace(table, title=KINDS[kind] if len(found) == 1 else f"{KINDS[kind]}: {table.title}")
+            colors = [by_label[item.name] for item in table.members]
             first = table.members[0]
             prompts = {item["prompt"] for item in first.items}
             about = f"{len(first.items):,} images of {len(prompts):,} prompts for each arm"
-            grids.append(by_measure(table, pairs_of(table), own, first.facts.get("judge"), about))
             judges.append(first.facts.get("judge"))
-            tables[title], colors[title] = table, own
-            big += tiles(table, own, _TILES, KINDS[kind].lower()) if not big and number == 0 else []
+            grids.append(by_measure(table, pairs_of(table), colors, judges[-1], about))
+            tables.append((table.title, table, colors))
+            big += tiles(table, colors, _TILES, KINDS[kind].lower()) if not big and number == 0 else []
         protocols += [f"{KINDS[kind]}, {item.name}\n{protocol_text(item)}" for item in scores.values()]
     if not grids:
         return None
-    judge = next((found for found in judges if found), None)
-    starred = any("*" in cell["value"] for grid in grids for row in grid.rows for cell in row.cells)
     return ScoresPart(
         about="Share of images that show what their prompt asks, as an automatic judge sees it, with 95% confidence"
         " intervals over prompts.",
         tiles=big,
-        plot=table_plot(tables, colors, f"Scores of {', '.join(by_label)}"),
+        plot=table_plot(tables, f"Scores of {', '.join(by_label)}"),
         tables=grids,
-        note=" ".join([STAR] * starred + ([judge_note(judge)] if judge else [])),
+        note=notes(grids, next(filter(None, judges), None)),
         protocol="\n\n".join(protocols),
     )
 
@@ -138,16 +130,12 @@ def loss_points(path: Path) -> list[tuple[float, float]]:
 
     A line that is cut short is skipped: the training may be writing it. [] without the file.
     """
-    if not path.is_file():
-        return []
     points = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
             record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and record.get("loss") is not None:
-            points.append((record["num_images"], record["loss"]))
+            if isinstance(record, dict) and record.get("loss") is not None:
+                points.append((record["num_images"], record["loss"]))
     step = -(-len(points) // _CURVE_POINTS) or 1
     groups = [points[i : i + step] for i in range(0, len(points), step)]
     return [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups]
@@ -156,7 +144,4 @@ def loss_points(path: Path) -> list[tuple[float, float]]:
 def time_bars(stages: Mapping[str, tuple[float, str]]) -> list[dict[str, Any]]:
     """Return the rows of a chart of durations: name -> (seconds, text)."""
     longest = max((seconds for seconds, _ in stages.values()), default=0) or 1
-    return [
-        {"stage": name, "shown": text, "share": round(100 * seconds / longest, 1)}
-        for name, (seconds, text) in stages.items()
-    ]
+    return [{"stage": name, "shown": text, "share": round(100 * s / longest, 1)} for name, (s, text) in stages.items()]

@@ -5,13 +5,12 @@ directories nearby. Nothing is loaded from anywhere, and all text is escaped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
 from tessera.curate.caption.caption import read_captions
-from tessera.curate.index import Composer, ImageRow, Recipe, RecipeRow, list_entries, read_images, read_recipe
+from tessera.curate.index import Composer, ImageRow, RecipeRow, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
 from tessera.encoded.store import open_encoded
 from tessera.files import sha256_file
@@ -22,16 +21,6 @@ from tessera.stages import MANIFEST, Manifest, read_manifest
 
 STAGES = ("collect", "augment", "caption", "encode")
 _LARGEST = 1024  # px; larger images are scaled down to this side
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The directory, and those it was made from."""
-
-    directory: Path
-    manifest: Manifest
-    images: Path
-    recipe: Recipe | None
 
 
 def preview(
@@ -47,12 +36,21 @@ def preview(
         raise UserError(f"number is {number}: show at least 1")
     if out.is_dir():
         raise UserError(f"{out}: is a directory; give the page a name, such as {out / 'preview.html'}")
-    inputs = _find_inputs(directory, images, recipe)
-    rows = read_images(inputs.images)
-    mixes = inputs.recipe.rows if inputs.recipe else None
-    total, texts = _texts(inputs, mixes or rows, number, seed)
-    composer = Composer(inputs.images, inputs.recipe.half_view if inputs.recipe else "aligned")
-    size = int(read_manifest(inputs.images, "collect").config["size"])
+    manifest = read_manifest(directory, STAGES)
+    if manifest.stage == "collect":
+        images = directory
+    else:
+        images = _near(directory, manifest, "images", images)
+    if manifest.stage == "augment":
+        recipe = directory
+    else:
+        recipe = _near(directory, manifest, "recipe", recipe) if "recipe" in manifest.inputs else None
+    rows, mixes, composer = read_images(images), None, Composer(images)
+    if recipe is not None:
+        found = read_recipe(recipe)
+        mixes, composer = found.rows, Composer(images, found.half_view)
+    total, texts = _texts(directory, manifest.stage, mixes or rows, number, seed)
+    size = int(read_manifest(images, "collect").config["size"])
     if mixes is None:
         samples = [_sample(composer, size, [row], None, *texts[row.key]) for row in rows.where("key", texts)]
     else:
@@ -61,24 +59,13 @@ def preview(
         samples = [_sample(composer, size, [of[m.base], of[m.partner]], m, *texts[m.key]) for m in chosen]
     page = {
         "title": directory.resolve().name,
-        "lead": f"{len(samples)} of {total:,} records made by tessera {inputs.manifest.stage}, drawn by seed {seed}.",
-        "facts": list(_facts(inputs.manifest)),
+        "lead": f"{len(samples)} of {total:,} records made by tessera {manifest.stage}, drawn by seed {seed}.",
+        "facts": list(_facts(manifest)),
         "samples": samples,
-        "column": 10 if inputs.manifest.stage == "collect" else 17,
-        "rejects": group_rejects(read_manifest(inputs.images).rejects),
+        "column": 10 if manifest.stage == "collect" else 17,
+        "rejects": group_rejects(read_manifest(images).rejects),
     }
     write_text(out, render("dataset.html.j2", page))
-
-
-def _find_inputs(directory: Path, images: Path | None, recipe: Path | None) -> _Inputs:
-    manifest = read_manifest(directory, STAGES)
-    if manifest.stage == "collect":
-        return _Inputs(directory, manifest, directory, None)
-    if manifest.stage == "augment":
-        recipe = directory
-    else:
-        recipe = _near(directory, manifest, "recipe", recipe) if "recipe" in manifest.inputs else None
-    return _Inputs(directory, manifest, _near(directory, manifest, "images", images), recipe and read_recipe(recipe))
 
 
 def _near(directory: Path, manifest: Manifest, name: str, given: Path | None) -> Path:
@@ -96,26 +83,23 @@ def _near(directory: Path, manifest: Manifest, name: str, given: Path | None) ->
 
 
 def _texts(
-    inputs: _Inputs, rows: Sequence[ImageRow | RecipeRow], number: int, seed: int
+    directory: Path, stage: str, rows: Sequence[ImageRow | RecipeRow], number: int, seed: int
 ) -> tuple[int, dict[str, tuple[str, str]]]:
     """Return the number of records, and key -> (caption, note) of `number` of them."""
-    if inputs.manifest.stage == "caption":
-        captions = read_captions(inputs.directory)
-        keys = list(captions)
-        texts = {keys[i]: captions[keys[i]] for i in _pick(len(keys), number, seed)}
-        return len(keys), {k: (text, f"{len(text.split())} words, {len(text)} characters") for k, text in texts.items()}
-    if inputs.manifest.stage == "encode":
-        records = open_encoded(inputs.directory)
-        found = {}
-        for record in (records[i] for i in _pick(len(records), number, seed)):
-            tokens = "text not stored" if record.text_codes is None else f"{len(record.text_codes)} tokens"
-            found[record.key] = (record.caption, f"{tokens}, {len(record.caption.split())} words")
-        return len(records), found
-    return len(rows), {rows[i].key: ("", "") for i in _pick(len(rows), number, seed)}
-
-
-def _pick(total: int, number: int, seed: int) -> list[int]:
-    return sorted(philox(seed, "preview").choice(total, min(number, total), replace=False).tolist()) if total else []
+    captions = read_captions(directory) if stage == "caption" else {}
+    every: Any = list(captions) if stage == "caption" else open_encoded(directory) if stage == "encode" else rows
+    total, found = len(every), {}
+    picked = philox(seed, "preview").choice(total, min(number, total), replace=False).tolist() if total else []
+    for item in (every[i] for i in sorted(picked)):
+        if stage == "caption":
+            text = captions[item]
+            found[item] = (text, f"{len(text.split())} words, {len(text)} characters")
+        elif stage == "encode":
+            tokens = "text not stored" if item.text_codes is None else f"{len(item.text_codes)} tokens"
+            found[item.key] = (item.caption, f"{tokens}, {len(item.caption.split())} words")
+        else:
+            found[item.key] = ("", "")
+    return total, found
 
 
 def _sample(
@@ -147,7 +131,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     of_facts = ("layout", "exif_rotation", "icc_profiles", "latent_codec", "text_encoder")
     for names, values in ((of_config, manifest.config), (of_facts, manifest.facts)):
         yield from ((name.replace("_", " "), str(values[name])) for name in names if values.get(name) is not None)
-    text: Mapping[str, Any] = manifest.facts.get("text") or {}
+    text: Mapping[str, Any] | None = manifest.facts.get("text")
     if text:
         yield "tokens a caption on average", f"{text['mean_tokens']:.1f}"
         yield "tokens in the longest", str(text["longest"])

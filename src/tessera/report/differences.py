@@ -8,7 +8,7 @@ from tessera.config import UserError
 from tessera.evaluate.intervals import MOST, paired_difference
 from tessera.evaluate.scores import Scores
 from tessera.report.measured import full_name
-from tessera.report.tables import Cell, Table, is_lower_better, name_of
+from tessera.report.tables import Cell, Table, by_reason, is_lower_better
 
 RESAMPLES = 1000
 SHARES = "score interval over prompts (Newcombe)"
@@ -28,10 +28,7 @@ class Pair:
 
     def reasons(self) -> list[str]:
         """Return a line for each reason, with all metrics that it holds for."""
-        found: dict[str, list[str]] = {}
-        for metric, reason in self.unpaired.items():
-            found.setdefault(reason, []).append(name_of(metric))
-        return [f"Not paired in {self.name}: {', '.join(names)} ({reason})" for reason, names in found.items()]
+        return [f"Not paired in {self.name}: {names} ({reason})" for reason, names in by_reason(self.unpaired.items())]
 
 
 def pairs_of(table: Table, force: bool = False) -> tuple[Pair, ...]:
@@ -67,11 +64,6 @@ def about(pairs: Sequence[Pair]) -> str:
     stars = any(cell is not None and is_clear(cell) for pair in pairs for cell in pair.cells)
     text = "Paired differences: each model minus the one before it, over the same prompts."
     return f"{text} {STAR}" if stars else text
-
-
-def sizes_of(pairs: Sequence[Pair]) -> list[float]:
-    """Return each column's largest difference, which decides its digits."""
-    return [max((cell.size for cell in column if cell), default=0.0) for column in zip(*(p.cells for p in pairs))]
 
 
 def is_clear(cell: Cell) -> bool:

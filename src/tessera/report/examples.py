@@ -1,109 +1,96 @@
 """Training images of the report: CutMix examples with their captions, and images at rising noise levels."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.curate.index import Composer, Recipe, RecipeRow, Row, list_entries, read_images, read_recipe
+from tessera.curate.index import Composer, ImageRow, RecipeRow, TableRows, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP, PATTERNS, label_of
-from tessera.files import read_table
+from tessera.files import read_json, read_table
 from tessera.randomness import philox
-from tessera.report.gallery import PageImage, embed
+from tessera.report.gallery import embed
 from tessera.stages import MANIFEST, read_manifest
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
-class MixedExample:
-    """An augmented image and what it was made of."""
+class Example:
+    """A training image; of an augmented one also what it was made of."""
 
-    base: PageImage
-    partner: PageImage
-    mixed: PageImage
-    pattern: str
-    left: float
-    """left, top, width, height of the pasted box: percent of the frame."""
-    top: float
-    width: float
-    height: float
+    image: Mapping[str, Any]
+    pixels: NDArray[np.uint8]
+    """The same, (S, S, 3)."""
+    plain: NDArray[np.uint8]
+    """The base of an augmented image; of any other one the image."""
     captions: Sequence[tuple[str, str]]
     """(the caption's origin, caption)."""
-    pixels: NDArray[np.uint8]
-    """The augmented image, (S, S, 3)."""
-    base_pixels: NDArray[np.uint8]
+    pattern: str = ""
+    base: Mapping[str, Any] | None = None
+    partner: Mapping[str, Any] | None = None
+    box: Sequence[float] = ()
+    """left, top, width, height of the pasted box: percent of the frame."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlainExample:
-    """A training image."""
+def training_examples(workspace: Path, count: int) -> list[Example]:
+    """Return about `count` rows of recipe/, taken evenly over its patterns, or without any `count` of images/.
 
-    image: PageImage
-    captions: Sequence[tuple[str, str]]
-    pixels: NDArray[np.uint8]
-
-
-def mixed_examples(workspace: Path, count: int) -> list[MixedExample]:
-    """Return about `count` rows of recipe/, taken evenly over its patterns; [] without recipe/ or images/."""
-    images, recipe = workspace / "images", workspace / "recipe"
-    if not (recipe / "recipe.parquet").is_file() or not (images / "images.parquet").is_file():
+    [] without images/.
+    """
+    if not (workspace / "images" / "images.parquet").is_file():
         return []
-    mixed = read_recipe(recipe)
-    rows = _recipe_rows(mixed, count)
-    originals = read_images(images).where("key", [key for row in rows for key in (row.base, row.partner)])
-    captions = _captions(workspace, [key for row in rows for key in (row.key, row.base)])
-    composer = Composer(images, mixed.half_view)
+    rows = read_images(workspace / "images")
+    if (workspace / "recipe" / "recipe.parquet").is_file():
+        recipe = read_recipe(workspace / "recipe")
+        found = recipe.rows.table["pattern"].unique().to_pylist()
+        names = [name for name in dict.fromkeys((*PATTERNS, *found)) if name in found and name != CROP]
+        chosen = [recipe.rows.where("pattern", [name]) for name in names]
+        mixes = [row for of_pattern in chosen for row in spread(of_pattern, -(-count // len(chosen)))]
+        if mixes:
+            return _mixed(workspace, rows, mixes, Composer(workspace / "images", recipe.half_view))
+    chosen = spread(rows, count)
+    captions, composer = _captions(workspace, [row.key for row in chosen]), Composer(workspace / "images")
     examples = []
-    for row, entry in zip(rows, list_entries(originals, rows)):
+    for row, entry in zip(chosen, list_entries(chosen)):
+        pixels = composer(entry)
+        image = embed(pixels, f"Training image of class {row.class_name}")
+        said = [(f"caption ({name})", text) for name, text in captions.get(row.key, ())]
+        said = said or [("class", row.class_name)]
+        examples.append(Example(image=image, captions=said, pixels=pixels, plain=pixels))
+    return examples
+
+
+def _mixed(workspace: Path, images: TableRows[ImageRow], mixes: list[RecipeRow], composer: Composer) -> list[Example]:
+    originals = images.where("key", [key for row in mixes for key in (row.base, row.partner)])
+    captions = _captions(workspace, [key for row in mixes for key in (row.key, row.base)])
+    examples = []
+    for row, entry in zip(mixes, list_entries(originals, mixes)):
         base, partner, pixels = composer.read(entry.base), composer.read(str(entry.partner)), composer(entry)
         label, (left, top, right, bottom) = label_of(row.placement.pattern), row.placement.box
         of_base, of_partner = (key.rpartition("/")[0] or key for key in (row.base, row.partner))
         said = [(f"caption of the base ({name})", text) for name, text in captions.get(row.base, ())]
         said += [(f"caption of the CutMix image ({name})", text) for name, text in captions.get(row.key, ())]
-        shares = (round(100 * edge / len(base), 2) for edge in (left, top, right - left, bottom - top))
         examples.append(
-            MixedExample(
+            Example(
+                image=embed(pixels, f"{of_partner} pasted into {of_base}, pattern {label}"),
+                pixels=pixels,
+                plain=base,
+                captions=said,
+                pattern=label,
                 base=embed(base, f"Base image of class {of_base}"),
                 partner=embed(partner, f"Partner image of class {of_partner}"),
-                mixed=embed(pixels, f"{of_partner} pasted into {of_base}, pattern {label}"),
-                pattern=label,
-                **dict(zip(("left", "top", "width", "height"), shares)),
-                captions=said,
-                pixels=pixels,
-                base_pixels=base,
+                box=[round(100 * edge / len(base), 2) for edge in (left, top, right - left, bottom - top)],
             )
         )
     return examples
 
 
-def plain_examples(workspace: Path, count: int) -> list[PlainExample]:
-    """Return `count` training images, taken evenly over images/; [] without it."""
-    images = workspace / "images"
-    if not (images / "images.parquet").is_file():
-        return []
-    rows = _spread(read_images(images), count)
-    captions, composer = _captions(workspace, [row.key for row in rows]), Composer(images)
-    examples = []
-    for row, entry in zip(rows, list_entries(rows)):
-        pixels = composer(entry)
-        image = embed(pixels, f"Training image of class {row.class_name}")
-        said = [(f"caption ({name})", text) for name, text in captions.get(row.key, ())]
-        examples.append(PlainExample(image=image, captions=said or [("class", row.class_name)], pixels=pixels))
-    return examples
-
-
-def _recipe_rows(recipe: Recipe, count: int) -> list[RecipeRow]:
-    found = recipe.rows.table["pattern"].unique().to_pylist()
-    names = [name for name in dict.fromkeys((*PATTERNS, *found)) if name in found and name != CROP]
-    chosen = [recipe.rows.where("pattern", [name]) for name in names]
-    return [row for rows in chosen for row in _spread(rows, -(-count // len(chosen)))]
-
-
-def _spread(rows: Sequence[Row], count: int) -> list[Row]:
-    """Return at most `count` rows, taken evenly over all: neighbors are often of one class."""
+def spread(rows: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` of `rows`, taken evenly over all: neighbors are often of one class."""
     found = len(rows)
     return list(rows) if found <= count else [rows[(2 * i + 1) * found // (2 * count)] for i in range(count)]
 
@@ -168,31 +155,29 @@ def noise_strip(named: Sequence[tuple[str, NDArray[np.uint8], bool]], settings: 
 
 
 def noise_settings(workspace: Path, arms: Sequence[str]) -> NoiseSettings | None:
-    """Return those of the first arm with augmented images, else of the first with a run; None if parts are missing."""
+    """Return those of the first arm with augmented images, else of the first with a run; None if parts are missing.
+
+    Scale and shift are the export's; without one, the codec is that of any encoded set.
+    """
     runs = [workspace / "runs" / arm for arm in arms]
     found = [(run.name, read_manifest(run)) for run in runs if (run / MANIFEST).is_file()]
     if not found:
         return None
     arm, manifest = min(found, key=lambda run: "augmented" not in run[1].inputs)
-    codec, scale, shift = _codec(workspace, arm)
-    if codec is None:
+    exported = workspace / "export" / arm / "config.json"
+    if exported.is_file():
+        facts = read_json(exported)["settings"]
+    else:
+        encoded = [path.parent for path in sorted(workspace.glob(f"encoded/**/{MANIFEST}"))]
+        every = [read_manifest(path, must_be_complete=False).facts for path in encoded]
+        facts = next((each for each in every if each.get("latent_codec") is not None), None)
+    if facts is None:
         return None
     return NoiseSettings(
         schedule=manifest.config["noise_schedule"],
-        codec=codec,
+        codec=facts["latent_codec"],
         tau=manifest.config["augment_min_t"],
         augmented="augmented" in manifest.inputs,
-        scale=scale,
-        shift=shift,
+        scale=tuple(facts.get("latent_scale", (1.0,))),
+        shift=tuple(facts.get("latent_shift", (0.0,))),
     )
-
-
-def _codec(workspace: Path, arm: str) -> tuple[str | None, tuple[float, ...], tuple[float, ...]]:
-    """Return codec id, latent scale and shift: from the export, else the id alone from an encoded set."""
-    exported = workspace / "export" / arm / "config.json"
-    if exported.is_file():
-        settings: Mapping[str, Any] = json.loads(exported.read_bytes())["settings"]
-        return settings["latent_codec"], tuple(settings["latent_scale"]), tuple(settings["latent_shift"])
-    manifests = sorted(workspace.glob(f"encoded/**/{MANIFEST}"))
-    found = (read_manifest(path.parent, must_be_complete=False).facts.get("latent_codec") for path in manifests)
-    return next((codec for codec in found if codec is not None), None), (1.0,), (0.0,)

@@ -26,6 +26,7 @@ from tessera.files import atomic_path, sha256_file, write_json
 from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.randomness import philox
+from tessera.report.examples import spread
 from tessera.report.render import write_text
 from tessera.stages import open_stage
 
@@ -56,28 +57,26 @@ class TauConfig:
         check_ranges(self, scale="(0, inf)", size="[16, inf)", num_images="[8, inf)")
 
 
-@dataclass(frozen=True)
-class Edges:
-    """The lines of a box inside a frame of latents: (axis, line, first cell, end cell); axis 2 = across columns."""
-
-    lines: tuple[tuple[int, int, int, int], ...]
-
-    def steps(self, latents: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the step of latents (C, h, w) at each line and channel, in units of its noise at sigma 1."""
-        found = []
-        for axis, line, first, end in self.lines:
-            cells = latents if axis == 2 else latents.transpose(0, 2, 1)
-            difference = cells[:, first:end, line] - cells[:, first:end, line - 1]  # (C, n)
-            found.append(difference.mean(1) * math.sqrt((end - first) / 2))
-        return np.array(found)
+Line = tuple[int, int, int, int]
+"""A line inside a frame of latents: (axis, line, first cell, end cell); axis 2 = across columns."""
 
 
-def edges_of(box: Sequence[int], size: int, cells: int) -> Edges:
+def edges_of(box: Sequence[int], size: int, cells: int) -> list[Line]:
     """Return the lines of `box` (left, top, right, bottom) in a frame of `size` px, in latents of `cells` x `cells`."""
     left, top, right, bottom = (round(edge * cells / size) for edge in box)
     lines = [(2, x, top, bottom) for x in (left, right) if 0 < x < cells]
     lines += [(1, y, left, right) for y in (top, bottom) if 0 < y < cells]
-    return Edges(tuple(line for line in lines if line[3] > line[2]))
+    return [line for line in lines if line[3] > line[2]]
+
+
+def steps_at(lines: Sequence[Line], latents: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the step of latents (C, h, w) at each line and channel, in units of its noise at sigma 1."""
+    found = []
+    for axis, line, first, end in lines:
+        cells = latents if axis == 2 else latents.transpose(0, 2, 1)
+        difference = cells[:, first:end, line] - cells[:, first:end, line - 1]  # (C, n)
+        found.append(difference.mean(1) * math.sqrt((end - first) / 2))
+    return np.array(found)
 
 
 def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
@@ -93,24 +92,25 @@ def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None
     from tessera.pretrained.vae import load_codec
 
     schedule, codec = get_schedule(config.schedule), load_codec(config.codec)
-    files = None if images is None else _choose(Path(images), config.num_images)
-    described: dict[str, Any] = to_dict(config) | {"images": None}
-    if images is not None and files is not None:
-        described["images"] = {file.as_posix(): sha256_file(Path(images) / file) for file, _ in files}
-    stage = open_stage(out, stage="figure tau", config=described)
+    files = [] if images is None else _choose(Path(images), config.num_images)
+    hashes = {file.relative_to(images).as_posix(): sha256_file(file) for file in files if images is not None}
+    stage = open_stage(out, stage="figure tau", config=to_dict(config) | {"images": hashes or None})
     if stage.done:
         return
-    if files is None or images is None:
-        plain, classes = _rendered(config)
+    if files:
+        plain = np.stack([_square(read_rgb(file), config.size) for file in files])
+        classes = [file.parent.name for file in files]
     else:
-        plain = np.stack([_square(read_rgb(Path(images) / file), config.size) for file, _ in files])
-        classes = [name for _, name in files]
-    rows, shown = {}, {}
+        world = WorldConfig(size=config.size)
+        scenes = [draw_composed(world, i, 1, "figure tau") for i in range(config.num_images)]
+        plain = np.stack([render(scene, config.size) for scene in scenes])
+        classes = [scene.objects[0].shape for scene in scenes]
+    rows, noised = {}, {}
     for pattern in PATTERNS:
         mixed, boxes = _mixed(pattern, plain, classes, config)
-        shown[pattern] = mixed[0]
         latents = [codec.encode(images)[0].astype(np.float64) * config.scale for images in (plain, mixed)]
         rows[pattern] = detectability(latents[0], latents[1], boxes, config, schedule)
+        noised[pattern] = _noised(mixed[0], codec, config, schedule)
     summary = {
         "schedule": config.schedule,
         "times": list(TIMES),
@@ -120,7 +120,6 @@ def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None
     }
     write_json(out / "tau.json", summary)
     write_text(out / "tau.md", _markdown(summary))
-    noised = {name: _noised(image, codec, config, schedule) for name, image in shown.items()}
     _draw(out / "tau.png", noised, summary)
     stage.finish({"images": len(plain), "patterns": len(rows)})
 
@@ -130,7 +129,7 @@ def detectability(
 ) -> dict[str, list[float]]:
     """Return AUC and d' of one pattern at each of TIMES. plain, mixed: latents (N, C, h, w); boxes: in pixels."""
     edges = [edges_of(box, config.size, plain.shape[-1]) for box in boxes]
-    clean = [[edge.steps(x) for edge, x in zip(edges, latents)] for latents in (plain, mixed)]
+    clean = [[steps_at(lines, x) for lines, x in zip(edges, latents)] for latents in (plain, mixed)]
     found: dict[str, list[float]] = {"auc": [], "d_prime": []}
     for number, alpha_bar in enumerate(alpha_bars(schedule, TIMES)):
         alpha, sigma = math.sqrt(alpha_bar), math.sqrt(max(1 - alpha_bar, 1e-9))
@@ -154,36 +153,24 @@ def alpha_bars(schedule: Any, times: Sequence[float]) -> list[float]:
 
 def _hidden_from(values: Sequence[float]) -> float | None:
     """Return the smallest of TIMES from which on the AUC stays below HIDDEN; None if it never does."""
-    found = None
-    for t, value in reversed(list(zip(TIMES, values))):
-        if value >= HIDDEN:
-            break
-        found = t
-    return found
+    hidden = list(itertools.takewhile(lambda pair: pair[1] < HIDDEN, zip(TIMES[::-1], values[::-1])))
+    return hidden[-1][0] if hidden else None
 
 
-def _choose(directory: Path, count: int) -> list[tuple[Path, str]]:
-    """Return (file below the directory, its class folder), taken evenly over all."""
+def _choose(directory: Path, count: int) -> list[Path]:
+    """Return files below the directory, taken evenly over all."""
     found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if len(found) < 8:
         raise UserError(f"{directory}: holds {len(found)} images, at least 8 are needed")
-    count = min(count, len(found))
-    chosen = [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
-    return [(path.relative_to(directory), path.parent.name) for path in chosen]
-
-
-def _rendered(config: TauConfig) -> tuple[NDArray[np.uint8], list[str]]:
-    world = WorldConfig(size=config.size)
-    scenes = [draw_composed(world, i, 1, "figure tau") for i in range(config.num_images)]
-    return np.stack([render(scene, config.size) for scene in scenes]), [scene.objects[0].shape for scene in scenes]
+    return spread(found, count)
 
 
 def _square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     image = Image.fromarray(pixels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    cropped = image.crop((left, top, left + side, top + side))
+    return np.asarray(cropped.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _mixed(
@@ -204,27 +191,29 @@ def _noised(image: NDArray[np.uint8], codec: Any, config: TauConfig, schedule: A
     """Return the image noised in latent space at each of _SHOWN and decoded."""
     latents = codec.encode(image[None])[0].astype(np.float64) * config.scale
     noise = philox(config.seed, "figure/tau/shown").standard_normal(latents.shape)
-    powers = alpha_bars(schedule, _SHOWN)
-    noised = [(math.sqrt(a) * latents + math.sqrt(1 - a) * noise) / config.scale for a in powers]
-    return [codec.decode(x.astype(np.float32))[0] for x in noised]
+    noised = [math.sqrt(a) * latents + math.sqrt(1 - a) * noise for a in alpha_bars(schedule, _SHOWN)]
+    return [codec.decode((x / config.scale).astype(np.float32))[0] for x in noised]
 
 
 def _markdown(summary: dict[str, Any]) -> str:
-    lines = [f"# Seams under noise, schedule {summary['schedule']}", ""]
-    lines += ["AUC of the best test for a CutMix boundary at a known place, against plain images: 1 = always seen,"]
-    lines += ["0.5 = chance. In brackets d', the bound for an observer who knows the step.", ""]
     names = [label_of(name) for name in summary["patterns"]]
-    lines += ["| t | alpha_bar | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    lines = [
+        f"# Seams under noise, schedule {summary['schedule']}",
+        "",
+        "AUC of the best test for a CutMix boundary at a known place, against plain images: 1 = always seen,",
+        "0.5 = chance. In brackets d', the bound for an observer who knows the step.",
+        "",
+        "| t | alpha_bar | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 2) + "|",
+    ]
     for i, (t, power) in enumerate(zip(summary["times"], summary["alpha_bar"])):
         pairs = [(row["auc"][i], row["d_prime"][i]) for row in summary["patterns"].values()]
         cells = [f"{area:.2f} ({f'{bound:.1f}' if bound < 100 else '> 100'})" for area, bound in pairs]
         lines.append(f"| {t:.2f} | {power:.3f} | " + " | ".join(cells) + " |")
-    hidden = [
-        f"{label_of(name)} {'never' if t is None else f'from t = {t:.2f}'}"
-        for name, t in summary["hidden_from"].items()
-    ]
-    lines += ["", f"Hidden (AUC below {HIDDEN}): {', '.join(hidden)}. The paper's tau is 0.40."]
-    return "\n".join(lines) + "\n"
+    when = ["never" if t is None else f"from t = {t:.2f}" for t in summary["hidden_from"].values()]
+    hidden = ", ".join(map(" ".join, zip(names, when)))
+    lines += ["", f"Hidden (AUC below {HIDDEN}): {hidden}. The paper's tau is 0.40.", ""]
+    return "\n".join(lines)
 
 
 def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[str, Any]) -> None:
@@ -241,17 +230,16 @@ def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[
             axes.imshow(image, interpolation="nearest" if len(image) <= 128 else "antialiased")
             axes.set_xticks([])
             axes.set_yticks([])
-            value = summary["patterns"][name]["auc"][summary["times"].index(t)]
-            axes.set_xlabel(f"AUC {value:.2f}", fontsize=9)
+            place = TIMES.index(t)
+            axes.set_xlabel(f"AUC {summary['patterns'][name]['auc'][place]:.2f}", fontsize=9)
             if j == 0:
                 axes.set_ylabel(label_of(name))
             if i == 0:
-                power = summary["alpha_bar"][summary["times"].index(t)]
-                axes.set_title(f"t = {t:g}, {power:.0%} signal", fontsize=9)
+                axes.set_title(f"t = {t:g}, {summary['alpha_bar'][place]:.0%} signal", fontsize=9)
     axes = figure.add_subplot(grid[len(noised), :])
     colors, marks = ("#0072b2", "#d55e00", "#00805f", "#aa4499"), ("o", "s", "D", "^")  # safe for color-blind readers
     for (name, row), color, mark in zip(summary["patterns"].items(), itertools.cycle(colors), itertools.cycle(marks)):
-        axes.plot(summary["times"], row["auc"], color=color, marker=mark, markersize=4, label=label_of(name))
+        axes.plot(TIMES, row["auc"], color=color, marker=mark, markersize=4, label=label_of(name))
     axes.axhline(0.5, color="#888888", linewidth=0.8)
     axes.axvline(0.4, color="#888888", linewidth=0.8, linestyle="--")
     axes.text(0.405, 0.97, "the paper's tau", fontsize=8, color="#555555")

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +23,15 @@ PROMPTS = 24
 _EACH = 4  # images of one prompt and model in it
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageImage:
-    """An image of a page."""
+def embed(pixels: NDArray[np.uint8], alt: str, largest: int = LARGEST) -> dict[str, Any]:
+    """Return uint8 (H, W, 3) as an image of the page: PNG if small, else JPEG of at most `largest` px.
 
-    uri: str
-    width: int
-    height: int
-    alt: str
-    small: bool
-    """Show hard pixels."""
-
-
-def embed(pixels: NDArray[np.uint8], alt: str, largest: int = LARGEST) -> PageImage:
-    """Return uint8 (H, W, 3) as an image of the page: PNG if small, else JPEG of at most `largest` px."""
+    The result is {uri, width, height, alt, small}; small: shown with hard pixels.
+    """
     small = max(pixels.shape[:2]) <= SMALL
     pixels = thumbnail(pixels, largest)
     height, width, _ = pixels.shape
-    return PageImage(uri=data_uri(pixels, SMALL), width=width, height=height, alt=alt, small=small)
+    return {"uri": data_uri(pixels, SMALL), "width": width, "height": height, "alt": alt, "small": small}
 
 
 def prompt_groups(
@@ -50,7 +40,7 @@ def prompt_groups(
     """Return the prompts of the sample `folders` (arm -> folder in GenEval's layout) by task.
 
     The result is [{title, note, prompts, more}]: `at_once` prompts of each task in "prompts", up to `more` further
-    ones in "more". scores: arm -> its scores.
+    ones in "more", and the task's accuracy of each arm in "note". scores: arm -> its scores.
     """
     drawn_by = [arm for arm in arms if arm.name in folders]
     items = {name: {(item["prompt"], item["sample"]): item for item in found.items} for name, found in scores.items()}
@@ -64,12 +54,14 @@ def prompt_groups(
         tag = metadata.get("tag", "")
         title = LABELS[tag] if tag in TASKS else ""
         group = groups.setdefault(tag, {"title": title, "prompts": [], "more": []})
-        for place, room in ((group["prompts"], at_once), (group["more"], more)):
-            if len(place) < room:
-                place.append(_prompt(number, metadata, drawn_by, folders, items))
-                break
+        place = group["prompts"] if len(group["prompts"]) < at_once else group["more"]
+        if place is not group["more"] or len(place) < more:
+            place.append(_prompt(number, metadata, drawn_by, folders, items))
     tags = sorted(groups, key=lambda tag: TASKS.index(tag) if tag in TASKS else len(TASKS))
-    return [{**groups[tag], "note": _task_note(tag, scores)} for tag in tags]
+    for tag in tags:
+        numbers = [(found.name, found.number(tag) or found.number(f"geneval/{tag}")) for found in scores.values()]
+        groups[tag]["note"] = ", ".join(f"{label} {number.value:.2f}" for label, number in numbers if number)
+    return [groups[tag] for tag in tags]
 
 
 def _prompt(
@@ -92,12 +84,6 @@ def _prompt(
             shots.append(_shot(path, arm.label, text, item if item.get("correct") is not None else {}))
         drawn.append({"label": arm.label, "color": arm.color, "shots": shots})
     return {"text": text, "asked": asked, "arms": drawn, "judged": judged}
-
-
-def _task_note(tag: str, scores: Mapping[str, Scores]) -> str:
-    """Return the task's accuracy of each arm."""
-    numbers = [(found.name, found.number(tag) or found.number(f"geneval/{tag}")) for found in scores.values()]
-    return ", ".join(f"{label} {number.value:.2f}" for label, number in numbers if number is not None)
 
 
 def _shot(path: Path, model: str, text: str, item: Mapping[str, Any]) -> dict[str, Any]:

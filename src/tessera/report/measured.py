@@ -1,12 +1,11 @@
 """Tables and curves of measured scores, with numbers of different protocols apart."""
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from tessera.evaluate.scores import Number, Scores, comparable
-from tessera.report.tables import MEANINGS, Cell, Row, Table, name_of
+from tessera.report.render import json_text
+from tessera.report.tables import MEANINGS, Cell, Row, Table, by_reason
 
 TITLES = {
     "quality": "Image quality (Table 1)",
@@ -19,24 +18,22 @@ _IN_TITLE = ("extender: ", "settings.extended: ")  # differences of protocols th
 _NOTHING_SHARED = "they have no metric in common"
 _ABLATION = ("fid", "geneval/overall", "geneval/overall (extended)")
 
-Item = TypeVar("Item")
-
 
 def measured_tables(scores: Sequence[Scores], force: bool = False) -> list[Table]:
     """Return the tables of what was measured, one for each judge and protocol; with `force`, one for each judge.
 
     A model is in the first table all of whose numbers have the protocols of its own.
     """
-    tables = []
+    tables, order = [], list(MEANINGS)
     for kind, title in TITLES.items():
-        groups = _grouped([item for item in scores if item.kind == kind and item.numbers], _fits, force)
-        for group in groups:
-            lines = _apart(groups[0], group[0]) if group is not groups[0] else []
-            note = _note([line for line in lines if not line.startswith(_IN_TITLE)])
-            if force and not all(_fits(group[:i], item) for i, item in enumerate(group) if i):
-                note = FORCED
-            of = _of_images if kind == "quality" else _of_prompts
-            tables.append(_measured(title + of(group[0]), group, note))
+        of = _of_images if kind == "quality" else _of_prompts
+        for group, apart, mixed in _groups([item for item in scores if item.kind == kind and item.numbers], force):
+            found = dict.fromkeys(number.metric for item in group for number in item.numbers)
+            columns = sorted(found, key=lambda metric: order.index(metric) if metric in order else 0)
+            note = FORCED if mixed else _note([line for line in apart if not line.startswith(_IN_TITLE)])
+            missing = tuple(line for item in group for line in _missing(item))
+            more = {"note": note, "missing": missing, "members": tuple(group)}
+            tables.append(Table(title + of(group[0]), tuple(columns), _rows(group, columns), **more))
     return tables
 
 
@@ -46,7 +43,7 @@ def ablation_tables(scores: Sequence[Scores], force: bool = False) -> list[Table
     The last measurement of a model in its training counts. Different protocols have tables of their own, unless
     `force` puts them in one.
     """
-    models: list[tuple[str, dict[str, Number]]] = []
+    models = []
     for name in dict.fromkeys(item.name for item in scores):
         found: dict[str, Number] = {}
         own = [item for item in scores if item.name == name]
@@ -57,16 +54,12 @@ def ablation_tables(scores: Sequence[Scores], force: bool = False) -> list[Table
                     extended = " (extended)" if metric != "fid" and number.protocol.extender else ""
                     found.setdefault(metric + extended, number)
         if "fid" in found and len(found) > 1:
-            models.append((name, found))
-    groups = _grouped(models, lambda group, model: not _differing(group, model[1]), force)
+            numbers = tuple(dataclasses.replace(number, metric=metric) for metric, number in found.items())
+            models.append(Scores(kind="quality", name=name, numbers=numbers))
     tables = []
-    for group in groups:
-        rows = tuple(Row(name, tuple(_cell(found.get(metric)) for metric in _ABLATION)) for name, found in group)
-        note = _note(_differing(groups[0], group[0][1])) if group is not groups[0] else ""
-        if force and any(_differing(group[:i], found) for i, (_, found) in enumerate(group)):
-            note = FORCED
-        note = f"Protocols: see the tables above. {note}".rstrip()
-        tables.append(Table("FID and GenEval (Tables 4 and 5)", _ABLATION, rows, note=note))
+    for group, apart, mixed in _groups(models, force):
+        note = f"Protocols: see the tables above. {FORCED if mixed else _note(sorted(apart))}".rstrip()
+        tables.append(Table("FID and GenEval (Tables 4 and 5)", _ABLATION, _rows(group, _ABLATION), note=note))
     return tables
 
 
@@ -101,25 +94,29 @@ def protocol_text(scores: Scores) -> str:
     for number in scores.numbers:
         protocol = dataclasses.asdict(number.protocol)
         del protocol["metric"]
-        groups.setdefault(_json(protocol), []).append(f"{number.metric} (n = {number.n})")
+        groups.setdefault(json_text(protocol), []).append(f"{number.metric} (n = {number.n})")
     parts = [f"{', '.join(names)}\n{text}" for text, names in groups.items()]
-    return "\n\n".join([*parts, f"facts\n{_json(dict(scores.facts))}"] if scores.facts else parts)
+    return "\n\n".join([*parts, f"facts\n{json_text(scores.facts)}"] if scores.facts else parts)
 
 
-def _json(data: dict[str, object]) -> str:
-    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)
+def _groups(scores: Sequence[Scores], force: bool) -> list[tuple[list[Scores], list[str], bool]]:
+    """Return each item in the first group that it fits; with `force`, all in one.
 
-
-def _grouped(items: Sequence[Item], fits: Callable[[Sequence[Item], Item], bool], force: bool) -> list[list[Item]]:
-    """Return each item in the first group that it fits; with `force`, all in one."""
-    groups: list[list[Item]] = []
-    for item in items:
-        fitting = next((group for group in groups if force or fits(group, item)), None)
+    With each group are the differences of its protocols from the first one's, and whether its own are mixed.
+    """
+    groups: list[list[Scores]] = []
+    for item in scores:
+        fitting = next((group for group in groups if force or _fits(group, item)), None)
         if fitting is None:
             groups.append([item])
         else:
             fitting.append(item)
-    return groups
+    found = []
+    for n, group in enumerate(groups):
+        apart = dict.fromkeys(line for member in groups[0] for line in _unlike(member, group[0]))
+        mixed = force and not all(_fits(group[:i], item) for i, item in enumerate(group) if i)
+        found.append((group, list(apart) if n else [], mixed))
+    return found
 
 
 def _fits(group: Sequence[Scores], item: Scores) -> bool:
@@ -128,23 +125,12 @@ def _fits(group: Sequence[Scores], item: Scores) -> bool:
     return [] in found and all(lines in ([], [_NOTHING_SHARED]) for lines in found)
 
 
-def _apart(group: Sequence[Scores], item: Scores) -> list[str]:
-    """Return the differences of the item's protocols from those of a group that it does not fit."""
-    return list(dict.fromkeys(line for member in group for line in _unlike(member, item)))
-
-
 def _unlike(a: Scores, b: Scores) -> list[str]:
     """Return the differences of two models' protocols, over the metrics that both have; each difference once."""
     shared = [(number, other) for number in a.numbers if (other := b.number(number.metric)) is not None]
     if not shared:
         return [_NOTHING_SHARED]
     return list(dict.fromkeys(line for number, other in shared for line in comparable(number, other)))
-
-
-def _differing(group: Sequence[tuple[str, dict[str, Number]]], found: dict[str, Number]) -> list[str]:
-    """Return the differences of a row's protocols from those of the rows in the same columns."""
-    pairs = [(own[metric], found[metric]) for _, own in group for metric in own.keys() & found.keys()]
-    return sorted({line for a, b in pairs for line in comparable(a, b)})
 
 
 def _note(differing: Sequence[str]) -> str:
@@ -180,23 +166,16 @@ def _of_images(scores: Scores) -> str:
     return said + (f", against {against:,}{f' of {reference}' if reference else ''}" if said and against else "")
 
 
-def _measured(title: str, group: Sequence[Scores], note: str) -> Table:
-    found = dict.fromkeys(number.metric for item in group for number in item.numbers)
-    order = list(MEANINGS)
-    columns = tuple(sorted(found, key=lambda metric: order.index(metric) if metric in order else 0))
-    rows = tuple(Row(full_name(item), tuple(_cell(item.number(metric)) for metric in columns)) for item in group)
-    missing = tuple(line for item in group for line in _missing(item))
-    return Table(title, columns, rows, note=note, missing=missing, members=tuple(group))
+def _rows(group: Sequence[Scores], metrics: Sequence[str]) -> tuple[Row, ...]:
+    rows = []
+    for item in group:
+        found = [item.number(metric) for metric in metrics]
+        cells = tuple(None if n is None else Cell(n.value, n.low, n.high, n.interval) for n in found)
+        rows.append(Row(full_name(item), cells))
+    return tuple(rows)
 
 
 def _missing(scores: Scores) -> list[str]:
     """Return a line for each reason why numbers have no interval."""
-    found: dict[str, list[str]] = {}
-    for number in scores.numbers:
-        if number.low is None and number.interval:
-            found.setdefault(number.interval.removeprefix("none: "), []).append(name_of(number.metric))
-    return [f"No interval for {full_name(scores)}: {', '.join(names)} ({reason})" for reason, names in found.items()]
-
-
-def _cell(number: Number | None) -> Cell | None:
-    return None if number is None else Cell(number.value, number.low, number.high, number.interval or "")
+    reasons = [(n.metric, n.interval.removeprefix("none: ")) for n in scores.numbers if n.low is None and n.interval]
+    return [f"No interval for {full_name(scores)}: {names} ({reason})" for reason, names in by_reason(reasons)]

@@ -18,7 +18,6 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 ARM_COLORS = 6
 """Arms that the page has colors for: --arm-0 to --arm-5; further arms start again, with other markers and dashes."""
@@ -30,29 +29,22 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _INK, _SOFT, _RULE = "#010203", "#010204", "#010205"
 _ARMS = tuple(f"#01021{i}" for i in range(ARM_COLORS))
 _VARIABLES = {_INK: "--ink", _SOFT: "--soft", _RULE: "--rule"} | {c: f"--arm-{i}" for i, c in enumerate(_ARMS)}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
     "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _RULE,
-    "axes.labelcolor": _SOFT,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "xtick.color": _RULE,
-    "ytick.color": _RULE,
-    "xtick.labelcolor": _SOFT,
-    "ytick.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "ytick.labelcolor", "legend.labelcolor"), _INK),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor"), _SOFT),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), _RULE),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon", "text.parse_math"), False),
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "grid.color": _RULE,
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
-    "text.parse_math": False,
 }
+
+Bounds = tuple[float, float, float]
+"""(low, value, high)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +54,8 @@ class Dots:
     arm: str
     color: int
     """The arm's number in the report."""
-    values: tuple[tuple[float, float, float] | None, ...]
-    """(low, value, high) for each measure, within 0..1; None = not measured."""
+    values: tuple[Bounds | None, ...]
+    """For each measure, within 0..1; None = not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +65,8 @@ class Curve:
     arm: str
     color: int
     x: tuple[float, ...]
-    y: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """A measure over a setting."""
-
-    name: str
-    color: int
-    x: tuple[float, ...]
-    y: tuple[tuple[float, float, float], ...]
-    """(low, value, high) at each x."""
+    y: tuple[float, ...] | tuple[Bounds, ...]
+    """Values, for `curve_plot`, or values with their intervals, for `value_plot`."""
 
 
 def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dots]]], alt: str) -> Markup:
@@ -92,14 +74,29 @@ def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dot
 
     def draw(figure: "Figure", narrow: bool) -> None:
         rows, columns = (len(panels), 1) if narrow else (1, len(panels))
-        arms = max(len(dots) for _, dots in panels)
         marks = _marks([(arm.arm, arm.color) for _, dots in panels for arm in dots])
-        height = 0.6 + len(measures) * (0.16 + 0.13 * arms)
+        height = 0.6 + len(measures) * (0.16 + 0.13 * max(len(dots) for _, dots in panels))
         figure.set_size_inches(_NARROW if narrow else _WIDE, height * rows + 0.35)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
         shown = {}
         for axes, (title, dots) in zip(grid, panels):
-            shown |= _draw_dots(axes, measures, dots, marks)
+            for n, arm in enumerate(dots):
+                shift = (n - (len(dots) - 1) / 2) * 0.62 / max(len(dots), 2)
+                found = [(row + shift, value) for row, value in enumerate(arm.values) if value is not None]
+                color, marker = _ARMS[arm.color % ARM_COLORS], _MARKERS[marks[arm.arm, arm.color]]
+                for y, (low, _, high) in found:
+                    axes.plot([low, high], [y, y], color=color, linewidth=2, alpha=0.55, solid_capstyle="round")
+                x, y = [value for _, (_, value, _) in found], [y for y, _ in found]
+                (line,) = axes.plot(x, y, linestyle="none", marker=marker, markersize=5.5, color=color)
+                shown[arm.arm, arm.color] = line
+            axes.set_yticks(range(len(measures)), measures)
+            axes.set_ylim(len(measures) - 0.45, -0.55)  # the first measure on top
+            axes.set_xlim(-0.02, 1.02)
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+            axes.grid(axis="x")
+            axes.set_axisbelow(True)
+            axes.tick_params(length=0)
+            axes.spines["left"].set_visible(False)
             axes.set_title(title)
         # One legend for all panels, though an arm may be in some of them only.
         labels = [name for name, _ in shown]
@@ -108,47 +105,17 @@ def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dot
     return _both(draw, alt, f"scores {measures} {alt}")
 
 
-_Arm = tuple[str, int]  # name and color: rows of a table may have one name
+def _marks(arms: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """Return (arm, color) -> number of its marker and dash: its color's, or the next one if an earlier arm has it.
 
-
-def _marks(arms: Iterable[_Arm]) -> dict[_Arm, int]:
-    """Return arm -> number of its marker and dash: its color's, or the next one if an earlier arm has that color."""
-    found: dict[_Arm, int] = {}
+    Rows of a table may have one name.
+    """
+    found: dict[tuple[str, int], int] = {}
     earlier: Counter[int] = Counter()
     for name, color in dict.fromkeys(arms):
         found[name, color] = (color + earlier[color % ARM_COLORS]) % ARM_COLORS
         earlier[color % ARM_COLORS] += 1
     return found
-
-
-def _draw_dots(
-    axes: "Axes", measures: Sequence[str], dots: Sequence[Dots], marks: Mapping[_Arm, int]
-) -> dict[_Arm, "Line2D"]:
-    """Draw one panel; return each arm's markers, for the legend."""
-    shown = {}
-    for n, arm in enumerate(dots):
-        shift = (n - (len(dots) - 1) / 2) * 0.62 / max(len(dots), 2)
-        found = [(row + shift, value) for row, value in enumerate(arm.values) if value is not None]
-        color, marker = _ARMS[arm.color % ARM_COLORS], _MARKERS[marks[arm.arm, arm.color]]
-        for y, (low, _, high) in found:
-            axes.plot([low, high], [y, y], color=color, linewidth=2, alpha=0.55, solid_capstyle="round")
-        (shown[arm.arm, arm.color],) = axes.plot(
-            [value for _, (_, value, _) in found],
-            [y for y, _ in found],
-            linestyle="none",
-            marker=marker,
-            markersize=5.5,
-            color=color,
-        )
-    axes.set_yticks(range(len(measures)), measures)
-    axes.set_ylim(len(measures) - 0.45, -0.55)  # the first measure on top
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    axes.grid(axis="x")
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    axes.spines["left"].set_visible(False)
-    return shown
 
 
 def curve_plot(curves: Sequence[Curve], y_label: str, alt: str, x_label: str = "images seen in training") -> Markup:
@@ -161,38 +128,28 @@ def curve_plot(curves: Sequence[Curve], y_label: str, alt: str, x_label: str = "
         axes = figure.subplots()
         marks = _marks([(curve.arm, curve.color) for curve in curves])
         for curve in curves:
-            axes.plot(
-                curve.x,
-                curve.y,
-                color=_ARMS[curve.color % ARM_COLORS],
-                linestyle=_DASHES[marks[curve.arm, curve.color]],
-                linewidth=1.6,
-                marker="o" if len(curve.x) == 1 else None,
-                label=curve.arm,
-            )
-        if all(value > 0 for curve in curves for value in curve.y):
+            color, dash = _ARMS[curve.color % ARM_COLORS], _DASHES[marks[curve.arm, curve.color]]
+            marker = "o" if len(curve.x) == 1 else None
+            axes.plot(curve.x, curve.y, color=color, linestyle=dash, linewidth=1.6, marker=marker, label=curve.arm)
+        values: list[Any] = [value for curve in curves for value in curve.y]
+        if min(values) > 0:
+            low, high = min(values) / 1.1, max(values) * 1.1
             axes.set_yscale("log", subs=[1, 1.5, 2, 3, 5, 7])
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
-            low = min(value for curve in curves for value in curve.y)
-            high = max(value for curve in curves for value in curve.y)
-            axes.set_ylim(low / 1.1, high * 1.1)
-            axes.set_yticks(_log_ticks(low / 1.1, high * 1.1))
+            axes.set_ylim(low, high)
+            axes.set_yticks(_log_ticks(low, high))
             axes.minorticks_off()
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if narrow else 8, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
         axes.set_xlim(left=0)
-        axes.grid()
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, labelcolor=_SOFT)
-        axes.set_xlabel(x_label)
+        _finish(axes, x_label)
         axes.set_ylabel(y_label)
         axes.legend(loc="best")
 
     return _both(draw, alt, f"curve {y_label} {alt}")
 
 
-def value_plot(panels: Mapping[str, Sequence[Series]], x_label: str, alt: str) -> Markup:
+def value_plot(panels: Mapping[str, Sequence[Curve]], x_label: str, alt: str) -> Markup:
     """Return scores within 0..1 over a setting, with 95% intervals as bands; a panel for each title, two in a row.
 
     Panels share their lines' names.
@@ -204,28 +161,16 @@ def value_plot(panels: Mapping[str, Sequence[Series]], x_label: str, alt: str) -
         figure.set_size_inches(_NARROW if narrow else _WIDE, 0.6 + 2.6 * rows)
         grid = figure.subplots(rows, columns, squeeze=False).flat
         shown = {}
-        for (title, series), axes in zip(panels.items(), grid):
-            for line in series:
-                color = _ARMS[line.color % ARM_COLORS]
-                low, value, high = zip(*line.y)
-                axes.fill_between(line.x, low, high, color=color, alpha=0.15, linewidth=0)
-                (shown[line.name],) = axes.plot(
-                    line.x,
-                    value,
-                    color=color,
-                    linestyle=_DASHES[line.color % ARM_COLORS],
-                    marker=_MARKERS[line.color % ARM_COLORS],
-                    markersize=5,
-                    linewidth=1.6,
-                )
+        for (title, curves), axes in zip(panels.items(), grid):
+            for curve in curves:
+                n, (low, value, high) = curve.color % ARM_COLORS, zip(*curve.y)
+                axes.fill_between(curve.x, low, high, color=_ARMS[n], alpha=0.15, linewidth=0)
+                style: dict[str, Any] = {"linestyle": _DASHES[n], "marker": _MARKERS[n], "markersize": 5}
+                (shown[curve.arm],) = axes.plot(curve.x, value, color=_ARMS[n], linewidth=1.6, **style)
             axes.set_title(title, loc="left", fontsize="medium")
             axes.set_ylim(-0.02, 1.02)
-            axes.set_xticks(sorted({x for line in series for x in line.x}))
-            axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-            axes.grid()
-            axes.set_axisbelow(True)
-            axes.tick_params(length=0, labelcolor=_SOFT)
-            axes.set_xlabel(x_label)
+            axes.set_xticks(sorted({x for curve in curves for x in curve.x}))
+            _finish(axes, x_label)
         for axes in grid:  # a last place without a panel
             axes.remove()
         figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=2 if narrow else 4)
@@ -233,18 +178,20 @@ def value_plot(panels: Mapping[str, Sequence[Series]], x_label: str, alt: str) -
     return _both(draw, alt, f"values {x_label} {alt}")
 
 
+def _finish(axes: "Axes", x_label: str) -> None:
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.grid()
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=_SOFT)
+    axes.set_xlabel(x_label)
+
+
 def _log_ticks(low: float, high: float) -> list[float]:
     """Return three to ten round numbers in [low, high], both positive."""
-    decades = [10.0**power for power in range(-12, 13)]
-    for steps in (
-        (1,),
-        (1, 3),
-        (1, 2, 5),
-        (1, 1.5, 2, 3, 5, 7),
-        tuple(range(1, 10)),
-        tuple(n / 10 for n in range(10, 100)),
-    ):
-        ticks = [step * decade for decade in decades for step in steps if low <= step * decade <= high]
+    tenths = tuple(n / 10 for n in range(10, 100))
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10), tenths):
+        every = (step * 10.0**power for power in range(-12, 13) for step in steps)
+        ticks = [tick for tick in every if low <= tick <= high]
         if len(ticks) >= 3:
             return ticks[:: -(-len(ticks) // 10)]
     return [low, high]
@@ -260,43 +207,33 @@ def _short(value: float) -> str:
 
 def _both(draw: Callable[["Figure", bool], None], alt: str, salt: str) -> Markup:
     """Return the wide and the narrow form of a plot; the page's classes `wide` and `narrow` show one of them."""
-    shown = "".join(
-        f'<div class="{name}">{_svg(lambda figure, narrow=narrow: draw(figure, narrow), alt, f"{name} {salt}")}</div>'
-        for name, narrow in (("wide", False), ("narrow", True))
-    )
-    # Safe as it is: every text in it went through matplotlib's XML writer or html.escape.
-    return Markup(f'<div class="plot">{shown}</div>')
-
-
-def _svg(draw: Callable[["Figure"], None], alt: str, salt: str) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # The salt makes element ids the same on every run and different between the plots of one page.
-    style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": salt}
-    with matplotlib.rc_context(style):
-        figure = Figure(layout="constrained")
-        canvas = FigureCanvasSVG(figure)
-        draw(figure)
-        buffer = io.StringIO()
-        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(buffer.getvalue(), alt, salt)
+    forms = []
+    for form in ("wide", "narrow"):
+        # The salt makes element ids the same on every run and different between the plots of one page.
+        own, buffer = f"{form} {salt}", io.StringIO()
+        with matplotlib.rc_context({**_STYLE, "svg.hashsalt": own}):
+            figure = Figure(layout="constrained")
+            canvas = FigureCanvasSVG(figure)
+            draw(figure, form == "narrow")
+            canvas.print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        forms.append(f'<div class="{form}">{_inline(buffer.getvalue(), alt, own)}</div>')
+    # Safe as it is: every text in it went through matplotlib's XML writer or html.escape.
+    return Markup(f'<div class="plot">{"".join(forms)}</div>')
 
 
 def _inline(svg: str, alt: str, salt: str) -> str:
     """Return matplotlib's SVG as part of a page: no prologue, no fixed size, own ids, the page's colors and font."""
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    view_box = re.search(r'viewBox="([^"]*)"', svg)
-    assert view_box is not None
+    head, body = svg[svg.index("<svg") :].split(">", 1)
+    view_box = re.findall(r'viewBox="([^"]*)"', head)[0]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     prefix = f"p{hashlib.sha256(salt.encode()).hexdigest()[:8]}-"
-    body = re.sub(r'\bid="', f'id="{prefix}', body)
-    body = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}", body)
+    body = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", body)
     body = re.sub(r"font: ([^;\"]*?)([\d.]+)px [^;\"]*", r"font: \1\2px system-ui, sans-serif", body)
     for color, variable in _VARIABLES.items():
         body = body.replace(color, f"var({variable})")
-    text = html.escape(alt, quote=True)
-    return (
-        f'<svg viewBox="{view_box[1]}" role="img" aria-label="{text}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
-    )
+    name = f'role="img" aria-label="{html.escape(alt)}"'
+    return f'<svg viewBox="{view_box}" {name} xmlns:xlink="http://www.w3.org/1999/xlink">{body}'

@@ -6,37 +6,28 @@
 Only what is there is shown; an arm needs its run or its samples. The page loads nothing from anywhere.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, check_ranges, nearest, to_dict
-from tessera.evaluate.scores import Scores
 from tessera.files import read_json
 from tessera.progress import duration_text
 from tessera.report.arms import (
-    ARMS,
     KINDS,
     Arm,
     ScoresPart,
     describe_arms,
+    find_arms,
     loss_plot,
     scores_of,
     scores_part,
     time_bars,
 )
-from tessera.report.examples import (
-    MixedExample,
-    PlainExample,
-    mixed_examples,
-    noise_settings,
-    noise_strip,
-    plain_examples,
-)
+from tessera.report.examples import Example, noise_settings, noise_strip, training_examples
 from tessera.report.gallery import prompt_groups
-from tessera.report.render import group_rejects, render, write_text
+from tessera.report.render import group_rejects, json_text, render, write_text
 from tessera.stages import MANIFEST, Manifest, open_stage, read_manifest
 
 _COUNT = {2: "Two", 3: "Three", 4: "Four"}
@@ -66,19 +57,15 @@ class Page:
     title: str
     lead: str
     arms: Sequence[Arm] = ()
-    many: bool = True
-    """Name the arm of each image."""
     strip: Sequence[Mapping[str, Any]] = ()
     """Prompts whose first images are shown at the top."""
-    strip_about: str = ""
     scores: ScoresPart | None = None
     samples: Sequence[Mapping[str, Any]] = ()
     """Kinds of prompts: {title, folded, groups of `prompt_groups`}."""
     samples_about: str = ""
     loss: Any = None
     loss_about: str = ""
-    mixed: Sequence[MixedExample] = ()
-    plain: Sequence[PlainExample] = ()
+    examples: Sequence[Example] = ()
     noise: Mapping[str, Any] | None = None
     """The strip of noise levels (`noise_strip`) and "about"."""
     times: Sequence[Mapping[str, Any]] = ()
@@ -91,20 +78,6 @@ class Page:
     arm_rem: float = 6.5
     """Width of an arm's images; a card holds all arms side by side."""
     card_rem: float = 40
-
-    @property
-    def sections(self) -> list[tuple[str, str]]:
-        """(anchor, name) of the parts that are there."""
-        parts = (
-            ("scores", "Scores", self.scores),
-            ("images", "Images", self.samples),
-            ("training", "Training", self.loss),
-            ("data", "Training images", self.mixed or self.plain),
-            ("noise", "Noise levels", self.noise),
-            ("work", "Work", self.times or self.rejects),
-            ("configuration", "Configuration", self.configs),
-        )
-        return [(anchor, name) for anchor, name, there in parts if there]
 
     def write(self, path: Path) -> None:
         """Write the page as HTML."""
@@ -119,7 +92,13 @@ def report(
     Raises UserError for a workspace without any run or samples, an unknown arm, or unfinished inputs.
     """
     out, workspace = Path(out), Path(workspace)
-    names = _find_arms(workspace, arms)
+    names = find_arms(workspace, "runs", "samples")
+    if not names:
+        raise UserError(f"{workspace}: there is no runs/ARM or samples/ARM; give the folder in which the stages lie")
+    for name in arms:
+        if name not in names:
+            raise UserError(f"{workspace}: has no arm {name!r};{nearest(name, names)} there are: {', '.join(names)}")
+    names = list(dict.fromkeys(arms)) or names
     inputs = {str(path.relative_to(workspace)): path for path in _stage_directories(workspace, names)}
     stage = open_stage(out, stage="report", config=to_dict(config) | {"arms": names}, inputs=inputs)
     if stage.done:
@@ -129,25 +108,11 @@ def report(
     stage.finish(counts={"arms": len(names)})
 
 
-def _find_arms(workspace: Path, asked: Sequence[str]) -> list[str]:
-    there = sorted(
-        {path.name for kind in ("runs", "samples") for path in (workspace / kind).glob("*") if path.is_dir()},
-        key=lambda name: (list(ARMS).index(name) if name in ARMS else len(ARMS), name),
-    )
-    if not there:
-        raise UserError(f"{workspace}: there is no runs/ARM or samples/ARM; give the folder in which the stages lie")
-    for name in asked:
-        if name not in there:
-            raise UserError(f"{workspace}: has no arm {name!r};{nearest(name, there)} there are: {', '.join(there)}")
-    return list(dict.fromkeys(asked)) or there
-
-
 def _stage_directories(workspace: Path, arms: Sequence[str]) -> list[Path]:
     """Return the directories with manifests that the page tells about, in the order of the work."""
     found = [workspace / name for name in ("images", "recipe", "prompts")]
-    found += sorted(
-        path for kind in ("captions", "encoded") for path in [workspace / kind, *(workspace / kind).glob("*")]
-    )
+    made = [workspace / name for name in ("captions", "encoded")]
+    found += sorted([*made, *(path for folder in made for path in folder.glob("*"))])
     for arm in arms:
         found += [workspace / "runs" / arm, workspace / "export" / arm]
         found += [workspace / kind / arm / prompts for kind in ("samples", "scores") for prompts in KINDS]
@@ -155,51 +120,44 @@ def _stage_directories(workspace: Path, arms: Sequence[str]) -> list[Path]:
 
 
 def _page(workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], config: ReportConfig) -> Page:
-    scores = {kind: scores_of(workspace, arms, kind) for kind in KINDS}
-    samples = _samples(workspace, arms, scores, config)
-    mixed = mixed_examples(workspace, config.examples)
-    plain = [] if mixed else plain_examples(workspace, config.examples)
+    scores, samples = {kind: scores_of(workspace, arms, kind) for kind in KINDS}, []
+    for kind, title in KINDS.items():
+        folders = {arm.name: workspace / "samples" / arm.name / kind for arm in arms}
+        folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
+        groups = prompt_groups(folders, arms, scores[kind], config.prompts_per_task, config.more_per_task)
+        if groups:
+            samples.append({"title": title, "folded": bool(samples), "groups": groups})
+    examples = training_examples(workspace, config.examples)
     drawn = [arm for kind in samples for group in kind["groups"] for p in group["prompts"] for arm in p["arms"]]
     columns = min(max((len(arm["shots"]) for arm in drawn), default=1), 2)
     strip = [group["prompts"][0] for group in samples[0]["groups"]] if samples else []
-    title = samples[0]["title"].lower() if len(samples) > 1 else ""
+    stages = read_json(workspace / "stages.json") if (workspace / "stages.json").is_file() else []
+    names = [arm.label for arm in arms]
     return Page(
-        title=config.title or _title(arms),
+        title=config.title or ("Text-to-image model" if len(arms) == 1 else " against ".join(names)),
         lead=_lead(arms, manifests, any(scores.values())),
         arms=arms,
-        many=len(arms) > 1,
         strip=strip if len(strip) > 1 else [],
-        strip_about=f"The first prompt of each task{f' ({title})' if title else ''}, the first image of each; nothing"
-        " was selected.",
         scores=scores_part(arms, scores),
         samples=samples,
         samples_about="All arms draw the same prompts from the same noise."
         if len(arms) > 1
         else "Drawn by the trained model.",
         loss=loss_plot(
-            [(arm, workspace / "runs" / arm.name / "log.jsonl") for arm in arms],
-            f"Training loss of {', '.join(arm.label for arm in arms)}",
+            [(arm, workspace / "runs" / arm.name / "log.jsonl") for arm in arms], f"Training loss of {', '.join(names)}"
         ),
         loss_about=_loss_about(arms, manifests),
-        mixed=mixed,
-        plain=plain,
-        noise=_noise(workspace, arms, mixed, plain),
-        times=_times(workspace),
+        examples=examples,
+        noise=_noise(workspace, arms, examples),
+        times=time_bars({entry["stage"]: (entry["seconds"], duration_text(entry["seconds"])) for entry in stages}),
         times_note="Wall-clock time; stages of different arms may have run side by side.",
         rejects=group_rejects(manifests["images"].rejects) if "images" in manifests else [],
-        configs=[
-            (name, json.dumps(manifest.config, indent=2, sort_keys=True, ensure_ascii=False))
-            for name, manifest in manifests.items()
-        ],
+        configs=[(name, json_text(manifest.config)) for name, manifest in manifests.items()],
         configs_about="The configuration of each directory, from its manifest.",
         shot_columns=columns,
         arm_rem=4.4 * columns,
         card_rem=min(max(4.4 * columns * len(arms) + len(arms) + 2, 14), 40),
     )
-
-
-def _title(arms: Sequence[Arm]) -> str:
-    return "Text-to-image model" if len(arms) == 1 else " against ".join(arm.label for arm in arms)
 
 
 def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) -> str:
@@ -222,20 +180,6 @@ def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) 
     return f"{first} Below is what it draws, what it learned from and how long that took."
 
 
-def _samples(
-    workspace: Path, arms: Sequence[Arm], scores: Mapping[str, Mapping[str, Scores]], config: ReportConfig
-) -> list[dict[str, Any]]:
-    """Return the kinds of prompts that were drawn, the first one open: [{title, folded, groups}]."""
-    shown = []
-    for kind, title in KINDS.items():
-        folders = {arm.name: workspace / "samples" / arm.name / kind for arm in arms}
-        folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
-        groups = prompt_groups(folders, arms, scores[kind], config.prompts_per_task, config.more_per_task)
-        if groups:
-            shown.append({"title": title, "folded": bool(shown), "groups": groups})
-    return shown
-
-
 def _loss_about(arms: Sequence[Arm], manifests: Mapping[str, Manifest]) -> str:
     runs = [manifests[f"runs/{arm.name}"] for arm in arms if f"runs/{arm.name}" in manifests]
     kinds = sorted({run.config["prediction"] for run in runs})
@@ -246,17 +190,15 @@ def _loss_about(arms: Sequence[Arm], manifests: Mapping[str, Manifest]) -> str:
     return text
 
 
-def _noise(
-    workspace: Path, arms: Sequence[Arm], mixed: Sequence[MixedExample], plain: Sequence[PlainExample]
-) -> dict[str, Any] | None:
+def _noise(workspace: Path, arms: Sequence[Arm], examples: Sequence[Example]) -> dict[str, Any] | None:
     """Return the strip of noise levels: one plain and up to four augmented images, one of each pattern if possible."""
     settings = noise_settings(workspace, [arm.name for arm in arms])
-    if settings is None or not (mixed or plain):
+    if settings is None or not examples:
         return None
-    named = [("plain", mixed[0].base_pixels if mixed else plain[0].pixels, False)]
+    mixed = [example for example in examples if example.base]
     by_pattern = {example.pattern: example for example in reversed(mixed)}
     chosen = sorted(mixed, key=lambda example: by_pattern[example.pattern] is not example)[:4]
-    named += [(example.pattern, example.pixels, True) for example in chosen]
+    named = [("plain", examples[0].plain, False), *((example.pattern, example.pixels, True) for example in chosen)]
     about = f"What the network sees at noise level t on the schedule {settings.schedule!r}, decoded to pixels."
     if settings.augmented:
         about += (
@@ -264,10 +206,3 @@ def _noise(
             " the faded ones are never shown to it."
         )
     return {"about": about, **noise_strip(named, settings)}
-
-
-def _times(workspace: Path) -> list[dict[str, Any]]:
-    if not (workspace / "stages.json").is_file():
-        return []
-    stages = read_json(workspace / "stages.json")
-    return time_bars({entry["stage"]: (entry["seconds"], duration_text(entry["seconds"])) for entry in stages})

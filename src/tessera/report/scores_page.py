@@ -61,17 +61,6 @@ def report_scores(out: Path, paths: Sequence[Path], samples: Sequence[Path] = ()
         "prompts": most_different(scores, samples, colors),
         "protocols": [(f"{item.name}: {item.kind}", protocol_text(item)) for item in scores],
     }
-    page["sections"] = [
-        (anchor, name)
-        for anchor, name, there in (
-            ("measured", "Measured", True),
-            ("curves", "Over training", page["curves"]),
-            ("images", "Images", page["prompts"]),
-            ("printed", "The paper's", True),
-            ("protocols", "Protocols", True),
-        )
-        if there
-    ]
     write_text(out / "tables.md", as_markdown(tables, pairs))
     write_text(out / "tables.csv", as_csv(tables, pairs))
     write_text(out / "index.html", render("scores.html.j2", page))
@@ -84,21 +73,19 @@ def _check_samples(path: Path, folder: Path) -> None:
         raise UserError(f"samples: {folder}: there is no such directory")
     home = path if path.is_dir() else path.parent
     for place, name in ((home, "samples"), (home.parent, home.name)):  # GenEval's scores lie below its manifest
-        if not (place / MANIFEST).is_file():
+        manifest = read_manifest(place, must_be_complete=False) if (place / MANIFEST).is_file() else None
+        if manifest is None:
             continue
-        manifest = read_manifest(place, must_be_complete=False)
-        made = manifest.inputs.get(name)
-        if made is not None:
-            found = sha256_file(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+        if name in manifest.inputs:
+            made, of_folder = manifest.inputs[name], folder / MANIFEST
+            found = sha256_file(of_folder) if of_folder.is_file() else None
         elif place == home and manifest.stage == "evaluate quality":
             made, found = manifest.config.get("samples"), find_images(folder, "sample").sha256
         else:
             continue
-        if found != made:
-            raise UserError(
-                f"samples: {folder} is not what {path} judged; give the directories in the order of the scores"
-            )
-        return
+        if found == made:
+            return
+        raise UserError(f"samples: {folder} is not what {path} judged; give the directories in the order of the scores")
 
 
 def _row_colors(table: Table, colors: Mapping[str, int]) -> list[int]:
@@ -113,10 +100,10 @@ def _curves(scores: Sequence[Scores], colors: Mapping[str, int]) -> list[dict[st
     drawn = []
     for metric in dict.fromkeys(number.metric for item in scores for number in item.numbers):
         for apart, points in curve_points(scores, metric):
-            curves = [
-                Curve(arm=name, color=colors[name], x=tuple(float(x) for x, _ in line), y=tuple(y for _, y in line))
-                for name, line in points.items()
-            ]
+            curves = []
+            for name, line in points.items():
+                x, y = zip(*line)
+                curves.append(Curve(arm=name, color=colors[name], x=x, y=y))
             alt = f"{name_of(metric)} over training of {', '.join(points)}"
             title = f"{label(metric)}, {apart}" if apart else label(metric)
             drawn.append({"title": title, "plot": curve_plot(curves, name_of(metric), alt)})

@@ -5,7 +5,7 @@ as markdown and CSV.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -101,13 +101,21 @@ class Table:
 
     def sizes(self) -> list[float]:
         """Return each column's largest number, which decides its digits; the paper's have two after every point."""
-        if self.printed:
-            return [1.0] * len(self.columns)
-        return [max((cell.size for cell in column if cell), default=0.0) for column in self.by_column()]
+        nothing = (None,) * len(self.columns)
+        return [1.0] * len(nothing) if self.printed else sizes_of([nothing, *(row.cells for row in self.rows)])
 
-    def by_column(self) -> list[list[Cell | None]]:
-        """Return the cells of each column."""
-        return [[row.cells[i] for row in self.rows] for i in range(len(self.columns))]
+
+def sizes_of(rows: Iterable[Sequence[Cell | None]]) -> list[float]:
+    """Return the largest number of each column, without sign."""
+    return [max((cell.size for cell in column if cell), default=0.0) for column in zip(*rows)]
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return (reason, the names of all metrics that it holds for) of (metric, reason)."""
+    found: dict[str, list[str]] = {}
+    for metric, reason in reasons:
+        found.setdefault(reason, []).append(name_of(metric))
+    return [(reason, ", ".join(names)) for reason, names in found.items()]
 
 
 def shown(value: float, size: float | None = None) -> str:
@@ -127,7 +135,7 @@ def add_labels(scores: Scores) -> None:
 
 def name_of(metric: str) -> str:
     """Return a metric's name in words, with its protocol in brackets."""
-    parts = metric.removeprefix("geneval/").removeprefix("dpg/").split("/")
+    parts = _parts(metric)
     name = next((LABELS[part] for part in parts if part in LABELS), parts[-1].replace("_", " ").capitalize())
     rest = [part for part in parts if part not in LABELS and len(parts) > 1 and part != parts[-1]]
     if parts[0] in LABELS:
@@ -143,7 +151,11 @@ def label(metric: str) -> str:
 
 def is_lower_better(metric: str) -> bool:
     """Return whether smaller numbers of the metric are better."""
-    return metric.removeprefix("geneval/").removeprefix("dpg/").split("/")[0] in LOWER_IS_BETTER
+    return _parts(metric)[0] in LOWER_IS_BETTER
+
+
+def _parts(metric: str) -> list[str]:
+    return metric.removeprefix("geneval/").removeprefix("dpg/").split("/")
 
 
 def printed_tables() -> list[Table]:
@@ -151,14 +163,13 @@ def printed_tables() -> list[Table]:
     source = resources.files("tessera").joinpath("assets", "paper", "tables.json").read_text(encoding="utf-8")
     tables = []
     for data in json.loads(source).values():
-        columns = tuple(data["columns"])
         rows = []
         for row in data["rows"]:
-            values: dict[str, Any] = row["values"]
-            cells = tuple(None if values[name] is None else Cell(values[name]) for name in columns)
+            values = [row["values"][name] for name in data["columns"]]
+            cells = tuple(None if value is None else Cell(value) for value in values)
             rows.append(Row(row["model"], cells, f"Misprint: {row['misprint']}." if "misprint" in row else ""))
         title = f"Table {data['table']}: {data['title']}, as printed"
-        tables.append(Table(title, columns, tuple(rows), printed=True, note=data.get("note", "")))
+        tables.append(Table(title, tuple(data["columns"]), tuple(rows), printed=True, note=data.get("note", "")))
     return tables
 
 

@@ -5,8 +5,8 @@ import io
 from collections.abc import Sequence
 
 from tessera.evaluate.intervals import MOST, WILSON
-from tessera.report.differences import Pair, about, signed_interval, signed_text, sizes_of, with_minus
-from tessera.report.tables import Cell, Table, label
+from tessera.report.differences import Pair, about, signed_interval, signed_text, with_minus
+from tessera.report.tables import Cell, Table, label, sizes_of
 
 
 def about_intervals(tables: Sequence[Table]) -> str:
@@ -18,21 +18,16 @@ def about_intervals(tables: Sequence[Table]) -> str:
         for number in scores.numbers
         if number.low is not None
     }
-    captions = [not share and how.startswith("bootstrap") for share, how in hows]
     distances = [how for _, how in hows if how.startswith("jackknife")]
-    over = (
-        " (over images, where their prompts are unknown)" if any("over prompts" not in how for how in distances) else ""
-    )
-    parts = (
-        (("share", WILSON) in hows, "score intervals (Wilson's) for shares and percentages"),
-        (any(captions), "the bootstrap's for CLIPScores"),
-        (
-            bool(distances),
+    found = ["score intervals (Wilson's) for shares and percentages"] * (("share", WILSON) in hows)
+    if any(not share and how.startswith("bootstrap") for share, how in hows):
+        found.append("the bootstrap's for CLIPScores")
+    if distances:
+        over = any("over prompts" not in how for how in distances)
+        found.append(
             "the jackknife's for distances to a reference, precision, recall, density and coverage, the reference held"
-            f" fixed{over}",
-        ),
-    )
-    found = [text for there, text in parts if there]
+            f" fixed{' (over images, where their prompts are unknown)' if over else ''}"
+        )
     return f"The 95% confidence intervals are over prompts: {'; '.join(found)}." if found else ""
 
 
@@ -52,13 +47,12 @@ def as_markdown(tables: Sequence[Table], pairs: Sequence[Sequence[Pair]]) -> str
 
 def _differences(table: Table, pairs: Sequence[Pair]) -> list[str]:
     """Return a table of them, of the columns that have any; then why others are missing."""
-    columns = [i for i, _ in enumerate(table.columns) if any(pair.cells[i] for pair in pairs)]
-    lines, sizes = [], sizes_of(pairs)
+    lines, sizes = [], sizes_of(pair.cells for pair in pairs)
+    columns = [i for i, _ in enumerate(sizes) if any(pair.cells[i] for pair in pairs)]
     if columns:
-        rows = [
-            [_plain(pair.name), *(_plain(difference_text(pair.cells[i], sizes[i])) for i in columns)] for pair in pairs
-        ]
-        head = ["difference", *(_plain(label(table.columns[i])) for i in columns)]
+        rows = [[pair.name, *(difference_text(pair.cells[i], sizes[i]) for i in columns)] for pair in pairs]
+        head = ["difference", *(label(table.columns[i]) for i in columns)]
+        head, *rows = [[*map(_plain, row)] for row in (head, *rows)]
         lines += ["", _plain(about(pairs)), "", *aligned(head, rows)]
     reasons = [f"- {_plain(line)}" for pair in pairs for line in pair.reasons()]
     return lines + (["", *reasons] if reasons else [])
@@ -86,9 +80,8 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _plain(text: str) -> str:
     """Return the text so that it stays text in markdown."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.split())
+    escapes = {sign: f"\\{sign}" for sign in "\\`*_[]|"} | {"<": "&lt;", ">": "&gt;"}
+    return " ".join(text.translate(str.maketrans(escapes)).split())
 
 
 def as_csv(tables: Sequence[Table], pairs: Sequence[Sequence[Pair]]) -> str:

@@ -79,16 +79,14 @@ class Study:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise UserError(f"study {self.name}: seeds are {list(self.seeds)}; give at least one, >= 0, none twice")
         for variant in self.variants:
-            for field in ("against", "follows"):
-                other = getattr(variant, field)
+            for field, other in (("against", variant.against), ("follows", variant.follows)):
                 if other is not None and other not in names:
                     raise UserError(f"study {self.name}: {variant.name}.{field} is {other!r}, which is no variant")
             unknown = [kind for kind in self.kinds if kind not in variant.config.sample_sets()]
             if unknown:
                 raise UserError(f"study {self.name}: {variant.name} has no prompts of the kind {unknown[0]!r}")
-        prompts = {json.dumps(to_dict(v.config)["prompts"], sort_keys=True) for v in self.variants}
-        draws = {json.dumps(to_dict(v.config)["generate"], sort_keys=True) for v in self.variants}
-        if len(prompts) > 1 or len(draws) > 1:
+        first = self.variants[0].config
+        if any((v.config.prompts, v.config.generate) != (first.prompts, first.generate) for v in self.variants):
             raise UserError(f"study {self.name}: all variants must draw the same prompts with the same settings")
 
 
@@ -111,8 +109,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """Its folder's name: what is trained is in it, so studies that have a cell in common train it once."""
-        config = to_dict(self.config)
-        return f"{self.config.arms[0].name}-{digest(config)}"
+        return f"{self.variant.arm.name}-{digest(to_dict(self.config))}"
 
 
 def cells(study: Study, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
@@ -164,20 +161,17 @@ def _resized(variant: Variant, factor: float) -> Variant:
 
 def plan(study: Study) -> dict[str, Any]:
     """Return what is fixed before the runs, as data: metrics, prompts, seeds, and every variant's configuration."""
-    first = to_dict(study.variants[0].config)
-    variants = {}
+    common, variants = to_dict(study.variants[0].config), {}
     for variant in study.variants:
         config = to_dict(variant.config)
         (arm,) = config.pop("arms")
-        shared = {name: value for name, value in config.items() if first.get(name) != value}
-        variants[variant.name] = {"arm": arm, **shared}
-        for field in ("against", "follows", "value"):
-            if getattr(variant, field) is not None:
-                variants[variant.name][field] = getattr(variant, field)
-    common = {name: value for name, value in first.items() if name != "arms"}
-    more = {} if study.likeness is None else {"likeness": to_dict(study.likeness)}
+        own = {name: value for name, value in config.items() if common.get(name) != value}
+        fields = {"against": variant.against, "follows": variant.follows, "value": variant.value}
+        given = {name: value for name, value in fields.items() if value is not None}
+        variants[variant.name] = {"arm": arm, **own, **given}
+    del common["arms"]
     return {
-        **more,
+        **({} if study.likeness is None else {"likeness": to_dict(study.likeness)}),
         "study": study.name,
         "question": study.question,
         "metric": METRIC,

@@ -10,7 +10,7 @@ For two known signals a, b in white noise (Eq. 1) it is right with probability P
 lies where the artifact is hidden and the content is not yet.
 """
 
-import json
+import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +25,11 @@ from tessera.files import write_json
 from tessera.metrics import bootstrap
 from tessera.miniature import WorldConfig, draw_scene, mix_scene, render
 from tessera.randomness import philox
-from tessera.records import Scene
 from tessera.report.arms import ScoresPart
 from tessera.report.examples import NoiseSettings, noise_strip
-from tessera.report.grid import Column, Grid, Line, value_cell
-from tessera.report.plots import Series, value_plot
+from tessera.report.grid import Grid, Line, value_cell
+from tessera.report.plots import Curve, value_plot
+from tessera.report.render import json_text
 from tessera.report.run_page import Page
 from tessera.report.tables import cell_of
 
@@ -80,18 +80,12 @@ def measure(study: NoiseStudy) -> dict[str, Any]:
     apart = {pattern: _distances(study, pattern) for pattern in PATTERNS}
     times = torch.tensor(study.times, dtype=torch.float64)
     tables: dict[str, Any] = {}
-    for schedule in study.schedules:
-        levels = get_schedule(schedule)(times).tolist()
-        tables[schedule] = {
-            question: {
-                pattern: [
-                    {"t": t, "alpha_bar": round(level, 6), **_accuracy(apart[pattern][question], level)}
-                    for t, level in zip(study.times, levels)
-                ]
-                for pattern in PATTERNS
-            }
-            for question in QUESTIONS
-        }
+    for schedule, question, pattern in itertools.product(study.schedules, QUESTIONS, PATTERNS):
+        points = tables.setdefault(schedule, {}).setdefault(question, {}).setdefault(pattern, [])
+        for t, level in zip(study.times, get_schedule(schedule)(times).tolist()):
+            found = bootstrap([accuracy(distance, level) for distance in apart[pattern][question]])
+            ends = {name: round(getattr(found, name), 4) for name in ("low", "value", "high")}
+            points.append({"t": t, "alpha_bar": round(level, 6), **ends})
     return {"config": to_dict(study), "tables": tables}
 
 
@@ -100,25 +94,17 @@ def accuracy(distance: float, alpha_bar: float) -> float:
     return (1 + math.erf(distance * math.sqrt(alpha_bar / (1 - alpha_bar)) / (2 * math.sqrt(2)))) / 2
 
 
-def _accuracy(distances: np.ndarray, alpha_bar: float) -> dict[str, float]:
-    interval = bootstrap([accuracy(distance, alpha_bar) for distance in distances])
-    return {name: round(getattr(interval, name), 4) for name in ("low", "value", "high")}
-
-
 def _distances(study: NoiseStudy, pattern: str) -> dict[str, np.ndarray]:
     """Return how far the answers to each question lie apart in scaled latents, for each CutMix image of `pattern`."""
     from tessera.pretrained.vae import load_codec
 
     codec = load_codec(study.latents)
-    made = [_images(study, pattern, number) for number in range(study.pairs)]
-    mixed, whole, swapped = (np.stack(images) for images in zip(*made))
-
-    def encoded(images: np.ndarray) -> np.ndarray:
+    latents = []
+    for images in map(np.stack, zip(*(_images(study, pattern, number) for number in range(study.pairs)))):
         parts = [codec.encode(images[i : i + _ENCODED])[0] for i in range(0, len(images), _ENCODED)]
-        return np.concatenate(parts).astype(np.float64).reshape(len(images), -1) * study.latent_scale
-
-    a, b, c = encoded(mixed), encoded(whole), encoded(swapped)
-    return {"artifact": np.linalg.norm(a - b, axis=1), "content": np.linalg.norm(b - c, axis=1)}
+        latents.append(np.concatenate(parts).astype(np.float64).reshape(len(images), -1) * study.latent_scale)
+    mixed, whole, swapped = latents
+    return {"artifact": np.linalg.norm(mixed - whole, axis=1), "content": np.linalg.norm(whole - swapped, axis=1)}
 
 
 def _images(study: NoiseStudy, pattern: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,41 +122,27 @@ def _images(study: NoiseStudy, pattern: str, number: int) -> tuple[np.ndarray, n
     mixed = compose(render(base, world.size), render(partner, world.size), placement, study.half_view)
     objects = mix_scene(base, partner, placement, study.half_view).objects
     exchanged = tuple(replace(one, color=other.color) for one, other in zip(objects, objects[::-1]))
-
-    def shown(things: tuple[Any, ...]) -> np.ndarray:
-        return render(Scene(objects=things, backgrounds=base.backgrounds, seed=base.seed), world.size)
-
-    return mixed, shown(objects), shown(exchanged)
+    whole, swapped = (render(replace(base, objects=things), world.size) for things in (objects, exchanged))
+    return mixed, whole, swapped
 
 
 def _page(study: NoiseStudy, found: dict[str, Any]) -> Page:
     plots, grids = Markup(""), []
     for schedule, questions in found["tables"].items():
-        asked = [(question, pattern) for question in QUESTIONS for pattern in ("half", "quarter", "sixteenth")]
-        series = [
-            Series(
-                name=f"{label_of(pattern)}: {question}",
-                color=n,
-                x=study.times,
-                y=tuple((point["low"], point["value"], point["high"]) for point in questions[question][pattern]),
-            )
-            for n, (question, pattern) in enumerate(asked)
-        ]
-        plots += value_plot({"": series}, f"t on the {schedule} schedule", f"Ideal observer, {schedule} schedule")
+        curves = []
+        for question, pattern in itertools.product(QUESTIONS, ("half", "quarter", "sixteenth")):
+            y = tuple((point["low"], point["value"], point["high"]) for point in questions[question][pattern])
+            curves.append(Curve(arm=f"{label_of(pattern)}: {question}", color=len(curves), x=study.times, y=y))
+        plots += value_plot({"": curves}, f"t on the {schedule} schedule", f"Ideal observer, {schedule} schedule")
         for question, what in QUESTIONS.items():
             rows = [
                 Line(label=label_of(pattern), cells=[value_cell(cell_of(point)) for point in points])
                 for pattern, points in questions[question].items()
             ]
-            grids.append(
-                Grid(
-                    title=f"Schedule {schedule}: {what}",
-                    about=f"how often an ideal observer is right, {study.pairs:,} images each; 0.5 is guessing",
-                    head="pattern",
-                    columns=[Column(label=f"t = {t:g}") for t in study.times],
-                    rows=rows,
-                )
-            )
+            about = f"how often an ideal observer is right, {study.pairs:,} images each; 0.5 is guessing"
+            columns = [Line(label=f"t = {t:g}") for t in study.times]
+            title = f"Schedule {schedule}: {what}"
+            grids.append(Grid(title=title, about=about, head="pattern", columns=columns, rows=rows))
     settings = NoiseSettings(
         schedule=study.schedules[0], codec=study.latents, tau=0.4, augmented=True, scale=(study.latent_scale,)
     )
@@ -193,6 +165,6 @@ def _page(study: NoiseStudy, found: dict[str, Any]) -> Page:
             " pixels; the faded ones are below the paper's tau = 0.4.",
             **noise_strip(named, settings),
         },
-        configs=[("noise", json.dumps(found["config"], indent=2, sort_keys=True))],
+        configs=[("noise", json_text(found["config"]))],
         configs_about="The settings of this study.",
     )

@@ -31,8 +31,7 @@ def results(study: Study, out: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"plan": json.loads(json.dumps(plan(study))), "tables": {}, "cells": {}}
     for kind in study.kinds:
-        scores = _read(study, out, kind)
-        if scores:
+        if scores := _read(study, out, kind):
             found["tables"][kind] = _table(study, scores)
     if study.likeness is not None:
         found["likeness"] = _likeness(study, out)
@@ -55,13 +54,12 @@ def speeds(study: Study, out: Path) -> dict[str, dict[str, Any]]:
         if not log.is_file() or not (lines := [json.loads(line) for line in log.read_text().splitlines()]):
             continue
         images, seconds = lines[-1]["num_images"], lines[-1]["seconds"]
-        stages = {path.stem: read_json(path)["seconds"] for path in sorted((place / "timings").glob("*.json"))}
         found[cell.name] = {
             "num_images": images,
             "train_seconds": round(seconds, 1),
             "images_per_second": round(images / seconds, 1),
             "data_wait": round(float(np.mean([line["data_wait"] for line in lines])), 4),
-            "stages": stages,
+            "stages": {path.stem: read_json(path)["seconds"] for path in sorted((place / "timings").glob("*.json"))},
         }
     return found
 
@@ -77,10 +75,9 @@ def _read(study: Study, out: Path, kind: str) -> dict[tuple[str, int], Scores]:
         folder = _folder(out, cell, kind)
         if is_complete(folder):
             scores[cell.variant.name, cell.seed] = read_scores(folder)
-    first = next(iter(scores.values()), None)
     for (name, seed), item in scores.items():
         for number in item.numbers:
-            same = first.number(number.metric) if first is not None else None
+            same = next(iter(scores.values())).number(number.metric)
             if same is not None and (unlike := comparable(number, same)):
                 raise UserError(f"study {study.name}: {name} seed {seed} was judged otherwise: {'; '.join(unlike)}")
     return scores
@@ -113,12 +110,9 @@ def _scored(scores: list[Scores], name: str) -> dict[str, Any] | None:
         return None
     parts = [measured(item, name) for item in scores]
     values, labels = _joined(parts)
-    by_seed = [share_interval(part.values, part.prompts, part.tags).value for part in parts]
-    return {
-        **_as_json(share_interval(values, *labels)),
-        "by_seed": [round(value, 6) for value in by_seed],
-        "prompts": len({prompt for part in parts for prompt in part.prompts}),
-    }
+    by_seed = [round(share_interval(part.values, part.prompts, part.tags).value, 6) for part in parts]
+    prompts = {prompt for part in parts for prompt in part.prompts}
+    return {**_as_json(share_interval(values, *labels)), "by_seed": by_seed, "prompts": len(prompts)}
 
 
 def _difference(pairs: list[tuple[Scores, Scores]], name: str) -> dict[str, float] | None:
@@ -142,11 +136,8 @@ def _likeness(study: Study, out: Path) -> dict[str, Any]:
     arms: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for variant in study.variants:
-        done = {
-            seed: read_likeness(_folder(out, Cell(variant, seed), LIKENESS))
-            for seed in study.seeds
-            if is_complete(_folder(out, Cell(variant, seed), LIKENESS))
-        }
+        folders = {seed: _folder(out, Cell(variant, seed), LIKENESS) for seed in study.seeds}
+        done = {seed: read_likeness(folder) for seed, folder in folders.items() if is_complete(folder)}
         if done:
             by_seed = [item["distance"] for item in done.values()]
             arms[variant.name] = {"seeds": list(done), "value": round(float(np.mean(by_seed)), 6), "by_seed": by_seed}

@@ -73,10 +73,7 @@ def commit_plan(study: Study, out: Path) -> Study:
     if path.exists():
         before = read_json(path)
         study = replace(study, seeds=tuple(dict.fromkeys([*before["seeds"], *study.seeds])))
-        ours = json.loads(json.dumps(plan(study)))
-        pairs = compare(before | {"seeds": ours["seeds"]}, ours)
-        if pairs:
-            raise made_otherwise(path, pairs[:5])
+        _check_same(path, before | {"seeds": list(study.seeds)}, plan(study))
     write_json(path, plan(study))
     return study
 
@@ -86,56 +83,47 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
     names = {(cell.variant.name, cell.seed): cell for cell in todo}
     missing: dict[str, Cell] = {}
     for cell in todo:
-        _check_likeness(cell, study, out)
-        if not all(is_complete(path) for path in score_folders(cell, study, out)):
+        folders = score_folders(cell, study, out)
+        if study.likeness is not None and (folders[-1] / MANIFEST).exists():
+            # What is trained and judged is in a cell's name; what its distance is measured by is not.
+            config = read_manifest(folders[-1], must_be_complete=False).config
+            _check_same(folders[-1], config, described(study.likeness))
+        if not all(is_complete(path) for path in folders):
             missing.setdefault(cell.folder, cell)
     jobs = []
     for cell in missing.values():
         folder = out / "cells" / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
-        ours = json.loads(json.dumps(to_dict(cell.config)))
         if (folder / CONFIG).exists():
-            pairs = compare(read_json(folder / CONFIG), ours)
-            if pairs:
-                raise made_otherwise(folder, pairs[:5])
+            _check_same(folder, read_json(folder / CONFIG), to_dict(cell.config))
         else:
-            write_json(folder / CONFIG, ours)
+            write_json(folder / CONFIG, to_dict(cell.config))
         before = names[cell.variant.follows, cell.seed] if cell.variant.follows else None
         if before is not None and before.folder == cell.folder:
             before = None  # budgets so small that both are one
         awaited = missing.get(before.folder) if before else None
-        task = {
-            "kinds": list(study.kinds),
-            "before": before.folder if before else None,
-            "likeness": to_dict(study.likeness) if study.likeness else None,
-        }
-        args = (str(out), cell.folder, json.dumps(task))
-        job = Job(
-            name=cell.name,
-            what=f"cell {cell.name}",
-            module="tessera.study.runner",
-            args=args,
-            logs=out / study.name / "logs",
-            images=cell.variant.arm.train.num_images,
-            trained=functools.partial(is_complete, folder / "runs" / cell.variant.arm.name),
-            after=awaited.name if awaited else None,
+        likeness = to_dict(study.likeness) if study.likeness else None
+        task = {"kinds": list(study.kinds), "before": before.folder if before else None, "likeness": likeness}
+        jobs.append(
+            Job(
+                name=cell.name,
+                what=f"cell {cell.name}",
+                module="tessera.study.runner",
+                args=(str(out), cell.folder, json.dumps(task)),
+                logs=out / study.name / "logs",
+                images=cell.variant.arm.train.num_images,
+                trained=functools.partial(is_complete, folder / "runs" / cell.variant.arm.name),
+                after=awaited.name if awaited else None,
+            )
         )
-        jobs.append(job)
     return jobs
 
 
-def _check_likeness(cell: Cell, study: Study, out: Path) -> None:
-    """Raise UserError for a distance of this cell that another study measured, or began, with other settings.
-
-    What is trained and judged is in a cell's name; what its distance is measured by is not.
-    """
-    folder = score_folders(cell, study, out)[-1]
-    if study.likeness is None or not (folder / MANIFEST).exists():
-        return
-    ours = json.loads(json.dumps(described(study.likeness)))
-    pairs = compare(read_manifest(folder, must_be_complete=False).config, ours)
+def _check_same(place: Path, before: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise UserError where what `place` was made with is not what is asked for now."""
+    pairs = compare(before, json.loads(json.dumps(ours)))
     if pairs:
-        raise made_otherwise(folder, pairs)
+        raise made_otherwise(place, pairs[:5])
 
 
 def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
@@ -147,7 +135,7 @@ def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
 def conclude(study: Study, out: Path) -> None:
     """Write the study's results, tables and page from the cells that are done."""
     from tessera.study.results import results, speeds
-    from tessera.study.study_page import write_page
+    from tessera.study.study_page import study_page
     from tessera.study.study_text import text_tables
 
     found = results(study, out)
@@ -155,7 +143,7 @@ def conclude(study: Study, out: Path) -> None:
     write_json(out / study.name / "speed.json", speeds(study, out))
     with atomic_path(out / study.name / "table.md") as temporary:
         temporary.write_text(text_tables(study, found), encoding="utf-8", newline="\n")
-    write_page(study, out, found)
+    study_page(study, out, found).write(out / study.name / "report" / "index.html")
 
 
 def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
@@ -192,9 +180,5 @@ def _follow(run: Path, before: Path, config: RunConfig, data: Data) -> None:
     temporary.rename(run / "checkpoints")  # the last step: it says that all of this is done
 
 
-def _main(out: str, folder: str, task: str) -> int:
-    return work(lambda: run_cell(Path(out), folder, json.loads(task)))
-
-
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    sys.exit(work(lambda: run_cell(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))))

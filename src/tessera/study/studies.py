@@ -5,7 +5,8 @@ studies on `miniature`'s world share prompts that no preset was chosen by, and a
 about two and a half minutes of an idle core.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tessera.config import UserError, call
@@ -59,13 +60,26 @@ def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -
     return replace(config, arms=(replace(arm, train=change(arm.train)),))
 
 
+def _variants(
+    configs: Mapping[str, RunConfig], values: Sequence[float | None] = (), chained: bool = False
+) -> tuple[Variant, ...]:
+    """Return a variant of each configuration, against the first one, or the one before; `values`: of all of them."""
+    names, made = list(configs), []
+    for n, (name, value) in enumerate(itertools.zip_longest(names, values)):
+        against = names[n - 1 if chained else 0] if n else None
+        made.append(Variant(name=name, config=configs[name], against=against, value=value))
+    return tuple(made)
+
+
 def _family(config: RunConfig, prefix: str = "") -> tuple[Variant, ...]:
     """Return AIO, TA and TA+IA of one run, each against the one before."""
-    return (
-        Variant(name=f"{prefix}aio", config=aio(config)),
-        Variant(name=f"{prefix}ta", config=config, against=f"{prefix}aio"),
-        Variant(name=f"{prefix}ta_ia", config=with_ia(config), against=f"{prefix}ta"),
-    )
+    configs = {"aio": aio(config), "ta": config, "ta_ia": with_ia(config)}
+    return _variants({prefix + name: each for name, each in configs.items()}, chained=True)
+
+
+def _first(*names: str) -> tuple[str, ...]:
+    """Return all measures of studies, `names` first."""
+    return (*names, *(name for name in SCORES if name not in names))
 
 
 def claims() -> Study:
@@ -98,16 +112,12 @@ def patterns() -> Study:
     tessera study patterns --out out/studies
     """
     config = with_ia(base())
-    names = (*PATTERNS, "all")
-    made = [replace(config, augment=AugmentConfig(pattern=name, half_view="centre")) for name in names]
+    augments = {name: AugmentConfig(pattern=name, half_view="centre") for name in (*PATTERNS, "all")}
     return Study(
         name="patterns",
         title="CutMix patterns",
         question="Which CutMix pattern helps most? The paper's Table 4 compares them at p = 0.5.",
-        variants=(
-            Variant(name="ta", config=base()),
-            *(Variant(name=name, config=each, against="ta") for name, each in zip(names, made)),
-        ),
+        variants=_variants({"ta": base()} | {name: replace(config, augment=a) for name, a in augments.items()}),
     )
 
 
@@ -117,18 +127,14 @@ def probability() -> Study:
     tessera study probability --out out/studies
     """
     config = replace(base(), augment=AugmentConfig(pattern="quarter", half_view="centre"))
+    probs = (0.25, 0.5, 0.75, 1.0)
+    configs = {"p0": base()} | {f"p{prob:g}": with_ia(config, prob=prob) for prob in probs}
     return Study(
         name="probability",
         title="How often CutMix images are shown",
         question="How does the probability p of a CutMix image above tau trade single objects for composition?"
         " In the paper's Table 5 a p above 0.5 costs quality.",
-        variants=(
-            Variant(name="p0", config=base(), value=0.0),
-            *(
-                Variant(name=f"p{prob:g}", config=with_ia(config, prob=prob), against="p0", value=prob)
-                for prob in (0.25, 0.5, 0.75, 1.0)
-            ),
-        ),
+        variants=_variants(configs, (0.0, *probs)),
         axis="p",
     )
 
@@ -145,11 +151,7 @@ def half_view() -> Study:
         title="What the half pattern shows",
         question="The published code puts the base's left half next to the partner's right half, which cuts two"
         " centered objects in two; the central halves keep both. Which is better?",
-        variants=(
-            Variant(name="ta", config=base()),
-            Variant(name="aligned", config=aligned, against="ta"),
-            Variant(name="centre", config=config, against="aligned"),
-        ),
+        variants=_variants({"ta": base(), "aligned": aligned, "centre": config}, chained=True),
     )
 
 
@@ -159,19 +161,14 @@ def tau() -> Study:
     tessera study tau --out out/studies
     """
     values = (0.0, 0.2, 0.4, 0.6, 0.8)
+    configs = {"ta": base()} | {f"tau{value:g}": with_ia(base(), augment_min_t=value) for value in values}
     return Study(
         name="tau",
         title="The noise level above which CutMix images are shown",
         question="The gate is there to keep seams out of what is drawn: does the seam score fall as tau rises, and what"
         " does that cost in composition?",
-        variants=(
-            Variant(name="ta", config=base()),
-            *(
-                Variant(name=f"tau{v:g}", config=with_ia(base(), augment_min_t=v), against="ta", value=v)
-                for v in values
-            ),
-        ),
-        scores=("seam", "seam_visible", *[name for name in SCORES if name != "seam"]),
+        variants=_variants(configs, (None, *values)),
+        scores=_first("seam", "seam_visible"),
         axis="tau",
     )
 
@@ -181,21 +178,18 @@ def phases() -> Study:
 
     tessera study phases --out out/studies
     """
-    variants = []
+    variants: list[Variant] = []
     for budget in (12_000, 24_000, 48_000, 96_000):
-        config, suffix = base(budget), f"{budget // 1000}k"
-        variants += [
-            Variant(name=f"ta-{suffix}", config=config, value=budget),
-            Variant(name=f"start-{suffix}", config=with_ia(config, start=0), against=f"ta-{suffix}", value=budget),
-            Variant(name=f"phase-{suffix}", config=with_ia(config), against=f"ta-{suffix}", value=budget),
-        ]
+        config = base(budget)
+        configs = {"ta": config, "start": with_ia(config, start=0), "phase": with_ia(config)}
+        variants += _variants({f"{name}-{budget // 1000}k": each for name, each in configs.items()}, (budget,) * 3)
     return Study(
         name="phases",
         title="When image augmentation pays",
         question="At which budget of images does TA+IA overtake TA in GenEval's strict score, with IA from the start"
         " and as a second phase?",
         variants=tuple(variants),
-        scores=("overall", *[name for name in SCORES if name != "overall"]),
+        scores=_first("overall"),
         axis="images seen",
     )
 
@@ -206,11 +200,11 @@ def claims_smoke() -> Study:
     tessera study claims-smoke --out out/studies-smoke
     """
     small = replace(SMALL_DIT, width=32, depth=1, heads=2, refiner_depth=1)
-    config = base(960)
+    config = retrained(
+        base(960), lambda train: replace(train, model=small, checkpoint_every_images=320, log_every_images=320)
+    )
     config = replace(
-        retrained(
-            config, lambda t: replace(t, model=small, num_images=960, checkpoint_every_images=320, log_every_images=320)
-        ),
+        config,
         collect=CollectConfig(size=32, world=replace(MINIATURE_WORLD, num_images=240)),
         export=replace(config.export, sampling_steps=4),
         generate=replace(config.generate, per_prompt=1),
@@ -235,9 +229,9 @@ def overfit() -> Study:
             config = retrained(
                 small, lambda t, n=budget: replace(t, num_images=n, optim=replace(t.optim, decay="constant"))
             )
-            config = config if start is None else with_ia(config, start=start)
-            this, other = f"{name}-{budget // 1000}k", f"ta-{budget // 1000}k"
-            against = None if start is None else other
+            this, against = f"{name}-{budget // 1000}k", None
+            if start is not None:
+                config, against = with_ia(config, start=start), f"ta-{budget // 1000}k"
             variants.append(Variant(name=this, config=config, against=against, value=budget, follows=before))
             before = this
     return Study(
@@ -247,7 +241,7 @@ def overfit() -> Study:
         " again? In the paper's Figure 5 TA turns up after 300,000 steps and TA+IA does not.",
         variants=tuple(variants),
         seeds=(0,),
-        scores=("single_object", *[name for name in SCORES if name != "single_object"]),
+        scores=_first("single_object"),
         axis="images seen",
         likeness=LikenessConfig(threads=1),
     )
@@ -258,13 +252,10 @@ def short_captions() -> Study:
 
     tessera study short_captions --out out/studies
     """
-    shares = (0.15, 0.3, 0.5)
-    variants = []
+    shares, variants = (0.0, 0.15, 0.3, 0.5), []
     for name, config in (("ta", base()), ("ta_ia", with_ia(base()))):
-        variants.append(Variant(name=f"{name}-0", config=config, value=0.0))
-        for share in shares:
-            mixed = replace(config, arms=(replace(config.arms[0], short_share=share),))
-            variants.append(Variant(name=f"{name}-{share:g}", config=mixed, against=f"{name}-0", value=share))
+        arms = {f"{name}-{share:g}": replace(config.arms[0], short_share=share) for share in shares}
+        variants += _variants({name: replace(config, arms=(arm,)) for name, arm in arms.items()}, shares)
     return Study(
         name="short_captions",
         title="Short captions among the long ones",
@@ -272,7 +263,7 @@ def short_captions() -> Study:
         " captions in training lift short prompts, and does it cost long ones?",
         variants=tuple(variants),
         kinds=("short", "extended"),
-        scores=("single_object", "colors", *[name for name in SCORES if name != "single_object"]),
+        scores=_first("single_object", "colors"),
         axis="share of short captions",
     )
 
@@ -284,16 +275,13 @@ def schedule() -> Study:
     """
     courses = {"constant": (0.55, None), "rising": (0.1, 1.0), "falling": (1.0, 0.1)}
     made = {name: with_ia(base(), prob=first, augment_prob_end=last) for name, (first, last) in courses.items()}
+    constant, *others = _variants(made)
     return Study(
         name="schedule",
         title="The probability of CutMix images on a schedule",
         question="The paper shows CutMix images with one probability all along. Does it pay to begin with few of"
         " them, or to end with few, for the same number in all?",
-        variants=(
-            Variant(name="ta", config=base()),
-            Variant(name="constant", config=made["constant"], against="ta"),
-            *(Variant(name=name, config=made[name], against="constant") for name in ("rising", "falling")),
-        ),
+        variants=(Variant(name="ta", config=base()), replace(constant, against="ta"), *others),
     )
 
 
@@ -305,16 +293,9 @@ def noise() -> NoiseStudy:
     return NoiseStudy(world=MINIATURE_WORLD)
 
 
+_TRAINED = (claims, patterns, probability, half_view, tau, phases, overfit, short_captions, schedule)
 STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
-    "claims": claims,
-    "patterns": patterns,
-    "probability": probability,
-    "half_view": half_view,
-    "tau": tau,
-    "phases": phases,
-    "overfit": overfit,
-    "short_captions": short_captions,
-    "schedule": schedule,
+    **{study.__name__: study for study in _TRAINED},
     "noise": noise,
     "claims-smoke": claims_smoke,
 }
