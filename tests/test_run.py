@@ -197,8 +197,7 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
     preset = tmp_path / "small.py"
     preset.write_text(
         "from dataclasses import replace\n"
-        "from tessera.presets.miniature import miniature_smoke\n"
-        "from tessera.presets.my_pictures import my_pictures\n"
+        "from tessera.presets.miniature import miniature_smoke, my_pictures\n"
         "def toy():\n"
         "    smoke, base = miniature_smoke(), my_pictures()\n"
         "    train = replace(smoke.arms[1].train, num_images=96)\n"

@@ -6,7 +6,6 @@ from tessera.miniature import (
     BACKGROUNDS,
     COLORS,
     SHAPES,
-    SIZES,
     WorldConfig,
     draw_composed,
     draw_scene,
@@ -14,7 +13,7 @@ from tessera.miniature import (
     render,
     scene_key,
 )
-from tessera.miniature.world import TEXTURES, size_word
+from tessera.miniature.world import SIZES, TEXTURES, size_word
 from tessera.records import Placement, Scene, SceneObject
 
 WORLD = WorldConfig(num_images=64)

@@ -46,3 +46,9 @@ def test_a_users_function_has_to_return_the_right_kind(tmp_path):
         load_run_preset(f"{path}:three")
     with pytest.raises(UserError, match="gives a int, wanted is a TrainConfig"):
         load_train_preset(f"{path}:three")
+
+
+def test_my_pictures_needs_a_folder(tmp_path):
+    with pytest.raises(UserError, match="needs your images: add --images FOLDER"):
+        load_run_preset("my-pictures")
+    assert load_run_preset("my-pictures", images=tmp_path).collect.source == tmp_path.name

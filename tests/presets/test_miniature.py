@@ -7,7 +7,7 @@ import torch
 
 from tessera.config import to_dict
 from tessera.models.build import build_network
-from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke
+from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke, my_pictures
 
 
 @pytest.mark.parametrize("preset", [miniature, miniature_paper, miniature_cad, miniature_smoke])
@@ -41,3 +41,11 @@ def test_the_smoke_run_is_the_miniature_but_for_sizes():
     assert small.augment == base.augment
     assert replace(small.arms[0].train.model, width=96, depth=4, heads=3, refiner_depth=2) == base.arms[0].train.model
     assert small.arms[0].train.num_images < base.arms[0].train.num_images / 30
+
+
+def test_my_pictures_is_one_augmented_arm_without_a_judge():
+    config = my_pictures()
+    assert [(arm.name, arm.captioner, arm.augmented) for arm in config.arms] == [("aio_ia", "aio", True)]
+    assert config.collect.world is None
+    assert config.evaluate is None
+    assert list(config.sample_sets()) == ["short"]

@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tessera.cli.options import Address, Engine, Images, Out, Server, Shard, SingleClass, WorkerDevice, Workers
-from tessera.cli.output import say, say_files, say_this
+from tessera.cli.output import say, say_files
 
 
 def collect(
     source: Annotated[str, "positional"],
     out: Out,
-    size: int | None = None,
+    size: Annotated[int | None, "Side of the crops in pixels; 256, or 32 for the miniature, by default."] = None,
     single_class: SingleClass = None,
     split: Annotated[Literal["train", "val"], "The part of a set that has parts."] = "train",
     layout: str | None = None,
-    class_names: Path | None = None,
+    class_names: str | None = None,
     fast: Annotated[bool, "Decode JPEG files near the crop's size: faster, and not quite the exact pixels."] = False,
     num_images: Annotated[int, "Images of the miniature."] = 8000,
     seed: Annotated[int, "Seed of the miniature."] = 0,
@@ -28,7 +28,6 @@ def collect(
 
     Args:
         source: "miniature", a folder with a folder of images for each class, ImageNet's tree, tar or Parquet files.
-        size: Side of the crops in pixels; 32 for the miniature, 256 for a folder by default.
         layout: class-folders, imagenet-tree, imagenet-tar, webdataset or hub-parquet; FILE.py:NAME is one of yours. The
             one that is there by default.
         class_names: File that names the classes, such as LOC_synset_mapping.txt; without it one in the source.
@@ -36,19 +35,20 @@ def collect(
     from tessera.curate.collect import collect as stage
     from tessera.miniature import WorldConfig
 
+    if size is None:
+        size = 32 if source == stage.MINIATURE else 256
     if source == stage.MINIATURE:
-        side = 32 if size is None else size
-        world = WorldConfig(num_images=num_images, size=side, seed=seed)
-        stage.collect(out, stage.CollectConfig(size=side, world=world))
+        world = WorldConfig(num_images=num_images, size=size, seed=seed)
+        stage.collect(out, stage.CollectConfig(size=size, world=world))
     else:
         config = stage.CollectConfig(
             source=Path(source).resolve().name,
-            size=256 if size is None else size,
+            size=size,
             single_class=single_class,
             split=split,
             layout=layout,
             fast=fast,
-            class_names=str(class_names) if class_names else None,
+            class_names=class_names,
         )
         stage.collect(out, config, Path(source))
     say(out)
@@ -87,7 +87,7 @@ def caption(
     recipe: Annotated[Path | None, "Directory made by augment: caption its mixed images."] = None,
     file: str | None = None,
     seed: Annotated[int, "Seed of the phrasings."] = 0,
-    model: str | None = None,
+    model: Annotated[str | None, "llava: a repository or folder; openai: the server's name of the model."] = None,
     server: Server = None,
     concurrency: Annotated[int, "For openai, questions asked at a time."] = 32,
     device: WorkerDevice = None,
@@ -105,7 +105,6 @@ def caption(
             (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server), or your own class, FILE.py:NAME.
         file: For import: csv, tsv, jsonl or parquet with columns key (or file_name) and text (or caption); a folder
             with metadata.csv or .jsonl, or .txt files next to the images; or OWNER/NAME on the Hugging Face Hub.
-        model: For llava, a repository or folder; for openai, the server's name of the model.
     """
     from tessera import workers as work
     from tessera.curate.caption import caption as stage
@@ -114,7 +113,7 @@ def caption(
     where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
     places = {"engine": where, "device": device, "server": server, "concurrency": concurrency}
     stage.caption(out, images, config, recipe=recipe, captions_file=file, **places)
-    _say_if_complete(out)
+    say(out)
 
 
 def export_captioner(
@@ -130,16 +129,6 @@ def export_captioner(
     llava_export.export_captioner(out, model)
     serving = llava_export.describe_serving(out)
     say(out, f"serve it with: {serving}", serve=serving)
-
-
-def _say_if_complete(out: Path) -> None:
-    from tessera.stages import read_manifest
-
-    if read_manifest(out, must_be_complete=False).complete:
-        say(out)
-    else:
-        text = f"{out}: the shards of this part are done; the call that ends last completes the directory"
-        say_this(text, directory=str(out), complete=False)
 
 
 def encode(
@@ -172,7 +161,7 @@ def encode(
     config = stage.EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
     where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
     stage.encode(out, images, captions, config, recipe=recipe, engine=where, device=device)
-    _say_if_complete(out)
+    say(out)
 
 
 def preview(

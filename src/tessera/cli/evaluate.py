@@ -59,9 +59,9 @@ def miniature(
 def geneval(
     out: ResumableOut,
     detector: str,
-    samples: Path | None = None,
+    samples: Annotated[Path | None, "Directory made by generate from --prompts geneval, usually 4 images each."] = None,
     extended_samples: Annotated[Path | None, "The same with --extended."] = None,
-    clip: str = "openai/clip-vit-large-patch14",
+    clip: Annotated[str, "CLIP ViT-L/14 that names the colors."] = "openai/clip-vit-large-patch14",
     device: Device = None,
 ) -> None:
     """Judge images of GenEval's prompts, original and extended side by side (Table 2); torchrun: on many GPUs.
@@ -71,8 +71,6 @@ def geneval(
     Args:
         detector: mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth, a
             Mask2Former's folder of transformers, or a Hub repository with either.
-        samples: Directory made by generate from --prompts geneval; 4 images of each prompt are usual.
-        clip: CLIP ViT-L/14 of the Hub or of a folder, which names the colors.
     """
     from tessera.evaluate.geneval.evaluate import GenEvalConfig, evaluate_geneval, side_by_side
 
@@ -86,7 +84,7 @@ def dpg(
     samples: Annotated[Path, "Directory made by generate from --prompts dpg:FILE; 4 images of each prompt are usual."],
     questions: Annotated[Path, "DPG-Bench's dpg_bench.csv."],
     vqa: Literal["blip", "qwen-vl", "openai", "mplug"] = "blip",
-    vqa_model: str | None = None,
+    vqa_model: Annotated[str | None, "Repository, folder or name on the server; the backend's own by default."] = None,
     server: Server = None,
     device: Device = None,
 ) -> None:
@@ -96,7 +94,6 @@ def dpg(
 
     Args:
         vqa: Answers: blip, qwen-vl, openai (any compatible server), or mplug, the reference (needs modelscope).
-        vqa_model: A model of the Hub, a folder, or a name on the server; the backend's own by default.
     """
     from tessera.evaluate.dpg.evaluate import DpgConfig, evaluate_dpg
 
@@ -109,11 +106,11 @@ def quality(
     samples: Annotated[Path, "Directory made by generate, or any directory of images."],
     reference: Annotated[Path, "Directory of images; or of their features, as the cache has them."],
     out: ResumableOut,
-    prompts: Path | None = None,
+    prompts: Annotated[Path | None, "A caption for each image, in lines or JSON lines, if samples have none."] = None,
     metrics: tuple[str, ...] = ("fid", "kid", "fd_dinov2", "prdc", "cmmd", "clip_score"),
-    prdc: tuple[str, ...] = ("paper", "full", "dgm-eval"),
+    prdc: Annotated[tuple[str, ...], "Protocols of precision and so on."] = ("paper", "full", "dgm-eval"),
     inception: str = "pt_inception-2015-12-05-6726825d.pth",
-    dinov2: str = "facebook/dinov2-large",
+    dinov2: Annotated[str, "A folder, a repository, or dinov2_vitl14_pretrain.pth."] = "facebook/dinov2-large",
     clip: Annotated[str, "CLIPScore's CLIP, a folder or a Hub name."] = "openai/clip-vit-large-patch14",
     clip336: Annotated[str, "CMMD's CLIP."] = "openai/clip-vit-large-patch14-336",
     jina: Annotated[str, "jina-clip-v2, a folder or NAME@COMMIT."] = "jinaai/jina-clip-v2",
@@ -132,11 +129,8 @@ def quality(
     Example: tessera evaluate quality --samples samples/ta_ia --reference imagenet/val --out scores/ta_ia
 
     Args:
-        prompts: A caption for each image, by lines or JSON lines, where the samples have none.
         metrics: Of fid, kid, fd_dinov2, prdc, cmmd, clip_score, jina_clip_score, or FILE.py:NAME of your own.
-        prdc: Protocols of precision and so on: paper, full, dgm-eval.
         inception: Published weights of FID's Inception, .pth or .safetensors: a file, or a Hub repository with it.
-        dinov2: Folder or Hub name for transformers, or the original dinov2_vitl14_pretrain.pth.
     """
     from tessera.config import UserError
     from tessera.devices import pick_device
@@ -160,26 +154,21 @@ def quality(
         key: NETWORKS[key].load(models.get(key, NETWORKS[key].model), where, **options.get(key, {}))
         for key in dict.fromkeys(load_metric(metric).network for metric in config.metrics)
     }
-    complete = evaluate_quality(
+    if evaluate_quality(
         out, samples, reference, networks, config, prompts=prompts, name=name, num_images=num_images, cache=cache
-    )
-    if complete:
+    ):
         say_scores(out)
 
 
 def report(
-    paths: Annotated[tuple[Path, ...], "positional"],
+    paths: Annotated[tuple[Path, ...], "positional", "A folder made by run, or directories made by evaluate."],
     out: Annotated[Path | None, "Directory to make; for a working folder, its report/ by default."] = None,
-    samples: tuple[Path, ...] = (),
+    samples: Annotated[tuple[Path, ...], "The images of each of the scores, in the same order, for a gallery."] = (),
     force: Annotated[bool, "Put numbers of different protocols in one table."] = False,
 ) -> None:
     """Write one self-contained HTML page: about a working folder, or about scores, with the paper's tables.
 
     Example: tessera report out/miniature
-
-    Args:
-        paths: A folder made by run; or directories with a scores.json in them, made by evaluate.
-        samples: The images of each of the scores, in the same order, shown prompt by prompt.
     """
     from tessera.config import UserError
     from tessera.report import run_page, scores_page
@@ -207,9 +196,9 @@ def report(
 
 def figure_tau(
     out: Annotated[Path, "Directory to make: tau.png, tau.md, tau.json."],
-    images: Path | None = None,
+    images: Annotated[Path | None, "Folder of images or of class folders; renders of the miniature by default."] = None,
     schedule: str = "linear",
-    codec: str = "pixel-unshuffle:4",
+    codec: Annotated[str, "What the noise is added to: pixel-unshuffle:N, or a VAE."] = "pixel-unshuffle:4",
     scale: Annotated[float, "What the training multiplies its latents by."] = 1.0,
     size: Annotated[int, "Side of the images in pixels."] = 64,
     pictures: Annotated[int, "Number of images judged."] = 64,
@@ -220,9 +209,7 @@ def figure_tau(
     Example: tessera figure tau --images imagenet/val --schedule linear --codec stabilityai/sd-vae-ft-mse --size 256 --scale 0.18215 --out tau
 
     Args:
-        images: Folder of images, in class folders if there are classes; renders of the miniature by default.
         schedule: Noise schedule: linear, cosine, sigmoid, scaled_linear, ddpm_linear, or FILE.py:FUNCTION.
-        codec: What the noise is added to: pixel-unshuffle:N, or a VAE's folder or Hub name.
     """  # noqa: E501
     from tessera.report import figure7
 

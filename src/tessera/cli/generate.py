@@ -9,9 +9,9 @@ from tessera.config import UserError
 
 
 def import_published(
-    source: Annotated[str, "positional"],
+    source: Annotated[str, "positional", "A folder with config.json and model.safetensors, or a repository."],
     out: Out,
-    null_condition: Path | None = None,
+    null_condition: Annotated[Path | None, "Encoding of the empty text by google/flan-t5-xl, .npy, (1, 2048)."] = None,
     coherence: Annotated[bool, "Keep the coherence token, as the published pipeline does."] = False,
     guidance_scale: GuidanceScale = 9.0,
     steps: Steps = 250,
@@ -20,10 +20,6 @@ def import_published(
     """Turn the published CAD-I weights into an export that generate takes.
 
     Example: tessera import-published Lucasdegeorge/CAD-I --out export/cad_i --null-condition null.npy
-
-    Args:
-        source: A folder with config.json and model.safetensors, or a Hugging Face repository.
-        null_condition: .npy file with the encoding of the empty text by google/flan-t5-xl, (1, 2048).
     """
     from tessera.weights import import_published as stage
 
@@ -38,7 +34,7 @@ def generate(
     export: Annotated[Path | None, "positional", "Directory made by export."] = None,
     prompt: Annotated[str | None, "positional", "One prompt; prints where its images are."] = None,
     prompts: str | None = None,
-    model: str | None = None,
+    model: Annotated[str | None, "Instead of an export, a diffusers pipeline: a repository or a folder."] = None,
     out: Annotated[Path | None, "Directory to make; a fresh one below samples/ by default."] = None,
     per_prompt: Annotated[int | None, "Images of each prompt; 4 for a file, 1 for a prompt by default."] = None,
     extended: Annotated[bool, "Draw the extended text of each prompt."] = False,
@@ -60,7 +56,6 @@ def generate(
     Args:
         prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; teaser, figure4 or geneval;
             coco:FILE or coco-30k:FILE (COCO's captions_*.json), dpg:FILE (csv); or a directory made by caption.
-        model: Instead of an export, another text-to-image model: a diffusers pipeline of the Hub, or a folder of one.
         guidance_interval: Low and high t (0 clean, 1 noise) between which guidance acts; everywhere by default.
         compute: Number format of the network. bf16 is several times faster on a GPU, twice on a CPU that has it;
             images differ a little.

@@ -14,7 +14,11 @@ def say(out: Path, text: str = "", **more: Any) -> None:
     """Print what a directory holds, by its manifest; then `text` for people, or `more` in the object for scripts."""
     from tessera.stages import read_manifest
 
-    manifest = read_manifest(out)
+    manifest = read_manifest(out, must_be_complete=False)
+    if not manifest.complete:
+        told = f"{out}: the shards of this part are done; the call that ends last completes the directory"
+        say_this(told, directory=str(out), complete=False)
+        return
     if as_json:
         facts = {"directory": str(out), "stage": manifest.stage, "counts": manifest.counts}
         print(json.dumps(facts | {"rejects": manifest.rejects, "facts": manifest.facts} | more))

@@ -11,8 +11,8 @@ from tessera.cli.options import Device, ExtenderModel, Server
 
 def demo(
     export: Annotated[Path, "positional", "Directory made by export or import-published."],
-    beside: Path | None = None,
-    workspace: Path | None = None,
+    beside: Annotated[Path | None, "Second export to draw side by side; by default another of the same folder."] = None,
+    workspace: Annotated[Path | None, "Folder with images/ and runs/; the one around the export by default."] = None,
     host: str = "127.0.0.1",
     port: Annotated[int | None, "Port to listen at; the first free one from 7860 on by default."] = None,
     device: Device = None,
@@ -25,8 +25,6 @@ def demo(
     Example: tessera demo out/miniature/export/ta_ia
 
     Args:
-        beside: A second export to draw side by side; by default another one in the same folder.
-        workspace: Working folder with images/ and runs/; by default the one that the export lies in.
         host: Address to listen at. Others reach the page, without a password, at any but 127.0.0.1.
         extender: What the button "Extend my prompt" asks, as in extend-prompts; rules that fit the model by default.
     """

@@ -14,9 +14,9 @@ def train(
     augmented: Annotated[Path | None, "Directory made by encode from a recipe."] = None,
     num_images: Annotated[int | None, "Samples to see in total, instead of the preset's."] = None,
     seed: Annotated[int | None, "Seed, instead of the preset's."] = None,
-    init: Path | None = None,
+    init: Annotated[Path | None, "Export to start from, or import-published's; at random by default."] = None,
     device: Device = None,
-    compile: Literal["auto", "on", "off"] = "auto",
+    compile: Annotated[Literal["auto", "on", "off"], "Compile the blocks; auto: on a GPU, without --shard."] = "auto",
     shard: bool = False,
     peak_tflops: float | None = None,
     wandb: Annotated[str | None, "Log to this project of Weights & Biases too."] = None,
@@ -31,8 +31,6 @@ def train(
 
     Args:
         preset: PRESET:ARM, for example dit-i-l2:ta_ia, or FILE.py:FUNCTION that returns a TrainConfig.
-        init: Start from these weights, a directory made by export or import-published; at random by default.
-        compile: Compile the network's blocks; auto: on a GPU, if it can be, without --shard.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
         peak_tflops: Dense bf16 peak of a GPU in TFLOP/s, of which the log gives the share reached; by default the data
             sheet's for the GPU's model, for example 989 for an H100 SXM or H200.
@@ -90,14 +88,11 @@ def export(
     weights: Annotated[Literal["ema", "online"], "The EMA weights or the last ones."] = "ema",
     guidance_scale: GuidanceScale = 3.0,
     steps: Steps = 250,
-    clip_denoised: float | None = None,
+    clip_denoised: Annotated[float | None, "Limit of predicted latents' absolute value; training's by default."] = None,
 ) -> None:
     """Turn a finished run into usable weights.
 
     Example: tessera export runs/ta_ia --out export/ta_ia --steps 25
-
-    Args:
-        clip_denoised: Largest absolute value of the predicted latents; by default that of the training latents.
     """
     from tessera.train import export as stage
 

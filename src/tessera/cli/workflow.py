@@ -1,5 +1,6 @@
 """run: every stage in one call; study: many runs as one table."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,7 @@ def run(
     preset: Annotated[str, "positional"],
     out: Annotated[Path | None, "Working folder; out/PRESET by default. Running again resumes it."] = None,
     images: Annotated[Path | None, "Your images, a folder for each class (preset my-pictures)."] = None,
-    captions: Path | None = None,
+    captions: Annotated[Path | None, "A captions file for them, as for caption --file; class names by default."] = None,
     single_class: SingleClass = None,
     resume: Annotated[bool, "Fail if there is nothing to resume."] = False,
 ) -> None:
@@ -23,7 +24,6 @@ def run(
 
     Args:
         preset: miniature, miniature-paper, miniature-cad, miniature-smoke, my-pictures, or FILE.py:FUNCTION.
-        captions: A csv, tsv, jsonl or parquet file with captions for them; default: "An image of <class-name>".
     """
     from tessera.presets.lookup import load_run_preset
     from tessera.run import run as run_all
@@ -38,8 +38,8 @@ def study(
     out: Annotated[Path | None, "Working folder; out/studies by default. Running again resumes it."] = None,
     arms: Annotated[tuple[str, ...], "Only these of the study's arms."] = (),
     seeds: Annotated[tuple[int, ...], "Seeds of training; the study's own by default."] = (),
-    images: int | None = None,
-    budget: str | None = None,
+    images: Annotated[int | None, "Images that each cell trains on; other shares of training move along."] = None,
+    budget: Annotated[str | None, "Time for this call, such as 60m or 2h; run it again to resume."] = None,
     parallel: Annotated[int, "Cells trained at the same time, each in its own process."] = 2,
     plan: Annotated[bool, "Only write what the study will do: metrics, prompts, budgets, seeds."] = False,
 ) -> None:
@@ -50,8 +50,6 @@ def study(
     Args:
         name: claims, patterns, probability, half_view, tau, phases, overfit, short_captions,
             schedule, noise, claims-smoke, or FILE.py:FUNCTION.
-        images: Images that each cell trains on; the study's own by default. Other shares of training move along.
-        budget: Time for this call, such as 60m or 2h; what is not done then is saved; run it again to resume.
     """
     from tessera.study.design import resized
     from tessera.study.noise import NoiseStudy, run_noise
@@ -83,14 +81,10 @@ def _seconds(budget: str | None) -> float | None:
     """Return the seconds of a time such as 90s, 60m or 2h; None for None."""
     if budget is None:
         return None
-    unit = {"s": 1, "m": 60, "h": 3600}.get(budget[-1:])
-    try:
-        number = float(budget[:-1])
-    except ValueError:
-        number = 0.0
-    if unit is None or not 0 < number < float("inf"):
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)([smh])", budget)
+    if not match or not float(match[1]):
         raise UserError(f"budget is {budget!r}; give a time such as 90s, 60m or 2h")
-    return number * unit
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def plan(
@@ -100,10 +94,10 @@ def plan(
     network: Annotated[Literal["dit", "cad"], "dit (DiT-I L/2) or cad (CAD-I L)."] = "dit",
     init: Annotated[str | None, "Export to start from, with the tuning presets: 4000 steps of 256."] = None,
     train_images: int | None = None,
-    gpu_tflops: float = PEAK_TFLOPS["H200"],
+    gpu_tflops: Annotated[float, "Dense bf16 peak of a GPU by its data sheet."] = PEAK_TFLOPS["H200"],
     utilisation: Annotated[float, "Share of that peak that training reaches."] = 0.48,
     gpus: Annotated[int, "GPUs that work in parallel; a step's samples are split evenly among them."] = 8,
-    price: float | None = None,
+    price: Annotated[float | None, "Price of an hour of one GPU, in your currency; none: no money is named."] = None,
 ) -> None:
     """Estimate what a set of some size takes: disk, GPU-hours, money, and the command lines.
 
@@ -112,8 +106,6 @@ def plan(
     Args:
         train_images: Samples seen in training, in place of the preset's: 250,000 steps of 1024 without --init. Rounded
             up to whole steps.
-        gpu_tflops: Peak of one GPU in TFLOP/s, dense bf16 by its data sheet (H100 and H200: 989).
-        price: Price of an hour of one GPU, in your currency; without it no money is named.
     """
     options = locals()
     from tessera import plan

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -88,17 +89,14 @@ class Drawer:
         self.export, self.device = Path(export), device
         self.name = self.export.resolve().name
         self.digest = read_manifest(self.export, "export").sha256
-        self._pipeline: Pipeline | None = None
         self._lock = threading.Lock()
 
-    @property
+    @cached_property
     def pipeline(self) -> "Pipeline":
         """The loaded model. Raises UserError where the export is damaged."""
-        if self._pipeline is None:
-            from tessera.generate.pipeline import Pipeline
+        from tessera.generate.pipeline import Pipeline
 
-            self._pipeline = Pipeline.load(self.export, self.device)
-        return self._pipeline
+        return Pipeline.load(self.export, self.device)
 
     def cut_note(self, prompt: str) -> str:
         """Return a note on a prompt that is longer than the text encoder takes, or ""."""
@@ -135,14 +133,11 @@ class Drawer:
         every = math.ceil(total / PREVIEWS)
         began = told = time.monotonic()
 
-        def check_stop() -> None:
-            if stop.is_set():
-                raise _Stopped
-
         def after_step(done: int, total: int, x0: "Tensor") -> None:
             nonlocal step, told
             step = done
-            check_stop()
+            if stop.is_set():
+                raise _Stopped
             now = time.monotonic()
             preview = done < total and done % every == 0
             if not preview and now - told < TICK:
@@ -154,7 +149,8 @@ class Drawer:
 
         try:
             with self._lock:
-                check_stop()
+                if stop.is_set():
+                    raise _Stopped
                 pipeline = self.pipeline
                 began = told = time.monotonic()
                 updates.put(Update(step=0, total=total))

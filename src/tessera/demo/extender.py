@@ -25,10 +25,9 @@ _ALSO = {"crescent": "moon", "crescents": "moon", "disc": "circle", "disk": "cir
 
 class PromptExtender:
     """The extender that was asked for, or one that fits the model: the paper's prompts get their own long form, a model
-    of the miniature the words of its captions, another model the rules of extend-prompts."""
+    of the miniature (`world`) the words of its captions, another model the rules of extend-prompts."""
 
     def __init__(self, world: WorldConfig | None, config: ExtendConfig | None = None, device: str | None = None):
-        """Take the miniature that the model was trained on (None = another model), and an extender asked for."""
         self.world, self.config, self.device = world, config, device
         self._extend: Callable[[str, int], str] | None = None
         self._lock = threading.Lock()

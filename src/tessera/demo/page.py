@@ -16,8 +16,6 @@ from tessera.demo.extender import PromptExtender
 from tessera.demo.studio import GALLERY, Drawn, Studio, error_notice, status
 from tessera.prompts.read import load_prompts, read_prompts
 
-MAX_QUEUED = 64
-"""Requests of any kind that gradio has not begun; the drawings' own line is the studio's and much shorter."""
 _HOUR = 3600
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -34,7 +32,7 @@ def make_page(studio: Studio, workspace: Path | None, extender: PromptExtender) 
                 _data_tab(page, workspace)
             with gr.Tab("Runs"):
                 _runs_tab(page, workspace)
-    page.queue(max_size=MAX_QUEUED, default_concurrency_limit=2)
+    page.queue(max_size=64, default_concurrency_limit=2)  # any requests; the drawings wait in the studio's line
     return page
 
 

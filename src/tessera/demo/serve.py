@@ -27,20 +27,19 @@ _LAUNCH: dict[str, Any] = {"share": False, "quiet": True, "prevent_thread_lock":
 _LAUNCH |= {"footer_links": [], "max_file_size": 0, "state_session_capacity": 100}
 
 
-class SameOriginOnly:
-    """A layer of the server that adds the content policy to every answer, and leaves streams as they are."""
+def _same_origin_only(app: Any) -> Any:
+    """Wrap the server's app: add the content policy to every answer, and leave streams as they are."""
 
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def with_headers(scope: Any, receive: Any, send: Any) -> None:
         async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 extra = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
             await send(message)
 
-        await self.app(scope, receive, with_policy if scope["type"] == "http" else send)
+        await app(scope, receive, with_policy if scope["type"] == "http" else send)
+
+    return with_headers
 
 
 def serve(
@@ -74,7 +73,7 @@ def serve(
 
         from tessera.demo.page import make_page, theme_and_style
 
-        middleware = [Middleware(SameOriginOnly)]
+        middleware = [Middleware(_same_origin_only)]
         if host in (HOST, "localhost"):  # a page elsewhere that points its own name here gets nothing
             middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]))
         studio = Studio(drawers, Path(scratch) / "drawn")

@@ -27,7 +27,6 @@ MAX_WAITING = 16
 """Drawings that wait for their turn; further ones are told that the queue is full."""
 _TICK = 0.1  # seconds until somebody who waits is asked again whether to stop
 _CAPTION = 90  # characters of the prompt under an image
-BOTH = " and "
 SETTINGS_KEY = "tessera"
 """Keyword of the PNG text chunk that holds the settings, as JSON."""
 EXACT = 64
@@ -117,7 +116,7 @@ class Studio:
     def choices(self) -> list[str]:
         """Each model, then the first two side by side."""
         names = list(self.drawers)
-        return names + ([BOTH.join(names[:2])] if len(names) > 1 else [])
+        return names + ([" and ".join(names[:2])] if len(names) > 1 else [])
 
     def stop(self, visitor: str) -> None:
         """Stop all drawings of this visitor."""

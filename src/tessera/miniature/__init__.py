@@ -4,9 +4,7 @@ from tessera.miniature.words import NUMBER_WORDS, describe, describe_short, plac
 from tessera.miniature.world import (
     BACKGROUNDS,
     COLORS,
-    JITTER,
     SHAPES,
-    SIZES,
     WorldConfig,
     draw_composed,
     draw_scene,
@@ -18,10 +16,8 @@ from tessera.miniature.world import (
 __all__ = [
     "BACKGROUNDS",
     "COLORS",
-    "JITTER",
     "NUMBER_WORDS",
     "SHAPES",
-    "SIZES",
     "WorldConfig",
     "describe",
     "describe_short",

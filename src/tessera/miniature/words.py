@@ -13,8 +13,6 @@ from tessera.randomness import philox
 from tessera.records import Scene, SceneObject
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
-_COLUMNS = ("left", "", "right")
-_ROWS = ("top", "", "bottom")
 _THIRDS = (0.36, 0.64)  # a little outside 1/3 and 2/3, so that both halves of a half-mix are off the center
 
 
@@ -29,13 +27,10 @@ def place(center: tuple[float, float], fine: bool = False) -> str:
         near = 0.03
         side = "left" if x < 0.5 - near else "right" if x > 0.5 + near else ""
         row = "above" if y < 0.5 - near else "below" if y > 0.5 + near else ""
-        if not side and not row:
-            return "exactly in the center"
-        if side and row:
-            return f"near the center slightly {row} and to the {side}"
-        return f"near the center slightly {row or f'to the {side}'}"
-    column = _COLUMNS[int(np.digitize(x, _THIRDS))]
-    row = _ROWS[int(np.digitize(y, _THIRDS))]
+        said = " and ".join(filter(None, (row, side and f"to the {side}")))
+        return f"near the center slightly {said}" if said else "exactly in the center"
+    column = ("left", "", "right")[int(np.digitize(x, _THIRDS))]
+    row = ("top", "", "bottom")[int(np.digitize(y, _THIRDS))]
     if column and row:
         return f"in the {row} {column} corner"
     if column:
@@ -71,8 +66,7 @@ def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
     told = nouns[0]
     if len(nouns) == 2:
         first = int(rng.integers(2))  # a caption must not tell which image was the base
-        one, other = scene.objects[first], scene.objects[1 - first]
-        joined = relation(one, other) if rng.random() < 0.5 else "and"
+        joined = relation(scene.objects[first], scene.objects[1 - first]) if rng.random() < 0.5 else "and"
         if rng.random() < 0.5:
             joined = joined.replace("to the ", "")
         told = f"{nouns[first]} {joined} {nouns[1 - first]}"
@@ -112,30 +106,23 @@ def _describe_one(scene: Scene, rng: np.random.Generator) -> str:
     )
 
 
-def _ground(scene: Scene, rng: np.random.Generator, first: str, second: str) -> str:
-    grounds = [BACKGROUNDS[name][0] for name in scene.backgrounds]
-    if len(set(grounds)) == 1:
-        return _pick(rng, f"Behind both there is {grounds[0]}.", f"The background is {grounds[0]}.")
-    return _pick(
-        rng,
-        f"The {first} is in front of {grounds[0]} and the {second} is in front of {grounds[1]}.",
-        f"Behind the {first} there is {grounds[0]}, behind the {second} there is {grounds[1]}.",
-    )
-
-
 def _describe_two(scene: Scene, rng: np.random.Generator) -> str:
     # The order of naming is drawn too: a caption must not tell which image was the base.
-    first, second = scene.objects if rng.random() < 0.5 else scene.objects[::-1]
-    grounds = scene.backgrounds if first is scene.objects[0] else scene.backgrounds[::-1]
-    ordered = Scene(objects=(first, second), backgrounds=grounds, seed=scene.seed)
+    order = slice(None) if rng.random() < 0.5 else slice(None, None, -1)
+    first, second = scene.objects[order]
     a, b = _noun(first, rng), _noun(second, rng)
     where_a, where_b = place(first.center), place(second.center)
-    if first.shape != second.shape:
-        name_a, name_b = first.shape, second.shape
+    alike, rel = first.shape == second.shape, relation(first, second)
+    name_a, name_b = (f"{thing.color} {thing.shape}" if alike else thing.shape for thing in (first, second))
+    grounds = [BACKGROUNDS[name][0] for name in scene.backgrounds[order]]
+    if len(set(grounds)) == 1:
+        ground = _pick(rng, f"Behind both there is {grounds[0]}.", f"The background is {grounds[0]}.")
     else:
-        name_a, name_b = f"{first.color} {first.shape}", f"{second.color} {second.shape}"
-    rel = relation(first, second)
-    ground = _ground(ordered, rng, name_a, name_b)
+        ground = _pick(
+            rng,
+            f"The {name_a} is in front of {grounds[0]} and the {name_b} is in front of {grounds[1]}.",
+            f"Behind the {name_a} there is {grounds[0]}, behind the {name_b} there is {grounds[1]}.",
+        )
     return _pick(
         rng,
         f"The image shows two objects, a {a} {where_a} and a {b} {where_b}. {ground}",

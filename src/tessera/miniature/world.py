@@ -6,6 +6,7 @@ does not (paper section 3.1), and every prompt with two objects is out of distri
 No files are read or written here; scenes are a function of an address (seed, purpose, number).
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -110,13 +111,9 @@ def scene_key(world: WorldConfig, number: int) -> str:
 def draw_scene(world: WorldConfig, number: int) -> Scene:
     """Draw training scene `number`: one object of class shapes[number % len(shapes)], near the middle."""
     rng = philox(world.seed, "miniature/scene", number)
-    shape = world.shapes[number % len(world.shapes)]
-    center = tuple(float(c) for c in 0.5 + rng.uniform(-JITTER, JITTER, 2))
-    return Scene(
-        objects=(_draw_object(world, rng, shape=shape, center=center),),
-        backgrounds=(str(rng.choice(world.backgrounds)),),
-        seed=int(rng.integers(2**31)),
-    )
+    center = 0.5 + rng.uniform(-JITTER, JITTER, 2)
+    thing = _draw_object(world, rng, shape=world.shapes[number % len(world.shapes)])
+    return _draw_rest(world, rng, [_moved(thing, center, thing.diameter)])
 
 
 def draw_composed(world: WorldConfig, number: int, objects: int, purpose: str, same: bool = False) -> Scene:
@@ -129,21 +126,18 @@ def draw_composed(world: WorldConfig, number: int, objects: int, purpose: str, s
     rng = philox(world.seed, f"miniature/composed/{purpose}", number)
     while True:  # a draw that does not fit is thrown away whole, which keeps the others unbiased
         placed: list[SceneObject] = []
-        first = _draw_object(world, rng, center=(0.5, 0.5))
+        first = _draw_object(world, rng)
+        shape, color = (first.shape, first.color) if same else (None, None)
         for _ in range(200):
+            thing = _draw_object(world, rng, shape, color)
+            diameter = thing.diameter * (1.0 if objects < 3 else 0.8)
+            margin = diameter / 2 + 0.01
+            x, y = rng.uniform(margin, 1 - margin, 2)
+            gaps = (np.hypot(x - o.center[0], y - o.center[1]) - (o.diameter + diameter) / 2 for o in placed)
+            if all(gap > 0.02 for gap in gaps):
+                placed.append(_moved(thing, (x, y), diameter))
             if len(placed) == objects:
-                break
-            shape, color = (first.shape, first.color) if same else (None, None)
-            scale = 1.0 if objects < 3 else 0.8
-            thing = _draw_object(world, rng, shape=shape, color=color, center=(0.5, 0.5), scale=scale)
-            margin = thing.diameter / 2 + 0.01
-            center = tuple(float(c) for c in rng.uniform(margin, 1 - margin, 2))
-            if all(_gap(o, center, thing.diameter) > 0.02 for o in placed):
-                placed.append(_moved(thing, center, thing.diameter))
-        if len(placed) == objects:
-            return Scene(
-                objects=tuple(placed), backgrounds=(str(rng.choice(world.backgrounds)),), seed=int(rng.integers(2**31))
-            )
+                return _draw_rest(world, rng, placed)
 
 
 def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str = "aligned") -> Scene:
@@ -154,14 +148,14 @@ def mix_scene(base: Scene, partner: Scene, placement: Placement, half_view: str 
     """
     left, top, right, bottom = (edge / placement.size for edge in placement.box)
     first, second = base.objects[0], partner.objects[0]
+    (x, y), (u, v) = first.center, second.center
     if placement.spans_frame:
-        axis = 0 if top == 0 and bottom == 1 and left > 0 else 1  # 0: side by side, 1: one above the other
-        by = (0.25, 0.25) if half_view == "centre" else (first.diameter / 4, second.diameter / 4)
-        first = _moved(first, _shift(first.center, axis, -by[0]), first.diameter)
-        second = _moved(second, _shift(second.center, axis, by[1]), second.diameter)
+        a, b = (0.25, 0.25) if half_view == "centre" else (first.diameter / 4, second.diameter / 4)
+        side_by_side = top == 0 and bottom == 1 and left > 0
+        first = _moved(first, (x - a, y) if side_by_side else (x, y - a), first.diameter)
+        second = _moved(second, (u + b, v) if side_by_side else (u, v + b), second.diameter)
     else:
-        x, y = second.center
-        second = _moved(second, (left + x * (right - left), top + y * (bottom - top)), second.diameter * (right - left))
+        second = _moved(second, (left + u * (right - left), top + v * (bottom - top)), second.diameter * (right - left))
     return Scene(objects=(first, second), backgrounds=(base.backgrounds[0], partner.backgrounds[0]), seed=base.seed)
 
 
@@ -184,9 +178,8 @@ def render(scene: Scene, size: int = 32) -> np.ndarray:
         # Whole pixels around the object only: most of an image is background.
         y0, y1 = rows[0] // _SUPERSAMPLE, rows[-1] // _SUPERSAMPLE + 1
         x0, x1 = columns[0] // _SUPERSAMPLE, columns[-1] // _SUPERSAMPLE + 1
-        inside = _INSIDE[thing.shape](
-            u[:, x0 * _SUPERSAMPLE : x1 * _SUPERSAMPLE], v[y0 * _SUPERSAMPLE : y1 * _SUPERSAMPLE]
-        )
+        across, down = slice(x0 * _SUPERSAMPLE, x1 * _SUPERSAMPLE), slice(y0 * _SUPERSAMPLE, y1 * _SUPERSAMPLE)
+        inside = _INSIDE[thing.shape](u[:, across], v[down])
         cover = inside.reshape(y1 - y0, _SUPERSAMPLE, x1 - x0, _SUPERSAMPLE).mean((1, 3))[..., None]  # (h, w, 1)
         shade = _texture(thing.texture, x0, y0, x1, y1, size)[..., None]
         color = np.array(COLORS[thing.color], dtype=np.float64) * shade
@@ -195,13 +188,7 @@ def render(scene: Scene, size: int = 32) -> np.ndarray:
 
 
 def _draw_object(
-    world: WorldConfig,
-    rng: np.random.Generator,
-    *,
-    center: tuple[float, ...],
-    shape: str | None = None,
-    color: str | None = None,
-    scale: float = 1.0,
+    world: WorldConfig, rng: np.random.Generator, shape: str | None = None, color: str | None = None
 ) -> SceneObject:
     size = str(rng.choice(world.sizes))
     return SceneObject(
@@ -209,9 +196,14 @@ def _draw_object(
         color=color or str(rng.choice(world.colors)),
         texture=str(rng.choice(world.textures)),
         size=size,
-        center=(center[0], center[1]),
-        diameter=float(rng.uniform(*SIZES[size])) * scale,
+        center=(0.5, 0.5),
+        diameter=float(rng.uniform(*SIZES[size])),
     )
+
+
+def _draw_rest(world: WorldConfig, rng: np.random.Generator, objects: Sequence[SceneObject]) -> Scene:
+    background = str(rng.choice(world.backgrounds))
+    return Scene(objects=tuple(objects), backgrounds=(background,), seed=int(rng.integers(2**31)))
 
 
 def size_word(diameter: float) -> str:
@@ -221,24 +213,15 @@ def size_word(diameter: float) -> str:
     return "small" if diameter < 0.365 else "medium" if diameter < 0.445 else "large"
 
 
-def _moved(thing: SceneObject, center: tuple[float, ...], diameter: float) -> SceneObject:
-    return replace(thing, size=size_word(diameter), center=(center[0], center[1]), diameter=diameter)
-
-
-def _gap(thing: SceneObject, center: tuple[float, ...], diameter: float) -> float:
-    """Return the free space between an object and a circle, as a fraction of the frame; negative where they overlap."""
-    distance = float(np.hypot(center[0] - thing.center[0], center[1] - thing.center[1]))
-    return distance - (thing.diameter + diameter) / 2
-
-
-def _shift(center: tuple[float, float], axis: int, by: float) -> tuple[float, float]:
-    return (center[0] + by, center[1]) if axis == 0 else (center[0], center[1] + by)
+def _moved(thing: SceneObject, center: Iterable[float], diameter: float) -> SceneObject:
+    x, y = map(float, center)
+    return replace(thing, size=size_word(diameter), center=(x, y), diameter=diameter)
 
 
 def _background(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    _, top, bottom = BACKGROUNDS[name]
+    top, bottom = np.array(BACKGROUNDS[name][1:], dtype=np.float64)
     ramp = np.linspace(0, 1, size)[:, None, None]
-    canvas = (1 - ramp) * np.array(top, dtype=np.float64) + ramp * np.array(bottom, dtype=np.float64)
+    canvas = (1 - ramp) * top + ramp * bottom
     canvas = np.repeat(canvas, size, axis=1)  # (S, S, 3)
     if name == "night":
         stars = rng.integers(0, size, (max(2, size // 5), 2))
@@ -249,8 +232,7 @@ def _background(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
         mortar = (y % course == 0) | ((x + (y // course % 2) * (length // 2)) % length == 0)
         canvas[mortar] *= 0.72
     else:
-        noise = rng.normal(0, {"grass": 7.0, "sand": 4.0}.get(name, 1.5), (size, size, 1))
-        canvas += noise
+        canvas += rng.normal(0, {"grass": 7.0, "sand": 4.0}.get(name, 1.5), (size, size, 1))
     return canvas
 
 
@@ -258,10 +240,6 @@ def _texture(name: str, x0: int, y0: int, x1: int, y1: int, size: int) -> np.nda
     """Return the brightness factor (h, w) of a surface: the color stays the same, only lighter or darker."""
     y, x = np.mgrid[y0:y1, x0:x1]
     cell = max(2, size // 16)
-    dark = {
-        "plain": lambda: np.zeros(x.shape, dtype=bool),
-        "striped": lambda: y // cell % 2 == 1,
-        "dotted": lambda: (y // cell % 2 == 1) & (x // cell % 2 == 1),
-        "checkered": lambda: (x // cell + y // cell) % 2 == 1,
-    }[name]()
-    return np.where(dark, SHADE, 1.0)
+    row, column = y // cell % 2, x // cell % 2
+    dark = {"plain": 0, "striped": row, "dotted": row & column, "checkered": row ^ column}[name]
+    return np.where(dark, SHADE, np.ones(x.shape))

@@ -127,12 +127,8 @@ def _tuned(config: TrainConfig) -> TrainConfig:
 
 
 TRAIN_PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    "cad-i-l": cad_i_l,
-    "dit-i-l2": dit_i_l2,
-    "cad-i-l-512": cad_i_l_512,
-    "dit-i-l2-512": dit_i_l2_512,
-    "cad-i-l-tune": cad_i_l_tune,
-    "dit-i-l2-tune": dit_i_l2_tune,
+    make.__name__.replace("_", "-"): make
+    for make in (cad_i_l, dit_i_l2, cad_i_l_512, dit_i_l2_512, cad_i_l_tune, dit_i_l2_tune)
 }
 
 

@@ -7,16 +7,12 @@ from pathlib import Path
 from tessera.config import UserError, call, lookup
 from tessera.presets.config import RunConfig
 from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
-from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke
-from tessera.presets.my_pictures import my_pictures
+from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke, my_pictures
 from tessera.train.config import TrainConfig
 
 RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
-    "miniature": miniature,
-    "miniature-paper": miniature_paper,
-    "miniature-cad": miniature_cad,
-    "miniature-smoke": miniature_smoke,
-    "my-pictures": my_pictures,
+    make.__name__.replace("_", "-"): make
+    for make in (miniature, miniature_paper, miniature_cad, miniature_smoke, my_pictures)
 }
 
 
@@ -39,15 +35,15 @@ def load_run_preset(
     if images is None:
         raise UserError(f"preset {name} needs your images: add --images FOLDER, with a folder for each class in it")
     collect = replace(config.collect, source=images.resolve().name or "images", single_class=single_class)
-    arms = config.arms
-    if with_captions:
-        arms = tuple(replace(arm, name=arm.name.replace("aio", "ta"), captioner="import") for arm in arms)
-    if single_class is not None:
-        arms = tuple(
-            replace(arm, name=arm.name.removesuffix("_ia"), augmented=False, train=replace(arm.train, augment_prob=0.0))
-            for arm in arms
-        )
-    return replace(config, collect=collect, arms=arms)
+    arms = []
+    for arm in config.arms:
+        if with_captions:
+            arm = replace(arm, name=arm.name.replace("aio", "ta"), captioner="import")
+        if single_class is not None:
+            train = replace(arm.train, augment_prob=0.0)
+            arm = replace(arm, name=arm.name.removesuffix("_ia"), augmented=False, train=train)
+        arms.append(arm)
+    return replace(config, collect=collect, arms=tuple(arms))
 
 
 def load_train_preset(name: str, *, num_images: int | None = None, seed: int | None = None) -> TrainConfig:
@@ -59,13 +55,8 @@ def load_train_preset(name: str, *, num_images: int | None = None, seed: int | N
             raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a TrainConfig")
     else:
         preset = preset.replace("_", "-")
-        if preset in TRAIN_PRESETS:
-            arms = arms_of(TRAIN_PRESETS[preset]())
-        else:
-            known = {known: RUN_PRESETS.get(known) for known in (*RUN_PRESETS, *TRAIN_PRESETS)}
-            found = lookup(preset, known)
-            assert found is not None
-            arms = {arm.name: arm.train for arm in found().arms}
+        made = lookup(preset, RUN_PRESETS | TRAIN_PRESETS)()
+        arms = arms_of(made) if isinstance(made, TrainConfig) else {arm.name: arm.train for arm in made.arms}
         if not colon:
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
         config = lookup(arm_name, arms, f"arm of {preset}")

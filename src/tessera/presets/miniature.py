@@ -1,4 +1,4 @@
-"""Presets of the miniature world."""
+"""Presets of the miniature world, and the one for a user's own folder of images, which trains at the same size."""
 
 from dataclasses import replace
 
@@ -29,7 +29,6 @@ SMALL_DIT = DiTConfig(
 )
 """DiT-I for 32-px images as 48 x 8 x 8 latents: 64 image tokens, about a million parameters."""
 
-
 SMALL_RIN = RINConfig(
     latent_channels=48,
     latent_size=8,
@@ -48,7 +47,6 @@ SMALL_RIN = RINConfig(
     table_init_std=1.0,
 )
 """CAD-I at the same size."""
-
 
 MINIATURE_WORLD = WorldConfig(
     num_images=8000,
@@ -93,17 +91,13 @@ def miniature() -> RunConfig:
         log_every_images=960,
         threads=1,
     )
+    ta_ia = replace(ta, augment_prob=0.55, augment_start_image=8_000)
     return RunConfig(
         collect=CollectConfig(size=32, world=MINIATURE_WORLD),
         augment=AugmentConfig(pattern="half", half_view="centre"),
         arms=(
             Arm(name="ta", captioner="scene", augmented=False, train=ta),
-            Arm(
-                name="ta_ia",
-                captioner="scene",
-                augmented=True,
-                train=replace(ta, augment_prob=0.55, augment_start_image=8_000),
-            ),
+            Arm(name="ta_ia", captioner="scene", augmented=True, train=ta_ia),
         ),
         export=ExportConfig(guidance_scale=2.0, sampling_steps=14, clip_denoised=0.2),
         generate=GenerateConfig(per_prompt=2, seed=7, batch_size=40, threads=1),
@@ -159,23 +153,34 @@ def miniature_smoke() -> RunConfig:
     """
     base = miniature()
     small = replace(SMALL_DIT, width=32, depth=1, heads=2, refiner_depth=1)
-    arms = []
-    for arm in base.arms:
-        train = replace(
-            arm.train,
-            model=small,
-            num_images=960,
-            checkpoint_every_images=320,
-            log_every_images=320,
-            augment_start_image=320 if arm.augmented else 0,
-        )
-        arms.append(replace(arm, train=train))
+    toy = {"model": small, "num_images": 960, "checkpoint_every_images": 320, "log_every_images": 320}
+    trains = [replace(arm.train, **toy, augment_start_image=320 * arm.augmented) for arm in base.arms]
     return replace(
         base,
         collect=CollectConfig(size=32, world=replace(MINIATURE_WORLD, num_images=240)),
-        arms=tuple(arms),
+        arms=tuple(replace(arm, train=train) for arm, train in zip(base.arms, trains)),
         export=replace(base.export, sampling_steps=4),
         generate=replace(base.generate, per_prompt=1),
         prompts=PromptConfig(per_task=2, seed=7),
         evaluate=EvaluateConfig(judge_renders=40, threads=1),
+    )
+
+
+def my_pictures() -> RunConfig:
+    """Train AIO+IA (with a file of captions TA+IA) on your own class folders at 32 px: a toy model in minutes.
+
+    Real photographs need the full-size networks and a captioner; this shows the path and the rejected files; no score.
+
+        tessera run my-pictures --images photos/ --out out/my-pictures
+    """
+    base = miniature()
+    train = replace(base.arms[1].train, num_images=14_400, augment_start_image=0, augment_prob=0.25)
+    return replace(
+        base,
+        collect=CollectConfig(source="my-pictures", size=32),
+        augment=AugmentConfig(pattern="all"),
+        arms=(Arm(name="aio_ia", captioner="aio", augmented=True, train=train),),
+        generate=replace(base.generate, per_prompt=4),
+        prompts=None,
+        evaluate=None,
     )

@@ -17,7 +17,8 @@ import numpy as np
 
 from tessera.config import UserError, check_ranges, from_dict, to_dict
 from tessera.files import atomic_path
-from tessera.miniature import JITTER, NUMBER_WORDS, SIZES, WorldConfig, describe, plural
+from tessera.miniature import NUMBER_WORDS, WorldConfig, describe, plural
+from tessera.miniature.world import JITTER, SIZES
 from tessera.prompts.geneval import TASKS
 from tessera.randomness import philox
 from tessera.records import Scene, SceneObject
