@@ -15,7 +15,6 @@ from tessera.config import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
 TEMPORARY = ".tmp-"  # what the names of unfinished files start with
 LOCK = ".lock"  # a file that is locked for its folder, where folders cannot be locked themselves
 
@@ -32,24 +31,20 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
-        _put_in_place(temporary, path, durable)
+        try:
+            if durable:
+                _sync(temporary)
+            os.replace(temporary, path)
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: was removed while it was written: another call works in {path.parent}, or it was deleted;"
+                " let the other call end, then run this again"
+            ) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durable and os.name == "posix":
         _sync(path.parent)
-
-
-def _put_in_place(temporary: Path, path: Path, durable: bool) -> None:
-    try:
-        if durable:
-            _sync(temporary)
-        os.replace(temporary, path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: was removed while it was written: another call works in {path.parent}, or it was deleted;"
-            " let the other call end, then run this again"
-        ) from None
 
 
 def _sync(path: Path) -> None:
@@ -79,8 +74,7 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: is not JSON ({error}); delete it and make it again") from error
 
 
-ROW_GROUP = 65_536
-"""Rows of a table that are in memory at a time."""
+_ROW_GROUP = 65_536  # rows of a table that are in memory at a time
 
 
 def write_table(path: Path, table: "pa.Table | Mapping[str, Sequence[Any]]", schema: "pa.Schema | None" = None) -> None:
@@ -91,15 +85,15 @@ def write_table(path: Path, table: "pa.Table | Mapping[str, Sequence[Any]]", sch
     if not isinstance(table, pa.Table):
         table = pa.table(dict(table), schema=schema)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+        pq.write_table(table, temporary, compression="zstd", row_group_size=_ROW_GROUP)
 
 
 @contextlib.contextmanager
 def writing_rows(path: Path, schema: "pa.Schema") -> Iterator[Callable[[Iterable[Sequence[Any]]], None]]:
     """Yield a function that takes rows (values in the schema's order) and writes them as a Parquet file (zstd).
 
-    Row groups have `ROW_GROUP` rows however the rows come in, so equal rows are equal bytes, and memory does not grow
-    with them. The file is there at the end, whole, or not at all when the body raises.
+    Row groups have 65,536 rows however the rows come in, so equal rows are equal bytes, and memory does not grow with
+    them. The file is there at the end, whole, or not at all when the body raises.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -107,21 +101,16 @@ def writing_rows(path: Path, schema: "pa.Schema") -> Iterator[Callable[[Iterable
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         waiting: list[Sequence[Any]] = []
 
-        def flush() -> None:
-            columns = list(zip(*waiting)) or [[] for _ in schema]
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema)]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=ROW_GROUP)
-            waiting.clear()
-
-        def write(rows: Iterable[Sequence[Any]]) -> None:
-            for row in rows:
-                waiting.append(row)
-                if len(waiting) == ROW_GROUP:
-                    flush()
+        def write(rows: Iterable[Sequence[Any]], least: int = _ROW_GROUP) -> None:
+            waiting.extend(rows)
+            while len(waiting) >= least:
+                columns = zip(*waiting[:_ROW_GROUP])
+                arrays = [pa.array(column, field.type) for column, field in zip(columns, schema)]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=_ROW_GROUP)
+                del waiting[:_ROW_GROUP]
 
         yield write
-        if waiting:
-            flush()
+        write((), least=1)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":
@@ -176,15 +165,14 @@ def _lock(descriptor: int) -> bool:
     """Lock an open file or directory; return False if another process has the lock. OSError: it cannot be locked."""
     try:
         import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         msvcrt = importlib.import_module("msvcrt")
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except PermissionError:
             return False
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -23,19 +23,12 @@ from tessera.files import atomic_path
 MAX_PIXELS = 100_000_000
 """Larger images are refused from their header, before anything is decoded."""
 
-READABLE = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib"),
-        *("tif", "tiff", "ppm", "pgm", "pbm", "pnm", "ico", "avif", "jp2"),
-    )
-)
+_SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm ico avif jp2"
+READABLE = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 """Suffixes of image files that can be read."""
 
 # No EPS and the like: opening one starts an interpreter.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000")
-
-_JPEG_QUALITY = 88
 
 
 def read_rgb(
@@ -49,14 +42,13 @@ def read_rgb(
     path = Path(path)
     try:
         data = path.read_bytes()
-        if path.suffix.lower() == ".npy":
-            array = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-        else:
+        if path.suffix.lower() != ".npy":
             pixels = _read_fast_png(data)
             if pixels is None:
                 with open_image(data) as image:
                     pixels = np.asarray(as_rgb(image))
             return pixels
+        array = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such image; {fix}") from None
     except Exception as error:  # decoders raise many types on damaged files
@@ -92,9 +84,7 @@ def as_rgb(image: Image.Image, *, over_white: bool = False) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_gray_to_uint8(np.asarray(image))).convert("RGB")
     if over_white and image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
@@ -147,13 +137,10 @@ def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    data = deflate.compress(rows.data) + deflate.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return _PNG_HEAD + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", data) + _PNG_END
-
-
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)}
+    chunks[b"IDAT"] = deflate.compress(rows.data) + deflate.flush()
+    words = [(struct.pack(">I", len(data)), kind + data) for kind, data in chunks.items()]
+    return _PNG_HEAD + b"".join(n + body + struct.pack(">I", zlib.crc32(body)) for n, body in words) + _PNG_END
 
 
 def _read_fast_png(data: bytes) -> NDArray[np.uint8] | None:
@@ -205,8 +192,6 @@ def image_grid(
 
 def thumbnail(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Shrink an image (H, W, 3) so that neither side is longer than `side` px; smaller ones stay as they are."""
-    if max(pixels.shape[:2]) <= side:
-        return pixels
     image = Image.fromarray(pixels)
     image.thumbnail((side, side))
     return np.asarray(image)
@@ -217,7 +202,7 @@ def data_uri(pixels: NDArray[np.uint8], jpeg_above: float = math.inf) -> str:
     if max(pixels.shape[:2]) <= jpeg_above:
         return f"data:image/png;base64,{base64.b64encode(png_bytes(pixels)).decode()}"
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=_JPEG_QUALITY)
+    Image.fromarray(pixels).save(file, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -90,12 +90,9 @@ class TextEncoding:
         import torch
 
         tensors = [torch.as_tensor(item) for item in items]
-        length, width = max(len(tensor) for tensor in tensors), tensors[0].shape[1]
-        embeddings = tensors[0].new_zeros(len(tensors), length, width)  # (B, L, D)
-        mask = torch.zeros(len(tensors), length, dtype=torch.bool, device=embeddings.device)  # (B, L)
-        for row, tensor in enumerate(tensors):
-            embeddings[row, : len(tensor)] = tensor
-            mask[row, : len(tensor)] = True
+        lengths = torch.tensor([len(tensor) for tensor in tensors], device=tensors[0].device)
+        embeddings = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)  # (B, L, D)
+        mask = torch.arange(embeddings.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
         return cls(embeddings, mask)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TextEncoding:

@@ -20,7 +20,7 @@ from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.files import LOCK, TEMPORARY, atomic_path, exclusive_lock, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
-from tessera.stages import MANIFEST, made_otherwise, read_manifest
+from tessera.stages import MANIFEST, is_complete, made_otherwise, read_manifest
 
 CONFIG = "config.json"
 BUSY = "another tessera run is working in this folder"
@@ -222,10 +222,6 @@ def claim(out: Path, config: RunConfig) -> None:
         write_json(out / CONFIG, to_dict(config))
 
 
-def is_complete(directory: Path) -> bool:
-    """Return True if the stage that fills `directory` is done."""
-    path = directory / MANIFEST
-    return path.exists() and read_json(path).get("complete", False)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A directory's `manifest.json` records what made it (stage, configuration, hashes
 times and no absolute paths, so equal work gives equal bytes on any machine.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -22,22 +23,9 @@ FORMAT = 1
 
 START_PATIENCE = 120  # seconds that other ranks wait for rank 0
 
-
 # The command that makes each input, for the message about a missing one.
-_VERBS = {
-    "images": "collect",
-    "recipe": "augment",
-    "captions": "caption",
-    "encoded": "encode",
-    "plain": "encode",
-    "augmented": "encode",
-    "run": "train",
-    "init": "export",
-    "prompts": "prompts",
-    "export": "export",
-    "samples": "generate",
-    "scores": "evaluate",
-}
+_VERBS = {"images": "collect", "recipe": "augment", "captions": "caption", "plain": "encode", "augmented": "encode"}
+_VERBS |= {"run": "train", "init": "export", "export": "export", "samples": "generate"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,13 +92,22 @@ def open_stage(
     directory = Path(directory)
     head = _head(stage, config, inputs)
     if shared and rank() > 0:
-        _wait_for_start(directory)
+        last = time.monotonic() + START_PATIENCE
+        while not (directory / MANIFEST).exists():
+            if time.monotonic() > last:
+                raise UserError(f"{directory}: rank 0 did not start it within {START_PATIENCE} s; see what rank 0 says")
+            time.sleep(0.05)
     if not (directory / MANIFEST).exists():
         _start(directory, head, shared)
     found = _find(directory, head)
     if not found.done and not shared:
         remove_unfinished(directory)
     return found
+
+
+def is_complete(directory: Path) -> bool:
+    """Return whether a stage has finished `directory`."""
+    return (directory / MANIFEST).exists() and read_manifest(directory, must_be_complete=False).complete
 
 
 def find_stage(
@@ -139,14 +136,6 @@ def _find(directory: Path, head: dict[str, Any]) -> Stage:
     if pairs:
         raise made_otherwise(directory, pairs)
     return Stage(directory, found.complete, head)
-
-
-def _wait_for_start(directory: Path) -> None:
-    last = time.monotonic() + START_PATIENCE
-    while not (directory / MANIFEST).exists():
-        if time.monotonic() > last:
-            raise UserError(f"{directory}: rank 0 did not start it within {START_PATIENCE} s; see what rank 0 says")
-        time.sleep(0.05)
 
 
 def read_manifest(
@@ -183,12 +172,9 @@ def _such_as(folder: Path, stages: tuple[str, ...]) -> str:
     """Return ", such as PATH" for a directory of these stages in its usual place below `folder`, or ""."""
     for pattern in ("*", "captions/*", "encoded/*", "runs/*", "export/*", "samples/*/*"):
         for path in sorted(folder.glob(f"{pattern}/{MANIFEST}")):
-            try:
-                manifest = read_manifest(path.parent)
-            except UserError:
-                continue
-            if manifest.stage in stages:
-                return f", such as {path.parent}"
+            with contextlib.suppress(UserError):
+                if read_manifest(path.parent).stage in stages:
+                    return f", such as {path.parent}"
     return ""
 
 
@@ -204,10 +190,9 @@ def _input_hash(name: str, path: Path, stage: str) -> str:
 def _start(directory: Path, head: dict[str, Any], shared: bool) -> None:
     make_directory(directory)
     entries = [entry for entry in directory.iterdir() if entry.name != LOCK]
-    strangers = any(not entry.name.startswith(TEMPORARY) for entry in entries)
     if shared and (directory / MANIFEST).exists():
         return  # another process started it first
-    if strangers:
+    if not all(entry.name.startswith(TEMPORARY) for entry in entries):
         raise UserError(f"{directory}: has files in it that tessera did not make; choose a new or empty directory")
     for entry in () if shared else entries:
         entry.unlink()

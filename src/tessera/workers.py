@@ -1,10 +1,11 @@
-"""Engines for the work on many images: this process, several processes, or a Ray cluster (`ENGINES`).
+"""Engines for the work on many images: this process, several processes, or a Ray cluster.
 
 Work comes in shards. A shard's outcome is a file that appears whole or not at all, so running again resumes after any
 stop: shards whose file is there are left out. The engine is no part of a stage's configuration.
 """
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -27,16 +28,12 @@ from tessera.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-MAX_PROCESSES = 16
-DRIVER = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Files of a GPU's driver: NVIDIA's, the one under WSL, AMD's. One of them is there if there is a GPU."""
-
+Work = Callable[[Item], Result]  # on one shard
 EngineKind = Literal["here", "processes", "ray"]
-Work = Callable[[Item], Result]
-"""Work on one shard."""
 
-_KILLED = "a worker process was killed, probably for want of memory; run again to resume"
+_MAX_PROCESSES = 16
+# A GPU's driver: NVIDIA's, the one under WSL, AMD's. One of these is there if there is a GPU.
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +93,8 @@ def run_shards(
     Leaving the `with` block early waits for the shards being worked on (Ray's are stopped) and leaves the rest undone.
     Raises what the work raises, and UserError for a process that was killed; Ray starts killed workers again by itself.
     """
-    return ENGINES[engine.kind](prepare, shards, engine)
+    engines: Any = {"here": _here, "processes": _on_processes, "ray": _on_ray}
+    return engines[engine.kind](prepare, shards, engine)
 
 
 @contextlib.contextmanager
@@ -106,28 +104,25 @@ def _here(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) ->
 
 @contextlib.contextmanager
 def _on_processes(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) -> Iterator[Iterator[Any]]:
-    context = multiprocessing.get_context(_start_method())
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if _gpus() else []
-    if gpus == [""]:
-        gpus = [str(number) for number in range(_gpus())]
-    start = (prepare, context.Value("i", 0), gpus)
-    workers = min(engine.workers or _gpus() or usable_cores(), len(shards)) or 1
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start)
+    count, visible = _gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if count and visible else [str(number) for number in range(count)]
+    workers = min(engine.workers or count or usable_cores(), len(shards)) or 1
+    with _pool(workers, _start_worker, prepare, _context().Value("i", 0), gpus) as pool:
+        yield (future.result() for future in as_completed([pool.submit(_work_on, shard) for shard in shards]))
 
-    def results() -> Iterator[Any]:
-        try:
-            for future in as_completed([pool.submit(_work_on, shard) for shard in shards]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise UserError(_KILLED) from error
 
+@contextlib.contextmanager
+def _pool(workers: int, start: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=start, initargs=arguments)
     try:
-        yield results()
+        yield pool
+    except BrokenProcessPool as error:
+        raise UserError("a worker process was killed, probably for want of memory; run again to resume") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: dict[str, Any] = {}
+_worker: dict[str, Callable[[], Work]] = {}
 
 
 def _start_worker(prepare: Callable[[], Work], counter: Any, gpus: list[str]) -> None:
@@ -139,18 +134,16 @@ def _start_worker(prepare: Callable[[], Work], counter: Any, gpus: list[str]) ->
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     os.environ["TESSERA_QUIET"] = "1"  # the parent shows how far the whole is
-    _worker["prepare"] = prepare
+    _worker["work"] = functools.cache(prepare)
 
 
 def _work_on(shard: Any) -> Any:
-    if "work" not in _worker:
-        _worker["work"] = _worker["prepare"]()
-    return _worker["work"](shard)
+    return _worker["work"]()(shard)
 
 
 def _gpus() -> int:
     """Return the number of GPUs that this process may use; torch is asked only if there is a driver."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not any(map(os.path.exists, DRIVER)):
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not any(map(os.path.exists, _DRIVERS)):
         return 0
     import torch
 
@@ -163,13 +156,13 @@ def _on_ray(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) 
     try:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
+        from ray.util import ActorPool
     except ImportError:
         raise missing("cluster", "engine ray") from None
     started = not ray.is_initialized()
     if started:
         try:
-            quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
-            ray.init(address=engine.address, include_dashboard=False, **quiet)
+            ray.init(engine.address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"engine ray: no cluster at {engine.address or 'this machine'}: {reason}") from error
@@ -178,30 +171,15 @@ def _on_ray(prepare: Callable[[], Work], shards: Sequence[Any], engine: Engine) 
     workers = max(min(engine.workers or gpus or cores, len(shards)), 1)
     options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": -1}
     actors = [ray.remote(_Actor).options(**options).remote(prepare) for _ in range(workers)]
-
-    def results() -> Iterator[Any]:
-        remaining = iter(shards)
-        running = {actor.work.remote(shard): actor for actor, shard in zip(actors, remaining)}  # pyright: ignore
-        try:
-            while running:
-                (reference, *_), _ = ray.wait(list(running))
-                actor = running.pop(reference)
-                result = ray.get(reference)
-                for shard in remaining:
-                    running[actor.work.remote(shard)] = actor
-                    break
-                yield result
-        except RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            raise
-        except RayActorError as error:
-            raise UserError(
-                f"engine ray: a worker could not continue: {str(error).strip().splitlines()[-1]}"
-            ) from error
-
     try:
-        yield results()
+        yield ActorPool(actors).map_unordered(lambda actor, shard: actor.work.remote(shard), list(shards))
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"engine ray: a worker could not continue: {reason}") from error
     finally:
         for actor in actors:
             ray.kill(actor)  # pyright: ignore
@@ -214,19 +192,10 @@ class _Actor:
 
     def __init__(self, prepare: Callable[[], Work]):
         os.environ["TESSERA_QUIET"] = "1"
-        self._prepare = prepare
-        self._work: Work | None = None
+        self._work = functools.cache(prepare)
 
     def work(self, shard: Any) -> Any:
-        self._work = self._work or self._prepare()
-        return self._work(shard)
-
-
-ENGINES: dict[str, Callable[..., contextlib.AbstractContextManager[Iterator[Any]]]] = {
-    "here": _here,
-    "processes": _on_processes,
-    "ray": _on_ray,
-}
+        return self._work()(shard)
 
 
 def usable_cores() -> int:
@@ -246,23 +215,18 @@ def map_chunks(
     Raises UserError when a process dies, which is nearly always for want of memory.
     """
     chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
-    processes = min(usable_cores(), MAX_PROCESSES, len(chunks))
+    processes = min(usable_cores(), _MAX_PROCESSES, len(chunks))
     if processes < 2 or len(items) < parallel_from:
         yield map(function, chunks)
         return
-    context = multiprocessing.get_context(_start_method())
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent)
-    try:
+    with _pool(processes, _follow_parent) as pool:
         yield pool.map(function, chunks)
-    except BrokenProcessPool as error:
-        raise UserError(_KILLED) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_method() -> str:
+def _context() -> Any:
     """Forking this process itself would copy the locks of its threads (progress bar, torch) in whatever state."""
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
 def _follow_parent() -> None:

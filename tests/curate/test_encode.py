@@ -124,10 +124,9 @@ def test_each_text_is_encoded_and_each_picture_decoded_once(images, recipe, mixe
     assert len(read) == len(set(read)) == 24
 
 
-def test_a_small_memory_gives_the_same(images, recipe, mixed_captions, tmp_path, monkeypatch):
+def test_a_small_memory_gives_the_same(images, recipe, mixed_captions, tmp_path):
     encode(tmp_path / "large", images, mixed_captions, CONFIG, recipe=recipe)
-    monkeypatch.setattr(encode_module, "CACHE_BYTES", 3 * 3 * 16 * 16)
-    encode(tmp_path / "small", images, mixed_captions, CONFIG, recipe=recipe)
+    encode(tmp_path / "small", images, mixed_captions, CONFIG, recipe=recipe, cache_bytes=3 * 3 * 16 * 16)
     assert tree(tmp_path / "small") == tree(tmp_path / "large")
 
 

@@ -16,7 +16,7 @@ A recipe can be made from the names of published captions too: `tessera.curate.p
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,23 +33,23 @@ from tessera.curate.index import (
     ImageRow,
     RecipeRow,
     TableRows,
-    is_complete,
     list_entries,
     read_images,
     read_recipe,
     recipe_rows,
 )
 from tessera.curate.published_recipe import mixes_in, published_name
-from tessera.cutmix import CROP, CROP_PATTERN, HALF_VIEWS, MIN_SIZE, PATTERNS, TABLE, HalfView, Pattern, windows_of
+from tessera.cutmix import CROP, CROP_PATTERN, MIN_SIZE, PATTERNS, TABLE, HalfView, Pattern, windows_of
 from tessera.files import remove_unfinished, write_table
 from tessera.images import is_complete_png, write_png
 from tessera.progress import progress
 from tessera.randomness import address
 from tessera.records import Placement
-from tessera.stages import open_stage, read_manifest
+from tessera.stages import find_stage, open_stage, read_manifest
 
 SUFFIX = "+mix"
 """Suffix that an augmented image's key adds to its base's."""
+_NAMES = ("all", *PATTERNS, CROP)
 _OWN = ".py:"
 
 
@@ -70,11 +70,8 @@ class AugmentConfig:
     None = draw them."""
 
     def __post_init__(self):
-        if self.pattern not in ("all", *PATTERNS, CROP) and _OWN not in self.pattern:
-            names = ", ".join((*PATTERNS, CROP))
-            raise UserError(f"pattern must be all, {names} or FILE.py:NAME, not {self.pattern!r}")
-        if self.half_view not in HALF_VIEWS:
-            raise UserError(f"half_view must be one of {', '.join(HALF_VIEWS)}, not {self.half_view!r}")
+        if self.pattern not in _NAMES and _OWN not in self.pattern:
+            raise UserError(f"pattern must be {', '.join(_NAMES)} or FILE.py:NAME, not {self.pattern!r}")
         check_ranges(self, seed="[0, inf)")
 
 
@@ -90,16 +87,16 @@ def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool =
     if config.from_captions is not None:
         captions, name = find_captions(config.from_captions)
         config = replace(config, from_captions=name)
-    rows, extra = None, {}
-    if not is_complete(out):
+    recorded = replace(config, pattern=part_id(config.pattern, _NAMES))
+    call: Any = {"stage": "augment", "config": to_dict(recorded), "inputs": {"images": images}}
+    stage = find_stage(out, **call)
+    if stage is None or not stage.done:
+        extra = {}
         if captions is None:
             rows = draw_recipe(read_images(images), config, size)
         else:
             rows, extra["names_of_other_images"] = _published_recipe(read_images(images), captions, config, size)
-    recorded = replace(config, pattern=part_id(config.pattern, ("all", *PATTERNS, CROP)))
-    stage = open_stage(out, stage="augment", config=to_dict(recorded), inputs={"images": images})
-    if not stage.done:
-        assert rows is not None
+        stage = open_stage(out, **call)
         write_table(out / RECIPE_TABLE, rows.table)
         found = Counter(rows.table.column("pattern").to_pylist())
         words = {pattern.name: list(pattern.words) for pattern in patterns if pattern.words}
@@ -107,7 +104,14 @@ def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool =
         stage.finish(counts | extra, facts={"image_size": size} | ({"words": words} if words else {}))
     if write_images:
         remove_unfinished(out)
-        _write_images(out, images)
+        recipe = read_recipe(out)
+        compose = Composer(images, recipe.half_view)
+        with progress("augment", len(recipe.rows)) as bar:
+            for entry in list_entries(read_images(images), recipe.rows):
+                path = out / f"{entry.key}.png"
+                if not is_complete_png(path):
+                    write_png(path, compose(entry), fast=True)
+                bar.advance()
 
 
 def find_patterns(name: str) -> list[Pattern]:
@@ -117,38 +121,54 @@ def find_patterns(name: str) -> list[Pattern]:
     pattern = load_part(name, TABLE | {CROP: CROP_PATTERN}, "pattern", needs=["windows"])
     if not isinstance(pattern, Pattern):
         raise UserError(f"pattern {name}: is no tessera.cutmix.Pattern; docs/extending.md shows one")
-    if _OWN in name and pattern.name in ("all", *PATTERNS, CROP):
+    if _OWN in name and pattern.name in _NAMES:
         raise UserError(f"pattern {name}: its name {pattern.name!r} is tessera's; give it another")
     return [pattern]
 
 
-def draw_recipe(rows: Sequence[ImageRow], config: AugmentConfig, size: int) -> TableRows[RecipeRow]:
+def draw_recipe(rows: TableRows[ImageRow], config: AugmentConfig, size: int) -> TableRows[RecipeRow]:
     """Draw one augmented row per image, sorted by key. Raises UserError for one class only, or images below 16 px."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if size < MIN_SIZE:
         raise UserError(f"images of {size} px: CutMix needs at least {MIN_SIZE} px, collect them at a larger size")
-    keys, own, start = _by_class(rows, mixing=config.pattern != CROP)
-    n = len(keys)
-    seeds = _addresses(keys.to_pylist(), lambda key: address(config.seed, "augment", key))
+    order = [("class", "ascending"), ("key", "ascending")]
+    table = rows.table.select(["key", "class"]).sort_by(order).combine_chunks()
+    names = table["class"]
+    if config.pattern != CROP and names[0] == names[-1]:
+        raise UserError(
+            f"images of one class only ({names[0].as_py()!r}): CutMix pastes an image of another class; add a second"
+            " class folder, or train without it (tessera run my-pictures --single-class NAME, to another --out)"
+        )
+    keys, n = pa.concat_arrays(table["key"].chunks), len(table)
+    classes = names.dictionary_encode().combine_chunks().indices.to_numpy()
+    sizes = np.bincount(classes)
+    own, start = sizes[classes], (np.cumsum(sizes) - sizes)[classes]  # size and first number of each one's class
+    seeds = np.array([address(config.seed, "augment", key) for key in keys.to_pylist()])
+
+    def drawn(part: str) -> NDArray[np.int64]:
+        return np.array([address(seed, part) for seed in seeds.tolist()])
+
     patterns = find_patterns(config.pattern)
     dealt = np.zeros(n, np.int64)
     if len(patterns) > 1:
-        drawn = _addresses(seeds.tolist(), lambda seed: address(seed, "pattern"))
-        dealt[np.argsort(drawn, kind="stable")] = np.arange(n) % len(patterns)
+        dealt[np.argsort(drawn("pattern"), kind="stable")] = np.arange(n) % len(patterns)
     if config.pattern == CROP:
         partner = np.arange(n)
     else:
-        other = _addresses(seeds.tolist(), lambda seed: address(seed, "partner")) % (n - own)
+        other = drawn("partner") % (n - own)
         partner = np.where(other < start, other, other + own)
-    box_address = _addresses(seeds.tolist(), lambda seed: address(seed, "box"))
-    boxes = np.empty((n, 4), np.int32)
+    boxes, window_numbers = np.empty((n, 4), np.int32), drawn("box")
     for number, pattern in enumerate(patterns):
         mine = np.flatnonzero(dealt == number)
         with blaming(config.pattern, "pattern"):
             windows = windows_of(pattern, size)
-            for i, window in zip(mine, box_address[mine] % len(windows)):
+            for i, window in zip(mine, window_numbers[mine] % len(windows)):
                 boxes[i] = Placement(pattern.name, windows[int(window)], size).box
     names = [patterns[number].name for number in dealt]
-    return _table(keys, keys.take(partner), names, boxes, seeds, size)
+    mixed = pc.call_function("binary_join_element_wise", [keys, SUFFIX, ""])
+    return _table(mixed, keys, keys.take(partner), names, boxes, seeds, size)
 
 
 def _published_recipe(
@@ -158,67 +178,19 @@ def _published_recipe(
     import pyarrow as pa
 
     mixes, strange = mixes_in(captions, rows, size)
-    base, partner = (pa.array([mix[part] for mix in mixes]) for part in (0, 1))
-    patterns = [placement.pattern for _, _, placement in mixes]
-    boxes = np.array([placement.box for _, _, placement in mixes], np.int32)
+    base, partner, placements = zip(*mixes)
+    boxes = np.array([placement.box for placement in placements], np.int32)
     keys = [f"{one}+{published_name('', two, place)[1:]}" for one, two, place in mixes]
     seeds = np.array([address(config.seed, "augment", key) for key in keys])
-    return _table(base, partner, patterns, boxes, seeds, size, keys=pa.array(keys)), strange
-
-
-def _by_class(rows: Sequence[ImageRow], mixing: bool) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the keys (an Arrow array) by class and key; the size of each one's class, and where that class begins."""
-    import pyarrow as pa
-
-    if isinstance(rows, TableRows):
-        table = rows.table.select(["key", "class"])
-    else:
-        table = pa.table({"key": [row.key for row in rows], "class": [row.class_name for row in rows]})
-    table = table.sort_by([("class", "ascending"), ("key", "ascending")]).combine_chunks()
-    names = table["class"]
-    if table.num_rows == 0 or (mixing and names[0] == names[-1]):
-        name = names[0].as_py() if table.num_rows else "none"
-        raise UserError(
-            f"images of one class only ({name!r}): CutMix pastes an image of another class; add a second class folder,"
-            " or train without it (tessera run my-pictures --single-class NAME, to another --out)"
-        )
-    codes = table["class"].dictionary_encode().combine_chunks().indices.to_numpy()
-    sizes = np.bincount(codes)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    keys = table["key"].combine_chunks()
-    return keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys, sizes[codes], starts[codes]
-
-
-def _addresses(of: Sequence[Any], draw: Callable[[Any], int]) -> NDArray[np.int64]:
-    return np.fromiter(map(draw, of), np.int64, len(of))
+    patterns = [placement.pattern for placement in placements]
+    return _table(keys, pa.array(base), pa.array(partner), patterns, boxes, seeds, size), strange
 
 
 def _table(
-    base: Any,
-    partner: Any,
-    patterns: Sequence[str],
-    boxes: NDArray[np.int32],
-    seeds: NDArray[np.int64],
-    size: int,
-    keys: Any = None,
+    keys: Any, base: Any, partner: Any, patterns: list[str], boxes: NDArray[np.int32], seeds: NDArray, size: int
 ) -> TableRows[RecipeRow]:
     """Return the rows, sorted by key."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    key = keys if keys is not None else pc.call_function("binary_join_element_wise", [base, SUFFIX, ""])
-    edges = [pa.array(np.ascontiguousarray(boxes[:, edge])) for edge in range(4)]
-    columns = [key, base, partner, pa.array(patterns), *edges, pa.array(seeds)]
-    table = pa.table(columns, names=list(RECIPE_COLUMNS))
+    table = pa.table([keys, base, partner, patterns, *boxes.T.copy(), seeds], names=list(RECIPE_COLUMNS))
     return recipe_rows(table.sort_by("key").combine_chunks(), size)
-
-
-def _write_images(out: Path, images: Path) -> None:
-    recipe = read_recipe(out)
-    compose = Composer(images, recipe.half_view)
-    with progress("augment", len(recipe.rows)) as bar:
-        for entry in list_entries(read_images(images), recipe.rows):
-            path = out / f"{entry.key}.png"
-            if not is_complete_png(path):
-                write_png(path, compose(entry), fast=True)
-            bar.advance()

@@ -10,17 +10,17 @@ too, and a text that occurs several times in the set by itself.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, check_ranges, to_dict
 from tessera.curate.caption.caption import check_made_from, read_captions
-from tessera.curate.index import Composer, Entry, RecipeRow, is_complete, list_entries, read_images, read_recipe
+from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
 from tessera.encoded.record import EncodedRecord, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import SHARD_SHA256, shard_name
@@ -29,19 +29,14 @@ from tessera.pretrained.text_encoders import TextEncoder, load_text_encoder
 from tessera.pretrained.vae import LatentCodec, load_codec
 from tessera.progress import progress
 from tessera.randomness import philox
-from tessera.stages import open_stage, read_manifest
+from tessera.stages import find_stage, open_stage, read_manifest
 from tessera.workers import HERE, Engine, run_shards
 
-CACHE_BYTES = 512 * 2**20
-"""Decoded images in memory: all of a small set, else about as many as a shard needs."""
-BATCH = 64
-"""Images in one call of the image codec."""
-TEXT_WINDOW = 512
-"""Records whose texts are sorted by length and encoded together."""
-TEXT_BATCH = 128
-"""Texts whose float32 encodings are in memory at a time."""
-CACHED_TEXTS = 4096
-"""Encodings of repeated texts in memory."""
+_CACHE_BYTES = 512 * 2**20  # decoded images in memory: all of a small set, else about as many as a shard needs
+_BATCH = 64  # images in one call of the image codec
+_TEXT_WINDOW = 512  # records whose texts are sorted by length and encoded together
+_TEXT_BATCH = 128  # texts whose float32 encodings are in memory at a time
+_CACHED_TEXTS = 4096  # encodings of repeated texts in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +60,10 @@ class EncodeConfig:
         check_ranges(self, shard_size="[1, inf)", seed="[0, inf)")
 
 
-_Text = tuple[np.ndarray | None, np.ndarray | None]
-"""Codes and scales of one text, as they are stored."""
+_Text = tuple[np.ndarray | None, np.ndarray | None]  # codes and scales of one text, as they are stored
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(NamedTuple):
     """Record to make."""
 
     entry: Entry
@@ -79,8 +72,7 @@ class _Job:
     """Other records have this caption too."""
 
 
-@dataclass(frozen=True)
-class _Shard:
+class _Shard(NamedTuple):
     path: Path
     jobs: list[_Job]
 
@@ -94,11 +86,12 @@ def encode(
     *,
     engine: Engine = HERE,
     device: str | None = None,
+    cache_bytes: int = _CACHE_BYTES,
 ) -> None:
     """Make the directory `out` of shards: a record for each image of `images`, or of `recipe`'s augmented ones.
 
     device: where pretrained networks compute, None = the best there is. With `engine.part`, the directory is complete
-    once the shards of all parts are there, whichever call sees that.
+    once the shards of all parts are there, whichever call sees that. cache_bytes: of decoded images held in memory.
 
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
     image_size, text (tokens per caption, and the fraction of captions cut to the encoder's limit), and for pretrained
@@ -107,24 +100,25 @@ def encode(
     """
     engine.check_device(device)
     out, images, captions = Path(out), Path(images), Path(captions)
-    made_from = {"images": images}
+    made_from, mixed = {"images": images}, None
     if recipe is not None:
-        recipe = Path(recipe)
-        check_made_from(recipe, made_from)
-        made_from["recipe"] = recipe
+        check_made_from(Path(recipe), made_from)
+        made_from["recipe"] = Path(recipe)
+        mixed = read_recipe(Path(recipe))
     check_made_from(captions, made_from)
-    frozen = functools.partial(_load_frozen, config, device)
-    codec, encoder = frozen(load=False)
+    codec, encoder = _load_frozen(config, device, load=False)
     size = int(read_manifest(images, "collect").config["size"])
     latent_shape = codec.latent_shape(size)
-    mixed = read_recipe(recipe) if recipe is not None else None
-    jobs = [] if is_complete(out) else _list_jobs(images, captions, mixed and mixed.rows, config.seed)
-    hashes = {"latent_codec_sha256": codec.sha256, "text_encoder_sha256": encoder.sha256}
-    hashes = {name: sha256 for name, sha256 in hashes.items() if sha256}
-    inputs = made_from | {"captions": captions}
+    networks = {"latent_codec_sha256": codec, "text_encoder_sha256": encoder}
+    hashes = {name: network.sha256 for name, network in networks.items() if network.sha256}
     described = to_dict(replace(config, latents=codec.id, text=encoder.id)) | hashes
-    stage = open_stage(out, stage="encode", config=described, inputs=inputs, shared=engine.part is not None)
-    if stage.done:
+    call: Any = {"stage": "encode", "config": described, "inputs": made_from | {"captions": captions}}
+    stage = find_stage(out, **call)
+    if stage is not None and stage.done:
+        return
+    jobs = _list_jobs(images, captions, mixed and mixed.rows, config.seed)
+    stage = open_stage(out, **call, shared=engine.part is not None)
+    if stage.done:  # by another task of the array job, meanwhile
         return
     shards = [
         _Shard(out / shard_name(number), jobs[start : start + config.shard_size])
@@ -136,11 +130,9 @@ def encode(
     total, left = (sum(len(shard.jobs) for shard in some) for some in (mine, todo))
     with progress("encode", total, completed=total - left) as bar:
         own = engine.kind == "here"
-        composer = Composer(images, mixed.half_view if mixed else "aligned", size=size, cache_bytes=CACHE_BYTES)
-        prepare = functools.partial(
-            _prepare, frozen, composer, size, config.text_encoding, bar.advance if own else None
-        )
-        with run_shards(prepare, todo, engine) as results:
+        composer = Composer(images, mixed.half_view if mixed else "aligned", size=size, cache_bytes=cache_bytes)
+        work = (config, device, composer, size, bar.advance if own else None)
+        with run_shards(functools.partial(_ShardEncoder, *work), todo, engine) as results:
             for done in results:
                 bar.advance(0 if own else done)
     if not all(shard.path.exists() for shard in shards):
@@ -161,9 +153,8 @@ def encode(
 
 
 def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) -> tuple[LatentCodec, TextEncoder]:
-    if config.compute == "fp32":
-        dtype = None
-    else:
+    dtype = None
+    if config.compute == "bf16":
         import torch
 
         dtype = torch.bfloat16
@@ -181,88 +172,62 @@ def _list_jobs(images: Path, captions: Path, mixes: Sequence[RecipeRow] | None, 
         first = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(f"{captions}: has no caption for {len(missing)} of {len(entries)} images: {first}")
     times = Counter(texts[entry.key] for entry in entries)
-    order = philox(seed, "encode/order").permutation(len(entries))
-    said = ((entries[i], texts[entries[i].key]) for i in order)
-    return [_Job(entry, text, times[text] > 1) for entry, text in said]
+    shuffled = [entries[i] for i in philox(seed, "encode/order").permutation(len(entries))]
+    return [_Job(entry, texts[entry.key], times[texts[entry.key]] > 1) for entry in shuffled]
 
 
-def _prepare(
-    frozen: Callable[[], tuple[LatentCodec, TextEncoder]],
-    composer: Composer,
-    size: int,
-    text_encoding: TextEncodingKind,
-    advance: Callable[[int], Any] | None,
-) -> Callable[[_Shard], int]:
-    """Return the work of one shard, which writes it and returns its number of records."""
-    codec, encoder = frozen()
-    texts = _Texts(encoder, text_encoding)
-    metadata = {"latent_codec": codec.id, "text_encoder": encoder.id, "image_size": str(size)}
+class _ShardEncoder:
+    """Work on one shard, in the process that loaded the networks."""
 
-    def work(shard: _Shard) -> int:
-        records = _records(shard.jobs, texts, composer, codec, advance or (lambda _: None))
-        layout = {"latent_shape": codec.latent_shape(size), "text_width": encoder.width}
-        write_shard(shard.path, records, **layout, text_encoding=text_encoding, metadata=metadata)
+    def __init__(self, config: EncodeConfig, device: str | None, composer: Composer, size: int, advance: Any):
+        self._codec, self._encoder = _load_frozen(config, device)
+        self._composer, self._size, self._advance = composer, size, advance
+        self._kind: TextEncodingKind = config.text_encoding
+        # A text that repeats in the set is encoded once, by itself.
+        self._repeated = functools.lru_cache(_CACHED_TEXTS)(lambda text: self._stored(self._encoder.encode([text])[0]))
+
+    def __call__(self, shard: _Shard) -> int:
+        """Write the shard and return its number of records."""
+        metadata = {"latent_codec": self._codec.id, "text_encoder": self._encoder.id, "image_size": str(self._size)}
+        layout: Any = {"latent_shape": self._codec.latent_shape(self._size), "text_width": self._encoder.width}
+        write_shard(shard.path, self._records(shard.jobs), **layout, text_encoding=self._kind, metadata=metadata)
         return len(shard.jobs)
 
-    return work
+    def _records(self, jobs: Sequence[_Job]) -> Iterator[EncodedRecord]:
+        texts: dict[str, _Text] = {}
+        for start in range(0, len(jobs), _BATCH):
+            if start % _TEXT_WINDOW == 0:
+                texts = self._texts(jobs[start : start + _TEXT_WINDOW])
+            batch = jobs[start : start + _BATCH]
+            pixels = np.stack([self._composer(job.entry) for job in batch])  # (B, S, S, 3)
+            mean, std = (part.astype(np.float16) for part in self._codec.encode(pixels))  # (B, C, h, w)
+            for i, job in enumerate(batch):
+                codes, scale = texts[job.caption]
+                yield EncodedRecord(
+                    key=job.entry.key,
+                    class_name=job.entry.class_name,
+                    caption=job.caption,
+                    text_codes=codes,
+                    text_scale=scale,
+                    latent_mean=mean[i],
+                    latent_std=std[i],
+                )
+            if self._advance is not None:
+                self._advance(len(batch))
 
-
-class _Texts:
-    """The stored form of texts; a text that repeats in the set is encoded once, by itself."""
-
-    def __init__(self, encoder: TextEncoder, kind: TextEncodingKind):
-        self._encoder, self._kind = encoder, kind
-        self._cache: dict[str, _Text] = {}
-
-    def of(self, jobs: Sequence[_Job]) -> dict[str, _Text]:
+    def _texts(self, jobs: Sequence[_Job]) -> dict[str, _Text]:
         """Return caption -> stored form."""
         if self._kind == "none":
             return {job.caption: (None, None) for job in jobs}
         found = {job.caption: self._repeated(job.caption) for job in jobs if job.repeats}
         single = sorted((job.caption for job in jobs if not job.repeats), key=len)
-        for start in range(0, len(single), TEXT_BATCH):
-            batch = single[start : start + TEXT_BATCH]
+        for start in range(0, len(single), _TEXT_BATCH):
+            batch = single[start : start + _TEXT_BATCH]
             found |= {text: self._stored(array) for text, array in zip(batch, self._encoder.encode(batch))}
         return found
 
-    def _repeated(self, text: str) -> _Text:
-        if text not in self._cache:
-            if len(self._cache) >= CACHED_TEXTS:
-                self._cache.clear()
-            self._cache[text] = self._stored(self._encoder.encode([text])[0])
-        return self._cache[text]
-
     def _stored(self, array: NDArray[np.float32]) -> _Text:
         return (array.astype(np.float16), None) if self._kind == "fp16" else quantize(array)
-
-
-def _records(
-    jobs: Sequence[_Job],
-    texts: _Texts,
-    composer: Composer,
-    codec: LatentCodec,
-    advance: Callable[[int], Any],
-) -> Iterator[EncodedRecord]:
-    """Yield the records of one shard."""
-    stored: dict[str, _Text] = {}
-    for start in range(0, len(jobs), BATCH):
-        if start % TEXT_WINDOW == 0:
-            stored = texts.of(jobs[start : start + TEXT_WINDOW])
-        batch = jobs[start : start + BATCH]
-        pixels = np.stack([composer(job.entry) for job in batch])  # (B, S, S, 3)
-        mean, std = (part.astype(np.float16) for part in codec.encode(pixels))  # (B, C, h, w)
-        for i, job in enumerate(batch):
-            codes, scale = stored[job.caption]
-            yield EncodedRecord(
-                key=job.entry.key,
-                class_name=job.entry.class_name,
-                caption=job.caption,
-                text_codes=codes,
-                text_scale=scale,
-                latent_mean=mean[i],
-                latent_std=std[i],
-            )
-        advance(len(batch))
 
 
 def _text_facts(captions: list[str], encoder: TextEncoder) -> dict[str, float]:

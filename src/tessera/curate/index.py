@@ -6,9 +6,9 @@ A set is a completed images/ directory (`read_images`), optionally with a recipe
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from tessera.cutmix import CROP, compose
 from tessera.files import read_table
 from tessera.images import read_rgb
 from tessera.records import Placement, Scene, SceneObject
-from tessera.stages import MANIFEST, read_manifest
+from tessera.stages import read_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,12 +63,12 @@ class Recipe:
 
     rows: "TableRows[RecipeRow]"
     """Sorted by key."""
-    half_view: str = "aligned"
-    words: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    half_view: str
+    words: Mapping[str, tuple[str, str]]
     """Pattern -> where base and partner are, of a user's pattern that says it."""
 
 
-class TableRows(Sequence[Row], Generic[Row]):
+class TableRows(Sequence[Row]):
     """The rows of an Arrow table, each made by `make` of its values when it is asked for."""
 
     def __init__(self, table: "pa.Table", make: Callable[..., Row]):
@@ -85,25 +85,16 @@ class TableRows(Sequence[Row], Generic[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         for batch in self.table.to_batches(max_chunksize=_BATCH):
-            columns = [column.to_pylist() for column in batch.columns]
-            yield from map(self._make, *columns)
+            yield from map(self._make, *(column.to_pylist() for column in batch.columns))
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        place = index % len(self)
-        return self._make(*(column[place].as_py() for column in self.table.columns))
+    def __getitem__(self, index: Any) -> Any:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        return self._make(*(column[places].as_py() for column in self.table.columns))
 
     def __eq__(self, other: Any) -> bool:
-        if isinstance(other, TableRows):
-            return self.table.equals(other.table)
-        return isinstance(other, list) and list(self) == other
+        return isinstance(other, TableRows) and self.table.equals(other.table)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -121,9 +112,8 @@ def read_images(images: Path) -> TableRows[ImageRow]:
     """Return the images of a completed images/ directory, sorted by key; rejects are left out."""
     import pyarrow.compute as pc
 
-    images = Path(images)
     read_manifest(images, "collect")
-    table = read_table(images / IMAGES_TABLE, images_schema().names)
+    table = read_table(Path(images) / IMAGES_TABLE, images_schema().names)
     return TableRows(table.filter(pc.field("reject").is_null()).sort_by("key"), ImageRow)
 
 
@@ -138,10 +128,9 @@ def read_recipe(recipe: Path) -> Recipe:
 def recipe_rows(table: "pa.Table", size: int) -> TableRows[RecipeRow]:
     """Return the rows of a table with `RECIPE_COLUMNS`, of images of `size` px."""
 
-    def make(
-        key: str, base: str, partner: str, pattern: str, left: int, top: int, right: int, bottom: int, seed: int
-    ) -> RecipeRow:
-        return RecipeRow(key, base, partner, Placement(pattern, (left, top, right, bottom), size), seed)
+    def make(key: str, base: str, partner: str, pattern: str, *box_and_seed: Any) -> RecipeRow:
+        *box, seed = box_and_seed
+        return RecipeRow(key, base, partner, Placement(pattern, tuple(box), size), seed)
 
     return TableRows(table, make)
 
@@ -162,15 +151,6 @@ def _scene(data: dict[str, Any]) -> Scene:
     """Do what `from_dict` does, which is ten times slower for its messages."""
     objects = tuple(SceneObject(**{**thing, "center": tuple(thing["center"])}) for thing in data["objects"])
     return Scene(objects=objects, backgrounds=tuple(data["backgrounds"]), seed=data["seed"])
-
-
-def is_complete(directory: Path) -> bool:
-    """Return whether a stage has finished `directory`.
-
-    A stage that is not done checks its input before it opens the directory: an input that stops it must not leave a
-    started directory behind, which the corrected input no longer fits.
-    """
-    return (directory / MANIFEST).exists() and read_manifest(directory, must_be_complete=False).complete
 
 
 @dataclass(frozen=True)
@@ -226,8 +206,8 @@ class Composer:
         pixels = read_rgb(path, fix="delete its directory and collect again")
         if self._size is not None and pixels.shape[:2] != (self._size, self._size):
             raise UserError(f"{path}: is not {self._size} x {self._size} RGB; delete its directory and collect again")
+        if (len(self._cache) + 1) * pixels.nbytes > self._room:
+            self._cache.clear()
         if self._room:
-            if (len(self._cache) + 1) * pixels.nbytes > max(self._room, pixels.nbytes):
-                self._cache.clear()
             self._cache[file] = pixels
         return pixels

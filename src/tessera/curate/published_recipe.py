@@ -5,6 +5,7 @@ again from the captions (`tessera augment images --from-captions FILE`), and nee
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -30,14 +31,14 @@ def image_names(rows: Iterable[ImageRow]) -> dict[str, str]:
     Its key, its file, its source, these without suffix, and their last part where no other image has it.
     """
     names: dict[str, str] = {}
-    stems: dict[str, str | None] = {}
+    stems: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows:
         for name in (row.source, without_suffix(row.source), row.file):
             if name:
                 names.setdefault(name, row.key)
-        for stem in {_stem(row.key), _stem(row.source)}:
-            stems[stem] = row.key if stems.get(stem, row.key) == row.key else None
-    by_stem = {stem: key for stem, key in stems.items() if key is not None}
+        for stem in (row.key, row.source):
+            stems[_stem(stem)].add(row.key)
+    by_stem = {stem: key for stem, (key, *others) in stems.items() if not others}
     # A key wins over another image's file of that name, and any full name over a last part.
     return by_stem | names | {row.key: row.key for row in rows}
 
@@ -66,7 +67,7 @@ def mixes_in(path: Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tupl
         if pair is None:
             strange += 1
             continue
-        left, top, right, bottom = (int(edge) for edge in match.groups()[1:])
+        left, top, right, bottom = map(int, match.groups()[1:])
         box = (left, top, right, bottom)
         pattern = pattern_of(box, size)
         if pattern is None:

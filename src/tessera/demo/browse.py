@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.curate.caption.caption import check_made_from, read_captions
-from tessera.curate.index import Composer, Entry, ImageRow, is_complete, list_entries, read_images, read_recipe
+from tessera.curate.index import Composer, Entry, ImageRow, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
 from tessera.demo.studio import EXACT, notice
 from tessera.images import data_uri, thumbnail
 from tessera.records import Placement
 from tessera.report.arms import KINDS, describe_arms, find_arms, loss_plot, scores_of, scores_part
 from tessera.report.render import render
-from tessera.stages import read_manifest
+from tessera.stages import is_complete, read_manifest
 
 PAGE = 24
 """Images shown at once."""

@@ -46,17 +46,15 @@ def quantize(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     text = np.asarray(text, dtype=np.float32)
     length, width = text.shape
-    groups = -(-width // GROUP)
-    padded = np.zeros((length, groups * GROUP), dtype=np.float32)
-    padded[:, :width] = text
-    padded = padded.reshape(length, groups, GROUP)
-    peak = np.abs(padded).max(axis=2)  # (L, groups)
+    padded = np.pad(text, ((0, 0), (0, -width % GROUP)))
+    grouped = padded.reshape(length, -(-width // GROUP), GROUP)
+    peak = np.abs(grouped).max(axis=2)  # (L, groups)
     if not (peak <= 127 * float(np.finfo(np.float16).max)).all():
         raise ValueError("text embeddings must be finite and below 8e6")
     scale = (peak / 127).astype(np.float16)
     divisor = np.where(scale > 0, scale, 1).astype(np.float32)[..., None]
-    codes = np.clip(np.rint(padded / divisor), -127, 127).astype(np.int8)
-    return codes.reshape(length, groups * GROUP)[:, :width].copy(), scale
+    codes = np.clip(np.rint(grouped / divisor), -127, 127).astype(np.int8)
+    return codes.reshape(padded.shape)[:, :width].copy(), scale
 
 
 def dequantize(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:

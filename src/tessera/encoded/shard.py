@@ -4,9 +4,10 @@ Its columns are numpy views of the mapped file, found once, so that a record, re
 its own copying.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,14 @@ from tessera.files import atomic_path
 BATCH_ROWS = 64  # records in an Arrow record batch
 AGAIN = "delete the directory and run `tessera encode` again"
 _FORMAT = "tessera-encoded-1"
+
+
+class Layout(NamedTuple):
+    """Shapes and encoding in the metadata of a shard's schema."""
+
+    latent_shape: tuple[int, int, int]
+    text_width: int
+    text_encoding: TextEncodingKind
 
 
 def write_shard(
@@ -36,31 +45,24 @@ def write_shard(
     latent_shape: (C, H, W). metadata: more for the schema, which holds the shapes. Raises ValueError for a record of
     another shape or dtype, and for no record at all.
     """
-    schema = _schema(tuple(latent_shape), text_width, text_encoding, metadata or {})
+    layout = Layout(tuple(latent_shape), text_width, text_encoding)  # type: ignore
+    schema = _schema(layout, metadata or {})
     remaining = iter(records)
     written = 0
     with atomic_path(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
             while rows := list(itertools.islice(remaining, BATCH_ROWS)):
                 for record in rows:
-                    _check_record(record, tuple(latent_shape), text_width, text_encoding)
+                    _check_record(record, layout)
                 file.write_batch(pa.record_batch([_column(field, rows) for field in schema], schema=schema))
                 written += len(rows)
         if not written:
             raise ValueError(f"{path}: a shard needs at least one record")
 
 
-class Layout(NamedTuple):
-    """Shapes and encoding in the metadata of a shard's schema."""
+def _schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
+    latent_shape, text_width, text_encoding = layout
 
-    latent_shape: tuple[int, int, int]
-    text_width: int
-    text_encoding: TextEncodingKind
-
-
-def _schema(
-    latent_shape: tuple[int, ...], text_width: int, text_encoding: TextEncodingKind, metadata: Mapping[str, str]
-) -> pa.Schema:
     def required(name: str, kind: pa.DataType) -> pa.Field:
         return pa.field(name, kind, nullable=False)
 
@@ -69,8 +71,7 @@ def _schema(
 
     fields = [required("key", pa.string()), required("class", pa.string()), required("caption", pa.string())]
     if text_encoding == "int8":
-        fields.append(tokens("text", pa.int8(), text_width))
-        fields.append(tokens("text_scale", pa.float16(), -(-text_width // GROUP)))
+        fields += [tokens("text", pa.int8(), text_width), tokens("text_scale", pa.float16(), -(-text_width // GROUP))]
     elif text_encoding == "fp16":
         fields.append(tokens("text", pa.float16(), text_width))
     elif text_encoding != "none":
@@ -87,27 +88,20 @@ def _schema(
     return pa.schema(fields, metadata=dict(sorted({**metadata, **own}.items())))
 
 
-def _check_record(
-    record: EncodedRecord, latent_shape: tuple[int, ...], text_width: int, text_encoding: TextEncodingKind
-) -> None:
-    def check(name: str, array: np.ndarray | None, dtype: Any, shape: tuple[int, ...] | None) -> None:
-        if shape is None:
-            fits = array is None
-        else:
-            fits = array is not None and array.dtype == dtype and array.shape == shape
-        if not fits:
-            wanted = f"{np.dtype(dtype).name} {shape}" if shape else "None"
-            got = "None" if array is None else f"{array.dtype} {array.shape}"
-            raise ValueError(f"record {record.key!r}: {name} must be {wanted}, not {got}")
-
+def _check_record(record: EncodedRecord, layout: Layout) -> None:
     length = 0 if record.text_codes is None else len(record.text_codes)
-    stored = text_encoding != "none"
-    groups = -(-text_width // GROUP)
-    check("latent_mean", record.latent_mean, np.float16, latent_shape)
-    check("latent_std", record.latent_std, np.float16, latent_shape)
-    codes_dtype = np.int8 if text_encoding == "int8" else np.float16
-    check("text_codes", record.text_codes, codes_dtype, (length, text_width) if stored else None)
-    check("text_scale", record.text_scale, np.float16, (length, groups) if text_encoding == "int8" else None)
+    wanted = dict.fromkeys(("latent_mean", "latent_std"), f"float16 {layout.latent_shape}")
+    wanted |= dict.fromkeys(("text_codes", "text_scale"))
+    if layout.text_encoding != "none":
+        dtype = "int8" if layout.text_encoding == "int8" else "float16"
+        wanted["text_codes"] = f"{dtype} {(length, layout.text_width)}"
+    if layout.text_encoding == "int8":
+        wanted["text_scale"] = f"float16 {(length, -(-layout.text_width // GROUP))}"
+    for name, form in wanted.items():
+        array = getattr(record, name)
+        found = None if array is None else f"{array.dtype} {array.shape}"
+        if found != form:
+            raise ValueError(f"record {record.key!r}: {name} must be {form}, not {found}")
 
 
 _ATTRIBUTES = {"class": "class_name", "text": "text_codes"}  # columns whose name is not the record's
@@ -130,30 +124,34 @@ def _damaged(path: Path, error: Exception | str) -> UserError:
     return UserError(f"{path}: is damaged or cut short ({reason}); {AGAIN}")
 
 
-def _open_file(path: Path) -> tuple[pa.MemoryMappedFile, pa.RecordBatchFileReader]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pa.RecordBatchFileReader]:
     try:
         source = pa.memory_map(str(path), "r")
-        return source, pa.ipc.open_file(source)
+        reader = pa.ipc.open_file(source)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, "not an Arrow file") from error
+    with source:
+        try:
+            yield reader
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
 
 
 def inspect_shard(path: Path) -> tuple[Layout, int]:
     """Return a shard's layout and number of records, from its footer and last batch."""
-    source, reader = _open_file(path)
-    data = reader.schema.metadata or {}
-    if data.get(b"format") != _FORMAT.encode():
-        raise UserError(f"{path}: is not a shard of tessera; {AGAIN}")
-    with source:
-        try:
-            shape, width = json.loads(data[b"latent_shape"]), int(data[b"text_width"])
-            layout = Layout(tuple(shape), width, data[b"text_encoding"].decode())  # type: ignore
-            if not reader.schema.equals(_schema(*layout, {})):  # their metadata are not compared
-                raise ValueError("its columns are not those of its shapes")
-            batches = reader.num_record_batches
-            return layout, (batches - 1) * BATCH_ROWS + reader.get_batch(batches - 1).num_rows
-        except (KeyError, TypeError, ValueError, pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
+    with _opened(path) as reader:
+        data = reader.schema.metadata or {}
+        if data.get(b"format") != _FORMAT.encode():
+            raise UserError(f"{path}: is not a shard of tessera; {AGAIN}")
+        shape, width = json.loads(data[b"latent_shape"]), int(data[b"text_width"])
+        layout = Layout(tuple(shape), width, data[b"text_encoding"].decode())  # type: ignore
+        if not reader.schema.equals(_schema(layout, {})):  # their metadata are not compared
+            raise ValueError("its columns are not those of its shapes")
+        batches = reader.num_record_batches
+        return layout, (batches - 1) * BATCH_ROWS + reader.get_batch(batches - 1).num_rows
 
 
 class Shard:
@@ -164,19 +162,13 @@ class Shard:
 
     def __init__(self, path: Path, latent_shape: tuple[int, int, int]):
         self.path, self.latent_shape = path, latent_shape
-        source, reader = _open_file(path)
-        with source:
-            try:
-                batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-                for batch in batches:
-                    batch.validate()
-                if any(batch.num_rows != BATCH_ROWS for batch in batches[:-1]):
-                    raise ValueError(f"a batch is not of {BATCH_ROWS} records")
-                self.batches = [
-                    {name: self._view(batch.column(name)) for name in batch.schema.names} for batch in batches
-                ]
-            except (ValueError, pa.ArrowException, OSError) as error:
-                raise _damaged(path, error) from error
+        with _opened(path) as reader:
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+            for batch in batches:
+                batch.validate()
+            if any(batch.num_rows != BATCH_ROWS for batch in batches[:-1]):
+                raise ValueError(f"a batch is not of {BATCH_ROWS} records")
+            self.batches = [{name: self._view(batch.column(name)) for name in batch.schema.names} for batch in batches]
 
     @staticmethod
     def _view(column: pa.Array) -> Any:

@@ -6,7 +6,6 @@ fly). Algorithm 1 lets t choose the next record, so reads are random.
 """
 
 import itertools
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tessera.config import UserError
 from tessera.encoded.record import EncodedRecord, TextEncodingKind, unpack_floats
 from tessera.encoded.shard import AGAIN, Layout, Shard, inspect_shard, write_shard
 from tessera.files import sha256_file
-from tessera.stages import MANIFEST, Manifest, read_manifest
+from tessera.stages import MANIFEST, read_manifest
 
 SHARD_SHA256 = "shard_sha256"
 """In the manifest's facts: the SHA-256 of each shard, by file name."""
@@ -42,11 +41,11 @@ def write_encoded(
     if shard_size < 1:
         raise UserError(f"shard_size must be at least 1, not {shard_size}")
     paths: list[Path] = []
+    layout: Any = {"latent_shape": latent_shape, "text_width": text_width, "text_encoding": text_encoding}
     remaining = iter(records)
-    while (first := next(remaining, None)) is not None:
+    for first in remaining:
         paths.append(Path(directory) / shard_name(len(paths)))
         shard = itertools.chain([first], itertools.islice(remaining, shard_size - 1))
-        layout = {"latent_shape": latent_shape, "text_width": text_width, "text_encoding": text_encoding}
         write_shard(paths[-1], shard, **layout, metadata=metadata)
     return paths
 
@@ -64,16 +63,13 @@ class EncodedStore:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self.manifest: Manifest | None = None
-        if (directory / MANIFEST).exists():
-            self.manifest = read_manifest(directory, "encode")
+        self.manifest = read_manifest(directory, "encode") if (directory / MANIFEST).exists() else None
         self._paths = sorted(directory.glob("shard-*.arrow"))
         if not self._paths:
             raise UserError(f"{directory}: has no shards (shard-00000.arrow, ...); make them with `tessera encode`")
         self._shards: list[Shard | None] = [None] * len(self._paths)
         layout, sizes = self._inspect_all()
-        self.latent_shape, self.text_width = layout.latent_shape, layout.text_width
-        self.text_encoding: TextEncodingKind = layout.text_encoding
+        self.latent_shape, self.text_width, self.text_encoding = layout
         self.records_read = 0
         self._shard_size, self._length = sizes[0], sum(sizes)
         expected = self.manifest.counts.get("records") if self.manifest else None
@@ -82,7 +78,7 @@ class EncodedStore:
 
     def _inspect_all(self) -> tuple[Layout, list[int]]:
         """Return the shards' layout and numbers of records, from their footers; they must agree."""
-        first, sizes = None, []
+        layouts, sizes = [], []
         for index, path in enumerate(self._paths):
             if path.name != shard_name(index):
                 raise UserError(f"{self.directory / shard_name(index)}: is missing; {AGAIN}")
@@ -90,16 +86,15 @@ class EncodedStore:
                 layout, size = inspect_shard(path)
             except UserError as error:
                 raise UserError(f"{error}{self._checksums(path)}") from error
-            first = first or layout
+            layouts.append(layout)
             sizes.append(size)
-            if layout != first:
+            if layout != layouts[0]:
                 raise UserError(f"{path}: has other shapes or encodings than {self._paths[0].name}; {AGAIN}")
         # A record's shard is its index divided by the size of the first.
         for path, size in zip(self._paths, sizes):
             if size > sizes[0] or (size < sizes[0] and path is not self._paths[-1]):
                 raise UserError(f"{path}: has {size} records, but {self._paths[0].name} has {sizes[0]}; {AGAIN}")
-        assert first is not None
-        return first, sizes
+        return layouts[0], sizes
 
     def _checksums(self, path: Path) -> str:
         """Return a damaged shard's checksum and its former one in words; "" where the manifest has none."""
@@ -122,12 +117,7 @@ class EncodedStore:
         return self._length
 
     def __getitem__(self, index: int) -> EncodedRecord:
-        number = operator.index(index)
-        if number < 0:
-            number += self._length
-        if not 0 <= number < self._length:
-            raise IndexError(f"record {index} of {self._length}")
-        which, row = divmod(number, self._shard_size)
+        which, row = divmod(range(self._length)[index], self._shard_size)
         self.records_read += 1
         return self._shard(which).read(row)
 

@@ -19,8 +19,7 @@ from tessera.evaluate.miniature.likeness import read_likeness
 from tessera.evaluate.scores import FILE, Scores, comparable, read_scores
 from tessera.files import read_json, sha256_file
 from tessera.metrics import Interval, share_difference, share_interval
-from tessera.run import is_complete
-from tessera.stages import MANIFEST
+from tessera.stages import MANIFEST, is_complete
 from tessera.study.design import LIKENESS, Cell, Study, cells, plan
 
 

@@ -26,8 +26,8 @@ from tessera.evaluate.miniature.likeness import described
 from tessera.files import atomic_path, exclusive_lock, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import RunConfig
-from tessera.run import BUSY, CONFIG, is_complete, run_arm
-from tessera.stages import MANIFEST, made_otherwise, open_stage, read_manifest
+from tessera.run import BUSY, CONFIG, run_arm
+from tessera.stages import MANIFEST, is_complete, made_otherwise, open_stage, read_manifest
 from tessera.study.datasets import Data, data_of, prepare
 from tessera.study.design import LIKENESS, Cell, Study, cells, plan
 

@@ -165,7 +165,7 @@ def test_a_tree_stays_a_tree_when_something_was_made_beside_it(tmp_path):
 
 def test_bad_configs():
     for bad, message in (
-        ({"size": 8}, "size is 8: give a side from 16"),
+        ({"size": 8}, r"size is 8; give a number in \[16, 4096\]"),
         ({"source": " "}, "source is empty"),
         ({"single_class": ""}, "single_class is empty"),
         ({"source": "photos", "world": WorldConfig()}, "world is for the source miniature"),

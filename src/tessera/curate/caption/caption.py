@@ -21,11 +21,11 @@ from tessera.curate.caption.captioner import CaptionCall, CaptionSource, iter_re
 from tessera.curate.caption.imported import FromFile
 from tessera.curate.caption.model import PARTS, SHARD, FromLlava, FromPart, FromServer, make_captions
 from tessera.curate.caption.scenes import FromScenes
-from tessera.curate.index import is_complete, read_recipe
+from tessera.curate.index import read_recipe
 from tessera.files import read_table, write_table
 from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
 from tessera.pretrained.chat import RETRY, Retry
-from tessera.stages import open_stage, read_manifest
+from tessera.stages import is_complete, open_stage, read_manifest
 from tessera.workers import HERE, Engine
 
 CAPTIONS_TABLE = "captions.parquet"

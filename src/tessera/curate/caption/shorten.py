@@ -12,11 +12,11 @@ from tessera.curate.caption.aio import aio_caption_of
 from tessera.curate.caption.caption import CAPTIONS_TABLE, read_captions
 from tessera.curate.caption.captioner import iter_requests
 from tessera.curate.caption.scenes import scene_of
-from tessera.curate.index import SCENES_TABLE, is_complete, read_recipe, read_scenes
+from tessera.curate.index import SCENES_TABLE, read_recipe, read_scenes
 from tessera.files import read_table, write_table
 from tessera.miniature import describe_short
 from tessera.randomness import address
-from tessera.stages import open_stage, read_manifest
+from tessera.stages import is_complete, open_stage, read_manifest
 
 _STEPS = 2**32
 

@@ -5,9 +5,7 @@ palettes, transparency, CMYK, 16 bits, rotation flags, animations, and files tha
 """
 
 import contextlib
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,39 +17,15 @@ from PIL import Image, UnidentifiedImageError
 from tessera.curate.collect.color_profiles import corrected, rgb_of_inks
 from tessera.images import MAX_PIXELS, as_rgb, open_image
 
-UNREADABLE = frozenset(
-    f".{suffix}"
-    for suffix in ("heic", "heif", "jxl", "svg", "psd", "tga", "eps", "raw", "dng", "cr2", "cr3", "nef", "arw")
-)
+_SUFFIXES = "heic heif jxl svg psd tga eps raw dng cr2 cr3 nef arw"
+UNREADABLE = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 """Suffixes of image files that cannot be read, and are reported rather than skipped."""
-
-# What Pillow's decoders are known to raise on damaged files.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,  # of AVIF
-    struct.error,
-    zlib.error,
-)
 
 _LONGEST = 16  # times the shorter side: of a longer image only a part is scaled, or it would fill the memory
 
 _ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+_UPRIGHT = dict(enumerate([Image.Transpose[name] for name in _TURNS.split()], 2))  # orientation -> what undoes it
 
 
 class RejectedImage(ValueError):
@@ -81,29 +55,30 @@ def square_crop(source: Path | bytes, size: int, *, upright: bool = True, fast: 
     `size` px, and only the square is scaled; pixels then differ a little.
     Raises RejectedImage with the reason.
     """
-    with _reasons(source), _open(source) as image:
-        orientation = _orientation(image) if upright else 1
-        width, height = image.size if orientation < 5 else image.size[::-1]
+    with _opened(source) as image:
+        turn = _orientation(image) if upright else 1
         if fast and image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            square = _fast_square(source if isinstance(source, bytes) else source.read_bytes(), size)
-            if orientation in _UPRIGHT:
-                square = square.transpose(_UPRIGHT[orientation])
+            square = _upright(_fast_square(source if isinstance(source, bytes) else source.read_bytes(), size), turn)
         else:
-            whole = rgb_of_inks(image) if upright else None
-            whole = whole or as_rgb(image, over_white=True)
-            if orientation in _UPRIGHT:
-                whole = whole.transpose(_UPRIGHT[orientation])
-            square = _exact_square(whole, size)
+            whole = (rgb_of_inks(image) if upright else None) or as_rgb(image, over_white=True)
+            square = _exact_square(_upright(whole, turn), size)
         if upright:
             square = corrected(square, image)
-        return Crop(np.asarray(square), width, height)
+        return Crop(np.asarray(square), *_turned(image.size, turn))
 
 
 def image_size(source: Path | bytes, *, upright: bool = True) -> tuple[int, int]:
     """Return width and height of an image, from its header. Raises RejectedImage."""
-    with _reasons(source), _open(source) as image:
-        turned = upright and _orientation(image) >= 5
-        return (image.height, image.width) if turned else image.size
+    with _opened(source) as image:
+        return _turned(image.size, _orientation(image) if upright else 1)
+
+
+def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return (size[1], size[0]) if orientation >= 5 else size
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _exact_square(image: Image.Image, size: int) -> Image.Image:
@@ -117,28 +92,28 @@ def _exact_square(image: Image.Image, size: int) -> Image.Image:
         box = (part[0], 0, part[1], shorter) if across else (0, part[0], shorter, part[1])
         return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     scaled = image.resize((long_side, size) if across else (size, long_side), Image.Resampling.BICUBIC)
-    left, top = (start, 0) if across else (0, start)
-    return scaled.crop((left, top, left + size, top + size))
+    return scaled.crop((start, 0, start + size, size) if across else (0, start, size, start + size))
 
 
 def _fast_square(data: bytes, size: int) -> Image.Image:
     import simplejpeg
 
-    pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size)
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-    return Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC)
+    image = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
 
 
 @contextlib.contextmanager
-def _reasons(source: Path | bytes) -> Iterator[None]:
-    """Turn what Pillow raises on a bad file into RejectedImage; no paths in it, so it is the same everywhere."""
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """Open an image; turn what Pillow raises on a bad file into RejectedImage, without paths: the same everywhere."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of oddities; what matters it raises
-            yield
+            if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
+                raise RejectedImage("empty file")
+            with open_image(source) as image:
+                yield image
     except RejectedImage:
         raise
     except UnidentifiedImageError:
@@ -149,18 +124,12 @@ def _reasons(source: Path | bytes) -> Iterator[None]:
         raise RejectedImage(f"more than {MAX_PIXELS // 10**6} megapixels") from None
     except MemoryError:
         raise RejectedImage("does not fit in memory") from None
-    except _DAMAGE as error:
+    except Exception as error:  # decoders raise many types on damaged files
         if isinstance(error, OSError) and error.strerror:
             raise RejectedImage(f"cannot be opened: {error.strerror}") from error
         text = str(error).lower()
         cut = "truncated" in text or "premature end" in text
         raise RejectedImage("truncated" if cut else "damaged") from error
-
-
-def _open(source: Path | bytes) -> Image.Image:
-    if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
-        raise RejectedImage("empty file")
-    return open_image(source)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -169,6 +138,6 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE:
+    except Exception:
         return 1  # damaged EXIF data in a good image
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
