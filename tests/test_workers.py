@@ -21,32 +21,7 @@ from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.workers import Engine, parse_part, run_shards
 from tiny.folders import tree
-
-
-def prepare(folder: Path):
-    """The work: writes a file named after the shard, and says which process did."""
-    prepared = str(os.getpid())
-
-    def work(shard: int) -> tuple[int, str, int]:
-        if shard < 0:
-            raise UserError(f"shard {shard} is bad")
-        (folder / str(shard)).write_text("done")
-        return shard, prepared, os.getpid()
-
-    return work
-
-
-def dying(folder: Path):
-    """Kills its own process at the first try of shard 3."""
-
-    def work(shard: int) -> int:
-        if shard == 3 and not (folder / "died").exists():
-            (folder / "died").write_text("")
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.05)
-        return shard
-
-    return work
+from tiny.shard_work import dying, prepare
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +116,10 @@ def test_workers_end_with_their_parent(tmp_path):
         "import functools, sys, time\n"
         "from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_workers\n"
+        "from tiny.shard_work import slow\n"
         "from tessera.workers import Engine, run_shards\n"
         "if __name__ == '__main__':\n"
-        f"    make = functools.partial(test_workers.slow, Path({str(tmp_path)!r}))\n"
+        f"    make = functools.partial(slow, Path({str(tmp_path)!r}))\n"
         "    with run_shards(make, range(4), Engine(kind='processes', workers=2)) as results:\n"
         "        list(results)\n"
     )
@@ -161,15 +136,6 @@ def test_workers_end_with_their_parent(tmp_path):
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def slow(folder: Path):
-    def work(shard: int) -> int:
-        (folder / f"pid-{os.getpid()}").write_text("")
-        time.sleep(120)
-        return shard
-
-    return work
 
 
 def alive(pid: int) -> bool:

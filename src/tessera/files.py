@@ -146,8 +146,8 @@ def exclusive_lock(directory: Path, busy: str) -> Iterator[None]:
     """Hold the lock of `directory`, made if need be, while the body runs.
 
     Raises UserError "DIRECTORY: BUSY; wait for it or stop it" if another process has it.
-    The lock ends with the process, however that ends. The directory itself is locked; on Windows, and on network file
-    systems that cannot do that, the file `.lock` in it. Where neither can be locked, nothing is held.
+    The lock ends with the process. The directory itself is locked, or the file `.lock` in it on Windows and on network
+    file systems that cannot do that; where neither can be locked, nothing is held.
     """
     make_directory(directory)
     with contextlib.ExitStack() as held:

@@ -212,8 +212,5 @@ def _gray_to_uint8(gray: NDArray[np.generic]) -> NDArray[np.uint8]:
     if not np.isfinite(values).all():
         raise ValueError("values that are not finite")
     peak = values.max()
-    if gray.dtype.kind == "f":
-        white = 1.0 if peak <= 1 else 255.0 if peak <= 255 else peak
-    else:
-        white = 65535.0 if peak <= 65535 else peak
+    white = next((level for level in ((1, 255) if gray.dtype.kind == "f" else (65535,)) if peak <= level), peak)
     return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)

@@ -75,12 +75,10 @@ HERE = Engine()
 
 def parse_part(text: str | None) -> tuple[int, int] | None:
     """Parse "3/8" as (3, 8), the fourth of eight array tasks; None stays None."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match:
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "")
+    if text is not None and match is None:
         raise UserError(f"shard is {text!r}: give i/n with 0 <= i < n, such as 0/8")
-    return int(match[1]), int(match[2])
+    return match and (int(match[1]), int(match[2]))
 
 
 def run_shards(

@@ -19,19 +19,19 @@ SCRIPT = """
 import sys
 from pathlib import Path
 
-import torch
-
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.workers import Engine
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     stage, out, images, extra, kind = sys.argv[1:]
     engine = Engine(kind=kind, workers=2 if kind == "processes" else None)
     if stage == "encode":
         encode(Path(out), Path(images), Path(extra), EncodeConfig(shard_size=1), engine=engine)
     elif stage == "llava":
+        import torch
+
+        torch.set_num_threads(1)
         config = CaptionConfig(captioner="llava", model=extra)
         caption(Path(out), Path(images), config, device="cpu", engine=engine, shard=2)
     else:

@@ -137,6 +137,9 @@ def encode(
                 bar.advance(0 if own else done)
     if not all(shard.path.exists() for shard in shards):
         return  # the missing ones are other parts'
+    distinct = list(dict.fromkeys(job.caption for job in jobs))
+    length = dict(zip(distinct, encoder.count_tokens(distinct)))
+    lengths = np.array([length[job.caption] for job in jobs])  # tokens of each caption, before any cut
     facts = {
         "captioner": read_manifest(captions, "caption").config["captioner"],
         "latent_codec": codec.id,
@@ -147,7 +150,11 @@ def encode(
         "text_width": encoder.width,
         "image_size": size,
         SHARD_SHA256: {shard.path.name: sha256_file(shard.path) for shard in shards},
-        "text": _text_facts([job.caption for job in jobs], encoder),
+        "text": {
+            "mean_tokens": round(float(lengths.mean()), 3),
+            "longest": int(lengths.max()),
+            "share_cut": round(float((lengths > encoder.max_tokens).mean()), 6),
+        },
     }
     stage.finish({"records": len(jobs), "shards": len(shards)}, facts=facts)
 
@@ -228,15 +235,3 @@ class _ShardEncoder:
 
     def _stored(self, array: NDArray[np.float32]) -> _Text:
         return (array.astype(np.float16), None) if self._kind == "fp16" else quantize(array)
-
-
-def _text_facts(captions: list[str], encoder: TextEncoder) -> dict[str, float]:
-    """Return the mean and largest number of tokens of all captions, before any cut, and the fraction that is cut."""
-    distinct = list(dict.fromkeys(captions))
-    length = dict(zip(distinct, encoder.count_tokens(distinct)))
-    lengths = np.array([length[text] for text in captions])
-    return {
-        "mean_tokens": round(float(lengths.mean()), 3),
-        "longest": int(lengths.max()),
-        "share_cut": round(float((lengths > encoder.max_tokens).mean()), 6),
-    }

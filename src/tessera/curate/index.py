@@ -140,9 +140,9 @@ def read_scenes(images: Path) -> dict[str, Scene]:
     path = Path(images) / SCENES_TABLE
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; only the miniature has ground truth")
-    columns = read_table(path, ["key", "scene"]).to_pydict()
+    keys, texts = read_table(path, ["key", "scene"]).to_pydict().values()
     try:
-        return {key: _scene(json.loads(text)) for key, text in zip(columns["key"], columns["scene"])}
+        return {key: _scene(json.loads(text)) for key, text in zip(keys, texts)}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is damaged ({error}); delete the directory and collect again") from error
 

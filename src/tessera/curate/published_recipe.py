@@ -84,7 +84,5 @@ def mixes_in(path: Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tupl
 
 def _split(pair: str, names: dict[str, str]) -> tuple[str, str] | None:
     """Return the keys of base and partner in "base_partner", whose own names may have underscores."""
-    for place, character in enumerate(pair):
-        if character == "_" and pair[:place] in names and pair[place + 1 :] in names:
-            return names[pair[:place]], names[pair[place + 1 :]]
-    return None
+    halves = ((pair[:place], pair[place + 1 :]) for place, character in enumerate(pair) if character == "_")
+    return next(((names[base], names[partner]) for base, partner in halves if base in names and partner in names), None)

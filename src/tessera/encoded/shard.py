@@ -78,13 +78,8 @@ def _schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
         raise UserError(f"text_encoding must be int8, fp16 or none, not {text_encoding!r}")
     for name in ("latent_mean", "latent_std"):
         fields.append(required(name, pa.list_(required("item", pa.float16()), int(np.prod(latent_shape)))))
-    own = {
-        "format": _FORMAT,
-        "latent_shape": json.dumps(list(latent_shape)),
-        "text_width": str(text_width),
-        "text_encoding": text_encoding,
-        "text_group": str(GROUP),
-    }
+    own = {"format": _FORMAT, "latent_shape": json.dumps(list(latent_shape)), "text_width": str(text_width)}
+    own |= {"text_encoding": text_encoding, "text_group": str(GROUP)}
     return pa.schema(fields, metadata=dict(sorted({**metadata, **own}.items())))
 
 

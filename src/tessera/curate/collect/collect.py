@@ -116,9 +116,9 @@ def _collect_miniature(out: Path, config: CollectConfig) -> None:
             bar.advance(len(done))
     keys = [scene_key(world, number) for number in range(world.num_images)]
     write_table(out / SCENES_TABLE, {"key": keys, "scene": scenes})
+    rows = [(key, key.split("/")[0], f"{key}.png", world.size, world.size, MINIATURE, None) for key in keys]
     tally = _Tally()
     with writing_rows(out / IMAGES_TABLE, images_schema()) as write:
-        rows = [(key, key.split("/")[0], f"{key}.png", world.size, world.size, MINIATURE, None) for key in keys]
         write(tally.take(rows))
     tally.finish(stage, ignored=0, facts={})
 
@@ -258,8 +258,8 @@ def _remove_crops(out: Path, but: NDArray[np.uint64]) -> None:
     """Remove all crops in `out` except those whose keys have these sorted hashes."""
     for path in out.glob("*/*.png"):
         mine = hashes(key_hash(path.relative_to(out).as_posix().removesuffix(".png")))[0]
-        place = int(np.searchsorted(but, mine))
-        if place == len(but) or but[place] != mine:
+        place = np.searchsorted(but, mine)
+        if mine not in but[place : place + 1]:
             path.unlink()
 
 
@@ -268,32 +268,28 @@ def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
         return
     expected = f"expected is {source}/CLASS/IMAGE"
     if found.strays:
-        raise UserError(
-            f"{source}: has {len(found.strays)} images, but no class folders; {expected} with a folder per class. If"
-            " all show one class, give --single-class NAME"
-        )
+        fix = "If all show one class, give --single-class NAME"
+        raise UserError(f"{source}: has {len(found.strays)} images, but no class folders; {expected}. {fix}")
     suffixes = " ".join(sorted(suffix[1:] for suffix in READABLE))
     ignored = found.ignored + sum(index.ignored for index in indexes)
     what = f"has no images among its {ignored} files" if ignored else "is empty"
-    raise UserError(
-        f"{source}: {what}; {expected}, an image being one of: {suffixes}; or ImageNet's tree or tar, the Hub's Parquet"
-        " files, WebDataset tars"
-    )
+    others = "or ImageNet's tree or tar, the Hub's Parquet files, WebDataset tars"
+    raise UserError(f"{source}: {what}; {expected}, an image being one of: {suffixes}; {others}")
 
 
 def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index]) -> NDArray[np.uint64]:
     """Return the sorted hashes of all keys. Raises UserError if two images have one key."""
     keys = hashes(b"".join(index.keys for index in indexes))
     twice = keys[1:][keys[1:] == keys[:-1]]
-    if len(twice) == 0:
-        return keys
-    wanted = twice[:1].tobytes()
-    holding = [group for group, index in zip(groups, indexes) if wanted in index.keys]
-    first = [item for group in holding for item in listed(group).items if key_hash(item.key) == wanted]
-    raise UserError(
-        f"{source}: {len(twice)} images have the key of another: {first[0].source!r} and {first[1].source!r} are both"
-        f" {first[0].key!r}; rename one, or take it out"
-    )
+    if len(twice):
+        wanted = twice[:1].tobytes()
+        holding = [group for group, index in zip(groups, indexes) if wanted in index.keys]
+        one, two, *_ = (item for group in holding for item in listed(group).items if key_hash(item.key) == wanted)
+        raise UserError(
+            f"{source}: {len(twice)} images have the key of another: {one.source!r} and {two.source!r} are both"
+            f" {one.key!r}; rename one, or take it out"
+        )
+    return keys
 
 
 def _check_classes(source: Path, tally: _Tally) -> None:

@@ -14,19 +14,15 @@ _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of a profile -> Pillow'
 
 def rgb_of_inks(image: Image.Image) -> Image.Image | None:
     """Convert a gray or CMYK image to sRGB by its profile; None without a profile for its kind of image."""
-    mode, transform = _transform(_profile_of(image))
+    mode, transform = _transform(bytes(image.info.get("icc_profile") or b""))
     return transform.apply(image) if transform is not None and mode == image.mode != "RGB" else None
 
 
 def corrected(rgb: Image.Image, image: Image.Image) -> Image.Image:
     """Convert `rgb`, made of `image` as if that were sRGB, by its profile; without one for RGB return it as it is."""
-    mode, transform = _transform(_profile_of(image))
+    mode, transform = _transform(bytes(image.info.get("icc_profile") or b""))
     fits = mode == "RGB" and image.mode in ("RGB", "RGBA", "P", "PA")
     return transform.apply(rgb) if transform is not None and fits else rgb
-
-
-def _profile_of(image: Image.Image) -> bytes:
-    return bytes(image.info.get("icc_profile") or b"")
 
 
 @functools.lru_cache(maxsize=16)
