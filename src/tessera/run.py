@@ -222,7 +222,5 @@ def claim(out: Path, config: RunConfig) -> None:
         write_json(out / CONFIG, to_dict(config))
 
 
-
-
 if __name__ == "__main__":
     sys.exit(work(functools.partial(_run_arm_named, Path(sys.argv[1]), sys.argv[2])))
