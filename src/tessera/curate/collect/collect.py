@@ -268,8 +268,8 @@ def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
         return
     expected = f"expected is {source}/CLASS/IMAGE"
     if found.strays:
-        fix = "If all show one class, give --single-class NAME"
-        raise UserError(f"{source}: has {len(found.strays)} images, but no class folders; {expected}. {fix}")
+        fix = "(if all show one class, give --single-class NAME)"
+        raise UserError(f"{source}: has {len(found.strays)} images, but no class folders; {expected} {fix}")
     suffixes = " ".join(sorted(suffix[1:] for suffix in READABLE))
     ignored = found.ignored + sum(index.ignored for index in indexes)
     what = f"has no images among its {ignored} files" if ignored else "is empty"
