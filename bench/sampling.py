@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import as_denoiser, null_text
+from tessera.diffusion.loss import Denoiser, null_text
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import get_schedule, step_grid
 from tessera.models.build import build_network, compile_blocks
@@ -121,7 +121,7 @@ def measure(
 
     # As `Pipeline.sample` does; the time of packing is the first step's.
     with packed_linears(network) if packed else contextlib.nullcontext():
-        guided = Guided(as_denoiser(network, "eps"), text, null, GUIDANCE, clip=CLIP)
+        guided = Guided(Denoiser(network, "eps"), text, null, GUIDANCE, clip=CLIP)
         latents = ddim(guided, noise, get_schedule("linear"), TIMED_STEPS, callback=one_naive_step)
     return ours, naive, float((latents - theirs).abs().max())
 
@@ -159,7 +159,7 @@ def main() -> None:
         plain(noise, torch.ones(batch, device=device), text)  # warm
         if arguments.compile:
             compile_blocks(network)
-            ddim(Guided(as_denoiser(network, "eps"), text, null, GUIDANCE), noise, get_schedule("linear"), 2)
+            ddim(Guided(Denoiser(network, "eps"), text, null, GUIDANCE), noise, get_schedule("linear"), 2)
         *times, difference = measure(network, plain, noise, text, null, clock, not arguments.plain)
         taken = [each[0] + (steps - 1) * median(each[1:]) for each in times]
         row, encoding, saved = dit_flops(config, LENGTH) if isinstance(config, DiTConfig) else rin_flops(config, LENGTH)

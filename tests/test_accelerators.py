@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import PREDICTIONS, as_denoiser, diffusion_loss
+from tessera.diffusion.loss import Denoiser, diffusion_loss
 from tessera.diffusion.sampler import SAMPLERS
-from tessera.diffusion.schedule import get_schedule
+from tessera.diffusion.schedule import PREDICTIONS, get_schedule
 from tessera.generate.pipeline import Pipeline
 from tessera.models.dit import DiTConfig
 from tessera.pretrained.text_encoders import load_text_encoder
@@ -60,7 +60,7 @@ def test_sampling(name, sampler, device):
         network = make_network(CONFIGS[name]).eval().to(where)
         noise, _, text = make_inputs()
         with torch.inference_mode():
-            guided = Guided(as_denoiser(network, "eps"), text.to(where), NULL.to(where), 3.0, (0.2, 0.8), 3.0)
+            guided = Guided(Denoiser(network, "eps"), text.to(where), NULL.to(where), 3.0, (0.2, 0.8), 3.0)
             generator = torch.Generator().manual_seed(0)
             drawn = SAMPLERS[sampler](guided, noise.to(where), get_schedule("linear"), 6, generator=generator)
         assert drawn.device.type == where.type

@@ -8,7 +8,7 @@ import torch
 from tessera.config import UserError
 from tessera.diffusion import schedule as sch
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import PREDICTIONS, as_denoiser
+from tessera.diffusion.loss import Denoiser
 from tessera.diffusion.sampler import SAMPLERS, ddim
 from tessera.records import DenoiserState, TextEncoding
 from tiny.denoisers import NOISE, NULL, column, sample, texts, toy
@@ -39,12 +39,12 @@ def test_guidance_1_computes_the_conditional_branch_only(name):
     torch.testing.assert_close(almost, off, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", sch.PREDICTIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_guidance_is_uncond_plus_w_times_the_difference(name, prediction):
     text, w = texts(), 3.0
     nulls = TextEncoding(NULL.expand(3, 1, 5), torch.ones(3, 1, dtype=torch.bool))
-    denoise = as_denoiser(toy, prediction)
+    denoise = Denoiser(toy, prediction)
 
     def by_hand(x, alpha_bar, _, state=None):
         cond, uncond = denoise(x, alpha_bar, text)[0], denoise(x, alpha_bar, nulls)[0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tessera.config import UserError
 from tessera.diffusion import schedule as sch
-from tessera.diffusion.loss import PREDICTIONS, X0_WEIGHT_LIMIT, as_denoiser, diffusion_loss, drop_captions, null_text
+from tessera.diffusion.loss import X0_WEIGHT_LIMIT, Denoiser, diffusion_loss, drop_captions, null_text
 from tessera.records import Batch, DenoiserState, TextEncoding
 
 NULL = torch.full((1, 6), 0.5)
@@ -96,7 +96,7 @@ def gaussian_batch(alpha_bar: float, deviation: float) -> Batch:
     return Batch(1 + deviation * x0, text, 1 - rows, rows, noise, torch.zeros(64, dtype=torch.bool), torch.arange(64))
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", sch.PREDICTIONS)
 @pytest.mark.parametrize("alpha_bar", [0.1, 0.5, 0.9])
 def test_the_ideal_denoiser_of_gaussian_data_has_the_known_minimum(prediction, alpha_bar):
     """Data N(1, s^2): the posterior variance of eps is alpha^2 s^2 / total, of v s^2 / total (total = x_t's)."""
@@ -106,7 +106,7 @@ def test_the_ideal_denoiser_of_gaussian_data_has_the_known_minimum(prediction, a
 
     def ideal(x, alpha_bar_rows, text, state=None, scale=1.0):
         eps = scale * (1 - alpha_bar) ** 0.5 * (x - alpha_bar**0.5) / total
-        x0 = sch.x0_from_eps(eps, x, alpha_bar)
+        x0 = sch.to_x0("eps", eps, x, alpha_bar)
         return {"eps": eps, "x0": x0, "v": sch.velocity(x0, eps, alpha_bar)}[prediction], DenoiserState()
 
     known = (alpha_bar if prediction == "eps" else 1) * s**2 / total
@@ -124,7 +124,7 @@ def test_the_weight_of_x0_makes_it_the_loss_on_v():
     x = sch.add_noise(batch.latents, batch.noise, batch.alpha_bar)
     guess = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
     on_x0, _ = diffusion_loss(returning(guess), batch, NULL, prediction="x0")
-    v = sch.velocity(guess, sch.eps_from_x0(guess, x, batch.alpha_bar), batch.alpha_bar)
+    v = sch.velocity(guess, sch.to_eps("x0", guess, x, batch.alpha_bar), batch.alpha_bar)
     on_v, _ = diffusion_loss(returning(v), batch, NULL, prediction="v")
     torch.testing.assert_close(on_x0, on_v)
 
@@ -213,7 +213,7 @@ def test_self_conditioning_a_network_without_latent_tokens_is_an_error():
         diffusion_loss(Stateless(), make_batch(2), NULL, self_condition_keep=torch.ones(2, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", sch.PREDICTIONS)
 def test_micro_batches_sum_to_the_batch(prediction):
     batch = make_batch(8, dropped=torch.arange(8) % 3 == 0)
     keep = torch.arange(8) % 4 != 1
@@ -258,21 +258,21 @@ def test_a_low_precision_network_is_compared_in_float32():
     assert 0 < loss < 1e-4
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_as_denoiser_gives_eps(prediction):
+@pytest.mark.parametrize("prediction", sch.PREDICTIONS)
+def test_a_denoiser_gives_eps(prediction):
     batch = make_batch(6, low=0.1)
     x = sch.add_noise(batch.latents, batch.noise, batch.alpha_bar)
     v = sch.velocity(batch.latents, batch.noise, batch.alpha_bar)
     output = {"eps": batch.noise, "x0": batch.latents, "v": v}[prediction]
-    eps, state = as_denoiser(returning(output), prediction)(x, batch.alpha_bar, batch.text)
+    eps, state = Denoiser(returning(output), prediction)(x, batch.alpha_bar, batch.text)
     torch.testing.assert_close(eps, batch.noise, rtol=1e-4, atol=1e-4)
     assert isinstance(state, DenoiserState)
-    half, _ = as_denoiser(returning(output.bfloat16()), prediction)(x, batch.alpha_bar, batch.text)
+    half, _ = Denoiser(returning(output.bfloat16()), prediction)(x, batch.alpha_bar, batch.text)
     assert half.dtype == torch.float32
 
 
 def test_unknown_prediction_is_a_user_error():
     with pytest.raises(UserError, match="prediction"):
-        as_denoiser(returning(None), "noise")
+        Denoiser(returning(None), "noise")
     with pytest.raises(UserError, match="prediction"):
         diffusion_loss(returning(None), make_batch(), NULL, prediction="x_0")

@@ -10,7 +10,7 @@ from torch import Tensor
 from tessera.config import UserError
 from tessera.diffusion import schedule as sch
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import PREDICTIONS, as_denoiser
+from tessera.diffusion.loss import Denoiser
 from tessera.diffusion.sampler import SAMPLERS, ddim, ddpm, dpmpp_2m, get_sampler
 from tessera.records import DenoiserState
 from tiny.denoisers import NOISE, NULL, column, rng, sample, texts, toy
@@ -49,7 +49,7 @@ def test_data_that_is_one_point_is_found_exactly(name, schedule, steps):
     def network(x, alpha_bar, text, state=None):
         return POINT.expand_as(x), DenoiserState()
 
-    result = sample(name, as_denoiser(network, "x0"), schedule=sch.SCHEDULES[schedule], steps=steps)
+    result = sample(name, Denoiser(network, "x0"), schedule=sch.SCHEDULES[schedule], steps=steps)
     torch.testing.assert_close(result, POINT.expand_as(NOISE), rtol=0, atol=2e-6)
 
 
@@ -118,7 +118,7 @@ def their_kind(prediction):
 @pytest.mark.parametrize("schedule", DISCRETE)
 @pytest.mark.parametrize("steps", [1, 10, 50])
 @pytest.mark.parametrize("clip", [None, 0.8])
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", sch.PREDICTIONS)
 def test_ddim_is_diffusers_ddim(schedule, steps, clip, prediction):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(
@@ -129,7 +129,7 @@ def test_ddim_is_diffusers_ddim(schedule, steps, clip, prediction):
         set_alpha_to_one=True,
         **DISCRETE[schedule],
     )
-    denoise = as_denoiser(toy, prediction)
+    denoise = Denoiser(toy, prediction)
     for eta in (0.0, 0.7):
         expected = reference(scheduler, toy, steps, eta=eta, use_clipped_model_output=True, generator=rng(5))
         guided = Guided(denoise, clip=clip)
@@ -173,12 +173,12 @@ def test_dpmpp_2m_is_diffusers_dpm_solver(steps):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("schedule", [*sch.SCHEDULES.values(), even, lambda t: sch.linear(t).clamp(0.2, 0.9)])
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", sch.PREDICTIONS)
 def test_every_sampler_is_finite_on_every_schedule(name, schedule, prediction):
     for steps in (1, 3, 40):
-        result = sample(name, as_denoiser(toy, prediction), schedule=schedule, steps=steps, clip=3.0)
+        result = sample(name, Denoiser(toy, prediction), schedule=schedule, steps=steps, clip=3.0)
         assert result.isfinite().all()
-        assert sample(name, as_denoiser(toy, prediction), schedule=schedule, steps=steps).isfinite().all()
+        assert sample(name, Denoiser(toy, prediction), schedule=schedule, steps=steps).isfinite().all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -190,11 +190,11 @@ def test_predictions_of_one_network_agree(name):
 
     def as_v(x, alpha_bar, text, state=None):
         x0 = as_x0(x, alpha_bar, text)[0]
-        return sch.velocity(x0, sch.eps_from_x0(x0, x, alpha_bar), alpha_bar), DenoiserState()
+        return sch.velocity(x0, sch.to_eps("x0", x0, x, alpha_bar), alpha_bar), DenoiserState()
 
     results = [
         sample(name, denoise, schedule=sch.scaled_linear, steps=12)
-        for denoise in (as_denoiser(as_x0, "x0"), as_denoiser(as_v, "v"), lambda *a: as_denoiser(as_x0, "x0")(*a))
+        for denoise in (Denoiser(as_x0, "x0"), Denoiser(as_v, "v"), lambda *a: Denoiser(as_x0, "x0")(*a))
     ]
     torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(results[2], results[0], rtol=1e-3, atol=1e-4)
@@ -202,7 +202,7 @@ def test_predictions_of_one_network_agree(name):
 
 def test_x0_predictions_keep_their_digits_where_alpha_bar_is_nearly_zero():
     seen = []
-    network = as_denoiser(lambda x, *_: (POINT.expand_as(x), DenoiserState()), "x0")
+    network = Denoiser(lambda x, *_: (POINT.expand_as(x), DenoiserState()), "x0")
     ddim(Guided(network), NOISE, sch.linear, 3, callback=lambda step, total, x0: seen.append((step, total, x0)))
     assert [(step, total) for step, total, _ in seen] == [(1, 3), (2, 3), (3, 3)]
     assert all(torch.equal(x0, POINT.expand_as(NOISE)) for _, _, x0 in seen)

@@ -104,8 +104,8 @@ def test_a_float_alpha_bar_is_that_of_every_sample():
     x0, eps = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     x = sch.add_noise(x0, eps, torch.full((3,), 0.3))
     torch.testing.assert_close(sch.add_noise(x0, eps, 0.3), x)
-    torch.testing.assert_close(sch.x0_from_eps(eps, x, 0.3), x0)
-    assert sch.eps_from_x0(x0, x, 0.3).dtype == torch.float32
+    torch.testing.assert_close(sch.to_x0("eps", eps, x, 0.3), x0)
+    assert sch.to_eps("x0", x0, x, 0.3).dtype == torch.float32
 
 
 def test_conversions_stay_finite_at_both_ends():

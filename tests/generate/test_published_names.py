@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 import tessera
 from tessera.cli import main
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import as_denoiser
+from tessera.diffusion.loss import Denoiser
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import linear
 from tessera.generate.pipeline import sample_noise
@@ -74,7 +74,7 @@ def by_hand(hub, noise):
     network, _ = load_published(hub["Lucasdegeorge/CAD-I"])
     encoder = load_text_encoder(str(hub["google/flan-t5-xl"]), "cpu")
     text, null = TextEncoding.stack(encoder.encode([PROMPT])), torch.from_numpy(encoder.null_condition)
-    latents = ddim(Guided(as_denoiser(network, "eps"), text, null, 9.0, clip=3.3), noise, linear, 3)
+    latents = ddim(Guided(Denoiser(network, "eps"), text, null, 9.0, clip=3.3), noise, linear, 3)
     return load_codec(str(hub["stabilityai/sd-vae-ft-ema"]), "cpu").decode(latents / SCALE)[0]
 
 

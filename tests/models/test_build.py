@@ -152,7 +152,7 @@ def test_initial_dit_predicts_zero_and_initial_rin_ignores_previous_tokens():
 
 
 def test_tables_are_named(network):
-    names = {name.split(".")[-1] for name in network.table_names}
+    names = {name.split(".")[-1] for name, _ in network.named_parameters()} & set(network.TABLES)
     expected = {"modulation_tables", "out_table"}
     if isinstance(network, RIN):
         expected = {"latent_tokens", "interface_positions", "registers"}

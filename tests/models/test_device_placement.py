@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import PREDICTIONS, as_denoiser, diffusion_loss
+from tessera.diffusion.loss import Denoiser, diffusion_loss
 from tessera.diffusion.sampler import SAMPLERS
-from tessera.diffusion.schedule import SCHEDULES, get_schedule
+from tessera.diffusion.schedule import PREDICTIONS, SCHEDULES, get_schedule
 from tessera.records import Batch
 from tiny.networks import CONFIGS, make_network, make_text
 
@@ -62,7 +62,7 @@ def test_sampling(network, sampler, prediction):
     text, null = make_text().to("meta"), torch.randn(1, network.config.text_width).to("meta")
     options = {"generator": torch.Generator().manual_seed(0)} if sampler == "ddpm" else {}
     with torch.inference_mode(), OneDevice():
-        guided = Guided(as_denoiser(network, prediction), text, null, 3.0, (0.2, 0.8), 3.0)
+        guided = Guided(Denoiser(network, prediction), text, null, 3.0, (0.2, 0.8), 3.0)
         latents = SAMPLERS[sampler](guided, noise_for(network), get_schedule("linear"), 4, **options)
     assert (latents.device.type, latents.dtype) == ("meta", torch.float32)
 
@@ -71,7 +71,7 @@ def test_sampling(network, sampler, prediction):
 def test_every_schedule(schedule):
     network = make_network(CONFIGS["dit"]).to("meta")
     with torch.inference_mode(), OneDevice():
-        guided = Guided(as_denoiser(network, "eps"), make_text().to("meta"))
+        guided = Guided(Denoiser(network, "eps"), make_text().to("meta"))
         SAMPLERS["ddim"](guided, noise_for(network), get_schedule(schedule), 3)
 
 

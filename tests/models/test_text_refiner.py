@@ -2,14 +2,15 @@
 
 import torch
 
-from tessera.models.layers import sincos_positions
+from tessera.models.layers import NetworkConfig, sincos_positions
 from tessera.models.text_refiner import TextRefiner
 from tiny.networks import make_text
 
 
 def refiner(**changes) -> TextRefiner:
     torch.manual_seed(0)
-    return TextRefiner(12, 16, 2, 4, 4, **changes)
+    config = NetworkConfig(text_width=12, refiner_depth=2, text_positions=changes.pop("positions", False))
+    return TextRefiner(config, 16, 4, **changes)
 
 
 def test_without_positions_word_order_does_not_matter():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tessera.cli import main
 from tessera.config import UserError
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import as_denoiser
+from tessera.diffusion.loss import Denoiser
 from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import get_schedule
 from tessera.records import TextEncoding
@@ -103,9 +103,7 @@ def test_larger_file_runs_without_its_coherence_token_unless_asked(published, tm
     assert kept.config.coherence
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     text, schedule = TextEncoding.stack([torch.ones(3, 24)]), get_schedule("linear")
-    guided = [
-        Guided(as_denoiser(n, "eps"), text, torch.from_numpy(NULL), 2.0, clip=3.3) for n in (small, without, kept)
-    ]
+    guided = [Guided(Denoiser(n, "eps"), text, torch.from_numpy(NULL), 2.0, clip=3.3) for n in (small, without, kept)]
     drawn = [ddim(denoise, noise, schedule, 3) for denoise in guided]
     assert torch.equal(drawn[0], drawn[1])
     assert (drawn[0] - drawn[2]).abs().max() > 1e-3

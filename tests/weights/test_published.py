@@ -1,6 +1,7 @@
 """Published weights are taken by name, strictly, and every mistake is one line that names it."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,7 @@ from safetensors.torch import load_file, save_file
 from tessera.config import UserError
 from tessera.models.rin import CAD_I_BASE, CAD_I_L, RIN, RINConfig
 from tessera.records import TextEncoding
-from tessera.weights.published import (
-    convert_published,
-    load_published,
-    load_published_state,
-    published_config,
-    published_name,
-)
+from tessera.weights.published import convert_published, load_published, load_published_state, published_config
 from tiny.weights import TINY_RIN, one_line
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cad_i_tiny.safetensors"
@@ -149,7 +144,8 @@ def test_published_state_is_taken_strictly(change, message):
      "transformers_blocks.0.layer_scale_1.weight", "transformers_blocks.0.sa.qkv"],
 )  # fmt: skip
 def test_other_names_are_unknown(key):
-    assert published_name(key) is None
+    with pytest.raises(UserError, match=f"unexpected {re.escape(key)}$"):
+        convert_published({key: torch.zeros(2)})
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from tessera.config import UserError
 from tessera.diffusion.loss import Denoiser, null_text
-from tessera.diffusion.schedule import eps_from_x0, to_eps, to_x0
+from tessera.diffusion.schedule import to_eps, to_x0
 from tessera.records import DenoiserState, TextEncoding
 
 
 class Guided:
     """A denoiser that already guides: `guided(x, t, alpha_bar) -> (x0, eps)` for the batch of `text`.
 
-    denoise    (x, alpha_bar, text, state=None) -> (eps, DenoiserState). A `Denoiser` (see `as_denoiser`) also says what
-               its network outputs, and then x0 is never taken through eps and back.
+    denoise    (x, alpha_bar, text, state=None) -> (eps, DenoiserState). A `Denoiser` also says what its network
+               outputs, and then x0 is never taken through eps and back.
     text       TextEncoding with B rows, or None for a denoiser without text.
     null       (1, D), the encoding of ""; needed when scale is not 1.
     scale      w: uncond + w (cond - uncond); 1 = off, then only the conditional branch is computed.
@@ -80,7 +80,7 @@ class Guided:
         if self.clip is None:
             return x0, to_eps(self.prediction, output, x, alpha_bar)
         x0 = x0.clamp(-self.clip, self.clip)
-        return x0, eps_from_x0(x0, x, alpha_bar)
+        return x0, to_eps("x0", x0, x, alpha_bar)
 
     def _call(self, x: Tensor, alpha_bar: float, guided: bool) -> Tensor:
         """Return the network's output in float32, with the state that it left at the step before."""

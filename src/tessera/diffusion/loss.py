@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.diffusion.schedule import PREDICTIONS, add_noise, check_prediction, to_eps, velocity
+from tessera.diffusion.schedule import add_noise, check_prediction, to_eps, velocity
 from tessera.records import Batch, DenoiserState, TextEncoding
-
-__all__ = ["PREDICTIONS", "X0_WEIGHT_LIMIT", "Denoiser", "as_denoiser", "diffusion_loss", "drop_captions", "null_text"]
 
 Network = Callable[..., tuple[Tensor, DenoiserState]]
 """network(x, alpha_bar, text, state=None) -> (output, DenoiserState); a DiT, a RIN or any function like them."""
@@ -33,22 +31,20 @@ class Denoiser:
 
     Calling it converts to eps in float32. Where alpha_bar is near 0 that conversion and the way back to x0 lose
     digits, so the samplers take `network` and `prediction` from here and convert the raw output themselves.
+    Raises UserError for a prediction other than "eps", "x0" or "v".
     """
 
     network: Network
     prediction: str
+
+    def __post_init__(self) -> None:
+        check_prediction(self.prediction)
 
     def __call__(
         self, x: Tensor, alpha_bar: Tensor, text: TextEncoding | None, state: DenoiserState | None = None
     ) -> tuple[Tensor, DenoiserState]:
         output, state = self.network(x, alpha_bar, text, state)
         return to_eps(self.prediction, output.float(), x.float(), alpha_bar.float()), state
-
-
-def as_denoiser(network: Network, prediction: str) -> Denoiser:
-    """Wrap a network that outputs `prediction` ("eps", "x0" or "v"). Raises UserError for another name."""
-    check_prediction(prediction)
-    return Denoiser(network, prediction)
 
 
 def null_text(null_condition: Tensor, rows: int, length: int) -> TextEncoding:
@@ -62,8 +58,7 @@ def null_text(null_condition: Tensor, rows: int, length: int) -> TextEncoding:
 
 def drop_captions(text: TextEncoding, dropped: Tensor, null_condition: Tensor) -> TextEncoding:
     """Return a new encoding in which the rows marked in `dropped` (B,) hold the null condition (1, D) only."""
-    rows, length = text.mask.shape
-    null = null_text(null_condition.to(text.embeddings), rows, length)
+    null = null_text(null_condition.to(text.embeddings), *text.mask.shape)
     return TextEncoding(
         torch.where(dropped[:, None, None], null.embeddings, text.embeddings),
         torch.where(dropped[:, None], null.mask, text.mask),
@@ -96,14 +91,10 @@ def diffusion_loss(
     latents, noise, alpha_bar = batch.latents.float(), batch.noise.float(), batch.alpha_bar.float()
     x = add_noise(latents, noise, alpha_bar)  # (B, C, H, W)
     text = drop_captions(batch.text, batch.dropped, null_condition)
-    state = None
-    if self_condition_keep is not None:
-        state = _self_condition(network, x, alpha_bar, text, self_condition_keep)
+    keep = self_condition_keep
+    state = None if keep is None else _self_condition(network, x, alpha_bar, text, keep)
     output, _ = network(x, alpha_bar, text, state)
-
-    target = {"eps": noise, "x0": latents}.get(prediction)
-    if target is None:
-        target = velocity(latents, noise, alpha_bar)
+    target = velocity(latents, noise, alpha_bar) if prediction == "v" else noise if prediction == "eps" else latents
     per_sample = (output.float() - target).square().flatten(1).mean(1)  # (B,)
     if prediction == "x0":
         per_sample = per_sample / (1 - alpha_bar).clamp_min(1 / X0_WEIGHT_LIMIT)

@@ -57,21 +57,15 @@ def scaled_linear(t: Tensor | float) -> Tensor:
     Continuous in t: step i (0..999) of the discrete schedule is at t = (i + 1) / 1000, and t = 0 is clean;
     between them log(alpha_bar) is interpolated linearly. Ends at alpha_bar(1) = 0.0047, not at 0.
     """
-    return _from_table(_as_times(t), _log_alpha_bars("scaled_linear"))
+    return _from_betas(t, 0.00085, 0.012, power=2)
 
 
 def ddpm_linear(t: Tensor | float) -> Tensor:
     """Return DDPM's alpha_bar: 1000 steps, beta linear from 1e-4 to 0.02 (Ho et al. 2020); continuous likewise."""
-    return _from_table(_as_times(t), _log_alpha_bars("ddpm_linear"))
+    return _from_betas(t, 1e-4, 0.02, power=1)
 
 
-SCHEDULES: dict[str, Schedule] = {
-    "linear": linear,
-    "cosine": cosine,
-    "sigmoid": sigmoid,
-    "scaled_linear": scaled_linear,
-    "ddpm_linear": ddpm_linear,
-}
+SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (linear, cosine, sigmoid, scaled_linear, ddpm_linear)}
 
 
 def get_schedule(name: str) -> Schedule:
@@ -80,17 +74,15 @@ def get_schedule(name: str) -> Schedule:
 
 
 @cache
-def _log_alpha_bars(name: str) -> Tensor:
-    """Return log(alpha_bar) at t = 0, 1/1000, ..., 1 in float64 (1001,)."""
-    if name == "scaled_linear":
-        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    else:
-        betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+def _log_alpha_bars(first: float, last: float, power: int) -> Tensor:
+    """Return log(alpha_bar) at t = 0, 1/1000, ..., 1 in float64 (1001,); beta^(1 / power) is linear in t."""
+    betas = torch.linspace(first ** (1 / power), last ** (1 / power), 1000, dtype=torch.float64) ** power
     return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])
 
 
-def _from_table(t: Tensor, table: Tensor) -> Tensor:
-    table = table.to(t.device, t.dtype)
+def _from_betas(t: Tensor | float, first: float, last: float, power: int) -> Tensor:
+    t = _as_times(t)
+    table = _log_alpha_bars(first, last, power).to(t.device, t.dtype)
     position = t * (len(table) - 1)
     left = position.floor().clamp(0, len(table) - 2)
     index = left.long()
@@ -124,46 +116,28 @@ def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
     return alpha * noise - sigma * x0
 
 
-def x0_from_eps(eps: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return clean latents. Multiplies any error of `eps` by sigma / alpha: 3e4 at alpha_bar 1e-9."""
-    alpha, _ = _alpha_sigma(alpha_bar, x, FLOOR)
-    _, sigma = _alpha_sigma(alpha_bar, x)
-    return (x - sigma * eps) / alpha
-
-
-def eps_from_x0(x0: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return noise. Multiplies any error of `x0` by alpha / sigma; at alpha_bar 1, where no noise is left, by 3e4."""
-    alpha, _ = _alpha_sigma(alpha_bar, x)
-    _, sigma = _alpha_sigma(alpha_bar, x, FLOOR)
-    return (x - alpha * x0) / sigma
-
-
-def x0_from_v(v: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return clean latents; well conditioned at every alpha_bar."""
-    alpha, sigma = _alpha_sigma(alpha_bar, x)
-    return alpha * x - sigma * v
-
-
-def eps_from_v(v: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return noise; well conditioned at every alpha_bar."""
-    alpha, sigma = _alpha_sigma(alpha_bar, x)
-    return sigma * x + alpha * v
-
-
 def check_prediction(prediction: str) -> None:
     """Raise UserError unless `prediction` is one of PREDICTIONS."""
     lookup(prediction, {name: name for name in PREDICTIONS}, "prediction")
 
 
 def to_x0(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return clean latents from a network's output of the kind `prediction`."""
-    if prediction == "x0":
-        return output
-    return {"eps": x0_from_eps, "v": x0_from_v}[prediction](output, x, alpha_bar)
+    """Return clean latents from a network's output of the kind `prediction`.
+
+    Multiplies any error of eps by sigma / alpha: 3e4 at alpha_bar 1e-9. v is well conditioned at every alpha_bar.
+    """
+    alpha, sigma = _alpha_sigma(alpha_bar, x)
+    if prediction == "eps":
+        return (x - sigma * output) / _alpha_sigma(alpha_bar, x, FLOOR)[0]
+    return output if prediction == "x0" else alpha * x - sigma * output
 
 
 def to_eps(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return noise from a network's output of the kind `prediction`."""
-    if prediction == "eps":
-        return output
-    return {"x0": eps_from_x0, "v": eps_from_v}[prediction](output, x, alpha_bar)
+    """Return noise from a network's output of the kind `prediction`.
+
+    Multiplies any error of x0 by alpha / sigma; at alpha_bar 1, where no noise is left, by 3e4.
+    """
+    alpha, sigma = _alpha_sigma(alpha_bar, x)
+    if prediction == "x0":
+        return (x - alpha * output) / _alpha_sigma(alpha_bar, x, FLOOR)[1]
+    return output if prediction == "eps" else sigma * x + alpha * output

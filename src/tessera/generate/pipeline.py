@@ -16,7 +16,7 @@ from torch import Tensor
 from tessera.config import UserError
 from tessera.devices import pick_device
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import as_denoiser
+from tessera.diffusion.loss import Denoiser
 from tessera.diffusion.sampler import Sampler, get_sampler
 from tessera.diffusion.schedule import get_schedule
 from tessera.models.build import compile_blocks
@@ -129,7 +129,7 @@ class Pipeline:
         if isinstance(sampler, str):
             sampler = get_sampler(sampler)
         guided = Guided(
-            as_denoiser(self.network, info.prediction),
+            Denoiser(self.network, info.prediction),
             text,
             torch.as_tensor(info.null_condition).to(self.device, torch.float32),
             info.guidance_scale if guidance_scale is None else guidance_scale,

@@ -19,10 +19,9 @@ from tessera.models.layers import (
     NORM_EPS,
     CrossAttention,
     Network,
+    NetworkConfig,
     SelfAttention,
     TimeEmbedding,
-    check_latents,
-    check_sizes,
     key_bias,
     patchify,
     sincos_positions_2d,
@@ -40,15 +39,9 @@ CPU_BFLOAT16_KEYS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiTConfig:
+class DiTConfig(NetworkConfig):
     """The shape of a DiT-I; the defaults are the paper's DiT-I L/2."""
 
-    latent_channels: int = 4
-    """Channels of the image latents."""
-    latent_size: int = 32
-    """Height and width of the image latents; a multiple of patch_size."""
-    patch_size: int = 2
-    """Side of a token's square of latents."""
     position_grid: int | None = None
     """Side, in tokens, of the grid over which positions are spread, >= 1; None = the image's own. With that of a
     smaller image, weights trained there fit a larger one."""
@@ -58,14 +51,6 @@ class DiTConfig:
     """Number of blocks."""
     heads: int = 16
     """Attention heads, in the refiner too."""
-    mlp_ratio: int = 4
-    """Hidden width of every MLP over `width`."""
-    text_width: int = 2048
-    """Width of the text encoder's tokens."""
-    refiner_depth: int = 2
-    """Self-attention blocks that refine the text."""
-    text_positions: bool = False
-    """Adds fixed positions to the text, for encoders whose tokens carry none."""
     layer_scale_init: float = 0.1
     """Initial value of every LayerScale, > 0."""
     conv_stem: bool = False
@@ -73,8 +58,7 @@ class DiTConfig:
     remove a little noise locally (for the miniature)."""
 
     def __post_init__(self) -> None:
-        multiples = (("latent_size", "patch_size"), ("width", 4), ("width", "heads"))
-        check_sizes(self, *multiples, at_least_0=("refiner_depth",))
+        self.check_sizes(("width", 4), ("width", "heads"))
         check_ranges(self, layer_scale_init="(0, inf)")
 
 
@@ -151,39 +135,28 @@ class DiT(Network):
     """The denoiser DiT-I."""
 
     TABLES = ("modulation_tables", "out_table")
+    config: DiTConfig
     positions: Tensor
 
     def __init__(self, config: DiTConfig):
         super().__init__()
-        self.config = config
-        width = config.width
-        patch_width = config.patch_size**2 * config.latent_channels
+        self.config, width = config, config.width
         self.stem = ConvResidual(config.latent_channels) if config.conv_stem else nn.Identity()
-        self.patch_embedding = nn.Linear(patch_width, width)
+        self.patch_embedding = nn.Linear(config.patch_width, width)
         self.register_buffer("positions", torch.empty(0), persistent=False)
         self.time = TimeEmbedding(TIME_CHANNELS, width)
         self.time_modulation = nn.Linear(width, MODULATIONS * width)
         self.modulation_tables = nn.Parameter(torch.zeros(config.depth, MODULATIONS, width))
-        self.text = TextRefiner(
-            config.text_width,
-            width,
-            config.refiner_depth,
-            config.heads,
-            config.mlp_ratio,
-            positions=config.text_positions,
-            qk_norm=True,
-            layer_scale_init=config.layer_scale_init,
-        )
+        self.text = TextRefiner(config, width, config.heads, qk_norm=True, layer_scale_init=config.layer_scale_init)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.out_table = nn.Parameter(torch.zeros(2, width))
-        self.out_projection = nn.Linear(width, patch_width)
+        self.out_projection = nn.Linear(width, config.patch_width)
         self.head = ConvResidual(config.latent_channels, config.latent_channels) if config.conv_stem else None
         self.reset_buffers()
         self.initialize()
 
     def reset_buffers(self) -> None:
-        side = self.config.latent_size // self.config.patch_size
-        weight = self.patch_embedding.weight
+        side, weight = self.config.grid_side, self.patch_embedding.weight
         step = (self.config.position_grid or side) / side
         positions = sincos_positions_2d(side, side, self.config.width, weight.device, step=step)
         self.positions = positions.to(weight.dtype)  # (N, D)
@@ -241,7 +214,7 @@ class DiT(Network):
         text cache. Returns the prediction (B, C, H, W) in x's dtype and the state for the next step.
         """
         config = self.config
-        check_latents(x, config.latent_channels, config.latent_size)
+        self.check_latents(x)
         cache = state.text_cache if state is not None and state.text_cache is not None else self.encode_text(text)
         dtype = self.patch_embedding.weight.dtype
 

@@ -3,8 +3,7 @@
 Letters in shape comments: B batch, N and L tokens, D width, H attention heads, E width of a head (D = H E).
 """
 
-from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
@@ -21,11 +20,49 @@ TIME_SCALING = 1000.0
 """Factor of alpha_bar, in [0, 1], before its sinusoid."""
 
 
-def sinusoid(values: Tensor, channels: int) -> Tensor:
-    """Return sinusoids of scalars in float32: frequencies 10000^(-2i / channels), laid out [cos | sin].
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The part of a network's shape that DiT and RIN share."""
 
-    values (...,) -> (..., channels); channels is even.
-    """
+    latent_channels: int = 4
+    """Channels of the image latents."""
+    latent_size: int = 32
+    """Height and width of the image latents; a multiple of patch_size."""
+    patch_size: int = 2
+    """Side of a token's square of latents."""
+    mlp_ratio: int = 4
+    """Hidden width of every MLP over its width."""
+    text_width: int = 2048
+    """Width of the text encoder's tokens."""
+    refiner_depth: int = 2
+    """Self-attention blocks that refine the text."""
+    text_positions: bool = False
+    """Adds fixed positions to the text, for encoders whose tokens carry none."""
+
+    @property
+    def grid_side(self) -> int:
+        """Patches along a side of the image."""
+        return self.latent_size // self.patch_size
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in a patch."""
+        return self.patch_size**2 * self.latent_channels
+
+    def check_sizes(self, *multiples: tuple[str, str | int]) -> None:
+        """Check that integers are at least 1 (refiner_depth: 0), and fields multiples of a number or another field.
+
+        Raises UserError that names the field.
+        """
+        sizes = {field.name: "[1, inf)" for field in fields(self) if field.type in (int, int | None)}
+        check_ranges(self, **sizes | {"refiner_depth": "[0, inf)"})
+        for name, divisor in (("latent_size", "patch_size"), *multiples):
+            if getattr(self, name) % (divisor if isinstance(divisor, int) else getattr(self, divisor)):
+                raise UserError(f"{name} is {getattr(self, name)}; give a multiple of {divisor}")
+
+
+def sinusoid(values: Tensor, channels: int) -> Tensor:
+    """Return sinusoids (..., channels) of scalars (...,) in float32: frequencies 10000^(-2i/channels), [cos | sin]."""
     assert channels % 2 == 0, channels
     exponents = torch.arange(0, channels, 2, dtype=torch.float32, device=values.device) / channels
     angles = values.float().unsqueeze(-1) * FREQUENCY_BASE**-exponents  # (..., channels / 2)
@@ -52,17 +89,15 @@ def sincos_positions_2d(
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Return patches (B, (H / p) (W / p), p p C) of images (B, C, H, W), row-major; (row, column, channel) within."""
-    batch, channels, height, width = images.shape
-    p = patch_size
-    patches = images.view(batch, channels, height // p, p, width // p, p)
-    return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, (height // p) * (width // p), p * p * channels)
+    patches = images.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))  # (B, C, H / p, p, W / p, p)
+    return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Tensor, patch_size: int, height: int, width: int) -> Tensor:
     """Invert `patchify`: (B, (height / p) (width / p), p p C) -> (B, C, height, width)."""
-    batch, p = len(patches), patch_size
-    grid = patches.view(batch, height // p, width // p, p, p, -1)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, height, width)
+    p = patch_size
+    grid = patches.view(len(patches), height // p, width // p, p, p, -1)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, height, width)
 
 
 def key_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -90,13 +125,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """Return attention by written-out products, (B, H, N, E); scale and bias are part of that of queries and keys."""
-    batch, heads, channels = len(query), query.shape[1], query.shape[3]
+    shape, scale, beta = query.shape[:2], query.shape[3] ** -0.5, 0 if bias is None else 1
     query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # (B H, N or L, E)
-    start = query.new_zeros(1, 1, 1) if bias is None else bias.expand(-1, heads, -1, -1).flatten(0, 1)  # (B H, 1, L)
-    scores = torch.baddbmm(
-        start, query, key.transpose(1, 2), beta=0 if bias is None else 1, alpha=channels**-0.5
-    )  # (B H, N, L)
-    return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, (batch, heads))
+    start = query.new_zeros(1, 1, 1) if bias is None else bias.expand(-1, shape[1], -1, -1).flatten(0, 1)  # (B H, 1, L)
+    scores = torch.baddbmm(start, query, key.transpose(1, 2), beta=beta, alpha=scale)  # (B H, N, L)
+    return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, shape)
 
 
 class QKNorm(nn.LayerNorm):
@@ -181,13 +214,7 @@ class SelfBlock(nn.Module):
     """Pre-norm self-attention and MLP, with LayerScale (Touvron et al., 2021) on both if an initial value is given."""
 
     def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_ratio: int,
-        *,
-        qk_norm: bool = False,
-        layer_scale_init: float | None = None,
+        self, width: int, heads: int, mlp_ratio: int, *, qk_norm: bool = False, layer_scale_init: float | None = None
     ):
         super().__init__()
         self.attention_norm = layer_norm(width)
@@ -215,8 +242,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, channels: int, width: int, *, standardize: bool = False):
         super().__init__()
-        self.channels = channels
-        self.standardize = standardize
+        self.channels, self.standardize = channels, standardize
         self.hidden = nn.Linear(channels, width)
         self.out = nn.Linear(width, width)
 
@@ -234,14 +260,11 @@ class Network(nn.Module):
     TABLES: tuple[str, ...] = ()
     """Names of the parameters that are learned tables, not matrices of a product: no weight decay, no Muon."""
 
+    config: Any
+
     @property
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
-
-    @property
-    def table_names(self) -> frozenset[str]:
-        """The parameters' full names that end in one of `TABLES`."""
-        return frozenset(name for name, _ in self.named_parameters() if name.split(".")[-1] in self.TABLES)
 
     def reset_buffers(self) -> None:
         """Compute the fixed tables; needed after a network built on the meta device was given its parameters."""
@@ -263,29 +286,16 @@ class Network(nn.Module):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(cast(Tensor, module.bias))
-        tables = self.table_names
         for name, parameter in self.named_parameters():
-            if name in tables:
+            if name.split(".")[-1] in self.TABLES:
                 nn.init.trunc_normal_(parameter, std=TABLE_STD, a=-2 * TABLE_STD, b=2 * TABLE_STD)
         self.initialize_special()
 
     def initialize_special(self) -> None:
         """Set the initial values that differ from `initialize`'s table."""
 
-
-def check_sizes(config: Any, *multiples: tuple[str, str | int], at_least_0: Sequence[str] = ()) -> None:
-    """Check a network's config: integers at least 1 (those of `at_least_0`: 0), and fields that are multiples.
-
-    multiples: (field, a number or another field that divides it). Raises UserError that names the field.
-    """
-    sizes = {field.name: "[1, inf)" for field in fields(config) if field.type in (int, int | None)}
-    check_ranges(config, **sizes | dict.fromkeys(at_least_0, "[0, inf)"))
-    for name, divisor in multiples:
-        if getattr(config, name) % (divisor if isinstance(divisor, int) else getattr(config, divisor)):
-            raise UserError(f"{name} is {getattr(config, name)}; give a multiple of {divisor}")
-
-
-def check_latents(x: Tensor, channels: int, size: int) -> None:
-    """Raise ValueError unless x is (B, channels, size, size)."""
-    if x.shape[1:] != (channels, size, size):
-        raise ValueError(f"x is {tuple(x.shape)}; this network takes latents (B, {channels}, {size}, {size})")
+    def check_latents(self, x: Tensor) -> None:
+        """Raise ValueError unless x is (B, C, H, W) as the config says."""
+        channels, size = self.config.latent_channels, self.config.latent_size
+        if x.shape[1:] != (channels, size, size):
+            raise ValueError(f"x is {tuple(x.shape)}; this network takes latents (B, {channels}, {size}, {size})")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tessera.config import check_ranges
@@ -16,10 +17,9 @@ from tessera.models.layers import (
     TABLE_STD,
     CrossAttention,
     Network,
+    NetworkConfig,
     SelfBlock,
     TimeEmbedding,
-    check_latents,
-    check_sizes,
     key_bias,
     layer_norm,
     patchify,
@@ -30,15 +30,9 @@ from tessera.records import DenoiserState, TextEncoding
 
 
 @dataclass(frozen=True, kw_only=True)
-class RINConfig:
+class RINConfig(NetworkConfig):
     """The shape of a RIN; the defaults are the paper's CAD-I (L)."""
 
-    latent_channels: int = 4
-    """Channels of the image latents."""
-    latent_size: int = 32
-    """Height and width of the image latents; a multiple of patch_size."""
-    patch_size: int = 2
-    """Side of an interface token's square of latents."""
     interface_width: int = 256
     """Width of the interface tokens, and at most that of the attention between them and the latent tokens."""
     num_latent_tokens: int = 256
@@ -53,18 +47,10 @@ class RINConfig:
     """Heads of every cross-attention."""
     compute_heads: int = 16
     """Heads of the self-attention on latent tokens."""
-    mlp_ratio: int = 4
-    """Hidden width of every MLP over its width."""
-    text_width: int = 2048
-    """Width of the text encoder's tokens."""
-    refiner_depth: int = 2
-    """Self-attention blocks that refine the text."""
     refiner_heads: int = 16
-    """Heads of those blocks."""
+    """Heads of the self-attention blocks that refine the text."""
     text_registers: int = 16
     """Learned tokens before the text; at least 1."""
-    text_positions: bool = False
-    """Adds fixed positions to the text, for encoders whose tokens carry none."""
     table_init_std: float = TABLE_STD
     """Standard deviation of the learned latent tokens' and positions' initial values, > 0. 0.02 is small compared with
     patches of unit norm: tokens are hard to tell apart at first, which only a long training overcomes."""
@@ -73,8 +59,7 @@ class RINConfig:
 
     def __post_init__(self) -> None:
         widths = [("latent_width", n) for n in (8, "read_write_heads", "compute_heads", "refiner_heads")]
-        multiples = (("latent_size", "patch_size"), *widths, ("read_write_width", "read_write_heads"))
-        check_sizes(self, *multiples, at_least_0=("refiner_depth",))
+        self.check_sizes(*widths, ("read_write_width", "read_write_heads"))
         check_ranges(self, table_init_std="(0, inf)")
 
     @property
@@ -148,42 +133,32 @@ class RIN(Network):
     """The denoiser CAD-I. `forward` returns the prediction and the latent tokens, which the next step may be given."""
 
     TABLES = ("latent_tokens", "interface_positions", "registers", "coherence_position")
+    config: RINConfig
 
     def __init__(self, config: RINConfig):
         super().__init__()
-        self.config = config
-        latent, interface = config.latent_width, config.interface_width
-        patch_width = config.patch_size**2 * config.latent_channels
-        num_patches = (config.latent_size // config.patch_size) ** 2
-        self.patch_embedding = nn.Linear(patch_width, interface)
+        self.config, latent, interface = config, config.latent_width, config.interface_width
+        self.patch_embedding = nn.Linear(config.patch_width, interface)
         self.patch_norm = layer_norm(interface)
-        self.interface_positions = nn.Parameter(torch.zeros(num_patches, interface))
+        self.interface_positions = nn.Parameter(torch.zeros(config.grid_side**2, interface))
         self.latent_tokens = nn.Parameter(torch.zeros(config.num_latent_tokens, latent))
         self.time = TimeEmbedding(latent // 4, latent, standardize=True)
-        self.text = TextRefiner(
-            config.text_width,
-            latent,
-            config.refiner_depth,
-            config.refiner_heads,
-            config.mlp_ratio,
-            registers=config.text_registers,
-            positions=config.text_positions,
-        )
+        self.text = TextRefiner(config, latent, config.refiner_heads, registers=config.text_registers)
         if config.coherence:
             self.coherence = TimeEmbedding(latent // 4, latent, standardize=True)
             self.coherence_position = nn.Parameter(torch.zeros(latent))
         self.previous = PreviousTokens(latent, config.mlp_ratio)
         self.blocks = nn.ModuleList(RINBlock(config) for _ in range(config.blocks))
         self.out_norm = layer_norm(interface)
-        self.out_projection = nn.Linear(interface, patch_width)
+        self.out_projection = nn.Linear(interface, config.patch_width)
         self.initialize()
 
     def initialize_special(self) -> None:
         with torch.no_grad():
             for table in (self.latent_tokens, self.interface_positions):
                 table.mul_(self.config.table_init_std / TABLE_STD)
-        nn.init.zeros_(self.previous.out_norm.weight)
-        nn.init.zeros_(self.previous.out_norm.bias)
+            for parameter in self.previous.out_norm.parameters():
+                parameter.zero_()
 
     def encode_text(self, text: TextEncoding, coherence: float | Tensor | None = None) -> TextCache:
         """Return refined text with its keys and values in every block.
@@ -196,11 +171,10 @@ class RIN(Network):
             if coherence is None:
                 coherence = torch.ones(len(text.mask), device=text.mask.device)
                 coherence[len(coherence) - text.null_rows :] = 0.0
-            level = torch.as_tensor(coherence, dtype=torch.float32, device=text.mask.device)
-            level = level.expand(len(text.mask))  # (B,)
+            level = torch.as_tensor(coherence, dtype=torch.float32, device=text.mask.device).expand(len(text.mask))
             extra = (self.coherence(level) + self.coherence_position)[:, None]  # (B, 1, D)
         tokens, mask = self.text(text, extra)  # (B, R + T, D)
-        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)  # the time token comes first: (B, 1 + R + T)
+        mask = F.pad(mask, (1, 0), value=True)  # the time token comes first: (B, 1 + R + T)
         pairs = [block.condition.attention.keys_values(tokens) for block in cast(list[RINBlock], self.blocks)]
         keys, values = zip(*pairs)
         return TextCache(tokens=tokens, bias=key_bias(mask, tokens.dtype), keys=keys, values=values)
@@ -215,7 +189,7 @@ class RIN(Network):
         x's dtype and the state for the next step.
         """
         config = self.config
-        check_latents(x, config.latent_channels, config.latent_size)
+        self.check_latents(x)
         state = state or DenoiserState()
         cache = state.text_cache if state.text_cache is not None else self.encode_text(text)
         dtype = self.patch_embedding.weight.dtype

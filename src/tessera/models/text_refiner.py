@@ -7,9 +7,10 @@ Letters: B batch, T text tokens, R registers, L = tokens that cross-attention se
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tessera.models.layers import SelfBlock, key_bias, sincos_positions
+from tessera.models.layers import NetworkConfig, SelfBlock, key_bias, sincos_positions
 from tessera.records import TextEncoding
 
 
@@ -40,45 +41,38 @@ class TextCache:
 
 
 class TextRefiner(nn.Module):
-    """A refiner: text embeddings (B, T, text width) -> tokens (B, R + T, D) and the mask of visible ones (B, R + T).
-
-    positions: adds fixed 1-D sin-cos positions to the projected text, for encoders whose tokens carry none.
-    """
+    """A refiner: text embeddings (B, T, text width) -> tokens (B, R + T, D) and the mask of visible ones (B, R + T)."""
 
     def __init__(
         self,
-        text_width: int,
+        config: NetworkConfig,
         width: int,
-        depth: int,
         heads: int,
-        mlp_ratio: int,
         *,
         registers: int = 0,
-        positions: bool = False,
         qk_norm: bool = False,
         layer_scale_init: float = 0.1,
     ):
         super().__init__()
-        self.width = width
-        self.projection = nn.Linear(text_width, width)
+        self.projection = nn.Linear(config.text_width, width)
         self.registers = nn.Parameter(torch.zeros(registers, width)) if registers else None
         self.blocks = nn.ModuleList(
-            SelfBlock(width, heads, mlp_ratio, qk_norm=qk_norm, layer_scale_init=layer_scale_init) for _ in range(depth)
+            SelfBlock(width, heads, config.mlp_ratio, qk_norm=qk_norm, layer_scale_init=layer_scale_init)
+            for _ in range(config.refiner_depth)
         )
-        self.positions = positions
+        self.positions = config.text_positions
         self._table = torch.zeros(0, width)  # grows to the longest text seen; no buffer: the same for any state
 
     def _positions(self, tokens: Tensor) -> Tensor:
         """Return positions (T, D) for tokens (B, T, D), in their dtype and on their device."""
-        length = tokens.shape[1]
-        if len(self._table) < length or self._table.device != tokens.device or self._table.dtype != tokens.dtype:
-            self._table = sincos_positions(max(length, 64), self.width, tokens.device).to(tokens.dtype)
+        length, table = tokens.shape[1], self._table
+        if len(table) < length or table.device != tokens.device or table.dtype != tokens.dtype:
+            self._table = sincos_positions(max(length, 64), table.shape[1], tokens.device).to(tokens.dtype)
         return self._table[:length]
 
     def forward(self, text: TextEncoding, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Refine text. extra (B, n, D): further tokens before the registers, always visible."""
-        tokens = self.projection(text.embeddings.to(self.projection.weight.dtype))  # (B, T, D)
-        mask = text.mask
+        tokens, mask = self.projection(text.embeddings.to(self.projection.weight.dtype)), text.mask  # (B, T, D)
         if self.positions:
             tokens = tokens + self._positions(tokens)
         front = [] if extra is None else [extra]
@@ -86,8 +80,7 @@ class TextRefiner(nn.Module):
             front.append(self.registers.expand(len(tokens), -1, -1))
         if front:
             tokens = torch.cat([*front, tokens], dim=1)  # (B, n + R + T, D)
-            visible = mask.new_ones(len(mask), tokens.shape[1] - mask.shape[1])
-            mask = torch.cat([visible, mask], dim=1)  # (B, n + R + T)
+            mask = F.pad(mask, (tokens.shape[1] - mask.shape[1], 0), value=True)  # (B, n + R + T)
         bias = key_bias(mask, tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens, bias)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tessera.devices import rank, world_size
 from tessera.diffusion.guidance import Guided
-from tessera.diffusion.loss import as_denoiser, diffusion_loss
+from tessera.diffusion.loss import Denoiser, diffusion_loss
 from tessera.diffusion.sampler import ddim
 from tessera.randomness import philox
 from tessera.records import Batch
@@ -110,7 +110,7 @@ class SampleGrid:
 
         Values that are not finite, of a network that diverges, are replaced by 0: no codec decodes them.
         """
-        denoise = as_denoiser(network, self.prediction)
+        denoise = Denoiser(network, self.prediction)
         guided = Guided(denoise, self.text, self.null_condition, GRID_GUIDANCE, clip=self.limit)
         drawn = ddim(guided, self.noise, self.reader.algorithm.schedule, GRID_STEPS)
         return self.reader.normalize.undo(drawn.float().cpu()).nan_to_num(0.0, 0.0, 0.0)

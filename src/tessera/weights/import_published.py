@@ -1,7 +1,6 @@
 """The published CAD-I weights as an export, so that `tessera generate` draws with them."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +37,7 @@ class ImportConfig:
     of the VAE's four channels, (5.81 + 3 * 4.17) * 0.18215; the published pipeline's 1.0 cuts a third of the values."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, sampling_steps="[1, inf)", clip_denoised="(0, inf)")
-        if not math.isfinite(self.guidance_scale):
-            raise UserError(f"guidance_scale is {self.guidance_scale}; give a finite number")
+        check_ranges(self, sampling_steps="[1, inf)", clip_denoised="(0, inf)", guidance_scale="(-inf, inf)")
 
 
 def import_published(
@@ -58,12 +55,12 @@ def import_published(
     """
     folder = published_folder(path_or_repo)
     given = None if null_condition is None else _read_array(null_condition)
+    network, metadata = load_published(folder, config.coherence)
     described = to_dict(config) | {
         "source": Path(path_or_repo).resolve().name if Path(path_or_repo).is_dir() else str(path_or_repo),
-        "sha256": {name: _digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
+        "sha256": {name: sha256_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
         "null_condition": None if given is None else hashlib.sha256(given.tobytes()).hexdigest(),
     }
-    network, metadata = load_published(folder, config.coherence)
     width, encoder = network.config.text_width, metadata["text_encoder"]
     null = _computed(encoder) if given is None else given  # (1, D)
     if null.shape != (1, width) or not np.isfinite(null).all():
@@ -91,12 +88,6 @@ def import_published(
     )
 
 
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; published weights are {CONFIG_FILE} and {WEIGHTS_FILE}")
-    return sha256_file(path)
-
-
 def _read_array(path: Path) -> NDArray[np.float32]:
     try:
         return np.ascontiguousarray(np.load(path, allow_pickle=False), dtype=np.float32)
@@ -112,6 +103,6 @@ def _computed(encoder: str) -> NDArray[np.float32]:
         return load_text_encoder(encoder).null_condition
     except UserError as error:
         raise UserError(
-            f"null_condition: {encoder} cannot encode the empty text here ({error}); "
-            f"give its encoding as a file: --null-condition FILE.npy"
+            f"null_condition: {encoder} cannot encode the empty text here ({error}); give its encoding as a file: "
+            "--null-condition FILE.npy"
         ) from error

@@ -57,11 +57,33 @@ _NAMES = [
 _CONSTANTS = re.compile(
     r"(.+\.attention_mask_dummy|(time|coherence)_embedder\.encode_time\.freqs|registers_coherence_mask|cond_mask)"
 )
-
-
-def published_name(key: str) -> str | None:
-    """Return our name of a parameter of the published CAD-I class; None if that class has no such parameter."""
-    return renamed(key, _NAMES)
+_FIELDS = {
+    "latent_channels": "num_input_channels",
+    "latent_size": "data_size",
+    "patch_size": "path_size",
+    "interface_width": "data_dim",
+    "num_latent_tokens": "num_latents",
+    "latent_width": "latents_dim",
+    "blocks": "num_blocks",
+    "layers_per_block": "num_processing_layers",
+    "read_write_heads": "read_write_heads",
+    "compute_heads": "compute_heads",
+    "mlp_ratio": "latent_mlp_multiplier",
+    "text_width": "label_dim",
+    "text_registers": "num_text_registers",
+}
+"""Our config's fields, and the published class's constructor arguments."""
+_FIXED = {
+    "concat_cond_token_to_latents": False,
+    "use_cond_token": True,
+    "use_cond_rin_block": True,
+    "use_biases": True,
+    "modulate_conditioning": False,
+    "time_scaling": 1000.0,
+    "noise_embedding_type": "positional",
+    "data_positional_embedding_type": "learned",
+}
+"""Its other arguments, with the one value that our RIN computes."""
 
 
 def convert_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,19 +91,12 @@ def convert_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Constants (dummy masks, frequency tables) are dropped. UserError names keys that the published class does not have.
     """
-    converted, unknown = {}, []
-    for key, tensor in tensors.items():
-        if _CONSTANTS.fullmatch(key):
-            continue
-        name = published_name(key)
-        if name is None:
-            unknown.append(key)
-        elif name == "patch_embedding.weight" and tensor.ndim == 4:
-            converted[name] = tensor.permute(0, 2, 3, 1).flatten(1)  # convolution (D, C, p, p) -> (D, p p C)
-        else:
-            converted[name] = tensor
-    if unknown:
+    names = {key: renamed(key, _NAMES) for key in tensors if not _CONSTANTS.fullmatch(key)}
+    if unknown := [key for key, name in names.items() if name is None]:
         raise UserError(f"not a published CAD-I state: unexpected {some_of(unknown)}")
+    converted = {str(name): tensors[key] for key, name in names.items()}
+    if (patches := converted.get("patch_embedding.weight")) is not None and patches.ndim == 4:
+        converted["patch_embedding.weight"] = patches.permute(0, 2, 3, 1).flatten(1)  # (D, C, p, p) -> (D, p p C)
     return converted
 
 
@@ -92,55 +107,25 @@ def load_published_state(network: RIN, tensors: Mapping[str, Tensor], where: obj
     right. UserError names those that are not.
     """
     converted = convert_published(tensors)
-    if not network.config.coherence:
-        extra = {name for name in converted if name.startswith("coherence")}
-        if extra and len(extra) != 5:
-            raise UserError(f"{where}: has only a part of the coherence token: {some_of(extra)}")
-        converted = {name: tensor for name, tensor in converted.items() if name not in extra}
-    elif not any(name.startswith("coherence") for name in converted):
+    token = [name for name in converted if name.startswith("coherence")]
+    if token and len(token) != 5:
+        raise UserError(f"{where}: has only a part of the coherence token: {some_of(token)}")
+    if network.config.coherence and not token:
         raise UserError(f"{where}: has no coherence token; load it with coherence=False")
+    for name in () if network.config.coherence else token:
+        del converted[name]
     load_strictly(network, converted, where)
 
 
 def published_config(data: Mapping[str, Any], coherence: bool = False, where: object = "config.json") -> RINConfig:
     """Return our config for the published class's constructor arguments."""
-
-    def read(name: str) -> int:
-        value = data.get(name)
-        if not isinstance(value, int):
-            raise UserError(f"{where}: {name} must be an integer, not {value!r}; is this a published CAD-I?")
-        return value
-
-    fixed = {
-        "concat_cond_token_to_latents": False,
-        "use_cond_token": True,
-        "use_cond_rin_block": True,
-        "use_biases": True,
-        "modulate_conditioning": False,
-        "time_scaling": 1000.0,
-        "noise_embedding_type": "positional",
-        "data_positional_embedding_type": "learned",
-        "data_mlp_multiplier": read("latent_mlp_multiplier"),
-    }
-    for name, value in fixed.items():
+    for name in _FIELDS.values():
+        if not isinstance(data.get(name), int):
+            raise UserError(f"{where}: {name} must be an integer, not {data.get(name)!r}; is this a published CAD-I?")
+    for name, value in {**_FIXED, "data_mlp_multiplier": data["latent_mlp_multiplier"]}.items():
         if data.get(name, value) != value:
             raise UserError(f"{where}: {name} = {data[name]!r} is not supported, only {value!r}")
-    return RINConfig(
-        latent_channels=read("num_input_channels"),
-        latent_size=read("data_size"),
-        patch_size=read("path_size"),
-        interface_width=read("data_dim"),
-        num_latent_tokens=read("num_latents"),
-        latent_width=read("latents_dim"),
-        blocks=read("num_blocks"),
-        layers_per_block=read("num_processing_layers"),
-        read_write_heads=read("read_write_heads"),
-        compute_heads=read("compute_heads"),
-        mlp_ratio=read("latent_mlp_multiplier"),
-        text_width=read("label_dim"),
-        text_registers=read("num_text_registers"),
-        coherence=coherence,
-    )
+    return RINConfig(**{ours: data[theirs] for ours, theirs in _FIELDS.items()}, coherence=coherence)
 
 
 def load_published(path_or_repo: str | Path, coherence: bool = False) -> tuple[RIN, dict[str, Any]]:
