@@ -1,7 +1,7 @@
 """The loader at the size of the paper's records: python bench/loader.py [--records 20000] [--folder DIR]
 
 Makes a plain and an augmented set of so many records each (180 text tokens of width 2048 in int8, latents 4 x 32 x 32,
-0.4 MB a record; 20,000 records are 8 GB a set), reads batches through `Reader` and `Loader` as training does, and says:
+0.4 MB a record; 20,000 records are 8 GB a set), reads batches by `Reader` and `read_ahead` as training does, and says:
 how many cores 800 images/s take (processor time of the whole process, threads and all), how fast it could go, how many
 bytes a sample costs, and the same for reading a record of both sets for each sample, as the published code does. What
 the device does (text is unpacked there) is not in it. `--folder` keeps the sets for another time; they are made in
@@ -23,7 +23,7 @@ from tessera.encoded.store import open_encoded, shard_name
 from tessera.randomness import philox
 from tessera.stages import open_stage
 from tessera.train.algorithm1 import Algorithm1, Normalization
-from tessera.train.loader import Loader, Reader, passes
+from tessera.train.loader import Reader, passes, read_ahead
 
 TOKENS, WIDTH, SHAPE = 180, 2048, (4, 32, 32)
 SHARD = 2048
@@ -82,7 +82,7 @@ def size_of(record: EncodedRecord) -> int:
 
 def measure(read, images: int) -> tuple[float, float]:
     """Return the processor seconds and the seconds per image."""
-    with Loader(read, passes(0, BATCH, images + 8 * BATCH, BATCH)) as loader:
+    with read_ahead(read, passes(0, BATCH, images + 8 * BATCH, BATCH)) as loader:
         for _ in range(8):
             next(loader)
         cpu, began = time.process_time(), time.perf_counter()

@@ -177,14 +177,8 @@ def test_a_checkpoint_goes_from_device_to_device(name, tmp_path, device, monkeyp
     assert losses[1] == pytest.approx(losses[0], rel=tolerance(config))
     newest = checkpoint.latest(tmp_path / "run")
     assert newest is not None
-    state = TrainState(
-        initial_network(config.model, config.seed),
-        config.optim,
-        compute=config.compute,
-        ema_decay=config.ema_decay,
-        device=device,
-        runtime=RuntimeOptions(compile=False),
-    )
+    network = initial_network(config.model, config.seed)
+    state = TrainState(network, config, device=device, runtime=RuntimeOptions(compile=False))
     state.load(newest)
     again = state.tensors()
     for key, value in checkpoint.load(newest).tensors.items():

@@ -3,8 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from tiny.training_sets import make_records, write_set
+
+
+@pytest.fixture
+def alone():
+    """A group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

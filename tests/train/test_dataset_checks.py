@@ -11,12 +11,13 @@ from tessera.encoded.record import pack_floats
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
 from tessera.train.dataset_checks import check_sets
-from tiny.training_sets import SHAPE, WIDTH, make_records, write_set
+from tiny.training_sets import DIT, SHAPE, WIDTH, make_records, write_set
 
 
 def check(plain: Path, augmented: Path | None, shape=SHAPE, width=WIDTH):
     stores = open_encoded(plain), None if augmented is None else open_encoded(augmented)
-    return check_sets(*stores, latent_shape=shape, text_width=width)
+    model = replace(DIT, latent_channels=shape[0], latent_size=shape[1], text_width=width)
+    return check_sets(*stores, model=model)
 
 
 def test_facts_of_fitting_sets(plain, augmented):

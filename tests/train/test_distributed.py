@@ -54,14 +54,6 @@ def test_a_rank_killed_while_saving_costs_nothing(plain, augmented, tmp_path, sh
     assert_same(tmp_path / "one", run)
 
 
-@pytest.fixture
-def alone():
-    """A group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bucket", [1, 500, 10**9])
 def test_buckets_hold_the_gradients_of_all_passes(alone, monkeypatch, compute, bucket):

@@ -1,16 +1,14 @@
 """Weights split over ranks are whole ones."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tessera.models.build import build_network
 from tessera.train import checkpoint
+from tessera.train.fsdp import Shards
 from tessera.train.loop import train
 from tiny.ranks import assert_same, config, on_ranks
 from tiny.runs import log_of, state_of
@@ -33,28 +31,11 @@ def test_split_weights_are_whole_ones(plain, augmented, tmp_path, model):
     assert_same(tmp_path / "one", tmp_path / "mixed")
 
 
-BESIDE_A_GPU = """
-import os, torch
-import torch.distributed as dist
-from tessera.models.build import build_network
-from tessera.models.dit import DiTConfig
-from tessera.train.fsdp import Shards
-torch._C._get_accelerator = lambda *args: torch.device("cuda")
-dist.init_process_group("gloo")
-network = build_network(DiTConfig(width=16, depth=1, heads=2, text_width=8, refiner_depth=1))
-layout = Shards(network, torch.float32).layout
-assert {part.device_mesh.device_type for part in layout.values()} == {"cpu"}
-dist.destroy_process_group()
-"""
-
-
-def test_a_network_on_the_cpu_is_split_over_cpus_beside_a_gpu():
+def test_a_network_on_the_cpu_is_split_over_cpus_beside_a_gpu(alone, monkeypatch):
     """FSDP's own choice is the machine's GPUs: --device cpu --shard would fail there, and so would these tests."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "1", "RANK": "0"}
-    subprocess.run([sys.executable, "-c", BESIDE_A_GPU], env=os.environ | ranks, check=True, timeout=120)
+    monkeypatch.setattr(torch._C, "_get_accelerator", lambda *args: torch.device("cuda"))
+    layout = Shards(build_network(DIT), torch.float32).layout
+    assert {part.device_mesh.device_type for part in layout.values()} == {"cpu"}
 
 
 def assert_each_wrote_its_part(run: Path, count: int) -> None:

@@ -14,7 +14,7 @@ from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
 from tessera.train import loader as batches
 from tessera.train.algorithm1 import Algorithm1, Normalization
-from tessera.train.loader import Loader, PackedText, Reader, passes
+from tessera.train.loader import PackedText, Reader, passes, read_ahead
 from tiny.training_sets import SHAPE, WIDTH, load_batch, make_records, write_set
 
 
@@ -111,7 +111,7 @@ def test_any_number_of_threads_gives_the_same_batches_in_order(plain, augmented,
         time.sleep(float(shaken.random()) / 500)
         return reader(numbers)
 
-    with Loader(read, passes(0, 8, 96, 4), threads=threads) as loader:
+    with read_ahead(read, passes(0, 8, 96, 4), threads=threads) as loader:
         for number in range(0, 96, 4):
             batch = next(loader).to("cpu", torch.float32)
             expected = load_batch(Algorithm1(*stores, 0.4, 0.5, 5, "linear"), *stores, range(number, number + 4))
@@ -128,7 +128,7 @@ def test_it_reads_ahead_and_no_further():
         gate.wait(10)
         return numbers
 
-    with Loader(read, iter(np.arange(20).reshape(20, 1)), threads=1, ahead=3) as loader:
+    with read_ahead(read, iter(np.arange(20).reshape(20, 1)), threads=1, ahead=3) as loader:
         gate.set()
         for expected in range(15):
             assert next(loader)[0] == expected
@@ -140,7 +140,7 @@ def test_what_a_thread_raises_reaches_the_loop():
     def read(_numbers):
         raise UserError("shard-00003.arrow: is damaged")
 
-    with Loader(read, iter([np.arange(2)])) as loader, pytest.raises(UserError, match="shard-00003"):
+    with read_ahead(read, iter([np.arange(2)])) as loader, pytest.raises(UserError, match="shard-00003"):
         next(loader)
 
 

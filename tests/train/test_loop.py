@@ -114,7 +114,7 @@ loop.train(*map(Path, sys.argv[5:]), config, device="cpu")
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_sigkill_while_saving(plain, augmented, tmp_path, rounds):
     """Each round is another process, killed at a random moment of its second or third save."""
-    config = config_of(num_images=8 * 100, checkpoint_every_images=8)
+    config = config_of(num_images=8 * 5 * rounds, checkpoint_every_images=8)
     train(tmp_path / "whole", plain, augmented, config)
     run, marker = tmp_path / "killed", tmp_path / "saving"
     paths = [str(path) for path in (marker, run, plain, augmented)]
@@ -346,7 +346,7 @@ def test_a_directory_that_another_process_trains_in_is_refused(plain, tmp_path, 
     train(out, plain, None, config)
     assert said == [f"{out}: another process is training in this directory; wait for it or stop it\n"]
     assert read_manifest(out, "train").counts["num_images"] == 80
-    assert subprocess.run(second, capture_output=True, text=True, timeout=120).stdout == "done\n"
+    train(out, plain, None, config)  # the lock is gone
 
 
 SECOND = """
@@ -358,7 +358,6 @@ from tessera.train.config import TrainConfig
 config = from_dict(TrainConfig, json.loads(sys.argv[1]))
 try:
     loop.train(Path(sys.argv[2]), Path(sys.argv[3]), None, config, device="cpu")
-    print("done")
 except UserError as error:
     print(error)
 """

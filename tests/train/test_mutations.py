@@ -44,7 +44,7 @@ def test_with_records_drawn_with_repetition(monkeypatch):
     def order(self, source, epoch, size):
         return torch.randint(size, (size,), generator=torch.Generator().manual_seed(epoch)).numpy()
 
-    monkeypatch.setattr(Algorithm1, "_order", order)
+    monkeypatch.setattr(Algorithm1, "_draw_order", order)
     red(test_algorithm1.test_each_epoch_of_each_set_has_every_record_once.hypothesis.inner_test, 50, 20, 0.5, 3, 0)
 
 

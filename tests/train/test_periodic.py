@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tessera.encoded.store import open_encoded
-from tessera.train import periodic
 from tessera.train.config import RuntimeOptions
 from tessera.train.loop import Trainer, train
+from tessera.train.periodic import PeriodicActions
 from tiny.runs import log_of
 from tiny.training_sets import config_of
 
@@ -40,11 +40,11 @@ def test_each_action_has_its_own_interval(plain, tmp_path):
 @pytest.mark.parametrize(("given", "share"), [(None, 989.0), (500.0, 500.0)])
 def test_the_peak_is_that_of_the_gpu_unless_given(plain, monkeypatch, given, share):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
-    actions = actions_of(plain)
-    assert actions.peak is None  # of a CPU none is known
-    actions.state.device = torch.device("cuda")
-    common = {"validation": None, "grid": None, "decode": None}
-    found = periodic.PeriodicActions(Path("unused"), actions.config, actions.state, peak=given, **common)
+    trainer = Trainer(Path("unused"), open_encoded(plain), None, config_of(augment_prob=0.0), torch.device("cpu"))
+    assert trainer.actions.peak is None  # of a CPU none is known
+    trainer.state.device = torch.device("cuda")
+    runtime, null = RuntimeOptions(peak_tflops=given), trainer.stepper.null_condition
+    found = PeriodicActions(Path("unused"), trainer.config, trainer.state, trainer.reader, null, 8, runtime)
     assert found.peak == share
 
 

@@ -6,9 +6,9 @@ restart, and the loader's whole state is one integer. `tessera.train.loader` rea
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from tessera.encoded.store import EncodedStore
 
 BLOCK = 4096  # samples whose draws are made together
-_CACHED_BLOCKS = 4
-_CACHED_ORDERS = 4
+CACHED = 4  # blocks, and epochs' orders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +43,9 @@ class Sample:
     """True: a network with latent tokens gets those of a first pass."""
 
 
-@dataclass(frozen=True)
-class Draws:
-    """The draws of many samples, fields as in `Sample`: arrays of one length."""
-
-    numbers: np.ndarray
-    t: np.ndarray
-    alpha_bar: np.ndarray
-    augmented: np.ndarray
-    index: np.ndarray
-    drop_caption: np.ndarray
-    self_condition: np.ndarray
+_FLAGS = [(name, bool) for name in ("augmented", "drop_caption", "self_condition")]
+DRAWS = np.dtype([("number", "i8"), ("t", "f8"), ("alpha_bar", "f8"), ("index", "i8"), *_FLAGS], align=True)
+"""The draws of one of many samples; fields as in `Sample`."""
 
 
 class Algorithm1:
@@ -83,7 +74,7 @@ class Algorithm1:
         caption_drop_prob: float = 0.0,
         self_condition_prob: float = 0.0,
     ) -> None:
-        self.sizes = (_size(plain), _size(augmented))
+        self.sizes = [n if isinstance(n, int) else len(n or ()) for n in (plain, augmented)]
         self.min_t, self.prob, self.seed, self.start, self.end = min_t, prob, seed, start, end
         self.caption_drop_prob, self.self_condition_prob = caption_drop_prob, self_condition_prob
         shares = ("min_t", "prob", "caption_drop_prob", "self_condition_prob")
@@ -99,41 +90,24 @@ class Algorithm1:
         self.schedule = get_schedule(schedule) if isinstance(schedule, str) else schedule
         self._lock = threading.Lock()
         self._augmented_before = [0]  # of block b: augmented samples in blocks 0..b-1
-        self._blocks: OrderedDict[int, Draws] = OrderedDict()
-        self._orders: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._block = lru_cache(CACHED)(self._draw_block)
+        self._order = lru_cache(CACHED)(self._draw_order)
 
     def __getitem__(self, number: int) -> Sample:
-        draws = self.draws([number])
-        return Sample(
-            number=number,
-            t=float(draws.t[0]),
-            alpha_bar=float(draws.alpha_bar[0]),
-            source="augmented" if draws.augmented[0] else "plain",
-            index=int(draws.index[0]),
-            drop_caption=bool(draws.drop_caption[0]),
-            self_condition=bool(draws.self_condition[0]),
-        )
+        values = dict(zip(DRAWS.names or (), self.draws([number])[0].item()))
+        return Sample(source="augmented" if values.pop("augmented") else "plain", **values)
 
-    def draws(self, numbers: Sequence[int] | np.ndarray) -> Draws:
-        """Return the draws of each of `numbers`, in their order."""
+    def draws(self, numbers: Sequence[int] | np.ndarray) -> np.recarray:
+        """Return the draws (fields of `DRAWS`) of each of `numbers`, in their order."""
         numbers = np.asarray(numbers, dtype=np.int64)
         if numbers.size and numbers.min() < 0:
             raise IndexError(f"sample number {numbers.min()} is negative")
-        block_of = numbers // BLOCK
+        block_of, out = numbers // BLOCK, np.empty(len(numbers), DRAWS)
         with self._lock:
-            parts = {int(b): self._block(int(b)) for b in np.unique(block_of)}
-
-        def gather(field: str) -> np.ndarray:
-            example = getattr(next(iter(parts.values())), field) if parts else np.empty(0)
-            out = np.empty(len(numbers), dtype=example.dtype)
-            for b, part in parts.items():
-                here = block_of == b
-                out[here] = getattr(part, field)[numbers[here] - b * BLOCK]
-            return out
-
-        return Draws(
-            numbers, *(gather(f) for f in ("t", "alpha_bar", "augmented", "index", "drop_caption", "self_condition"))
-        )
+            for block in np.unique(block_of).tolist():
+                here = block_of == block
+                out[here] = self._block(block)[numbers[here] - block * BLOCK]
+        return out.view(np.recarray)
 
     def _uniforms(self, block: int, rows: int) -> np.ndarray:
         # Rows: t, rho, caption drop, self-conditioning. The first rows do not depend on how many are drawn.
@@ -158,10 +132,7 @@ class Algorithm1:
             counts.append(counts[-1] + (int(self._augmented(last, *self._uniforms(last, 2)).sum()) if some else 0))
         return counts[block]
 
-    def _block(self, block: int) -> Draws:
-        if block in self._blocks:
-            self._blocks.move_to_end(block)
-            return self._blocks[block]
+    def _draw_block(self, block: int) -> np.recarray:
         t, rho, drop, keep = self._uniforms(block, 4)
         augmented = self._augmented(block, t, rho)
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
@@ -171,11 +142,11 @@ class Algorithm1:
         index[augmented] = self._records("augmented", self.sizes[1], augmented_before[augmented])
         index[~augmented] = self._records("plain", self.sizes[0], (numbers - augmented_before)[~augmented])
         alpha_bar = np.asarray(self.schedule(torch.from_numpy(t)), dtype=np.float64)
-        draws = Draws(
-            numbers, t, alpha_bar, augmented, index, drop < self.caption_drop_prob, keep < self.self_condition_prob
-        )
-        _remember(self._blocks, block, draws, _CACHED_BLOCKS)
-        return draws
+        flags = (augmented, drop < self.caption_drop_prob, keep < self.self_condition_prob)
+        return np.rec.fromarrays([numbers, t, alpha_bar, index, *flags], dtype=DRAWS)
+
+    def _draw_order(self, source: str, epoch: int, size: int) -> np.ndarray:
+        return philox(self.seed, f"order/{source}", epoch).permutation(size)
 
     def _records(self, source: str, size: int, places: np.ndarray) -> np.ndarray:
         """Return the record numbers at `places` (ascending) of the endless sequence of epochs of one set."""
@@ -188,12 +159,6 @@ class Algorithm1:
             at = end
         return out
 
-    def _order(self, source: str, epoch: int, size: int) -> np.ndarray:
-        key = (source, epoch)
-        if key not in self._orders:
-            _remember(self._orders, key, philox(self.seed, f"order/{source}", epoch).permutation(size), _CACHED_ORDERS)
-        return self._orders[key]
-
 
 @dataclass(frozen=True)
 class Normalization:
@@ -202,14 +167,17 @@ class Normalization:
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
 
+    def _columns(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return like.new_tensor(self.shift)[:, None, None], like.new_tensor(self.scale)[:, None, None]
+
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
         """Normalize stored latents (B, C, H, W)."""
-        shift, scale = (latents.new_tensor(values)[:, None, None] for values in (self.shift, self.scale))
+        shift, scale = self._columns(latents)
         return (latents - shift) * scale
 
     def undo(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the inverse: stored latents, which a codec decodes."""
-        shift, scale = (latents.new_tensor(values)[:, None, None] for values in (self.shift, self.scale))
+        shift, scale = self._columns(latents)
         return latents / scale + shift
 
 
@@ -229,23 +197,10 @@ def latent_limit(store: "EncodedStore", normalize: Normalization) -> float:
     stds = torch.from_numpy(np.stack([r.latent_std for r in records])).double()
     finite = (means.isfinite() & stds.isfinite()).flatten(1).all(1)  # (n,)
     if not finite.all():
-        bad = records[int(finite.logical_not().nonzero()[0])].key
+        bad = records[int(finite.int().argmin())].key
         raise UserError(f"{store.directory}: the latents of record {bad!r} are not finite; encode the set in fp32")
-    scale = torch.tensor(normalize.scale, dtype=torch.float64)[:, None, None]
-    means, stds = normalize(means), stds * scale
+    means, stds = normalize(means), Normalization(scale=normalize.scale)(stds)
     spread = (means.var((0, 2, 3), correction=0) + stds.square().mean((0, 2, 3))).sqrt()  # (C,): law of total variance
     usual = means.mean((0, 2, 3)).abs() + 3 * spread
     largest = (means.abs() + 3 * stds).amax((0, 2, 3))
     return float(f"{float(torch.minimum(usual, largest).max()):.2g}")
-
-
-def _size(records: Sized | int | None) -> int:
-    if records is None:
-        return 0
-    return records if isinstance(records, int) else len(records)
-
-
-def _remember(cache: OrderedDict, key: object, value: object, limit: int) -> None:
-    cache[key] = value
-    while len(cache) > limit:
-        cache.popitem(last=False)

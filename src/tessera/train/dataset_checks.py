@@ -10,6 +10,7 @@ import numpy as np
 from tessera.config import UserError
 from tessera.encoded.record import EncodedRecord
 from tessera.encoded.store import EncodedStore
+from tessera.models.layers import NetworkConfig
 
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
 NETWORKS = ("latent_codec", "text_encoder")
@@ -20,21 +21,15 @@ CONTENT_FACTS = ("latent_codec_sha256", "text_encoder_sha256")
 
 
 def check_sets(
-    plain: EncodedStore,
-    augmented: EncodedStore | None,
-    *,
-    latent_shape: tuple[int, int, int],
-    text_width: int,
-    encodes_text: bool = False,
+    plain: EncodedStore, augmented: EncodedStore | None = None, *, model: NetworkConfig, encodes_text: bool = False
 ) -> dict[str, Any]:
     """Raise UserError unless the sets fit the model's shapes and each other. Return the facts that a run stores.
 
     `encodes_text`: an encoder is available, so a set may be without text.
     """
+    latent_shape, text_width = (model.latent_channels, model.latent_size, model.latent_size), model.text_width
     for store in (plain,) if augmented is None else (plain, augmented):
         where = store.directory
-        if len(store) == 0:
-            raise UserError(f"{where}: the set is empty; encode at least one image")
         if store.text_encoding == "none" and not encodes_text:
             raise UserError(f"{where}: holds no text; encode it with text_encoding int8 or fp16")
         if tuple(store.latent_shape) != latent_shape:
@@ -47,8 +42,9 @@ def check_sets(
             same = store.facts[name] == plain.facts[name]
             if name in NETWORKS:
                 same = same_network(store.facts, plain.facts, name)
-            elif name == "null_condition":
-                same = _same_but_for_rounding(store.null_condition, plain.null_condition)
+            elif name == "null_condition":  # maybe of another machine, or in bfloat16
+                one, other = store.null_condition, plain.null_condition
+                same = one.shape == other.shape and np.abs(one - other).max() <= NULL_ROUNDING * np.abs(other).max()
             if not same:
                 found = "" if name == "null_condition" else f" ({store.facts[name]}, there {plain.facts[name]})"
                 raise UserError(
@@ -80,14 +76,11 @@ def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -
     """Return the augmented records whose base is none of the last `count` of the plain set: those are not trained on,
     and CutMix leaves half to 15/16 of its base visible. A record does not name the partner that was pasted in."""
     held_out = set(plain.keys(len(plain) - count))
-    places = [place for place, key in enumerate(augmented.keys()) if not _possible_bases(key) & held_out]
-    return Subset(augmented, np.array(places, dtype=np.int64))
 
+    def trained(key: str) -> bool:  # a base is a part of the key before a "+", of which its own name may hold some
+        return held_out.isdisjoint(key[: plus.start()] for plus in re.finditer(r"\+", key))
 
-def _possible_bases(key: str) -> set[str]:
-    """Return every part of the key before a "+": an image's own name may hold one."""
-    parts = key.split("+")
-    return {"+".join(parts[:n]) for n in range(1, len(parts))}
+    return Subset(augmented, np.flatnonzero(list(map(trained, augmented.keys()))))
 
 
 def same_network(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool | None:
@@ -96,18 +89,8 @@ def same_network(one: Mapping[str, Any], other: Mapping[str, Any], name: str) ->
     name: latent_codec or text_encoder. The hashes of its files decide, where both are known (a folder's id NAME@HASH
     has the first digits); otherwise equal ids. None: undecided.
     """
-    hashes = [facts.get(f"{name}_sha256") or _hash_in(str(facts.get(name))) for facts in (one, other)]
-    if all(hashes):
-        return str(hashes[0]).startswith(str(hashes[1])) or str(hashes[1]).startswith(str(hashes[0]))
+    ids = [re.fullmatch(r"[^/\\:]+@([0-9a-f]{12})", str(facts.get(name))) for facts in (one, other)]  # not FILE.py:NAME
+    a, b = (facts.get(f"{name}_sha256") or (id_ and id_[1]) for facts, id_ in zip((one, other), ids))
+    if a and b:
+        return a.startswith(b) or b.startswith(a)
     return True if one.get(name) == other.get(name) else None
-
-
-def _same_but_for_rounding(one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether one network may have computed both encodings, on different machines or in bfloat16 and in fp32."""
-    return one.shape == other.shape and float(np.abs(one - other).max()) <= NULL_ROUNDING * float(np.abs(other).max())
-
-
-def _hash_in(model: str) -> str | None:
-    """Return the first digits of the content hash at the end of a folder's id (`tessera.hub`)."""
-    match = re.fullmatch(r"[^/\\:]+@([0-9a-f]{12})", model)  # a user's file has a colon
-    return match[1] if match else None

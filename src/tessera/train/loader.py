@@ -6,12 +6,15 @@ That is half the bytes of bf16 over memory and bus; the device pads and converts
 B samples, C x S x S latents, L text tokens of width D.
 """
 
+import contextlib
+import functools
 import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,10 +65,11 @@ class PackedText:
     def unpack(self, dtype: torch.dtype) -> TextEncoding:
         """Return embeddings (B, L, D) in `dtype`, padded with zeros, on the codes' device, without waiting for it."""
         flat = self.codes.float()  # (sum of L, D)
-        if self.scale is not None:
-            flat = _scaled(flat, self.scale.float())
-        rows, length = self.mask.shape
-        width = flat.shape[1]
+        (rows, length), width = self.mask.shape, flat.shape[1]
+        if self.scale is not None and width % GROUP == 0:
+            flat = (flat.unflatten(1, (-1, GROUP)) * self.scale.float()[..., None]).flatten(1)
+        elif self.scale is not None:
+            flat = flat * self.scale.float().repeat_interleave(GROUP, dim=1)[:, :width]
         padded = torch.zeros(rows * length, width, dtype=dtype, device=flat.device)
         padded.index_copy_(0, self.places, flat.to(dtype))
         return TextEncoding(padded.view(rows, length, width), self.mask)
@@ -74,14 +78,6 @@ class PackedText:
         """Return the text with `change` applied to every tensor."""
         scale = None if self.scale is None else change(self.scale)
         return PackedText(change(self.codes), scale, change(self.places), change(self.mask))
-
-
-def _scaled(codes: Tensor, scale: Tensor) -> Tensor:
-    """Return the codes (sum of L, D) times the scale (sum of L, ceil(D / 64)) of their group."""
-    tokens, width = codes.shape
-    if width % GROUP == 0:
-        return (codes.view(tokens, -1, GROUP) * scale[..., None]).view(tokens, width)
-    return codes * scale.repeat_interleave(GROUP, dim=1)[:, :width]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +125,7 @@ class Reader:
         encode_text: EncodeText | None = None,
         multiple: int = 1,
     ) -> None:
-        """Set up reading. `encode_text`: for stores without text. `multiple`: padded lengths are multiples of it."""
+        """Set up reading. `encode_text`: for stores without text. `multiple`: of which padded lengths are multiples."""
         self.algorithm, self.plain, self.augmented, self.normalize = algorithm, plain, augmented, normalize
         self.encode_text, self.multiple = encode_text, multiple
         self._encoder_lock = threading.Lock()
@@ -138,40 +134,34 @@ class Reader:
         """Read the samples `numbers`: latents drawn from the stored posterior (mean + std * noise, a fresh draw at each
         visit) and normalized; noise by address."""
         draws = self.algorithm.draws(numbers)
-        records = []
-        for from_augmented, index in zip(draws.augmented.tolist(), draws.index.tolist()):
-            store = self.augmented if from_augmented else self.plain
-            assert store is not None, "Algorithm1 was made with an augmented set"
-            records.append(store[index])
-        latents, noise = draw_latents(records, self.algorithm.seed, draws.numbers.tolist())
+        stores: Any = (self.plain, self.augmented)
+        records = [stores[augmented][index] for augmented, index in zip(draws.augmented.tolist(), draws.index.tolist())]
+        latents, noise = draw_latents(records, self.algorithm.seed, draws.number.tolist())
         text = self.text_of(records)
         return HostBatch(
             latents=self.normalize(latents),
             noise=noise,
             text=text,
-            t=torch.from_numpy(draws.t.astype(np.float32)),
-            alpha_bar=torch.from_numpy(draws.alpha_bar.astype(np.float32)),
-            dropped=torch.from_numpy(draws.drop_caption),
-            numbers=torch.from_numpy(draws.numbers.copy()),
-            self_condition=torch.from_numpy(draws.self_condition),
+            t=torch.tensor(draws.t, dtype=torch.float32),
+            alpha_bar=torch.tensor(draws.alpha_bar, dtype=torch.float32),
+            dropped=torch.tensor(draws.drop_caption),
+            numbers=torch.tensor(draws.number),
+            self_condition=torch.tensor(draws.self_condition),
             tokens=len(text.codes),
         )
 
     def text_of(self, records: Sequence[EncodedRecord]) -> PackedText:
         """Return the stored text of records, or encode their captions. Raises UserError where neither is possible."""
-        absent = [r.text_codes is None for r in records]
-        if any(absent):
+        if any(r.text_codes is None for r in records):
             if self.encode_text is None:
                 raise UserError("encoded: the store holds no text; encode it with text_encoding int8 or fp16")
             with self._encoder_lock:
                 texts = self.encode_text([r.caption for r in records])
             return PackedText.pack([np.asarray(t, dtype=np.float32) for t in texts], None, self.multiple)
         scales = [r.text_scale for r in records if r.text_scale is not None]
-        codes = [r.text_codes for r in records if r.text_codes is not None]
-        if len(scales) in (0, len(codes)):  # all fp16, or all int8
-            return PackedText.pack(codes, scales or None, self.multiple)
-        floats = [text for r in records if (text := r.text) is not None]  # one set is int8, the other fp16
-        return PackedText.pack(floats, None, self.multiple)
+        mixed = len(scales) not in (0, len(records))  # one set is int8, the other fp16
+        codes = [text for r in records if (text := r.text if mixed else r.text_codes) is not None]
+        return PackedText.pack(codes, None if mixed else scales or None, self.multiple)
 
 
 def draw_latents(
@@ -198,46 +188,33 @@ def passes(start: int, batch_size: int, end: int, size: int) -> Iterator[np.ndar
         yield from np.split(mine, len(mine) // size)
 
 
-def _select_gpu(device: torch.device | None) -> None:
-    """Make a numbered GPU this thread's current one."""
-    if device is not None and device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
+@contextlib.contextmanager
+def read_ahead(
+    read: Callable[[np.ndarray], HostBatch],
+    numbers: Iterator[np.ndarray],
+    *,
+    threads: int = LOADER_THREADS,
+    ahead: int = BATCHES_AHEAD,
+    device: torch.device | None = None,
+) -> Iterator[Iterator[HostBatch]]:
+    """Yield an iterator over `read` of each of `numbers`, in order, read ahead by threads, whose errors it raises.
+    `device`: for a GPU, batches wait in page-locked memory."""
+    gpu = device if device is not None and device.type == "cuda" else None
 
+    def work(part: np.ndarray) -> HostBatch:
+        return read(part).pinned() if gpu else read(part)
 
-class Loader:
-    """Iterator over `read` of each of `numbers`, in their order, read ahead by threads. Close it, or use `with`."""
+    def batches() -> Iterator[HostBatch]:
+        pending = deque(pool.submit(work, part) for part in itertools.islice(numbers, ahead))
+        while pending:
+            batch = pending.popleft().result()
+            pending.extend(pool.submit(work, part) for part in itertools.islice(numbers, 1))
+            yield batch
 
-    def __init__(
-        self,
-        read: Callable[[np.ndarray], HostBatch],
-        numbers: Iterator[np.ndarray],
-        *,
-        threads: int = LOADER_THREADS,
-        ahead: int = BATCHES_AHEAD,
-        device: torch.device | None = None,
-    ) -> None:
-        """Start reading. `device`: for a GPU, batches wait in page-locked memory."""
-        self._read, self._numbers = read, numbers
-        self._pin = device is not None and device.type == "cuda"
-        # A thread without a current GPU would take memory on the first one.
-        self._pool = ThreadPoolExecutor(threads, "loader", initializer=_select_gpu, initargs=(device,))
-        self._pending: deque[Future[HostBatch]] = deque()
-        for following in itertools.islice(self._numbers, ahead):
-            self._pending.append(self._pool.submit(self._work, following))
-
-    def _work(self, numbers: np.ndarray) -> HostBatch:
-        batch = self._read(numbers)
-        return batch.pinned() if self._pin else batch
-
-    def __next__(self) -> HostBatch:
-        """Return the next batch; raises the error of its reading."""
-        batch = self._pending.popleft().result()
-        if (following := next(self._numbers, None)) is not None:
-            self._pending.append(self._pool.submit(self._work, following))
-        return batch
-
-    def __enter__(self) -> "Loader":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    # A thread without a current GPU would take memory on the first one.
+    select = functools.partial(torch.cuda.set_device, gpu) if gpu and gpu.index is not None else None
+    pool = ThreadPoolExecutor(threads, "loader", initializer=select)
+    try:
+        yield batches()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -4,11 +4,11 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tessera.config import UserError
 from tessera.files import atomic_path, read_json, write_json
@@ -31,22 +31,15 @@ class Window:
     """Sums over the steps since the last line; stored in checkpoints, so that a resumed run writes the same lines."""
 
     def __init__(self, sums: dict[str, Any] | None = None) -> None:
-        self.sums: dict[str, Any] = sums or {
-            "steps": 0,
-            "samples": 0,
-            "augmented": 0,
-            "grad_norm": 0.0,
-            "loss": 0.0,
-            "quarter_loss": [0.0] * QUARTERS,
-            "quarter_samples": [0] * QUARTERS,
-        }
+        quarters = {"quarter_loss": [0.0] * QUARTERS, "quarter_samples": [0] * QUARTERS}
+        counts = dict.fromkeys(("steps", "samples", "augmented"), 0)
+        self.sums: dict[str, Any] = sums or {**counts, "grad_norm": 0.0, "loss": 0.0, **quarters}
 
     def add(self, losses: np.ndarray, t: np.ndarray, augmented: np.ndarray, grad_norm: float) -> None:
         """Add one step: losses, times and set of each sample (batch,); the gradient's norm before clipping."""
-        quarter = quarter_of(t)
+        sums, quarter = self.sums, quarter_of(t)
         counts = np.bincount(quarter, minlength=QUARTERS).tolist()
         totals = np.bincount(quarter, weights=losses, minlength=QUARTERS).tolist()
-        sums = self.sums
         sums["steps"] += 1
         sums["samples"] += len(losses)
         sums["augmented"] += int(augmented.sum())
@@ -57,17 +50,17 @@ class Window:
 
     def line(self) -> dict[str, Any]:
         """Return the means; None where nothing was seen."""
+
+        def mean(total: float, count: int) -> float | None:
+            return total / count if count else None
+
         sums = self.sums
         return {
-            "loss": _mean(sums["loss"], sums["samples"]),
-            "loss_by_t": [_mean(a, n) for a, n in zip(sums["quarter_loss"], sums["quarter_samples"])],
-            "grad_norm": _mean(sums["grad_norm"], sums["steps"]),
-            "augmented_share": _mean(sums["augmented"], sums["samples"]),
+            "loss": mean(sums["loss"], sums["samples"]),
+            "loss_by_t": [mean(a, n) for a, n in zip(sums["quarter_loss"], sums["quarter_samples"])],
+            "grad_norm": mean(sums["grad_norm"], sums["steps"]),
+            "augmented_share": mean(sums["augmented"], sums["samples"]),
         }
-
-
-def _mean(total: float, count: int) -> float | None:
-    return total / count if count else None
 
 
 class Log:
@@ -100,18 +93,23 @@ class Log:
         self.tokens = self.texts = 0
         """Text tokens and captions of the batches since the last line."""
 
+    @property
+    def mean_tokens(self) -> float:
+        """Mean number of text tokens since the last line."""
+        return self.tokens / self.texts
+
     def write(
         self,
         num_images: int,
         lr: float,
         measured: dict[str, Any] | None = None,
-        flops: Callable[[float], float] | None = None,
+        flops: float = 0.0,
         peak: float | None = None,
     ) -> dict[str, Any]:
         """End the stretch with a line, and return it.
 
-        measured: further fields. flops: mean number of text tokens -> a training image's FLOPs on one device. peak: the
-        device's dense bf16 peak in TFLOP/s, if known.
+        measured: further fields. flops: a training image's FLOPs on one device, 0 = unknown. peak: the device's dense
+        bf16 peak in TFLOP/s, if known.
         """
         now = time.monotonic()
         seconds = max(now - self._line_began, 1e-9)
@@ -123,10 +121,10 @@ class Log:
             "images_per_second": round((num_images - self._line_images) / seconds, 2),
             "data_wait": round(self.data_wait / seconds, 4),
         }
-        if flops is not None and self.texts:
-            line["tflops"] = _four_digits(flops(self.tokens / self.texts) * line["images_per_second"] / 1e12)
-            if peak is not None:
-                line["bf16_peak_share"] = _four_digits(line["tflops"] / peak)
+        if flops:
+            line["tflops"] = _four_digits(flops * line["images_per_second"] / 1e12)
+        if flops and peak is not None:
+            line["bf16_peak_share"] = _four_digits(line["tflops"] / peak)
         line["memory_gb"] = _four_digits(peak_memory() / 1e9)
         line |= measured or {}
         append_line(self.path, line)
@@ -141,8 +139,6 @@ def _four_digits(value: float) -> float:
 
 def peak_memory() -> int:
     """Return the most bytes that this process ever had on its GPU; without one, in main memory (0 on Windows)."""
-    import torch
-
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     try:
@@ -154,8 +150,15 @@ def peak_memory() -> int:
 
 
 def keep_lines(path: Path, num_images: int) -> list[dict[str, Any]]:
-    """Drop a file's lines after `num_images`; return the others."""
-    kept = [line for line in _lines(path) if line["num_images"] <= num_images]
+    """Drop a file's lines after `num_images`, and what a killed process left half written; return the others."""
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if line["num_images"] <= num_images:
+            kept.append(line)
     with atomic_path(path) as temporary:
         temporary.write_text("".join(_dump(line) for line in kept), encoding="utf-8", newline="\n")
     return kept
@@ -169,17 +172,6 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 
 def _dump(line: dict[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines; a killed process may have left half of one at the end."""
-    whole = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            whole.append(json.loads(text))
-        except ValueError:
-            break
-    return whole
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:

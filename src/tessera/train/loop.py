@@ -17,7 +17,6 @@ from tessera.config import UserError, to_dict
 from tessera.devices import pick_device, set_threads, world_size
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.files import exclusive_lock, write_json
-from tessera.models.rin import RINConfig
 from tessera.progress import progress
 from tessera.stages import Stage, find_stage, open_stage
 from tessera.train import checkpoint
@@ -25,12 +24,11 @@ from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import check_sets, without_held_out
 from tessera.train.distributed import broadcast_from_rank0, delayed_signals, join
-from tessera.train.loader import Loader, Reader, passes
+from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
 from tessera.train.state import TrainState, initial_network, weights_of_export
 from tessera.train.step import SKIPPED, Stepper
-from tessera.train.validation import SampleGrid, ValidationLoss
 
 STEPS_BEHIND = 1
 """Number of steps by which the host reads the outcomes of a GPU's steps later."""
@@ -62,11 +60,7 @@ def train(
     """
     out, runtime = Path(out), runtime or RuntimeOptions()
     sets = {"plain": Path(plain)}
-    if config.augment_prob > 0:
-        if augmented is None:
-            raise UserError(
-                f"augment_prob: {config.augment_prob} needs an augmented set; give one or set augment_prob to 0"
-            )
+    if config.augment_prob > 0 and augmented is not None:
         sets["augmented"] = Path(augmented)
     inputs = sets if init is None else sets | {"init": Path(init)}
     made = {"stage": "train", "config": to_dict(config), "inputs": inputs}
@@ -75,30 +69,22 @@ def train(
     torch_device = pick_device(device)
     is_writer = join(torch_device)
     found = find_stage(out, **made) if is_writer else None
-    started = broadcast_from_rank0(int(found is not None), torch_device)
-    if resume and not started:
+    progress_made = broadcast_from_rank0(0 if found is None else 1 + found.done, torch_device)
+    if resume and not progress_made:
         raise UserError(f"{out}: there is no run to resume; leave out --resume to start one")
-    if broadcast_from_rank0(int(found is not None and found.done), torch_device):
+    if progress_made == 2:
         return
 
-    plain_store = open_encoded(sets["plain"])
-    augmented_store = open_encoded(sets["augmented"]) if "augmented" in sets else None
-    for store in (plain_store, augmented_store):
-        if is_writer and store is not None and (runtime.verify or store.byte_count < VERIFIED_BYTES):
+    stores = [open_encoded(folder) for folder in sets.values()]
+    for store in stores if is_writer else ():
+        if runtime.verify or store.byte_count < VERIFIED_BYTES:
             store.verify()
-    model = config.model
-    facts = check_sets(
-        plain_store,
-        augmented_store,
-        latent_shape=(model.latent_channels, model.latent_size, model.latent_size),
-        text_width=model.text_width,
-        encodes_text=runtime.encode_text is not None,
-    )
-    facts["latent_limit"] = latent_limit(plain_store, Normalization(config.latent_shift, config.latent_scale))
+    facts = check_sets(*stores, model=config.model, encodes_text=runtime.encode_text is not None)
+    facts["latent_limit"] = latent_limit(stores[0], Normalization(config.latent_shift, config.latent_scale))
     weights = None
     if init is not None and checkpoint.latest(out) is None:
         weights = weights_of_export(Path(init), config, facts, runtime.content_hash)
-    trainer = Trainer(out, plain_store, augmented_store, config, torch_device, runtime, weights)
+    trainer = Trainer(out, stores[0], stores[1] if stores[1:] else None, config, torch_device, runtime, weights)
     if is_writer:
         checkpoint.check_space(out, trainer.state.checkpoint_bytes, trainer.checkpoints_to_come)
 
@@ -126,22 +112,16 @@ class Trainer:
     ) -> None:
         """Build the parts; `out` is not written to before `run`. `weights`: the initial ones; None = random."""
         self.out, self.config, self.runtime = out, config, runtime or RuntimeOptions()
-        self.samples_per_pass = _samples_per_pass(config, plain)
-        self.state = TrainState(
-            initial_network(config.model, config.seed, weights),
-            config.optim,
-            compute=config.compute,
-            ema_decay=config.ema_decay,
-            device=device,
-            runtime=self.runtime,
-        )
-        null_condition = torch.from_numpy(plain.null_condition).to(device, self.state.dtype)
-        self.reader = self._reader(plain, augmented)
-        self.stepper = Stepper(out, config, self.state, self.reader.algorithm, null_condition)
-        self.actions = self._actions(null_condition)
-
-    def _reader(self, plain: EncodedStore, augmented: EncodedStore | None) -> Reader:
-        config, held_out = self.config, self.config.validation_records
+        held_out, share = config.validation_records, config.batch_size // world_size()
+        self.samples_per_pass = size = min(config.device_batch_size or share, share)
+        if size == 0 or share * world_size() != config.batch_size or share % size:
+            raise UserError(
+                f"batch_size: {config.batch_size} cannot be split over {world_size()} ranks in passes of {size}"
+            )
+        if held_out >= len(plain):
+            raise UserError(
+                f"validation_records: {held_out} leaves nothing to train on; {plain.directory} has {len(plain)} records"
+            )
         trained = without_held_out(augmented, plain, held_out) if augmented is not None and held_out else augmented
         algorithm = Algorithm1(
             len(plain) - held_out,
@@ -155,7 +135,10 @@ class Trainer:
             caption_drop_prob=config.caption_drop_prob,
             self_condition_prob=config.self_condition_prob,
         )
-        return Reader(
+        network = initial_network(config.model, config.seed, weights)
+        self.state = TrainState(network, config, device=device, runtime=self.runtime)
+        null_condition = torch.from_numpy(plain.null_condition).to(device, self.state.dtype)
+        self.reader = Reader(
             algorithm,
             plain,
             trained,
@@ -163,24 +146,8 @@ class Trainer:
             encode_text=self.runtime.encode_text,
             multiple=COMPILED_LENGTHS if self.state.compiled else 1,
         )
-
-    def _actions(self, null_condition: Tensor) -> PeriodicActions:
-        config, runtime, held_out = self.config, self.runtime, self.config.validation_records
-        validation = grid = None
-        if held_out:
-            validation = ValidationLoss(
-                self.reader,
-                held_out,
-                null_condition,
-                config.prediction,
-                self_condition=isinstance(config.model, RINConfig),
-                samples_per_pass=self.samples_per_pass,
-            )
-        if config.sample_every_images is not None and runtime.decode is not None:
-            first = len(self.reader.plain) - held_out if held_out else 0
-            grid = SampleGrid(self.reader, first, null_condition, config.prediction)
-        actions = {"validation": validation, "grid": grid, "decode": runtime.decode, "peak": runtime.peak_tflops}
-        return PeriodicActions(self.out, config, self.state, **actions)
+        self.stepper = Stepper(out, config, self.state, algorithm, null_condition)
+        self.actions = PeriodicActions(out, config, self.state, self.reader, null_condition, size, self.runtime)
 
     @property
     def checkpoints_to_come(self) -> int:
@@ -212,12 +179,8 @@ class Trainer:
                     board.close()
         if stage:
             checkpoint.prune(out, 1, config.keep_every_images)
-            counts = {
-                "num_images": state.num_images,
-                "skipped_steps": state.skipped,
-                "parameters": state.parameter_count,
-            }
-            stage.finish(counts=counts, facts=facts)
+            counts = {"num_images": state.num_images, "skipped_steps": state.skipped}
+            stage.finish(counts=counts | {"parameters": state.parameter_count}, facts=facts)
 
     def _loop(self, log: Log | None) -> None:
         config, state, total = self.config, self.state, self.config.num_images
@@ -226,7 +189,7 @@ class Trainer:
         behind = STEPS_BEHIND * state.optimizer.masked
         with (
             delayed_signals() as caught,
-            Loader(self.reader, numbers, device=state.device) as loader,
+            read_ahead(self.reader, numbers, device=state.device) as loader,
             progress("train", total, completed=state.num_images) as bar,
         ):
             while state.num_images < total:
@@ -244,19 +207,3 @@ class Trainer:
                 self.actions.run(self.stepper.lr, stop)
                 if stop and state.num_images < total:
                     raise KeyboardInterrupt
-
-
-def _samples_per_pass(config: TrainConfig, plain: EncodedStore) -> int:
-    """Return the samples per forward pass of a rank. Raises UserError where the batch or the set cannot be divided."""
-    share = config.batch_size // world_size()
-    samples = min(config.device_batch_size or share, share)
-    if samples == 0 or share * world_size() != config.batch_size or share % samples:
-        raise UserError(
-            f"batch_size: {config.batch_size} cannot be split over {world_size()} ranks in passes of {samples}"
-        )
-    if config.validation_records >= len(plain):
-        raise UserError(
-            f"validation_records: {config.validation_records} leaves nothing to train on; {plain.directory} has "
-            f"{len(plain)} records"
-        )
-    return samples

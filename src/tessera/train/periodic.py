@@ -1,17 +1,16 @@
 """Actions between two steps when their time has come: validation, a line of the log, a grid of images, a checkpoint."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tessera.devices import peak_tflops, rank, world_size
 from tessera.images import image_grid, write_png
 from tessera.models.flops import step_flops
-from tessera.train.config import TrainConfig
+from tessera.train.config import RuntimeOptions, TrainConfig
+from tessera.train.loader import Reader
 from tessera.train.logs import Log, TensorBoard, WandB, scalars
 from tessera.train.state import TrainState
 from tessera.train.validation import GRID_SIDE, SampleGrid, ValidationLoss
@@ -25,18 +24,20 @@ class PeriodicActions:
         out: Path,
         config: TrainConfig,
         state: TrainState,
-        *,
-        validation: ValidationLoss | None,
-        grid: SampleGrid | None,
-        decode: Callable[[Tensor], np.ndarray] | None,
-        peak: float | None,
+        reader: Reader,
+        null_condition: Tensor,
+        samples_per_pass: int,
+        runtime: RuntimeOptions,
     ) -> None:
-        """Set up the actions. `decode`: stored latents -> images. `peak`: see `RuntimeOptions.peak_tflops`."""
-        self.out, self.config, self.state = out, config, state
-        self.validation, self.grid, self.decode = validation, grid, decode
-        if peak is None and state.device.type == "cuda":
-            peak = peak_tflops(torch.cuda.get_device_name(state.device))
-        self.peak = peak
+        self.out, self.config, self.state, self.decode = out, config, state, runtime.decode
+        self.validation = self.grid = None
+        if config.validation_records:
+            self.validation = ValidationLoss(reader, config, null_condition, samples_per_pass)
+        if config.sample_every_images is not None and runtime.decode is not None:
+            self.grid = SampleGrid(reader, config, null_condition)
+        self.peak = runtime.peak_tflops
+        if self.peak is None and state.device.type == "cuda":
+            self.peak = peak_tflops(torch.cuda.get_device_name(state.device))
         self.log: Log | None = None
         """Log of the writing rank; None on the others."""
         self.boards: list[TensorBoard | WandB] = []
@@ -51,12 +52,12 @@ class PeriodicActions:
     def run(self, lr: float, stop: bool) -> None:
         """Do whatever is due after a step. lr: of that step; stop: save in any case."""
         config, measured = self.config, {}
-        if self.validation is not None and self._crossed(
-            config.validate_every_images or config.checkpoint_every_images
-        ):
+        if self.validation and self._crossed(config.validate_every_images or config.checkpoint_every_images):
             measured = self.validate(self.validation)
         if self.log and (self._crossed(config.log_every_images) or measured):
-            line = self.log.write(self.state.num_images, lr, measured, self._flops_per_image, self.peak)
+            # One device's share of the FLOPs of an image of the whole batch.
+            flops = step_flops(config.model, self.log.mean_tokens, config.self_condition_prob) / world_size()
+            line = self.log.write(self.state.num_images, lr, measured, flops, self.peak)
             for board in self.boards:
                 board.line(self.state.num_images, scalars(line))
         if self.grid is not None and config.sample_every_images and self._crossed(config.sample_every_images):
@@ -67,11 +68,9 @@ class PeriodicActions:
 
     def validate(self, validation: ValidationLoss) -> dict[str, Any]:
         """Return the loss on the held-out records, by the weights and by their EMA."""
-        state = self.state
-        found: dict[str, Any] = {"validation": validation.loss(state.network)}
-        with state.optimizer.using(state.ema.weights):
-            found["validation_ema"] = validation.loss(state.network)
-        return found
+        online = validation.loss(self.state.network)
+        with self.state.optimizer.using(self.state.ema.weights):
+            return {"validation": online, "validation_ema": validation.loss(self.state.network)}
 
     def _sample(self, grid: SampleGrid) -> None:
         """Write a grid of images by the EMA weights, to a file and to the boards."""
@@ -84,10 +83,6 @@ class PeriodicActions:
             write_png(self.out / "samples" / f"{self.state.num_images:012d}.png", image)
             for board in self.boards:
                 board.image(self.state.num_images, image)
-
-    def _flops_per_image(self, tokens: float) -> float:
-        """Return one device's share of the FLOPs of an image of the whole batch."""
-        return step_flops(self.config.model, tokens, self.config.self_condition_prob) / world_size()
 
     def _crossed(self, every: int) -> bool:
         """Return whether the last step went over a multiple of `every` images, or was the last of the run."""

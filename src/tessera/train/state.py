@@ -18,7 +18,6 @@ from tessera.train import checkpoint
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import same_network
 from tessera.train.distributed import GradientExchange, all_reduce_sum
-from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.ema import EMA
 from tessera.train.optim.master import MasterOptimizer, part_of
 from tessera.weights.export import load_export
@@ -33,17 +32,10 @@ class TrainState:
     """The network on its device, its optimizer and EMA, split over the ranks where `runtime` says so."""
 
     def __init__(
-        self,
-        network: DiT | RIN,
-        optim: OptimConfig,
-        *,
-        compute: str,
-        ema_decay: float,
-        device: torch.device,
-        runtime: RuntimeOptions,
+        self, network: DiT | RIN, config: TrainConfig, *, device: torch.device, runtime: RuntimeOptions
     ) -> None:
-        """Take `network`, in fp32 with its initial weights, and change it in place. `compute`: "fp32" or "bf16"."""
-        self.device, self.dtype = device, DTYPES[compute]
+        """Take `network`, in fp32 with its initial weights, and change it in place."""
+        self.device, self.dtype = device, DTYPES[config.compute]
         self.network = network.to(device)
         self.parameter_count = network.parameter_count
         self.shards = self.exchange = None
@@ -51,15 +43,14 @@ class TrainState:
             from tessera.train.fsdp import Shards
 
             self.shards = Shards(self.network, self.dtype)
-        self.optimizer = MasterOptimizer(
-            self.network, optim, self.dtype, None if self.shards is None else all_reduce_sum
-        )
+        total = None if self.shards is None else all_reduce_sum
+        self.optimizer = MasterOptimizer(self.network, config.optim, self.dtype, total)
         if world_size() > 1 and self.shards is None:
             self.exchange = GradientExchange(self.optimizer.masters, self.optimizer.network)
         self.compiled = compiles(runtime, device, self.dtype, split=self.shards is not None)
         if self.compiled:
             compile_blocks(self.network)
-        self.ema = EMA(self.optimizer.masters, ema_decay)
+        self.ema = EMA(self.optimizer.masters, config.ema_decay)
         self.num_images = self.skipped = self.skipped_in_a_row = 0
 
     @property

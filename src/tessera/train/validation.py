@@ -12,9 +12,11 @@ from tessera.devices import rank, world_size
 from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import Denoiser, diffusion_loss
 from tessera.diffusion.sampler import ddim
+from tessera.models.rin import RINConfig
 from tessera.randomness import philox
 from tessera.records import Batch
 from tessera.train.algorithm1 import latent_limit
+from tessera.train.config import TrainConfig
 from tessera.train.distributed import all_reduce_sum
 from tessera.train.loader import Reader, draw_latents
 from tessera.train.logs import QUARTERS, quarter_of
@@ -28,22 +30,13 @@ GRID_GUIDANCE = 3.0
 class ValidationLoss:
     """Loss on the last `count` records of the plain set, which are not trained on."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        count: int,
-        null_condition: Tensor,
-        prediction: str,
-        *,
-        self_condition: bool,
-        samples_per_pass: int,
-    ) -> None:
-        """Set up the records. `null_condition` (1, D): on the device and in the dtype of the network. `self_condition`:
-        the network gets the latent tokens of a first pass."""
-        self.reader, self.count, self.null_condition, self.prediction = reader, count, null_condition, prediction
-        self.self_condition, self.samples_per_pass = self_condition, samples_per_pass
-        self.first = len(reader.plain) - count
-        self.t = (np.arange(count) + 0.5) / count
+    def __init__(self, reader: Reader, config: TrainConfig, null_condition: Tensor, samples_per_pass: int) -> None:
+        """Set up the records. `null_condition` (1, D): on the device and in the dtype of the network."""
+        self.reader, self.null_condition, self.samples_per_pass = reader, null_condition, samples_per_pass
+        self.count, self.prediction = config.validation_records, config.prediction
+        self.self_condition = isinstance(config.model, RINConfig)
+        self.first = len(reader.plain) - self.count
+        self.t = (np.arange(self.count) + 0.5) / self.count
         """Time of each record: evenly over [0, 1]; records lie in shuffled order."""
 
     def batch(self, rows: np.ndarray) -> Batch:
@@ -93,10 +86,11 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 class SampleGrid:
-    """Grid of images of the first captions from record `first` on."""
+    """Grid of images of the first captions that are held out; without any, of the whole set."""
 
-    def __init__(self, reader: Reader, first: int, null_condition: Tensor, prediction: str) -> None:
-        self.reader, self.null_condition, self.prediction = reader, null_condition, prediction
+    def __init__(self, reader: Reader, config: TrainConfig, null_condition: Tensor) -> None:
+        self.reader, self.null_condition, self.prediction = reader, null_condition, config.prediction
+        first = len(reader.plain) - config.validation_records if config.validation_records else 0
         records = [reader.plain[i] for i in range(first, min(first + GRID_SIDE**2, len(reader.plain)))]
         self.text = reader.text_of(records).unpack(null_condition.dtype).to(null_condition.device)
         self.limit = latent_limit(reader.plain, reader.normalize)
