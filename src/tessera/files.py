@@ -33,7 +33,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         yield temporary
         try:
             if durable:
-                _sync(temporary)
+                sync(temporary)
             os.replace(temporary, path)
         except FileNotFoundError:
             raise UserError(
@@ -43,11 +43,14 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if durable and os.name == "posix":
-        _sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's bytes, or the names in a directory, which only posix lets one open."""
+    if os.name != "posix" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

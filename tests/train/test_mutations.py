@@ -1,5 +1,7 @@
 """Mistakes that others made, put in on purpose: each must turn a test red."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,8 +69,9 @@ def test_with_a_clipped_trust_ratio(monkeypatch):
 
 
 def test_with_scales_of_the_wrong_group(monkeypatch):
-    original = batches._scaled
-    monkeypatch.setattr(batches, "_scaled", lambda codes, scale: original(codes, scale.flip(1)))
+    original = batches.PackedText.unpack
+    wrong = lambda text, dtype: original(replace(text, scale=text.scale.flip(1)), dtype)  # noqa: E731
+    monkeypatch.setattr(batches.PackedText, "unpack", wrong)
     red(test_loader.test_packed_text_is_unpacked_as_padded_by_hand, 128, 1, 7)
 
 

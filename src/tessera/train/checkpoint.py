@@ -7,19 +7,19 @@ written under another name, synced to the disk and renamed: a directory with tha
 state: draws have addresses.
 """
 
-import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -30,15 +30,13 @@ from torch.distributed.checkpoint.state_dict_saver import save as write_from
 
 from tessera.config import UserError
 from tessera.devices import rank, world_size
-from tessera.files import TEMPORARY, read_json, sha256_file, write_json
-from tessera.train.distributed import all_reduce_sum
+from tessera.files import TEMPORARY, read_json, sha256_file, sync, write_json
 
 FOLDER = "checkpoints"
 META = "meta.json"
 FILE_BYTES = 500_000_000
 """Approximate size of the tensors in one file; writing it takes twice as much memory."""
 _NAME = re.compile(r"\d{12}")
-_FILE = re.compile(r"shard-(\d{5})-model-(\d{5})-of-\d{5}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -70,17 +68,16 @@ def save(
     temporary = folder / f"{TEMPORARY}{final.name}"  # the same on all ranks
     try:
         if rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder)
-            temporary.mkdir(exist_ok=True)
+            temporary.mkdir(parents=True, exist_ok=True)
         _write(temporary, tensors, file_bytes)
-        files = _finish_files(temporary, next(iter(tensors.values())).device)
+        files = _finish_files(temporary)
         if rank() > 0:
             return final
         write_json(temporary / META, {"num_images": num_images, "files": files, **meta})
-        _sync(temporary)
+        sync(temporary)
         os.rename(temporary, final)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"{final}: the checkpoint cannot be written: {error}") from error
@@ -99,34 +96,32 @@ def _write(directory: Path, tensors: Mapping[str, Tensor], file_bytes: int) -> N
     writer = HuggingFaceStorageWriter(str(directory), file_of, save_distributed=True)
     state = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        with _without_process_group():
+        with warnings.catch_warnings():  # a single process needs no process group
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
             write_from(state, storage_writer=writer, no_dist=world_size() == 1)
     except CheckpointException as error:
         cause, _ = next(iter(error.failures.values()))
         raise (OSError(str(cause)) if isinstance(cause, SafetensorError) else cause) from error
 
 
-def _finish_files(directory: Path, device: torch.device) -> dict[str, str]:
+def _finish_files(directory: Path) -> dict[str, str]:
     """Sync each rank's files to the disk. Return the SHA-256 of all, by name, on rank 0."""
-    names = [match for path in sorted(directory.iterdir()) if (match := _FILE.fullmatch(path.name))]
-    mine = [match for match in names if int(match[1]) == rank() + 1]
-    count = torch.zeros(world_size(), device=device)
-    count[rank()] = len(mine)
-    all_reduce_sum(count)
-    digests = torch.zeros(world_size(), int(count.max()), 32, device=device)
-    for row, match in enumerate(mine):
-        path = directory / match[0]
+    mine = {}
+    for path in directory.glob(f"shard-{rank() + 1:05d}-*.safetensors"):
         _sort_header(path)
-        _sync(path)
-        digests[rank(), row] = torch.tensor(list(bytes.fromhex(sha256_file(path))), dtype=torch.float32)
-    all_reduce_sum(digests)
+        sync(path)
+        mine[path.name] = sha256_file(path)
+    every = [mine]
+    if world_size() > 1:
+        every = [mine] * world_size()
+        dist.all_gather_object(every, mine)
     if rank() > 0:  # rank 0 continues and renames the directory
         return {}
-    there = [path.name for path in sorted(directory.iterdir()) if _FILE.fullmatch(path.name)]
-    if len(there) != int(count.sum()):
-        raise OSError(f"rank 0 sees {len(there)} of {int(count.sum())} files; all ranks need one shared folder")
-    rows = [digests[r, i] for r in range(world_size()) for i in range(int(count[r]))]
-    return {name: bytes(row.int().tolist()).hex() for name, row in zip(there, rows)}
+    files = {name: digest for part in every for name, digest in part.items()}
+    there = {path.name for path in directory.glob("shard-*.safetensors")}
+    if there != files.keys():
+        raise OSError(f"rank 0 sees {len(there)} of {len(files)} files; all ranks need one shared folder")
+    return files
 
 
 def _sort_header(path: Path) -> None:
@@ -138,14 +133,6 @@ def _sort_header(path: Path) -> None:
         assert len(text) <= size
         file.seek(8)
         file.write(text.ljust(size))
-
-
-@contextlib.contextmanager
-def _without_process_group() -> Iterator[None]:
-    """Silence torch's warning that there is no process group; a single process needs none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        yield
 
 
 def found(run: Path) -> list[Path]:
@@ -172,8 +159,12 @@ def prune(run: Path, keep: int, every: int | None = None) -> None:
         doomed = old.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{old.name}")
         os.rename(old, doomed)
         shutil.rmtree(doomed)
-    if (run / FOLDER).is_dir():
-        _remove_leftovers(run / FOLDER)
+    _remove_leftovers(run / FOLDER)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(leftover)
 
 
 def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoint:
@@ -198,14 +189,6 @@ def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoin
     there = {name: entry for name, entry in saved.items() if isinstance(entry, TensorStorageMetadata)}
     if into is None:
         into = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in there.items()}
-    _check_names(directory, there, into)
-    tensors = dict(into)
-    with _without_process_group():
-        read_into(tensors, storage_reader=reader, no_dist=True)
-    return Checkpoint(meta["num_images"], tensors, meta)
-
-
-def _check_names(directory: Path, there: Mapping[str, TensorStorageMetadata], into: Mapping[str, Tensor]) -> None:
     kinds = {
         "missing": into.keys() - there.keys(),
         "unknown": there.keys() - into.keys(),
@@ -214,6 +197,11 @@ def _check_names(directory: Path, there: Mapping[str, TensorStorageMetadata], in
     said = [f"{kind}: {', '.join(sorted(n)[:3])}{', ...' * (len(n) > 3)}" for kind, n in kinds.items() if n]
     if said:
         raise UserError(f"{directory}: is not of this network ({'; '.join(said)}); delete the run and train again")
+    tensors = dict(into)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        read_into(tensors, storage_reader=reader, no_dist=True)
+    return Checkpoint(meta["num_images"], tensors, meta)
 
 
 def check_space(run: Path, checkpoint_bytes: int, count: int) -> None:
@@ -224,18 +212,3 @@ def check_space(run: Path, checkpoint_bytes: int, count: int) -> None:
         raise UserError(
             f"{run}: checkpoints need {need / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free; make room first"
         )
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(leftover)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name != "posix":
-        return  # only posix lets a directory be opened
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -12,6 +12,7 @@ from tessera.models.build import build_network
 from tessera.stages import open_stage, read_manifest
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
+from tessera.train.dataset_checks import CONTENT_FACTS, NETWORKS
 from tessera.weights.export import ExportInfo, save_export
 
 
@@ -38,8 +39,7 @@ def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
 
     A complete `out` is left as it is. Raises UserError for a run that is unfinished or has lost its last checkpoint.
     """
-    config = config or ExportConfig()
-    out, run = Path(out), Path(run)
+    out, run, config = Path(out), Path(run), config or ExportConfig()
     manifest = read_manifest(run, "train")
     stage = open_stage(out, stage="export", config=to_dict(config), inputs={"run": run})
     if stage.done:
@@ -57,24 +57,18 @@ def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
     weights = {name.removeprefix(prefix): w for name, w in state.tensors.items() if name.startswith(prefix)}
     network.load_state_dict(weights, assign=True)
     facts = manifest.facts
+    own: dict[str, Any] = {name: facts.get(name) for name in (*NETWORKS, *CONTENT_FACTS, "image_size", "arm")}
+    for name in ("latent_shift", "latent_scale", "noise_schedule", "prediction"):
+        own[name] = getattr(trained, name)
     info = ExportInfo(
-        latent_shift=trained.latent_shift,
-        latent_scale=trained.latent_scale,
-        noise_schedule=trained.noise_schedule,
-        prediction=trained.prediction,
-        latent_codec=facts["latent_codec"],
-        text_encoder=facts["text_encoder"],
-        latent_codec_sha256=facts.get("latent_codec_sha256"),
-        text_encoder_sha256=facts.get("text_encoder_sha256"),
-        image_size=facts["image_size"],
+        **own,
         guidance_scale=config.guidance_scale,
         sampling_steps=config.sampling_steps,
         clip_denoised=config.clip_denoised or facts.get("latent_limit"),
-        arm=facts["arm"],
         num_images=state.num_images,
         inputs=tuple(sorted({"run": manifest.sha256, **manifest.inputs}.items())),
         null_condition=torch.from_numpy(unpack_floats(facts["null_condition"])),
     )
     save_export(out, network, info)
-    parameters = sum(w.numel() for w in weights.values())
-    stage.finish(counts={"num_images": state.num_images, "parameters": parameters}, facts={"arm": facts["arm"]})
+    counts = {"num_images": state.num_images, "parameters": network.parameter_count}
+    stage.finish(counts=counts, facts={"arm": facts["arm"]})

@@ -86,7 +86,8 @@ def train(
         weights = weights_of_export(Path(init), config, facts, runtime.content_hash)
     trainer = Trainer(out, stores[0], stores[1] if stores[1:] else None, config, torch_device, runtime, weights)
     if is_writer:
-        checkpoint.check_space(out, trainer.state.checkpoint_bytes, trainer.checkpoints_to_come)
+        largest = 16 * trainer.state.parameter_count  # bytes of masters, EMA and the optimizer's two, fp32
+        checkpoint.check_space(out, largest, trainer.checkpoints_to_come)
 
     busy = "another process is training in this directory"
     with exclusive_lock(out, busy) if is_writer else contextlib.nullcontext():

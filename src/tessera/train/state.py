@@ -53,16 +53,8 @@ class TrainState:
         self.ema = EMA(self.optimizer.masters, config.ema_decay)
         self.num_images = self.skipped = self.skipped_in_a_row = 0
 
-    @property
-    def checkpoint_bytes(self) -> int:
-        """Upper limit: masters, EMA and the optimizer's two, fp32."""
-        return 4 * 4 * self.parameter_count
-
     def save(self, run: Path, window: dict[str, Any] | None, keep: int, every: int | None) -> None:
-        """Write a checkpoint into the run's directory; all ranks have to. `window`: the log's sums, rank 0's.
-
-        keep, every: as of `checkpoint.prune`.
-        """
+        """Write a checkpoint, as `checkpoint.save`; all ranks have to. `window`: the log's sums, rank 0's."""
         meta = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row, "window": window}
         checkpoint.save(run, self.num_images, self.tensors(), meta, keep, every)
 
@@ -80,7 +72,7 @@ class TrainState:
         state |= {f"ema/{name}": weight for name, weight in zip(self.optimizer.names, self.ema.weights)}
         if self.shards is not None:
             split = self.shards.split
-            state = {key: split(_parameter_of(key), value) if value.ndim else value for key, value in state.items()}
+            state = {key: split(key.split("/")[1], value) if value.ndim else value for key, value in state.items()}
         return state
 
 
@@ -92,20 +84,12 @@ def compiles(runtime: RuntimeOptions, device: torch.device, dtype: torch.dtype, 
     """
     if split and runtime.compile:
         raise UserError("compile: blocks whose weights are split cannot be compiled; leave out --compile or --shard")
-    if runtime.compile is not None:
-        return runtime.compile
-    if device.type != "cuda" or split:
-        return False
+    if runtime.compile is not None or device.type != "cuda" or split:
+        return bool(runtime.compile)
     fault = compiler_fault(device, dtype)
     if fault is not None and rank() == 0:
         print(f"train: continues without compiling the network, which is slower: {fault}", file=sys.stderr)
     return fault is None
-
-
-def _parameter_of(key: str) -> str:
-    """Return the parameter of a checkpoint's tensor: master/NAME, ema/NAME, optim/NAME/FIELD."""
-    kind, _, rest = key.partition("/")
-    return rest.rpartition("/")[0] if kind == "optim" else rest
 
 
 def initial_network(model: DiTConfig | RINConfig, seed: int, weights: Mapping[str, Tensor] | None = None) -> DiT | RIN:
@@ -131,54 +115,49 @@ def weights_of_export(
     (`check_sets`). content_hash: see `RuntimeOptions`. Raises UserError that names what else differs: another network,
     prediction, noise schedule, latents or texts.
     """
-    network, info = load_export(export)
+    (network, info), model = load_export(export), config.model
     where = f"{export}: cannot start from these weights"
-    model = config.model
-    if type(model) is not type(network.config):
-        raise UserError(f"{where}: they are a {_kind(network.config)}'s, the model is a {_kind(model)}")
+    kinds = [type(config).__name__.removesuffix("Config") for config in (network.config, model)]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"{where}: they are a {kinds[0]}'s, the model is a {kinds[1]}")
     theirs, ours = ({k: v for k, v in to_dict(c).items() if k not in RESIZED} for c in (network.config, model))
     for name in ("prediction", "noise_schedule", "latent_shift", "latent_scale"):
         theirs[name], ours[name] = to_dict(info.settings)[name], to_dict(config)[name]
     if pairs := compare(theirs, ours):
         said = "; ".join(f"{name} is {there} there, here {here}" for name, there, here in pairs)
         raise UserError(f"{where}: {said}")
-    for name in ENCODE_FLAGS:
-        _check_network(where, name, to_dict(info.settings), facts, content_hash)
+    for name, flag in ENCODE_FLAGS.items():
+        _check_network(where, name, flag, (to_dict(info.settings), facts), content_hash)
     weights = {name: tensor.float() for name, tensor in network.state_dict().items()}
-    if isinstance(model, DiTConfig):
-        grids = [c.position_grid or c.latent_size // c.patch_size for c in (network.config, model)]  # type: ignore
-        if grids[0] != grids[1]:
-            raise UserError(
-                f"{where}: their positions are spread over a grid of {grids[0]}, the model's over {grids[1]}; set "
-                f"position_grid to {grids[0]}"
-            )
-    else:
-        patches = (model.latent_size // model.patch_size) ** 2
-        weights["interface_positions"] = resize_positions(weights["interface_positions"], patches)
+    if isinstance(model, RINConfig):
+        weights["interface_positions"] = resize_positions(weights["interface_positions"], model.grid_side**2)
+        return weights
+    there, here = (config.position_grid or config.grid_side for config in (network.config, model))  # type: ignore
+    if there != here:
+        raise UserError(
+            f"{where}: their positions are spread over a grid of {there}, the model's over {here}; set position_grid "
+            f"to {there}"
+        )
     return weights
 
 
 def _check_network(
     where: str,
     name: str,
-    there: Mapping[str, Any],
-    here: Mapping[str, Any],
+    flag: str,
+    sides: tuple[Mapping[str, Any], Mapping[str, Any]],
     content_hash: Callable[[str, str], str | None] | None,
 ) -> None:
     """Raise UserError unless both sides used one codec or text encoder, by whatever name."""
-    same = same_network(there, here, name)
+    same = same_network(*sides, name)
     if same is None and content_hash is not None:
         key = f"{name}_sha256"
-        seen = [{name: f[name], key: f.get(key) or content_hash(name, f[name])} for f in (there, here)]
-        same = same_network(seen[0], seen[1], name)
-    if same:
-        return
-    again = f"encode the sets again with {ENCODE_FLAGS[name]} {there[name]}"
-    said = f"{where}: {name} is {there[name]} there, here {here[name]}"
-    if same is None and all("/" in facts[name] or "@" in facts[name] for facts in (there, here)):
-        raise UserError(f"{said}; comparing them needs both on this machine; or {again}")
-    raise UserError(f"{said}, which is another network; {again}")
-
-
-def _kind(config: DiTConfig | RINConfig) -> str:
-    return "DiT" if isinstance(config, DiTConfig) else "RIN"
+        one, other = ({name: f[name], key: f.get(key) or content_hash(name, f[name])} for f in sides)
+        same = same_network(one, other, name)
+    there, here = (facts[name] for facts in sides)
+    if not same:
+        hidden = same is None and all("/" in model or "@" in model for model in (there, here))
+        reason = "; comparing them needs both on this machine; or" if hidden else ", which is another network;"
+        raise UserError(
+            f"{where}: {name} is {there} there, here {here}{reason} encode the sets again with {flag} {there}"
+        )

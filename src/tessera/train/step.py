@@ -7,7 +7,6 @@ finite, and with it the step to be made; the host reads the answer while the nex
 import math
 import sys
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +32,6 @@ SKIPPED = "skipped.jsonl"
 """File in the run's folder: the samples of each skipped step, and those whose own loss was not finite."""
 
 
-@dataclass(frozen=True)
-class _Queued:
-    """A step that the device has been given."""
-
-    values: Tensor
-    """Each sample's loss, whether a rank wants to stop, and the gradient's norm before clipping (batch + 2,); on the
-    host once `event` has happened."""
-    event: Any
-    """None: they are on the host."""
-    end: int
-    """Number of images after the step."""
-
-
 class Stepper:
     """The steps of a run, and the reading of their outcomes."""
 
@@ -61,7 +47,9 @@ class Stepper:
         """Learning rate of the last step."""
         self.log: Log | None = None
         """Log for the losses; None on ranks that do not write."""
-        self._queue: deque[_Queued] = deque()
+        self._queue: deque[tuple[Tensor, Any, int]] = deque()
+        """Steps that the device has been given: `step`'s values, on the host once the event has happened (None: they are
+        there), and the number of images after it."""
 
     def step(self, loaded: list[HostBatch], stop: bool = False) -> Tensor:
         """Give the device one optimizer step on the passes of a batch. stop: this rank wants to.
@@ -87,7 +75,7 @@ class Stepper:
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._queue.append(_Queued(values, event, state.num_images))
+        self._queue.append((values, event, state.num_images))
         return values
 
     def _gradients(self, loaded: list[HostBatch]) -> Tensor:
@@ -121,21 +109,20 @@ class Stepper:
         the last one read (NaN: there was none, or it is not finite)."""
         stop, loss = False, math.nan
         while len(self._queue) > left:
-            step = self._queue.popleft()
-            if step.event is not None:
-                step.event.synchronize()
-            values = step.values.cpu().numpy()
-            losses, norm = values[:-2], float(values[-1])
-            stop = stop or values[-2] > 0
+            on_host, event, end = self._queue.popleft()
+            if event is not None:
+                event.synchronize()
+            values = on_host.cpu().numpy()
+            losses, stop = values[:-2], bool(stop or values[-2] > 0)
             if not np.isfinite(values).all():
-                self._count_skip(step.end, losses)
+                self._count_skip(end, losses)
                 continue
             self.state.skipped_in_a_row = 0
             loss = float(losses.mean())
             if self.log:
-                draws = self.algorithm.draws(np.arange(step.end - len(losses), step.end))
-                self.log.window.add(losses, draws.t, draws.augmented, norm)
-        return bool(stop), loss
+                draws = self.algorithm.draws(np.arange(end - len(losses), end))
+                self.log.window.add(losses, draws.t, draws.augmented, float(values[-1]))
+        return stop, loss
 
     def _count_skip(self, end: int, losses: np.ndarray) -> None:
         self.state.skipped += 1

@@ -9,23 +9,23 @@ from torch import nn
 
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.ema import EMA
-from tessera.train.optim.master import MasterOptimizer, kinds
+from tessera.train.optim.master import MasterOptimizer, kind
 from tiny.gradients import network_of, set_gradients, tensor
 from tiny.training_sets import DIT, RIN
 
 
 @pytest.mark.parametrize("config", [DIT, replace(DIT, conv_stem=True), RIN])
 def test_kinds_of_parameters(config):
-    found = kinds(network_of(config))
+    found = {name: kind(name, parameter) for name, parameter in network_of(config).named_parameters()}
     assert "hidden" in found.values()
-    for name, kind in found.items():
+    for name, its_kind in found.items():
         last = name.split(".")[-1]
         if last == "bias" or "norm" in name or "table" in name or "positions" in name or "_scale" in name:
-            assert kind == "other", name
+            assert its_kind == "other", name
         elif "blocks." in name:
-            assert kind == "hidden", name
+            assert its_kind == "hidden", name
         elif last == "weight":
-            assert kind == "matrix", name
+            assert its_kind == "matrix", name
     outside = ("patch_embedding.weight", "out_projection.weight", "text.projection.weight", "time.hidden.weight")
     assert {found[name] for name in outside} == {"matrix"}
     for table in ("latent_tokens", "interface_positions", "text.registers") if config is RIN else ("out_table",):
@@ -39,9 +39,8 @@ def test_only_matrices_decay(name):
     optimizer = MasterOptimizer(network, OptimConfig(name=name, lr=0.1, muon_lr=0.1, weight_decay=0.5))
     optimizer.gradients()  # all zero
     optimizer.step(1.0)
-    kind_of = kinds(network)
     for n, p in network.named_parameters():
-        if kind_of[n] == "other":
+        if kind(n, p) == "other":
             assert torch.equal(p, before[n]), n
         elif name == "lamb":  # the whole step is the decay, scaled to the weight's own norm
             assert torch.allclose(p, before[n] * (1 - 0.1), atol=1e-6), n

@@ -25,18 +25,12 @@ from tessera.train.optim.lamb import Lamb
 from tessera.train.optim.muon import Muon
 
 
-def kinds(network: nn.Module) -> dict[str, Literal["hidden", "matrix", "other"]]:
-    """Return the kind of each parameter, by name; see the table above."""
-    found: dict[str, Literal["hidden", "matrix", "other"]] = {}
-    for name, parameter in network.named_parameters():
-        *path, leaf = name.split(".")
-        if leaf != "weight" or parameter.ndim < 2:
-            found[name] = "other"
-        elif parameter.ndim == 2 and any(part.endswith("blocks") for part in path):
-            found[name] = "hidden"
-        else:
-            found[name] = "matrix"
-    return found
+def kind(name: str, parameter: Tensor) -> Literal["hidden", "matrix", "other"]:
+    """Return the kind of a network's parameter of this name; see the table above."""
+    *path, leaf = name.split(".")
+    if leaf != "weight" or parameter.ndim < 2:
+        return "other"
+    return "hidden" if parameter.ndim == 2 and any(part.endswith("blocks") for part in path) else "matrix"
 
 
 def part_of(tensor: Tensor) -> Tensor:
@@ -62,20 +56,20 @@ class MasterOptimizer:
         """Convert `network`, in fp32, to `compute`, unless it is split over the ranks: then `sum_over_ranks` sums a
         tensor over them, in place."""
         self.config, self.sum_over_ranks = config, sum_over_ranks
-        self.names = [name for name, _ in network.named_parameters()]
-        own: list[Tensor] = list(network.parameters())
+        own: dict[str, Tensor] = dict(network.named_parameters())
+        self.names = list(own)
         self.copied = sum_over_ranks is None and compute != torch.float32
         if sum_over_ranks is not None:
             if config.name == "muon":
                 raise UserError("optim.name: muon needs whole matrices; train without --shard, or with adamw or lamb")
-            self.masters: list[Tensor] = [part_of(p.detach()) for p in own]
+            self.masters: list[Tensor] = [part_of(p.detach()) for p in own.values()]
         elif self.copied:
-            self.masters = [p.detach().clone() for p in own]
+            self.masters = [p.detach().clone() for p in own.values()]
             network.to(compute)
         else:
-            self.masters = own
+            self.masters = list(own.values())
         self.network: list[Tensor] = list(network.parameters())
-        self.optimizers = self._build(kinds(network), compute)
+        self.optimizers = self._build([kind(*entry) for entry in own.items()], compute)
         only = self.optimizers[0]
         self.scaled = only if isinstance(only, AdamW) and only.defaults["fused"] else None
         """The optimizer that clips within its own step, if there is one."""
@@ -84,17 +78,14 @@ class MasterOptimizer:
         self.masked = self.masters[0].device.type == "cuda"
         """True: a step is skipped on the device, so that the host does not wait for its outcome."""
 
-    def _build(self, kind_of: dict[str, Literal["hidden", "matrix", "other"]], compute: torch.dtype) -> list[Optimizer]:
-        by_kind = {
-            k: [m for n, m in zip(self.names, self.masters) if kind_of[n] == k] for k in ("hidden", "matrix", "other")
-        }
+    def _build(self, kinds: list[str], compute: torch.dtype) -> list[Optimizer]:
+        hidden, matrix, other = (
+            [m for m, k in zip(self.masters, kinds) if k == wanted] for wanted in ("hidden", "matrix", "other")
+        )
         c = self.config
-        muon = c.name == "muon" and bool(by_kind["hidden"])
-        decayed = by_kind["matrix"] if muon else by_kind["hidden"] + by_kind["matrix"]
-        groups = [
-            {"params": decayed, "weight_decay": c.weight_decay},
-            {"params": by_kind["other"], "weight_decay": 0.0},
-        ]
+        muon = c.name == "muon" and bool(hidden)
+        decayed = matrix if muon else hidden + matrix
+        groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": other, "weight_decay": 0.0}]
         groups = [g for g in groups if g["params"]]
         if c.name == "lamb":
             adapted = [g | {"adapt": g["params"] is decayed} for g in groups]
@@ -103,9 +94,7 @@ class MasterOptimizer:
         adamw = AdamW(groups, lr=c.lr, betas=c.betas, fused=fused or None)
         if not muon:
             return [adamw]
-        matrices = Muon(by_kind["hidden"], dtype=compute)
-        matrices.param_groups[0]["weight_decay"] = c.weight_decay
-        return [matrices, adamw]
+        return [Muon(hidden, c.weight_decay, dtype=compute), adamw]
 
     @torch.no_grad()
     def add_gradients(self) -> None:
@@ -199,35 +188,34 @@ class MasterOptimizer:
     def state_dict(self) -> dict[str, Tensor]:
         """Return master/NAME and optim/NAME/FIELD: everything that a step depends on. Before the first step the latter
         are zeros, which is equivalent."""
-        name_of = {id(m): n for n, m in zip(self.names, self.masters)}
         state = {f"master/{n}": m.detach() for n, m in zip(self.names, self.masters)}
-        for optimizer in self.optimizers:
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                held = optimizer.state.get(parameter) or _adamw_start(parameter)
-                state |= {f"optim/{name_of[id(parameter)]}/{field}": value for field, value in held.items()}
+        for optimizer, name, master in self._members():
+            zeros = master.detach().new_zeros
+            held = optimizer.state.get(master) or {  # AdamW's
+                "step": zeros(()),
+                "exp_avg": zeros(master.shape),
+                "exp_avg_sq": zeros(master.shape),
+            }
+            state |= {f"optim/{name}/{field}": value for field, value in held.items()}
         return state
+
+    def _members(self) -> list[tuple[Optimizer, str, Tensor]]:
+        """Return each optimizer's masters with their names, in its own order."""
+        name_of = {id(m): n for n, m in zip(self.names, self.masters)}
+        return [(o, name_of[id(p)], p) for o in self.optimizers for group in o.param_groups for p in group["params"]]
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load a state of `state_dict`; names and shapes are those of the same network and config."""
-        name_of = {id(m): n for n, m in zip(self.names, self.masters)}
         for name, master in zip(self.names, self.masters):
             master.copy_(state[f"master/{name}"])
         fields: dict[str, dict[str, Tensor]] = {name: {} for name in self.names}
-        for key, value in state.items():
+        for key in state:
             if key.startswith("optim/"):
-                name, field = key.removeprefix("optim/").rsplit("/", 1)
-                fields[name][field] = value
+                _, name, field = key.split("/")
+                fields[name][field] = state[key]
         for optimizer in self.optimizers:
             # By the optimizer's own loader, which puts the step count on the device where it has to be.
-            whole = optimizer.state_dict()
-            params = [p for group in optimizer.param_groups for p in group["params"]]
-            whole["state"] = {i: fields[name_of[id(p)]] for i, p in enumerate(params)}
-            optimizer.load_state_dict(whole)
+            own = [fields[name] for other, name, _ in self._members() if other is optimizer]
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(enumerate(own))})
         self.refresh()
-
-
-def _adamw_start(parameter: Tensor) -> dict[str, Tensor]:
-    """Return the state of AdamW before its first step, when it holds none."""
-    zeros = parameter.detach().new_zeros
-    return {"step": zeros(()), "exp_avg": zeros(parameter.shape), "exp_avg_sq": zeros(parameter.shape)}

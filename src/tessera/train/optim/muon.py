@@ -14,6 +14,7 @@ from tessera.train.optim.lamb import update_means, zero_skipped
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
 NEWTON_SCHULZ_STEPS = 5
+MOMENTUM = 0.95
 
 
 class Muon(Optimizer):
@@ -25,8 +26,10 @@ class Muon(Optimizer):
     torch's has no `found_inf`.
     """
 
-    def __init__(self, params: Iterable[Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(params, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0})
+    def __init__(
+        self, params: Iterable[Tensor], weight_decay: float = 0.0, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        super().__init__(params, {"lr": 0.0, "momentum": MOMENTUM, "weight_decay": weight_decay})
         for p in self.param_groups[0]["params"]:
             self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
         self.dtype = dtype
@@ -49,7 +52,8 @@ class Muon(Optimizer):
             shrink = group["lr"] * group["weight_decay"]
             torch._foreach_mul_(params, 1 - (shrink if skip is None else shrink * (1 - skip)))
             for members in shapes.values():
-                wide = torch.stack([_wide(ahead[i]) for i in members]).to(self.dtype)  # (n, small, large)
+                wide = [ahead[i] if ahead[i].shape[0] <= ahead[i].shape[1] else ahead[i].T for i in members]
+                wide = torch.stack(wide).to(self.dtype)  # (n, small, large)
                 directions = orthogonalize(wide).float()
                 if skip is not None:
                     directions = directions * (1 - skip)
@@ -57,10 +61,6 @@ class Muon(Optimizer):
                     rows, columns = params[i].shape
                     scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
                     params[i].add_(direction if rows <= columns else direction.T, alpha=-scale)
-
-
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 
 def orthogonalize(x: Tensor) -> Tensor:
