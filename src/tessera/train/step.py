@@ -48,8 +48,8 @@ class Stepper:
         self.log: Log | None = None
         """Log for the losses; None on ranks that do not write."""
         self._queue: deque[tuple[Tensor, Any, int]] = deque()
-        """Steps that the device has been given: `step`'s values, on the host once the event has happened (None: they are
-        there), and the number of images after it."""
+        """Steps given to the device: `step`'s values, on the host once the event has happened (None: they are there),
+        and the number of images after it."""
 
     def step(self, loaded: list[HostBatch], stop: bool = False) -> Tensor:
         """Give the device one optimizer step on the passes of a batch. stop: this rank wants to.
