@@ -255,12 +255,12 @@ def test_plain_text_prompts(tmp_path, export):
 @pytest.mark.parametrize(
     ("name", "content", "extended", "message"),
     [
-        ("p.jsonl", None, False, r"p\.jsonl: no such prompts file"),
+        ("p.jsonl", None, False, r"p\.jsonl: there is no such file"),
         ("p.jsonl", "", False, "holds no prompts"),
         ("p.txt", " \n\n", False, "holds no prompts"),
         ("p.jsonl", '{"prompt": "a"}\n\n{"prompt": "b"\n', False, r"p\.jsonl line 3 is not JSON"),
         ("p.jsonl", '{"prompt": "a"}\n["b"]\n', False, "line 2 is not a JSON object"),
-        ("p.jsonl", '{"prompt": 3}\n', False, "line 1 is not a JSON object with a text"),
+        ("p.jsonl", '{"prompt": 3}\n', False, "line 1: prompt is not a text"),
         ("p.jsonl", '{"prompt": "a"}\n', True, 'line 1 has no "extended"'),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b \\ud83d"}\n', False, r"p\.jsonl line 2 has half of a surrogate"),
         ("p.txt", "a\n", True, "without extended texts"),

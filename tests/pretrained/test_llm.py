@@ -13,9 +13,9 @@ def test_a_local_text_is_a_function_of_instruction_and_seed(tmp_path):
     folder = str(save_llama(tmp_path / "llama"))
     writer = load_writer(folder, None)
     state = torch.random.get_rng_state()
-    first = writer.write("describe a cat", 3, 12)
-    assert first == writer.write("describe a cat", 3, 12) == load_writer(folder, None).write("describe a cat", 3, 12)
-    assert len({writer.write("describe a cat", seed, 12) for seed in range(5)}) > 2
+    first = writer("describe a cat", 3, 12)
+    assert first == writer("describe a cat", 3, 12) == load_writer(folder, None)("describe a cat", 3, 12)
+    assert len({writer("describe a cat", seed, 12) for seed in range(5)}) > 2
     assert torch.equal(state, torch.random.get_rng_state())  # nobody else's draws are touched
     name, _, revision = writer_id(folder, None).partition("@")
     assert name == "llama"
@@ -25,7 +25,7 @@ def test_a_local_text_is_a_function_of_instruction_and_seed(tmp_path):
 def test_a_servers_text(tmp_path):
     pytest.importorskip("openai")
     with ChatServer(lambda body, n: (200, completion(question_of(body).upper()))) as server:
-        assert load_writer("m", server.address).write("a cat", 2**40 + 5, 99) == "A CAT"
+        assert load_writer("m", server.address)("a cat", 2**40 + 5, 99) == "A CAT"
     body = server.requests[0][1]
     assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("m", 99, 0.7, 5)
     assert writer_id("m", server.address) == "m"

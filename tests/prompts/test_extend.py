@@ -107,10 +107,10 @@ def test_tidy():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", '{"prompt": 1}\n', "line 1 is not a JSON object"),
+        ("p.jsonl", '{"prompt": 1}\n', "line 1: prompt is not a text"),
         ("p.jsonl", "{\n", "line 1 is not JSON"),
         ("p.txt", "\n", "holds no prompts"),
-        ("p.bin", None, "no such prompts file"),
+        ("p.bin", None, "there is no such file"),
         ("p.jsonl", '{"prompt": " "}\n', "has an empty prompt"),
     ],
 )

@@ -56,10 +56,10 @@ def test_texts_are_prompts_as_they_are():
 @pytest.mark.parametrize(
     ("source", "extended", "message"),
     [
-        ("teasers", False, r"teasers: no such prompts file; did you mean 'teaser'\?.*teaser, figure4, geneval"),
+        ("teasers", False, r"teasers: there is no such file; did you mean 'teaser'\?.*teaser, figure4, geneval"),
         ("teaser", True, "without extended texts"),
-        ("teaser.txt", False, r"teaser\.txt: no such prompts file"),
-        ("somewhere/teaser", False, "somewhere/teaser: no such prompts file"),
+        ("teaser.txt", False, r"teaser\.txt: there is no such file"),
+        ("somewhere/teaser", False, "somewhere/teaser: there is no such file"),
         ([], False, r"prompt: \[\] is not a text"),
         ([3], False, r"prompt: \[3\] is not a text"),
         (["a\udcff"], False, "not valid Unicode"),
@@ -81,9 +81,9 @@ def test_every_shipped_set_is_there():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.jsonl", '{"prompt": "a"}\n{', "line 2 is not JSON .*: fix or remove the line"),
-        ("p.jsonl", "\n[]\n", "line 2 is not a JSON object with a text"),
-        ("p.json", '{"prompt": 1}\n', "line 1 is not a JSON object with a text"),
+        ("p.jsonl", '{"prompt": "a"}\n{', "line 2 is not JSON .*: fix or remove it"),
+        ("p.jsonl", "\n[]\n", "line 2 is not a JSON object such as"),
+        ("p.json", '{"prompt": 1}\n', "entry 1: prompt is not a text"),
         ("p.jsonl", '{"prompt": "smile \\ud83d"}\n', "line 1 has half of a surrogate pair"),
         ("p.txt", " \n\n", "holds no prompts"),
     ],
@@ -98,5 +98,5 @@ def test_lines_end_at_line_feeds_alone(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a\u2028b", "n": 1}\n\n{"prompt": "c"}\n', encoding="utf-8")
     assert [text for _, text in load_prompts(tmp_path / "p.jsonl").rows] == ["a\u2028b", "c"]
     (tmp_path / "bytes.txt").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="is not UTF-8 text: give a"):
+    with pytest.raises(UserError, match=r"is not UTF-8 text .*; save it as UTF-8"):
         load_prompts(tmp_path / "bytes.txt")

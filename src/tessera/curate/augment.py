@@ -172,7 +172,7 @@ def draw_recipe(rows: TableRows[ImageRow], config: AugmentConfig, size: int) -> 
 
 
 def _published_recipe(
-    rows: Sequence[ImageRow], captions: Path, config: AugmentConfig, size: int
+    rows: Sequence[ImageRow], captions: str, config: AugmentConfig, size: int
 ) -> tuple[TableRows[RecipeRow], int]:
     """Return the rows that the captions' names say, sorted by key, and the number of names of other images."""
     import pyarrow as pa

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ _BATCH = 8192  # rows made at a time
 Row = TypeVar("Row")
 
 
-@dataclass(frozen=True)
-class ImageRow:
+class ImageRow(NamedTuple):
     """Row of images.parquet."""
 
     key: str
@@ -46,8 +45,7 @@ class ImageRow:
     reject: str | None
 
 
-@dataclass(frozen=True)
-class RecipeRow:
+class RecipeRow(NamedTuple):
     """Row of recipe.parquet, an augmented image; base and partner are keys of images.parquet."""
 
     key: str

@@ -52,7 +52,7 @@ def published_name(base: str, partner: str, placement: Placement) -> str:
     return "_".join([_stem(base), _stem(partner), *map(str, placement.box)])
 
 
-def mixes_in(path: Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tuple[str, str, Placement]], int]:
+def mixes_in(path: str | Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tuple[str, str, Placement]], int]:
     """Return (base, partner, placement) of each name of that form in a captions file or folder, and the number of names
     of images that are not among `rows`. Raises UserError if none has the form, or for a box that no pattern has at
     `size`."""

@@ -19,7 +19,7 @@ from tessera.config import UserError
 from tessera.devices import pick_device, world_size
 from tessera.files import sha256_file
 from tessera.generate.folder import FolderConfig, counts, describe, draw_folder
-from tessera.pretrained.load import quiet, without_bars
+from tessera.pretrained.load import quiet
 from tessera.prompts.read import load_prompts
 from tessera.randomness import address
 from tessera.stages import open_stage
@@ -83,7 +83,7 @@ class Baseline:
         dtype = torch.float16 if chosen.type == "cuda" else torch.float32
         options = {} if dtype == torch.float32 else {"torch_dtype": dtype}  # without it each part has its own dtype
         try:
-            with without_bars("diffusers", "transformers"):
+            with quiet("diffusers", "transformers", reports=True):
                 pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
         except (OSError, ValueError, AttributeError, KeyError) as error:
             raise UserError(f"model: {model} cannot be loaded as a diffusers pipeline ({_reason(error)})") from error

@@ -1,6 +1,7 @@
 """Language models that write a text for an instruction: in this process, or behind an OpenAI-compatible server."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,54 +13,8 @@ from tessera.pretrained.load import load_network, load_tokenizer
 DEFAULT = "meta-llama/Llama-3.1-8B-Instruct"
 """The paper extends prompts by Llama-3.1, and does not say which."""
 TEMPERATURE = 0.7
-
-
-class Writer(Protocol):
-    """A language model as prompt extension needs it."""
-
-    def write(self, instruction: str, seed: int, max_tokens: int) -> str:
-        """Write a text for the instruction, drawn by `seed`."""
-        ...
-
-
-class LocalWriter:
-    """A chat model of transformers. One text at a time, so that each is a function of (instruction, seed) alone."""
-
-    def __init__(self, model: Any, tokenizer: Any, device: torch.device | str = "cpu"):
-        self.model, self.tokenizer, self.device = model, tokenizer, torch.device(device)
-
-    @torch.inference_mode()
-    def write(self, instruction: str, seed: int, max_tokens: int) -> str:
-        """Sample a text at temperature 0.7: the same bytes on the same device and library versions."""
-        messages = [{"role": "user", "content": instruction}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        tokens = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.device)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            out = self.model.generate(
-                input_ids=tokens.input_ids,
-                attention_mask=tokens.attention_mask,
-                max_new_tokens=max_tokens,
-                do_sample=True,
-                temperature=TEMPERATURE,
-                top_p=1.0,
-                top_k=0,
-                pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-            )
-        return self.tokenizer.decode(out[0, tokens.input_ids.shape[1] :], skip_special_tokens=True)
-
-
-class ServerWriter:
-    """A chat model behind a server. It gets the seed, but may ignore it."""
-
-    def __init__(self, client: ChatClient):
-        self.client = client
-
-    def write(self, instruction: str, seed: int, max_tokens: int) -> str:
-        """Return the server's text at temperature 0.7."""
-        question = Question(instruction)
-        return self.client.ask(question, max_tokens=max_tokens, temperature=TEMPERATURE, seed=seed % 2**31)
+Writer = Callable[[str, int, int], str]
+"""write(instruction, seed, max_tokens): a language model as prompt extension needs it."""
 
 
 def writer_id(model: str | None, server: str | None) -> str:
@@ -73,9 +28,15 @@ def writer_id(model: str | None, server: str | None) -> str:
 
 
 def load_writer(model: str | None, server: str | None, device: torch.device | str = "cpu") -> Writer:
-    """Load a chat model of the Hub or a folder (None = Llama-3.1), or of a server. Raises UserError."""
+    """Load a chat model of the Hub or a folder (None = Llama-3.1), or of a server. Texts are drawn at temperature 0.7.
+
+    A server gets the seed, but may ignore it. Raises UserError.
+    """
     if server is not None:
-        return ServerWriter(ChatClient(server, writer_id(model, server)))
+        ask = ChatClient(server, writer_id(model, server)).ask
+        return lambda instruction, seed, max_tokens: ask(
+            Question(instruction), max_tokens=max_tokens, temperature=TEMPERATURE, seed=seed % 2**31
+        )
     found = _find(model)
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     tokenizer = load_tokenizer(found, "model")
@@ -84,7 +45,32 @@ def load_writer(model: str | None, server: str | None, device: torch.device | st
     )
     if not tokenizer.chat_template:
         raise UserError(f"model: {found.id} has no chat template; give an instruction-tuned model")
-    return LocalWriter(network, tokenizer, device)
+    return _local_writer(network, tokenizer, torch.device(device))
+
+
+def _local_writer(model: Any, tokenizer: Any, device: torch.device) -> Writer:
+    """Return the writer of a chat model of transformers: one text at a time, a function of (instruction, seed)."""
+
+    @torch.inference_mode()
+    def write(instruction: str, seed: int, max_tokens: int) -> str:
+        messages = [{"role": "user", "content": instruction}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            out = model.generate(
+                input_ids=tokens.input_ids,
+                attention_mask=tokens.attention_mask,
+                max_new_tokens=max_tokens,
+                do_sample=True,
+                temperature=TEMPERATURE,
+                top_p=1.0,
+                top_k=0,
+                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            )
+        return tokenizer.decode(out[0, tokens.input_ids.shape[1] :], skip_special_tokens=True)
+
+    return write
 
 
 def _find(model: str | None) -> ModelFolder:

@@ -25,14 +25,7 @@ class Pretrained:
     """
 
     def __init__(
-        self,
-        cls: str,
-        name: str,
-        patterns: Sequence[str],
-        field: str,
-        of: str,
-        device: "str | torch.device | None",
-        dtype: "torch.dtype | None",
+        self, cls: str, name: str, patterns: Sequence[str], field: str, of: str, device: Any, dtype: Any
     ) -> None:
         require(cls.partition(".")[0], "hub", f"{field}: {name}")
         self._cls, self._field = cls, field
@@ -94,23 +87,19 @@ def load_network(
         )
     lost = [key for key in sorted(info["missing_keys"]) if not re.fullmatch(may_be_missing, key)]
     lost += sorted(str(key) for key in info["mismatched_keys"])
-    if lost:
-        raise UserError(
-            f"{field}: {model.id} is missing weights required by its config.json: {', '.join(lost[:3])}, ..."
-        )
     unused = [key for key in sorted(info["unexpected_keys"]) if not re.fullmatch(may_be_unused, key)]
-    if unused:
-        raise UserError(f"{field}: {model.id} has weights that a {name} does not have: {', '.join(unused[:3])}, ...")
+    unknown = f"has weights that a {name} does not have"
+    for fault, keys in (("is missing weights required by its config.json", lost), (unknown, unused)):
+        if keys:
+            raise UserError(f"{field}: {model.id} {fault}: {', '.join(keys[:3])}, ...")
     return network.to(device).eval().requires_grad_(False)
 
 
 def load_tokenizer(model: ModelFolder, field: str) -> Any:
     """Load the tokenizer of a model of transformers; UserError if it has none that can be loaded."""
-    transformers = require("transformers", "hub", f"{field}: {model.id}")
+    load = require("transformers", "hub", f"{field}: {model.id}").AutoTokenizer.from_pretrained
     with _loading(model, field, "; copy its tokenizer there"):
-        return transformers.AutoTokenizer.from_pretrained(
-            str(model.path), local_files_only=True, trust_remote_code=False
-        )
+        return load(str(model.path), local_files_only=True, trust_remote_code=False)
 
 
 @contextlib.contextmanager
@@ -134,27 +123,18 @@ def check_float(dtype: "torch.dtype | None", field: str, of: str) -> "torch.dtyp
 
 
 @contextlib.contextmanager
-def without_bars(*libraries: str) -> Iterator[None]:
-    """Hide the progress bars of from_pretrained in "transformers" or "diffusers"."""
+def quiet(*libraries: str, reports: bool = False) -> Iterator[None]:
+    """Hide the progress bars of from_pretrained in "transformers" or "diffusers", and unless `reports` its reports."""
     modules = [importlib.import_module(f"{library}.utils.logging") for library in libraries]
-    shown = [module for module in modules if module.is_progress_bar_enabled()]
-    for module in shown:
+    before = [(module, module.get_verbosity(), module.is_progress_bar_enabled()) for module in modules]
+    for module in modules:
         module.disable_progress_bar()
+        if not reports:
+            module.set_verbosity_error()
     try:
         yield
     finally:
-        for module in shown:
-            module.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def quiet(library: str) -> Iterator[None]:
-    """Hide from_pretrained's bars and reports; `load_network` checks what matters in them."""
-    logging = importlib.import_module(f"{library}.utils.logging")
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with without_bars(library):
-            yield
-    finally:
-        logging.set_verbosity(level)
+        for module, level, shown in before:
+            module.set_verbosity(level)
+            if shown:
+                module.enable_progress_bar()

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from tessera.config import UserError, blaming, load_part, part_id
 from tessera.files import sha256_file
@@ -31,25 +31,41 @@ _OWN = re.compile(r".+\.py:\w+")
 _OWN_ID = re.compile(r"([^/\\]+\.py):(\w+)@([0-9a-f]{12})")
 
 
+class Part(Protocol):
+    """An image codec or text encoder, which its id names."""
+
+    @property
+    def id(self) -> str:
+        """The name under which `Kind.load` finds it."""
+        ...
+
+    @property
+    def sha256(self) -> str | None:
+        """Content hash of a pretrained model's files; None where there are none."""
+        ...
+
+    def to(self, device: "torch.device | str") -> None:
+        """Move the network to a device; do nothing where there is none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Kind(Generic[T]):
     """A table of parts of one kind: its families, and the classes of pretrained and of users' own parts."""
 
-    field: str
-    """The beginning of every UserError."""
-    what: str
-    """The kind, in words."""
-    families: dict[str, Callable[..., T]]
-    """Constructors by name, each with one optional whole number."""
-    pretrained: Callable[..., T]
-    """Called with a model's name, device, dtype, load."""
-    own: Callable[..., T]
-    """Called with "FILE.py:CLASS" and device."""
-    known: str
-    """The end of the UserError for an unknown name."""
+    field: str  # the beginning of every UserError
+    what: str  # the kind, in words
+    families: dict[str, Callable[..., T]]  # constructors by name, each with one optional whole number
+    pretrained: Callable[..., T]  # called with a model's name, device, dtype, load
+    own: Callable[..., T]  # called with "FILE.py:CLASS" and device
+    known: str  # for the UserError about an unknown name
 
-    def load(self, name: str, device: Any, dtype: Any, load: bool, run_files: bool) -> T:
-        """Return the part called `name`. run_files: the user typed it, so it may be the path of a file to run."""
+    def load(self, name: str, device: Any = None, dtype: Any = None, load: bool = True, run_files: bool = False) -> T:
+        """Load the part called `name`, such as "words:64", "stabilityai/sd-vae-ft-ema", "my_parts.py:MyEncoder@HASH".
+
+        device, dtype, load: see `pretrained`; the others do without. run_files: the user typed the name, so it may be
+        the path of a file to run. Raises UserError that lists what there is for an unknown name.
+        """
         family, colon, argument = name.partition(":")
         if family in self.families and (not colon or (argument.isascii() and argument.isdigit())):
             return self.families[family](int(argument)) if colon else self.families[family]()
@@ -64,9 +80,9 @@ class Kind(Generic[T]):
 def _find_own(name: str, field: str, run_files: bool) -> str:
     """Return FILE.py:CLASS for a name or an id of a part in a user's file."""
     match = _OWN_ID.fullmatch(name)
+    if match is None and not run_files:
+        raise UserError(f"{field}: {name} is not run: a stored name of a user's part ends in @HASH of its file")
     if match is None:
-        if not run_files:
-            raise UserError(f"{field}: {name} is not run: a stored name of a user's part ends in @HASH of its file")
         return name
     file, attribute, digest = match.groups()
     other = ""
@@ -84,8 +100,7 @@ def _find_own(name: str, field: str, run_files: bool) -> str:
 class OwnPart:
     """A class of a user's own file and its object, made when first needed. What it raises names its file and line."""
 
-    sha256: str | None = None
-    """None: there are no files of a model, and the id has the hash of the user's file."""
+    sha256: str | None = None  # the id has the hash of the user's file
 
     def __init__(self, spec: str, what: str, needs: Iterable[str], device: "str | torch.device | None") -> None:
         self._spec, self._what, self._device = spec, what, device
@@ -99,10 +114,6 @@ class OwnPart:
     def blaming(self) -> Any:
         """Return a context whose errors are those of the user's file."""
         return blaming(self._spec, self._what)
-
-    def refuse(self, fault: str) -> UserError:
-        """Return the error for a part that breaks its protocol."""
-        return UserError(f"{self._what} {self._spec}: {fault}")
 
     @functools.cached_property
     def part(self) -> Any:

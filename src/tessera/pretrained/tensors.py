@@ -24,7 +24,19 @@ def find_weights(name: str | Path, field: str, published: str) -> Path:
     """
     path = Path(name)
     if not path.is_file():
-        path = _within(str(name), field, published)
+        folder = path
+        if not folder.is_dir():
+            if folder.suffix in SUFFIXES:
+                raise UserError(f"{field}: {name}: there is no such file of weights (published as {published})")
+            folder = fetch_repository(str(name), [published], field)  # no more than is needed
+            if not (folder / published).is_file():
+                folder = fetch_repository(str(name), [CONFIG_FILE, *(f"*{suffix}" for suffix in SUFFIXES)], field)
+        found = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+        found = [file for file in found if file.name == published] or found
+        if len(found) != 1:
+            names = f" ({', '.join(file.name for file in found[:3])})" if found else ""
+            raise UserError(f"{field}: {name} holds {len(found)} files of weights{names}; give the path of one file")
+        path = found[0]
     promised = _HASHED.search(path.stem)
     if promised and not (digest := sha256_file(path)).startswith(promised[1]):
         raise UserError(
@@ -32,23 +44,6 @@ def find_weights(name: str | Path, field: str, published: str) -> Path:
             "fetch it again, or give a file of other weights another name"
         )
     return path
-
-
-def _within(name: str, field: str, published: str) -> Path:
-    """Find the file in a folder, or in a repository, of which no more is fetched than needed."""
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.suffix in SUFFIXES:
-            raise UserError(f"{field}: {name}: there is no such file of weights (published as {published})")
-        folder = fetch_repository(name, [published], field)
-        if not (folder / published).is_file():
-            folder = fetch_repository(name, [CONFIG_FILE, *(f"*{suffix}" for suffix in SUFFIXES)], field)
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    found = [path for path in found if path.name == published] or found
-    if len(found) != 1:
-        names = f" ({', '.join(path.name for path in found[:3])})" if found else ""
-        raise UserError(f"{field}: {name} holds {len(found)} files of weights{names}; give the path of one file")
-    return found[0]
 
 
 def load_tensors(path: Path, field: str) -> "Mapping[str, Tensor]":
@@ -82,19 +77,14 @@ def check_state(
 
     where, what: begin the message: "{where}: these are not the weights of {what}: ...".
     """
-    problems = []
-    if missing := shapes.keys() - tensors.keys():
-        problems.append(f"missing {some_of(missing)}")
-    if extra := tensors.keys() - shapes.keys():
-        problems.append(f"unexpected {some_of(extra)}")
     wrong = [
         f"{name} {tuple(tensors[name].shape)} instead of {shape}"
         for name, shape in shapes.items()
         if shape is not None and name in tensors and tuple(tensors[name].shape) != shape
     ]
-    if wrong:
-        problems.append(f"of another shape {some_of(wrong)}")
-    if problems:
+    found = {"missing": shapes.keys() - tensors.keys(), "unexpected": tensors.keys() - shapes.keys()}
+    found["of another shape"] = set(wrong)
+    if problems := [f"{kind} {some_of(names)}" for kind, names in found.items() if names]:
         raise UserError(f"{where}: these are not the weights of {what}: {'; '.join(problems)}")
 
 

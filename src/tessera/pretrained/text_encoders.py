@@ -18,34 +18,25 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.pretrained.load import Pretrained, load_tokenizer
-from tessera.pretrained.named import Kind, OwnPart
+from tessera.pretrained.named import Kind, OwnPart, Part
 
 if TYPE_CHECKING:
     import torch
 
 END = "</s>"
 """The token that ends every text, and the only one of the empty text."""
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 T5_FILES = ("model*.safetensors", "model.safetensors.index.json", "tokenizer*.json", "spiece.model", "*tokens*.json")
 BATCH_TOKENS = 64 * 256
 """Tokens, padding included, that go through T5 at a time."""
 
 
-class TextEncoder(Protocol):
+class TextEncoder(Part, Protocol):
     """A text encoder, as curation and generation use it. Here, and in a user's own file, no class needs a base.
 
     A user's own class (`--text my_parts.py:MyEncoder`) has `width` and `encode`, and maybe `max_tokens`,
     `count_tokens` and `to`; the rest follows (`OwnTextEncoder`).
     """
-
-    @property
-    def id(self) -> str:
-        """The name under which `load_text_encoder` finds this encoder."""
-        ...
-
-    @property
-    def sha256(self) -> str | None:
-        """Content hash of the pretrained model's files; None for an encoder that has none."""
-        ...
 
     @property
     def width(self) -> int:
@@ -70,9 +61,11 @@ class TextEncoder(Protocol):
         """The encoding of the empty text, float32 (1, D)."""
         ...
 
-    def to(self, device: "torch.device | str") -> None:
-        """Move the network to a device; do nothing where there is none."""
-        ...
+
+@property
+def _null(encoder: TextEncoder) -> NDArray[np.float32]:
+    """The end token of the empty text, float32 (1, D)."""
+    return encoder.encode([""])[0][-1:]
 
 
 class Words:
@@ -86,28 +79,21 @@ class Words:
     """
 
     sha256: str | None = None
+    null_condition = _null
 
     def __init__(self, width: int = 64, max_tokens: int = 256) -> None:
         if not 1 <= width <= 4096:
             raise UserError(f"text: words needs a width from 1 to 4096, not {width}")
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-        self.id = f"words:{width}"
-        self.width = width
-        self.max_tokens = max_tokens
+        self.id, self.width, self.max_tokens = f"words:{width}", width, max_tokens
         self._rows: dict[str, int] = {}
         self._table = np.empty((0, width), np.float32)  # (words met so far, D)
 
-    @property
-    def null_condition(self) -> NDArray[np.float32]:
-        """The end token alone, float32 (1, D)."""
-        return self.encode([""])[0]
-
     def to(self, device: "torch.device | str") -> None:
-        """Do nothing: there is no network."""
+        pass
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Count the words of each text and the end token, before any cut."""
         return [len(split_words(text)) + 1 for text in texts]
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -122,11 +108,7 @@ class Words:
 
 def split_words(text: str) -> list[str]:
     """Return the lower-case words of a text: runs of letters and digits of any script, apostrophes inside words too."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower()
-    return _WORD.findall(text)
-
-
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+    return _WORD.findall(unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower())
 
 
 def _word_vector(word: str, width: int) -> NDArray[np.float32]:
@@ -149,6 +131,8 @@ class T5(Pretrained):
     batch_tokens: padding included, that go through the network at a time.
     """
 
+    null_condition = _null
+
     def __init__(
         self,
         name: str,
@@ -161,8 +145,7 @@ class T5(Pretrained):
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
         super().__init__("transformers.T5EncoderModel", name, T5_FILES, "text", "T5", device, dtype)
-        self._batch_tokens = batch_tokens
-        self.max_tokens = max_tokens
+        self._batch_tokens, self.max_tokens = batch_tokens, max_tokens
         config = self.folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
         self.width = int(config.get("d_model", 512))  # 512 is the default of T5Config
         if not {"tokenizer.json", "spiece.model"} & set(self.folder.files):
@@ -173,13 +156,7 @@ class T5(Pretrained):
         if load:
             _ = self.network
 
-    @property
-    def null_condition(self) -> NDArray[np.float32]:
-        """The encoding of the empty text, which is the end token alone: float32 (1, D)."""
-        return self.encode([""])[0]
-
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Count the tokens of each text and the end token, before any cut."""
         return [len(ids) for ids in self._tokenize(texts)]
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -210,31 +187,25 @@ class T5(Pretrained):
         return encoded
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token numbers of each text, uncut, the end token last."""
         return self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
 
 
 class OwnTextEncoder(OwnPart):
     """A text encoder of a user's own file; results are checked against `TextEncoder`."""
 
+    null_condition = _null
+
     def __init__(self, spec: str, device: "str | torch.device | None" = None) -> None:
         super().__init__(spec, "text encoder", ("encode",), device)
 
     @property
     def width(self) -> int:
-        """D, as the user's class says."""
         with self.blaming():
             return int(self.part.width)
 
     @property
     def max_tokens(self) -> int:
-        """Longest L, if the user's class says one."""
         return int(getattr(self.part, "max_tokens", sys.maxsize))
-
-    @property
-    def null_condition(self) -> NDArray[np.float32]:
-        """The last token of the empty text's encoding, float32 (1, D)."""
-        return self.encode([""])[0][-1:]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of each text: before any cut, where the user's class does it."""
@@ -244,15 +215,15 @@ class OwnTextEncoder(OwnPart):
         return [len(tokens) for tokens in self.encode(texts)]
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Encode texts: float32 (L, D) for each. UserError for another number or shape of arrays."""
         with self.blaming():
             encoded = [np.asarray(tokens, np.float32) for tokens in self.part.encode(texts)]
-        for tokens in encoded:
-            if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] != self.width or not np.isfinite(tokens).all():
-                shape = f"(L, {self.width}) with L at least 1"
-                raise self.refuse(f"encode() must return finite arrays of shape {shape}, not {tokens.shape}")
-        if len(encoded) != len(texts):
-            raise self.refuse(f"encode() must return an array for each text, {len(texts)}, not {len(encoded)}")
+            width = int(self.part.width)
+            for tokens in encoded:
+                if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] != width or not np.isfinite(tokens).all():
+                    shape = f"(L, {width}) with L at least 1"
+                    raise UserError(f"encode() must return finite arrays of shape {shape}, not {tokens.shape}")
+            if len(encoded) != len(texts):
+                raise UserError(f"encode() must return an array for each text, {len(texts)}, not {len(encoded)}")
         return encoded
 
 
@@ -265,18 +236,4 @@ TEXT_ENCODERS = Kind[TextEncoder](
     known="words:<width>, a Hugging Face repository such as google/flan-t5-xl, the folder of a T5",
 )
 """Families, by the first part of an id, and the other ways to name an encoder; one entry adds a family."""
-
-
-def load_text_encoder(
-    encoder_id: str,
-    device: "str | torch.device | None" = None,
-    dtype: "torch.dtype | None" = None,
-    load: bool = True,
-    run_files: bool = False,
-) -> TextEncoder:
-    """Load the encoder called `encoder_id`: "words:64", "google/flan-t5-xl", "my_parts.py:MyEncoder@HASH".
-
-    device, dtype, load: see `T5`; the others do without. run_files: see `Kind.load`. Raises UserError that lists what
-    there is for an unknown id.
-    """
-    return TEXT_ENCODERS.load(encoder_id, device, dtype, load, run_files)
+load_text_encoder = TEXT_ENCODERS.load

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tessera.config import UserError
 from tessera.pretrained.load import Pretrained
-from tessera.pretrained.named import Kind, OwnPart
+from tessera.pretrained.named import Kind, OwnPart, Part
 
 if TYPE_CHECKING:
     import torch
@@ -24,21 +24,11 @@ BATCH_PIXELS = 32 * 256 * 256
 """Pixels that go through a VAE at a time: 32 images of 256 px."""
 
 
-class LatentCodec(Protocol):
+class LatentCodec(Part, Protocol):
     """An image codec, as curation and generation use it.
 
     A user's own class (`--latents my_parts.py:MyCodec`) has `latent_shape`, `encode`, `decode` and maybe `to`.
     """
-
-    @property
-    def id(self) -> str:
-        """The name under which `load_codec` finds this codec."""
-        ...
-
-    @property
-    def sha256(self) -> str | None:
-        """Content hash of the pretrained model's files; None for a codec that has none."""
-        ...
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """Return (C, h, w) for images with a side of `size` pixels; UserError if that side cannot be coded."""
@@ -50,10 +40,6 @@ class LatentCodec(Protocol):
 
     def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
         """Decode latents of any float type (B, C, h, w), an array or a CPU tensor, to uint8 (B, S, S, 3)."""
-        ...
-
-    def to(self, device: "torch.device | str") -> None:
-        """Move the network to a device; do nothing where there is none."""
         ...
 
 
@@ -68,6 +54,7 @@ class PixelUnshuffle:
 
     factor: int = 4
     """Side of a block in pixels, 1 to 64."""
+    sha256 = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.factor <= 64:
@@ -78,18 +65,12 @@ class PixelUnshuffle:
         """`pixel-unshuffle:<factor>`."""
         return f"pixel-unshuffle:{self.factor}"
 
-    @property
-    def sha256(self) -> None:
-        """None: there are no files."""
-        return None
-
     def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """Return (3 factor^2, size / factor, size / factor)."""
         side = _latent_side(size, self)
         return 3 * self.factor**2, side, side
 
     def to(self, device: "torch.device | str") -> None:
-        """Do nothing: there is no network."""
+        pass
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode uint8 (B, S, S, 3); return (mean, std), float32 (B, 3 factor^2, S / factor, S / factor); std is 0."""
@@ -106,9 +87,8 @@ class PixelUnshuffle:
         count, _, height, width = planes.shape
         levels = np.rint((np.clip(planes, -1, 1) + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
         blocks = levels.reshape(count, 3, self.factor, self.factor, height, width)
-        return np.ascontiguousarray(
-            blocks.transpose(0, 4, 2, 5, 3, 1).reshape(count, height * self.factor, width * self.factor, 3)
-        )  # (B, S, S, 3)
+        pixels = blocks.transpose(0, 4, 2, 5, 3, 1).reshape(count, height * self.factor, width * self.factor, 3)
+        return np.ascontiguousarray(pixels)  # (B, S, S, 3)
 
 
 class Autoencoder(Pretrained):
@@ -143,12 +123,10 @@ class Autoencoder(Pretrained):
             _ = self.network
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """Return (C, size / factor, size / factor)."""
         side = _latent_side(size, self)
         return self._channels, side, side
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Encode uint8 (B, S, S, 3); return the posterior's (mean, std), float32 (B, C, S / factor, S / factor)."""
         import torch
 
         _check_images(images)
@@ -179,7 +157,6 @@ class Autoencoder(Pretrained):
         return images
 
     def _parts(self, count: int, side: int) -> list[slice]:
-        """Divide `count` images into batches that fit through the VAE at a time."""
         step = max(self._batch_pixels // side**2, 1)
         return [slice(start, start + step) for start in range(0, count, step)]
 
@@ -191,26 +168,23 @@ class OwnCodec(OwnPart):
         super().__init__(spec, "image codec", ("latent_shape", "encode", "decode"), device)
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """Return (C, h, w), as the user's class says."""
         with self.blaming():
             channels, height, width = self.part.latent_shape(size)
         return int(channels), int(height), int(width)
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Encode uint8 (B, S, S, 3); return (mean, std), float32 (B, C, h, w). UserError for another shape."""
         with self.blaming():
             mean, std = (np.asarray(part, np.float32) for part in self.part.encode(images))
-        shape = (len(images), *self.latent_shape(images.shape[1]))
-        if mean.shape != shape or std.shape != shape:
-            raise self.refuse(f"encode() must return (mean, std) of shape {shape}, not {mean.shape}, {std.shape}")
+            shape = (len(images), *map(int, self.part.latent_shape(images.shape[1])))
+            if mean.shape != shape or std.shape != shape:
+                raise UserError(f"encode() must return (mean, std) of shape {shape}, not {mean.shape}, {std.shape}")
         return mean, std
 
     def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
-        """Decode (B, C, h, w) to uint8 (B, S, S, 3). UserError for another kind of array."""
         with self.blaming():
             images = np.asarray(self.part.decode(latents))
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise self.refuse(f"decode() must return uint8 (B, S, S, 3), not {images.dtype} {images.shape}")
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+                raise UserError(f"decode() must return uint8 (B, S, S, 3), not {images.dtype} {images.shape}")
         return images
 
 
@@ -245,18 +219,4 @@ CODECS = Kind[LatentCodec](
     " AutoencoderKL",
 )
 """Families, by the first part of an id, and the other ways to name a codec; one entry adds a family."""
-
-
-def load_codec(
-    codec_id: str,
-    device: "str | torch.device | None" = None,
-    dtype: "torch.dtype | None" = None,
-    load: bool = True,
-    run_files: bool = False,
-) -> LatentCodec:
-    """Load the codec called `codec_id`: "pixel-unshuffle:4", "stabilityai/sd-vae-ft-ema", "my_parts.py:MyCodec@HASH".
-
-    device, dtype, load: see `Autoencoder`; the others do without. run_files: see `Kind.load`. Raises UserError that
-    lists what there is for an unknown id.
-    """
-    return CODECS.load(codec_id, device, dtype, load, run_files)
+load_codec = CODECS.load

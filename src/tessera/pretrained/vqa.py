@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from tessera.config import UserError
 from tessera.hub import ModelFolder, find_model
 from tessera.pretrained.chat import ChatClient, Question
-from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD
+from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, normalized
 from tessera.pretrained.load import load_network, load_tokenizer
 
 Backend = Literal["blip", "qwen-vl", "openai", "mplug"]
@@ -41,16 +40,15 @@ class BlipVqa:
     """BLIP fine-tuned on VQA 2 (transformers). Its short answers are taken as they are."""
 
     def __init__(self, model: Any, tokenizer: Any, device: torch.device | str = "cpu"):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.size: int = model.config.vision_config.image_size
-        self.device = torch.device(device)
+        self.model, self.tokenizer, self.device = model, tokenizer, torch.device(device)
 
     @torch.inference_mode()
     def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
         """Answer greedily; the questions of one image are one batch."""
         tokens = self.tokenizer(list(questions), padding=True, truncation=True, return_tensors="pt").to(self.device)
-        pixels = self._pixels(image).to(self.device).expand(len(questions), -1, -1, -1)
+        size: int = self.model.config.vision_config.image_size
+        scaled = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)  # squashed to a square
+        pixels = normalized(scaled, CLIP_MEAN, CLIP_STD).to(self.device).expand(len(questions), -1, -1, -1)
         out = self.model.generate(
             pixel_values=pixels,
             input_ids=tokens.input_ids,
@@ -61,20 +59,12 @@ class BlipVqa:
         )
         return [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
 
-    def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return (3, S, S): squashed to a square, bicubic, standardized."""
-        scaled = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BICUBIC)
-        pixels = np.asarray(scaled, dtype=np.float32) / 255
-        mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
-        return torch.tensor((pixels - mean) / std).permute(2, 0, 1)
-
 
 class QwenVqa:
     """Qwen2.5-VL (transformers), asked by its chat template; the questions of one image are one batch."""
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any, device: torch.device | str = "cpu"):
-        self.model = model
-        self.tokenizer, self.processor = tokenizer, processor
+        self.model, self.tokenizer, self.processor = model, tokenizer, processor
         self.device = torch.device(device)
 
     @torch.inference_mode()
@@ -136,14 +126,13 @@ class MplugVqa:
 
 def load_vqa(backend: Backend, model: str | None, server: str | None, device: torch.device | str = "cpu") -> Vqa:
     """Load the judge of a backend; model: of the Hub, a folder, or the server's name. Raises UserError."""
-    name = model_name(backend, model)
+    name, folder = _find(backend, model)
     if backend == "openai":
         if server is None:
             raise UserError("server: --vqa openai needs the server's address, such as http://127.0.0.1:8000/v1")
         return ServerVqa(ChatClient(server, name))
-    if backend == "mplug":
+    if folder is None:
         return MplugVqa(name, device)
-    folder = _find(backend, name)
     tokenizer = load_tokenizer(folder, FIELD)
     if backend == "blip":
         network = load_network("transformers.BlipForQuestionAnswering", folder, FIELD, device=device)
@@ -155,24 +144,19 @@ def load_vqa(backend: Backend, model: str | None, server: str | None, device: to
     return QwenVqa(network, tokenizer, Qwen2VLImageProcessorPil.from_pretrained(folder.path), device)
 
 
-def _find(backend: Backend, name: str) -> ModelFolder:
-    """Find the files of a network of transformers."""
-    folder = find_model(name, ["*.safetensors", "*.json", "*.txt", "*.jinja"], FIELD)
-    folder.config(FIELD, "model_type", {"blip": "blip", "qwen-vl": "qwen2_5_vl"}[backend], f"a model for {backend}")
-    return folder
-
-
-def model_name(backend: Backend, model: str | None) -> str:
-    """Return the model that is meant; UserError for `openai` without one."""
+def _find(backend: Backend, model: str | None) -> tuple[str, ModelFolder | None]:
+    """Return the name of the model that is meant, and its files for a network of transformers."""
     if model is None and backend not in DEFAULTS:
         raise UserError(f"{FIELD}: --vqa {backend} needs the model's name on the server")
-    return model or DEFAULTS[backend]
+    name = model or DEFAULTS[backend]
+    if backend in ("openai", "mplug"):
+        return name, None
+    folder = find_model(name, ["*.safetensors", "*.json", "*.txt", "*.jinja"], FIELD)
+    folder.config(FIELD, "model_type", {"blip": "blip", "qwen-vl": "qwen2_5_vl"}[backend], f"a model for {backend}")
+    return folder.id, folder
 
 
 def identity(backend: Backend, model: str | None) -> dict[str, str | None]:
     """Return what protocols say: the backend, its model, and the hash of weights that are on this machine."""
-    name = model_name(backend, model)
-    if backend in ("openai", "mplug"):
-        return {"backend": backend, "model": name, "sha256": None}
-    folder = _find(backend, name)
-    return {"backend": backend, "model": folder.id, "sha256": folder.sha256}
+    name, folder = _find(backend, model)
+    return {"backend": backend, "model": name, "sha256": folder and folder.sha256}

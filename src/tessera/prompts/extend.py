@@ -75,8 +75,6 @@ class ExtendConfig:
     """Each text is a function of (seed, prompt), whatever the other prompts are."""
 
     def __post_init__(self):
-        if self.extender not in ("llm", "rules"):
-            raise UserError(f"extender is {self.extender!r}; known: llm, rules")
         check_ranges(self, seed="[0, 2**64)")
         if self.extender == "rules" and (self.model or self.server):
             raise UserError("extender: rules need no model and no server; leave them out")
@@ -157,6 +155,6 @@ def load_extender(config: ExtendConfig, device: str | None = None) -> Callable[[
 
     def extend(prompt: str, seed: int) -> str:
         own = address(seed, "extend", prompt)
-        return tidy(writer.write(TEMPLATE.replace("{prompt}", prompt), own, MAX_TOKENS), prompt)
+        return tidy(writer(TEMPLATE.replace("{prompt}", prompt), own, MAX_TOKENS), prompt)
 
     return extend

@@ -1,8 +1,7 @@
 """Prompts to draw: from a file, from those that ship with tessera, or given as they are."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 from tessera.config import UserError, nearest
 from tessera.files import sha256_file
-from tessera.prompts.caption_sets import Rows, is_caption_set, read_caption_set
+from tessera.prompts.caption_sets import Rows, read_caption_set
+from tessera.prompts.tables import JSON, read_rows, split_columns
 
 SHIPPED = {"teaser": "teaser.txt", "figure4": "figure4.jsonl", "geneval": "geneval.jsonl"}
 """The paper's prompts: the 15 of its first page (appendix E), the three of Figure 4, short and extended (F), and
 GenEval's 553 as published (Table 2)."""
-JSON_LINES = (".jsonl", ".json")
+CAPTIONS = "captions.parquet"
+COLUMNS = ("prompt", "prompts", "text", "caption", "captions")
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,28 @@ class Prompts:
 
 
 def load_prompts(source: str | Path | Sequence[str], extended: bool = False) -> Prompts:
-    """Read prompts: a file (`read_prompts`), a shipped set (`SHIPPED`), captions (`read_caption_set`), a list of texts.
+    """Read prompts: a file (`read_prompts`), a shipped set (`SHIPPED`), COCO's or DPG-Bench's captions
+    (`read_caption_set`), a directory made by `tessera caption`, a list of texts.
 
     A file that has the name of a shipped set goes first. Raises UserError.
     """
     if not isinstance(source, str | Path):
         return _given(list(source), extended)
-    if is_caption_set(str(source)):
-        if extended:
-            raise UserError(f"{source}: captions have no extended texts; turn extended off")
-        path, rows = read_caption_set(str(source))
-        name = path.parent.name if path.parent.name and path.stem == "captions" else path.stem
+    own = read_caption_set(str(source))
+    if own is not None and extended:
+        raise UserError(f"{source}: captions have no extended texts; turn extended off")
+    if own is not None:
+        path, rows = own
     else:
-        path = _shipped(Path(source))
-        rows, name = read_prompts(path, extended), path.stem
+        path, columns = split_columns(source)
+        if not path.exists() and not path.suffix and path.parent == Path():
+            if path.name not in SHIPPED:
+                known = f"{nearest(path.name, SHIPPED)} those that ship with tessera: {', '.join(SHIPPED)}"
+                raise UserError(f"{path}: there is no such file;{known}")
+            path = Path(str(resources.files("tessera") / "assets" / "prompts" / SHIPPED[path.name]))
+        path = path / CAPTIONS if (path / CAPTIONS).is_file() else path
+        rows = read_prompts(path, extended, columns)
+    name = path.parent.name if path.parent.name and path.name == CAPTIONS else path.stem
     return Prompts(tuple(rows), name, sha256_file(path))
 
 
@@ -62,29 +71,25 @@ def _given(texts: list[str], extended: bool) -> Prompts:
     return Prompts(tuple(({"prompt": text}, text) for text in texts), name, digest)
 
 
-def _shipped(path: Path) -> Path:
-    if path.exists() or path.suffix or path.parent != Path():
-        return path
-    if path.name not in SHIPPED:
-        hint = nearest(path.name, SHIPPED)
-        raise UserError(f"{path}: no such prompts file;{hint} those that ship with tessera: {', '.join(SHIPPED)}")
-    return Path(str(resources.files("tessera") / "assets" / "prompts" / SHIPPED[path.name]))
+def read_prompts(path: str | Path, extended: bool = False, columns: tuple[str, ...] = ()) -> Rows:
+    """Read (metadata, text to draw) of each prompt of a table or a text file (`tessera.prompts.tables`).
 
-
-def read_prompts(path: str | Path, extended: bool = False) -> Rows:
-    """Read (metadata, text to draw) of each prompt of a file; empty lines are left out.
-
-    `.jsonl`: a GenEval metadata object on each line, of which "prompt" is needed, and with `extended` also "extended":
-    {"text": ...}. Any other name: plain text, one prompt a line. Raises UserError that names the file and line.
+    The text is that of the column `columns`, else of the first of `COLUMNS` that is there (of parquet, which may be
+    that of `tessera caption`, "text" goes first). Metadata has it as "prompt", and the other columns, of parquet "key"
+    alone. Of JSON with `extended` the text is that of "extended": {"text": ...}. Raises UserError that names the line.
     """
     path = Path(path)
-    if extended and path.suffix.lower() not in JSON_LINES:
+    suffix = path.suffix.lower()
+    if extended and suffix not in JSON:
         raise UserError(f"{path} holds plain prompts without extended texts: give a .jsonl file, or turn extended off")
-    rows = []
-    for where, metadata in read_lines(path):
-        if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt"), str):
-            raise UserError(f'{where} is not a JSON object with a text "prompt": fix or remove the line')
-        text, longer = metadata["prompt"], metadata.get("extended")
+    rows: Rows = []
+    wanted = ("text", "caption", *COLUMNS) if suffix == ".parquet" else COLUMNS
+    for where, row, (column,) in read_rows(path, wanted, given=columns):
+        text, longer = row[column], row.get("extended")
+        if not isinstance(text, str) or not (text.strip() or suffix in JSON):
+            raise UserError(f"{where}: {column} is not a text: write one, or remove the row")
+        more = {k: v for k, v in row.items() if k not in (column, "prompt") and (suffix != ".parquet" or k == "key")}
+        metadata = row if column == "prompt" and suffix in JSON else {"prompt": text} | more
         if extended:
             text = longer.get("text") if isinstance(longer, dict) else None
             if not isinstance(text, str):
@@ -93,32 +98,3 @@ def read_prompts(path: str | Path, extended: bool = False) -> Rows:
     if not rows:
         raise UserError(f"{path} holds no prompts: write one on each line")
     return rows
-
-
-def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield ("FILE line N", data) of each line that is not empty: its JSON, or {"prompt": line} of plain text."""
-    is_json = path.suffix.lower() in JSON_LINES
-    try:
-        # Only line feeds end a line: JSON may hold other Unicode line separators inside a string.
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(map(str.strip, file), 1):
-                if line:
-                    where = f"{path} line {number}"
-                    yield where, _parse(where, line) if is_json else {"prompt": line}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such prompts file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
-        raise UserError(f"{path} {reason}: give a .jsonl or .txt file") from None
-
-
-def _parse(where: str, line: str) -> Any:
-    try:
-        data = json.loads(line)
-        if "\\u" in line:  # which can spell half of a character; no file can be written with it
-            json.dumps(data, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{where} has half of a surrogate pair, which is not valid Unicode: fix the line") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): fix or remove the line") from None
-    return data

@@ -3,8 +3,9 @@
 import pytest
 
 from tessera.curate.augment import AugmentConfig, augment
-from tessera.curate.caption.aio import aio_mix_caption, mix_places
+from tessera.curate.caption.aio import aio_caption_of, mix_places
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.captioner import iter_requests
 from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import placement_at
 from tessera.files import read_table
@@ -46,22 +47,32 @@ def test_aio_of_mixes_names_both_and_where(images, recipe, tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "index", "expected"),
     [
-        ("half", 0, "An image of fox on the left and cat on the right"),
-        ("half", 1, "An image of fox at the top and cat at the bottom"),
-        ("quarter", 1, "An image of fox in the center and cat in the top right corner"),
-        ("quarter", 2, "An image of fox in the center and cat in the bottom left corner"),
+        ("half", 0, ("on the left", "on the right")),
+        ("half", 1, ("at the top", "at the bottom")),
+        ("quarter", 1, ("in the center", "in the top right corner")),
+        ("quarter", 2, ("in the center", "in the bottom left corner")),
     ],
 )
 def test_places_of_mixes(pattern, index, expected):
-    assert aio_mix_caption("fox", "cat", mix_places(placement_at(pattern, 256, index))) == expected
+    assert mix_places(placement_at(pattern, 256, index)) == expected
 
 
 def test_places_of_a_ninth_on_each_border():
-    found = {aio_mix_caption("fox", "cat", mix_places(placement_at("ninth", 256, 4 * 74 + side))) for side in range(4)}
+    found = {mix_places(placement_at("ninth", 256, 4 * 74 + side)) for side in range(4)}
     places = ("at the top", "at the bottom", "on the left", "on the right")
-    assert found == {f"An image of fox in the center and cat {place}" for place in places}
-    swapped = aio_mix_caption("fox", "cat", mix_places(placement_at("half", 32, 0)), swap=True)
-    assert swapped == "An image of cat on the right and fox on the left"
+    assert found == {("in the center", place) for place in places}
+
+
+def test_the_order_of_two_classes_is_drawn(images, recipe):
+    requests = [r for r in iter_requests(images, read_recipe(recipe)) if r.placement.spans_frame]
+    told = {request.key: aio_caption_of(request, 0) for request in requests}
+    for request in requests:
+        base, partner = (
+            f"{name} {place}"
+            for name, place in zip((request.class_name, request.partner_class_name), mix_places(request.placement))
+        )
+        assert told[request.key] in (f"An image of {base} and {partner}", f"An image of {partner} and {base}")
+    assert len({told[r.key].startswith(f"An image of {r.class_name} ") for r in requests}) == 2
 
 
 def test_captions_of_crops_are_those_of_one_picture(images, tmp_path):

@@ -31,7 +31,7 @@ def test_folders_name_their_files(tmp_path):
         write_captions(tmp_path / name / "metadata.csv", [("1.png", f"of {name}")], "file_name")
     assert list(read_captions_file(tmp_path)) == [("a/1.png", "of a"), ("b/1.png", "of b")]
     path, record = find_captions(tmp_path)
-    assert (path, record[:-13]) == (tmp_path, f"{tmp_path.name}")
+    assert (path, record[:-13]) == (str(tmp_path), f"{tmp_path.name}")
     write_captions(tmp_path / "b" / "metadata.csv", [("1.png", "changed")], "file_name")
     assert find_captions(tmp_path)[1] != record
 
@@ -41,7 +41,7 @@ def test_what_is_not_there_is_told(tmp_path):
         with pytest.raises(UserError, match="there is no such captions file; give one, a folder"):
             find_captions(name)
     (tmp_path / "c.xml").write_text("<a/>")
-    with pytest.raises(UserError, match=r"can be read from \.csv, \.tsv, \.jsonl, \.parquet; convert it"):
+    with pytest.raises(UserError, match=r"is none of \.csv, .* \.parquet; convert it"):
         list(read_captions_file(tmp_path / "c.xml"))
     (tmp_path / "1.txt").write_bytes(b"\xff")
     (tmp_path / "c.xml").unlink()

@@ -8,9 +8,7 @@ from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.aio import mix_places
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
-from tessera.curate.caption.imported import joined_caption
 from tessera.curate.index import read_images, read_recipe
-from tessera.records import Placement
 from tessera.stages import read_manifest
 from tiny.captions import TRICKY, write_captions
 
@@ -53,8 +51,8 @@ def test_import_of_the_pictures_own_captions_joins_them_for_mixes(images, recipe
     for row in rows[1:]:
         assert f"A thing called {row.base}." in texts[row.key]
         assert f"A thing called {row.partner}." in texts[row.key]
-    half = Placement("half", (16, 0, 32, 32), 32)
-    assert joined_caption("A cat.", "A dog", mix_places(half)) == "On the left, A cat. On the right, A dog."
+        left, right = (place.capitalize() for place in mix_places(row.placement))
+        assert texts[row.key] == f"{left}, A thing called {row.base}. {right}, A thing called {row.partner}."
     (tmp_path / "less.csv").write_text("key,text\n" + "".join(f"{key},x\n" for key in keys[1:]))
     with pytest.raises(UserError, match="has no caption for"):
         caption(tmp_path / "other", images, IMPORT, recipe=recipe, captions_file=tmp_path / "less.csv")
@@ -82,15 +80,15 @@ def test_import_errors(images, tmp_path):
         write_captions(tmp_path / "two.csv", [*rows, (keys[4], "another")]), f"two different captions for '{keys[4]}'"
     )
     fails(tmp_path / "gone.csv", "no such captions file")
-    fails(text("a.txt", b""), r"captions can be read from \.csv, \.tsv, \.jsonl, \.parquet")
-    fails(text("a.csv", b""), "has no column key or file_name; it has none")
-    fails(text("a.csv", b"key,words\n"), "has no column text or caption; it has key, words")
+    fails(text("a.txt", b""), r"is none of \.csv, \.tsv, \.jsonl, \.json, \.ndjson, \.parquet; convert it")
+    fails(text("a.csv", b""), "has no column key, file_name, .* path; it has none; name it: FILE:COLUMN")
+    fails(text("a.csv", b"key,words\n"), "has no column text, caption, captions; it has key, words")
     fails(text("a.csv", b"key,text\na,b,c\n"), "line 2 has not as many fields")
     fails(text("a.csv", b"key,text\na\n"), "line 2 has not as many fields")
     fails(text("a.csv", b'key,text\na,"b\n'), "is not well formed near line 1")
     fails(text("a.csv", b"key,text\na,\xff\n"), "is not UTF-8")
     fails(text("a.jsonl", b'{"key": "a"\n'), "line 1 is not JSON")
-    fails(text("a.jsonl", b"[]\n"), 'line 1 is not an object; write {"key"')
+    fails(text("a.jsonl", b"[]\n"), "line 1 is not a JSON object such as")
     fails(text("a.jsonl", b'{"key": 1, "text": "b"}\n'), "key and text must be strings")
     fails(text("a.jsonl", b'{"key": "a", "text": "smile \\ud83d"}\n'), "line 1 has half of a surrogate pair")
     fails(text("a.parquet", b"none"), "not a Parquet file")

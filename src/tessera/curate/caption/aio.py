@@ -12,18 +12,10 @@ from tessera.records import Placement
 class Aio(CaptionSource):
     """Captions from class names; those of CutMix images name both and where they are."""
 
-    by_shards = False
-
-    def prompt(self, placement: Placement | None) -> str:
-        return "An image of <class-name>"
+    by_shards, said = False, "An image of <class-name>"
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
         return ((request.key, aio_caption_of(request, self.config.seed)) for request in requests)
-
-
-def aio_caption(class_name: str) -> str:
-    """Return the paper's baseline caption."""
-    return f"An image of {class_name}"
 
 
 def aio_caption_of(request: CaptionRequest, seed: int) -> str:
@@ -31,15 +23,15 @@ def aio_caption_of(request: CaptionRequest, seed: int) -> str:
     placement, partner = request.placement, request.partner_class_name
     if placement is None or partner is None or placement.pattern == CROP:
         return aio_caption(request.class_name)
+    places = mix_places(placement, request.words)
+    told = [f"{request.class_name} {places[0]}", f"{partner} {places[1]}"]
     # The order is drawn: a caption must not tell which image was the base.
-    swap = address(seed, "caption", request.key) % 2 == 1
-    return aio_mix_caption(request.class_name, partner, mix_places(placement, request.words), swap)
+    return aio_caption(" and ".join(told[::-1] if address(seed, "caption", request.key) % 2 == 1 else told))
 
 
-def aio_mix_caption(base: str, partner: str, places: tuple[str, str], swap: bool = False) -> str:
-    """Return the baseline caption of two classes and where they are; `swap` names the partner first."""
-    first, second = f"{base} {places[0]}", f"{partner} {places[1]}"
-    return aio_caption(f"{second} and {first}" if swap else f"{first} and {second}")
+def aio_caption(class_name: str) -> str:
+    """Return the paper's baseline caption."""
+    return f"An image of {class_name}"
 
 
 def mix_places(placement: Placement, words: tuple[str, str] | None = None) -> tuple[str, str]:

@@ -134,14 +134,15 @@ def caption(
         if source.by_shards:
             told = make_captions(path, list(requests), source, call, engine, shard)
         else:
-            prompts = [captioner.prompt(None)] * len(texts)
+            prompts = pa.repeat(captioner.prompt(None), len(texts))
             told = pa.table({"key": list(texts), "text": list(texts.values()), "prompt": prompts})
         if told is None:  # other tasks of the array job are not done
             return
         settings = json.dumps(captioner.settings)
         constant = {"captioner": captioner.config.captioner, "settings": settings, "revision": captioner.revision}
         columns = {name: told.column(name) for name in told.column_names}
-        table = pa.table(columns | {name: [text] * told.num_rows for name, text in constant.items()}).select(COLUMNS)
+        columns |= {name: pa.repeat(text, told.num_rows) for name, text in constant.items()}
+        table = pa.table(columns).select(COLUMNS)
         write_table(path, table)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     counts = {"records": table.num_rows, "distinct": len(table.column("text").unique())}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.curate.index import Composer, Entry, ImageRow, Recipe, read_images
-from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
+from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS, prompt_of
 from tessera.pretrained.chat import RETRY, Retry
 from tessera.records import Placement
 
@@ -94,9 +94,12 @@ class CaptionSource:
         """The configuration as the manifest stores it, with the resolved model or file."""
         self.settings: dict[str, Any] = {"seed": call.config.seed}
 
+    said: str | None = ""
+    """The column `prompt`; None: the paper's prompts."""
+
     def prompt(self, placement: Placement | None) -> str:
         """Return what the column `prompt` says of an image, `placement` being what CutMix pasted."""
-        return ""
+        return prompt_of(placement) if self.said is None else self.said
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
         """Return (key, caption) of each image: in any order by shards, at once in the order of the requests."""

@@ -1,6 +1,6 @@
 """The captioner `import`: captions that the user has, matched with the images by their names."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tessera.config import UserError
@@ -45,7 +45,9 @@ class FromFile(CaptionSource):
             mixes |= {request.key: request.key for request in requests}
             texts = self._named(mixes, names | mixes)
             if len(texts) < len(requests):
-                texts = _joined(requests, self._named(names, names | mixes)) | texts
+                parts = self._named(names, names | mixes)
+                whole = (r for r in requests if r.partner and {r.base.key, r.partner.key} <= parts.keys())
+                texts = {request.key: _joined(request, parts) for request in whole} | texts
         missing = [request.key for request in requests if request.key not in texts]
         if missing:
             listed = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -64,21 +66,11 @@ class FromFile(CaptionSource):
         return texts
 
 
-def _joined(requests: Sequence[CaptionRequest], parts: Mapping[str, str]) -> dict[str, str]:
-    """Return key -> caption of the CutMix images whose two images have captions, `parts` by key."""
-    texts = {}
-    for request in requests:
-        partner, placement = request.partner, request.placement
-        if partner is not None and placement is not None and request.base.key in parts and partner.key in parts:
-            base = parts[request.base.key]
-            crop = placement.pattern == CROP
-            texts[request.key] = (
-                base if crop else joined_caption(base, parts[partner.key], mix_places(placement, request.words))
-            )
-    return texts
-
-
-def joined_caption(base: str, partner: str, places: tuple[str, str]) -> str:
-    """Join the captions of a CutMix image's two images, because no captioner has seen it."""
-    first, second = (text.strip().rstrip(".") for text in (base, partner))
-    return f"{places[0].capitalize()}, {first}. {places[1].capitalize()}, {second}."
+def _joined(request: CaptionRequest, parts: Mapping[str, str]) -> str:
+    """Join the captions of a CutMix image's two images, `parts` by key, because no captioner has seen it."""
+    placement, partner, base = request.placement, request.partner, parts[request.base.key]
+    if placement is None or partner is None or placement.pattern == CROP:
+        return base
+    places = mix_places(placement, request.words)
+    told = zip(places, (base, parts[partner.key]))
+    return " ".join(f"{place.capitalize()}, {text.strip().rstrip('.')}." for place, text in told)

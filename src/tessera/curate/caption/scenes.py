@@ -9,20 +9,17 @@ from tessera.cutmix import CROP
 from tessera.miniature import describe, mix_scene
 from tessera.progress import progress
 from tessera.randomness import address
-from tessera.records import Placement, Scene
+from tessera.records import Scene
 
 
 class FromScenes(CaptionSource):
     """Captions that say everything that the miniature's scenes hold; the seed draws the phrasing."""
 
-    by_shards = False
+    by_shards, said = False, "ground truth"
 
     def __init__(self, call: CaptionCall):
         super().__init__(call)
         self._images = call.images
-
-    def prompt(self, placement: Placement | None) -> str:
-        return "ground truth"
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple[str, str]]:
         """Yield (key, caption). Raises UserError if the images are not the miniature, or are windows of it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tessera.config import UserError
 from tessera.curate.caption.aio import aio_caption_of
 from tessera.curate.caption.caption import CAPTIONS_TABLE, read_captions
-from tessera.curate.caption.captioner import iter_requests
+from tessera.curate.caption.captioner import CaptionRequest, iter_requests
 from tessera.curate.caption.scenes import scene_of
 from tessera.curate.index import SCENES_TABLE, read_recipe, read_scenes
 from tessera.files import read_table, write_table
@@ -33,11 +33,17 @@ def shorten(out: Path, captions: Path, images: Path, share: float, recipe: Path 
     inputs = {"images": images, "captions": captions} | ({"recipe": Path(recipe)} if recipe is not None else {})
     config = before.config | {"short_share": share, "short_seed": seed}
     texts: dict[str, str] = {}
-    chosen: set[str] = set()
+    chosen: list[CaptionRequest] = []
     if not is_complete(out):
         texts = read_captions(captions)
-        chosen = {key for key in texts if address(seed, "short", key) % _STEPS < share * _STEPS}
-        texts |= _short(images, recipe, chosen, seed)
+        requests = iter_requests(images, read_recipe(Path(recipe)) if recipe is not None else None)
+        chosen = [request for request in requests if address(seed, "short", request.key) % _STEPS < share * _STEPS]
+        if (images / SCENES_TABLE).is_file():
+            scenes = read_scenes(images)
+            for request in chosen:
+                texts[request.key] = describe_short(scene_of(request, scenes), seed, address("short", request.key))
+        else:
+            texts |= {request.key: aio_caption_of(request, seed) for request in chosen}
     stage = open_stage(out, stage="caption", config=config, inputs=inputs)
     if stage.done:
         return
@@ -45,14 +51,3 @@ def shorten(out: Path, captions: Path, images: Path, share: float, recipe: Path 
     place = table.schema.get_field_index("text")
     write_table(out / CAPTIONS_TABLE, table.set_column(place, "text", [[texts[k] for k in table["key"].to_pylist()]]))
     stage.finish({"records": len(texts), "short": len(chosen), "distinct": len(set(texts.values()))})
-
-
-def _short(images: Path, recipe: Path | None, keys: set[str], seed: int) -> dict[str, str]:
-    """Return key -> short caption, of plain images or of the recipe's."""
-    requests = iter_requests(images, read_recipe(Path(recipe)) if recipe is not None else None)
-    requests = [request for request in requests if request.key in keys]
-    if not (images / SCENES_TABLE).is_file():
-        return {request.key: aio_caption_of(request, seed) for request in requests}
-    scenes = read_scenes(images)
-    own = {request.key: address("short", request.key) for request in requests}
-    return {request.key: describe_short(scene_of(request, scenes), seed, own[request.key]) for request in requests}

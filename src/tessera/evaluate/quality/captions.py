@@ -1,7 +1,6 @@
 """Captions of a directory of images, the extender of its prompts, and its names in tables."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +13,17 @@ from tessera.evaluate.samples import extender_of
 from tessera.evaluate.scores import Extender
 from tessera.files import read_json
 from tessera.images import read_rgb
+from tessera.prompts.tables import read_rows, split_columns
 from tessera.stages import MANIFEST, read_manifest
+
+TEXTS = ("text", "prompt", "caption")
 
 
 def read_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | None:
     """Return the caption of each image, from a file or from `generate`'s metadata; None if there are none.
 
-    prompts: plain lines, or JSON lines with "text" or "prompt", in the order of the images' paths; or JSON lines in any
-    order that name their image as "file". Raises UserError where the order of the lines is not clear.
+    prompts: plain lines, or a table with a column of `TEXTS` (`tessera.prompts.tables`), in the order of the images'
+    paths; or a table in any order that names each image as "file". Raises UserError where the order is not clear.
     """
     if prompts is None:
         folders = {str(Path(file).parent.parent) for file in images.files}
@@ -32,28 +34,17 @@ def read_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | Non
                 return None
             texts[folder] = _text(read_json(path), path)
         return tuple(texts[str(Path(file).parent.parent)] for file in images.files)
-    try:
-        # Not by splitlines(), which also splits at characters that stand within JSON's texts.
-        lines = [line for line in Path(prompts).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{prompts}: cannot be read as lines of text ({error})") from error
-    if len(lines) != len(images.files):
-        raise UserError(f"{prompts}: has {len(lines)} lines for {len(images.files)} images; give one for each")
-    if Path(prompts).suffix != ".jsonl":
-        _check_order(images, prompts)
-        return tuple(line.strip() for line in lines)
-    texts, named = [], {}
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{prompts}:{number}: is not JSON ({error})") from error
-        texts.append(_text(row, Path(f"{prompts}:{number}")))
-        if "file" in row:
-            named[row["file"]] = texts[-1]
+    path, columns = split_columns(prompts)
+    rows = [(where, row, row[column]) for where, row, (column,) in read_rows(path, TEXTS, given=columns)]
+    if len(rows) != len(images.files):
+        raise UserError(f"{prompts}: has {len(rows)} lines for {len(images.files)} images; give one for each")
+    for where, _, text in rows:
+        if not isinstance(text, str):
+            raise UserError(f"{where}: its caption is not a text; write one")
+    named = {row["file"]: text for _, row, text in rows if "file" in row}
     if not named:
         _check_order(images, prompts)
-        return tuple(texts)
+        return tuple(text for _, _, text in rows)
     missing = [file for file in images.files if file not in named]
     if missing:
         raise UserError(f'{prompts}: no line has the "file" {missing[0]} ({len(missing)} images without a line)')

@@ -5,6 +5,7 @@ A LLaVA-NeXT checkpoint loaded with transformers' LLaVA-1.5 class sees whole ima
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,6 @@ LLAVA_FILES = ("model*.safetensors", "model.safetensors.index.json", "tokenizer*
 LLAVA_TYPES = {"llava_next": "LlavaNextForConditionalGeneration", "llava": "LlavaForConditionalGeneration"}
 NEWLINE = "image_newline"  # the one weight of LLaVA-NeXT that LLaVA-1.5's class does not have
 BATCH = 16  # questions that are answered together
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def pruned_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,14 +36,9 @@ def pruned_config(config: Mapping[str, Any]) -> dict[str, Any]:
     names = ("vision_config", "text_config", "image_token_index", "image_token_id", "projector_hidden_act", "dtype",
             "vision_feature_select_strategy", "vision_feature_layer", "multimodal_projector_bias", "torch_dtype",
             "pad_token_id", "eos_token_id", "bos_token_id", "tie_word_embeddings", "transformers_version")  # fmt: skip
-    vision = config["vision_config"]
-    pruned = {name: config[name] for name in names if name in config}
-    tokens = (vision["image_size"] // vision["patch_size"]) ** 2
-    return pruned | {
-        "model_type": "llava",
-        "architectures": ["LlavaForConditionalGeneration"],
-        "image_seq_length": tokens,
-    }
+    side = config["vision_config"]["image_size"] // config["vision_config"]["patch_size"]
+    told = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "image_seq_length": side**2}
+    return {name: config[name] for name in names if name in config} | told
 
 
 def read_config(folder: ModelFolder) -> dict[str, Any]:
@@ -67,13 +62,13 @@ class Llava:
         import torch
 
         from tessera.devices import pick_device
+        from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD
 
         self._dtype = check_float(dtype or torch.bfloat16, "captioner", "LLaVA")
         self._device = pick_device(device)
         self.folder = find_model(name, LLAVA_FILES, "captioner")
         self._config = pruned_config(read_config(self.folder))
-        vision = self._config["vision_config"]
-        self.side: int = vision["image_size"]
+        self.side: int = self._config["vision_config"]["image_size"]
         """Side of the images that it sees, in pixels; 336 for llama3-llava-next-8b-hf."""
         self.image_tokens: int = self._config["image_seq_length"]
         """Tokens of one image of a prompt; 576 for llama3-llava-next-8b-hf."""
@@ -81,12 +76,16 @@ class Llava:
         self._tokenizer = load_tokenizer(self.folder, "captioner")
         self.revision = self.folder.revision
         """Commit, or the start of the content hash."""
-        self.template = self._find_template()
+        template = self._tokenizer.chat_template or self._read("chat_template.json").get("chat_template")
+        template = template or self._read("processor_config.json").get("chat_template")
+        if not isinstance(template, str):
+            raise UserError(f"captioner: {self.folder.id} has no chat template; add its chat_template.jinja")
+        self.template = template
         """The Jinja chat template of a question."""
         told = self._read("preprocessor_config.json")
         told = told.get("image_processor", told)
-        self.mean = [float(value) for value in told.get("image_mean", _CLIP_MEAN)]
-        self.std = [float(value) for value in told.get("image_std", _CLIP_STD)]
+        self.mean = [float(value) for value in told.get("image_mean", CLIP_MEAN)]
+        self.std = [float(value) for value in told.get("image_std", CLIP_STD)]
 
     @functools.cached_property
     def model(self) -> Any:
@@ -110,13 +109,11 @@ class Llava:
         import torch
 
         tokens = [self.tokenize(question) for question in questions]
-        lengths: dict[int, list[int]] = {}
-        for i, ids in enumerate(tokens):
-            lengths.setdefault(len(ids), []).append(i)
+        pad = next((n for n in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if n is not None), 0)
+        order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
         answers = [""] * len(questions)
-        for _, members in sorted(lengths.items(), reverse=True):
-            for start in range(0, len(members), BATCH):
-                batch = members[start : start + BATCH]
+        for _, members in itertools.groupby(order, lambda i: len(tokens[i])):
+            for batch in iter(lambda: list(itertools.islice(members, BATCH)), []):  # noqa: B023
                 ids = torch.tensor([tokens[i] for i in batch], device=self._device)  # (b, L)
                 pixels = self.pixels([image for i in batch for image in questions[i].images])
                 with torch.inference_mode():
@@ -125,7 +122,7 @@ class Llava:
                         attention_mask=torch.ones_like(ids),
                         pixel_values=pixels,
                         max_new_tokens=max_new_tokens,
-                        pad_token_id=self._pad(),
+                        pad_token_id=pad,
                     )
                 texts = self._tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
                 for i, text in zip(batch, texts):
@@ -149,27 +146,16 @@ class Llava:
         """Turn n images, uint8 (S, S, 3), into (n, 3, side, side) as CLIP wants them: bicubic, standardized."""
         import torch
 
-        size = (self.side, self.side)
-        scaled = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        values = (np.stack(scaled).astype(np.float32) / 255 - mean) / std  # (n, side, side, 3)
-        return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous().to(self._device, self._dtype)
+        from tessera.pretrained.features.encoder import normalized
+
+        scaled = [Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BICUBIC) for image in images]
+        values = torch.stack([normalized(image, self.mean, self.std) for image in scaled])
+        return values.contiguous().to(self._device, self._dtype)
 
     @property
     def image_token(self) -> str:
         """The image placeholder in a prompt's text."""
         return str(self._tokenizer.convert_ids_to_tokens(self._image_token))
 
-    def _pad(self) -> int:
-        pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        return pad if pad is not None else end if end is not None else 0
-
     def _read(self, name: str) -> dict[str, Any]:
         return read_json(self.folder.path / name) if (self.folder.path / name).is_file() else {}
-
-    def _find_template(self) -> str:
-        told = self._tokenizer.chat_template or self._read("chat_template.json").get("chat_template")
-        told = told or self._read("processor_config.json").get("chat_template")
-        if not isinstance(told, str):
-            raise UserError(f"captioner: {self.folder.id} has no chat template; add its chat_template.jinja")
-        return told

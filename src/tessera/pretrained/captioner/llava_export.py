@@ -5,6 +5,7 @@ weights are copied as they are, all but `image_newline`.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tessera.hub import CONFIG_FILE, find_model
 from tessera.pretrained.captioner.llava import LLAVA_FILES, NEWLINE, Llava, pruned_config, read_config
 from tessera.stages import open_stage
 
+_NEWLINE = re.compile(rf"(^|\.){NEWLINE}$")
 INDEX = "model.safetensors.index.json"
 _REWRITTEN = (CONFIG_FILE, INDEX, "preprocessor_config.json", "processor_config.json", "chat_template.json")
 
@@ -36,7 +38,7 @@ def export_captioner(out: Path, model: str) -> None:
                 shutil.copyfile(folder.path / name, temporary)
     if INDEX in folder.files:
         index = read_json(folder.path / INDEX)
-        index["weight_map"] = {key: file for key, file in index["weight_map"].items() if not _is_newline(key)}
+        index["weight_map"] = {key: file for key, file in index["weight_map"].items() if not _NEWLINE.search(key)}
         write_json(out / INDEX, index)
     for name, data in _processor_files(config, llava).items():
         write_json(out / name, data)
@@ -44,10 +46,6 @@ def export_captioner(out: Path, model: str) -> None:
         temporary.write_text(llava.template, encoding="utf-8")
     write_json(out / CONFIG_FILE, pruned_config(config))
     stage.finish({"tensors": tensors}, facts={"image_tokens": llava.image_tokens, "image_size": llava.side})
-
-
-def _is_newline(key: str) -> bool:
-    return key.split(".")[-1] == NEWLINE
 
 
 def _copy_weights(source: Path, target: Path) -> int:
@@ -58,7 +56,7 @@ def _copy_weights(source: Path, target: Path) -> int:
     try:
         with safe_open(source, framework="pt") as file:
             keys, metadata = list(file.keys()), file.metadata()
-        newline = [key for key in keys if _is_newline(key)]
+        newline = [key for key in keys if _NEWLINE.search(key)]
         with atomic_path(target) as temporary:
             if newline:
                 tensors = load_file(source)
@@ -73,7 +71,6 @@ def _copy_weights(source: Path, target: Path) -> int:
 def _processor_files(config: dict[str, Any], llava: Llava) -> dict[str, Any]:
     """Return the files that LlavaProcessor reads, in transformers and in servers, by name."""
     side = llava.side
-    strategy = config.get("vision_feature_select_strategy", "default")
     image = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
@@ -92,7 +89,7 @@ def _processor_files(config: dict[str, Any], llava: Llava) -> dict[str, Any]:
     processor = {
         "processor_class": "LlavaProcessor",
         "patch_size": config["vision_config"]["patch_size"],
-        "vision_feature_select_strategy": strategy,
+        "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
         "num_additional_image_tokens": 1,  # CLIP's class token, which "default" leaves out again
         "image_token": llava.image_token,
     }
@@ -105,5 +102,4 @@ def _processor_files(config: dict[str, Any], llava: Llava) -> dict[str, Any]:
 
 def describe_serving(out: Path) -> str:
     """Return the command that serves the folder."""
-    limit = json.dumps({"image": 2})
-    return f"vllm serve {out} --limit-mm-per-prompt '{limit}'"
+    return f"vllm serve {out} --limit-mm-per-prompt '{json.dumps({'image': 2})}'"
