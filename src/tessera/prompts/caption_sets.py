@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.config import UserError
 from tessera.files import read_json
-from tessera.prompts.tables import read_rows
+from tessera.prompts.rows import read_rows
 from tessera.randomness import philox
 
 COCO = "coco:"

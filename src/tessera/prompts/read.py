@@ -10,7 +10,7 @@ from typing import Any
 from tessera.config import UserError, nearest
 from tessera.files import sha256_file
 from tessera.prompts.caption_sets import Rows, read_caption_set
-from tessera.prompts.tables import JSON, read_rows, split_columns
+from tessera.prompts.rows import JSON, read_rows, split_columns
 
 SHIPPED = {"teaser": "teaser.txt", "figure4": "figure4.jsonl", "geneval": "geneval.jsonl"}
 """The paper's prompts: the 15 of its first page (appendix E), the three of Figure 4, short and extended (F), and
@@ -72,7 +72,7 @@ def _given(texts: list[str], extended: bool) -> Prompts:
 
 
 def read_prompts(path: str | Path, extended: bool = False, columns: tuple[str, ...] = ()) -> Rows:
-    """Read (metadata, text to draw) of each prompt of a table or a text file (`tessera.prompts.tables`).
+    """Read (metadata, text to draw) of each prompt of a table or a text file (`tessera.prompts.rows`).
 
     The text is that of the column `columns`, else of the first of `COLUMNS` that is there (of parquet, which may be
     that of `tessera caption`, "text" goes first). Metadata has it as "prompt", and the other columns, of parquet "key"

@@ -1,4 +1,4 @@
-"""Captions that a user has: a table with an image's name and its text (`tessera.prompts.tables`), or a folder.
+"""Captions that a user has: a table with an image's name and its text (`tessera.prompts.rows`), or a folder.
 
 A folder has `metadata.csv` or `metadata.jsonl` (Hugging Face's ImageFolder), or a .txt file for each image, of the same
 stem; or it is a data set of the Hub, named OWNER/NAME, whose tables are all read. A .tsv file whose captions hold bare
@@ -14,7 +14,7 @@ from pathlib import Path
 from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.hub import REPOSITORY, fetch_repository
-from tessera.prompts.tables import TABLES, read_rows, split_columns
+from tessera.prompts.rows import TABLES, read_rows, split_columns
 
 NAME_COLUMNS = ("key", "file_name", "image", "filename", "image_path", "file", "path")
 TEXT_COLUMNS = ("text", "caption", "captions")

@@ -13,7 +13,7 @@ from tessera.evaluate.samples import extender_of
 from tessera.evaluate.scores import Extender
 from tessera.files import read_json
 from tessera.images import read_rgb
-from tessera.prompts.tables import read_rows, split_columns
+from tessera.prompts.rows import read_rows, split_columns
 from tessera.stages import MANIFEST, read_manifest
 
 TEXTS = ("text", "prompt", "caption")
@@ -22,7 +22,7 @@ TEXTS = ("text", "prompt", "caption")
 def read_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | None:
     """Return the caption of each image, from a file or from `generate`'s metadata; None if there are none.
 
-    prompts: plain lines, or a table with a column of `TEXTS` (`tessera.prompts.tables`), in the order of the images'
+    prompts: plain lines, or a table with a column of `TEXTS` (`tessera.prompts.rows`), in the order of the images'
     paths; or a table in any order that names each image as "file". Raises UserError where the order is not clear.
     """
     if prompts is None:
