@@ -103,8 +103,9 @@ def caption(
     Args:
         captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file), llava
             (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server), or your own class, FILE.py:NAME.
-        file: For import: csv, tsv, jsonl or parquet with columns key (or file_name) and text (or caption); a folder
-            with metadata.csv or .jsonl, or .txt files next to the images; or OWNER/NAME on the Hugging Face Hub.
+        file: For import: csv, tsv, json, jsonl or parquet with columns such as key or file_name and text or caption
+            (others: FILE:NAME,TEXT); a folder with metadata.csv or .jsonl, or .txt files next to the images; or
+            OWNER/NAME on the Hugging Face Hub.
     """
     from tessera import workers as work
     from tessera.curate.caption import caption as stage

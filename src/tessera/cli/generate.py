@@ -54,7 +54,8 @@ def generate(
     Example: tessera generate export/ta_ia "a red circle" or, for a file, --prompts FILE --out samples/ta_ia
 
     Args:
-        prompts: A .txt file with a prompt in each line, or .jsonl with "prompt"; teaser, figure4 or geneval;
+        prompts: A .txt file with a prompt in each line; csv, tsv, json, jsonl or parquet with a column prompt, text
+            or caption (another one: FILE:COLUMN); teaser, figure4 or geneval;
             coco:FILE or coco-30k:FILE (COCO's captions_*.json), dpg:FILE (csv); or a directory made by caption.
         guidance_interval: Low and high t (0 clean, 1 noise) between which guidance acts; everywhere by default.
         compute: Number format of the network. bf16 is several times faster on a GPU, twice on a CPU that has it;
