@@ -22,10 +22,9 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("verb", NAMES)
-def test_every_verbs_help_shows_an_example(verb):
-    result = tessera(*verb.split(" "), "--help")
-    assert result.returncode == 0
-    assert f"Example: tessera {verb} " in result.stdout
+def test_every_verbs_help_shows_an_example(verb, capsys):
+    assert call(*verb.split(" "), "--help") == 0
+    assert f"Example: tessera {verb} " in capsys.readouterr().out
 
 
 def without(module, *words):
@@ -68,12 +67,11 @@ def test_a_home_folder_that_the_shell_left_in_a_flag(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "recipe"]
 
 
-def test_unknown_words_are_answered_with_near_ones(tmp_path):
+def test_unknown_words_are_answered_with_near_ones(tmp_path, capsys):
     assert "miniature" in fails("run", "miniatur", "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()
-    result = tessera("run", "miniature", "--ot", "x")
-    assert result.returncode == 2
-    assert "nrecognized" in result.stderr
+    assert call("run", "miniature", "--ot", "x") == 2
+    assert "nrecognized" in capsys.readouterr().err
     assert "ta_ia" in fails("train", "miniature:taia", "--plain", "x", "--out", tmp_path / "y")
     assert "which arm" in fails("train", "miniature", "--plain", "x", "--out", tmp_path / "y")
 

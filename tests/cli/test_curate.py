@@ -19,26 +19,26 @@ def test_one_gpu_for_workers_that_get_one_each(words, engine, fix, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
-def test_stages_by_hand_and_a_directory_of_another_configuration(tmp_path):
+def test_stages_by_hand_and_a_directory_of_another_configuration(tmp_path, monkeypatch):
     made = tessera("collect", "miniature", "--num-images", 24, "--out", "images", cwd=tmp_path)
     assert made.stdout.startswith("images: ")
     assert "24" in made.stdout
-    assert tessera("augment", "images", "--out", "recipe", cwd=tmp_path).returncode == 0
-    args = ("caption", "images", "--recipe", "recipe", "--captioner", "scene", "--out", "captions")
-    assert tessera(*args, cwd=tmp_path).returncode == 0
-    assert tessera("encode", "images", "captions", "--recipe", "recipe", "--out", "mixed", cwd=tmp_path).returncode == 0
-    line = fails("augment", "images", "--pattern", "half", "--out", "recipe", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert call("augment", "images", "--out", "recipe") == 0
+    assert call("caption", "images", "--recipe", "recipe", "--captioner", "scene", "--out", "captions") == 0
+    assert call("encode", "images", "captions", "--recipe", "recipe", "--out", "mixed") == 0
+    line = fails("augment", "images", "--pattern", "half", "--out", "recipe")
     assert "pattern" in line
     assert '"all"' in line
     assert '"half"' in line
 
 
-def test_one_class_has_no_partner(tmp_path):
+def test_one_class_has_no_partner(tmp_path, monkeypatch):
     from PIL import Image
 
     (tmp_path / "photos").mkdir()
     for number in range(3):
         Image.new("RGB", (40, 30), (number * 80, 0, 0)).save(tmp_path / "photos" / f"{number}.jpg")
-    made = tessera("collect", "photos", "--single-class", "cat", "--size", 32, "--out", "images", cwd=tmp_path)
-    assert made.returncode == 0
-    assert "class" in fails("augment", "images", "--out", "recipe", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert call("collect", "photos", "--single-class", "cat", "--size", 32, "--out", "images") == 0
+    assert "class" in fails("augment", "images", "--out", "recipe")

@@ -1,5 +1,7 @@
 """The command line: in this process, or in a process of its own as a user meets it."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -30,9 +32,10 @@ def tessera(*words: object, cwd: Path | None = None) -> subprocess.CompletedProc
 
 
 def fails(*words: object, cwd: Path | None = None) -> str:
-    """Return the one line that a wrong call of `tessera` says."""
-    result = tessera(*words, cwd=cwd)
-    assert result.returncode == 2, result.stderr
-    (line,) = result.stderr.strip().splitlines()
+    """Return the one line that a wrong call of `tessera` in this process says."""
+    said = io.StringIO()
+    with contextlib.chdir(cwd or Path()), contextlib.redirect_stderr(said):
+        assert call(*words) == 2
+    (line,) = said.getvalue().splitlines()
     assert line.startswith("error: ")
     return line
