@@ -1,5 +1,6 @@
 """Shared settings: one thread per process, so that results and timings do not depend on the machine's load."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tessera.miniature import WorldConfig
-from tiny import chromium
+from tiny import chromium, commands
 from tiny.images import BAD_IMAGES, NOT_IMAGES, WORLD, good_image
 from tiny.models import save_llava_next, save_t5, save_vae
 
@@ -49,6 +50,19 @@ def images(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("miniature") / "images"
     collect(out, CollectConfig(size=16, world=WORLD))
     return out
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Path:
+    """The folder of `tessera run miniature-smoke`, made once for all of pytest-xdist's processes."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with open(root / "smoke.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "smoke" / "report" / "index.html").exists():
+            made = commands.tessera("run", "miniature-smoke", "--out", root / "smoke")
+            assert made.stdout == f"Report: {root / 'smoke' / 'report' / 'index.html'}\n", made.stderr
+    return root / "smoke"
 
 
 @pytest.fixture(scope="session")

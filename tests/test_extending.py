@@ -1,16 +1,17 @@
-"""docs/extending.md: every example and every command of the page, executed as a user does."""
+"""docs/extending.md: every example and every command of the page, executed."""
 
+import contextlib
+import io
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tiny import commands
 from tiny.encoders import save_dino
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -20,26 +21,30 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def call(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
-    env = os.environ | {"TESSERA_QUIET": "1", "PYTHONPATH": os.pathsep.join(sys.path), "TESSERA_MODELS": str(folder)}
-    command = [sys.executable, "-m", "tessera.cli", *words]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+def call(folder: Path, words: list[str]) -> tuple[int, str]:
+    """Run a command in the folder; return its exit code and what it wrote to stderr."""
+    with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()) as said:
+        return commands.call(*words), said.getvalue()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, smoke) -> Iterator[Path]:
     """A folder in which all commands of the page have succeeded."""
     folder = tmp_path_factory.mktemp("extending")
     save_dino(folder / "models" / "dinov2")
     (folder / "my_parts.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
-    for line in "".join(blocks("sh")).splitlines():
-        if "photos" in line and not (folder / "photos").exists():
-            (folder / "photos").mkdir()
-            for path in sorted((folder / "out" / "miniature-smoke" / "images").glob("*/*.png"))[::9]:
-                shutil.copy(path, folder / "photos" / f"{path.parent.name}__{path.name}")
-        done = call(folder, shlex.split(line)[1:])
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-    return folder
+    first, *lines = "".join(blocks("sh")).splitlines()
+    assert first == "tessera run miniature-smoke"
+    shutil.copytree(smoke, folder / "out" / "miniature-smoke")
+    (folder / "photos").mkdir()
+    for path in sorted((folder / "out" / "miniature-smoke" / "images").glob("*/*.png"))[::9]:
+        shutil.copy(path, folder / "photos" / f"{path.parent.name}__{path.name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESSERA_MODELS", str(folder))
+        for line in lines:
+            code, said = call(folder, shlex.split(line)[1:])
+            assert code == 0, f"{line}\n{said}"
+        yield folder
 
 
 def manifest(directory: Path) -> dict:
@@ -112,8 +117,8 @@ def test_a_bad_part_is_one_line(folder, command, message):
         encoding="utf-8",
     )
     shutil.rmtree(folder / "o", ignore_errors=True)
-    done = call(folder, shlex.split(command))
-    assert done.returncode == 2, done.stderr
-    assert re.search(message, done.stderr)
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.strip().splitlines()) == 1
+    code, said = call(folder, shlex.split(command))
+    assert code == 2, said
+    assert re.search(message, said)
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1

@@ -27,7 +27,7 @@ def tessera(*words: object, cwd: Path | None = None) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         env=os.environ | {"TESSERA_QUIET": "1", "COLUMNS": "120"},
-        timeout=120,
+        timeout=300,
     )
 
 
