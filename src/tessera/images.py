@@ -4,11 +4,12 @@ Pixels are uint8 (H, W, 3) RGB everywhere. Square crops of arbitrary images are 
 """
 
 import base64
+import contextlib
 import io
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,10 @@ MAX_PIXELS = 100_000_000
 _SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm ico avif jp2"
 READABLE = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 """Suffixes of image files that can be read."""
+
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+_MAX_METADATA = 16 * 2**20  # bytes of one color profile or XMP of a PNG file
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 # No EPS and the like: opening one starts an interpreter.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000")
@@ -63,12 +68,22 @@ def read_rgb(
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """Open an image file, or its bytes, without decoding it.
+    """Open an image file, or its bytes. PNG files are decoded at once, others when their pixels are asked for.
 
-    Raises what Pillow raises for bad files, and DecompressionBombError for more than `MAX_PIXELS`.
+    Raises what Pillow raises for bad files, OSError for a PNG file whose pixels do not have their checksum, and
+    DecompressionBombError for more than `MAX_PIXELS`.
     """
     Image.init()
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if isinstance(source, Path):
+        with open(source, "rb") as file:
+            if file.read(len(_PNG_HEAD)) == _PNG_HEAD:
+                source = _PNG_HEAD + file.read()
+    if isinstance(source, bytes) and source.startswith(_PNG_HEAD):
+        return _decode_png(source)
+    return _open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _open(file: Path | io.BytesIO) -> Image.Image:
     image = Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
     if image.width * image.height > MAX_PIXELS:
         image.close()
@@ -76,16 +91,114 @@ def open_image(source: Path | bytes) -> Image.Image:
     return image
 
 
-def as_rgb(image: Image.Image, *, over_white: bool = False) -> Image.Image:
-    """Convert an image of any mode to RGB; gray levels of 16 or 32 bits are scaled to 0..255, not clipped.
+def _decode_png(data: bytes) -> Image.Image:
+    """Decode a PNG file.
 
-    over_white: put transparent images on white; else transparency is dropped.
+    Pillow 12.3 checks no checksum of pixels, and leaves what it decoded before an error in the image, where the next
+    call finds it. It refuses a whole file for metadata that unpack to more than 1 MB or are damaged: without them the
+    pixels are as good. And it leaves the transparent level as it is stored while it scales gray levels of 2 and 4 bits
+    to 0..255, and colors of 16 bits to their upper 8.
+    """
+    try:
+        image = _open(io.BytesIO(data))
+        image.load()
+    except (MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        bare, metadata = _without_metadata(data)
+        image = _open(io.BytesIO(bare))
+        image.load()
+        image.info |= metadata
+    if not all(right for kind, _, right in _png_chunks(data) if kind == b"IDAT"):
+        raise OSError("its pixels do not have their checksum")
+    clear, bits = image.info.get("transparency"), data[24]
+    if image.mode == "L" and isinstance(clear, int) and bits in (2, 4):
+        image.info["transparency"] = (clear & 2**bits - 1) * 255 // (2**bits - 1)
+    elif image.mode == "RGB" and isinstance(clear, tuple) and bits == 16:
+        image.info["transparency"] = tuple(level >> 8 for level in clear)
+    return image
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
+    """Yield type, data and "its checksum is right" of each whole chunk of a PNG file."""
+    place, kind = len(_PNG_HEAD), b""
+    while place + 12 <= len(data) and kind != b"IEND":
+        end = place + 8 + int.from_bytes(data[place : place + 4])
+        chunk = memoryview(data)[place + 4 : end]
+        kind, place = bytes(chunk[:4]), end + 4
+        if place <= len(data):
+            yield kind, chunk[4:], zlib.crc32(chunk) == int.from_bytes(data[end:place])
+
+
+def _without_metadata(data: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return a PNG file with what its pixels need, and its color profile, EXIF and XMP as Pillow names them."""
+    kept, metadata, last = [_PNG_HEAD], {}, len(_PNG_HEAD)
+    for kind, body, right in _png_chunks(data):
+        first, last = last, last + 12 + len(body)
+        if kind == b"tRNS" or kind[:1].isupper():
+            kept.append(data[first:last])
+        elif right and kind == b"eXIf":
+            metadata["exif"] = b"Exif\0\0" + body
+        elif right and kind in (b"iCCP", b"iTXt"):
+            name, _, rest = bytes(body).partition(b"\0")
+            packed, text = (True, rest[1:]) if kind == b"iCCP" else (rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1])
+            if packed:
+                with contextlib.suppress(zlib.error):
+                    unpack = zlib.decompressobj()
+                    text = unpack.decompress(text, _MAX_METADATA)
+                    packed = not unpack.eof
+            if not packed and kind == b"iCCP":
+                metadata["icc_profile"] = text
+            elif not packed and name == b"XML:com.adobe.xmp":
+                metadata["xmp"] = text
+    return b"".join([*kept, data[last:]]), metadata
+
+
+def as_rgb(
+    image: Image.Image,
+    *,
+    over_white: bool = False,
+    gray_range: bool = False,
+    gray_ramp: NDArray[np.uint8] | None = None,
+) -> Image.Image:
+    """Convert an image of any mode to RGB; gray levels of more than 8 bits are scaled to 0..255, not clipped.
+
+    over_white: put transparent images on white; else transparency is dropped. gray_range: the lowest and highest of
+    these levels become black and white, instead of 0 and the highest that the file's bits can say. gray_ramp: colors
+    (65536, 3) of such levels from black to white, None = gray.
     """
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_gray_to_uint8(np.asarray(image))).convert("RGB")
+        stored = np.asarray(image)
+        levels = np.clip(_levels(image, stored, gray_range), 0, 1)
+        ramp = levels * 255 if gray_ramp is None else gray_ramp[np.rint(levels * 65535).astype(np.uint16)]
+        clear = image.info.get("transparency")
+        image = Image.fromarray(np.rint(ramp).astype(np.uint8)).convert("RGB")
+        if clear is not None:
+            image.putalpha(Image.fromarray(stored != clear).convert("L"))
     if over_white and image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _levels(image: Image.Image, stored: NDArray[Any], by_range: bool) -> NDArray[np.float64]:
+    """Return the gray levels of 16 or 32 bits, or floats, as fractions of white.
+
+    Pillow 12.3 gives the numbers of a TIFF file of 12 bits as they are, and does not invert those of 16 bits in which
+    white is 0. Floats up to 1 are fractions, others up to 255 levels, integers of 32 bits up to 65535.
+    """
+    levels, low = stored.astype(np.float64), 0.0
+    if not np.isfinite(levels).all():
+        raise ValueError("values that are not finite")
+    tags: Any = getattr(image, "tag_v2", {})
+    peak = levels.max()
+    usual = [1, 255] if image.mode == "F" else [65535]
+    if image.mode.startswith("I;16"):
+        usual = [2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1]
+    white = next((level for level in usual if peak <= level), peak)
+    if by_range and levels.min() < peak:
+        low, white = levels.min(), peak
+    levels = (levels - low) / (white - low)
+    return 1 - levels if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0 else levels
 
 
 def to_uint8(image: NDArray[Any], rounding: Literal["round", "truncate"] = "round") -> NDArray[np.uint8]:
@@ -120,7 +233,6 @@ def write_png(
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info)
 
 
-_PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _PNG_UP = 2  # the filter that stores each row minus the one above
 
@@ -204,13 +316,3 @@ def data_uri(pixels: NDArray[np.uint8], jpeg_above: float = math.inf) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _gray_to_uint8(gray: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Convert gray levels of 16 or 32 bits, or floats, to 0..255. Floats up to 1 are taken as fractions of white."""
-    values = gray.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("values that are not finite")
-    peak = values.max()
-    white = next((level for level in ((1, 255) if gray.dtype.kind == "f" else (65535,)) if peak <= level), peak)
-    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import io
 import random
+import struct
 import zlib
 
 import numpy as np
@@ -84,6 +85,48 @@ def good_image(kind: int, seed: int) -> tuple[str, bytes]:
         lambda: (".jpg", saved(image, "PNG")),
     ]
     return makers[kind % len(makers)]()
+
+
+def damaged(data: bytes, start: int, stop: int) -> bytes:
+    """Return the bytes with zeros from `start` to `stop`."""
+    return data[:start] + bytes(stop - start) + data[stop:]
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def with_chunks(png: bytes, *chunks: bytes, last: bool = False) -> bytes:
+    """Put chunks into a PNG file: before its first pixels, or after all of them."""
+    place = len(png) - 12 if last else png.index(b"IDAT") - 4
+    return png[:place] + b"".join(chunks) + png[place:]
+
+
+def raw_png(samples: np.ndarray, bits: int, clear: list[int] | None = None) -> bytes:
+    """Write gray (H, W) or RGB (H, W, 3) samples of `bits` bits as PNG, with a transparent level or color."""
+    height, width = samples.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, bits, 2 if samples.ndim == 3 else 0, 0, 0, 0)
+    rows = samples.reshape(height, -1)
+    if bits == 16:
+        packed = rows.astype(">u2").view(np.uint8).reshape(height, -1)
+    else:
+        digits = (rows[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+        packed = np.packbits(digits.reshape(height, -1).astype(np.uint8), axis=1)
+    lines = b"".join(b"\0" + row.tobytes() for row in packed)
+    chunks = [png_chunk(b"IHDR", header)]
+    if clear is not None:
+        chunks.append(png_chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear)))
+    chunks += [png_chunk(b"IDAT", zlib.compress(lines)), png_chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def raw_tiff(rows: bytes, width: int, height: int, bits: int, photometric: int = 1, order: str = "<") -> bytes:
+    """Write an uncompressed gray TIFF file of one strip."""
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height)]
+    tags.append((279, len(rows)))
+    head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(rows))
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
+    return head + rows + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
 
 
 def bomb() -> bytes:

@@ -16,6 +16,7 @@ def collect(
     layout: str | None = None,
     class_names: str | None = None,
     fast: Annotated[bool, "Decode JPEG files near the crop's size: faster, and not quite the exact pixels."] = False,
+    gray_range: Annotated[bool, "Scale gray of over 8 bits by each image's own lowest and highest level."] = False,
     num_images: Annotated[int, "Images of the miniature."] = 8000,
     seed: Annotated[int, "Seed of the miniature."] = 0,
 ) -> None:
@@ -34,6 +35,7 @@ def collect(
     """
     from tessera.curate.collect import collect as stage
     from tessera.miniature import WorldConfig
+    from tessera.stages import read_manifest
 
     if size is None:
         size = 32 if source == stage.MINIATURE else 256
@@ -48,10 +50,12 @@ def collect(
             split=split,
             layout=layout,
             fast=fast,
+            gray_range=gray_range,
             class_names=class_names,
         )
         stage.collect(out, config, Path(source))
-    say(out)
+    slow = read_manifest(out).facts.get("read_by_pillow")
+    say(out, f"{slow} JPEG files that simplejpeg refuses were read without --fast" if slow else "")
 
 
 def augment(

@@ -15,6 +15,7 @@ import pytest
 
 from tessera.config import UserError, from_dict
 from tessera.curate.collect import collect as collect_module
+from tessera.curate.collect import sources
 from tessera.curate.collect.class_names import class_name
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.collect.sources import CropWork
@@ -25,6 +26,8 @@ from tessera.stages import read_manifest
 from tessera.workers import map_chunks
 from tiny.class_folders import FOLDER, put
 from tiny.folders import tree
+from tiny.images import damaged, saved, scenery
+from tiny.layouts import ORDER, make_kaggle, make_parquet, make_plain, make_tar, make_webdataset, write_folders
 
 
 def test_miniature_files_say_what_the_world_says(images, world):
@@ -173,6 +176,55 @@ def test_bad_configs():
     ):
         with pytest.raises(UserError, match=message):
             CollectConfig(**bad)
+
+
+@pytest.mark.parametrize("make", [make_plain, make_kaggle, make_tar, make_parquet, make_webdataset, write_folders])
+def test_damaged_images_are_rejected_in_every_layout(make, tmp_path):
+    whole = saved(scenery(1, 60, 50), "PNG")
+    middle = len(whole) // 2
+    names = {
+        "whole": whole,
+        "stretch": damaged(whole, middle, middle + 90),
+        "end": whole[:-30],
+        "bit": bytearray(whole),
+    }
+    names["bit"][middle] ^= 4
+    pictures = {(synset, f"{synset}_{name}"): bytes(data) for synset in ORDER for name, data in names.items()}
+    if make is write_folders:  # not ImageNet's
+        pictures = {(f"class {synset[-1]}", name): data for (synset, name), data in pictures.items()}
+    source = make(tmp_path / "source", pictures)
+    collect(tmp_path / "images", CollectConfig(source="set", size=16), source)
+    assert [row.key.rpartition("_")[2] for row in read_images(tmp_path / "images")] == ["whole"] * 3
+    assert Counter(read_manifest(tmp_path / "images").rejects.values()) == {"damaged": 6, "truncated": 3}
+
+
+def test_jpegs_that_simplejpeg_refuses_are_counted_whenever_it_stops(tmp_path, monkeypatch):
+    for number in range(12):
+        data = saved(scenery(number, 60, 50), "JPEG")
+        place = data.index(b"\xff\xdb")
+        path = tmp_path / "source" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[:place] + b"\0\0" + data[place:] if number % 3 == 0 else data)
+    config, made = replace(FOLDER, fast=True), []
+
+    def stop_at_eight(path, pixels, **how):
+        if len(made) == 8:
+            raise KeyboardInterrupt
+        made.append(path)
+        write_png(path, pixels, **how)
+
+    write_png = sources.write_png
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "write_png", stop_at_eight)
+        with pytest.raises(KeyboardInterrupt):
+            collect(tmp_path / "out", config, tmp_path / "source")
+    for out in ("out", "whole"):
+        collect(tmp_path / out, config, tmp_path / "source")
+        assert read_manifest(tmp_path / out).facts["read_by_pillow"] == 4
+        assert read_manifest(tmp_path / out).counts["rejected"] == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    collect(tmp_path / "exact", FOLDER, tmp_path / "source")
+    assert "read_by_pillow" not in read_manifest(tmp_path / "exact").facts
 
 
 def test_damaged_ground_truth_is_named(images, tmp_path):

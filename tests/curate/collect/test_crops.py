@@ -2,6 +2,7 @@
 
 import io
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from tessera.curate.collect.crops import RejectedImage, image_size, square_crop
-from tiny.images import BLOCKS, blocks, quarters, save
+from tiny.images import BLOCKS, blocks, damaged, png_chunk, quarters, raw_png, raw_tiff, save, saved, with_chunks
 
 
 def reference(image: Image.Image, size: int) -> np.ndarray:
@@ -200,3 +201,179 @@ def test_a_damaged_avif_file_is_rejected_and_stops_nothing(tmp_path):
         except RejectedImage as reason:
             reasons.add(str(reason))
     assert "damaged" in reasons
+
+
+NOISE = Image.effect_noise((60, 50), 60).convert("RGB")
+FORMATS = {
+    "PNG": {},
+    "PNG of levels": {"compress_level": 0},
+    "WEBP": {},
+    "GIF": {},
+    "TIFF": {"compression": "tiff_lzw"},
+    "BMP": {},
+    "JPEG": {},
+    "JPEG2000": {},
+    "ICO": {},
+    "PPM": {},
+}
+
+
+def pillow_reads(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception:
+        return False
+    return True
+
+
+def rejects(data: bytes, **how) -> str:
+    try:
+        square_crop(data, 32, **how)
+    except RejectedImage as reason:
+        return str(reason)
+    return ""
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_pillow_alone_refuses_is_rejected(kind, capfd):
+    """img2dataset #224: a PNG file with a damaged stretch came out partly black."""
+    data, rng = saved(NOISE, kind.split()[0], **FORMATS[kind]), random.Random(kind)
+    assert not rejects(data)
+    for _ in range(30):
+        start = rng.randrange(40, len(data) - 20)
+        bad = damaged(data, start, min(start + rng.randrange(1, 300), len(data)))
+        if not pillow_reads(bad):
+            assert rejects(bad)
+            assert rejects(bad, upright=False)
+            assert rejects(bad, fast=True)
+
+
+@pytest.mark.parametrize("image", [NOISE, blocks(60, 50), NOISE.convert("L"), NOISE.quantize(16)])
+def test_each_flipped_bit_of_a_pngs_pixels_is_seen(image):
+    """Pillow 12.3 reads no checksum of them: some leave half of the image as another one."""
+    data, rng = saved(image, "PNG"), random.Random(0)
+    first, last = data.index(b"IDAT") + 4, data.index(b"IEND") - 8
+    for _ in range(60):
+        place = rng.randrange(first, last)
+        assert rejects(data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :])
+
+
+LARGE = zlib.compress(bytes(3_000_000))
+ODDITIES = {
+    "compressed text": png_chunk(b"zTXt", b"workflow\0\0" + LARGE),
+    "compressed XMP": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LARGE),
+    "international text": png_chunk(b"iTXt", b"prompt\0\1\0en\0prompt\0" + LARGE),
+    "a profile": png_chunk(b"iCCP", b"printer\0\0" + LARGE),
+    "a bomb": png_chunk(b"iCCP", b"printer\0\0" + zlib.compress(bytes(50_000_000))),
+    "many texts": b"".join(png_chunk(b"zTXt", b"%d\0\0" % i + zlib.compress(bytes(10**6))) for i in range(70)),
+    "a damaged text": png_chunk(b"tEXt", b"a\0b")[:-1] + b"!",
+    "an unknown compression": png_chunk(b"zTXt", b"a\0\5xx"),
+    "a short chunk": png_chunk(b"pHYs", b"\0"),
+    "half a profile": png_chunk(b"iCCP", b"x"),
+    "no EXIF": png_chunk(b"eXIf", b"x"),
+}
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+@pytest.mark.parametrize("last", [False, True])
+def test_metadata_do_not_cost_the_image(oddity, last):
+    """Pillow 12.3 refuses the file for what unpacks to more than 1 MB, or is damaged (Pillow #2445, #8363)."""
+    data = saved(NOISE, "PNG")
+    odd = with_chunks(data, ODDITIES[oddity], last=last)
+    assert np.array_equal(square_crop(odd, 32).pixels, square_crop(data, 32).pixels)
+    assert image_size(odd) == NOISE.size
+    assert rejects(damaged(odd, len(data) // 2 + 40, len(data) // 2 + 90) if last else odd[:-3000])
+
+
+def test_metadata_that_matter_are_read_even_there():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = saved(blocks(96, 64).transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+    crop = square_crop(with_chunks(turned, ODDITIES["a profile"]), 32)
+    assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 12
+    xmp = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b'<x tiff:Orientation="6"/>' + bytes(3_000_000))
+    plain = saved(blocks(96, 64).transpose(Image.Transpose.ROTATE_90), "PNG")
+    crop = square_crop(with_chunks(plain, png_chunk(b"iTXt", xmp)), 32)
+    assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 12
+    assert (crop.width, crop.height) == (96, 64)
+    clear = saved(blocks(), "PNG", transparency=tuple(BLOCKS[0, 1].tolist()))
+    pixels = square_crop(with_chunks(clear, ODDITIES["compressed text"]), 32).pixels
+    assert quarters(pixels)[0, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("bits", "level"), [(1, 0), (1, 1), (2, 1), (2, 2), (4, 3), (4, 12), (8, 51), (16, 13107)])
+def test_the_transparent_level_of_gray_is_white_at_any_depth(bits, level):
+    """Pillow 12.3 scales levels of 2 and 4 bits, and not the transparent one: it came out 85 and 51."""
+    other = 0 if level else 2**bits - 1
+    samples = np.full((20, 20), level)
+    samples[:, 10:] = other
+    pixels = square_crop(raw_png(samples, bits, [level]), 20).pixels
+    assert pixels[5, 3].tolist() == [255] * 3
+    assert pixels[5, 15].tolist() == [255 if other else 0] * 3
+    assert square_crop(raw_png(samples, bits), 20).pixels[5, 3, 0] == round(255 * level / (2**bits - 1))
+
+
+def test_the_transparent_color_of_16_bits_is_white():
+    samples = np.empty((20, 20, 3), int)
+    samples[:, :10], samples[:, 10:] = (513, 4000, 60000), (65535, 0, 0)
+    pixels = square_crop(raw_png(samples, 16, [513, 4000, 60000]), 20).pixels
+    assert pixels[5, [3, 15]].tolist() == [[255, 255, 255], [255, 0, 0]]
+
+
+def levels_of_12_bits() -> np.ndarray:
+    levels = np.zeros((20, 20), int)
+    levels[:, 10:], levels[10:, :10] = 4095, 2048
+    return levels
+
+
+def test_gray_is_scaled_by_the_bits_of_its_file():
+    """Pillow 12.3 gives 12-bit TIFF files as they are, 0 to 4095, in a mode of 16 bits: white came out 16."""
+    pairs = levels_of_12_bits().reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
+    pixels = square_crop(raw_tiff(packed.astype(np.uint8).tobytes(), 20, 20, 12), 20).pixels
+    assert pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [0, 255, 128]
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_gray_is_scaled_by_its_own_range_where_asked(order):
+    rows = levels_of_12_bits().astype(f"{order}u2").tobytes()
+    tiff = raw_tiff(rows, 20, 20, 16, order=order)
+    assert square_crop(tiff, 20).pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [0, 16, 8]
+    assert square_crop(tiff, 20, gray_range=True).pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [0, 255, 128]
+    png = raw_png(levels_of_12_bits(), 16)
+    assert square_crop(png, 20, gray_range=True).pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [0, 255, 128]
+    flat = raw_png(np.full((20, 20), 32768), 16)
+    assert (square_crop(flat, 20, gray_range=True).pixels == 128).all()
+
+
+def test_gray_in_which_white_is_0_is_inverted():
+    """Pillow 12.3 inverts it at 8 bits and leaves it at 16."""
+    levels = levels_of_12_bits() * 65535 // 4095
+    for bits, rows in ((8, (levels >> 8).astype(np.uint8)), (16, levels.astype("<u2"))):
+        pixels = square_crop(raw_tiff(rows.tobytes(), 20, 20, bits, photometric=0), 20).pixels
+        assert pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [255, 0, 127], bits
+
+
+def test_a_jpeg_that_simplejpeg_refuses_is_read_by_pillow():
+    """Stray bytes before a marker, as some cameras and editors leave them; and what its strict reading calls damage."""
+    data = saved(blocks(300, 200), "JPEG", quality=95)
+    place = data.index(b"\xff\xdb")
+    for odd in (data[:place] + b"\0\0\0" + data[place:], data[:-2] + b"\0\0" + data[-2:], data + b"tail"):
+        exact, fast = square_crop(odd, 32), square_crop(odd, 32, fast=True)
+        if fast.by_pillow:
+            assert np.array_equal(exact.pixels, fast.pixels)
+        assert np.abs(quarters(fast.pixels) - BLOCKS).max() < 12
+    assert square_crop(data[:place] + b"\0\0\0" + data[place:], 32, fast=True).by_pillow
+    assert not square_crop(data, 32, fast=True).by_pillow
+    assert not square_crop(data[:place] + b"\0\0\0" + data[place:], 32).by_pillow
+    for bad in (data[: len(data) // 2], data[:-2]):
+        assert rejects(bad, fast=True) == rejects(bad) == "truncated"
+
+
+def test_fast_crops_reject_no_damaged_jpeg_that_exact_ones_read():
+    data, rng = saved(NOISE, "JPEG", quality=95), random.Random(1)
+    for _ in range(60):
+        start = rng.randrange(2, len(data))
+        bad = damaged(data, start, min(start + rng.randrange(1, 40), len(data)))
+        assert not rejects(bad, fast=True) or rejects(bad)

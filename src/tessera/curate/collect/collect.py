@@ -35,7 +35,7 @@ from tessera.curate.collect.class_names import (
     read_class_names,
 )
 from tessera.curate.collect.layouts import LAYOUTS, Source, Split, find_source
-from tessera.curate.collect.sources import CropWork, Group, Index, hashes, index_groups, key_hash, listed
+from tessera.curate.collect.sources import BY_PILLOW, CropWork, Group, Index, hashes, index_groups, key_hash, listed
 from tessera.curate.index import IMAGES_TABLE, SCENES_TABLE, images_schema
 from tessera.files import TEMPORARY, write_json, write_table, writing_rows
 from tessera.images import READABLE, is_complete_png, write_png
@@ -63,6 +63,9 @@ class CollectConfig:
     """The part of a set that has parts: "train" or "val"."""
     fast: bool = False
     """JPEG files through simplejpeg, decoded near the size of the crop: faster, and the pixels differ a little."""
+    gray_range: bool = False
+    """Gray levels of more than 8 bits from the lowest to the highest of each image become black to white, as for 12-bit
+    values in files of 16 bits; else white is the highest that the file's bits can say."""
     layout: str | None = None
     """A layout of `tessera.curate.collect.layouts` or "FILE.py:NAME" for one of the user's own; None = the one that is
     there."""
@@ -198,15 +201,18 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     begun = False
     with contextlib.suppress(OSError, ValueError):
         begun = json.loads((out / _NOTE).read_bytes()) == identity
+    notes = list(out.glob(f"{BY_PILLOW}*")) if begun else []
     stage = open_stage(out, stage="collect", config=recorded)
     if begun:
         write_json(out / _NOTE, identity)  # open_stage took it out
+        for note in notes:
+            note.touch()
     _remove_crops(out, but=keys if begun else np.empty(0, np.uint64))
     write_json(out / _NOTE, identity)
 
     # ImageNet is cropped as it always was, without regard to EXIF and ICC; people's own images as people see them.
     upright = not (names and all(WORDNET_ID.fullmatch(label) for label in names))
-    work = CropWork(source, out, config.size, config.fast, upright)
+    work = CropWork(source, out, config.size, config.fast, upright, config.gray_range)
     parts, total = [], sum(index.count for index in indexes)
     for group, index in zip(found.groups, indexes):
         step = max(index.count, 1) if group.whole else _PART
@@ -233,6 +239,9 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
         "source_digest": digest,
         "folders_without_images": sorted(map(as_text, barren - holding)),
     }
+    if config.fast:
+        noted = hashes(b"".join(bytes.fromhex(path.name[len(BY_PILLOW) :]) for path in out.glob(f"{BY_PILLOW}*")))
+        facts["read_by_pillow"] = int(np.isin(noted, keys).sum())  # JPEG files that simplejpeg refuses
     tally.finish(stage, found.ignored + sum(index.ignored for index in indexes), facts)
 
 

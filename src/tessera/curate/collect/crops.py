@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from tessera.curate.collect.color_profiles import corrected, rgb_of_inks
+from tessera.curate.collect.color_profiles import corrected, gray_ramp, rgb_of_inks
 from tessera.images import MAX_PIXELS, as_rgb, open_image
 
 _SUFFIXES = "heic heif jxl svg psd tga eps raw dng cr2 cr3 nef arw"
@@ -41,9 +41,13 @@ class Crop:
     width: int
     """The whole image's, upright, in pixels."""
     height: int
+    by_pillow: bool = False
+    """True of a JPEG file that was to be read fast and that simplejpeg refuses."""
 
 
-def square_crop(source: Path | bytes, size: int, *, upright: bool = True, fast: bool = False) -> Crop:
+def square_crop(
+    source: Path | bytes, size: int, *, upright: bool = True, fast: bool = False, gray_range: bool = False
+) -> Crop:
     """Return the image in a file (or its bytes) with its shorter side scaled to `size` px, and of that the central
     square.
 
@@ -53,18 +57,26 @@ def square_crop(source: Path | bytes, size: int, *, upright: bool = True, fast: 
     upright: as viewers show it, first turned by its EXIF flag (Pillow turns TIFF files in any case), its colors those
     of its ICC profile. fast: JPEG files go through simplejpeg, which decodes them at the smallest eighth that still has
     `size` px, and only the square is scaled; pixels then differ a little.
+    gray_range: see `tessera.images.as_rgb`.
     Raises RejectedImage with the reason.
     """
     with _opened(source) as image:
+        fast = fast and image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+        if not fast:
+            image.load()  # before EXIF is read, where an error would be lost
         turn = _orientation(image) if upright else 1
-        if fast and image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            square = _upright(_fast_square(source if isinstance(source, bytes) else source.read_bytes(), size), turn)
-        else:
-            whole = (rgb_of_inks(image) if upright else None) or as_rgb(image, over_white=True)
+        square = _fast_square(source if isinstance(source, bytes) else source.read_bytes(), size) if fast else None
+        by_pillow = fast and square is None
+        if square is None:
+            inks = rgb_of_inks(image) if upright else None
+            ramp = gray_ramp(image) if upright else None
+            whole = as_rgb(inks or image, over_white=True, gray_range=gray_range, gray_ramp=ramp)
             square = _exact_square(_upright(whole, turn), size)
+        else:
+            square = _upright(square, turn)
         if upright:
             square = corrected(square, image)
-        return Crop(np.asarray(square), *_turned(image.size, turn))
+        return Crop(np.asarray(square), *_turned(image.size, turn), by_pillow)
 
 
 def image_size(source: Path | bytes, *, upright: bool = True) -> tuple[int, int]:
@@ -95,10 +107,17 @@ def _exact_square(image: Image.Image, size: int) -> Image.Image:
     return scaled.crop((start, 0, start + size, size) if across else (0, start, size, start + size))
 
 
-def _fast_square(data: bytes, size: int) -> Image.Image:
+def _fast_square(data: bytes, size: int) -> Image.Image | None:
+    """Return the central square, or None for a file that simplejpeg refuses.
+
+    Version 1.9 refuses stray bytes before a marker, which Pillow passes over, even with strict=False.
+    """
     import simplejpeg
 
-    image = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size))
+    try:
+        image = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size))
+    except ValueError:
+        return None
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)

@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.curate.collect.crops import RejectedImage, image_size, square_crop
+from tessera.files import TEMPORARY
 from tessera.images import is_complete_png, write_png
+
+BY_PILLOW = f"{TEMPORARY}pillow-"
+"""Name of an unfinished file that counts a JPEG file which simplejpeg refuses; the hash of its key follows."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class CropWork:
     size: int
     fast: bool
     upright: bool
+    gray_range: bool
 
     def __call__(self, parts: Sequence[tuple[Group, int, int]]) -> list[tuple]:
         """Write the crops of the parts; return (key, label, file, width, height, source, reject) of each image."""
@@ -174,8 +179,15 @@ class CropWork:
             if self._is_newer(path, Path(item.path)) and is_complete_png(path):
                 width, height = image_size(read(item), upright=self.upright)
             else:
-                crop = square_crop(read(item), self.size, upright=self.upright, fast=self.fast)
+                how = {"upright": self.upright, "fast": self.fast, "gray_range": self.gray_range}
+                crop = square_crop(read(item), self.size, **how)
                 width, height = crop.width, crop.height
+                if self.fast:
+                    note = self.out / f"{BY_PILLOW}{key_hash(item.key).hex()}"
+                    if crop.by_pillow:
+                        note.touch()
+                    else:
+                        note.unlink(missing_ok=True)
                 write_png(path, crop.pixels, fast=True)
         except RejectedImage as reason:
             path.unlink(missing_ok=True)  # of an interrupted call, when the image was readable
