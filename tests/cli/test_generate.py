@@ -153,7 +153,7 @@ def test_the_command_takes_every_prompt_set_for_a_baseline(tmp_path, baselines, 
     sources |= {f"dpg:{tmp_path / 'dpg_bench.csv'}": 2, str(tmp_path / "mine.txt"): 1}
     for number, (source, count) in enumerate(sources.items()):
         out = tmp_path / f"samples{number}"
-        args = ("--model", baselines["StableDiffusionPipeline"], "--prompts", source, "--size", 8, "--steps", 1)
+        args = ("--model", baselines["StableDiffusionPipeline"], "--prompts", source, "--size", 8, "--steps", 2)
         assert call("generate", *args, "--per-prompt", 1, "--batch-size", 64, "--out", out) == 0
         assert capsys.readouterr().out == f"{out}: {count} images, {count} prompts\n"
         drawn = [json.loads(path.read_text()) for path in sorted(out.glob("*/metadata.jsonl"))]

@@ -1,13 +1,16 @@
 """Other people's pipelines: a tiny random one of each kind that the paper compares with."""
 
 import json
+from dataclasses import replace
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tessera.config import UserError
-from tessera.generate.baselines import Baseline, BaselineConfig, generate_baseline
+from tessera.generate.baselines import Baseline, BaselineConfig, _spaced, check_steps, generate_baseline
 from tessera.stages import read_manifest
 from tiny.baselines import SAVE
 
@@ -19,6 +22,14 @@ pytestmark = [  # of the library, about itself
 LINES = [{"tag": "single_object", "include": [], "prompt": f"a photo of a {name}"} for name in ("dog", "cat", "bus")]
 for line in LINES:
     line["extended"] = {"text": f"{line['prompt']} in deep snow", "extender": "rules"}
+
+
+SCHEDULERS = {
+    "StableDiffusionPipeline": "EulerAncestralDiscreteScheduler",
+    "StableDiffusionXLPipeline": "EulerDiscreteScheduler",
+    "StableDiffusion3Pipeline": "FlowMatchEulerDiscreteScheduler",
+    "PixArtAlphaPipeline": "DPMSolverMultistepScheduler",
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +55,19 @@ def test_a_baseline_fills_the_same_folder(tmp_path, baselines, prompts, name):
     assert generate_baseline(out, str(baselines[name]), prompts, config, device="cpu")
     manifest = read_manifest(out, "generate")
     assert manifest.counts == {"prompts": 3, "images": 6}
-    assert manifest.facts == {"pipeline": name, "dtype": "float32"}
+    facts = dict(manifest.facts)
+    assert (facts.pop("scheduler"), facts.pop("network_calls")) == (SCHEDULERS[name], 2)
+    assert facts == {"pipeline": name, "dtype": "float32"}
     assert manifest.config["model"].keys() == {"name", "sha256"}
     assert json.loads((out / "00001" / "metadata.jsonl").read_text()) == LINES[1] | {"text": LINES[1]["prompt"]}
     drawn = pictures(out)
     assert [picture.shape for picture in drawn] == [(16, 16, 3)] * 6
     assert len({picture.tobytes() for picture in drawn}) == 6
     # Whatever the batch, the noise is that of (seed, prompt, k): also the noise of each step.
-    baseline = Baseline.load(baselines[name], "baseline", "cpu")
-    again = baseline.images([LINES[1]["prompt"]], [(1, 1)], config)[0]
+    again = Baseline.load(baselines[name], "baseline", config, "cpu").images([LINES[1]["prompt"]], [(1, 1)])[0]
     assert np.abs(again.astype(int) - drawn[3].astype(int)).max() <= 1
-    other = baseline.images([LINES[1]["prompt"]], [(1, 1)], BaselineConfig(steps=2, size=16, seed=4))[0]
+    other = Baseline.load(baselines[name], "baseline", BaselineConfig(steps=2, size=16, seed=4), "cpu")
+    other = other.images([LINES[1]["prompt"]], [(1, 1)])[0]
     assert np.abs(other.astype(int) - drawn[3].astype(int)).max() > 1
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert generate_baseline(out, str(baselines[name]), prompts, config, device="cpu")
@@ -62,17 +75,15 @@ def test_a_baseline_fills_the_same_folder(tmp_path, baselines, prompts, name):
 
 
 def test_a_half_filled_folder_is_filled_with_the_same_bytes(tmp_path, baselines, prompts, monkeypatch):
-    model, config = (
-        str(baselines["StableDiffusionPipeline"]),
-        BaselineConfig(per_prompt=1, steps=1, size=16, batch_size=2),
-    )
+    model = str(baselines["StableDiffusionPipeline"])
+    config = BaselineConfig(per_prompt=1, steps=2, size=16, batch_size=2)
     assert generate_baseline(tmp_path / "whole", model, prompts, config, device="cpu")
     images = Baseline.images
 
-    def stops(self, texts, addresses, config):
+    def stops(self, texts, addresses):
         if (2, 0) in addresses:
             raise KeyboardInterrupt
-        return images(self, texts, addresses, config)
+        return images(self, texts, addresses)
 
     monkeypatch.setattr(Baseline, "images", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -88,11 +99,95 @@ def test_a_half_filled_folder_is_filled_with_the_same_bytes(tmp_path, baselines,
 
 def test_extended_texts(tmp_path, baselines, prompts):
     model = str(baselines["StableDiffusionPipeline"])
-    config = BaselineConfig(per_prompt=1, steps=1, size=16, extended=True)
+    config = BaselineConfig(per_prompt=1, steps=2, size=16, extended=True)
     generate_baseline(tmp_path / "long", model, prompts, config, device="cpu")
     metadata = json.loads((tmp_path / "long" / "00000" / "metadata.jsonl").read_text())
     assert (metadata["prompt"], metadata["text"]) == (LINES[0]["prompt"], LINES[0]["extended"]["text"])
     assert read_manifest(tmp_path / "long").config["extended"] is True
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "StableDiffusion3Pipeline"])
+def test_files_of_half_precision_are_drawn_on_a_cpu(tmp_path, baselines, prompts, name, dtype):
+    """diffusers 0.42 alone loads a U-Net and a VAE in float32, and transformers 5 a text encoder in its file's type."""
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(baselines[name], torch_dtype=dtype)
+    pipeline.save_pretrained(tmp_path / "half")
+    config = BaselineConfig(per_prompt=1, steps=2, size=16)
+    assert generate_baseline(tmp_path / "out", str(tmp_path / "half"), prompts, config, device="cpu")
+    assert read_manifest(tmp_path / "out").facts["dtype"] == "float32"
+
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "said"),
+    [
+        (("DDIMScheduler", SD), 1000, "begins at t = 1000, past its last timestep, 999; what works: 999 or --spacing"),
+        (("DDIMScheduler", SD), 1, "begins at t = 1 of 999, not at the noisy end; what works: 2 or --spacing trailing"),
+        (("DDIMScheduler", SD), 501, "begins at t = 501 of 999, .* what works: 500 or 899$"),
+        (("DDIMScheduler", SD), 750, "begins at t = 750 of 999, .* what works: 500 or 899$"),
+        (("DDIMScheduler", SD), 300, "begins at t = 898 of 999, .* what works: 250 or 301$"),
+        (("DDIMScheduler", SD), 5000, "cannot be larger .* what works: 999$"),
+        (("PNDMScheduler", SD | {"skip_prk_steps": True}), 600, "begins at t = 600 of 999"),
+        (("PNDMScheduler", SD), 2, "takes no such number .* what works: 4"),
+        (("EulerDiscreteScheduler", SD | {"timestep_spacing": "leading"}), 1, "begins at t = 1 of 999"),
+        (("EulerDiscreteScheduler", {}), 1, "begins at t = 0 of 999, .* what works: 2 or --spacing trailing"),
+        (
+            ("DPMSolverMultistepScheduler", {}),
+            1000,
+            "repeats some of its 1000 noise levels; what works: 999 or --spacing",
+        ),
+        (
+            ("DDIMScheduler", SD | {"timestep_spacing": "trailing"}),
+            30,
+            "moves by 33 timesteps, but .* 33.33 apart; .* 25 or 40",
+        ),
+        (("LCMScheduler", {}), 60, "takes no such number .* what works: 50$"),
+    ],
+)
+def test_steps_that_a_scheduler_cannot_do_name_numbers_that_work(scheduler, steps, said):
+    name, options = scheduler
+    with pytest.raises(UserError, match=f"steps is {steps}: {name} .*{said}") as error:
+        check_steps(getattr(diffusers, name)(**options), steps)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "calls"),
+    [
+        *((("DDIMScheduler", SD), steps, steps) for steps in (2, 5, 20, 30, 50, 60, 100, 250, 500, 950, 999)),
+        *((("PNDMScheduler", SD | {"skip_prk_steps": True}), steps, steps + 1) for steps in (20, 50)),
+        *((("EulerDiscreteScheduler", {}), steps, steps) for steps in (2, 30, 999)),
+        *((("DDIMScheduler", SD | {"timestep_spacing": "trailing"}), steps, steps) for steps in (1, 8, 50, 1000)),
+        *((("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}), steps, steps) for steps in (1, 30, 1000)),
+        (("HeunDiscreteScheduler", {}), 20, 39),
+        (("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}), 50, 50),
+        (("DEISMultistepScheduler", {"timestep_spacing": "leading"}), 20, 20),
+        (("FlowMatchEulerDiscreteScheduler", {}), 1, 1),
+        (("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}), 28, 28),
+    ],
+)
+def test_steps_that_a_scheduler_can_do_are_taken_and_calls_are_counted(scheduler, steps, calls, capsys):
+    name, options = scheduler
+    assert check_steps(getattr(diffusers, name)(**options), steps) == calls
+    assert (f"calls the network {calls} times for {steps} steps" in capsys.readouterr().err) == (calls != steps)
+
+
+def test_trailing_timesteps_where_the_scheduler_knows_them(tmp_path, baselines, prompts):
+    model = str(baselines["StableDiffusionXLPipeline"])
+    config = BaselineConfig(per_prompt=1, steps=1, size=16)
+    with pytest.raises(UserError, match=r"steps is 1: .* what works: 2 or --spacing trailing"):
+        generate_baseline(tmp_path / "out", model, prompts, config, device="cpu")
+    assert not (tmp_path / "out").exists()  # so that other steps may be drawn there
+    config = replace(config, spacing="trailing")
+    assert generate_baseline(tmp_path / "out", model, prompts, config, device="cpu")
+    assert read_manifest(tmp_path / "out").config["spacing"] == "trailing"
+    for name, known in (("LCMScheduler", False), ("FlowMatchEulerDiscreteScheduler", False), ("DDIMScheduler", True)):
+        scheduler = getattr(diffusers, name)()
+        assert (_spaced(scheduler, "trailing") is not None) == known
+    with pytest.raises(UserError, match="spacing: the scheduler of a StableDiffusion3Pipeline has none to set"):
+        generate_baseline(tmp_path / "3", str(baselines["StableDiffusion3Pipeline"]), prompts, config, device="cpu")
 
 
 def test_what_is_no_baseline(tmp_path, prompts):

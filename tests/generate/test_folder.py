@@ -146,23 +146,27 @@ def answers(processes):
     return found
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_two_ranks_are_one(tmp_path, export, prompts, together):
+def test_two_ranks_are_one(tmp_path, export, prompts, monkeypatch):
     """Five prompts in batches of two: rank 0 draws prompts 0, 1 and 4, rank 1 draws 2 and 3."""
     config = GenerateConfig(per_prompt=2, steps=2, batch_size=4, threads=1)
     assert generate(tmp_path / "one", export, prompts, config, device="cpu")
-    two = tmp_path / "two"
-    if together:
-        assert "True" in answers([start_rank(rank, 2, two, export, prompts) for rank in (0, 1)])
-    else:
-        assert answers([start_rank(0, 2, two, export, prompts)]) == ["False"]
-        assert sorted(path.name for path in two.iterdir()) == ["00000", "00001", "00004", "manifest.json"]
-        assert not read_manifest(two, must_be_complete=False).complete
-        (two / "00000" / "samples" / ".tmp-0-killed.png").write_bytes(b"half")
-        (two / "00001" / "samples" / "0001.png").unlink()  # gone before the others are there
-        assert answers([start_rank(1, 2, two, export, prompts)]) == ["False"]
-        assert answers([start_rank(0, 2, two, export, prompts)]) == ["True"]
-    assert tree(two) == tree(tmp_path / "one")
+    assert "True" in answers([start_rank(rank, 2, tmp_path / "both", export, prompts) for rank in (0, 1)])
+    two = tmp_path / "two"  # one after the other
+
+    def as_rank(rank):
+        with monkeypatch.context() as patch:
+            patch.setenv("RANK", str(rank))
+            patch.setenv("WORLD_SIZE", "2")
+            return generate(two, export, prompts, config, device="cpu")
+
+    assert as_rank(0) is None
+    assert sorted(path.name for path in two.iterdir()) == ["00000", "00001", "00004", "manifest.json"]
+    assert not read_manifest(two, must_be_complete=False).complete
+    (two / "00000" / "samples" / ".tmp-0-killed.png").write_bytes(b"half")
+    (two / "00001" / "samples" / "0001.png").unlink()  # gone before the others are there
+    assert as_rank(1) is None
+    assert as_rank(0) == two
+    assert tree(two) == tree(tmp_path / "both") == tree(tmp_path / "one")
     assert generate(two, export, prompts, config, device="cpu")  # one process finds it done
 
 

@@ -43,6 +43,7 @@ def generate(
     guidance_interval: tuple[float, float] | None = None,
     sampler: Annotated[str, "ddim, ddpm, dpmpp_2m, or your own: FILE.py:FUNCTION."] = "ddim",
     size: Annotated[int | None, "For --model: side of the images in pixels; the pipeline's own by default."] = None,
+    spacing: Literal["trailing"] | None = None,
     seed: Annotated[int, "Image k of prompt i is a function of (seed, i, k)."] = 0,
     batch_size: Annotated[int | None, "Images drawn at once; 32, or 4 with --model, by default."] = None,
     compute: Literal["fp32", "bf16"] = "fp32",
@@ -58,6 +59,8 @@ def generate(
             or caption (another one: FILE:COLUMN); teaser, figure4 or geneval;
             coco:FILE or coco-30k:FILE (COCO's captions_*.json), dpg:FILE (csv); or a directory made by caption.
         guidance_interval: Low and high t (0 clean, 1 noise) between which guidance acts; everywhere by default.
+        spacing: For --model: timesteps that start at the noisy end, where the pipeline's scheduler has such a spacing;
+            its own by default.
         compute: Number format of the network. bf16 is several times faster on a GPU, twice on a CPU that has it;
             images differ a little.
     """
@@ -73,11 +76,11 @@ def generate(
             )
         from tessera.generate.baselines import BaselineConfig, generate_baseline
 
-        if generate_baseline(out, model, prompts, BaselineConfig(size=size, **given), device=device):
+        if generate_baseline(out, model, prompts, BaselineConfig(size=size, spacing=spacing, **given), device=device):
             say(out)
         return
-    if export is None or size is not None:
-        raise UserError("give an export, or --model with a diffusers pipeline, which alone takes --size")
+    if export is None or size is not None or spacing is not None:
+        raise UserError("give an export, or --model with a diffusers pipeline, which alone takes --size and --spacing")
     source = prompts if prompt is None else [prompt]
     if source is None or (prompts is not None and prompt is not None):
         raise UserError('give either a prompt, or --prompts with a file, "teaser" or "figure4"')

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ from tessera.images import image_grid, write_png
 from tessera.progress import progress
 from tessera.prompts.read import Prompts, load_prompts
 from tessera.stages import open_stage, read_manifest
-
-if TYPE_CHECKING:
-    from tessera.generate.pipeline import Pipeline
 
 Draw = Callable[[Sequence[str], Sequence[tuple[int, int]]], NDArray[np.uint8]]
 """Texts and their addresses (prompt index, k) -> uint8 (B, S, S, 3)."""
@@ -115,16 +112,24 @@ def generate(
 
     set_threads(config.threads)
     pipeline = Pipeline.load(export, device, DTYPES[config.compute], compile=config.compile)
+    info, scale = pipeline.info, config.guidance_scale
     used = {
-        "steps": pipeline.info.sampling_steps if config.steps is None else config.steps,
-        "guidance_scale": pipeline.info.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+        "steps": info.sampling_steps if config.steps is None else config.steps,
+        "guidance_scale": info.guidance_scale if scale is None else scale,
     }
     options = used | {"seed": config.seed, "guidance_interval": config.guidance_interval, "sampler": sampler}
-    if rank() == 0:
-        _report_cut_prompts([text for _, text in loaded.rows], pipeline)
+    texts = [text for _, text in loaded.rows]
+    cut = pipeline.cut_prompts(texts) if rank() == 0 else {}
+    numbers = [number for number, text in enumerate(texts) if text in cut]
+    if numbers:
+        print(
+            f"generate: {len(numbers)} of {len(texts)} prompts are cut to the {pipeline.text_encoder.max_tokens} tokens"
+            f" that the text encoder reads; the first is number {numbers[0]}, of {cut[texts[numbers[0]]]} tokens",
+            file=sys.stderr,
+        )
     if not draw_folder(out, loaded, config, lambda texts, addresses: pipeline.images(texts, addresses, **options)):
         return None
-    stage.finish(counts=counts(config, loaded), facts=used | {"image_size": pipeline.info.image_size})
+    stage.finish(counts=counts(config, loaded), facts=used | {"image_size": info.image_size})
     return out
 
 
@@ -144,53 +149,34 @@ def _fresh_folder(name: str, described: dict[str, Any], export: Path) -> Path:
     return Path("samples") / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
-def _report_cut_prompts(texts: Sequence[str], pipeline: "Pipeline") -> None:
-    """Print one line on stderr where texts are longer than their encoder takes."""
-    cut = pipeline.cut_prompts(texts)
-    numbers = [number for number, text in enumerate(texts) if text in cut]
-    if numbers:
-        print(
-            f"generate: {len(numbers)} of {len(texts)} prompts are cut to the {pipeline.text_encoder.max_tokens} tokens"
-            f" that the text encoder reads; the first is number {numbers[0]}, of {cut[texts[numbers[0]]]} tokens",
-            file=sys.stderr,
-        )
-
-
 def draw_folder(out: Path, prompts: Prompts, config: FolderConfig, draw: Draw) -> bool:
     """Draw what is missing in `out`; under torchrun, this rank's share of it. Returns whether every image is there."""
     rows, per_prompt = prompts.rows, config.per_prompt
     folders = [out / f"{i:05d}" for i in range(len(rows))]
     finished = [_finished(folder, per_prompt) for folder in folders]
     per_batch = max(1, config.batch_size // per_prompt)
-    starts = list(range(0, len(rows), per_batch))[rank() :: world_size()]  # of this rank's batches
-    batches = [range(start, min(start + per_batch, len(rows))) for start in starts]
+    starts = range(0, len(rows), per_batch)[rank() :: world_size()]  # of this rank's batches
+    batches = [range(len(rows))[start : start + per_batch] for start in starts]
     states = [finished[i] for members in batches for i in members]
     with progress("generate", len(states) * per_prompt, completed=sum(states) * per_prompt) as bar:
         for members in batches:
             if all(finished[i] for i in members):
                 continue
-            images = _draw_batch(draw, [rows[i][1] for i in members], members, config)
-            for i, drawn in zip(members, images):
+            # Whole prompts; one with more images than a batch holds is split.
+            wanted = [(rows[i][1], (i, k)) for i in members for k in range(per_prompt)]
+            parts = [wanted[start : start + config.batch_size] for start in range(0, len(wanted), config.batch_size)]
+            images = np.concatenate([draw([text for text, _ in part], [place for _, place in part]) for part in parts])
+            for i, drawn in zip(members, images.reshape(len(members), per_prompt, *images.shape[1:])):
                 if not finished[i]:
                     _write_prompt(folders[i], *rows[i], drawn)
                     bar.advance(per_prompt)
     return world_size() == 1 or all(_finished(folder, per_prompt) for folder in folders)
 
 
-def _draw_batch(draw: Draw, texts: list[str], members: range, config: FolderConfig) -> NDArray[np.uint8]:
-    """Draw one batch, uint8 (prompts, per_prompt, S, S, 3); a prompt with more images than a batch holds is split."""
-    rows = [(text, (i, k)) for text, i in zip(texts, members) for k in range(config.per_prompt)]
-    parts = [rows[start : start + config.batch_size] for start in range(0, len(rows), config.batch_size)]
-    images = np.concatenate([draw([text for text, _ in part], [where for _, where in part]) for part in parts])
-    return images.reshape(len(members), config.per_prompt, *images.shape[1:])
-
-
 def _finished(directory: Path, per_prompt: int) -> bool:
     # The metadata file is written last, so it alone says that the images are whole; somebody may have deleted some.
-    samples = directory / "samples"
-    return (directory / "metadata.jsonl").is_file() and all(
-        (samples / f"{k:04d}.png").is_file() for k in range(per_prompt)
-    )
+    files = [directory / "metadata.jsonl", *(directory / "samples" / f"{k:04d}.png" for k in range(per_prompt))]
+    return all(file.is_file() for file in files)
 
 
 def _write_prompt(directory: Path, metadata: dict[str, Any], text: str, images: NDArray[np.uint8]) -> None:
@@ -200,6 +186,6 @@ def _write_prompt(directory: Path, metadata: dict[str, Any], text: str, images: 
         write_png(directory / "samples" / f"{k:04d}.png", image)
     if len(images) > 1:
         write_png(directory / "grid.png", image_grid(images))
-    line = json.dumps({**metadata, "text": text}, ensure_ascii=False)
     with atomic_path(directory / "metadata.jsonl", durable=False) as temporary:
+        line = json.dumps({**metadata, "text": text}, ensure_ascii=False)
         temporary.write_text(line + "\n", encoding="utf-8", newline="\n")

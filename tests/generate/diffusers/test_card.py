@@ -38,6 +38,7 @@ def test_a_card_says_what_is_known():
     for text in (
         "# foxes",
         'tessera.load_pipeline("me/foxes")',
+        'DiffusionPipeline.from_pretrained("me/foxes", trust_remote_code=True)',
         "| arm | ta_ia |",
         "| training images seen | 1,234 |",
         f"{network.parameter_count:,} parameters",

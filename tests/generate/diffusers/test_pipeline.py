@@ -89,7 +89,8 @@ def run_python(program, *arguments, cwd=None):
     return subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True).stdout
 
 
-def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path):
+def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path, monkeypatch):
+    """By diffusers alone with the user's flag, which imports no tessera itself, and by tessera."""
     expected = {}
     for kind in NETWORKS:  # both in one process: importing diffusers takes seconds
         pipe = load_pipeline(save_network(tmp_path / "export" / kind, kind), device="cpu")
@@ -98,26 +99,58 @@ def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path):
         expected[kind] = pixels(pipe, noise)
     np.save(tmp_path / "noise.npy", noise.numpy())
     program = (
-        "import sys, json, numpy as np, torch, tessera\n"
+        "import sys, json, numpy as np, torch\n"
+        "from diffusers import DiffusionPipeline\n"
         "torch.set_num_threads(1)\n"
         "noise = torch.from_numpy(np.load('noise.npy'))\n"
-        "for kind in sys.argv[2:]:\n"
-        "    images = tessera.load_pipeline(kind, device='cpu')(json.loads(sys.argv[1]), latents=noise).images\n"
-        "    np.save(f'{kind}.npy', np.stack([np.asarray(image) for image in images]))\n"
+        "try:\n"
+        "    DiffusionPipeline.from_pretrained(sys.argv[2])\n"
+        "except ValueError as error:\n"
+        "    assert 'Pass `trust_remote_code=True`' in str(error), error\n"
+        "assert 'tessera' not in sys.modules\n"
+        "pipes = {f'{kind}-flag': DiffusionPipeline.from_pretrained(kind, trust_remote_code=True)"
+        " for kind in sys.argv[2:]}\n"
+        "flags = {'custom_pipeline': 'tessera_pipeline', 'trust_remote_code': True}\n"
+        "pipes['dit-custom'] = DiffusionPipeline.from_pretrained('dit', **flags)\n"
+        "import tessera\n"
+        "pipes |= {f'{kind}-own': tessera.load_pipeline(kind, device='cpu') for kind in sys.argv[2:]}\n"
+        "for name, pipe in pipes.items():\n"
+        "    images = pipe(json.loads(sys.argv[1]), latents=noise).images\n"
+        "    np.save(f'{name}.npy', np.stack([np.asarray(image) for image in images]))\n"
     )
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # diffusers copies the code there
     run_python(program, json.dumps(PROMPTS), *NETWORKS, cwd=tmp_path)
-    for kind in NETWORKS:
-        np.testing.assert_array_equal(np.load(tmp_path / f"{kind}.npy"), expected[kind])
+    for file in [f"{kind}-{way}" for kind in NETWORKS for way in ("flag", "own")] + ["dit-custom"]:
+        np.testing.assert_array_equal(np.load(tmp_path / f"{file}.npy"), expected[file.partition("-")[0]])
+
+
+def test_the_code_of_a_folder_names_what_is_missing(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path)
+    for file in (tmp_path / "tessera_pipeline.py", tmp_path / "transformer" / "tessera_transformer.py"):
+        program = file.read_text(encoding="utf-8")
+        found: dict = {}
+        exec(program, found)
+        assert found[{"tessera_pipeline": "TesseraPipeline"}.get(file.stem, "TesseraTransformer")].__doc__
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "tessera", None)
+            patch.setitem(sys.modules, "tessera.generate.diffusers.pipeline", None)
+            patch.setitem(sys.modules, "tessera.generate.diffusers.model", None)
+            with pytest.raises(ImportError, match=r'this model needs tessera: pip install "tessera-t2i\[hub\]"'):
+                exec(program, {})
 
 
 def test_saved_folder_is_known_to_diffusers_and_to_tessera(pipe, export, noise, tmp_path):
     pipe.save_pretrained(tmp_path)
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    parts = ["transformer/config.json", "transformer/manifest.json", "transformer/model.safetensors"]
-    assert files == ["README.md", "model_index.json", *parts]
+    parts = [f"transformer/{name}" for name in ("config.json", "manifest.json", "model.safetensors")]
+    parts.append("transformer/tessera_transformer.py")
+    assert files == ["README.md", "model_index.json", "tessera_pipeline.py", *parts]
     index = read_json(tmp_path / "model_index.json")
-    assert index["_class_name"] == "TesseraPipeline"
-    assert index["transformer"] == ["tessera.generate.diffusers.model", "TesseraTransformer"]
+    assert index["_class_name"] == ["tessera_pipeline", "TesseraPipeline"]
+    assert index["transformer"] == ["tessera_transformer", "TesseraTransformer"]
+    assert str(tmp_path) not in json.dumps(index)
+    for name in ("tessera_pipeline.py", "transformer/tessera_transformer.py"):
+        (tmp_path / name).write_text("raise SystemExit('the code of a folder was run')")  # tessera runs its own
     again = TesseraPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     np.testing.assert_array_equal(pixels(again, noise), pixels(pipe, noise))
@@ -195,7 +228,15 @@ def test_push_to_hub_publishes_weights_and_card(pipe, monkeypatch):
     pipe.push_to_hub("me/foxes", "first", private=True, data="Renders of shapes.")
     assert seen["create"] == ("me/foxes", True)
     assert seen["upload"] == ("me/foxes", "first")
-    assert seen["files"] == ["README.md", "config.json", "manifest.json", "model.safetensors", "model_index.json"]
+    code = ["tessera_pipeline.py", "tessera_transformer.py"]
+    assert seen["files"] == [
+        "README.md",
+        "config.json",
+        "manifest.json",
+        "model.safetensors",
+        "model_index.json",
+        *code,
+    ]
     assert "Renders of shapes." in seen["card"]
 
 

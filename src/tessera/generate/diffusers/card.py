@@ -1,7 +1,9 @@
 """The model card (README.md) that goes with published weights: use, recipe, data, scores and licenses."""
 
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from tessera import __version__
@@ -22,11 +24,9 @@ def score_lines(scores: Mapping[str, Any] | str | Path) -> list[str]:
     directory), whose protocols stand below the table. Raises UserError when there is no score in it.
     """
     protocols: dict[str, None] = {}
-    if isinstance(scores, Mapping):
-        numbers = scores
-    else:
-        path = Path(scores)
-        path = path / "scores.json" if path.is_dir() else path
+    numbers: Mapping[str, Any] = scores if isinstance(scores, Mapping) else {}
+    if not isinstance(scores, Mapping):
+        path = Path(scores) / "scores.json" if Path(scores).is_dir() else Path(scores)
         found = read_json(path)
         try:
             numbers = {number["metric"]: number for number in found["numbers"]}
@@ -35,9 +35,8 @@ def score_lines(scores: Mapping[str, Any] | str | Path) -> list[str]:
             raise UserError(f"{path}: is not the scores.json of `tessera evaluate`") from None
     rows = []
     for name, entry in numbers.items():
-        value, low, high = entry, None, None
-        if isinstance(entry, Mapping):
-            value, low, high = (entry.get(key) for key in ("value", "low", "high"))
+        found = entry if isinstance(entry, Mapping) else {"value": entry}
+        value, low, high = (found.get(key) for key in ("value", "low", "high"))
         if isinstance(value, int | float):
             interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
             rows.append(f"| {name} | {value:.4g} | {interval} |")
@@ -64,43 +63,38 @@ def model_card(
     kind = {"DiT": "DiT-I", "RIN": "CAD-I"}[type(network).__name__]
     name = repo_id.split("/")[-1] if repo_id else f"{kind} {info.arm}".strip()
     shape = ", ".join(f"{key} {value}" for key, value in to_dict(network.config).items() if key != "kind")
-    front = ["library_name: diffusers", "pipeline_tag: text-to-image", f"license: {license or 'other'}"]
-    if license is None:
-        front += ["license_name: not-stated"]
-    front += ["tags:", "- text-to-image", "- diffusers", "- tessera"]
     clip = "none" if info.clip_denoised is None else f"{info.clip_denoised:g}"
-    recipe = [
-        ("network", f"{kind}, {network.parameter_count:,} parameters ({shape})"),
-        ("arm", info.arm or "none named"),
-        ("training images seen", f"{info.num_images:,}"),
-        ("noise schedule", info.noise_schedule),
-        ("the network predicts", info.prediction),
-        ("latents", f"`{info.latent_codec}`, minus {_numbers(info.latent_shift)}, times {_numbers(info.latent_scale)}"),
-        ("text encoder", f"`{info.text_encoder}`"),
-        ("image", f"{info.image_size} x {info.image_size} pixels"),
-        ("sampling", f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}, x0 clamped at: {clip}"),
-    ]
-    lines = ["---", *front, "---", "", f"# {name}", ""]
-    lines += ["A text-to-image diffusion model trained with tessera, after the paper"]
-    lines += ['"How far can we go with ImageNet for Text-to-Image generation?".', "", "## Use", ""]
-    lines += ["```python", "import tessera  # pip install tessera-t2i[hub]", ""]
-    lines += [f'pipe = tessera.load_pipeline("{repo_id or "this folder or repository"}")']
-    lines += ['image = pipe("a red fox on fresh snow").images[0]', "```", "", "## Recipe", "", "| | |", "|---|---|"]
-    lines += [f"| {label} | {text} |" for label, text in recipe]
-    lines += ["", "## Data", "", data or "Not stated by who published these weights.", ""]
-    if info.inputs:
-        lines += ["Directories it was trained from, by the sha256 of their manifests:", ""]
-        lines += [*(f"- {label}: `{sha256}`" for label, sha256 in info.inputs), ""]
-    lines += ["## Scores", "", *(["None were given."] if scores is None else score_lines(scores))]
-    lines += ["", "## Licenses", ""]
-    lines += [f"- Weights: {license or 'not stated'}. The training images have terms of their own, which may bind"]
-    lines += ["  the use of weights trained on them; ImageNet's allow non-commercial research and teaching only."]
+    recipe = {
+        "network": f"{kind}, {network.parameter_count:,} parameters ({shape})",
+        "arm": info.arm or "none named",
+        "training images seen": f"{info.num_images:,}",
+        "noise schedule": info.noise_schedule,
+        "the network predicts": info.prediction,
+        "latents": f"`{info.latent_codec}`, minus {_numbers(info.latent_shift)}, times {_numbers(info.latent_scale)}",
+        "text encoder": f"`{info.text_encoder}`",
+        "image": f"{info.image_size} x {info.image_size} pixels",
+        "sampling": f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}, x0 clamped at: {clip}",
+    }
+    inputs = ["Directories it was trained from, by the sha256 of their manifests:", ""] if info.inputs else []
+    inputs += [*(f"- {label}: `{sha256}`" for label, sha256 in info.inputs), ""] if info.inputs else []
+    parts = []
     for part in (info.latent_codec, info.text_encoder):
         own = part.partition(":")[0] in OWN_PARTS
         terms = "part of tessera, Apache-2.0" if own else "not contained here; fetched by its id, under its own license"
-        lines += [f"- `{part}`: {terms}."]
-    lines += ["- The code, tessera: Apache-2.0.", "", f"Written by tessera {__version__}.", ""]
-    return "\n".join(lines)
+        parts.append(f"- `{part}`: {terms}.")
+    values = {
+        "license": f"license: {license}" if license else "license: other\nlicense_name: not-stated",
+        "name": name,
+        "where": repo_id or "this folder or repository",
+        "recipe": "\n".join(f"| {label} | {text} |" for label, text in recipe.items()),
+        "data": "\n".join([data or "Not stated by who published these weights.", "", *inputs]),
+        "scores": "\n".join(["None were given."] if scores is None else score_lines(scores)),
+        "weights": license or "not stated",
+        "parts": "\n".join(parts),
+        "version": __version__,
+    }
+    template = resources.files("tessera").joinpath("assets", "model_card.md").read_text(encoding="utf-8")
+    return Template(template).substitute(values)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -5,9 +5,11 @@ first image. Encoding, sampling and decoding are `tessera.generate.pipeline`'s.
 
 A folder of `save_pretrained`:
 
-model_index.json     diffusers' list of the parts
-transformer/         an export (config.json, model.safetensors, manifest.json), which `tessera generate` reads too
-README.md            the model card
+model_index.json      diffusers' list of the parts
+tessera_pipeline.py   names this class, for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`
+transformer/          an export (config.json, model.safetensors, manifest.json), which `tessera generate` reads too; and
+                      tessera_transformer.py, which names the network's class
+README.md             the model card
 
 B = images of a call, (C, h, w) = shape of one image's latents, S = image side in pixels.
 """
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from tessera.config import UserError
 from tessera.devices import pick_device
-from tessera.files import atomic_path, read_json
+from tessera.files import atomic_path, read_json, write_json
 from tessera.generate.diffusers.arguments import check_size, check_whole, start_noise, texts, warn_of_cuts
 from tessera.generate.diffusers.card import model_card
 from tessera.generate.diffusers.model import INDEX_FILE, PART, TesseraTransformer, fetch, only_safetensors
@@ -37,6 +39,15 @@ from tessera.records import DenoiserState, TextEncoding
 from tessera.weights.export import CONFIG_FILE, load_export
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+_CODE = '''"""What diffusers runs with trust_remote_code=True: takes {name} from the installed tessera."""
+
+import importlib
+
+try:
+    {name} = importlib.import_module("{module}").{name}
+except ImportError as error:
+    raise ImportError('this model needs tessera: pip install "tessera-t2i[hub]"') from error
+'''
 
 StepCallback = Callable[["TesseraPipeline", int, float, dict[str, Tensor]], Any]
 
@@ -219,6 +230,16 @@ class TesseraPipeline(DiffusionPipeline):
         network, info = self.transformer.denoiser, self.transformer.info
         card = model_card(network, info, repo_id=repo_id, scores=scores, data=data, license=license)
         super().save_pretrained(folder)
+        index = read_json(folder / INDEX_FILE)
+        for place, key, kind in ((folder, "_class_name", type(self)), (folder / PART, PART, TesseraTransformer)):
+            # diffusers looks for a class that it does not know in a file of this name, and runs it when it may.
+            index[key] = [f"tessera_{'pipeline' if place == folder else PART}", kind.__name__]
+            with atomic_path(place / f"{index[key][0]}.py") as path:
+                path.write_text(
+                    _CODE.format(name=kind.__name__, module=kind.__module__), encoding="utf-8", newline="\n"
+                )
+        index.pop("_name_or_path", None)  # where it was loaded from
+        write_json(folder / INDEX_FILE, index)
         with atomic_path(folder / "README.md") as path:
             path.write_text(card, encoding="utf-8")
         if push_to_hub:
@@ -241,12 +262,26 @@ class TesseraPipeline(DiffusionPipeline):
         return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
+    def load_config(cls, *arguments: Any, **options: Any) -> Any:
+        """Read model_index.json, with this class and its network's for the folder's files, none of which is run."""
+        config: Any = super().load_config(*arguments, **options)
+        if isinstance(config, dict) and _class_of(config) == cls.__name__:
+            config |= {"_class_name": cls.__name__, PART: [TesseraTransformer.__module__, TesseraTransformer.__name__]}
+        return config
+
+    @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
         """Fetch the files of a Hub repository into the local cache, and return their folder.
 
         diffusers' own refuses parts whose class is in a package it does not know.
         """
         return str(fetch(pretrained_model_name, **kwargs))
+
+
+def _class_of(index: Any) -> str | None:
+    """Return the pipeline's class of a model_index.json, by name or as [file, name]."""
+    kind: Any = index.get("_class_name") if isinstance(index, dict) else None
+    return kind[-1] if isinstance(kind, list) and kind else kind
 
 
 def _as_output(drawer: Pipeline, latents: Tensor, output_type: str) -> Any:
@@ -273,8 +308,7 @@ def load_pipeline(
     if not folder.is_dir():
         folder = fetch(str(path_or_repo))
     if (folder / INDEX_FILE).is_file():
-        index = read_json(folder / INDEX_FILE)
-        kind = index.get("_class_name") if isinstance(index, dict) else None
+        kind = _class_of(read_json(folder / INDEX_FILE))
         if kind != TesseraPipeline.__name__:
             raise UserError(f"{folder / INDEX_FILE}: is of a {kind}, not of a {TesseraPipeline.__name__}")
         folder = folder / PART
