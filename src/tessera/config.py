@@ -48,7 +48,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config", path
     """Build the dataclass `cls` from `data`, the inverse of `to_dict`.
 
     where: a file or a word that begins each message. path: the place of `data` in a larger configuration.
-    Supports int, float, bool, str, None, Literal, tuples, Optional, dataclasses and unions of dataclasses.
+    Supports int, float, bool, str, None, Literal, tuples, Optional, dataclasses and unions of dataclasses; a Mapping
+    holds any JSON.
     Raises UserError for an unknown field, a missing one, a wrong type or a value that the class refuses.
     """
     if not isinstance(data, Mapping):
@@ -216,6 +217,8 @@ def _to_json(value: Any, hint: Any) -> Any:
         return {"kind": type(value).__name__, **fields} if len(_dataclasses(hint)) > 1 else fields
     if isinstance(value, tuple | list):
         return [_to_json(item, _element(hint, index)) for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return dict(value)
     if value is None or isinstance(value, bool | str):
         return value
     # 1 and 1.0 are equal, but their JSON is not: a float field is always written as a float.
@@ -240,6 +243,8 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise UserError(f"{where}: field '{path}' must have {len(arguments)} elements, not {len(value)}")
         return tuple(_convert(_element(hint, i), item, where, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin is Mapping and isinstance(value, Mapping):
+        return value
     if hint is float and type(value) in (int, float):
         with contextlib.suppress(OverflowError):  # an integer beyond all floats
             if math.isfinite(value):
@@ -278,8 +283,8 @@ def _type_name(hint: Any) -> str:
     names = {int: "an integer", float: "a finite number", bool: "true or false", str: "a string", type(None): "null"}
     if len(_members(hint)) > 1:
         return " or ".join(_type_name(member) for member in _members(hint))
-    if typing.get_origin(hint) is tuple:
-        return "a list"
+    if typing.get_origin(hint) in (tuple, Mapping):
+        return "a list" if typing.get_origin(hint) is tuple else "an object"
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"

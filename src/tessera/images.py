@@ -27,6 +27,9 @@ MAX_PIXELS = 100_000_000
 _SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm ico avif jp2"
 READABLE = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 """Suffixes of image files that can be read."""
+_OTHER_SUFFIXES = "heic heif jxl svg psd tga eps raw dng cr2 cr3 nef arw"
+UNREADABLE = frozenset(f".{suffix}" for suffix in _OTHER_SUFFIXES.split())
+"""Suffixes of image files that cannot be read, and are reported rather than skipped."""
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _MAX_METADATA = 16 * 2**20  # bytes of one color profile or XMP of a PNG file

@@ -14,8 +14,8 @@ from evaluate.quality.test_evaluate import SMALL, nets, write_samples
 from tessera import metrics
 from tessera.config import UserError
 from tessera.evaluate.intervals import paired_difference
-from tessera.evaluate.quality.config import QualityConfig
 from tessera.evaluate.quality.evaluate import evaluate_quality
+from tessera.evaluate.quality.metrics import QualityConfig
 from tessera.evaluate.scores import LeftOutBlocks, Number, Protocol, Scores, read_scores, write_scores
 from tessera.report.differences import pairs_of
 from tessera.report.measured import measured_tables

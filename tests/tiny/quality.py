@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tessera.evaluate.quality.config import QualityConfig
+from tessera.evaluate.quality.metrics import QualityConfig
 from tessera.stages import open_stage
 
 WORDS = ["a red fox", "two blue cups", "a small house of grey stone under a pale sky, " * 4]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tessera.evaluate.miniature.evaluate import score_numbers
+from tessera.evaluate.intervals import task_numbers
+from tessera.evaluate.miniature.evaluate import MEASURES
 from tessera.evaluate.miniature.seam import VISIBLE
 from tessera.evaluate.scores import Protocol, Scores
 from tessera.prompts.geneval import TASKS
@@ -35,5 +36,5 @@ def miniature_scores(
     about = {"metric": "miniature", "name": "geneval-miniature-1", "encoder_sha256": "0", "prompts_sha256": "0"}
     about |= {"images": len(items), "settings": {"extended": extended}, **protocol}
     facts = {"judge": dict(judge or {}), "images": len(items), "prompts": len({item["prompt"] for item in items})}
-    numbers = score_numbers(items, Protocol(**about))
+    numbers = task_numbers(items, MEASURES, Protocol(**about), TASKS.index)
     return Scores(kind="miniature", name=name, numbers=numbers, items=tuple(items), facts=facts)

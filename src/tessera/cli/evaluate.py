@@ -134,11 +134,11 @@ def quality(
     """
     from tessera.config import UserError
     from tessera.devices import pick_device
-    from tessera.evaluate.quality.config import QualityConfig
     from tessera.evaluate.quality.evaluate import evaluate_quality
-    from tessera.evaluate.quality.metrics import load_metric
+    from tessera.evaluate.quality.metrics import QualityConfig, load_metric
 
     config = QualityConfig(metrics=metrics, prdc=prdc, rounding=rounding, batch_size=batch_size)
+    chosen = [load_metric(metric) for metric in config.metrics]
     for directory in (samples, reference):
         if not directory.is_dir():
             raise UserError(f"{directory}: there is no such directory")
@@ -152,7 +152,7 @@ def quality(
     where = pick_device(device)
     networks = {
         key: NETWORKS[key].load(models.get(key, NETWORKS[key].model), where, **options.get(key, {}))
-        for key in dict.fromkeys(load_metric(metric).network for metric in config.metrics)
+        for key in dict.fromkeys(metric.network for metric in chosen)
     }
     if evaluate_quality(
         out, samples, reference, networks, config, prompts=prompts, name=name, num_images=num_images, cache=cache

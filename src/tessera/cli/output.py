@@ -43,20 +43,22 @@ def say_report(page: Path, text: str = "", **more: Any) -> None:
 
 def say_scores(out: Path) -> None:
     """Print the numbers of a scores.json, each with its interval or the reason for none."""
-    from tessera.evaluate.scores import read_scores
+    from tessera.evaluate.scores import notes, read_scores
     from tessera.report.tables import Cell, add_labels, label
 
     scores = read_scores(out)
     add_labels(scores)
     numbers = scores.numbers
     fields = ("metric", "value", "low", "high", "interval", "n")
-    say(out, numbers=[{name: getattr(number, name) for name in fields} for number in numbers])
+    say(out, numbers=[{name: getattr(number, name) for name in fields} for number in numbers], notes=notes(scores))
     if as_json:
         return
     cells = [(label(n.metric)[:-2], Cell(n.value, n.low, n.high, n.interval or "")) for n in numbers]
     width = max((len(name) for name, _ in cells), default=0)
     for name, cell in cells:
         print(f"  {name:{width}}  {cell.text():>8}  {cell.interval() or cell.how.replace('none:', 'no interval:')}")
+    for note in notes(scores):
+        print(f"  {note}")
 
 
 def say_files(paths: Sequence[Path]) -> None:

@@ -5,8 +5,9 @@ CLIPScores the bootstrap's. A distance to a reference is no mean: its difference
 block of prompts left out of both models (`tessera.metrics.jackknife`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from tessera.config import UserError
 from tessera.evaluate.scores import Number, Over, Protocol, Scores, require_comparable
 from tessera.metrics import Interval, LeftOut, paired_bootstrap, paired_jackknife, share_difference, share_interval
+from tessera.prompts.geneval import TASKS
 
 WILSON = "Wilson's score interval over prompts"
 """The method of a share's interval."""
@@ -39,18 +41,33 @@ def share_number(
     over: Over | None = "items",
 ) -> Number:
     """Return the number `metric`: the mean of `values` as in `mean_interval`. over: "tags" if tags are given."""
-    interval = mean_interval(values, prompts, tags, most)
     return Number(
         metric=metric,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
+        **dataclasses.asdict(mean_interval(values, prompts, tags, most)),
         interval=WILSON,
         n=len(values),
         clusters=len(set(prompts)),
         over=over if tags is None else "tags",
-        protocol=replace(protocol, metric=metric),
+        protocol=dataclasses.replace(protocol, metric=metric),
     )
+
+
+def task_numbers(
+    items: Sequence[Mapping[str, Any]], metrics: Sequence[str], protocol: Protocol, group: Callable[[str], Any] = str
+) -> tuple[Number, ...]:
+    """Return the number of each of `metrics`, with its 95% interval over prompts; none where no image was judged by it.
+
+    Overall is the mean of the six tasks' accuracies over images, and left out unless all six are there. group: what the
+    tags are ordered by.
+    """
+    numbers = []
+    for metric in metrics:
+        rows = [item for item in items if item["values"].get(metric) is not None]
+        tags = [group(item["tag"]) for item in rows] if metric.endswith("overall") else None
+        if rows and (tags is None or len(set(tags)) == len(TASKS)):
+            values, prompts = [item["values"][metric] for item in rows], [item["prompt"] for item in rows]
+            numbers.append(share_number(metric, values, prompts, protocol, tags=tags))
+    return tuple(numbers)
 
 
 @dataclass(frozen=True)
@@ -119,25 +136,19 @@ def paired_difference(
 
 def _difference_of_distances(a: str, first: Number, b: str, second: Number) -> Interval:
     """Return the second model's number minus the first's; a, b: their names."""
-    metric = first.metric
+    found = []
     for name, number in ((a, first), (b, second)):
         if number.left_out is None:
-            none = (
-                number.interval.removeprefix("none: ")
-                if number.low is None
-                else "its values without blocks are missing"
-            )
-            raise UserError(f"{metric}: {name} has no interval: {none}")
+            reason = "its values without blocks are missing" if number.low is not None else number.interval
+            raise UserError(f"{first.metric}: {name} has no interval: {reason.removeprefix('none: ')}")
         if number.left_out.dealt is None:
-            raise UserError(f"{metric}: the prompts of {name} are not known; give them by --prompts")
-    assert first.left_out is not None
-    assert second.left_out is not None
-    if (first.left_out.dealt, first.left_out.sizes) != (second.left_out.dealt, second.left_out.sizes):
-        raise UserError(f"{metric}: {a} and {b} drew other prompts, or their blocks were dealt by another seed")
-    left = [LeftOut(number.value, np.array(number.left_out.values)) for number in (second, first) if number.left_out]
-    interval = paired_jackknife(left[0], left[1], first.left_out.sizes)
-    if interval is None:
-        raise UserError(f"{metric}: the difference is the same without any of the blocks")
+            raise UserError(f"{first.metric}: the prompts of {name} are not known; give them by --prompts")
+        found.append((number.left_out, LeftOut(number.value, np.array(number.left_out.values))))
+    (mine, before), (other, after) = found
+    if (mine.dealt, mine.sizes) != (other.dealt, other.sizes):
+        raise UserError(f"{first.metric}: {a} and {b} drew other prompts, or their blocks were dealt by another seed")
+    if (interval := paired_jackknife(after, before, mine.sizes)) is None:
+        raise UserError(f"{first.metric}: the difference is the same without any of the blocks")
     return interval
 
 

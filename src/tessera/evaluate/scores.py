@@ -17,16 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tessera.config import UserError, from_dict, nearest
+from tessera.config import UserError, check_ranges, from_dict, to_dict
 from tessera.files import read_json, write_json
 
 FILE = "scores.json"
 FORMAT = 2
-KINDS = ("quality", "geneval", "dpg", "miniature")
+Kind = Literal["quality", "geneval", "dpg", "miniature"]
 Over = Literal["items", "tags"]
 Direction = Literal["higher", "lower"]
-_NOT_COMPARED = ("versions",)
-"""Recorded, but another version of a library is not another protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +87,7 @@ class LeftOutBlocks:
     def __post_init__(self):
         if len(self.values) != len(self.sizes) or len(self.values) < 2:
             raise UserError(f"left_out: {len(self.values)} values of {len(self.sizes)} blocks; they are as many, >= 2")
-        if not all(math.isfinite(value) for value in self.values) or min(self.sizes) < 1:
-            raise UserError("left_out: values must be finite, and sizes at least 1")
+        check_ranges(self, values="(-inf, inf)", sizes="[1, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,25 +116,19 @@ class Number:
     protocol: Protocol
 
     def __post_init__(self):
-        numbers = [x for x in (self.value, self.low, self.high) if x is not None]
-        if not all(math.isfinite(x) for x in numbers):
-            raise UserError(f"{self.metric}: {numbers} must be finite")
+        check_ranges(self, value="(-inf, inf)", low="(-inf, inf)", high="(-inf, inf)", n="[1, inf)")
         if (self.low is None) != (self.high is None):
             raise UserError(f"{self.metric}: an interval has two ends; give low and high, or neither")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise UserError(f"{self.metric}: an interval from {self.low} to {self.high} ends below where it begins")
-        if self.n < 1:
-            raise UserError(f"{self.metric}: n is {self.n}, a number is of at least 1 image")
-        if self.over not in (None, "items", "tags"):
-            raise UserError(f"{self.metric}: over is {self.over!r}; known: items, tags, null")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """The numbers of one model by one judge."""
 
-    kind: str
-    """The judge; one of KINDS."""
+    kind: Kind
+    """The judge."""
     name: str
     """The model's, or arm's, name in tables."""
     numbers: tuple[Number, ...]
@@ -149,6 +140,12 @@ class Scores:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Further results, such as the judge's own accuracy."""
 
+    def __post_init__(self):
+        check_ranges(self)
+        names = [number.metric for number in self.numbers]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(f"{self.name}: the metric {min(twice)} occurs twice; give each its own name")
+
     def number(self, metric: str) -> Number | None:
         """Return the number of that metric; None if it was not measured."""
         return next((number for number in self.numbers if number.metric == metric), None)
@@ -156,23 +153,8 @@ class Scores:
 
 def write_scores(path: Path, scores: Scores) -> None:
     """Write `path`, a directory or the file scores.json itself, atomically; equal scores are equal bytes."""
-    if scores.kind not in KINDS:
-        raise UserError(f"kind is {scores.kind!r};{nearest(scores.kind, KINDS)} known: {', '.join(KINDS)}")
-    names = [number.metric for number in scores.numbers]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"{path}: the metric {twice[0]} occurs twice; give each its own name")
-    data: dict[str, Any] = {
-        "format": FORMAT,
-        "kind": scores.kind,
-        "name": scores.name,
-        "num_images": scores.num_images,
-        "facts": dict(scores.facts),
-        "numbers": [dataclasses.asdict(number) for number in scores.numbers],
-        "items": [dict(item) for item in scores.items],
-    }
     path = Path(path)
-    write_json(path if path.suffix == ".json" else path / FILE, data)
+    write_json(path if path.suffix == ".json" else path / FILE, {"format": FORMAT, **to_dict(scores)})
 
 
 def read_scores(path: Path) -> Scores:
@@ -180,25 +162,13 @@ def read_scores(path: Path) -> Scores:
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     data = read_json(path)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else None
+    found = data.pop("format", None) if isinstance(data, dict) else None
+    if found != FORMAT:
         raise UserError(f"{path}: is not a scores.json of format {FORMAT} (its format: {found!r}); judge again")
-    if data.get("kind") not in KINDS:
-        raise UserError(f"{path}: kind is {data.get('kind')!r}; known: {', '.join(KINDS)}")
-    numbers, items = data.get("numbers"), data.get("items")
-    if not isinstance(numbers, list) or not isinstance(items, list):
-        raise UserError(f"{path}: numbers and items must be lists; judge again")
-    facts, num_images = data.get("facts", {}), data.get("num_images")
-    if not isinstance(facts, dict) or type(num_images) not in (int, type(None)):
-        raise UserError(f"{path}: facts must be an object, num_images a whole number or null; judge again")
-    return Scores(
-        kind=data["kind"],
-        name=str(data.get("name", path.parent.name)),
-        numbers=tuple(_number(number, f"{path}: numbers[{i}]") for i, number in enumerate(numbers)),
-        items=tuple(_item(item, f"{path}: items[{i}]") for i, item in enumerate(items)),
-        num_images=num_images,
-        facts=facts,
-    )
+    scores = from_dict(Scores, data, f"{path}")
+    for i, item in enumerate(scores.items):
+        _check_item(item, f"{path}: items[{i}]")
+    return scores
 
 
 def comparable(a: Number, b: Number) -> list[str]:
@@ -206,7 +176,7 @@ def comparable(a: Number, b: Number) -> list[str]:
     found = []
     for part in dataclasses.fields(Protocol):
         left, right = getattr(a.protocol, part.name), getattr(b.protocol, part.name)
-        if part.name in _NOT_COMPARED or left == right:
+        if part.name == "versions" or left == right:
             continue
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             for key in sorted(left.keys() | right.keys()):
@@ -224,17 +194,23 @@ def require_comparable(a: Number, b: Number, force: bool = False) -> None:
         raise UserError(f"{a.metric}: the protocols differ ({'; '.join(unlike)}); --force compares them anyway")
 
 
+def notes(scores: Scores) -> list[str]:
+    """Return what readers of the numbers have to know of images, answers and captions, a line each."""
+    facts = scores.facts
+    found = [f"passed over: {facts['passed_over']}"] if "passed_over" in facts else []
+    if facts.get("unclear"):
+        found.append(f"{facts['unclear']:.1%} of the answers are neither yes nor no, and count as no")
+    cut = {name.partition("/captions_")[0]: share for name, share in facts.items() if name.endswith("_truncated")}
+    found += [f"{name}: {share:.1%} of the captions are cut to what it reads" for name, share in cut.items() if share]
+    return found
+
+
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that the metrics use."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions  # `version` raises for a library that is not installed
 
-    found = {}
-    for name in ("torch", "numpy", "pillow", "transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    names = ("torch", "numpy", "pillow", "transformers")
+    return {name: found.version for name in names for found in list(distributions(name=name))[:1]}
 
 
 def _short(value: Any) -> str:
@@ -242,31 +218,16 @@ def _short(value: Any) -> str:
     return f"{text[1:13]}..." if isinstance(value, str) and len(value) == 64 else text
 
 
-def _number(data: Any, where: str) -> Number:
-    """Return a number as written. Raises UserError for a field that is missing, unknown or of another type."""
-    protocol = data.get("protocol") if isinstance(data, dict) else None
-    if not isinstance(protocol, dict):
-        raise UserError(f"{where}: must be an object with a protocol that is one")
-    open_ended = {name: protocol.get(name, {}) for name in ("settings", "versions")}
-    for name, value in open_ended.items():
-        if not isinstance(value, dict):
-            raise UserError(f"{where}.protocol.{name}: must be an object, not {value!r}")
-    strict = {name: value for name, value in protocol.items() if name not in open_ended}
-    number = from_dict(Number, {**data, "protocol": strict}, where)
-    return dataclasses.replace(number, protocol=dataclasses.replace(number.protocol, **open_ended))
-
-
-def _item(data: Any, where: str) -> Mapping[str, Any]:
-    """Return the item of one image, checked as far as tables, pairs and pages need it."""
-    if not isinstance(data, dict) or not isinstance(data.get("values"), dict):
+def _check_item(item: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for an item without what tables, pairs and pages need."""
+    values = item.get("values")
+    if not isinstance(values, dict):
         raise UserError(f"{where}: must be an object with an object of values; judge again")
-    for name in ("prompt", "sample"):
-        if type(data.get(name)) is not int:
-            raise UserError(f"{where}.{name}: must be a whole number, not {data.get(name)!r}; judge again")
-    for name, value in data["values"].items():
+    fields = dict.fromkeys(("prompt", "sample"), (int, "a whole number"))
+    fields |= dict.fromkeys(("file", "text", "tag", "reason"), (str | None, "a text"))
+    for name, (kind, words) in fields.items():
+        if not isinstance(item.get(name), kind):
+            raise UserError(f"{where}.{name}: must be {words}, not {item.get(name)!r}; judge again")
+    for name, value in values.items():
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
             raise UserError(f"{where}.values.{name}: must be a number, not {value!r}; judge again")
-    for name in ("file", "text", "tag", "reason"):
-        if not isinstance(data.get(name), str | None):
-            raise UserError(f"{where}.{name}: must be a text, not {data[name]!r}; judge again")
-    return data

@@ -12,7 +12,7 @@ from tessera.config import UserError
 from tessera.metrics.arrays import as_features
 from tessera.metrics.frechet import Moments, frechet_distance, frechet_from_moments, frechet_left_out
 from tessera.metrics.jackknife import LeftOut, deal_blocks, jackknife, paired_jackknife
-from tessera.metrics.kernels import KernelDistance, cmmd, cmmd_left_out, kid, kid_left_out
+from tessera.metrics.kernels import cmmd, cmmd_left_out, kid, kid_left_out
 from tessera.metrics.neighbors import PRDC, prdc, prdc_left_out
 from tessera.metrics.resampling import Interval, bootstrap, paired_bootstrap
 from tessera.metrics.shares import share_difference, share_interval
@@ -20,7 +20,6 @@ from tessera.metrics.shares import share_difference, share_interval
 __all__ = [
     "PRDC",
     "Interval",
-    "KernelDistance",
     "LeftOut",
     "Moments",
     "bootstrap",
@@ -45,7 +44,7 @@ __all__ = [
 
 
 def cosine_scores(images: Any, texts: Any) -> np.ndarray:
-    """Cosine of each image's embedding (N, d) with its text's (N, d), -1..1. (N,)"""
+    """Return the cosine of each image's embedding (N, d) with its text's (N, d), -1..1. (N,)"""
     images, texts = as_features(images, "images"), as_features(texts, "texts")
     if images.shape != texts.shape:
         raise UserError(f"texts: embeddings of shape {texts.shape}, those of images {images.shape}; they go in pairs")
@@ -56,6 +55,5 @@ def cosine_scores(images: Any, texts: Any) -> np.ndarray:
 
 
 def clip_score(images: Any, texts: Any) -> float:
-    """Return CLIPScore (Hessel et al. 2021) as the paper reports it: the mean of 100 cosines, or 0 if that is below
-    0."""
+    """Return CLIPScore (Hessel et al. 2021) as the paper reports it: the mean of 100 cosines, at least 0."""
     return max(100.0 * float(cosine_scores(images, texts).mean()), 0.0)

@@ -25,23 +25,21 @@ class Moments:
         array = as_features(features, "features", rows=0)
         same_width(len(self.mean), array.shape[1])
         if len(array):
-            mean = array.mean(0)
-            deviations = array - mean
-            self._add(len(array), mean, deviations.T @ deviations)
+            part = Moments(array.shape[1])
+            part.count, part.mean = len(array), array.mean(0)
+            deviations = array - part.mean
+            part.scatter = deviations.T @ deviations
+            self.merge(part)
 
     def merge(self, other: "Moments") -> None:
         """Add what another one has seen."""
         same_width(len(self.mean), len(other.mean))
         if other.count:
-            self._add(other.count, other.mean, other.scatter)
-
-    def _add(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        total = self.count + count
-        delta = mean - self.mean
-        self.scatter += scatter
-        self.scatter += np.outer(delta, delta) * (self.count * count / total)
-        self.mean += delta * (count / total)
-        self.count = total
+            total, delta = self.count + other.count, other.mean - self.mean
+            self.scatter += other.scatter
+            self.scatter += np.outer(delta, delta) * (self.count * other.count / total)
+            self.mean += delta * (other.count / total)
+            self.count = total
 
     @property
     def covariance(self) -> np.ndarray:
@@ -146,13 +144,14 @@ def _centered(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, (features - mean) / math.sqrt(len(features) - 1)
 
 
-def frechet_left_out(real: Any, fake: Any, blocks: np.ndarray) -> LeftOut:
-    """Return the Frechet distance, and without each block of fake; blocks (M,): 0..B - 1, at least 2 images outside
-    each.
+def frechet_left_out(real: Any, fake: Any, blocks: np.ndarray | None) -> LeftOut:
+    """Return the Frechet distance, and without each block of fake; blocks (M,): 0..B - 1, at least 2 images outside.
 
     The moments without a block are those of all minus those of the block, so features are read once; each block then
     costs about one distance. Holds B matrices (d, d).
     """
+    if blocks is None:
+        return LeftOut(frechet_distance(real, fake), np.zeros(0))
     real, fake = as_floats(real, "real", 2), as_floats(fake, "fake", 2)
     width, count = real.shape[1], int(blocks.max()) + 1
     same_width(width, fake.shape[1])

@@ -4,20 +4,16 @@ One scheme for all distances between generated images and a reference. The gener
 those of one prompt into the same one; the number is computed anew without each block; how much these differ says how
 far it would be off with other images of the same model. What is held fixed: the reference images (their hash is
 part of a number's protocol), their number and that of the generated ones, and random subsets, by their seed. So an
-interval is about the number at this N: it does not take out the bias that N gives FID, and two models with one
-reference compare.
+interval is about the number at this N: it does not take out the bias that N gives FID.
 
-Why not the bootstrap: a resample holds some images several times and others never. It has fewer different images
-than N, and FID, whose bias grows as 1 / N, comes out about one bias too high in every resample (neighbors and
-kernels of an image with its copy fare worse). Leaving a block out puts nothing in twice.
-
-The jackknife's variance is too large on average, if anything (Efron & Stein 1981): hardly for FID, KID, CMMD, precision
-and density, which are nearly sums over the generated images; recall's interval is up to twice, coverage's up to a
-quarter as wide again as need be, for what one image adds to these depends on its neighbors.
+A bootstrap's resample holds some images several times and others never: FID, whose bias grows as 1 / N, comes out about
+one bias too high (neighbors and kernels of an image with its copy fare worse). Leaving a block out puts nothing in
+twice. The jackknife's variance is too large on average, if anything (Efron & Stein 1981): hardly for FID, KID, CMMD,
+precision and density, which are nearly sums over the generated images; recall's interval is up to twice, coverage's up
+to a quarter as wide again as need be.
 
 Two models that drew the same prompts have the same blocks. The difference of their numbers has an interval of its own,
-from leaving the same prompts out of both: what a prompt does to both alike is in neither. Without prompts in common it
-is as wide as the two intervals together, and no narrower.
+from leaving the same prompts out of both: what a prompt does to both alike is in neither.
 """
 
 import math
@@ -69,35 +65,34 @@ def jackknife(
     Blocks may be of unequal sizes (Busing, Meijer & van der Leeden 1999, Eq. 9); Student's t for their number. None
     where all blocks say the same to rounding, for example a precision of 1: that is no certainty, and no interval.
     """
-    half = _half_width(found, sizes, _largest(found))
-    if half is None:
-        return None
-    low, high = (min(max(found.value + side, least), most) for side in (-half, half))
-    return Interval(low, found.value, high)
+    return _interval(found, sizes, _largest(found), least, most)
 
 
 def paired_jackknife(a: LeftOut, b: LeftOut, sizes: Sequence[int] | np.ndarray) -> Interval | None:
-    """Return a's number minus b's with its 95% interval, the same block left out of both at a time; sizes as in
-    `jackknife`.
+    """Return a's number minus b's with its 95% interval, the same block left out of both; sizes as in `jackknife`.
 
     None where the difference is the same without any block, to the rounding of the two numbers.
     """
     if len(a.without) != len(b.without):
         raise UserError(f"b: without {len(b.without)} blocks, a without {len(a.without)}; they go in pairs")
-    difference = LeftOut(a.value - b.value, a.without - b.without)
-    half = _half_width(difference, sizes, max(_largest(a), _largest(b)))
-    return None if half is None else Interval(difference.value - half, difference.value, difference.value + half)
+    return _interval(LeftOut(a.value - b.value, a.without - b.without), sizes, max(_largest(a), _largest(b)))
 
 
-def _half_width(found: LeftOut, sizes: Sequence[int] | np.ndarray, scale: float) -> float | None:
-    """Return half the width of the 95% interval; None: it is the rounding of numbers as large as `scale`."""
+def _interval(
+    found: LeftOut, sizes: Sequence[int] | np.ndarray, scale: float, least: float = -math.inf, most: float = math.inf
+) -> Interval | None:
+    """Return the interval, cut to least..most; None: it is the rounding of numbers as large as `scale`."""
     sizes = np.asarray(sizes, dtype=np.float64)
     if len(sizes) != len(found.without) or len(sizes) < 2 or not (sizes > 0).all():
         raise UserError(f"sizes: {len(sizes)} blocks for {len(found.without)} values; give 2 or more, none empty")
     share = sizes.sum() / sizes
     pseudo = share * found.value - (share - 1) * found.without
     error = math.sqrt(float((np.square(pseudo - (pseudo / share).sum()) / (share - 1)).mean()))
-    return None if error <= 1e-9 * scale else student_t(len(sizes) - 1) * error
+    if error <= 1e-9 * scale:
+        return None
+    half = student_t(len(sizes) - 1) * error
+    low, high = (min(max(found.value + side, least), most) for side in (-half, half))
+    return Interval(low, found.value, high)
 
 
 def _largest(found: LeftOut) -> float:

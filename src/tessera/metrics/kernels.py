@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,39 +14,25 @@ from tessera.randomness import philox
 BLOCK_ROWS = 512
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelDistance:
-    """KID, over random subsets."""
-
-    value: float
-    """Mean over the subsets; unbiased, so it can be below 0."""
-    deviation: float
-    """Standard deviation over the subsets."""
-
-
-def kid(real: Any, fake: Any, subsets: int = 100, size: int = 1000, seed: int = 0) -> KernelDistance:
-    """Kernel Inception Distance (Binkowski et al. 2018): squared MMD with kernel (x y / d + 1)^3, unbiased.
+def kid(real: Any, fake: Any, subsets: int = 100, size: int = 1000, seed: int = 0) -> float:
+    """Return the Kernel Inception Distance (Binkowski et al. 2018): squared MMD with kernel (x y / d + 1)^3, unbiased.
 
     real (N, d), fake (M, d). `subsets` times `size` of each are drawn without replacement; with fewer images than
-    `size`, all of the smaller set. At least 2 of each.
+    `size`, all of the smaller set. At least 2 of each. It can be below 0.
     """
-    values = np.array([value for value, _ in _kid_subsets(real, fake, None, subsets, size, seed)])
-    return KernelDistance(value=float(values.mean()), deviation=float(values.std()))
+    return kid_left_out(real, fake, None, subsets, size, seed).value
 
 
 def kid_left_out(
-    real: Any, fake: Any, blocks: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0
-) -> LeftOut | None:
+    real: Any, fake: Any, blocks: np.ndarray | None, subsets: int = 100, size: int = 1000, seed: int = 0
+) -> LeftOut:
     """Return KID, and without each block of fake; blocks (M,): 0..B - 1.
 
-    A block is left out of the subsets that were drawn; what else is in them stays. No kernel is computed twice. None
+    A block is left out of the subsets that were drawn; what else is in them stays. No kernel is computed twice. NaN
     where a subset has fewer than 2 images outside a block.
     """
-    found = list(_kid_subsets(real, fake, blocks, subsets, size, seed))
-    without = np.stack([left for _, left in found])
-    if not np.isfinite(without).all():
-        return None
-    return LeftOut(float(np.mean([value for value, _ in found])), without.mean(0))
+    values, without = zip(*_kid_subsets(real, fake, blocks, subsets, size, seed))
+    return LeftOut(float(np.mean(values)), np.mean(without, axis=0))
 
 
 def _kid_subsets(

@@ -1,5 +1,7 @@
-"""Precision, recall, density and coverage, without ever holding all distances."""
+"""Precision, recall, density and coverage by blocks of distances, in float32 with a bound of the error."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +10,94 @@ import numpy as np
 from tessera.config import UserError
 from tessera.metrics.arrays import as_floats, same_width
 from tessera.metrics.jackknife import LeftOut
-from tessera.metrics.points import BLOCK_ENTRIES, Points, above, toward
+
+BLOCK_ENTRIES = 2**21
+"""Distances that are held at once by default, 8 MB in float32."""
+
+
+class Points:
+    """Points (N, d), centered, as a float32 table whose products with another one's rows are -distance^2 / 2.
+
+    Its rows are (x, 1, -|x|^2 / 2), and (x, -|x|^2 / 2, 1) on the left side. Rounding makes an error of at most
+    unit (|a| + |b|)^2 / 2; what a comparison cannot decide within that is computed again from `rows`, in float64.
+    """
+
+    def __init__(self, rows: np.ndarray, center: np.ndarray, scale: float, block_entries: int = BLOCK_ENTRIES):
+        """Center and scale the rows; scale: a power of 2, so that dividing by it does not round."""
+        self.rows, width, self.block_entries = rows, rows.shape[1], block_entries
+        self.table = np.empty((len(rows), width + 2), np.float32)
+        self.norms = np.empty(len(rows))
+        for part in parts(len(rows), width):
+            centered = rows[part] - center  # distances stay, rounding shrinks
+            centered *= 1 / scale
+            power = np.einsum("nd,nd->n", centered, centered)
+            self.table[part, :width] = centered
+            self.table[part, width] = 1
+            self.table[part, width + 1] = -power / 2
+            self.norms[part] = np.sqrt(power)
+        # Of the d + 2 products and their sum, of the entries, and of the two squares.
+        self.unit = (width + 16) * np.finfo(np.float32).eps / 2
+        self.scale = scale
+
+    def halves(self, rows: Any, columns: Any, other: "Points | None" = None) -> np.ndarray:
+        """Return -squared distances / 2 of some rows of this table and of another one's."""
+        left = self.table[rows].copy()
+        left[:, -2:] = left[:, :-3:-1]
+        return left @ (other or self).table[columns].T
+
+    def slack(self, rows: Any, other: "Points") -> np.ndarray:
+        """Return how far off those can be at most, (n, 1)."""
+        return self.unit / 2 * np.square(self.norms[rows, None] + other.norms.max())
+
+    def blocks(self, other: "Points") -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield (rows, -squared distances / 2 (n, M), error of each row at most (n, 1)), some rows at a time."""
+        size = max(1, self.block_entries // len(other.rows))
+        for start in range(0, len(self.rows), size):
+            rows = slice(start, min(start + size, len(self.rows)))
+            yield rows, self.halves(rows, slice(None), other), self.slack(rows, other)
+
+    def blocks_of_pairs(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """Yield (rows, columns, -squared distances / 2) of this table with itself: each pair of points once, but in the
+        blocks on the diagonal, which are a quarter as large."""
+        size = math.isqrt(self.block_entries)
+        pieces = [slice(start, min(start + size, len(self.rows))) for start in range(0, len(self.rows), size)]
+        for place, rows in enumerate(pieces):
+            middle = (rows.start + rows.stop) // 2
+            small = slice(rows.start, middle), slice(middle, rows.stop)
+            for one, other in ((0, 0), (0, 1), (1, 1)):
+                if small[one].start < small[one].stop:
+                    yield small[one], small[other], self.halves(small[one], small[other])
+            for columns in pieces[place + 1 :]:
+                yield rows, columns, self.halves(rows, columns)
+
+    def exact(self, i: np.ndarray, other: "Points", j: np.ndarray) -> np.ndarray:
+        """Return squared distances of the pairs (self_i, other_j), some at a time, in the scale of `blocks`."""
+        found = np.empty(len(i))
+        for part in parts(len(i), self.rows.shape[1]):
+            difference = np.subtract(self.rows[i[part]], other.rows[j[part]], dtype=np.float64)
+            difference *= 1 / self.scale
+            np.square(difference, out=difference)
+            found[part] = difference.sum(1)  # in NumPy's order, as others sum: it decides ties
+        return found
+
+
+def parts(rows: int, width: int) -> Iterator[slice]:
+    """Yield slices of about 2 MB in float64."""
+    step = max(1, BLOCK_ENTRIES // 8 // max(width, 1))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def above(halves: np.ndarray, bound: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pairs (i, j) that may lie above the bound (n, 1), and whether each surely does: False in doubt."""
+    low = toward(bound - slack, -np.inf)
+    flat = np.flatnonzero(halves >= low)
+    i, j = np.divmod(flat, halves.shape[1])
+    return i, j, halves.ravel()[flat] > toward(bound + slack, np.inf)[i, 0]
+
+
+def toward(values: np.ndarray, direction: float) -> np.ndarray:
+    """Return float32 values that are not less extreme than those in float64."""
+    return np.nextafter(values.astype(np.float32), np.float32(direction))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +123,7 @@ def squared_radii(points: Points, k: int, labels: np.ndarray, blocks: int, spare
     """
     count = len(points.rows)
     kept = min(k + spare, count - 1)
-    halves = np.full((count, kept), -np.inf, np.float32)
-    nearest = np.zeros((count, kept), np.int64)
+    halves, nearest = np.full((count, kept), -np.inf, np.float32), np.zeros((count, kept), np.int64)
     for rows, columns, block in points.blocks_of_pairs():
         if rows == columns:
             np.fill_diagonal(block, -np.inf)
@@ -46,19 +134,29 @@ def squared_radii(points: Points, k: int, labels: np.ndarray, blocks: int, spare
     bound = _least_kth(halves, k, labels[nearest], labels, blocks)
     # The true k-th is at most 2 slacks away from this one, and what it competes with another one.
     rivals = halves >= toward(bound - 2 * slack, -np.inf)
-    i, place = np.nonzero(rivals)
-    exact = np.full((count, kept), np.inf)
-    exact[i, place] = points.exact(i, points, nearest[i, place])
-    radii, without = _kth_smallest(exact, k), np.zeros((count, blocks))
-    for block in range(blocks):
-        others = labels != block
-        without[others, block] = _kth_smallest(np.where(labels[nearest[others]] == block, np.inf, exact[others]), k)
-    open_rows = np.flatnonzero(rivals.all(1)) if kept < count - 1 else np.empty(0, np.int64)
+    is_open = rivals.all(1) & (kept < count - 1)
+    radii, without = np.zeros(count), np.zeros((count, blocks))
+    closed, open_rows = np.flatnonzero(~is_open), np.flatnonzero(is_open)
+    i, place = np.nonzero(rivals[closed])
+    radii[closed], without[closed] = _kth_of_pairs(points, closed, i, nearest[closed[i], place], k, labels, blocks)
     size = max(1, points.block_entries // count)
-    for start in range(0, len(open_rows), size):
-        rows = open_rows[start : start + size]
-        radii[rows], without[rows] = _radii_of_rows(points, rows, k, labels, blocks)
+    for rows in (open_rows[start : start + size] for start in range(0, len(open_rows), size)):
+        block = points.halves(rows, slice(None))
+        block[np.arange(len(rows)), rows] = -np.inf
+        i, j, _ = above(block, _least_kth(block, k, labels, labels[rows], blocks), 2 * slack[rows])
+        radii[rows], without[rows] = _kth_of_pairs(points, rows, i, j, k, labels, blocks)
     return radii, without
+
+
+def _keep_nearest(halves: np.ndarray, nearest: np.ndarray, block: np.ndarray, first: int) -> None:
+    """Put the largest of (n, kept) and of the new block's rows (n, m) into the former; `first`: of its columns."""
+    import torch
+
+    kept = halves.shape[1]
+    new, columns = torch.topk(torch.from_numpy(block), min(kept, block.shape[1]), sorted=False)
+    both, names = np.concatenate([halves, new], 1), np.concatenate([nearest, columns + first], 1)
+    best = np.argpartition(both, -kept, axis=1)[:, -kept:]
+    halves[:], nearest[:] = np.take_along_axis(both, best, 1), np.take_along_axis(names, best, 1)
 
 
 def _least_kth(halves: np.ndarray, k: int, theirs: np.ndarray, own: np.ndarray, blocks: int) -> np.ndarray:
@@ -72,77 +170,28 @@ def _least_kth(halves: np.ndarray, k: int, theirs: np.ndarray, own: np.ndarray, 
     return least
 
 
-def _kth_smallest(values: np.ndarray, k: int) -> np.ndarray:
-    return np.partition(values, k - 1, axis=1)[:, k - 1]
-
-
-def _keep_nearest(halves: np.ndarray, nearest: np.ndarray, block: np.ndarray, first: int) -> None:
-    """Put the largest of (n, kept) and of the new block's rows (n, m) into the former; `first`: of its columns."""
-    kept = halves.shape[1]
-    new, columns = _candidates(block, halves.min(1), kept)
-    both, names = np.concatenate([halves, new], 1), np.concatenate([nearest, columns + first], 1)
-    best = np.argpartition(both, -kept, axis=1)[:, -kept:]
-    halves[:], nearest[:] = np.take_along_axis(both, best, 1), np.take_along_axis(names, best, 1)
-
-
-def _candidates(block: np.ndarray, least: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return values (n, c) and columns of each row (n, m) among which are its `kept` largest above its least."""
-    if np.isfinite(least).all():  # all rows are full, and few of the new ones come into question
-        i, columns = _above_least(block, least)
-        counts = np.bincount(i, minlength=len(block))
-        if (most := counts.max()) <= max(kept, block.shape[1] // 4):  # a table with gaps
-            place = np.arange(len(i)) - (np.cumsum(counts) - counts)[i]
-            new, names = np.full((len(block), most), -np.inf, np.float32), np.zeros((len(block), most), np.int64)
-            new[i, place], names[i, place] = block[i, columns], columns
-            return new, names
-    if block.shape[1] <= kept:
-        return block, np.broadcast_to(np.arange(block.shape[1]), block.shape)
-    block = np.ascontiguousarray(block)
-    columns = np.argpartition(block, -kept, axis=1)[:, -kept:]
-    return np.take_along_axis(block, columns, 1), columns
-
-
-def _above_least(block: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows, ascending, and columns of the entries above each row's least, whichever way the block lies in
-    memory."""
-    if block.flags.c_contiguous:
-        return np.divmod(np.flatnonzero(block > least[:, None]), block.shape[1])
-    columns, rows = np.divmod(np.flatnonzero(least < block.T), len(block))
-    order = np.argsort(rows, kind="stable")
-    return rows[order], columns[order]
-
-
-def _kth_of_row(i: np.ndarray, values: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """Return the k-th smallest of the values of each of `rows`; `i` (ascending): whose they are, at least k of each."""
-    order = np.lexsort((values, i))
-    return values[order][np.searchsorted(i, rows) + k - 1]
-
-
-def _radii_of_rows(
-    points: Points, rows: np.ndarray, k: int, labels: np.ndarray, blocks: int
+def _kth_of_pairs(
+    points: Points, rows: np.ndarray, i: np.ndarray, j: np.ndarray, k: int, labels: np.ndarray, blocks: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return `squared_radii` of some points, from all their distances."""
-    halves, slack = points.halves(rows, slice(None)), points.slack(rows, points)
-    halves[np.arange(len(rows)), rows] = -np.inf
-    bound = _least_kth(halves, k, labels, labels[rows], blocks)
-    i, j, _ = above(halves, bound, 2 * slack)
-    values, without = points.exact(rows[i], points, j), np.zeros((len(rows), blocks))
+    """Return `squared_radii` of some rows from pairs (rows[i], j), i ascending, that hold their nearest points."""
+    distances, own = points.exact(rows[i], points, j), labels[rows]
+    order = np.lexsort((distances, i))
+    block_of, distances = labels[j[order]], distances[order]
+    radii, without = distances[np.searchsorted(i, np.arange(len(rows))) + k - 1], np.zeros((len(rows), blocks))
     for block in range(blocks):
-        others, keep = np.flatnonzero(labels[rows] != block), labels[j] != block
-        without[others, block] = _kth_of_row(i[keep], values[keep], others, k)
-    return _kth_of_row(i, values, np.arange(len(rows)), k), without
+        others, outside = np.flatnonzero(own != block), block_of != block
+        without[others, block] = distances[outside][np.searchsorted(i[outside], others) + k - 1]
+    return radii, without
 
 
 def prdc(real: Any, fake: Any, k: int, *, block_entries: int = BLOCK_ENTRIES) -> PRDC:
-    """Return precision, recall, density and coverage of features (N, d), (M, d), with balls to the k-th nearest
-    neighbor.
+    """Return precision, recall, density and coverage of features (N, d), (M, d): balls reach the k-th nearest neighbor.
 
     The formula of Naeem et al. 2020: a point is no neighbor of itself, and inside means strictly inside.
     Needs N, M > k >= 1. Memory grows with N + M, not with N M; float32 features are not copied to float64.
     """
-    return PRDC(
-        **{name: found.value for name, found in prdc_left_out(real, fake, k, None, block_entries=block_entries).items()}
-    )
+    found = prdc_left_out(real, fake, k, None, block_entries=block_entries)
+    return PRDC(**{name: left_out.value for name, left_out in found.items()})
 
 
 def prdc_left_out(
@@ -168,7 +217,7 @@ def prdc_left_out(
     same_width(real.shape[1], fake.shape[1])
     count = 0 if blocks is None else int(blocks.max()) + 1 if count is None else count
     labels = np.zeros(len(fake), np.int64) if blocks is None else blocks
-    sizes = np.bincount(labels, minlength=count) if count else np.zeros(0, np.int64)
+    sizes = np.bincount(labels, minlength=count)[:count]
     if count and len(fake) - sizes.max() <= k:
         raise UserError(f"fake: {len(fake) - sizes.max()} images are left without a block, at least {k + 1} are needed")
     center = real.mean(0, dtype=np.float64)
@@ -184,7 +233,7 @@ def prdc_left_out(
     # Those of the fake ones go with the columns: first all in the widest balls, then, of few, in which.
     widest = np.maximum(fake_radii, without.max(1, initial=0.0))
     half_widest, grown = (widest / 2).astype(np.float32), (widest - fake_radii) / 2
-    margin = 4 * np.finfo(np.float32).eps * half_widest.max(initial=0.0)
+    eps = np.finfo(np.float32).eps
     for rows, halves, slack in of_real.blocks(of_fake):
         i, j, inside = above(halves, -real_radii[rows, None] / 2, slack)
         doubt = np.flatnonzero(~inside)
@@ -192,7 +241,7 @@ def prdc_left_out(
         balls += np.bincount(j[inside], minlength=len(fake))
         covered[rows][i[inside], labels[j[inside]]] = True
         halves += half_widest
-        slack = slack + margin + np.finfo(np.float32).eps * np.abs(halves).max(1, keepdims=True)
+        slack = slack * (1 + eps / of_real.unit) + 5 * eps * half_widest.max(initial=0.0)
         i, j, _ = above(halves, np.zeros_like(slack), slack)
         inside = halves[i, j] > slack[i, 0] + grown[j]
         doubt = np.flatnonzero(~inside)
@@ -204,18 +253,17 @@ def prdc_left_out(
 
     def rest(values: np.ndarray) -> np.ndarray:
         """Return mean over the fake ones without each block."""
-        sums = np.bincount(labels, weights=values, minlength=count)
+        sums = np.bincount(labels, weights=values, minlength=count)[:count]
         return (values.sum() - sums) / (len(fake) - sizes)
 
     def elsewhere(there: np.ndarray) -> np.ndarray:
         """Return whether a block other than each is there. (N, B)"""
-        return there.sum(1, keepdims=True) - there > 0
+        return (there.sum(1, keepdims=True) - there > 0)[:, :count]
 
-    none = np.zeros(0)
     found = {
-        "precision": ((balls > 0).mean(), rest(balls > 0) if count else none),
-        "recall": (recalled.any(1).mean(), (elsewhere(recalled) | regained).mean(0) if count else none),
-        "density": (balls.mean() / k, rest(balls) / k if count else none),
-        "coverage": (covered.any(1).mean(), elsewhere(covered).mean(0) if count else none),
+        "precision": ((balls > 0).mean(), rest(balls > 0)),
+        "recall": (recalled.any(1).mean(), (elsewhere(recalled) | regained).mean(0)),
+        "density": (balls.mean() / k, rest(balls) / k),
+        "coverage": (covered.any(1).mean(), elsewhere(covered).mean(0)),
     }
     return {name: LeftOut(float(value), left) for name, (value, left) in found.items()}

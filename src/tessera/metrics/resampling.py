@@ -1,7 +1,4 @@
-"""95% intervals of means by drawing again: the bootstrap, of clusters and of pairs.
-
-For values without bounds; those of shares are in `tessera.metrics.shares`.
-"""
+"""95% intervals of means by drawing again: the bootstrap. Those of shares are in `tessera.metrics.shares`."""
 
 import math
 from collections.abc import Sequence
@@ -53,16 +50,11 @@ def bootstrap(
     for start in range(0, n, step):
         drawn = rng.integers(len(sizes), size=(min(step, n - start), len(sizes)))
         draws[start : start + step] = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    tail = _tail(len(sizes))
+    count, tail = len(sizes), 0.0  # share of resamples to cut at each end: 2.5%, less for few clusters
+    if count > 1:
+        tail = NormalDist().cdf(-student_t(count - 1) * math.sqrt(count / (count - 1)))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(float(low), float(values.mean()), float(high))
-
-
-def _tail(clusters: int) -> float:
-    """Share of resamples to cut at each end: 2.5%, less for few clusters."""
-    if clusters < 2:
-        return 0.0
-    return NormalDist().cdf(-student_t(clusters - 1) * math.sqrt(clusters / (clusters - 1)))
 
 
 def student_t(dof: int) -> float:

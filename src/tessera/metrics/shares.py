@@ -22,8 +22,7 @@ of two that differ by far more than prompts do, 8 in 10 intervals hold the truth
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,18 +71,14 @@ def share_difference(
     return table.interval(mine.value - other.value, np.stack([below, above]), mine.residual - other.residual, -1.0)
 
 
-@dataclass(frozen=True)
-class _Share:
-    """Arrays are (G + 1,): of each group, and last of their mean as a whole."""
+class _Share(NamedTuple):
+    """Arrays (G + 1,) of each group, and last of their mean as a whole."""
 
     value: np.ndarray
-    variance: np.ndarray
-    """Over clusters; 0 where all agree."""
-    below: np.ndarray
-    """Distance from the value down to the interval's end."""
+    variance: np.ndarray  # over clusters; 0 where all agree
+    below: np.ndarray  # distance from the value down to the interval's end
     above: np.ndarray
-    residual: np.ndarray
-    """(N,): values less their group's."""
+    residual: np.ndarray  # (N,): values less their group's
 
 
 class _Table:
@@ -118,9 +113,7 @@ class _Table:
         room = groups * (1 - groups)
         effect = np.divide(variance[:-1] * (self.sizes - 1), room, out=np.zeros_like(room), where=room > 0)
         known = self.clusters * np.minimum(groups, 1 - groups)
-        single = (
-            np.bincount(self.group, residual**2) / self.sizes
-        )  # variance of single images; room for rights and wrongs
+        single = np.bincount(self.group, residual**2) / self.sizes  # variance of single images; room for rights, wrongs
         guess = self.guess * np.divide(single, room, out=np.ones_like(room), where=single > _ROUNDING)
         effect = (known * effect + guess) / (known + 1)
         if np.isin(values, (0, 1)).all():  # rights and wrongs say no more than single draws
@@ -143,17 +136,13 @@ class _Table:
         return np.append(found, found.sum() / len(found) ** 2)
 
     def interval(self, value: np.ndarray, spread: np.ndarray, residual: np.ndarray, least: float) -> Interval:
-        """Return values (G + 1,) and squared distances to their ends (2, G + 1) -> the interval of the groups' mean."""
+        """Return the interval of the groups' mean; value (G + 1,), spread: squared distances to the ends (2, G + 1)."""
         spread = np.maximum(spread, 0)
         spread = np.maximum(spread[:, :-1].sum(1) / len(self.sizes) ** 2, spread[:, -1])
-        below, above = np.sqrt(spread + self.t**2 * self._over_repeats(residual))
+        repeats, over = int(self.repeat.max()) + 1, 0.0  # the variance of the groups' mean over repeats
+        if repeats > 1:
+            parts = np.bincount(self.repeat, residual / (len(self.sizes) * self.sizes[self.group]))
+            over = float((parts**2).sum()) * repeats / (repeats - 1)
+        below, above = np.sqrt(spread + self.t**2 * over)
         mean = float(value[-1])
         return Interval(float(max(mean - below, least)), mean, float(min(mean + above, 1.0)))
-
-    def _over_repeats(self, residual: np.ndarray) -> float:
-        """Return the variance of the groups' mean over repeats; 0 for one."""
-        repeats = int(self.repeat.max()) + 1
-        if repeats == 1:
-            return 0.0
-        parts = np.bincount(self.repeat, residual / (len(self.sizes) * self.sizes[self.group]))
-        return float((parts**2).sum()) * repeats / (repeats - 1)

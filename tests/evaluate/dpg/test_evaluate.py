@@ -16,7 +16,7 @@ from evaluate.dpg.test_tally import ANSWERS, ROWS, write_csv
 from tessera import cli
 from tessera.config import UserError
 from tessera.evaluate.dpg.evaluate import DpgConfig, evaluate_dpg
-from tessera.evaluate.scores import read_scores
+from tessera.evaluate.scores import notes, read_scores
 from tessera.prompts.read import load_prompts
 from tiny.folders import tree
 from tiny.judges import save_blip
@@ -93,7 +93,10 @@ def test_the_example_by_hand(tmp_path, judge, questions):
     assert values["dpg/fixed/entity"] == pytest.approx(62.5)
     assert values["dpg/fixed/level 2/entity - part"] == pytest.approx(50)
     assert scores.number("dpg/fixed/overall").protocol.settings["questions"] == 8
-    assert scores.facts == {"unclear": 0}
+    assert scores.facts == {
+        "unclear": 0,
+        "passed_over": "2 of 6 images in the official count, as by the published script, first of a",
+    }
     assert scores.items[0]["reason"] == "no: Has it a hat?"
     assert scores.items[0]["values"] == {"dpg/fixed/overall": pytest.approx(100 / 3)}  # not in the official count
     assert scores.items[3]["values"] == pytest.approx({"dpg/fixed/overall": 200 / 3, "dpg/official/overall": 200 / 3})
@@ -197,8 +200,8 @@ def test_the_command(tmp_path, questions, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--questions", "none.csv"], "none.csv: there is no such questions file"),
-        (["--questions", "."], ".: there is no such questions file; give DPG-Bench's dpg_bench.csv"),
+        (["--questions", "none.csv"], "none.csv: there is no such file"),
+        (["--questions", "."], ".: "),
         (["--samples", "nowhere"], "nowhere"),
         (["--vqa", "openai"], "vqa-model: --vqa openai needs the model's name on the server"),
         (["--vqa", "openai", "--vqa-model", "m"], "server: --vqa openai needs the server's address"),
@@ -229,7 +232,9 @@ def test_a_chat_model_that_says_neither_yes_nor_no(tmp_path, judge, questions):
     assert len(list((tmp_path / "scores" / "answers").iterdir())) == 2  # what was answered is kept
     judge.words, judge.answer = whole, answer
     assert evaluate_dpg(tmp_path / "scores", samples, questions, config)
-    assert read_scores(tmp_path / "scores").facts["unclear"] == pytest.approx(3 / 16)  # three times no
+    scores = read_scores(tmp_path / "scores")
+    assert scores.facts["unclear"] == pytest.approx(3 / 16)  # three times no
+    assert notes(scores)[1] == "18.8% of the answers are neither yes nor no, and count as no"
 
 
 def test_samples_that_do_not_belong(tmp_path, judge, questions):

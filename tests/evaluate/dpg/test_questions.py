@@ -25,14 +25,14 @@ def test_questions_are_read_and_ordered(tmp_path):
     assert [(item.id, len(item.questions)) for item in (first, second)] == [("a", 2), ("b", 1)]
     assert [question.number for question in ordered(first)] == [2, 1]
     assert first.questions[0].parents == (2,)
-    assert (first.questions[0].category, first.questions[0].level_1) == ("attribute - color", "attribute")
+    assert first.questions[0].category == "attribute - color"
 
 
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
         ((), "holds no questions"),
-        (("a,A dog.,x,0,entity - whole (dog),is it ?",), "row 2: proposition_id 'x'"),
+        (("a,A dog.,x,0,entity - whole (dog),is it ?",), "csv line 2: proposition_id 'x'"),
         (("a,A dog.,1,7,entity - whole (dog),is it ?",), "question 1 of a depends on 7, and there is no such question"),
         (("a,A dog.,1,2,e - w (d),is it ?", "a,A dog.,2,1,e - w (d),is it ?"), "depend on each other in a circle: 1"),
         (("a,A dog.,1,0",), "has not as many fields as the header"),
@@ -45,8 +45,8 @@ def test_mistakes_are_named(tmp_path, rows, said):
 
 
 def test_another_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="there is no such questions file"):
+    with pytest.raises(UserError, match=r"absent\.csv: there is no such file"):
         read_questions(tmp_path / "absent.csv")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="has no column item_id, text"):
+    with pytest.raises(UserError, match="has no column item_id; it has a, b"):
         read_questions(tmp_path / "other.csv")

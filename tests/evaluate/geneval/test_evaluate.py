@@ -168,7 +168,8 @@ def test_mirrored_pictures_swap_left_and_right(tmp_path, sees_paint):
 
 def test_both_columns_stand_side_by_side(tmp_path, networks):
     folders = {
-        kind: write_samples(tmp_path / kind, LINES, extended=kind == "extended") for kind in ("short", "extended")
+        kind: write_samples(tmp_path / kind, LINES, extended=kind == "extended", per_prompt=1)
+        for kind in ("short", "extended")
     }
     config = GenEvalConfig(**networks)
     out = tmp_path / "scores"
@@ -291,7 +292,7 @@ def test_ranks_killed_half_way_and_one_process_that_goes_on_give_the_same_bytes(
 def test_the_published_prompts_keep_their_hash(tmp_path):
     shipped = load_prompts("geneval")
     lines = [metadata | {"text": text} for metadata, text in shipped.rows]
-    samples = geneval_table.Samples(tmp_path, False, 4, tuple(lines))
+    samples = geneval_table.Samples(tmp_path, None, 4, tuple(lines))
     described = geneval_table.protocol_of(samples, {"detector": "", "clip": ""})
     assert described.prompts_sha256 == shipped.sha256
     assert described.images == 2212
@@ -317,12 +318,18 @@ def rewrite(samples, **changes):
     [
         (remove_two, r"2 of 18 files are missing, the first is 00001/samples/0001.png"),
         (corrupt, r"00003/samples/0001.png: is not a readable image"),
-        (lambda samples: rewrite(samples, tag="teaser"), r"00002/metadata.jsonl: tag is 'teaser'"),
-        (lambda samples: rewrite(samples, include=[]), "include must be a list of clauses"),
-        (lambda samples: rewrite(samples, include=[clause("circle")]), r"include\[0\] is not a clause of GenEval"),
+        (
+            lambda samples: rewrite(samples, tag="teaser"),
+            r"00002/metadata.jsonl: needs a tag \(single_object, .*draw --prompts geneval",
+        ),
+        (lambda samples: rewrite(samples, include=[]), "needs a tag .* and a list include"),
+        (
+            lambda samples: rewrite(samples, include=[clause("circle")]),
+            r"include\[0\]: the judge knows no class 'circle'",
+        ),
         (
             lambda samples: rewrite(samples, include=[clause("dog", position=["left of", 0])]),
-            r"include\[0\] is not a clause",
+            r"include\[0\]: position .* the number of an earlier clause",
         ),
     ],
 )

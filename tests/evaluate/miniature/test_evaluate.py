@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tessera.cli.output import say_scores
 from tessera.config import UserError
-from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.intervals import paired_difference, task_numbers
 from tessera.evaluate.miniature import shipped
-from tessera.evaluate.miniature.evaluate import MEASURES, EvaluateConfig, asked_colors, evaluate, score_numbers
+from tessera.evaluate.miniature.evaluate import MEASURES, EvaluateConfig, asked_colors, evaluate
 from tessera.evaluate.scores import Protocol, Scores, read_scores
 from tessera.miniature import WorldConfig, render
 from tessera.prompts.geneval import TASKS
@@ -192,6 +193,17 @@ def test_plain_prompts_only_get_a_seam_score(tmp_path: Path):
     assert {item["correct"] for item in scores.items} == {None}
 
 
+def test_prompts_without_metadata_among_others_are_counted(tmp_path: Path, capsys):
+    """Their images count in no task, which the numbers alone do not tell."""
+    lines = [*LINES[:2], {"prompt": "a street at night"}]
+    drawn = samples(tmp_path / "samples", lambda n: render(scene_of(n), 32), lines, extended=False, per_prompt=2)
+    evaluate(tmp_path / "scores", drawn, QUICK)
+    said = "2 of 6 images: no include in their metadata, first 00002/samples/0000.png"
+    assert read_scores(tmp_path / "scores").facts["passed_over"] == said
+    say_scores(tmp_path / "scores")
+    assert capsys.readouterr().out.endswith(f"  passed over: {said}\n")
+
+
 @pytest.mark.parametrize(
     ("line", "extended", "asked"),
     [
@@ -235,7 +247,9 @@ def test_what_a_prompt_asks_of_colors(line: dict[str, Any], extended: bool, aske
 
 def numbers(*rows: tuple[int, str, bool]) -> Scores:
     items = [judged(prompt, sample, tag, right) for sample, (prompt, tag, right) in enumerate(rows)]
-    return Scores(kind="miniature", name="a", numbers=score_numbers(items, Protocol(metric="", name="")))
+    return Scores(
+        kind="miniature", name="a", numbers=task_numbers(items, MEASURES, Protocol(metric="", name=""), TASKS.index)
+    )
 
 
 def test_overall_is_the_mean_of_the_tasks():
@@ -258,7 +272,7 @@ def test_images_of_one_prompt_are_no_independent_evidence():
 
 
 def test_users_are_told(tmp_path: Path):
-    good = samples(tmp_path / "good", lambda n: render(scene_of(n), 32), LINES[:2])
+    good = samples(tmp_path / "good", lambda n: render(scene_of(n), 32), LINES[:2], extended=False)
 
     def spoilt(name: str, spoil: Callable[[Path], Any]) -> Path:
         copy = tmp_path / name
@@ -273,7 +287,10 @@ def test_users_are_told(tmp_path: Path):
         return lambda copy: Image.new("RGB", size).save(copy / "00001" / "samples" / "0000.png")
 
     cases: dict[str, tuple[Callable[[Path], Any], str]] = {
-        "class": (line('{"include": [{"class": "dog", "count": 1}]}'), "00001/metadata.jsonl: .* knows no class 'dog'"),
+        "class": (
+            line('{"include": [{"class": "dog", "count": 1}]}'),
+            "00001/metadata.jsonl: include.0.: the judge knows no class 'dog'",
+        ),
         "near": (line('{"include": [{"class": "cirle", "count": 1}]}'), "did you mean 'circle'"),
         "color": (line('{"include": [{"class": "star", "count": 1, "color": "teal"}]}'), "knows no color 'teal'"),
         "count": (line('{"include": [{"class": "star", "count": 0}]}'), "positive integer"),
@@ -283,6 +300,12 @@ def test_users_are_told(tmp_path: Path):
             line('{"include": [{"class": "star", "count": 1, "position": ["left of", 0]}]}'),
             "number of an earlier clause",
         ),
+        "tag": (
+            line('{"include": [{"class": "star", "count": 1}], "tag": "color"}'),
+            "needs a tag, one of single_object",
+        ),
+        "no tag": (line('{"include": [{"class": "star", "count": 1}]}'), "needs a tag, one of single_object"),
+        "empty": (line('{"include": [], "tag": "colors"}'), "include must not be empty"),
         "list": (line("[]"), "must hold an object"),
         "json": (line("{"), "is not JSON"),
         "other size": (picture((48, 48)), "48 x 48"),
@@ -291,7 +314,10 @@ def test_users_are_told(tmp_path: Path):
             lambda copy: (copy / "00001" / "samples" / "0000.png").write_bytes(b"no"),
             "not a readable image",
         ),
-        "empty": (lambda copy: [shutil.rmtree(copy / name) for name in ("00000", "00001")], "4 of 4 files are missing"),
+        "nothing there": (
+            lambda copy: [shutil.rmtree(copy / name) for name in ("00000", "00001")],
+            "4 of 4 files are missing",
+        ),
     }
     for name, (spoil, message) in cases.items():
         with pytest.raises(UserError, match=message) as error:

@@ -32,13 +32,13 @@ def images(tmp_path_factory):
 
 
 def put_samples(folder, pictures, tag="held_out"):
-    stage = open_stage(folder, stage="generate", config={})
+    stage = open_stage(folder, stage="generate", config={"per_prompt": 1})
     for number, picture in enumerate(pictures):
         place = folder / f"{number:05d}" / "samples"
         place.mkdir(parents=True)
         Image.fromarray(picture).save(place / "0000.png")
         (place.parent / "metadata.jsonl").write_text(json.dumps({"tag": tag, "prompt": "x"}) + "\n")
-    stage.finish({})
+    stage.finish({"prompts": len(pictures)})
 
 
 def test_captions_are_of_scenes_that_no_training_picture_shows(images, tmp_path):

@@ -9,9 +9,9 @@ from PIL import Image
 
 from tessera.config import UserError
 from tessera.evaluate.quality.captions import read_captions
-from tessera.evaluate.quality.config import QualityConfig
 from tessera.evaluate.quality.evaluate import evaluate_quality
 from tessera.evaluate.quality.features import find_images
+from tessera.evaluate.quality.metrics import QualityConfig
 from tessera.evaluate.scores import read_scores
 from tiny.quality import nets, write_samples
 

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from tessera import cli, metrics
-from tessera.config import UserError
+from tessera.config import UserError, from_dict
 from tessera.evaluate.intervals import paired_difference
-from tessera.evaluate.quality.config import QualityConfig
-from tessera.evaluate.quality.metrics import Blocks, Inputs, blocks_of, dgm_eval_rows, prdc_by
+from tessera.evaluate.quality.metrics import (
+    Blocks,
+    Inputs,
+    QualityConfig,
+    blocks_of,
+    dgm_eval_rows,
+    load_metric,
+    prdc_by,
+)
 from tessera.evaluate.scores import read_scores
 from tiny.encoders import save_dino
 from tiny.quality import write_samples
@@ -149,3 +156,16 @@ def test_a_user_s_metric_that_cannot_be_is_refused_in_one_line(name, message, tm
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("metrics", []), ("prdc", ["papr"]), ("batch_size", 0), ("resamples", 9), ("seed", -1)]
+)
+def test_bad_settings_name_the_field(field, value):
+    with pytest.raises(UserError, match=field):
+        from_dict(QualityConfig, {field: value})
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(UserError, match=r"unknown metric 'fidd'; did you mean 'fid'\? .*FILE\.py"):
+        load_metric("fidd")

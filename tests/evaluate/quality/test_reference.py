@@ -6,8 +6,8 @@ import pytest
 from tessera.config import UserError
 from tessera.evaluate.intervals import paired_difference
 from tessera.evaluate.quality import features as pictures_module
-from tessera.evaluate.quality.config import QualityConfig
 from tessera.evaluate.quality.evaluate import evaluate_quality
+from tessera.evaluate.quality.metrics import QualityConfig
 from tessera.evaluate.scores import comparable, read_scores
 from tessera.images import read_rgb
 from tiny.quality import SMALL, Moments, nets, write_samples
@@ -34,6 +34,10 @@ def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch)
     assert paired_difference(a, b, "clip_score").value == pytest.approx(
         b.number("clip_score").value - a.number("clip_score").value
     )
+    (folder / "00.png").write_bytes(b"x")
+    with pytest.raises(UserError, match="holds images and features of images; give a directory of one of them"):
+        evaluate_quality(tmp_path / "d", samples, folder, nets(), SMALL)
+    (folder / "00.png").unlink()
     changed = nets()
     changed["dinov2"].sha256 = "f" * 64
     with pytest.raises(UserError, match="has no features of dinov2"):

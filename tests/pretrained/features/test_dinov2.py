@@ -90,7 +90,7 @@ def test_the_original_names_of_dinov2_map_one_to_one(tmp_path):
     with pytest.raises(UserError, match="unknown tensor register_tokens"):
         from_original(original | {"register_tokens": torch.zeros(1)})
     original.pop("blocks.1.norm2.weight")
-    with pytest.raises(UserError, match=r"no encoder\.layer\.1\.norm2\.weight"):
+    with pytest.raises(UserError, match=r"missing encoder\.layer\.1\.norm2\.weight"):
         from_original(original)
 
 

@@ -9,13 +9,15 @@ from tessera.pretrained.features import inception
 from tessera.pretrained.features.networks import NETWORKS
 from tiny.encoders import blocky_image, save_clip, save_dino, save_inception
 
+SIDES = {"inception": 299, "dinov2": 224, "clip": 224, "clip336": 336}
 
-@pytest.mark.parametrize("key", ["inception", "dinov2", "clip", "clip336"])
+
+@pytest.mark.parametrize("key", SIDES)
 def test_an_entry_loads_its_network_with_the_side_of_its_model(key, tmp_path):
     save = {"inception": lambda: save_inception(tmp_path / "i.safetensors"), "dinov2": lambda: save_dino(tmp_path)}
-    folder = save.get(key, lambda: save_clip(tmp_path, NETWORKS[key].side))()
+    folder = save.get(key, lambda: save_clip(tmp_path, SIDES[key]))()
     encoder = NETWORKS[key].load(str(folder), "cpu")
-    assert encoder.prepare(blocky_image()).shape == (3, NETWORKS[key].side, NETWORKS[key].side)
+    assert encoder.prepare(blocky_image()).shape == (3, SIDES[key], SIDES[key])
     assert ("square" in encoder.resizing) == (key == "clip336")
 
 

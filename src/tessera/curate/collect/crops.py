@@ -15,11 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from tessera.curate.collect.color_profiles import corrected, gray_ramp, rgb_of_inks
-from tessera.images import MAX_PIXELS, as_rgb, open_image
-
-_SUFFIXES = "heic heif jxl svg psd tga eps raw dng cr2 cr3 nef arw"
-UNREADABLE = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
-"""Suffixes of image files that cannot be read, and are reported rather than skipped."""
+from tessera.images import MAX_PIXELS, UNREADABLE, as_rgb, open_image
 
 _LONGEST = 16  # times the shorter side: of a longer image only a part is scaled, or it would fill the memory
 

@@ -4,25 +4,25 @@ answers/NNNNN.json    of each prompt, what the network said to every question ab
 scores.json           what the log gives, counted as the published script counts and as its paper says
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError
-from tessera.devices import pick_device, set_threads, world_size
+from tessera.devices import pick_device, world_size
 from tessera.evaluate.dpg.questions import LEVEL_1, Item, read_questions
 from tessera.evaluate.dpg.tally import Answers, Tally, fixed, official
 from tessera.evaluate.intervals import MOST, share_number
-from tessera.evaluate.samples import Samples, extender, read_samples
-from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
+from tessera.evaluate.samples import Samples, read_samples
+from tessera.evaluate.scores import Number, Protocol, Scores, write_scores
 from tessera.files import sha256_file
-from tessera.images import read_rgb
 from tessera.stages import open_stage
 from tessera.workers import work_through
 
 if TYPE_CHECKING:
-    from tessera.pretrained.vqa import Backend, Vqa
+    from tessera.pretrained.vqa import Backend
 
 METRIC = "dpg-1"
 """Name of the protocol; the judge's name belongs to it too."""
@@ -40,8 +40,6 @@ class DpgConfig:
     """Its name on the Hub or the server, or a folder. None = the backend's own."""
     server: str | None = None
     """Address of an OpenAI-compatible server, for `openai`. Not part of the manifest."""
-    threads: int | None = None
-    """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
     def __post_init__(self):
         if self.server is not None and self.backend != "openai":
@@ -51,49 +49,71 @@ class DpgConfig:
 def evaluate_dpg(
     out: Path, samples: Path, questions: Path, config: DpgConfig = DpgConfig(), *, device: str | None = None
 ) -> bool:
-    """Ask the questions of DPG-Bench's csv about a directory made by `generate`; writes `out`/scores.json.
+    """Ask the questions of DPG-Bench's csv about a directory made by `generate`; write `out`/scores.json.
 
     Resumable; under torchrun the ranks share the prompts and the last one writes the scores. Return whether they
     are there. Raises UserError for missing or damaged images, a csv that is not well formed, a network
     that cannot be had, or one that does not say yes or no.
     """
-    from tessera.pretrained.vqa import identity
+    from tessera.pretrained import vqa
 
-    out, questions = Path(out), Path(questions)
-    items = read_questions(questions)
-    folder = read_samples(samples)
-    order = _items_of(folder, items, questions)
-    judge = identity(config.backend, config.model)
+    out, folder, items = Path(out), read_samples(samples), read_questions(Path(questions))
+    order = _items_of(folder, items, Path(questions))
+    judge = vqa.identity(config.backend, config.model)
     described = {"metric": METRIC, "judge": judge, "questions_sha256": sha256_file(questions)}
-    shared = world_size() > 1
-    stage = open_stage(out, stage="evaluate", config=described, inputs={"samples": folder.directory}, shared=shared)
+    inputs = {"samples": folder.directory}
+    stage = open_stage(out, stage="evaluate", config=described, inputs=inputs, shared=world_size() > 1)
     if stage.done:
         return True
-    set_threads(config.threads)
-    asked = _Asker(config, device)
-    log = work_through(
-        out / "answers", len(order), lambda i: asked.answers(folder, i, order[i]), description=f"dpg {config.backend}"
-    )
+
+    @functools.cache
+    def network() -> vqa.Vqa:
+        return vqa.load_vqa(config.backend, config.model, config.server, pick_device(device))
+
+    def ask(prompt: int) -> dict[str, Any]:
+        texts = {str(question.number): question.text for question in order[prompt].questions}
+        said = [network().answer(folder.read(prompt, k), [*texts.values()]) for k in range(folder.per_prompt)]
+        unclear = [text for image in said for text in image if verdict(text) is None]
+        if config.backend in CHAT and len(unclear) > len(said) * len(texts) / 2:
+            raise UserError(
+                f"{config.backend}: answers neither yes nor no to {len(unclear)} of {len(said) * len(texts)} questions "
+                f"of {order[prompt].id}, for example {unclear[0][:60]!r}; choose another model (what is done is kept)"
+            )
+        images = [dict(zip(texts, image, strict=True)) for image in said]
+        return {"item_id": order[prompt].id, "prompt": prompt, "images": images}
+
+    log = work_through(out / "answers", len(order), ask, description=f"dpg {config.backend}")
     if log is None:
         return False  # another rank completes it
-    answers = {entry["item_id"]: [_yes_of(image) for image in entry["images"]] for entry in log}
+    answers = {
+        entry["item_id"]: [{int(n): verdict(text) is True for n, text in image.items()} for image in entry["images"]]
+        for entry in log
+    }
     said = [said for entry in log for image in entry["images"] for said in image.values()]
-    tallies = {name: count(order, answers) for name, count in _COUNTS.items()}
-    protocol = _protocol(folder, items, judge, sha256_file(questions))
+    tallies = {"official": official(order, answers), "fixed": fixed(order, answers)}
+    protocol = folder.protocol(
+        metric="dpg",
+        name=METRIC,
+        encoder=f"{judge['backend']}:{judge['model']}",
+        encoder_sha256=judge["sha256"],
+        prompts_sha256=described["questions_sha256"],
+        settings={"per_prompt": folder.per_prompt, "questions": sum(len(item.questions) for item in items)},
+    )
+    facts: dict[str, Any] = {"unclear": sum(verdict(text) is None for text in said) / len(said)}
+    if left_out := [item.id for item in order if item.id not in tallies["official"].images]:
+        images = f"{len(left_out) * folder.per_prompt} of {len(order) * folder.per_prompt} images"
+        facts["passed_over"] = f"{images} in the official count, as by the published script, first of {left_out[0]}"
     scores = Scores(
         kind="dpg",
         name=out.name,
         numbers=tuple(number for name, tally in tallies.items() for number in numbers(name, tally, protocol)),
         items=tuple(_items(folder, order, answers, tallies)),
-        facts={"unclear": sum(verdict(text) is None for text in said) / len(said)},
+        facts=facts,
     )
     write_scores(out, scores)
     counts = {"images": len(order) * folder.per_prompt, "prompts": len(order), "answers": len(said)}
     stage.finish(counts, facts={"metric": METRIC})
     return True
-
-
-_COUNTS = {"official": official, "fixed": fixed}
 
 
 def verdict(text: str) -> bool | None:
@@ -103,26 +123,20 @@ def verdict(text: str) -> bool | None:
 
 
 def numbers(count: str, tally: Tally, protocol: Protocol) -> list[Number]:
-    """Return dpg/COUNT/overall, dpg/COUNT/LEVEL 1, dpg/COUNT/level 2/LEVEL 2: percent with 95% intervals over
-    prompts."""
+    """Return dpg/COUNT/overall, /LEVEL 1 and /level 2/LEVEL 2: percent with 95% intervals over prompts."""
     overall = [(item, share) for item, shares in tally.images.items() for share in shares]
     level_1 = tally.level_1()
     names = [*(name for name in LEVEL_1 if name in level_1), *sorted(level_1.keys() - set(LEVEL_1))]
     values = {"overall": overall} | {name: level_1[name] for name in names}
     values |= {f"level 2/{name}": tally.categories[name] for name in sorted(tally.categories)}
     protocol = replace(protocol, settings={**protocol.settings, "count": count})
-    return [
-        share_number(
-            f"dpg/{count}/{name}",
-            [100 * value for _, value in own],
-            [item for item, _ in own],
-            protocol,
-            most=MOST["dpg"],
-            over="items" if name == "overall" else None,
-        )
-        for name, own in values.items()
-        if own
-    ]
+    found = []
+    for name, own in values.items():
+        if own:
+            prompts, over = [item for item, _ in own], "items" if name == "overall" else None
+            percent = [100 * value for _, value in own]
+            found.append(share_number(f"dpg/{count}/{name}", percent, prompts, protocol, most=MOST["dpg"], over=over))
+    return found
 
 
 def _items(
@@ -133,46 +147,11 @@ def _items(
         for k, image in enumerate(answers[item.id]):
             shares = {f"dpg/{count}/overall": tally.images.get(item.id) for count, tally in tallies.items()}
             failed = [question.text for question in item.questions if not image[question.number]]
-            yield {
-                "prompt": prompt,
-                "sample": k,
-                "file": samples.image(prompt, k).relative_to(samples.directory).as_posix(),
+            yield samples.item(prompt, k) | {
                 "text": item.text,
                 "values": {metric: 100 * share[k] for metric, share in shares.items() if share is not None},
                 "reason": f"no: {' '.join(failed)}" if failed else "yes to every question",
             }
-
-
-class _Asker:
-    """The network, loaded when the first image asks for it."""
-
-    def __init__(self, config: DpgConfig, device: str | None):
-        self.config, self.device = config, device
-        self.vqa: Vqa | None = None
-
-    def answers(self, samples: Samples, prompt: int, item: Item) -> dict[str, Any]:
-        """Return what the network says to each question about each image of a prompt."""
-        if self.vqa is None:
-            from tessera.pretrained import vqa
-
-            config = self.config
-            self.vqa = vqa.load_vqa(config.backend, config.model, config.server, pick_device(self.device))
-        texts = [question.text for question in item.questions]
-        images = []
-        for k in range(samples.per_prompt):
-            said = self.vqa.answer(read_rgb(samples.image(prompt, k), fix="generate it again"), texts)
-            images.append({str(question.number): text for question, text in zip(item.questions, said, strict=True)})
-        unclear = [text for image in images for text in image.values() if verdict(text) is None]
-        if self.config.backend in CHAT and len(unclear) > len(images) * len(texts) / 2:
-            raise UserError(
-                f"{self.config.backend}: answers neither yes nor no to {len(unclear)} of {len(images) * len(texts)} "
-                f"questions of {item.id}, for example {unclear[0][:60]!r}; choose another model (what is done is kept)"
-            )
-        return {"item_id": item.id, "prompt": prompt, "images": images}
-
-
-def _yes_of(image: Mapping[str, str]) -> dict[int, bool]:
-    return {int(number): verdict(text) is True for number, text in image.items()}
 
 
 def _items_of(samples: Samples, items: Sequence[Item], questions: Path) -> list[Item]:
@@ -184,7 +163,7 @@ def _items_of(samples: Samples, items: Sequence[Item], questions: Path) -> list[
         if item is None:
             raise UserError(f"{samples.directory}: prompt {i:05d} is not of {questions}; draw from --prompts dpg:FILE")
         order.append(item)
-    missing = [item.id for item in items if item.id not in {found.id for found in order}]
+    missing = sorted({item.id for item in items} - {item.id for item in order})
     if missing or len(order) != len(items):
         first = f", the first is {missing[0]}" if missing else ""
         raise UserError(
@@ -192,17 +171,3 @@ def _items_of(samples: Samples, items: Sequence[Item], questions: Path) -> list[
             f"{len(order)} prompts have; draw --prompts dpg:{questions}"
         )
     return order
-
-
-def _protocol(samples: Samples, items: Sequence[Item], judge: Mapping[str, str | None], questions: str) -> Protocol:
-    return Protocol(
-        metric="dpg",
-        name=METRIC,
-        encoder=f"{judge['backend']}:{judge['model']}",
-        encoder_sha256=judge["sha256"],
-        images=len(samples.lines) * samples.per_prompt,
-        prompts_sha256=questions,
-        extender=extender(samples),
-        settings={"per_prompt": samples.per_prompt, "questions": sum(len(item.questions) for item in items)},
-        versions=library_versions(),
-    )

@@ -20,12 +20,8 @@ class Tally:
     categories: dict[str, list[tuple[str, float]]]
     """Level 2 category -> (item, 0 or 1) of each answer that counts for it."""
 
-    def prompts(self) -> dict[str, float]:
-        """Return item -> mean over its images."""
-        return {item: sum(shares) / len(shares) for item, shares in self.images.items()}
-
     def level_1(self) -> dict[str, list[tuple[str, float]]]:
-        """Return the same by level 1."""
+        """Return the categories by level 1."""
         out: dict[str, list[tuple[str, float]]] = {}
         for name, values in self.categories.items():
             out.setdefault(name.split("-")[0].strip(), []).extend(values)
@@ -80,8 +76,6 @@ def official(items: Sequence[Item], answers: Answers) -> Tally:
 
 def _share_in_order(questions: Sequence[Question], scores: dict[int, float]) -> float:
     for question in questions:
-        for parent in question.parents:
-            if scores[parent] == 0:
-                scores[question.number] = 0.0
-                break
+        if any(scores[parent] == 0 for parent in question.parents):
+            scores[question.number] = 0.0
     return sum(scores.values()) / len(scores)

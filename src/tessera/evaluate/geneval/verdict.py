@@ -3,6 +3,7 @@
 Pure functions: whatever detector found the objects, the rules here decide.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,7 @@ def judge(metadata: Mapping[str, Any], detections: Sequence[Detection]) -> Verdi
     for clause in metadata.get("include", ()):
         objects = found.get(clause["class"], [])[: clause["count"]]
         failure = _check(clause, objects, groups)
-        if failure:
-            failures.append(failure)
+        failures += [failure] if failure else []
         groups.append(None if failure else objects)
     for clause in metadata.get("exclude", ()):
         number = len(found.get(clause["class"], ()))
@@ -63,7 +63,8 @@ def judge(metadata: Mapping[str, Any], detections: Sequence[Detection]) -> Verdi
             failures.append(f"expected fewer than {clause['count']} {clause['class']}, found {number}")
     if failures:
         return Verdict(False, "; ".join(failures))
-    shown = [f"{_said(item)} {item.score:.2f}" for group in groups if group for item in group]
+    named = [(item.color, item.class_name, f"{item.score:.2f}") for group in groups if group for item in group]
+    shown = [" ".join(filter(None, words)) for words in named]
     return Verdict(True, f"found {', '.join(shown)}" if shown else "nothing was asked that is not there")
 
 
@@ -95,28 +96,22 @@ def _by_class(detections: Sequence[Detection], threshold: float) -> dict[str, li
 
 def _check(clause: Mapping[str, Any], objects: list[Detection], groups: list[list[Detection] | None]) -> str:
     """Return why the clause fails, or ""; `groups` holds the objects of the clauses before it."""
-    name = clause["class"]
-    if len(objects) < clause["count"]:
-        return f"expected {clause['count']} {name}, found {len(objects)}"
-    failures = []
+    name, count = clause["class"], clause["count"]
+    if len(objects) < count:
+        return f"expected {count} {name}, found {len(objects)}"
     if "color" in clause:
         colors = [item.color or "no color" for item in objects]
         right = colors.count(clause["color"])
-        if right < clause["count"]:
-            failures.append(f"expected {clause['count']} {clause['color']} {name}, found {right} ({', '.join(colors)})")
-    if "position" in clause and not failures:
+        if right < count:
+            return f"expected {count} {clause['color']} {name}, found {right} ({', '.join(colors)})"
+    if "position" in clause:
         expected, target = clause["position"]
         others = groups[target]
         if others is None:
             return f"no target for {name} to be {expected}"
-        for item in objects:
-            for other in others:
-                relations = relative_position(item, other)
-                if expected not in relations:
-                    actual = " and ".join(sorted(relations)) or "neither left nor right, above or below"
-                    return f"expected {name} {expected} {other.class_name}, found it {actual}"
-    return "; ".join(failures)
-
-
-def _said(item: Detection) -> str:
-    return f"{item.color} {item.class_name}" if item.color else item.class_name
+        for item, other in itertools.product(objects, others):
+            relations = relative_position(item, other)
+            if expected not in relations:
+                actual = " and ".join(sorted(relations)) or "neither left nor right, above or below"
+                return f"expected {name} {expected} {other.class_name}, found it {actual}"
+    return ""

@@ -4,13 +4,14 @@ The scenes lie at addresses that no training uses. scores.json holds these numbe
 """
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tessera.cutmix import compose, placement_at
 from tessera.evaluate.geneval.verdict import MIN_SCORE, judge
-from tessera.evaluate.miniature.color_objects import color_objects, colors_in_relation
+from tessera.evaluate.miniature.color_objects import ColorObject, color_objects, colors_in_relation
 from tessera.evaluate.miniature.seam import seam_scores
 from tessera.miniature import COLORS, SHAPES, WorldConfig, draw_composed, render
 from tessera.records import Scene
@@ -36,31 +37,47 @@ def measure_judge(world: WorldConfig, number: int = 400, network: "Detector | No
     seam_renders, seam_cutmix: mean seam score of these renders, and of CutMix (half) images made of them.
     Two-object numbers are left out of a world with a single shape or color.
     """
-    single = held_out(world, 1, number)
-    images = {1: _render(single, world)}
-    right, refused = _judged(single, images[1], network, world)
-    out = {"one_object": float(np.mean(right))}
-    if len(world.shapes) > 1 and len(world.colors) > 1:
-        pairs = held_out(world, 2, number)
-        images[2] = _render(pairs, world)
-        right, refused_pairs = _judged(pairs, images[2], network, world)
-        refused += refused_pairs
-        out["two_objects"] = float(np.mean(right))
-        out["color_objects"] = float(np.mean(_colors_right(pairs, images[2])))
+    from tessera.evaluate.miniature.detector import detect  # loads torch
+
+    def drawn(scenes: list[Scene]) -> np.ndarray:
+        return np.stack([render(scene, world.size) for scene in scenes])  # (N, S, S, 3)
+
+    out: dict[str, float] = {}
+    images: dict[str, np.ndarray] = {}
+    refused: list[bool] = []
+    pairs_differ = len(world.shapes) > 1 and len(world.colors) > 1
+    for objects, name in ((1, "one_object"), (2, "two_objects")) if pairs_differ else ((1, "one_object"),):
+        scenes = held_out(world, objects, number)
+        images[name] = drawn(scenes)
+        found = detect(images[name], network)
+        lines = [metadata_of(scene) for scene in scenes]
+        refused += [
+            not judge(altered(line, index), items).correct for index, (line, items) in enumerate(zip(lines, found))
+        ]
+        alone = [sum(item.score > MIN_SCORE for item in items) == objects for items in found]  # nothing in excess
+        out[name] = float(np.mean([one and judge(*each).correct for one, each in zip(alone, zip(lines, found))]))
+        if objects == 2:
+            out["color_objects"] = float(np.mean(list(map(_colors_right, scenes, color_objects(images[name])))))
     out["wrong_refused"] = float(np.mean(refused))
-    out["counting"] = _counting(world, max(1, number // 6), network)
-    out["seam_renders"] = float(np.mean([seam_scores(p).mean() for p in images.values()]))
+    counted = []
+    for objects in (2, 3, 4):
+        scenes = held_out(world, objects, max(1, number // 6), same=True)
+        for scene, items in zip(scenes, detect(drawn(scenes), network)):
+            asked = {"class": scene.objects[0].shape, "count": objects}
+            line = {"tag": "counting", "include": [asked], "exclude": [asked | {"count": objects + 1}]}
+            counted.append(judge(line, items).correct)
+    out["counting"] = float(np.mean(counted))
+    out["seam_renders"] = float(np.mean([seam_scores(each).mean() for each in images.values()]))
+    single = images["one_object"]
     mixed = [
         compose(base, partner, placement_at("half", world.size, index % 2), "centre")
-        for index, (base, partner) in enumerate(zip(images[1], np.roll(images[1], 1, axis=0)))
+        for index, (base, partner) in enumerate(zip(single, np.roll(single, 1, axis=0)))
     ]
-    out["seam_cutmix"] = float(seam_scores(np.stack(mixed)).mean())
-    return out
+    return out | {"seam_cutmix": float(seam_scores(np.stack(mixed)).mean())}
 
 
 def held_out(world: WorldConfig, objects: int, number: int, same: bool = False) -> list[Scene]:
-    """Return `number` scenes of so many objects; two objects differ in shape and color, as the prompts' do, unless
-    `same`."""
+    """Return `number` scenes of so many objects; unless `same`, two differ in shape and color as the prompts' do."""
     scenes, address = [], 0
     while len(scenes) < number:
         scene = draw_composed(world, address, objects, f"judge/heldout/{objects}", same=same)
@@ -80,8 +97,7 @@ def relation_of(first: tuple[float, float], second: tuple[float, float]) -> str:
 
 
 def metadata_of(scene: Scene) -> dict[str, Any]:
-    """Return the metadata line that a scene satisfies: shape and color of every object, and where the second of two
-    lies."""
+    """Return the metadata line that a scene satisfies: shape and color of each object, and where the second is."""
     clauses: list[dict[str, Any]] = [{"class": o.shape, "count": 1, "color": o.color} for o in scene.objects]
     if len(clauses) == 2:
         clauses[1]["position"] = [relation_of(scene.objects[1].center, scene.objects[0].center), 0]
@@ -104,43 +120,7 @@ def altered(metadata: dict[str, Any], number: int) -> dict[str, Any]:
     return {**metadata, "include": [*metadata["include"][:-1], clause]}
 
 
-def _render(scenes: list[Scene], world: WorldConfig) -> np.ndarray:
-    return np.stack([render(scene, world.size) for scene in scenes])  # (N, S, S, 3)
-
-
-def _judged(
-    scenes: list[Scene], images: np.ndarray, network: "Detector | None", world: WorldConfig
-) -> tuple[list[bool], list[bool]]:
-    """Return for each scene whether it is judged right, without excess objects, and whether a wrong line is refused."""
-    from tessera.evaluate.miniature.detector import detect  # loads torch
-
-    right, refused = [], []
-    for number, (scene, found) in enumerate(zip(scenes, detect(images, network))):
-        line = metadata_of(scene)
-        exact = sum(item.score > MIN_SCORE for item in found) == len(scene.objects)
-        right.append(exact and judge(line, found).correct)
-        refused.append(not judge(altered(line, number), found).correct)
-    return right, refused
-
-
-def _colors_right(scenes: list[Scene], images: np.ndarray) -> list[bool]:
-    right = []
-    for scene, found in zip(scenes, color_objects(images)):
-        first, second = scene.objects
-        exact = sorted(item.color for item in found) == sorted((first.color, second.color))
-        relation = relation_of(first.center, second.center)
-        right.append(exact and colors_in_relation(found, first.color, second.color, relation))
-    return right
-
-
-def _counting(world: WorldConfig, number: int, network: "Detector | None") -> float:
-    from tessera.evaluate.miniature.detector import detect  # loads torch
-
-    right = []
-    for objects in (2, 3, 4):
-        scenes = held_out(world, objects, number, same=True)
-        for scene, found in zip(scenes, detect(_render(scenes, world), network)):
-            name = scene.objects[0].shape
-            line = {"tag": "counting", "include": [{"class": name, "count": objects}]}
-            right.append(judge({**line, "exclude": [{"class": name, "count": objects + 1}]}, found).correct)
-    return float(np.mean(right))
+def _colors_right(scene: Scene, found: Sequence[ColorObject]) -> bool:
+    first, second = scene.objects
+    exact = sorted(item.color for item in found) == sorted((first.color, second.color))
+    return exact and colors_in_relation(found, first.color, second.color, relation_of(first.center, second.center))

@@ -8,7 +8,7 @@ training, when shapes are still crude, whether both objects of a prompt are ther
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,13 +93,8 @@ def color_objects(images: np.ndarray) -> list[list[ColorObject]]:
     colors = list(COLORS)
     for number in np.argsort(-area, kind="stable"):
         if area[number] >= MIN_AREA * SIZE * SIZE and rim[number] < _RIM:
-            found[image[first[number]]].append(
-                ColorObject(
-                    color=colors[mask.ravel()[inside[first[number]]]],
-                    center=(float(x[number]), float(y[number])),
-                    area=float(area[number]) / (SIZE * SIZE),
-                )
-            )
+            color, center = colors[mask.ravel()[inside[first[number]]]], (float(x[number]), float(y[number]))
+            found[image[first[number]]].append(ColorObject(color, center, float(area[number]) / (SIZE * SIZE)))
     return found
 
 
@@ -109,12 +104,11 @@ def both_colors(objects: Sequence[ColorObject], colors: Sequence[str]) -> bool:
 
 
 def color_score(objects: Sequence[ColorObject], colors: Sequence[str]) -> float:
-    """Share of `colors` (two different ones, of the objects asked for) that the two largest objects have: 0, 0.5 or 1.
+    """Return the share of two different `colors` that the two largest objects have: 0, 0.5 or 1.
 
     Only as many objects count as were asked for, so an image full of patches of every color gains nothing.
     """
-    found = {item.color for item in objects[: len(colors)]}
-    return len(found & set(colors)) / len(colors)
+    return len({item.color for item in objects[: len(colors)]} & set(colors)) / len(colors)
 
 
 def colors_in_relation(objects: Sequence[ColorObject], first: str, second: str, relation: str) -> bool:
@@ -140,11 +134,8 @@ def _cleaned(mask: np.ndarray) -> np.ndarray:
     return np.where(number > _NEIGHBORS, mask, -1)
 
 
-_Pairs = tuple[np.ndarray, np.ndarray]
-
-
-def _neighbor_pairs(mask: np.ndarray, inside: np.ndarray) -> tuple[_Pairs, _Pairs]:
-    """Return pairs of pixels at most two apart, of the same color and of two colors.
+def _neighbor_pairs(mask: np.ndarray, inside: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs of pixels at most two apart, of the same color and then of two colors.
 
     Pixels are numbers into `inside`, the flat indices of `mask` (B, S, S) that show a color.
     """
@@ -163,22 +154,19 @@ def _neighbor_pairs(mask: np.ndarray, inside: np.ndarray) -> tuple[_Pairs, _Pair
             pairs.append((here, there[here]))
     here, there = (np.concatenate(side) for side in zip(*pairs))
     same = color[here] == color[there]
-    return (here[same], there[same]), (here[~same], there[~same])
+    yield here[same], there[same]
+    yield here[~same], there[~same]
 
 
 def _components(number: int, here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Return the connected component of each of `number` nodes under the edges (here, there), named by its smallest
-    node.
+    """Return the smallest node that edges (here, there) connect with each of `number` nodes.
 
     Hooking and pointer jumping: roots are tied to the smallest root across an edge until nothing changes.
     """
     root = np.arange(number)
-    while True:
-        a, b = root[here], root[there]
-        if np.array_equal(a, b):
-            return root
-        least = np.minimum(a, b)
-        np.minimum.at(root, a, least)
-        np.minimum.at(root, b, least)
+    while not np.array_equal(a := root[here], b := root[there]):
+        for side in (a, b):
+            np.minimum.at(root, side, np.minimum(a, b))
         while not np.array_equal(root, root[root]):
             root = root[root]
+    return root

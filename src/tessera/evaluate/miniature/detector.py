@@ -43,15 +43,17 @@ class Detector(nn.Module):
         self.joined = _unit(3 * w, 3 * w)
         self.head = nn.Conv2d(3 * w, len(SHAPES) + 1 + len(COLORS) + 3, 1)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def features(self, images: Tensor) -> Tensor:
+        """Compute the last common layer (B, 3 width, 16, 16)."""
         x = F.relu(self.stem_norm(self.stem(images)))  # (B, w, 32, 32)
         fine = self.fine(self.down16(x))  # (B, 3w, 16, 16)
         x = self.down8(fine)  # (B, 4w, 8, 8)
         for layer in self.coarse:
             x = x + layer(x)
-        x = self.joined(fine + F.interpolate(self.up(x), scale_factor=2, mode="nearest"))  # (B, 3w, 16, 16)
-        shape, color, geometry = self.head(x).split([len(SHAPES) + 1, len(COLORS), 3], dim=1)
-        return shape, color, geometry
+        return self.joined(fine + F.interpolate(self.up(x), scale_factor=2, mode="nearest"))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.head(self.features(images)).split([len(SHAPES) + 1, len(COLORS), 3], dim=1)
 
 
 def _unit(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -109,15 +111,10 @@ def decode(shape: Tensor, color: Tensor, geometry: Tensor, size: int) -> list[li
             break
         cx, cy, d = x[rows, cell], y[rows, cell], diameter[rows, cell]
         for row in torch.nonzero(top >= MIN_SCORE).flatten().tolist():
-            middle, half = (float(cx[row]) * size, float(cy[row]) * size), float(d[row]) * size / 2
-            found[row].append(
-                Detection(
-                    class_name=SHAPES[int(label[row, cell[row]])],
-                    score=float(top[row]),
-                    box=(middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half),
-                    color=list(COLORS)[int(hue[row, cell[row]])],
-                )
-            )
+            middle_x, middle_y, half = float(cx[row]) * size, float(cy[row]) * size, float(d[row]) * size / 2
+            box = (middle_x - half, middle_y - half, middle_x + half, middle_y + half)
+            name, its_color = SHAPES[int(label[row, cell[row]])], list(COLORS)[int(hue[row, cell[row]])]
+            found[row].append(Detection(name, float(top[row]), box, its_color))
         near = torch.hypot(x - cx[:, None], y - cy[:, None]) < 0.35 * torch.maximum(diameter, d[:, None])
         near[rows, cell] = True
         left = left.masked_fill(near, 0.0)

@@ -12,26 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from tessera.config import UserError, check_ranges, nearest, to_dict
+from tessera.config import UserError, check_ranges, to_dict
 from tessera.devices import set_threads
 from tessera.evaluate.geneval import verdict as geneval
-from tessera.evaluate.intervals import share_number
+from tessera.evaluate.intervals import task_numbers
+from tessera.evaluate.miniature import color_objects as colors
 from tessera.evaluate.miniature import seam
 from tessera.evaluate.miniature.calibrate import judge_accuracy, relation_of
-from tessera.evaluate.miniature.color_objects import (
-    ColorObject,
-    both_colors,
-    color_objects,
-    color_score,
-    colors_in_relation,
-)
 from tessera.evaluate.miniature.shipped import WEIGHTS, detector_sha256
-from tessera.evaluate.samples import Samples, extender, read_samples, read_square
-from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
+from tessera.evaluate.samples import Samples, check_clauses, read_samples, read_square
+from tessera.evaluate.scores import Scores, write_scores
 from tessera.miniature import COLORS, SHAPES, WorldConfig
 from tessera.progress import progress
 from tessera.prompts.geneval import TASKS
-from tessera.prompts.miniature import RELATIONS, prompts_sha256
+from tessera.prompts.miniature import prompts_sha256
 from tessera.stages import open_stage
 
 METRIC = "geneval-miniature-1"
@@ -59,8 +53,9 @@ class EvaluateConfig:
 def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()) -> None:
     """Judge the directory `samples` (of `generate`) and write `out`/scores.json.
 
-    Lines without "include" (plain prompts) only get a seam score. Raises UserError for a directory that misses images,
-    a line that is not JSON, a class or color that the judge does not know, or images of different sizes.
+    Lines without "include" (plain prompts) only get a seam score; facts count them where other lines have one. Raises
+    UserError for a directory that misses images, a line that is not JSON or cannot be judged by, a class or color that
+    the judge does not know, or images of different sizes.
     """
     out, folder = Path(out), read_samples(samples)
     asked = {"judge_renders": config.judge_renders, "world": None if config.world is None else to_dict(config.world)}
@@ -73,7 +68,10 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
 
     set_threads(config.threads)
     for prompt, line in enumerate(folder.lines):
-        _check(folder.directory / f"{prompt:05d}" / "metadata.jsonl", line)
+        where = folder.metadata(prompt)
+        check_clauses(where, line, SHAPES, tuple(COLORS))
+        if "include" in line and (line.get("tag") not in TASKS or not line["include"]):
+            raise UserError(f"{where}: include must not be empty, and needs a tag, one of {', '.join(TASKS)}")
     images = [(prompt, k) for prompt in range(len(folder.lines)) for k in range(folder.per_prompt)]
     size = len(read_square(folder.image(0, 0)))
     world = config.world or _world_of(folder.lines, size)
@@ -83,33 +81,33 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
             pixels = np.stack([read_square(folder.image(*image), size) for image in part])  # (B, S, S, 3)
-            judged = zip(part, detect(pixels, network), color_objects(pixels), seam.seam_scores(pixels))
+            judged = zip(part, detect(pixels, network), colors.color_objects(pixels), seam.seam_scores(pixels))
             items += [_item(folder, *each) for each in judged]
             bar.advance(len(part))
     counts = {"images": len(images), "prompts": len(folder.lines)}
     accuracy = judge_accuracy(world, config.judge_renders)
     facts = {"judge": accuracy, "judge_world": to_dict(world), "judge_renders": config.judge_renders, **counts}
+    plain = [item["file"] for item in items if item["correct"] is None]
+    if 0 < len(plain) < len(items):
+        facts["passed_over"] = f"{len(plain)} of {len(items)} images: no include in their metadata, first {plain[0]}"
     # tessera run keeps the scores of both kinds of prompts in the directory of their arm.
     name = out.parent.name if out.name in ("short", "extended") else out.name
-    numbers = score_numbers(items, _protocol(folder))
+    protocol = folder.protocol(
+        metric="miniature",
+        name=METRIC,
+        encoder=WEIGHTS,
+        encoder_sha256=detector_sha256(),
+        prompts_sha256=prompts_sha256([{k: v for k, v in line.items() if k != "text"} for line in folder.lines]),
+        settings={
+            "extended": folder.extended,
+            "min_score": geneval.MIN_SCORE,
+            "min_score_counting": geneval.MIN_SCORE_COUNTING,
+            "seam_visible_above": seam.VISIBLE,
+        },
+    )
+    numbers = task_numbers(items, MEASURES, protocol, TASKS.index)
     write_scores(out, Scores(kind="miniature", name=name, numbers=numbers, items=tuple(items), facts=facts))
     stage.finish(counts)
-
-
-def score_numbers(items: Sequence[Mapping[str, Any]], protocol: Protocol) -> tuple[Number, ...]:
-    """Return the numbers of MEASURES, without those by which no image was judged.
-
-    Overall is the mean of the six tasks' accuracies, and left out unless all six are there.
-    """
-    numbers = []
-    for name in MEASURES:
-        rows = [item for item in items if item["values"].get(name) is not None]
-        tasks = [TASKS.index(item["tag"]) for item in rows] if name == "overall" else None
-        if not rows or (tasks is not None and len(set(tasks)) < len(TASKS)):
-            continue
-        values, prompts = [item["values"][name] for item in rows], [item["prompt"] for item in rows]
-        numbers.append(share_number(name, values, prompts, protocol, tags=tasks))
-    return tuple(numbers)
 
 
 def asked_colors(metadata: Mapping[str, Any], extended: bool) -> tuple[str, str, str | None] | None:
@@ -136,7 +134,7 @@ def _item(
     samples: Samples,
     image: tuple[int, int],
     objects: list[geneval.Detection],
-    patches: list[ColorObject],
+    patches: list[colors.ColorObject],
     seam_score: float,
 ) -> dict[str, Any]:
     """Return the item of one image: its values by every judge, the verdict, and what was found."""
@@ -145,30 +143,23 @@ def _item(
     verdict = geneval.judge(line, objects) if "include" in line else None
     values = {"seam": round(float(seam_score), 4)}
     values["seam_visible"] = float(values["seam"] > seam.VISIBLE)
-    if verdict is not None and line.get("tag") in TASKS:
+    if verdict is not None:
         values |= {name: float(verdict.correct) for name in ("overall", line["tag"])}
     asked = asked_colors(line, samples.extended)
     if asked is not None:
         first, second, relation = asked
-        values["color_score"] = color_score(patches, (first, second))
-        values["both_colors"] = float(both_colors(patches, (first, second)))
+        values["color_score"] = colors.color_score(patches, (first, second))
+        values["both_colors"] = float(colors.both_colors(patches, (first, second)))
         if relation is not None:
-            values["colors_in_relation"] = float(colors_in_relation(patches, second, first, relation))
-    return {
-        "prompt": prompt,
-        "sample": k,
-        "file": samples.image(prompt, k).relative_to(samples.directory).as_posix(),
+            values["colors_in_relation"] = float(colors.colors_in_relation(patches, second, first, relation))
+    return samples.item(prompt, k) | {
         "tag": line.get("tag"),
         "values": values,
         "correct": None if verdict is None else verdict.correct,
         "reason": "no metadata to judge by" if verdict is None else verdict.reason,
         "detections": [
-            {
-                "class": item.class_name,
-                "color": item.color,
-                "score": round(item.score, 4),
-                "box": [round(edge, 2) for edge in item.box],
-            }
+            {"class": item.class_name, "color": item.color}
+            | {"score": round(item.score, 4), "box": [round(edge, 2) for edge in item.box]}
             for item in objects
             if item.score > geneval.MIN_SCORE
         ],
@@ -177,54 +168,6 @@ def _item(
             for item in patches
         ],
     }
-
-
-def _protocol(samples: Samples) -> Protocol:
-    return Protocol(
-        metric="miniature",
-        name=METRIC,
-        encoder=WEIGHTS,
-        encoder_sha256=detector_sha256(),
-        images=len(samples.lines) * samples.per_prompt,
-        prompts_sha256=prompts_sha256([{k: v for k, v in line.items() if k != "text"} for line in samples.lines]),
-        extender=extender(samples),
-        settings={
-            "extended": samples.extended,
-            "min_score": geneval.MIN_SCORE,
-            "min_score_counting": geneval.MIN_SCORE_COUNTING,
-            "seam_visible_above": seam.VISIBLE,
-        },
-        versions=library_versions(),
-    )
-
-
-def _check(path: Path, line: Mapping[str, Any]) -> None:
-    """Raise UserError if the judge cannot judge by the metadata `line` of one prompt."""
-    for field in ("include", "exclude"):
-        clauses = line.get(field, [])
-        if not isinstance(clauses, list) or not all(isinstance(clause, dict) for clause in clauses):
-            raise UserError(f"{path}: {field} must be a list of objects {{class, count, ...}}")
-        for number, clause in enumerate(clauses):
-            _check_clause(path, clause, number)
-
-
-def _check_clause(path: Path, clause: Mapping[str, Any], number: int) -> None:
-    """Raise UserError if the judge cannot judge by clause `number` of include or exclude."""
-    for field, known in (("class", SHAPES), ("color", tuple(COLORS))):
-        name = clause.get(field)
-        if name not in known and (field == "class" or field in clause):
-            names = f"{nearest(name, known) if isinstance(name, str) else ''} known: {', '.join(known)}"
-            raise UserError(f"{path}: the miniature's judge knows no {field} {name!r};{names}")
-    count = clause.get("count")
-    if type(count) is not int or count < 1:
-        raise UserError(f"{path}: the count of {clause['class']} must be a positive integer, not {count!r}")
-    position = clause.get("position")
-    if position is None:
-        return
-    pair = position if isinstance(position, list) and len(position) == 2 else (None, None)
-    if pair[0] not in RELATIONS or pair[1] not in range(number):
-        names = ", ".join(RELATIONS)
-        raise UserError(f"{path}: position {position!r} must be [one of {names}; the number of an earlier clause]")
 
 
 def _world_of(lines: Sequence[Mapping[str, Any]], size: int) -> WorldConfig:

@@ -5,7 +5,6 @@ images and renders of further held-out scenes go through the shipped detector, a
 the features of both, averaged over the frame. It compares models judged alike; it is no FID.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import numpy as np
 from tessera.config import UserError, check_ranges, to_dict
 from tessera.devices import set_threads
 from tessera.evaluate.miniature.shipped import detector_sha256
-from tessera.evaluate.samples import read_square
+from tessera.evaluate.samples import read_samples, read_square
 from tessera.files import atomic_path, read_json, write_json
 from tessera.metrics import frechet_distance
 from tessera.miniature import WorldConfig, describe, draw_scene, render
-from tessera.prompts.miniature import FILE, world_of
+from tessera.prompts.miniature import FILE, to_bytes, world_of
 from tessera.stages import open_stage
 
 METRIC = "likeness-miniature-1"
@@ -57,12 +56,10 @@ def held_out_prompts(out: Path, images: Path, config: LikenessConfig = LikenessC
     stage = open_stage(out, stage="held-out prompts", config={"prompts": config.prompts}, inputs={"images": images})
     if stage.done:
         return
-    lines = [
-        {"tag": TAG, "prompt": describe(draw_scene(world, number), world.seed, number)}
-        for number in range(config.prompts)
-    ]
+    scenes = [draw_scene(world, number) for number in range(config.prompts)]
+    lines = [{"tag": TAG, "prompt": describe(scene, world.seed, i)} for i, scene in enumerate(scenes)]
     with atomic_path(out / FILE) as temporary:
-        temporary.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
+        temporary.write_bytes(to_bytes(lines))
     stage.finish({"prompts": len(lines)})
 
 
@@ -78,7 +75,11 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
         return
     set_threads(config.threads)
     world = held_out(world_of(images))
-    drawn = features(np.stack([read_square(path, world.size) for path in _images(samples, config.prompts)]))
+    folder = read_samples(samples)
+    number, tags = len(folder.lines) * folder.per_prompt, {line.get("tag") for line in folder.lines}
+    if (number, folder.per_prompt, tags) != (config.prompts, 1, {TAG}):
+        raise UserError(f"{samples}: holds {number} images; generate one for each of {config.prompts} held-out prompts")
+    drawn = features(np.stack([read_square(folder.image(i, 0), world.size) for i in range(number)]))
     numbers = range(config.prompts + config.references)
     real = features(np.stack([render(draw_scene(world, number), world.size) for number in numbers]))
     asked, references = real[: config.prompts], real[config.prompts :]
@@ -93,8 +94,8 @@ def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = Li
 
 def described(config: LikenessConfig) -> dict[str, Any]:
     """Return what the manifest and the protocol hold: the configuration and the judge."""
-    settings = {"prompts": config.prompts, "references": config.references}
-    return {"metric": METRIC, "detector_sha256": detector_sha256(), **settings}
+    judge = {"metric": METRIC, "detector_sha256": detector_sha256()}
+    return judge | {"prompts": config.prompts, "references": config.references}
 
 
 def read_likeness(path: Path) -> dict[str, Any]:
@@ -109,20 +110,6 @@ def features(images: np.ndarray) -> np.ndarray:
     from tessera.evaluate.miniature.detector import load_detector, to_input
 
     network = load_detector()
-    kept: list[torch.Tensor] = []
-    hook = network.joined.register_forward_hook(lambda _module, _inputs, output: kept.append(output.mean((2, 3))))
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(images), _BATCH):
-                network(to_input(images[start : start + _BATCH]))
-    finally:
-        hook.remove()
-    return torch.cat(kept).double().numpy()
-
-
-def _images(samples: Path, number: int) -> list[Path]:
-    found = sorted(samples.glob("*/samples/*.png"))
-    tags = {read_json(path).get("tag") for path in samples.glob("*/metadata.jsonl")}
-    if len(found) != number or tags != {TAG}:
-        raise UserError(f"{samples}: holds {len(found)} images; generate one for each of {number} held-out prompts")
-    return found
+    parts = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    with torch.inference_mode():
+        return torch.cat([network.features(to_input(part)).mean((2, 3)) for part in parts]).double().numpy()

@@ -1,20 +1,15 @@
-"""Captions of a directory of images, the extender of its prompts, and its names in tables."""
+"""Captions of a directory of images, and its names in tables."""
 
-import hashlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from tessera.config import UserError
 from tessera.evaluate.quality.features import Images
 from tessera.evaluate.quality.reference import Source
-from tessera.evaluate.samples import extender_of
-from tessera.evaluate.scores import Extender
 from tessera.files import read_json
 from tessera.images import read_rgb
 from tessera.prompts.rows import read_rows, split_columns
-from tessera.stages import MANIFEST, read_manifest
 
 TEXTS = ("text", "prompt", "caption")
 
@@ -25,15 +20,17 @@ def read_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | Non
     prompts: plain lines, or a table with a column of `TEXTS` (`tessera.prompts.rows`), in the order of the images'
     paths; or a table in any order that names each image as "file". Raises UserError where the order is not clear.
     """
+    if prompts is None and images.drawn:
+        lines = enumerate(images.drawn.lines)
+        texts = {f"{i:05d}": _text(line, str(images.drawn.metadata(i))) for i, line in lines}
+        return tuple(texts[file.split("/")[0]] for file in images.files)
     if prompts is None:
-        folders = {str(Path(file).parent.parent) for file in images.files}
-        texts = {}
-        for folder in folders:
-            path = images.directory / folder / "metadata.jsonl"
-            if not path.is_file():
-                return None
-            texts[folder] = _text(read_json(path), path)
-        return tuple(texts[str(Path(file).parent.parent)] for file in images.files)
+        folders = {Path(file).parent.parent for file in images.files}
+        paths = {folder: images.directory / folder / "metadata.jsonl" for folder in folders}
+        if not all(path.is_file() for path in paths.values()):
+            return None
+        texts = {folder: _text(read_json(path), str(path)) for folder, path in paths.items()}
+        return tuple(texts[Path(file).parent.parent] for file in images.files)
     path, columns = split_columns(prompts)
     rows = [(where, row, row[column]) for where, row, (column,) in read_rows(path, TEXTS, given=columns)]
     if len(rows) != len(images.files):
@@ -57,39 +54,19 @@ def _check_order(images: Images, prompts: Path) -> None:
     def counted(file: str) -> list[str | int]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", file)]
 
-    for file, other in zip(images.files, sorted(images.files, key=counted)):
-        if file != other:
-            raise UserError(
-                f"{prompts}: is the line of {file} or of {other} first? Name the images by numbers of one length, or"
-                ' give JSON lines that say "file" and "text"'
-            )
+    other = sorted(images.files, key=counted)
+    if doubtful := [pair for pair in zip(images.files, other) if pair[0] != pair[1]]:
+        raise UserError(
+            f"{prompts}: is the line of {doubtful[0][0]} or of {doubtful[0][1]} first? Name the images by numbers of "
+            'one length, or give JSON lines that say "file" and "text"'
+        )
 
 
-def _text(data: Any, where: Path) -> str:
+def _text(data: Any, where: str) -> str:
     text = data.get("text", data.get("prompt")) if isinstance(data, dict) else None
     if not isinstance(text, str):
         raise UserError(f'{where}: must hold an object with a "text" or "prompt"')
     return text
-
-
-def known_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | None:
-    """Return the same where no metric asks for captions; None for a directory that `generate` did not make."""
-    manifest = images.directory / MANIFEST
-    if prompts is None and not (manifest.is_file() and read_manifest(images.directory).stage == "generate"):
-        return None
-    return read_captions(images, prompts)
-
-
-def captions_sha256(texts: Sequence[str]) -> str:
-    """Return the SHA-256 of the captions of all images, in order."""
-    return hashlib.sha256("".join(f"{text}\n" for text in texts).encode()).hexdigest()
-
-
-def extender_of_samples(samples: Path) -> Extender | None:
-    """Return the extender of the prompts that were drawn; UserError if there are several."""
-    if not (samples / MANIFEST).is_file() or not read_manifest(samples).config.get("extended"):
-        return None
-    return extender_of(samples, [read_json(path) for path in sorted(samples.glob("*/metadata.jsonl"))])
 
 
 def words_for(images: Images, source: Source | None, rounding: Literal["round", "truncate"]) -> dict[str, str]:

@@ -3,8 +3,10 @@
 One decoding of the images feeds all networks. Networks compute in float32, statistics in float64.
 """
 
+import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,27 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tessera.config import UserError, part_id, to_dict
-from tessera.evaluate.quality.captions import (
-    captions_sha256,
-    extender_of_samples,
-    known_captions,
-    read_captions,
-    words_for,
-)
-from tessera.evaluate.quality.config import QualityConfig
+from tessera.devices import rank
+from tessera.evaluate.quality.captions import read_captions, words_for
 from tessera.evaluate.quality.features import features_of, find_images
-from tessera.evaluate.quality.metrics import METRICS, Inputs, blocks_of, load_metric
+from tessera.evaluate.quality.metrics import METRICS, Inputs, QualityConfig, blocks_of, load_metric
 from tessera.evaluate.quality.reference import find_reference, reference_of
 from tessera.evaluate.scores import Number, Scores, library_versions, write_scores
 from tessera.stages import open_stage
 
 if TYPE_CHECKING:
     from tessera.pretrained.features.encoder import ImageEncoder
-
-
-def default_cache() -> Path:
-    """Return the directory of reference images' features: tessera/reference of the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tessera" / "reference"
 
 
 def evaluate_quality(
@@ -54,23 +45,23 @@ def evaluate_quality(
     samples: a directory of `generate`, or of any images. reference: a directory of images, or of their features as the
     cache has them. networks: those that the metrics name. prompts: a file with a caption for each image, where the
     samples have none. name: in tables; the samples directory's by default. num_images: training images that the model
-    had seen, for curves. chunk: images whose features are written at once.
+    had seen, for curves. cache: of reference images' features; None = tessera/reference of the user's cache. chunk:
+    images whose features are written at once.
     """
     out, samples, reference, config = Path(out), Path(samples), Path(reference), config or QualityConfig()
     metrics = {metric: load_metric(metric) for metric in config.metrics}
     needed = {metric.network: networks[metric.network] for metric in metrics.values()}
     images = find_images(samples, "sample")
     asked = [name for name, metric in metrics.items() if metric.captioned]
-    captions = read_captions(images, prompts) if asked else known_captions(images, prompts)
+    captions = read_captions(images, prompts) if asked or prompts or images.drawn else None
     if asked and captions is None:
         raise UserError(f"{samples}: has no captions for {asked[0]}; give --prompts, or leave {asked[0]} out")
-    extender = extender_of_samples(samples)
     compared = {metric.network: needed[metric.network] for metric in metrics.values() if not metric.captioned}
     source = find_reference(reference) if compared else None
     described = to_dict(config) | {
         "metrics": [part_id(metric, METRICS) for metric in metrics],
         "samples": images.sha256,
-        "prompts": captions_sha256(captions) if captions else None,
+        "prompts": captions and hashlib.sha256("".join(f"{text}\n" for text in captions).encode()).hexdigest(),
         "networks": {
             key: [network.id, network.sha256, network.resizing, getattr(network, "cut", None)]
             for key, network in needed.items()
@@ -83,12 +74,18 @@ def evaluate_quality(
     if stage.done:
         shutil.rmtree(out / "work", ignore_errors=True)  # of a process that was killed here
         return True
-    work, cache = out / "work", cache or default_cache()
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for searched in (images, source.images if source else None):
+        if searched and searched.others and rank() == 0:
+            count, first = len(searched.others), searched.others[0]
+            print(f"quality: {searched.directory}: {count} files are no images, the first is {first}", file=sys.stderr)
+    work, cache = out / "work", cache or user_cache / "tessera" / "reference"
     how = config.batch_size, config.rounding
-    found = source and reference_of(source, compared, cache, work / "reference", *how, chunk)
+    arguments = compared, cache, work / "reference", *how, chunk
+    found = source and reference_of(source, *arguments)
     features = features_of(images, needed, work / "samples", *how, "quality", chunk)
     if source and found is None:  # other ranks may have done their part of it meanwhile
-        found = reference_of(source, compared, cache, work / "reference", *how, chunk)
+        found = reference_of(source, *arguments)
     if features is None or (source and found is None):
         return False
     blocks = blocks_of(len(images.files), captions, config.seed)
@@ -98,35 +95,34 @@ def evaluate_quality(
     for key, metric in metrics.items():
         network, against = needed[metric.network], None if metric.captioned else found
         real = against.features[metric.network] if against else np.empty((0, 0), np.float32)
-        inputs = Inputs(
-            config=config,
-            network=network,
-            samples=features[metric.network],
-            reference=real,
-            blocks=blocks,
-            captions=captions,
-        )
-        result = metric.measure(inputs, key)
-        rounding = config.rounding if images.arrays or (against and against.arrays) else None
+        result = metric.measure(Inputs(config, network, features[metric.network], real, blocks, captions), key)
+        about: dict[str, Any] = {
+            "encoder": network.id,
+            "encoder_sha256": network.sha256,
+            "resize": network.resizing,
+            "rounding": config.rounding if images.arrays or (against and against.arrays) else None,
+            "images": len(images.files),
+            "reference": against.sha256 if against else None,
+            "reference_images": against.images if against else None,
+            "prompts_sha256": described["prompts"],
+            "extender": images.drawn.extender if images.drawn else None,
+            "versions": library_versions(),
+        }
         for number in result.numbers:
             label, direction = metric.shows[number.metric.split("/")[0]]
-            about = replace(
-                number.protocol,
-                encoder=network.id,
-                encoder_sha256=network.sha256,
-                resize=network.resizing,
-                rounding=rounding,
-                images=len(images.files),
-                reference=against.sha256 if against else None,
-                reference_images=against.images if against else None,
-                prompts_sha256=described["prompts"],
-                extender=extender,
-                versions=library_versions(),
+            numbers.append(
+                replace(number, label=label, direction=direction, protocol=replace(number.protocol, **about))
             )
-            numbers.append(replace(number, label=label, direction=direction, protocol=about))
         values |= result.values
         facts |= result.facts
-    items = [_item(images.files[row], row, captions, values) for row in range(len(images.files))] if values else []
+    items = []
+    for row, file in enumerate(images.files if values else ()):
+        folder, stem = Path(file).parent.parent.name, Path(file).stem
+        drawn = folder.isdecimal() and stem.isdecimal()  # as `generate` names them
+        prompt, sample = (int(folder), int(stem)) if drawn else (row, 0)
+        own = {metric: each[row] for metric, each in values.items()}
+        text = captions[row] if captions else None
+        items.append({"prompt": prompt, "sample": sample, "file": file, "text": text, "values": own})
     facts |= words_for(images, source, config.rounding)
     scores = Scores(kind="quality", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
     write_scores(out, replace(scores, num_images=num_images))
@@ -134,12 +130,3 @@ def evaluate_quality(
     stage.finish(counts | ({"reference": found.images} if found else {}))
     shutil.rmtree(work, ignore_errors=True)  # last: until then a killed process loses nothing
     return True
-
-
-def _item(file: str, row: int, captions: Any, values: Mapping[str, list[float]]) -> dict[str, Any]:
-    """Return the item of one image, by its prompt and number where `generate` made it."""
-    folder, stem = Path(file).parent.parent.name, Path(file).stem
-    drawn = folder.isdecimal() and stem.isdecimal()
-    prompt, sample = (int(folder), int(stem)) if drawn else (row, 0)
-    own = {metric: each[row] for metric, each in values.items()}
-    return {"prompt": prompt, "sample": sample, "file": file, "text": captions[row], "values": own}

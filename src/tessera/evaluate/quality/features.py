@@ -1,7 +1,7 @@
 """Directories of images as features: one decoding feeds all networks; finished chunks outlive the process.
 
-Images are PNG, JPEG, WebP or BMP files, or .npy arrays (H, W, 3) of bytes or floats 0..1. A directory made by
-`generate` gives its samples; any other one all the images below it but hidden ones, in the order of their paths.
+Images are files of the kinds that `collect` reads, or .npy arrays (H, W, 3) of bytes or floats 0..1. A directory made
+by `generate` gives its samples; any other one all the images below it but hidden ones, in the order of their paths.
 """
 
 import hashlib
@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tessera.config import UserError
 from tessera.devices import rank, world_size
+from tessera.evaluate.samples import Samples, read_samples
 from tessera.files import atomic_path, remove_unfinished, sha256_file
-from tessera.images import read_rgb
+from tessera.images import READABLE, UNREADABLE, open_image, read_rgb
 from tessera.progress import progress
 from tessera.stages import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from tessera.pretrained.features.encoder import ImageEncoder
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".npy")
+SUFFIXES = (*sorted(READABLE), ".npy")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Images:
     """Relative to the directory, in order."""
     sha256: str
     """Hash of all names and contents."""
+    drawn: Samples | None = None
+    """The same with their prompts, if `generate` made them."""
+    others: tuple[str, ...] = ()
+    """Files below the directory that are no images."""
 
     @property
     def arrays(self) -> bool:
@@ -46,33 +52,63 @@ class Images:
 
 
 def find_images(directory: Path, what: str) -> Images:
-    """Return all images of `directory`.
+    """Return all images of `directory`, those of its manifest if `generate` or `collect` made it.
 
-    Raises UserError for fewer than 2, for another number than the manifest of `generate` counts, and for a link to a
-    directory, whose images would be missing.
+    Raises UserError for fewer than 2, for another number than the manifest counts, for links to a directory or to
+    nothing, and for images of a kind that is not read: all of these would be missing from the numbers.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: there is no such directory of {what} images")
-    drawn, expected = False, None
-    if (directory / MANIFEST).is_file():
-        manifest = read_manifest(directory)
-        if manifest.stage == "generate":
-            drawn, expected = True, manifest.counts["images"]
-    found = [
-        path
-        for path in (directory.glob("*/samples/*") if drawn else _below(directory))
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith((".", "grid."))
-    ]
+    manifest = read_manifest(directory) if (directory / MANIFEST).is_file() else None
+    drawn, others = None, []
+    if manifest and manifest.stage == "generate":
+        drawn = read_samples(directory)
+        found = [drawn.image(i, k) for i in range(len(drawn.lines)) for k in range(drawn.per_prompt)]
+    else:
+        found, others = _sorted_out(directory)
     files = sorted(path.relative_to(directory).as_posix() for path in found)
-    if expected is not None and len(files) != expected:
-        raise UserError(f"{directory}: holds {len(files)} of its {expected} images; generate it again")
+    if manifest and manifest.stage == "collect" and len(files) != manifest.counts["images"]:
+        raise UserError(f"{directory}: holds {len(files)} of its {manifest.counts['images']} images; collect it again")
     if len(files) < 2:
-        raise UserError(f"{directory}: holds {len(files)} images ({', '.join(SUFFIXES)}), at least 2 are needed")
+        raise UserError(f"{directory}: holds {len(files)} images, at least 2 are needed")
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(lambda file: sha256_file(directory / file), files))
     lines = "".join(f"{file} {digest}\n" for file, digest in zip(files, hashes))
-    return Images(directory, tuple(files), hashlib.sha256(lines.encode()).hexdigest())
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    return Images(
+        directory, tuple(files), digest, drawn, tuple(path.relative_to(directory).as_posix() for path in others)
+    )
+
+
+def _sorted_out(directory: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images below a directory, and its other files; both without hidden ones and grids next to samples/."""
+    images, others = [], []
+    for path in _below(directory):
+        if path.name.startswith(".") or (path.name.startswith("grid.") and (path.parent / "samples").is_dir()):
+            continue
+        if not path.is_file():
+            raise UserError(f"{path}: is a link to nothing, or no file; put the image itself there")
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES:
+            images.append(path)
+        elif suffix in UNREADABLE or _is_image(path):
+            raise UserError(
+                f"{path}: is an image that is not read by this name; give it as one of {', '.join(SUFFIXES)}"
+            )
+        else:
+            others.append(path)
+    return images, sorted(others)
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        open_image(path).close()
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # decoders raise many types
+        return False
+    return True
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -109,28 +145,28 @@ def features_of(
 
     torch.backends.cudnn.allow_tf32 = False  # its default keeps 10 bits of the factors in convolutions on recent GPUs
     starts = range(0, len(images.files), chunk)
-    own = list(starts)[rank() :: world_size()]
+    own = {start: images.files[start : start + chunk] for start in [*starts][rank() :: world_size()]}
+    missing = {
+        start: {name: e for name, e in encoders.items() if not _chunk(work, name, start).is_file()} for start in own
+    }
     with (
-        progress(description, sum(len(images.files[s : s + chunk]) for s in own)) as bar,
+        progress(description, sum(map(len, own.values()))) as bar,
         ThreadPoolExecutor(4) as pool,
         ExitStack() as packed,
     ):
-        for name, encoder in encoders.items():
-            if not all(_chunk(work, name, start).is_file() for start in own):
-                packed.enter_context(packed_linears(encoder.network))
-        for start in own:
-            files = images.files[start : start + chunk]
-            missing = {name: e for name, e in encoders.items() if not _chunk(work, name, start).is_file()}
-            made: dict[str, list[NDArray[np.float32]]] = {name: [] for name in missing}
-            for first in range(0, len(files) if missing else 0, batch_size):
+        for name in {name for names in missing.values() for name in names}:
+            packed.enter_context(packed_linears(encoders[name].network))
+        for start, files in own.items():
+            made: dict[str, list[NDArray[np.float32]]] = {name: [] for name in missing[start]}
 
-                def prepare(file: str, missing: "Mapping[str, ImageEncoder]" = missing) -> list[Any]:
-                    image = read_rgb(images.directory / file, rounding=rounding)
-                    return [encoder.prepare(image) for encoder in missing.values()]
+            def prepare(file: str, start: int = start) -> list[Any]:
+                image = read_rgb(images.directory / file, rounding=rounding)
+                return [encoder.prepare(image) for encoder in missing[start].values()]
 
+            for first in range(0, len(files) if made else 0, batch_size):
                 prepared = list(pool.map(prepare, files[first : first + batch_size]))
-                for (name, encoder), rows in zip(missing.items(), zip(*prepared)):
-                    made[name].append(encoder.features(torch.stack(rows)))
+                for name, rows in zip(made, zip(*prepared)):
+                    made[name].append(encoders[name].features(torch.stack(rows)))
             for name, rows in made.items():
                 with atomic_path(_chunk(work, name, start)) as temporary, open(temporary, "wb") as file:
                     np.save(file, np.concatenate(rows))

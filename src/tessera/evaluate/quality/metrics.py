@@ -9,26 +9,52 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera import metrics
-from tessera.config import UserError, blaming, load_part, lookup, part_id
+from tessera.config import UserError, blaming, check_ranges, load_part, lookup, nearest, part_id
 from tessera.evaluate import scores
 from tessera.evaluate.scores import Direction, LeftOutBlocks, Number
 from tessera.metrics import LeftOut
 from tessera.metrics.jackknife import BLOCKS
 from tessera.randomness import philox
 
-if TYPE_CHECKING:
-    from tessera.evaluate.quality.config import QualityConfig
-
 PRDC_PROTOCOLS: dict[str, int] = {"paper": 3, "full": 3, "dgm-eval": 5}
 """Name -> k. paper: both sets cut into 5 chunks in order, averaged; full: all at once; dgm-eval: 10,000 of each."""
 CHUNKS = 5
 KID_SUBSET = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """The metrics to measure, and their options."""
+
+    metrics: tuple[str, ...] = ("fid", "kid", "fd_dinov2", "prdc", "cmmd", "clip_score")
+    """Names of METRICS, or FILE.py:NAME of one's own; at least one."""
+    prdc: tuple[str, ...] = ("paper", "full", "dgm-eval")
+    """Protocols of precision, recall, density and coverage, of PRDC_PROTOCOLS."""
+    rounding: Literal["round", "truncate"] = "round"
+    """Rounding of .npy images in floating point to bytes; `truncate` reproduces the paper."""
+    kid_subsets: int = 100
+    """Random subsets of KID, of 1000 images each (fewer where there are fewer); at least 1."""
+    batch_size: int = 32
+    """Images in one forward, at least 1."""
+    resamples: int = 1000
+    """Bootstrap resamples for the intervals, at least 100."""
+    seed: int = 0
+    """Seed of the bootstrap, of the blocks, and of the random subsets."""
+
+    def __post_init__(self):
+        if not self.metrics:
+            raise UserError(f"metrics is empty; give some of {', '.join(METRICS)}")
+        for name in self.prdc:
+            if name not in PRDC_PROTOCOLS:
+                known = ", ".join(PRDC_PROTOCOLS)
+                raise UserError(f"prdc: unknown {name!r};{nearest(name, PRDC_PROTOCOLS)} known: {known}")
+        check_ranges(self, kid_subsets="[1, inf)", batch_size="[1, inf)", resamples="[100, inf)", seed="[0, 2**64)")
 
 
 class OwnMetric(Protocol):
@@ -61,11 +87,11 @@ class Blocks:
     """SHA-256 of every image's block and prompt; None = the prompts are not known."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Inputs:
     """The inputs of a metric."""
 
-    config: "QualityConfig"
+    config: QualityConfig
     network: Any
     """The encoder of the features."""
     samples: NDArray[np.float32]
@@ -116,31 +142,22 @@ def blocks_of(images: int, captions: Sequence[str] | None, seed: int) -> Blocks:
 
 
 def _frechet(x: Inputs, name: str) -> Result:
-    if x.blocks.labels is None:
-        found = metrics.frechet_distance(x.reference, x.samples)
-    else:
-        found = metrics.frechet_left_out(x.reference, x.samples, x.blocks.labels)
+    found = metrics.frechet_left_out(x.reference, x.samples, x.blocks.labels)
     return Result([_distance(x, name, found, "full", {"covariance": "unbiased, float64"}, least=0.0)])
 
 
 def _kid(x: Inputs, name: str) -> Result:
-    subsets, seed, blocks = x.config.kid_subsets, x.config.seed, x.blocks
-    size = min(KID_SUBSET, len(x.reference), len(x.samples))
-    found = None
-    if blocks.labels is not None:
-        found = metrics.kid_left_out(x.reference, x.samples, blocks.labels, subsets, KID_SUBSET, seed)
-        if found is None:
-            blocks = Blocks(None, "none: the subsets have too few images to leave some out")
-    if found is None:
-        found = metrics.kid(x.reference, x.samples, subsets, KID_SUBSET, seed).value
-    settings = {"subsets": subsets, "size": size, "seed": seed}
-    return Result([_distance(replace(x, blocks=blocks), name, found, "subsets", settings)])
+    subsets, seed = x.config.kid_subsets, x.config.seed
+    found = metrics.kid_left_out(x.reference, x.samples, x.blocks.labels, subsets, KID_SUBSET, seed)
+    if x.blocks.labels is not None and not np.isfinite(found.without).all():
+        x = replace(x, blocks=Blocks(None, "none: the subsets have too few images to leave some out"))
+    settings = {"subsets": subsets, "size": min(KID_SUBSET, len(x.reference), len(x.samples)), "seed": seed}
+    return Result([_distance(x, name, found, "subsets", settings)])
 
 
 def _cmmd(x: Inputs, name: str) -> Result:
     found = metrics.cmmd_left_out(x.reference, x.samples, x.blocks.labels)
-    settings = {"sigma": 10.0, "scale": 1000.0}
-    return Result([_distance(x, name, found if x.blocks.labels is not None else found.value, "full", settings, 0.0)])
+    return Result([_distance(x, name, found, "full", {"sigma": 10.0, "scale": 1000.0}, least=0.0)])
 
 
 def _prdc(x: Inputs, name: str) -> Result:
@@ -150,34 +167,30 @@ def _prdc(x: Inputs, name: str) -> Result:
 def prdc_by(x: Inputs, protocol: str, subset: int = 10_000) -> list[Number]:
     """Return precision, recall, density and coverage by one of PRDC_PROTOCOLS; subset: images of dgm-eval."""
     k, labels, how, seed = PRDC_PROTOCOLS[protocol], x.blocks.labels, x.blocks.how, x.config.seed
-    real, fake, settings = x.reference, x.samples, {}
-    parts = [(real, fake, labels)]
+    real, fake, settings, parts = x.reference, x.samples, {}, 1
     if protocol == "paper":
-        least = CHUNKS * (k + 1)
+        parts, least = CHUNKS, CHUNKS * (k + 1)
         if min(len(real), len(fake)) < least:
             raise UserError(
                 f"prdc: the protocol 'paper' cuts both sets into {CHUNKS}, which takes at least {least} images of"
                 f" each, not {len(real)} and {len(fake)}; leave it out of --prdc"
             )
-        cut = [None] * CHUNKS if labels is None else np.array_split(labels, CHUNKS)
-        parts = list(zip(np.array_split(real, CHUNKS), np.array_split(fake, CHUNKS), cut))
     elif protocol == "dgm-eval":
-        chosen = dgm_eval_rows(len(fake), seed, "fake", subset)
+        chosen, settings = dgm_eval_rows(len(fake), seed, "fake", subset), {"seed": seed}
+        real, fake = real[dgm_eval_rows(len(real), seed, "real", subset)], fake[chosen]
         labels = None if labels is None else labels[chosen]
-        parts = [(real[dgm_eval_rows(len(real), seed, "real", subset)], fake[chosen], labels)]
-        settings = {"seed": seed}
     if labels is not None:
-        sizes = [np.bincount(part, minlength=BLOCKS) for _, _, part in parts if part is not None]
+        sizes = [np.bincount(part, minlength=BLOCKS) for part in np.array_split(labels, parts)]
         if any(part.sum() - part.max() <= k for part in sizes) or not np.sum(sizes, axis=0).all():
             labels, how = None, "none: a block holds nearly all images of a part, or none at all"
     x = replace(x, blocks=replace(x.blocks, labels=labels, how=how))
-    count = None if labels is None else BLOCKS
-    found = [metrics.prdc_left_out(a, b, k, part if count else None, count) for a, b, part in parts]
+    cut = [None] * parts if labels is None else np.array_split(labels, parts)
+    pairs = zip(np.array_split(real, parts), np.array_split(fake, parts), cut)
+    found = [metrics.prdc_left_out(a, b, k, blocks, None if blocks is None else BLOCKS) for a, b, blocks in pairs]
     numbers = []
     for name in found[0]:
-        value: float | LeftOut = float(np.mean([result[name].value for result in found]))
-        if labels is not None:
-            value = LeftOut(value, np.mean([result[name].without for result in found], axis=0))
+        without = np.mean([result[name].without for result in found], axis=0)
+        value = LeftOut(float(np.mean([result[name].value for result in found])), without)
         most = math.inf if name == "density" else 1.0
         numbers.append(_distance(x, f"{name}/{protocol}", value, protocol, settings, 0.0, most, k))
     return numbers
@@ -218,22 +231,19 @@ def _caption_score(x: Inputs, name: str) -> Result:
 def _distance(
     x: Inputs,
     metric: str,
-    found: LeftOut | float,
+    found: LeftOut,
     protocol: str,
     settings: Mapping[str, str | int | float],
     least: float = -math.inf,
     most: float = math.inf,
     k: int | None = None,
 ) -> Number:
-    """Return a distance's number, with its interval cut to least..most where it was found without each block."""
+    """Return a distance's number, with its interval cut to least..most where blocks were left out."""
     about = scores.Protocol(metric=metric.split("/")[0], name=protocol, k=k, settings=settings)
-    value = found.value if isinstance(found, LeftOut) else found
-    number = Number(metric=metric, value=float(value), interval=x.blocks.how, n=len(x.samples), protocol=about)
-    if not isinstance(found, LeftOut):
+    number = Number(metric=metric, value=float(found.value), interval=x.blocks.how, n=len(x.samples), protocol=about)
+    if x.blocks.labels is None:
         return number
-    assert x.blocks.labels is not None
-    sizes = np.bincount(x.blocks.labels)
-    values = tuple(found.without.tolist())
+    sizes, values = np.bincount(x.blocks.labels), tuple(found.without.tolist())
     without = LeftOutBlocks(values=values, sizes=tuple(sizes.tolist()), dealt=x.blocks.dealt)
     interval = metrics.jackknife(found, sizes, least, most)
     if interval is None:
@@ -285,9 +295,8 @@ def load_metric(spec: str) -> Metric:
         return value
 
     def measure(x: Inputs, name: str) -> Result:
-        result, labels = value(x), x.blocks.labels
-        if labels is not None:
-            result = LeftOut(result, np.array([value(x, labels != block) for block in range(BLOCKS)]))
+        labels, blocks = x.blocks.labels, range(0 if x.blocks.labels is None else BLOCKS)
+        result = LeftOut(value(x), np.array([value(x, labels != block) for block in blocks]))
         return Result([_distance(x, name.rpartition(":")[2], result, part_id(spec, METRICS), {})])
 
     return Metric(network=own.network, shows={spec.rpartition(":")[2]: (own.label, own.direction)}, measure=measure)

@@ -5,7 +5,7 @@ floats to bytes where there were any.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.evaluate.quality.features import Images, features_of, find_images
+from tessera.evaluate.quality.features import SUFFIXES, Images, features_of, find_images
 from tessera.files import atomic_path
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Reference:
     """The features that samples are compared with."""
 
     sha256: str
-    """Hash of the images, wherever their features come from."""
     images: int
     features: Mapping[str, NDArray[np.float32]]
     arrays: bool
@@ -57,6 +56,8 @@ def find_reference(path: Path) -> Source:
         hashes = {_about(file)["images_sha256"] for file in files}
         if len(hashes) > 1:
             raise UserError(f"{path}: holds features of {len(hashes)} different sets of images; give those of one")
+        if any(file.suffix.lower() in SUFFIXES for file in path.rglob("*")):
+            raise UserError(f"{path}: holds images and features of images; give a directory of one of them")
         return Source(path, hashes.pop(), None)
     images = find_images(path, "reference")
     return Source(path, images.sha256, images)
@@ -75,6 +76,8 @@ def reference_of(
 
     So reference images are encoded once for each network, on any number of samples. None as in `features_of`.
     """
+    from safetensors.numpy import save_file
+
     if source.images is None:
         return _stored(source.path, source.sha256, encoders, rounding)
     how = rounding if source.images.arrays else BYTES
@@ -86,7 +89,11 @@ def reference_of(
         if made is None:
             return None
         for name, features in made.items():
-            _store(folder / _name(rest[name], how), source.sha256, rest[name], how, features)
+            network = rest[name]
+            about = {"images_sha256": source.sha256, "encoder": network.id, "encoder_sha256": network.sha256}
+            about |= {"resize": network.resizing, "rounding": how}
+            with atomic_path(folder / _name(network, how)) as temporary:
+                save_file({"features": np.ascontiguousarray(features)}, temporary, metadata=about)
     return _stored(folder, source.sha256, encoders, rounding)
 
 
@@ -98,15 +105,6 @@ def _name(encoder: "ImageEncoder", rounding: str) -> str:
     short = "".join(c if c.isalnum() or c in "-." else "-" for c in encoder.id.split("/")[-1].split("@")[0])
     seen = hashlib.sha256(f"{encoder.resizing}\n{rounding}".encode()).hexdigest()
     return f"{short}-{encoder.sha256[:12]}-{seen[:8]}{FEATURES}"
-
-
-def _store(path: Path, images: str, encoder: "ImageEncoder", rounding: str, features: NDArray[np.float32]) -> None:
-    from safetensors.numpy import save_file
-
-    about = {"images_sha256": images, "encoder": encoder.id, "encoder_sha256": encoder.sha256}
-    about |= {"resize": encoder.resizing, "rounding": rounding}
-    with atomic_path(path) as temporary:
-        save_file({"features": np.ascontiguousarray(features)}, temporary, metadata=about)
 
 
 def _about(path: Path) -> dict[str, str]:
@@ -124,29 +122,24 @@ def _about(path: Path) -> dict[str, str]:
 
 
 def _stored(folder: Path, sha256: str, encoders: "Mapping[str, ImageEncoder]", rounding: str) -> Reference:
-    from safetensors import safe_open
+    from safetensors.numpy import load_file
 
     found: dict[str, NDArray[np.float32]] = {}
     arrays = False
     for path in _files(folder):
         about = _about(path)
-        for name, encoder in encoders.items():
-            same = about["encoder_sha256"] == encoder.sha256 and about.get("resize") == encoder.resizing
-            if same and about["images_sha256"] == sha256 and about.get("rounding") in (BYTES, rounding):
-                arrays = arrays or about["rounding"] != BYTES
-                with safe_open(path, framework="np") as file:
-                    found[name] = file.get_tensor("features")
+        if about["images_sha256"] == sha256 and about.get("rounding") in (BYTES, rounding):
+            for name, encoder in encoders.items():
+                if (about["encoder_sha256"], about.get("resize")) == (encoder.sha256, encoder.resizing):
+                    arrays = arrays or about["rounding"] != BYTES
+                    found[name] = load_file(path)["features"]
     absent = [encoders[name].id for name in encoders if name not in found]
     if absent:
         raise UserError(
             f"{folder}: has no features of {absent[0]} with these weights, its resizing and --rounding {rounding}; "
             "give the images themselves"
         )
-    return Reference(sha256, _rows(folder, found), found, arrays)
-
-
-def _rows(folder: Path, found: Mapping[str, NDArray[np.float32]]) -> int:
-    rows: Sequence[int] = sorted({len(features) for features in found.values()})
+    rows = sorted({len(features) for features in found.values()})
     if len(rows) != 1:
         raise UserError(f"{folder}: its features are of {rows} images; delete it")
-    return rows[0]
+    return Reference(sha256, rows[0], found, arrays)

@@ -1,5 +1,6 @@
 """The colors of found objects by CLIP ViT-L/14, as GenEval asks for them (Ghosh et al. 2023, section 3.2)."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,26 +11,22 @@ from PIL import Image
 from torch import Tensor
 
 from tessera.pretrained.features.clip import find_clip, load_parts
-from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, normalized
+from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, middle_square, normalized, to_tensor
 
-DEFAULT = "openai/clip-vit-large-patch14"
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 GRAY = (0x99, 0x99, 0x99)
 """The color around an object, outside its mask: #999."""
 
 
 class ClipColors:
-    """A namer of the colors of objects, one of `colors`.
-
-    model, tokenizer: transformers' CLIPModel and its tokenizer.
-    """
+    """A namer of the colors of objects, one of `colors`; model, tokenizer: transformers' CLIPModel and its own."""
 
     def __init__(self, model: Any, tokenizer: Any, colors: Sequence[str], device: torch.device | str = "cpu"):
         self.model, self.tokenizer = model, tokenizer
         self.colors = tuple(colors)
         self.size: int = model.config.vision_config.image_size
         self.device = torch.device(device)
-        self._classifiers: dict[str, Tensor] = {}
+        self._classifier = functools.cache(self._make_classifier)
 
     @torch.inference_mode()
     def name(
@@ -47,14 +44,12 @@ class ClipColors:
         best = (features @ self._classifier(class_name).T).argmax(1)
         return [self.colors[i] for i in best.tolist()]
 
-    def _classifier(self, class_name: str) -> Tensor:
+    def _make_classifier(self, class_name: str) -> Tensor:
         """Return (colors, d): the mean direction of each color's three sentences."""
-        if class_name not in self._classifiers:
-            texts = [template.format(color=color, name=class_name) for color in self.colors for template in TEMPLATES]
-            tokens = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
-            features = _unit(self.model.get_text_features(**tokens))
-            self._classifiers[class_name] = _unit(features.view(len(self.colors), len(TEMPLATES), -1).mean(1))
-        return self._classifiers[class_name]
+        texts = [template.format(color=color, name=class_name) for color in self.colors for template in TEMPLATES]
+        tokens = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+        features = _unit(self.model.get_text_features(**tokens))
+        return _unit(features.view(len(self.colors), len(TEMPLATES), -1).mean(1))
 
 
 def cut_out(image: NDArray[np.uint8], box: tuple[int, int, int, int], mask: NDArray[np.bool_]) -> Image.Image:
@@ -70,6 +65,5 @@ def load_colors(model: str, colors: Sequence[str], device: torch.device | str = 
 
 
 def _unit(output: Any) -> Tensor:
-    """Bring features to length 1: a tensor, or the output that transformers' get_*_features give."""
-    features = output if isinstance(output, Tensor) else output.pooler_output
+    features = to_tensor(output)
     return features / features.norm(dim=-1, keepdim=True)

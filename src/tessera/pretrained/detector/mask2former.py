@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tessera.config import UserError
-from tessera.files import sha256_file
 from tessera.hub import CONFIG_FILE, ModelFolder
 from tessera.pretrained.detector.mmdetection import PUBLISHED, load_mmdetection
 from tessera.pretrained.load import load_network
@@ -47,15 +46,10 @@ class FoundObject:
 
 
 class ObjectDetector:
-    """Mask2Former as mmdetection runs it.
+    """Mask2Former as mmdetection runs it; model: transformers' Mask2FormerForUniversalSegmentation."""
 
-    model: transformers' Mask2FormerForUniversalSegmentation. sha256: of the file of its weights.
-    """
-
-    def __init__(self, model: Any, sha256: str, device: torch.device | str = "cpu"):
-        self.model = model.to(device).eval()
-        self.sha256 = sha256
-        self.device = torch.device(device)
+    def __init__(self, model: Any, device: torch.device | str = "cpu"):
+        self.model, self.device = model.to(device).eval(), torch.device(device)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[NDArray[np.uint8]], min_score: float) -> list[list[FoundObject]]:
@@ -63,16 +57,10 @@ class ObjectDetector:
         resized = torch.stack([resize(image) for image in images])  # (B, 3, h, w)
         pixels = pad(normalize(resized)).to(self.device)
         out = self.model(pixel_values=pixels)
+        sizes = {"padded": pixels.shape[2:], "resized": resized.shape[2:], "original": images[0].shape[:2]}
         return [
-            postprocess(
-                classes.float(),
-                masks.float(),
-                padded=(pixels.shape[2], pixels.shape[3]),
-                resized=(resized.shape[2], resized.shape[3]),
-                original=(image.shape[0], image.shape[1]),
-                min_score=min_score,
-            )
-            for image, classes, masks in zip(images, out.class_queries_logits, out.masks_queries_logits)
+            postprocess(classes.float(), masks.float(), **sizes, min_score=min_score)
+            for classes, masks in zip(out.class_queries_logits, out.masks_queries_logits)
         ]
 
 
@@ -92,21 +80,15 @@ def load_detector(name: str | Path, device: torch.device | str = "cpu") -> Objec
     weights = detector_weights(name)
     path = weights.parent
     if weights.name != _WEIGHTS or not (path / CONFIG_FILE).is_file():
-        return ObjectDetector(load_mmdetection(weights), sha256_file(weights), device)
+        return ObjectDetector(load_mmdetection(weights), device)
     folder = ModelFolder(path, str(path), (CONFIG_FILE, _WEIGHTS))
     config = folder.config("detector", "model_type", "mask2former", "a Mask2Former of 80 classes")
     classes = len(config.get("id2label") or range(config.get("num_labels", 2)))  # 2 is transformers' default
     if classes != 80:
         raise UserError(f"detector: {path} holds a Mask2Former of {classes} classes, not of 80")
-    model = load_network(
-        "transformers.Mask2FormerForUniversalSegmentation",
-        folder,
-        "detector",
-        device=device,
-        may_be_missing=r".*\.swin\.layernorm\..*",
-        may_be_unused="",
-    )
-    return ObjectDetector(model, sha256_file(weights), device)
+    name = "transformers.Mask2FormerForUniversalSegmentation"
+    model = load_network(name, folder, "detector", may_be_missing=r".*\.swin\.layernorm\..*", may_be_unused="")
+    return ObjectDetector(model, device)
 
 
 def resized_size(height: int, width: int) -> tuple[int, int]:
@@ -138,9 +120,9 @@ def postprocess(
     classes: Tensor,
     masks: Tensor,
     *,
-    padded: tuple[int, int],
-    resized: tuple[int, int],
-    original: tuple[int, int],
+    padded: Sequence[int],
+    resized: Sequence[int],
+    original: Sequence[int],
     min_score: float,
 ) -> list[FoundObject]:
     """Find the objects of one image from its class logits (N, 81) and mask logits (N, h', w'); best first.
@@ -161,17 +143,15 @@ def postprocess(
         inside = logits > 0
         area = inside.sum((1, 2))
         sure = (logits.sigmoid() * inside).sum((1, 2)) / (area + 1e-6)
-        for score, label, mask in zip(
-            (scores[part] * sure).tolist(), labels[part].tolist(), inside.cpu().numpy(), strict=True
-        ):
+        for score, label, mask in zip((scores[part] * sure).tolist(), labels[part].tolist(), inside.cpu().numpy()):
             if score > min_score:
                 found.append(FoundObject(label, score, box_of(mask), mask))
     return sorted(found, key=lambda item: -item.score)
 
 
-def _enlarge(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def _enlarge(masks: Tensor, size: Sequence[int]) -> Tensor:
     """Resize (n, h, w) to (n, 1, *size)."""
-    return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(masks[:, None], size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

@@ -18,7 +18,6 @@ PUBLISHED = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7
 """The checkpoint as mmdetection publishes it."""
 DETECTOR = "the detector, mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco"
 _SWIN = "model.pixel_level_module.encoder.swin"
-_NORMS = "model.pixel_level_module.encoder.hidden_states_norms"
 _PIXELS = "model.pixel_level_module.decoder"
 _QUERIES = "model.transformer_module"
 # Made anew by either library, or never used: in the file, and in the model.
@@ -41,7 +40,10 @@ _NAMES = [
     (rf"{_BLOCK}ffn\.layers\.0\.0\.", rf"{_OUR_BLOCK}mlp.fc1."),
     (rf"{_BLOCK}ffn\.layers\.1\.", rf"{_OUR_BLOCK}mlp.fc2."),
     (r"backbone\.stages\.(\d+)\.downsample\.", rf"{_SWIN}.encoder.layers.\1.downsample."),
-    *((rf"backbone\.norm{stage}\.", f"{_NORMS}.stage{stage + 1}.") for stage in range(4)),
+    *(
+        (rf"backbone\.norm{stage}\.", f"model.pixel_level_module.encoder.hidden_states_norms.stage{stage + 1}.")
+        for stage in range(4)
+    ),
     (rf"{_HEAD}pixel_decoder\.level_encoding\.weight", f"{_PIXELS}.level_embed"),
     (rf"{_HEAD}pixel_decoder\.input_convs\.(\d+)\.conv\.", rf"{_PIXELS}.input_projections.\1.0."),
     (rf"{_HEAD}pixel_decoder\.input_convs\.(\d+)\.gn\.", rf"{_PIXELS}.input_projections.\1.1."),

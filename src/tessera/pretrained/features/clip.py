@@ -1,7 +1,6 @@
 """CLIP: images and captions in one space, for CLIPScore and CMMD."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,15 +11,8 @@ from torch import Tensor
 
 from tessera.hub import ModelFolder, find_model
 from tessera.images import to_uint8
-from tessera.pretrained.features.encoder import (
-    CLIP_MEAN,
-    CLIP_STD,
-    FrozenEncoder,
-    middle_square,
-    normalized,
-    square_first,
-    to_array,
-)
+from tessera.pretrained.features import encoder
+from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, CaptionFeatures, ImageEncoder
 from tessera.pretrained.load import load_network, load_tokenizer
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -28,17 +20,7 @@ CLIP_336 = "openai/clip-vit-large-patch14-336"
 Cut = Literal["keep-end", "legacy-cut"]
 
 
-@dataclass(frozen=True)
-class CaptionFeatures:
-    """Embedded captions."""
-
-    features: NDArray[np.float32]
-    """(N, D)."""
-    truncated: int
-    """Captions longer than the encoder takes."""
-
-
-class ClipEncoder(FrozenEncoder):
+class ClipEncoder(ImageEncoder):
     """CLIP: images and captions in one space.
 
     network, tokenizer: transformers' CLIPModel and its tokenizer. crop_first: the middle square is cut out and brought
@@ -61,18 +43,14 @@ class ClipEncoder(FrozenEncoder):
         self.tokenizer, self.cut, self.crop_first = tokenizer, cut, crop_first
         self.side: int = network.config.vision_config.image_size
         self.length: int = network.config.text_config.max_position_embeddings
-
-    @property
-    def resizing(self) -> str:
-        """The way in which `prepare` resizes, in words."""
-        if self.crop_first:
-            return f"middle square, Pillow bicubic to {self.side} x {self.side}"
-        return f"Pillow bicubic, short side to {self.side}, middle cut out"
+        self.resizing = f"Pillow bicubic, short side to {self.side}, middle cut out"
+        if crop_first:
+            self.resizing = f"middle square, Pillow bicubic to {self.side} x {self.side}"
 
     def prepare(self, image: NDArray[Any]) -> Tensor:
         """Return float32 (3, S, S), normalized by CLIP's mean and deviation."""
-        square = square_first if self.crop_first else middle_square
-        return normalized(square(Image.fromarray(to_uint8(image)), self.side), CLIP_MEAN, CLIP_STD)
+        square = encoder.square_first if self.crop_first else encoder.middle_square
+        return encoder.normalized(square(Image.fromarray(to_uint8(image)), self.side), CLIP_MEAN, CLIP_STD)
 
     def embed(self, batch: Tensor) -> Any:
         """Compute (B, D), of any length."""
@@ -88,23 +66,15 @@ class ClipEncoder(FrozenEncoder):
             tokens = self.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
             rows = [[start, *ids, end] for ids in tokens]
             truncated += sum(len(row) > self.length for row in rows)
-            rows = [self._shorten(row) for row in rows]
+            kept = self.length - (self.cut == "keep-end")
+            rows = [row if len(row) <= self.length else row[:kept] + row[-1:][: self.length - kept] for row in rows]
             longest = max(map(len, rows))
             # Attention looks back only and the end token's place is the first of its kind: padding changes nothing.
             ids = torch.tensor([row + [end if end in row else 0] * (longest - len(row)) for row in rows])
             mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-            features.append(
-                to_array(
-                    self.network.get_text_features(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-                )
-            )
+            inputs = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+            features.append(encoder.to_tensor(self.network.get_text_features(**inputs)).float().cpu().numpy())
         return CaptionFeatures(np.concatenate(features), truncated)
-
-    def _shorten(self, row: list[int]) -> list[int]:
-        """Cut the tokens of a caption to the length that CLIP takes."""
-        if len(row) <= self.length:
-            return row
-        return [*row[: self.length - 1], row[-1]] if self.cut == "keep-end" else row[: self.length]
 
 
 def load_clip(
@@ -112,8 +82,7 @@ def load_clip(
 ) -> ClipEncoder:
     """Load CLIP of a folder or of the Hub."""
     model = find_clip(name)
-    network, tokenizer = load_parts(model, device)
-    return ClipEncoder(network, tokenizer, model.id, model.sha256, device, cut, crop_first)
+    return ClipEncoder(*load_parts(model, device), model.id, model.sha256, device, cut, crop_first)
 
 
 def find_clip(name: str) -> ModelFolder:

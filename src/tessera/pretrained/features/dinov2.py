@@ -15,14 +15,14 @@ from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.hub import find_model
 from tessera.images import to_uint8
-from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder, normalized
+from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, ImageEncoder, normalized
 from tessera.pretrained.load import load_network, quiet
 from tessera.pretrained.tensors import load_tensors, renamed
 
 DINOV2 = "facebook/dinov2-large"
 
 
-class DinoEncoder(FrozenEncoder):
+class DinoEncoder(ImageEncoder):
     """DINOv2 without registers: the class token after the last norm.
 
     network: transformers' Dinov2Model. Its position table is resized as the original code does it, by the factor
@@ -97,8 +97,8 @@ def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if new is None:
             raise UserError(f"dinov2: unknown tensor {name}; give DINOv2 without registers")
         if "QKV" in new:
-            thirds = zip(("query", "key", "value"), tensor.chunk(3))
-            out |= {new.replace("QKV", part): third.clone() for part, third in thirds}
+            parts = zip(("query", "key", "value"), tensor.chunk(3))
+            out |= {new.replace("QKV", part): third.clone() for part, third in parts}
         else:
             out[new] = tensor
     return out
@@ -127,9 +127,8 @@ def from_original(tensors: Mapping[str, Tensor]) -> Any:
             None, config=config, state_dict=transformers_names(tensors), output_loading_info=True, dtype=torch.float32
         )
     network, info = loaded
-    faults = [f"no {name}" for name in sorted(info["missing_keys"])]
-    faults += [f"unknown {name}" for name in sorted(info["unexpected_keys"])]
-    faults += [f"misshapen {name}" for name in sorted(map(str, info["mismatched_keys"]))]
+    kinds = ("missing", "unexpected", "mismatched")
+    faults = [f"{kind} {name}" for kind in kinds for name in sorted(map(str, info[f"{kind}_keys"]))]
     if faults:
         raise UserError(f"dinov2: not the state dict of DINOv2: {faults[0]} ({len(faults)} faults)")
     return network

@@ -1,11 +1,11 @@
-"""Networks that turn images into features for the scores of Table 1: the protocol, and what all of them share.
+"""Networks that turn images into features for the scores of Table 1: their base class and what they share.
 
 An encoder prepares each image by itself (its own size, its own filter), so that one decoded image feeds them all.
 B: images; S: the encoder's side in pixels; D: width of the features.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,44 +17,22 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-class ImageEncoder(Protocol):
-    """A network that turns images into features, as `evaluate quality` uses it."""
+class ImageEncoder:
+    """A frozen network on its device. Classes of it say `resizing`, `prepare` and `embed`.
 
-    @property
-    def id(self) -> str:
-        """Its name in protocols."""
-        ...
+    id: its name in protocols. sha256: the hash of its weights.
+    """
 
-    @property
-    def sha256(self) -> str:
-        """The hash of its weights."""
-        ...
-
-    @property
-    def network(self) -> torch.nn.Module:
-        """The network that `features` computes with."""
-        ...
-
-    @property
-    def resizing(self) -> str:
-        """The way in which `prepare` brings an image to the network's size, in words."""
-        ...
-
-    def prepare(self, image: NDArray[Any]) -> Tensor:
-        """Bring (H, W, 3), bytes or floats 0..1, to the network's input (3, S, S)."""
-        ...
-
-    def features(self, batch: Tensor) -> NDArray[np.float32]:
-        """Turn prepared images (B, 3, S, S) into float32 (B, D)."""
-        ...
-
-
-class FrozenEncoder:
-    """A frozen network on its device. Classes of it say `resizing`, `prepare` and `embed`."""
+    resizing: str
+    """The way in which `prepare` brings an image to the network's size, in words."""
 
     def __init__(self, network: Any, name: str, sha256: str, device: torch.device | str):
         self.id, self.sha256 = name, sha256
         self.network, self.device = network.to(device).eval().requires_grad_(False), torch.device(device)
+
+    def prepare(self, image: NDArray[Any]) -> Tensor:
+        """Bring (H, W, 3), bytes or floats 0..1, to the network's input (3, S, S)."""
+        raise NotImplementedError
 
     def embed(self, batch: Tensor) -> Any:
         """Compute (B, D) of prepared images on the device: a tensor, or transformers' output with one."""
@@ -63,13 +41,21 @@ class FrozenEncoder:
     @torch.inference_mode()
     def features(self, batch: Tensor) -> NDArray[np.float32]:
         """Turn prepared images (B, 3, S, S) into float32 (B, D)."""
-        return to_array(self.embed(batch.to(self.device)))
+        return to_tensor(self.embed(batch.to(self.device))).float().cpu().numpy()
 
 
-def to_array(output: Any) -> NDArray[np.float32]:
-    """Return the features of a tensor, or of the output that transformers' get_*_features give, as float32."""
-    tensor = output if isinstance(output, Tensor) else output.pooler_output
-    return tensor.float().cpu().numpy()
+class CaptionFeatures(NamedTuple):
+    """Embedded captions."""
+
+    features: NDArray[np.float32]
+    """(N, D)."""
+    truncated: int
+    """Captions longer than the encoder takes."""
+
+
+def to_tensor(output: Any) -> Tensor:
+    """Return the features of a tensor, or of the output that transformers' get_*_features give."""
+    return output if isinstance(output, Tensor) else output.pooler_output
 
 
 def middle_square(image: Image.Image, side: int, as_torchvision: bool = False) -> Image.Image:
@@ -82,9 +68,7 @@ def middle_square(image: Image.Image, side: int, as_torchvision: bool = False) -
     scaled = (side * width // short, side * height // short)
     if scaled != image.size:
         image = image.resize(scaled, Image.Resampling.BICUBIC)
-    left, top = (
-        round(margin / 2) if as_torchvision else margin // 2 for margin in (scaled[0] - side, scaled[1] - side)
-    )
+    left, top = ((round(m / 2) if as_torchvision else m // 2) for m in (scaled[0] - side, scaled[1] - side))
     return image.crop((left, top, left + side, top + side))
 
 
@@ -93,8 +77,7 @@ def square_first(image: Image.Image, side: int) -> Image.Image:
     width, height = image.size
     short = min(width, height)
     left, top = (width - short) // 2, (height - short) // 2
-    square = image.crop((left, top, left + short, top + short))
-    return square.resize((side, side), Image.Resampling.BICUBIC)
+    return image.crop((left, top, left + short, top + short)).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def normalized(image: Image.Image, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:

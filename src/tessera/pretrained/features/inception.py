@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from tessera.files import sha256_file
 from tessera.images import to_uint8
-from tessera.pretrained.features.encoder import FrozenEncoder
+from tessera.pretrained.features.encoder import ImageEncoder
 from tessera.pretrained.tensors import check_state, find_weights, load_tensors
 
-WIDTH = 2048
 SIDE = 299
 FILE = "pt_inception-2015-12-05-6726825d.pth"
-_EPS = 1e-3
 
 
 class _Conv(NamedTuple):
@@ -69,10 +67,6 @@ def _a(c: int, pool: int) -> list[_Branch]:
     return [_chain("branch1x1", _Conv(c, 64)), five, _double(c, 1), _chain("branch_pool", _Conv(c, pool))]
 
 
-def _b(c: int) -> list[_Branch]:
-    return [_chain("branch3x3", _Conv(c, 384, (3, 3), 2)), _double(c, 2)]
-
-
 def _c(c: int, w: int) -> list[_Branch]:
     tall, wide = (7, 1), (1, 7)
     double = [_Conv(c, w), _Conv(w, w, tall), _Conv(w, w, wide), _Conv(w, w, tall), _Conv(w, 192, wide)]
@@ -84,20 +78,13 @@ def _c(c: int, w: int) -> list[_Branch]:
     ]
 
 
-def _d(c: int) -> list[_Branch]:
-    seven = [_Conv(c, 192), _Conv(192, 192, (1, 7)), _Conv(192, 192, (7, 1)), _Conv(192, 192, (3, 3), 2)]
-    return [_chain("branch3x3", _Conv(c, 192), _Conv(192, 320, (3, 3), 2)), _chain("branch7x7x3", *seven)]
-
-
 def _e(c: int) -> list[_Branch]:
-    def fork(name: str) -> dict[str, _Conv]:
-        return {f"{name}a": _Conv(384, 384, (1, 3)), f"{name}b": _Conv(384, 384, (3, 1))}
-
+    fork = {"a": _Conv(384, 384, (1, 3)), "b": _Conv(384, 384, (3, 1))}
     double = _chain("branch3x3dbl", _Conv(c, 448), _Conv(448, 384, (3, 3)))
     return [
         _chain("branch1x1", _Conv(c, 320)),
-        [{"branch3x3_1": _Conv(c, 384)}, fork("branch3x3_2")],
-        [*double, fork("branch3x3dbl_3")],
+        [{"branch3x3_1": _Conv(c, 384)}, {f"branch3x3_2{end}": each for end, each in fork.items()}],
+        [*double, {f"branch3x3dbl_3{end}": each for end, each in fork.items()}],
         _chain("branch_pool", _Conv(c, 192)),
     ]
 
@@ -106,12 +93,18 @@ _BLOCKS: dict[str, list[_Branch]] = {
     "Mixed_5b": _a(192, 32),
     "Mixed_5c": _a(256, 64),
     "Mixed_5d": _a(288, 64),
-    "Mixed_6a": _b(288),
+    "Mixed_6a": [_chain("branch3x3", _Conv(288, 384, (3, 3), 2)), _double(288, 2)],
     "Mixed_6b": _c(768, 128),
     "Mixed_6c": _c(768, 160),
     "Mixed_6d": _c(768, 160),
     "Mixed_6e": _c(768, 192),
-    "Mixed_7a": _d(768),
+    "Mixed_7a": [
+        _chain("branch3x3", _Conv(768, 192), _Conv(192, 320, (3, 3), 2)),
+        _chain(
+            "branch7x7x3",
+            *(_Conv(768, 192), _Conv(192, 192, (1, 7)), _Conv(192, 192, (7, 1)), _Conv(192, 192, (3, 3), 2)),
+        ),
+    ],
     "Mixed_7b": _e(1280),
     "Mixed_7c": _e(2048),
 }
@@ -119,11 +112,8 @@ _BLOCKS: dict[str, list[_Branch]] = {
 
 def _convolutions() -> dict[str, _Conv]:
     """Return every convolution by its published name."""
-    found = dict(_STEM)
-    for block, branches in _BLOCKS.items():
-        for step in [step for branch in branches for step in branch]:
-            found |= {f"{block}.{name}": convolution for name, convolution in step.items()}
-    return found
+    steps = [(block, step) for block, branches in _BLOCKS.items() for branch in branches for step in branch]
+    return _STEM | {f"{block}.{name}": convolution for block, step in steps for name, convolution in step.items()}
 
 
 def state_shapes() -> dict[str, tuple[int, ...]]:
@@ -157,34 +147,31 @@ class Inception(nn.Module):
     def layers(self, x: Tensor) -> dict[str, Tensor]:
         """Return the output of every layer and block by its name, and "pool3"."""
         out = {}
+
+        def convolve(name: str, x: Tensor) -> Tensor:
+            return F.relu(self.convolutions[name.replace(".", "/")](x))
+
         for name in _STEM:
-            x = out[name] = self._convolve(name, x)
+            x = out[name] = convolve(name, x)
             if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
                 x = F.max_pool2d(x, 3, 2)
-        for name in _BLOCKS:
-            x = out[name] = self._block(name, x)
+        for block, branches in _BLOCKS.items():
+            outputs = []
+            for branch in branches:
+                y = x
+                if "branch_pool" in branch[0] and block == "Mixed_7c":
+                    y = F.max_pool2d(x, 3, stride=1, padding=1)
+                elif "branch_pool" in branch[0]:
+                    y = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+                for step in branch:
+                    done = [convolve(f"{block}.{name}", y) for name in step]
+                    y = done[0] if len(done) == 1 else torch.cat(done, 1)
+                outputs.append(y)
+            if "branch_pool" not in branches[-1][0]:  # the block halves the size
+                outputs.append(F.max_pool2d(x, 3, 2))
+            x = out[block] = torch.cat(outputs, 1)
         out["pool3"] = x.mean((2, 3))
         return out
-
-    def _convolve(self, name: str, x: Tensor) -> Tensor:
-        return F.relu(self.convolutions[name.replace(".", "/")](x))
-
-    def _block(self, block: str, x: Tensor) -> Tensor:
-        """Concatenate the branches of one block; those that halve the size end with a max pool."""
-        outputs, pooled = [], False
-        for branch in _BLOCKS[block]:
-            y = x
-            if "branch_pool" in branch[0]:
-                pooled = True
-                if block == "Mixed_7c":
-                    y = F.max_pool2d(x, 3, stride=1, padding=1)
-                else:
-                    y = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-            for step in branch:
-                done = [self._convolve(f"{block}.{name}", y) for name in step]
-                y = done[0] if len(done) == 1 else torch.cat(done, 1)
-            outputs.append(y)
-        return torch.cat(outputs if pooled else [*outputs, F.max_pool2d(x, 3, 2)], 1)
 
 
 def _folded(tensors: Mapping[str, Tensor], name: str, convolution: _Conv) -> nn.Conv2d:
@@ -194,7 +181,7 @@ def _folded(tensors: Mapping[str, Tensor], name: str, convolution: _Conv) -> nn.
         tensors[f"{name}.{part}"].double()
         for part in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
     )
-    factor = gain / (variance + _EPS).sqrt()
+    factor = gain / (variance + 1e-3).sqrt()
     folded = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=convolution.padding, device="meta")
     folded.weight = nn.Parameter((weight * factor[:, None, None, None]).float(), requires_grad=False)
     folded.bias = nn.Parameter((bias - mean * factor).float(), requires_grad=False)
@@ -223,7 +210,7 @@ def _taps(size: int) -> tuple[Tensor, Tensor, Tensor]:
     return low, (low + 1).clamp(max=size - 1), position - low
 
 
-class InceptionEncoder(FrozenEncoder):
+class InceptionEncoder(ImageEncoder):
     """Inception-v3 of 2015-12-05 for FID and KID: 2048 values of the last pool."""
 
     resizing = "TensorFlow 1 bilinear to 299, no antialias, corners not aligned"

@@ -2,9 +2,8 @@
 text half: it runs after a flag, at pinned commits, and with the Hub out of reach, so that nothing else is fetched.
 """
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,15 @@ from tessera.config import UserError
 from tessera.files import read_json
 from tessera.hub import CONFIG_FILE, fetch_repository, find_model
 from tessera.images import to_uint8
-from tessera.pretrained.features.clip import CaptionFeatures
-from tessera.pretrained.features.encoder import (
-    CLIP_MEAN,
-    CLIP_STD,
-    FrozenEncoder,
-    middle_square,
-    normalized,
-    to_array,
-)
+from tessera.pretrained.features import encoder
+from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, CaptionFeatures, ImageEncoder
 from tessera.pretrained.load import load_network, load_tokenizer
 
 JINA = "jinaai/jina-clip-v2"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class JinaEncoder(FrozenEncoder):
+class JinaEncoder(ImageEncoder):
     """jina-clip-v2: images at 512 px, captions up to 8192 tokens; its network is the repository's own code."""
 
     cut = "keep-end"
@@ -48,7 +40,9 @@ class JinaEncoder(FrozenEncoder):
 
     def prepare(self, image: NDArray[Any]) -> Tensor:
         """Return float32 (3, 512, 512), normalized by CLIP's mean and deviation."""
-        return normalized(middle_square(Image.fromarray(to_uint8(image)), self.side), CLIP_MEAN, CLIP_STD)
+        return encoder.normalized(
+            encoder.middle_square(Image.fromarray(to_uint8(image)), self.side), CLIP_MEAN, CLIP_STD
+        )
 
     def embed(self, batch: Tensor) -> Any:
         """Compute (B, 1024)."""
@@ -61,11 +55,10 @@ class JinaEncoder(FrozenEncoder):
         for first in range(0, len(texts), batch):
             part = list(texts[first : first + batch])
             truncated += sum(len(ids) > self.length for ids in self.tokenizer(part)["input_ids"])
-            tokens = self.tokenizer(
-                part, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
-            ).to(self.device)
-            names = ("input_ids", "attention_mask")
-            features.append(to_array(self.network.get_text_features(**{name: tokens[name] for name in names})))
+            how = {"padding": True, "truncation": True, "max_length": self.length, "return_tensors": "pt"}
+            tokens = self.tokenizer(part, **how).to(self.device)
+            inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+            features.append(encoder.to_tensor(self.network.get_text_features(**inputs)).float().cpu().numpy())
         return CaptionFeatures(np.concatenate(features), truncated)
 
 
@@ -77,6 +70,8 @@ def load_jina(
     allow_code: without it UserError, before anything is fetched. code: the commit of the repository that holds the
     code, where its config.json names another one. That code finds in the cache alone what it asks the Hub for.
     """
+    from huggingface_hub import constants
+
     if not allow_code:
         raise UserError(f"jina: {name} runs its repository's code; read it, then give --allow-remote-code")
     repository, _, revision = name.partition("@")
@@ -93,9 +88,12 @@ def load_jina(
         fetch_repository(f"{other}@{code}", ["*.py", "*.json"])
         pinned["code_revision"] = code
     advice = "; it runs without the Hub: read and fetch yourself what its code asks for, by hf download REPOSITORY"
-    with _without_hub():
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True  # as by the variable, which is read at import
+    try:
         network = load_network("transformers.AutoModel", model, "jina", advice=advice, trust_remote_code=True, **pinned)
         tokenizer = load_tokenizer(model, "jina")
+    finally:
+        constants.HF_HUB_OFFLINE = before
     side = getattr(network.config.vision_config, "image_size", 512)
     known = "+".join([model.id, *(commit[:12] for commit in pinned.values())])
     return JinaEncoder(network, tokenizer, known, model.sha256, device, side)
@@ -106,16 +104,3 @@ def _other_repositories(config: Mapping[str, Any]) -> set[str]:
     entries = (config.get("auto_map") or {}).values()
     names = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry]) if name]
     return {name.partition("--")[0] for name in names if "--" in name}
-
-
-@contextlib.contextmanager
-def _without_hub() -> Iterator[None]:
-    """Act as HF_HUB_OFFLINE=1 does, which is read when huggingface_hub is imported."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
