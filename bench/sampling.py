@@ -27,8 +27,8 @@ from torch import Tensor
 
 from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import Denoiser, null_text
-from tessera.diffusion.sampler import ddim
-from tessera.diffusion.schedule import get_schedule, step_grid
+from tessera.diffusion.sampler import ddim, grid
+from tessera.diffusion.schedule import get_schedule
 from tessera.models.build import build_network, compile_blocks
 from tessera.models.dit import DIT_I_L2, DiT, DiTConfig
 from tessera.models.packing import packed_linears
@@ -83,7 +83,7 @@ def naive_steps(network, noise: Tensor, text: TextEncoding, null: Tensor, steps:
     """Yield the latents after each step of DDIM as in `tessera.diffusion.sampler`, with everything computed anew."""
     branches = (text, null_text(null, *text.mask.shape))
     tokens: list[Tensor | None] = [None, None]
-    alpha_bars = get_schedule("linear")(step_grid(steps)).float().to(noise.device)
+    alpha_bars = torch.tensor(grid(get_schedule("linear"), steps)[1], device=noise.device)
     x = noise
     for now, after in pairwise(alpha_bars):
         outputs = []

@@ -11,7 +11,7 @@ from tessera.config import UserError
 from tessera.diffusion import schedule as sch
 from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import Denoiser
-from tessera.diffusion.sampler import SAMPLERS, ddim, ddpm, dpmpp_2m, get_sampler
+from tessera.diffusion.sampler import SAMPLERS, ddim, ddpm, dpmpp_2m, get_sampler, grid
 from tessera.records import DenoiserState
 from tiny.denoisers import NOISE, NULL, column, rng, sample, texts, toy
 
@@ -273,3 +273,11 @@ def test_sampler_names():
     assert get_sampler("ddim") is ddim
     with pytest.raises(UserError, match="dpmpp_2m"):
         get_sampler("dpmpp-2m")
+
+
+def test_the_grid_of_times():
+    times, alpha_bars = grid(sch.linear, 4)
+    assert times == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert alpha_bars[1:] == [0.25, 0.5, 0.75, 1.0]
+    with pytest.raises(UserError, match="steps"):
+        grid(sch.linear, 0)

@@ -72,12 +72,6 @@ def test_tau_400_of_1000_on_each_schedule():
     assert values == pytest.approx([0.60, 0.426, 0.195], abs=5e-4)
 
 
-def test_step_grid():
-    assert sch.step_grid(4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
-    with pytest.raises(UserError, match="steps"):
-        sch.step_grid(0)
-
-
 def test_unknown_names_are_user_errors():
     with pytest.raises(UserError, match="linear"):
         sch.get_schedule("linaer")

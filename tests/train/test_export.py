@@ -94,7 +94,7 @@ def test_a_run_that_cannot_be_exported(run, tmp_path):
         export(tmp_path / "export", tmp_path / "absent")
     bare = shutil.copytree(run, tmp_path / "bare")
     shutil.rmtree(bare / "checkpoints")
-    with pytest.raises(UserError, match="bare: its checkpoint is missing"):
+    with pytest.raises(UserError, match=r"the run's last checkpoint is missing; delete .*bare and train"):
         export(tmp_path / "export", bare)
     manifest = (bare / "manifest.json").read_text()
     (bare / "manifest.json").write_text(manifest.replace('"complete": true', '"complete": false'))

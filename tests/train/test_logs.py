@@ -67,7 +67,7 @@ def test_speed_by_formula(tmp_path, monkeypatch):
     monkeypatch.setattr("tessera.train.logs.time.monotonic", lambda: next(clock))
     log = Log(tmp_path / "log.jsonl", 0, None)
     log.tokens, log.texts, log.data_wait = 1900, 10, 0.5
-    line = log.write(400, 0.1, {"validation": {"loss": 0.5}}, flops=1e9 * log.mean_tokens, peak=790.0)
+    line = log.write(400, 0.1, {"validation": {"loss": 0.5}}, flops=1.9e11, peak=790.0)
     assert (line["seconds"], line["images_per_second"], line["data_wait"]) == (2.0, 200.0, 0.25)
     assert line["tflops"] == 38.0  # 190 GFLOP 200 times a second
     assert line["bf16_peak_share"] == 0.0481

@@ -9,10 +9,10 @@ from tessera.train import checkpoint
 from tessera.train import loader as batches
 from tessera.train.algorithm1 import Algorithm1
 from tessera.train.distributed import GradientExchange
-from tessera.train.optim.ema import EMA
+from tessera.train.optim.master import EMA
 from tiny.training_sets import make_records, write_set
 from train import test_algorithm1, test_checkpoint, test_distributed, test_loader
-from train.optim import test_ema, test_lamb
+from train.optim import test_lamb, test_master
 
 
 def red(test, *arguments):
@@ -55,7 +55,7 @@ def test_with_the_average_the_wrong_way_round(monkeypatch):
         torch._foreach_lerp_(self.weights, [w.detach() for w in weights], self.decay)
 
     monkeypatch.setattr(EMA, "update", inverted)
-    red(test_ema.test_ema_against_its_closed_form)
+    red(test_master.test_ema_against_its_closed_form)
 
 
 def test_with_a_clipped_trust_ratio(monkeypatch):

@@ -17,9 +17,6 @@ from tessera.config import UserError
 from tessera.diffusion.schedule import add_noise, check_prediction, to_eps, velocity
 from tessera.records import Batch, DenoiserState, TextEncoding
 
-Network = Callable[..., tuple[Tensor, DenoiserState]]
-"""network(x, alpha_bar, text, state=None) -> (output, DenoiserState); a DiT, a RIN or any function like them."""
-
 X0_WEIGHT_LIMIT = 3.0
 """The largest weight of x0-prediction's loss, reached where 1 - alpha_bar falls below 1 / 3: without it, a batch's few
 almost clean samples, whose weight would grow without bound, would dominate the others."""
@@ -34,7 +31,8 @@ class Denoiser:
     Raises UserError for a prediction other than "eps", "x0" or "v".
     """
 
-    network: Network
+    network: Callable[..., tuple[Tensor, DenoiserState]]
+    """network(x, alpha_bar, text, state=None) -> (output, DenoiserState); a DiT, a RIN or any function like them."""
     prediction: str
 
     def __post_init__(self) -> None:

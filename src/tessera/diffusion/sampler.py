@@ -46,10 +46,12 @@ class Sampler(Protocol):
 
 
 def grid(schedule: Schedule, steps: int) -> tuple[list[float], list[float]]:
-    """Return the N + 1 times of a sampler with N steps, from 1 to 0, and the schedule's alpha_bar at each."""
-    from tessera.diffusion.schedule import step_grid
+    """Return the N + 1 times t_k = 1 - k / N of a sampler with N steps, and the schedule's alpha_bar at each."""
+    import torch
 
-    times = step_grid(steps)
+    if steps < 1:
+        raise UserError(f"steps: {steps} is too few, a sampler needs at least 1")
+    times = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
     return times.tolist(), schedule(times).tolist()
 
 
@@ -70,9 +72,7 @@ def ddim(
     denoise: Guided, noise: Tensor, schedule: Schedule, steps: int, *, eta=0.0, generator=None, callback=None
 ) -> Tensor:
     """Sample by DDIM (Song et al. 2020a, Eq. 12 and 16), of first order; the paper's sampler with N = 250, eta = 0.
-
-    eta: share of DDPM's noise that is added again, in [0, 1]; above 0 it needs a generator.
-    """
+    eta: share of DDPM's noise that is added again, in [0, 1]; above 0 it needs a generator."""
     if not 0 <= eta <= 1:
         raise UserError(f"eta: {eta} must be from 0 (no noise added) to 1 (DDPM)")
     x = noise.float()
@@ -89,10 +89,8 @@ def ddim(
 
 
 def ddpm(denoise: Guided, noise: Tensor, schedule: Schedule, steps: int, *, generator=None, callback=None) -> Tensor:
-    """Sample by DDPM's ancestral steps with the posterior's variance (Ho et al. 2020, Eq. 6-7).
-
-    They are DDIM at eta = 1, which is the same in exact arithmetic (Song et al. 2020a, section 4.1).
-    """
+    """Sample by DDPM's ancestral steps with the posterior's variance (Ho et al. 2020, Eq. 6-7). They are DDIM at eta =
+    1, which is the same in exact arithmetic (Song et al. 2020a, section 4.1)."""
     return ddim(denoise, noise, schedule, steps, eta=1.0, generator=generator, callback=callback)
 
 

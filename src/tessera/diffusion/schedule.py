@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from tessera.config import UserError, lookup
+from tessera.config import lookup
 
 FLOOR = 1e-9
 """The smallest alpha_bar of any schedule, and the smallest power that a conversion divides by."""
@@ -89,13 +89,6 @@ def _from_betas(t: Tensor | float, first: float, last: float, power: int) -> Ten
     return table[index].lerp(table[index + 1], (position - left).clamp(0, 1)).exp()
 
 
-def step_grid(steps: int) -> Tensor:
-    """Return the N + 1 times t_k = 1 - k / N of a sampler with N steps, from 1 to 0, in float64 (N + 1,)."""
-    if steps < 1:
-        raise UserError(f"steps: {steps} is too few, a sampler needs at least 1")
-    return 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
-
-
 def _alpha_sigma(alpha_bar: Tensor | float, like: Tensor, floor: float = 0.0):
     """Return (alpha, sigma), shaped to multiply `like`; with a floor under both powers where they are divided by."""
     if isinstance(alpha_bar, Tensor):
@@ -122,10 +115,8 @@ def check_prediction(prediction: str) -> None:
 
 
 def to_x0(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return clean latents from a network's output of the kind `prediction`.
-
-    Multiplies any error of eps by sigma / alpha: 3e4 at alpha_bar 1e-9. v is well conditioned at every alpha_bar.
-    """
+    """Return clean latents from a network's output of the kind `prediction`. Multiplies any error of eps by sigma /
+    alpha: 3e4 at alpha_bar 1e-9. v is well conditioned at every alpha_bar."""
     alpha, sigma = _alpha_sigma(alpha_bar, x)
     if prediction == "eps":
         return (x - sigma * output) / _alpha_sigma(alpha_bar, x, FLOOR)[0]
@@ -133,10 +124,8 @@ def to_x0(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float)
 
 
 def to_eps(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return noise from a network's output of the kind `prediction`.
-
-    Multiplies any error of x0 by alpha / sigma; at alpha_bar 1, where no noise is left, by 3e4.
-    """
+    """Return noise from a network's output of the kind `prediction`. Multiplies any error of x0 by alpha / sigma; at
+    alpha_bar 1, where no noise is left, by 3e4."""
     alpha, sigma = _alpha_sigma(alpha_bar, x)
     if prediction == "x0":
         return (x - alpha * output) / _alpha_sigma(alpha_bar, x, FLOOR)[1]

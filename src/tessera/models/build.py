@@ -41,15 +41,11 @@ def compiler_fault(device: torch.device, dtype: torch.dtype) -> str | None:
     compiler, which is missing in small containers, and a GPU with the dtype: bfloat16 needs NVIDIA's Ampere or later.
     """
     try:
-        torch.compile(_one_line, fullgraph=True)(torch.ones(8, device=device, dtype=dtype))
+        torch.compile(lambda x: F.gelu(x) * x, fullgraph=True)(torch.ones(8, device=device, dtype=dtype))
     except Exception as error:  # of the compiler, Triton or the operating system: there is no common type
         lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
         return next(iter(lines), type(error).__name__)
     return None
-
-
-def _one_line(x: torch.Tensor) -> torch.Tensor:
-    return F.gelu(x) * x
 
 
 def resize_positions(table: Tensor, patches: int) -> Tensor:

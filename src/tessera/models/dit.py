@@ -163,9 +163,7 @@ class DiT(Network):
 
     def initialize_special(self) -> None:
         """Start modulation as the identity at any noise level, with gates of 1: LayerScale alone keeps branches small.
-
-        adaLN-zero's gates of 0 in addition would slow a small model down. The output starts at 0 (DiT).
-        """
+        adaLN-zero's gates of 0 in addition would slow a small model down. The output starts at 0 (DiT)."""
         nn.init.zeros_(self.time_modulation.weight)
         nn.init.zeros_(self.modulation_tables)
         with torch.no_grad():
@@ -192,10 +190,8 @@ class DiT(Network):
         return TextCache(tokens=tokens, bias=bias, keys=keys, values=values, null_outputs=null_outputs)
 
     def modulation(self, time: Tensor) -> Tensor:
-        """Return shift, scale, gate of attention and MLP of every block (depth, 6, B, 1, D), from the time (B, D).
-
-        Each branch's LayerScale is multiplied into its gate, which saves a pass over the tokens.
-        """
+        """Return shift, scale, gate of attention and MLP of every block (depth, 6, B, 1, D), from the time (B, D). Each
+        branch's LayerScale is multiplied into its gate, which saves a pass over the tokens."""
         shared = self.time_modulation(F.silu(time)).unflatten(-1, (MODULATIONS, -1)).transpose(0, 1)  # (6, B, D)
         modulation = self.modulation_tables[:, :, None] + shared  # (depth, 6, B, D)
         one = torch.ones_like(self.out_table[0])

@@ -4,6 +4,7 @@ Letters in shape comments: B batch, N and L tokens, D width, H attention heads, 
 """
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -51,9 +52,7 @@ class NetworkConfig:
 
     def check_sizes(self, *multiples: tuple[str, str | int]) -> None:
         """Check that integers are at least 1 (refiner_depth: 0), and fields multiples of a number or another field.
-
-        Raises UserError that names the field.
-        """
+        Raises UserError that names the field."""
         sizes = {field.name: "[1, inf)" for field in fields(self) if field.type in (int, int | None)}
         check_ranges(self, **sizes | {"refiner_depth": "[0, inf)"})
         for name, divisor in (("latent_size", "patch_size"), *multiples):
@@ -77,10 +76,8 @@ def sincos_positions(length: int, width: int, device: torch.device | str | None 
 def sincos_positions_2d(
     height: int, width: int, channels: int, device: torch.device | str | None = None, step: float = 1.0
 ) -> Tensor:
-    """Return fixed positions of a grid, row-major, `step` between neighbors: (height * width, channels) float32.
-
-    The first half of the channels holds the row's sinusoid, the second half the column's; channels: a multiple of 4.
-    """
+    """Return fixed positions of a grid, row-major, `step` between neighbors: (height * width, channels) float32. The
+    first half of the channels holds the row's sinusoid, the second half the column's; channels: a multiple of 4."""
     rows = sincos_positions(height, channels // 2, device, step)
     columns = sincos_positions(width, channels // 2, device, step)
     grid = [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)]
@@ -181,10 +178,8 @@ class CrossAttention(nn.Module):
         return self.key_norm(key), value
 
     def single_output(self, value: Tensor) -> Tensor:
-        """Return the output (B, 1, query width) for every query of a context of one token, value (B, H, 1, E).
-
-        A softmax over one key is 1, so queries and keys do not matter.
-        """
+        """Return the output (B, 1, query width) for every query of a context of one token, value (B, H, 1, E). A
+        softmax over one key is 1, so queries and keys do not matter."""
         return self.out(value.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -205,9 +200,7 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
-def layer_norm(width: int) -> nn.LayerNorm:
-    """Return the LayerNorm of every pre-norm block: affine, eps 1e-6."""
-    return nn.LayerNorm(width, eps=NORM_EPS)
+layer_norm = partial(nn.LayerNorm, eps=NORM_EPS)  # of every pre-norm block: affine
 
 
 class SelfBlock(nn.Module):

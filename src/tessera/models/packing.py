@@ -40,12 +40,11 @@ def _compiled(module: nn.Module) -> bool:
 def _packable(module: nn.Module) -> TypeGuard[nn.Linear]:
     if type(module) is not nn.Linear or "forward" in vars(module) or not torch.backends.mkldnn.is_available():
         return False
-    weight = module.weight
-    if weight.device.type != "cpu":
-        return False
-    if weight.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    supported = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        torch.float32: torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"),
+    }
+    return module.weight.device.type == "cpu" and supported.get(module.weight.dtype, False)
 
 
 def _product(matrix: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:

@@ -9,17 +9,15 @@ import threading
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from tessera.config import UserError, check_ranges
 from tessera.diffusion.schedule import get_schedule
+from tessera.encoded.store import EncodedStore
 from tessera.randomness import philox
-
-if TYPE_CHECKING:
-    from tessera.encoded.store import EncodedStore
 
 BLOCK = 4096  # samples whose draws are made together
 CACHED = 4  # blocks, and epochs' orders
@@ -185,7 +183,7 @@ LIMIT_RECORDS = 512
 """Largest number of records from which `latent_limit` is estimated."""
 
 
-def latent_limit(store: "EncodedStore", normalize: Normalization) -> float:
+def latent_limit(store: EncodedStore, normalize: Normalization) -> float:
     """Estimate the largest absolute value of normalized latents, to which sampling limits a predicted x0.
 
     Over channels the largest |mean| + 3 std, but no more than the largest value that occurs. Two significant digits,

@@ -28,8 +28,7 @@ class TrainConfig:
     latent_shift: tuple[float, ...] = (0.0,)
     """Subtracted from the stored latents; one number, or one for each channel."""
     latent_scale: tuple[float, ...] = (1.0,)
-    """Then multiplied in, > 0; one number, or one for each channel. 0.18215 for Stable Diffusion's VAE. With a smaller
-    scale, images disappear in noise at an earlier t."""
+    """Then multiplied in, > 0; likewise. 0.18215 for Stable Diffusion's VAE; smaller: images drown at an earlier t."""
     noise_schedule: str = "linear"
     """A name of tessera.diffusion.schedule; the authors' for CAD-I is linear."""
     prediction: Literal["eps", "x0", "v"] = "eps"
@@ -41,8 +40,7 @@ class TrainConfig:
     augment_start_image: int = 0
     """Augmented images only from this sample number on: a second phase."""
     augment_prob_end: float | None = None
-    """p at the end of training, in [0, 1]: it moves there linearly from `augment_start_image` on. None = constant, as
-    in the paper."""
+    """p at the end, in [0, 1], reached linearly from `augment_start_image` on. None = constant, as in the paper."""
     caption_drop_prob: float = 0.1
     """Probability that a caption is replaced by the null condition, which guidance needs, in [0, 1]."""
     self_condition_prob: float = 0.9
@@ -63,8 +61,7 @@ class TrainConfig:
     log_every_images: int = 10_000
     """Images between lines of log.jsonl, >= 1."""
     validation_records: int = 0
-    """Number of records at the end of the plain set that are not trained on, nor augmented ones with one of them as
-    base; their loss is measured. 0 = none."""
+    """Records at the end of the plain set whose loss is measured; they and their mixes are not trained on. 0 = none."""
     validate_every_images: int | None = None
     """Images between two measurements of that loss, >= 1; None = with each checkpoint."""
     sample_every_images: int | None = None
@@ -85,9 +82,8 @@ class TrainConfig:
             latent_scale="(0, inf)",
         )
         if (name := self.noise_schedule) not in SCHEDULES:
-            raise UserError(
-                f"noise_schedule: unknown {name!r};{nearest(name, SCHEDULES)} known: {', '.join(SCHEDULES)}"
-            )
+            known = ", ".join(SCHEDULES)
+            raise UserError(f"noise_schedule: unknown {name!r};{nearest(name, SCHEDULES)} known: {known}")
         if self.num_images % self.batch_size:
             below = self.num_images // self.batch_size * self.batch_size
             near = f"{below} or {below + self.batch_size}" if below else str(self.batch_size)

@@ -24,9 +24,7 @@ def check_sets(
     plain: EncodedStore, augmented: EncodedStore | None = None, *, model: NetworkConfig, encodes_text: bool = False
 ) -> dict[str, Any]:
     """Raise UserError unless the sets fit the model's shapes and each other. Return the facts that a run stores.
-
-    `encodes_text`: an encoder is available, so a set may be without text.
-    """
+    `encodes_text`: an encoder is available, so a set may be without text."""
     latent_shape, text_width = (model.latent_channels, model.latent_size, model.latent_size), model.text_width
     for store in (plain,) if augmented is None else (plain, augmented):
         where = store.directory

@@ -64,17 +64,15 @@ class GradientExchange:
     def __init__(self, masters: list[torch.Tensor], network: list[torch.Tensor], bucket: int = BUCKET_NUMBERS) -> None:
         self.masters, self.copied = masters, masters[0] is not network[0]
         self.members: list[list[int]] = [[]]
-        size = 0
+        sizes = [0]
         for i in reversed(range(len(masters))):
-            if self.members[-1] and size + masters[i].numel() > bucket:
+            if self.members[-1] and sizes[-1] + masters[i].numel() > bucket:
                 self.members.append([])
-                size = 0
+                sizes.append(0)
             self.members[-1].append(i)
-            size += masters[i].numel()
+            sizes[-1] += masters[i].numel()
         self.bucket_of = {i: b for b, members in enumerate(self.members) for i in members}
-        self.flat = [
-            torch.zeros(sum(masters[i].numel() for i in members), device=masters[0].device) for members in self.members
-        ]
+        self.flat = [torch.zeros(size, device=masters[0].device) for size in sizes]
         self.armed = False
         for i, parameter in enumerate(network):
             parameter.register_post_accumulate_grad_hook(functools.partial(self._ready, i))
@@ -82,12 +80,9 @@ class GradientExchange:
     def begin(self) -> None:
         """Make the masters' gradients views of the buckets, with zeros in them, before a step's first backward pass."""
         for flat, members in zip(self.flat, self.members):
-            flat.zero_()
-            at = 0
-            for i in members:
-                master = self.masters[i]
-                master.grad = flat[at : at + master.numel()].view_as(master)
-                at += master.numel()
+            masters = [self.masters[i] for i in members]
+            for master, part in zip(masters, flat.zero_().split([m.numel() for m in masters])):
+                master.grad = part.view_as(master)
 
     def arm(self) -> None:
         """Start sending full buckets: called before the last backward pass."""
@@ -104,17 +99,16 @@ class GradientExchange:
             gradient.add_(parameter.grad)
             parameter.grad = None
         self.missing[self.bucket_of[i]] -= 1
-        while len(self.sent) < len(self.flat) and self.missing[len(self.sent)] == 0:
-            self._send()
+        self._send()
 
-    def _send(self) -> None:
-        self.sent.append(dist.all_reduce(self.flat[len(self.sent)], async_op=True))
+    def _send(self, every: bool = False) -> None:
+        while len(self.sent) < len(self.flat) and (every or self.missing[len(self.sent)] == 0):
+            self.sent.append(dist.all_reduce(self.flat[len(self.sent)], async_op=True))
 
     def finish(self) -> None:
         """Wait until the masters' gradients are the sums. Parameters that got no gradient count as zero."""
         self.armed = False
-        while len(self.sent) < len(self.flat):
-            self._send()
+        self._send(every=True)
         for work in self.sent:
             work.wait()
 

@@ -35,22 +35,18 @@ class ExportConfig:
 
 
 def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
-    """Write the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`.
-
-    A complete `out` is left as it is. Raises UserError for a run that is unfinished or has lost its last checkpoint.
-    """
+    """Write the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`. A complete `out`
+    is left as it is. Raises UserError for a run that is unfinished or has lost its last checkpoint."""
     out, run, config = Path(out), Path(run), config or ExportConfig()
     manifest = read_manifest(run, "train")
     stage = open_stage(out, stage="export", config=to_dict(config), inputs={"run": run})
     if stage.done:
         return
     trained = from_dict(TrainConfig, manifest.config, where=f"{run / 'manifest.json'}: config")
-    newest = checkpoint.latest(run)
-    if newest is None:
-        raise UserError(f"{run}: its checkpoint is missing; delete the directory and train again")
-    state = checkpoint.load(newest)
-    if state.num_images != manifest.counts["num_images"]:
-        raise UserError(f"{newest}: is not the last checkpoint of {run}; delete the directory and train again")
+    last = run / checkpoint.FOLDER / f"{manifest.counts['num_images']:012d}"
+    if not last.is_dir():
+        raise UserError(f"{last}: the run's last checkpoint is missing; delete {run} and train again")
+    state = checkpoint.load(last)
     prefix = "ema/" if config.weights == "ema" else "master/"
     with torch.device("meta"):
         network = build_network(trained.model)

@@ -5,6 +5,8 @@ freed after it. The fp32 weights, their gradients, the optimizer's state and the
 r-th chunk of each tensor's first dimension. Checkpoints are written and read likewise: nothing is gathered.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,17 +22,10 @@ def _gather_for_text(network: nn.Module) -> None:
     plain = network.encode_text
     register_fsdp_forward_method(network, "encode_text")
     gathering = network.encode_text
-    inside = [False]
-
-    def enter(*_args: object) -> None:
-        inside[0] = True
-
-    def leave(*_args: object) -> None:
-        inside[0] = False
-
-    network.register_forward_pre_hook(enter)
-    network.register_forward_hook(leave, always_call=True)
-    network.encode_text = lambda *args: plain(*args) if inside[0] else gathering(*args)  # type: ignore
+    inside: list[bool] = []
+    network.register_forward_pre_hook(lambda *_: inside.append(True))
+    network.register_forward_hook(lambda *_: inside.clear(), always_call=True)
+    network.encode_text = lambda *args: plain(*args) if inside else gathering(*args)  # type: ignore
 
 
 class Shards:
@@ -43,20 +38,16 @@ class Shards:
         mesh = init_device_mesh(next(network.parameters()).device.type, (world_size(),))
         # alpha_bar must stay in fp32: only the weights are cast.
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        for module in [m for m in network.modules() if isinstance(m, SelfBlock)]:
-            fully_shard(module, mesh=mesh, mp_policy=policy)
-        inside = {id(part) for m in network.modules() if isinstance(m, SelfBlock) for part in m.modules()}
-        for module in [m for m in network.modules() if isinstance(m, MLP) and id(m) not in inside]:
+        blocks = [m for m in network.modules() if isinstance(m, SelfBlock)]
+        inside = {part for block in blocks for part in block.modules()}
+        for module in [*blocks, *(m for m in network.modules() if isinstance(m, MLP) and m not in inside)]:
             fully_shard(module, mesh=mesh, mp_policy=policy)
         # Freed after every pass: EMA weights are put in place of the weights between passes.
         fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         for buffer in network.buffers():  # fixed tables, which the policy does not cast
             buffer.data = buffer.data.to(compute)
         _gather_for_text(network)
-        self.layout: dict[str, DTensor] = {}
-        for name, parameter in network.named_parameters():
-            assert isinstance(parameter.data, DTensor)
-            self.layout[name] = parameter.data
+        self.layout = {name: cast(DTensor, parameter.data) for name, parameter in network.named_parameters()}
 
     def split(self, name: str, part: Tensor) -> DTensor:
         """Return this rank's part of a tensor like the parameter `name` as a DTensor on the same memory."""

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -112,23 +112,19 @@ class HostBatch:
         return Batch(**moved, text=self.text.map(move).unpack(dtype))
 
 
+@dataclass(eq=False)
 class Reader:
     """Reader of the one drawn record of each sample. Threads may share it."""
 
-    def __init__(
-        self,
-        algorithm: Algorithm1,
-        plain: EncodedStore,
-        augmented: EncodedStore | Subset | None,
-        normalize: Normalization,
-        *,
-        encode_text: EncodeText | None = None,
-        multiple: int = 1,
-    ) -> None:
-        """Set up reading. `encode_text`: for stores without text. `multiple`: of which padded lengths are multiples."""
-        self.algorithm, self.plain, self.augmented, self.normalize = algorithm, plain, augmented, normalize
-        self.encode_text, self.multiple = encode_text, multiple
-        self._encoder_lock = threading.Lock()
+    algorithm: Algorithm1
+    plain: EncodedStore
+    augmented: EncodedStore | Subset | None
+    normalize: Normalization
+    encode_text: EncodeText | None = None
+    """For stores without text."""
+    multiple: int = 1
+    """Padded lengths are multiples of it."""
+    _encoder_lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> HostBatch:
         """Read the samples `numbers`: latents drawn from the stored posterior (mean + std * noise, a fresh draw at each

@@ -93,11 +93,6 @@ class Log:
         self.tokens = self.texts = 0
         """Text tokens and captions of the batches since the last line."""
 
-    @property
-    def mean_tokens(self) -> float:
-        """Mean number of text tokens since the last line."""
-        return self.tokens / self.texts
-
     def write(
         self,
         num_images: int,

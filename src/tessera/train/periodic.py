@@ -56,7 +56,8 @@ class PeriodicActions:
             measured = self.validate(self.validation)
         if self.log and (self._crossed(config.log_every_images) or measured):
             # One device's share of the FLOPs of an image of the whole batch.
-            flops = step_flops(config.model, self.log.mean_tokens, config.self_condition_prob) / world_size()
+            tokens = self.log.tokens / self.log.texts
+            flops = step_flops(config.model, tokens, config.self_condition_prob) / world_size()
             line = self.log.write(self.state.num_images, lr, measured, flops, self.peak)
             for board in self.boards:
                 board.line(self.state.num_images, scalars(line))

@@ -18,8 +18,7 @@ from tessera.train import checkpoint
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import same_network
 from tessera.train.distributed import GradientExchange, all_reduce_sum
-from tessera.train.optim.ema import EMA
-from tessera.train.optim.master import MasterOptimizer, part_of
+from tessera.train.optim.master import EMA, MasterOptimizer, part_of
 from tessera.weights.export import load_export
 
 RESIZED = ("latent_size", "position_grid")
@@ -37,8 +36,7 @@ class TrainState:
         """Take `network`, in fp32 with its initial weights, and change it in place."""
         self.device, self.dtype = device, DTYPES[config.compute]
         self.network = network.to(device)
-        self.parameter_count = network.parameter_count
-        self.shards = self.exchange = None
+        self.parameter_count, self.shards, self.exchange = network.parameter_count, None, None
         if runtime.shard and world_size() > 1:
             from tessera.train.fsdp import Shards
 

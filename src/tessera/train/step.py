@@ -52,10 +52,8 @@ class Stepper:
         and the number of images after it."""
 
     def step(self, loaded: list[HostBatch], stop: bool = False) -> Tensor:
-        """Give the device one optimizer step on the passes of a batch. stop: this rank wants to.
-
-        Return what `catch_up` reads: each sample's loss, whether to stop, the gradient's norm (batch + 2,).
-        """
+        """Give the device one optimizer step on the passes of a batch. stop: this rank wants to. Return what `catch_up`
+        reads: each sample's loss, whether to stop, the gradient's norm (batch + 2,)."""
         state = self.state
         losses, stopping = self._gradients(loaded), torch.full((1,), float(stop), device=state.device)
         all_reduce_sum(losses, stopping)

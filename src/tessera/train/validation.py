@@ -57,10 +57,8 @@ class ValidationLoss:
 
     @torch.no_grad()
     def loss(self, network: nn.Module) -> dict[str, float | list[float | None] | None]:
-        """Return the mean loss, and its means by quarters of t, over all ranks.
-
-        None: a quarter without records, or a loss that is not finite; it is up to the steps to end such a run.
-        """
+        """Return the mean loss, and its means by quarters of t, over all ranks. None: a quarter without records, or a
+        loss that is not finite; it is up to the steps to end such a run."""
         losses = self.null_condition.new_zeros(self.count, dtype=torch.float32)
         together = world_size() * self.samples_per_pass
         for first in range(0, self.count, together):  # equally often on every rank: a split network needs all of them
@@ -77,12 +75,9 @@ class ValidationLoss:
         all_reduce_sum(losses)
         # Converted to float64 on the CPU: Apple's GPUs have none.
         values, quarter = losses.cpu().double().numpy(), quarter_of(self.t)
-        return {"loss": _mean(values), "loss_by_t": [_mean(values[quarter == q]) for q in range(QUARTERS)]}
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Return the mean; None where there are no values, or one is not finite."""
-    return float(values.mean()) if len(values) and np.isfinite(values).all() else None
+        parts = [values, *(values[quarter == q] for q in range(QUARTERS))]
+        whole, *by_t = [float(v.mean()) if len(v) and np.isfinite(v).all() else None for v in parts]
+        return {"loss": whole, "loss_by_t": by_t}
 
 
 class SampleGrid:
@@ -100,10 +95,8 @@ class SampleGrid:
 
     @torch.no_grad()
     def latents(self, network: nn.Module) -> Tensor:
-        """Sample the images' stored latents (B, C, H, W) by 25 steps of DDIM with guidance 3.
-
-        Values that are not finite, of a network that diverges, are replaced by 0: no codec decodes them.
-        """
+        """Sample the images' stored latents (B, C, H, W) by 25 steps of DDIM with guidance 3. Values that are not
+        finite, of a network that diverges, are replaced by 0: no codec decodes them."""
         denoise = Denoiser(network, self.prediction)
         guided = Guided(denoise, self.text, self.null_condition, GRID_GUIDANCE, clip=self.limit)
         drawn = ddim(guided, self.noise, self.reader.algorithm.schedule, GRID_STEPS)

@@ -93,19 +93,16 @@ def save_export(directory: str | Path, network: DiT | RIN, info: ExportInfo) -> 
 def load_export(
     directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[DiT | RIN, ExportInfo]:
-    """Load the network of an export on `device` in `dtype`, ready for inference, and its info.
-
-    UserError: a file is missing, damaged or of another network.
-    """
+    """Load the network of an export on `device` in `dtype`, ready for inference, and its info. UserError: a file is
+    missing, damaged or of another network."""
     config_path, weights_path = Path(directory) / CONFIG_FILE, Path(directory) / WEIGHTS_FILE
     if not config_path.is_file():
         raise UserError(f"{directory}: is not an export, it has no {CONFIG_FILE}; `tessera export` makes one")
     config = from_dict(ExportConfig, read_json(config_path), where=str(config_path))
     tensors = dict(load_tensors(weights_path, "weights"))
-    null_condition = tensors.pop(NULL_CONDITION, None)
-    width = config.network.text_width
+    null_condition, width = tensors.pop(NULL_CONDITION, None), config.network.text_width
     if null_condition is None or null_condition.shape != (1, width):
-        found = "missing" if null_condition is None else f"{tuple(null_condition.shape)}"
+        found = "missing" if null_condition is None else tuple(null_condition.shape)
         raise UserError(f"{weights_path}: {NULL_CONDITION} must be (1, {width}), it is {found}; export the run again")
     with torch.device("meta"):
         network = build_network(config.network)
@@ -115,10 +112,8 @@ def load_export(
 
 
 def load_strictly(network: DiT | RIN, tensors: Mapping[str, Tensor], where: object) -> None:
-    """Make copies of `tensors` the network's parameters. The network may be on the meta device.
-
-    UserError unless the names and shapes are exactly the network's.
-    """
+    """Make copies of `tensors` the network's parameters. The network may be on the meta device. UserError unless the
+    names and shapes are exactly the network's."""
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     check_state(tensors, shapes, where, "this network")
     # A file's tensors lie where its header ends: kernels round differently on such addresses, and it may be replaced.

@@ -62,7 +62,13 @@ def import_published(
         "null_condition": None if given is None else hashlib.sha256(given.tobytes()).hexdigest(),
     }
     width, encoder = network.config.text_width, metadata["text_encoder"]
-    null = _computed(encoder) if given is None else given  # (1, D)
+    try:
+        null = load_text_encoder(encoder).null_condition if given is None else given  # (1, D)
+    except UserError as error:
+        raise UserError(
+            f"null_condition: {encoder} cannot encode the empty text here ({error}); give its encoding as a file: "
+            "--null-condition FILE.npy"
+        ) from error
     if null.shape != (1, width) or not np.isfinite(null).all():
         what = null_condition or f"the empty text by {encoder}"
         raise UserError(f"{what}: must be finite numbers of shape (1, {width}), it has shape {null.shape}")
@@ -95,14 +101,3 @@ def _read_array(path: Path) -> NDArray[np.float32]:
         raise UserError(f"{path}: there is no such file") from None
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise UserError(f"{path}: is not a .npy file of numbers; save it with numpy.save") from error
-
-
-def _computed(encoder: str) -> NDArray[np.float32]:
-    """Compute the encoder's own encoding of the empty text, (1, D)."""
-    try:
-        return load_text_encoder(encoder).null_condition
-    except UserError as error:
-        raise UserError(
-            f"null_condition: {encoder} cannot encode the empty text here ({error}); give its encoding as a file: "
-            "--null-condition FILE.npy"
-        ) from error

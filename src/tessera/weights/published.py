@@ -87,10 +87,8 @@ _FIXED = {
 
 
 def convert_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors (parameters, or their gradients) from the published names to ours.
-
-    Constants (dummy masks, frequency tables) are dropped. UserError names keys that the published class does not have.
-    """
+    """Rename tensors (parameters, or their gradients) from the published names to ours. Constants (dummy masks,
+    frequency tables) are dropped. UserError names keys that the published class does not have."""
     names = {key: renamed(key, _NAMES) for key in tensors if not _CONSTANTS.fullmatch(key)}
     if unknown := [key for key, name in names.items() if name is None]:
         raise UserError(f"not a published CAD-I state: unexpected {some_of(unknown)}")

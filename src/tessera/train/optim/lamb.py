@@ -50,10 +50,8 @@ class Lamb(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         skip = getattr(self, "found_inf", None)
         for group in self.param_groups:
-            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params if p.grad is not None]
+            params: list[Tensor] = group["params"]
+            grads: list[Any] = [p.grad for p in params]
             steps, mean, square = ([self.state[p][k] for p in params] for k in ("step", "exp_avg", "exp_avg_sq"))
             beta1, beta2 = group["betas"]
             zero_skipped(grads, skip)

@@ -1,4 +1,4 @@
-"""Optimizers over fp32 master weights, parameter groups and gradient clipping.
+"""Optimizers over fp32 master weights, parameter groups, gradient clipping, and the average of the weights.
 
 Three kinds of parameter:
 | kind | which | decay | AdamW, LAMB | Muon |
@@ -114,18 +114,15 @@ class MasterOptimizer:
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Return the masters' gradients. One that was not computed is zero, so that a step does not depend on how its
-        batch was split into passes and ranks."""
+        """Return the masters' gradients; zero where none was computed, so that the split of a batch does not matter."""
         for master in self.masters:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         return [m.grad for m in self.masters if m.grad is not None]
 
     def clip(self) -> Tensor:
-        """Clip the whole gradient to `clip_norm`; return its norm before that, a scalar on the device.
-
-        A fused AdamW without Muon divides by the scale within `step`: that saves a pass over all gradients.
-        """
+        """Clip the whole gradient to `clip_norm`; return its norm before that, a scalar on the device. A fused AdamW
+        without Muon divides by the scale within `step`: that saves a pass over all gradients."""
         norm = torch.nn.utils.get_total_norm(self.gradients())
         if self.sum_over_ranks is not None:
             square = norm.square()
@@ -140,10 +137,8 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def step(self, lr_fraction: float, skip: Tensor | None = None) -> None:
-        """Make one step at this fraction of the peak learning rates; clear the gradients.
-
-        skip: a bool on the device; where it is True nothing changes. None = False.
-        """
+        """Make one step at this fraction of the peak learning rates; clear the gradients. skip: a bool on the device;
+        where it is True nothing changes. None = False."""
         if skip is not None and not self.masked:
             if skip:
                 self.zero_grad()
@@ -219,3 +214,26 @@ class MasterOptimizer:
             own = [fields[name] for other, name, _ in self._members() if other is optimizer]
             optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(enumerate(own))})
         self.refresh()
+
+
+class EMA:
+    """Averaged weights: ema <- d * ema + (1 - d) * weights after each step.
+
+    At step n = 0, 1, ... d = min(decay, (1 + n) / (10 + n)), so that a short run's average forgets the random start.
+    """
+
+    def __init__(self, weights: list[Tensor], decay: float) -> None:
+        self.decay = decay
+        self.weights = [w.detach().clone() for w in weights]
+
+    @torch.no_grad()
+    def update(self, weights: list[Tensor], step: int, skip: Tensor | None = None) -> None:
+        """Average in the weights after step number `step`. skip: a bool on the device; True: nothing changes."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = [w.detach() for w in weights]
+        if skip is None:
+            torch._foreach_lerp_(self.weights, current, 1 - decay)
+        else:
+            share = torch.where(skip, 0.0, 1 - decay)
+            for average, weight in zip(self.weights, current):
+                average.lerp_(weight, share)

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +39,8 @@ class Muon(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         skip = getattr(self, "found_inf", None)
         for group in self.param_groups:
-            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params if p.grad is not None]
+            params: list[Tensor] = group["params"]
+            grads: list[Any] = [p.grad for p in params]
             momentum = [self.state[p]["momentum_buffer"] for p in params]
             zero_skipped(grads, skip)
             update_means(momentum, grads, group["momentum"], skip)
