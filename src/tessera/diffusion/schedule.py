@@ -111,7 +111,7 @@ def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
 
 def check_prediction(prediction: str) -> None:
     """Raise UserError unless `prediction` is one of PREDICTIONS."""
-    lookup(prediction, {name: name for name in PREDICTIONS}, "prediction")
+    lookup(prediction, dict.fromkeys(PREDICTIONS), "prediction")
 
 
 def to_x0(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:

@@ -82,8 +82,7 @@ class ConvResidual(nn.Module):
         self.conv_out = nn.Conv2d(hidden, channels, 3, padding=1)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        inputs = x if seen is None else torch.cat([x, seen], 1)
-        return x + self.conv_out(F.gelu(self.conv_in(inputs)))
+        return x + self.conv_out(F.gelu(self.conv_in(x if seen is None else torch.cat([x, seen], 1))))
 
 
 class DiTBlock(nn.Module):

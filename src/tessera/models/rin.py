@@ -197,9 +197,8 @@ class RIN(Network):
         interface = self.patch_norm(self.patch_embedding(patchify(x.to(dtype), config.patch_size)))
         interface = interface + self.interface_positions  # (B, N, W)
         time = self.time(alpha_bar)[:, None]  # (B, 1, D)
-        previous = state.latent_tokens
-        if previous is None:  # one row of zeros is enough: all rows become the same vector
-            previous = time.new_zeros(1, 1, config.latent_width)
+        # Without previous tokens, one row of zeros is enough: all rows become the same vector.
+        previous = time.new_zeros(1, 1, config.latent_width) if state.latent_tokens is None else state.latent_tokens
         latent = self.latent_tokens + time + self.previous(previous.to(dtype))  # (B, Z, D)
 
         for block, text_key, text_value in zip(cast(list[RINBlock], self.blocks), cache.keys, cache.values):

@@ -23,9 +23,8 @@ class TextCache:
     bias: Tensor
     """Added to the scores of every cross-attention to text, (B, 1, 1, L or, in RIN, 1 + L): very low at padding."""
     keys: tuple[Tensor, ...]
-    """Per cross-attention layer: (B, H, L, E)."""
     values: tuple[Tensor, ...]
-    """Per cross-attention layer: (B, H, L, E)."""
+    """Per cross-attention layer, like `keys`: (B, H, L, E)."""
     null_outputs: tuple[Tensor, ...] = ()
     """Per cross-attention layer: its output for every query of the last n rows, (n, 1, D), where they see a single
     token; () = computed like the others."""

@@ -82,9 +82,8 @@ class Algorithm1:
         if end is not None and prob == 0.0:
             raise UserError("augment_prob_end: needs an augment_prob above 0 to start from, such as 0.01")
         if prob > 0 and self.sizes[1] < 1:
-            raise UserError(
-                f"augment_prob: {prob} needs an augmented set with records; give one or set augment_prob to 0"
-            )
+            fix = "give one or set augment_prob to 0"
+            raise UserError(f"augment_prob: {prob} needs an augmented set with records; {fix}")
         self.schedule = get_schedule(schedule) if isinstance(schedule, str) else schedule
         self._lock = threading.Lock()
         self._augmented_before = [0]  # of block b: augmented samples in blocks 0..b-1

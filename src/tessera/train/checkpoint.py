@@ -207,8 +207,6 @@ def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoin
 def check_space(run: Path, checkpoint_bytes: int, count: int) -> None:
     """Raise UserError unless there is room for `count` more checkpoints of that size where `run` is or will be."""
     there = next(p for p in (run, *run.absolute().parents) if p.exists())
-    need, free = checkpoint_bytes * count, shutil.disk_usage(there).free
+    need, free = checkpoint_bytes * count / 1e9, shutil.disk_usage(there).free / 1e9
     if need > free:
-        raise UserError(
-            f"{run}: checkpoints need {need / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free; make room first"
-        )
+        raise UserError(f"{run}: checkpoints need {need:.2f} GB, only {free:.2f} GB are free; make room first")

@@ -87,14 +87,12 @@ class TrainConfig:
         if self.num_images % self.batch_size:
             below = self.num_images // self.batch_size * self.batch_size
             near = f"{below} or {below + self.batch_size}" if below else str(self.batch_size)
-            raise UserError(
-                f"num_images: {self.num_images} is not a multiple of batch_size {self.batch_size}; use {near}"
-            )
+            multiple = f"a multiple of batch_size {self.batch_size}"
+            raise UserError(f"num_images: {self.num_images} is not {multiple}; use {near}")
         if self.device_batch_size is not None and self.batch_size % self.device_batch_size:
             raise UserError(f"device_batch_size: {self.device_batch_size} does not divide batch_size {self.batch_size}")
-        channels = self.model.latent_channels
         for name in ("latent_shift", "latent_scale"):
-            if len(getattr(self, name)) not in (1, channels):
+            if len(getattr(self, name)) not in (1, channels := self.model.latent_channels):
                 raise UserError(f"{name}: give one number, or one for each of the {channels} channels")
 
 

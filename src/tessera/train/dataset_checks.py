@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Subset
 
 from tessera.config import UserError
 from tessera.encoded.record import EncodedRecord
@@ -55,22 +55,7 @@ def check_sets(
     return {"arm": arm, "latent_shape": list(latent_shape), **kept}
 
 
-@dataclass(frozen=True, eq=False)
-class Subset:
-    """A part of a store's records."""
-
-    store: EncodedStore
-    places: np.ndarray
-    """Record numbers in the store (n,)."""
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> EncodedRecord:
-        return self.store[int(self.places[index])]
-
-
-def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -> Subset:
+def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -> Subset[EncodedRecord]:
     """Return the augmented records whose base is none of the last `count` of the plain set: those are not trained on,
     and CutMix leaves half to 15/16 of its base visible. A record does not name the partner that was pasted in."""
     held_out = set(plain.keys(len(plain) - count))
@@ -78,7 +63,7 @@ def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -
     def trained(key: str) -> bool:  # a base is a part of the key before a "+", of which its own name may hold some
         return held_out.isdisjoint(key[: plus.start()] for plus in re.finditer(r"\+", key))
 
-    return Subset(augmented, np.flatnonzero(list(map(trained, augmented.keys()))))
+    return Subset(augmented, np.flatnonzero(list(map(trained, augmented.keys()))))  # type: ignore[arg-type]
 
 
 def same_network(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool | None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from tessera.config import UserError
 from tessera.devices import rank, world_size
@@ -27,7 +28,6 @@ from tessera.encoded.store import EncodedStore
 from tessera.randomness import philox
 from tessera.records import Batch, TextEncoding
 from tessera.train.algorithm1 import Algorithm1, Normalization
-from tessera.train.dataset_checks import Subset
 
 EncodeText = Callable[[Sequence[str]], Sequence[np.ndarray]]
 """Captions -> one float array (L, D) each; for stores without text."""
@@ -118,7 +118,7 @@ class Reader:
 
     algorithm: Algorithm1
     plain: EncodedStore
-    augmented: EncodedStore | Subset | None
+    augmented: EncodedStore | Subset[EncodedRecord] | None
     normalize: Normalization
     encode_text: EncodeText | None = None
     """For stores without text."""

@@ -220,7 +220,6 @@ class WandB:
         self.session.log({**values, "num_images": num_images}, step=num_images)
 
     def image(self, num_images: int, image: np.ndarray) -> None:
-        """Write an image, uint8 (H, W, 3)."""
         self.session.log({"samples": self.wandb.Image(image)}, step=num_images)
 
     def close(self) -> None:

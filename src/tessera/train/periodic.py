@@ -35,9 +35,8 @@ class PeriodicActions:
             self.validation = ValidationLoss(reader, config, null_condition, samples_per_pass)
         if config.sample_every_images is not None and runtime.decode is not None:
             self.grid = SampleGrid(reader, config, null_condition)
-        self.peak = runtime.peak_tflops
-        if self.peak is None and state.device.type == "cuda":
-            self.peak = peak_tflops(torch.cuda.get_device_name(state.device))
+        gpu = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else None
+        self.peak = runtime.peak_tflops or (peak_tflops(gpu) if gpu else None)
         self.log: Log | None = None
         """Log of the writing rank; None on the others."""
         self.boards: list[TensorBoard | WandB] = []

@@ -128,13 +128,10 @@ class Stepper:
         first, file = end - len(losses), self.out / SKIPPED
         if self.log:
             bad = [first + int(i) for i in np.flatnonzero(~np.isfinite(losses))]
-            seed = self.algorithm.seed
-            append_line(file, {"num_images": end, "seed": seed, "samples": [first, end - 1], "not_finite": bad})
-            print(
-                f"train: the loss or gradient of samples {first} to {end - 1} is not finite; that step is skipped "
-                f"({file})",
-                file=sys.stderr,
-            )
+            line = {"num_images": end, "seed": self.algorithm.seed, "samples": [first, end - 1], "not_finite": bad}
+            append_line(file, line)
+            said = f"the loss or gradient of samples {first} to {end - 1} is not finite; that step is skipped ({file})"
+            print(f"train: {said}", file=sys.stderr)
         if self.state.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise UserError(
                 f"{self.out}: the loss was not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, up to image {end}; "
