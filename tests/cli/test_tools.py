@@ -1,11 +1,31 @@
 """completion, demo and doctor as verbs."""
 
 import subprocess
+import sys
 
 import pytest
 
 from tessera.cli import VERBS
-from tiny.commands import tessera
+from tessera.prompts.extend import ExtendConfig
+from tiny.commands import call, tessera
+
+
+@pytest.mark.parametrize(
+    ("flags", "extender"),
+    [
+        ([], None),
+        (["--extender", "rules"], ExtendConfig(extender="rules")),
+        (["--extender-model", "m"], ExtendConfig(model="m")),
+        (["--extender-model", "m", "--extender-server", "http://a/v1"], ExtendConfig(model="m", server="http://a/v1")),
+    ],
+)
+def test_the_demo_is_served_with_the_extender_that_was_asked_for(flags, extender, tmp_path, monkeypatch):
+    served = []
+    monkeypatch.setattr("tessera.demo.serve.serve", lambda export, **given: served.append((export, given)))
+    monkeypatch.setattr("os._exit", sys.exit)
+    assert call("demo", tmp_path, "--port", 7000, *flags) == 0
+    ((export, given),) = served
+    assert (export, given["port"], given["extender"]) == (tmp_path, 7000, extender)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

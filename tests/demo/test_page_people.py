@@ -1,10 +1,9 @@
-"""The page for everybody: by phone, in the dark, by keyboard; for several at once; and what its button writes."""
+"""The page for everybody: by phone, in the dark, by keyboard; for several at once."""
 
 import pytest
 
-from tessera.prompts.extend import extend_by_rules
 from tiny.chromium import DESK, PHONE, check_keyboard, faults
-from tiny.demo import Server, draw, fill
+from tiny.demo import draw, fill
 
 TABS = ("Draw", "Data", "Runs")
 
@@ -77,21 +76,3 @@ def test_who_waits_is_told_and_who_closes_the_page_gives_up_the_turn(browser, se
     first.close()
     second.wait_for_selector("#gallery .grid-container img")
     context.close()
-
-
-def test_the_button_writes_what_extend_prompts_writes(browser, workspace, tmp_path):
-    pytest.importorskip("gradio", reason="the extra demo (gradio) is not installed")
-    server = Server(workspace / "export" / "ta", tmp_path / "noted.txt", "--extender", "rules")
-    context = browser.new_context()
-    try:
-        page = opened(context, server)
-        fill(page, "prompt", "a photo of a <b>fox</b>")
-        fill(page, "seed", 3)
-        page.click("#extend")
-        page.wait_for_selector("#status >> text=Extended by tessera-rules-1.")
-        assert page.locator("#prompt textarea").input_value() == extend_by_rules("a photo of a <b>fox</b>", 3)
-    finally:
-        context.close()
-        code = server.close()
-    assert code == 0
-    assert server.noted.read_text() == "", "the page's server reached for the network"
