@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tessera.config import UserError
-from tessera.images import as_rgb, data_uri, image_grid, is_complete_png, read_rgb, thumbnail, to_uint8, write_png
+from tessera.images import (
+    as_rgb,
+    data_uri,
+    image_grid,
+    is_complete_png,
+    open_image,
+    read_rgb,
+    thumbnail,
+    to_uint8,
+    write_png,
+)
 from tiny.images import blocks
 
 
@@ -120,3 +130,23 @@ def test_data_uri_shows_the_image(limit, kind):
 def test_thumbnail_keeps_the_proportions():
     assert thumbnail(np.asarray(blocks(40, 30)), 40).shape == (30, 40, 3)
     assert thumbnail(np.asarray(blocks(400, 100)), 40).shape == (10, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("header", "pixels"),
+    [
+        ("ff0a814052dc080013080100", 9 * 8),
+        ("0000000c4a584c200d0a870a00000014667479706a786c20000000006a786c200000004f6a786c63ff0a0f4152dc0800", 96 * 64),
+        ("ff0aba5de87c80a4b81100130801006c40", 1000 * 3000),
+        ("ff0a58093f9c0049712300130801006cc0", 20000 * 300),
+        ("ff0aba210549712300130801006c401a64", 1920 * 1080),
+    ],
+)
+def test_the_size_of_jpeg_xl_is_read_before_its_plugin_decodes_it(monkeypatch, header, pixels):
+    data = bytes.fromhex(header) + bytes(20)
+    monkeypatch.setattr("tessera.images.MAX_PIXELS", pixels - 1)
+    with pytest.raises(Image.DecompressionBombError):
+        open_image(data)
+    monkeypatch.setattr("tessera.images.MAX_PIXELS", pixels)
+    with pytest.raises((UserError, OSError, RuntimeError)):
+        open_image(data)

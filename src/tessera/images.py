@@ -5,8 +5,11 @@ Pixels are uint8 (H, W, 3) RGB everywhere. Square crops of arbitrary images are 
 
 import base64
 import contextlib
+import functools
+import importlib
 import io
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from tessera.config import UserError
@@ -24,10 +27,10 @@ from tessera.files import atomic_path
 MAX_PIXELS = 100_000_000
 """Larger images are refused from their header, before anything is decoded."""
 
-_SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm ico avif jp2"
+_SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm ico avif jp2 heic heif hif jxl"
 READABLE = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
-"""Suffixes of image files that can be read."""
-_OTHER_SUFFIXES = "heic heif jxl svg psd tga eps raw dng cr2 cr3 nef arw"
+"""Suffixes of image files that can be read; HEIC and JPEG XL where their plugins for Pillow are installed."""
+_OTHER_SUFFIXES = "svg psd tga eps raw dng cr2 cr3 nef arw"
 UNREADABLE = frozenset(f".{suffix}" for suffix in _OTHER_SUFFIXES.split())
 """Suffixes of image files that cannot be read, and are reported rather than skipped."""
 
@@ -36,7 +39,10 @@ _MAX_METADATA = 16 * 2**20  # bytes of one color profile or XMP of a PNG file
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 # No EPS and the like: opening one starts an interpreter.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000")
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000", "HEIF", "JXL")
+
+_HEIF = re.compile(rb"....ftyp(hei[cxms]|hev[cmxs]|mif1|msf1)", re.DOTALL)
+_JXL = re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")
 
 
 def read_rgb(
@@ -73,25 +79,78 @@ def read_rgb(
 def open_image(source: Path | bytes) -> Image.Image:
     """Open an image file, or its bytes. PNG files are decoded at once, others when their pixels are asked for.
 
-    Raises what Pillow raises for bad files, OSError for a PNG file whose pixels do not have their checksum, and
-    DecompressionBombError for more than `MAX_PIXELS`.
+    Raises what Pillow raises for bad files, OSError for a PNG file whose pixels do not have their checksum,
+    DecompressionBombError for more than `MAX_PIXELS`, and UserError for HEIC and JPEG XL without their plugin.
     """
     Image.init()
+    head = source[:12] if isinstance(source, bytes) else b""
     if isinstance(source, Path):
         with open(source, "rb") as file:
-            if file.read(len(_PNG_HEAD)) == _PNG_HEAD:
-                source = _PNG_HEAD + file.read()
-    if isinstance(source, bytes) and source.startswith(_PNG_HEAD):
+            head = file.read(12)
+            if head.startswith(_PNG_HEAD) or _JXL.match(head):
+                source = head + file.read()
+    if isinstance(source, bytes) and head.startswith(_PNG_HEAD):
         return _decode_png(source)
-    return _open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    if isinstance(source, bytes) and _JXL.match(head) and _jxl_pixels(source) > MAX_PIXELS:
+        raise _too_large()  # its plugin decodes as it opens
+    package = "pillow-heif" if _HEIF.match(head) else "pillow-jxl-plugin" if _JXL.match(head) else ""
+    there = _register(package)
+    try:
+        return _open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError:
+        if there:
+            raise
+        what = "HEIC" if package == "pillow-heif" else "JPEG XL"
+        raise UserError(f"{what} files need one more library: pip install {package}") from None
+
+
+@functools.cache
+def _register(package: str) -> bool:
+    """Register a plugin for Pillow; return False if it is not installed."""
+    try:
+        if package == "pillow-heif":
+            importlib.import_module("pillow_heif").register_heif_opener()
+        elif package:
+            importlib.import_module("pillow_jxl")
+    except ImportError:
+        return False
+    return True
+
+
+def _jxl_pixels(data: bytes) -> int:
+    """Return the number of pixels that the header of a JPEG XL file states, 0 where it cannot be found (ISO 18181)."""
+    place = 0
+    while data[:1] == b"\0" and place + 16 <= len(data):  # boxes; the first jxlc or jxlp begins with the codestream
+        size, kind = struct.unpack(">I4s", data[place : place + 8])
+        if kind in (b"jxlc", b"jxlp"):
+            place = data.find(b"\xff\x0a", place + 8, place + 22)
+            break
+        place += size if size > 1 else len(data)
+    bits = int.from_bytes(data[place + 2 : place + 18], "little") if data[place : place + 2] == b"\xff\x0a" else 0
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & (1 << count) - 1, bits >> count
+        return value
+
+    small = take(1)
+    height = 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
+    ratio = take(3)
+    if ratio:
+        return height * (height * (1, 12, 4, 3, 16, 5, 2)[ratio - 1] // (1, 10, 3, 2, 9, 4, 1)[ratio - 1])
+    return height * (8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1)
 
 
 def _open(file: Path | io.BytesIO) -> Image.Image:
     image = Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise Image.DecompressionBombError(f"more than {MAX_PIXELS // 10**6} megapixels")
+        raise _too_large()
     return image
+
+
+def _too_large() -> Exception:
+    return Image.DecompressionBombError(f"more than {MAX_PIXELS // 10**6} megapixels")
 
 
 def _decode_png(data: bytes) -> Image.Image:

@@ -377,3 +377,69 @@ def test_fast_crops_reject_no_damaged_jpeg_that_exact_ones_read():
         start = rng.randrange(2, len(data))
         bad = damaged(data, start, min(start + rng.randrange(1, 40), len(data)))
         assert not rejects(bad, fast=True) or rejects(bad)
+
+
+def plugin(kind: str) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    else:
+        pytest.importorskip("pillow_jxl")
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "JXL"])
+def test_heic_and_jpeg_xl_are_read_by_their_plugins(tmp_path, monkeypatch, kind):
+    plugin(kind)
+    image = blocks(96, 64)
+    path = tmp_path / f"a.{kind.lower()}"
+    path.write_bytes(saved(image, kind, quality=95))
+    for source in (path, path.read_bytes()):
+        crop = square_crop(source, 32)
+        assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 16
+        assert (crop.width, crop.height) == (96, 64) == image_size(source)
+    assert rejects(path.read_bytes()[:-60])
+    monkeypatch.setattr("tessera.images.MAX_PIXELS", 96 * 64 - 1)
+    assert rejects(path.read_bytes()).startswith("more than")
+
+
+def test_heic_is_turned_upright_once(tmp_path):
+    plugin("HEIF")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    crop = square_crop(saved(blocks(96, 64).transpose(Image.Transpose.ROTATE_90), "HEIF", exif=exif.tobytes()), 32)
+    assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 16
+    assert (crop.width, crop.height) == (96, 64)
+
+
+def test_exif_turns_a_jpeg_packed_as_jpeg_xl_alone(tmp_path):
+    plugin("JXL")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = blocks(96, 64).transpose(Image.Transpose.ROTATE_90)
+    save(tmp_path / "a.jpg", turned, exif=exif, quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.save(tmp_path / "a.jxl", lossless_jpeg=True)
+    assert np.abs(quarters(square_crop(tmp_path / "a.jxl", 32).pixels) - BLOCKS).max() < 16
+    crop = square_crop(saved(blocks(96, 64), "JXL", exif=exif.tobytes()), 32)
+    assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 16
+    assert (crop.width, crop.height) == (96, 64)
+
+
+HEIC = bytes.fromhex("0000001c66747970") + b"heic" + bytes(4) + b"mif1heicmiaf" + bytes(200)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (HEIC, "HEIC files need one more library: pip install pillow-heif"),
+        (b"\xff\x0a" + bytes(40), "JPEG XL files need one more library: pip install pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "JPEG XL files need one more library: pip install pillow-jxl-plugin"),
+    ],
+)
+def test_without_its_plugin_a_file_is_rejected_with_the_command(tmp_path, monkeypatch, data, reason):
+    monkeypatch.setattr("tessera.images._register", lambda package: not package)
+    for name in ("HEIF", "JXL"):
+        monkeypatch.delitem(Image.OPEN, name, raising=False)
+    assert rejects(data) == reason
+    (tmp_path / "a.heic").write_bytes(data)
+    with pytest.raises(RejectedImage, match=reason):
+        square_crop(tmp_path / "a.heic", 32)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from tessera.config import UserError
 from tessera.curate.collect.color_profiles import corrected, gray_ramp, rgb_of_inks
 from tessera.images import MAX_PIXELS, UNREADABLE, as_rgb, open_image
 
@@ -131,6 +132,8 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
                 yield image
     except RejectedImage:
         raise
+    except UserError as error:  # without the plugin for its format
+        raise RejectedImage(str(error)) from None
     except UnidentifiedImageError:
         suffix = source.suffix.lower() if isinstance(source, Path) else ""
         what = f"{suffix[1:]} files cannot be read" if suffix in UNREADABLE else "not an image, or an unknown format"
@@ -148,8 +151,12 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if it is missing or senseless, or Pillow itself turns the image."""
-    if image.format == "TIFF":
+    """Return the EXIF orientation, 1 to 8; 1 if it is missing or senseless, or the decoder turns the image.
+
+    JPEG XL's own orientation wins over that of its EXIF, which pillow-jxl-plugin 1.3 leaves as it is, except in a JPEG
+    file that was packed as JPEG XL.
+    """
+    if image.format == "TIFF" or (image.format == "JXL" and not getattr(image, "jpeg", False)):
         return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
