@@ -8,7 +8,7 @@ from tessera.stages import open_stage
 from tessera.study.design import cells
 from tessera.study.results import results
 from tessera.study.studies import claims_smoke
-from tessera.study.study_text import text_tables
+from tessera.study.study_page import text_tables
 from tiny.scores import judged, miniature_scores
 
 

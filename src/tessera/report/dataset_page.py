@@ -108,20 +108,14 @@ def _sample(
     """Return what is shown of one record; rows: its image, or base and partner of `mix`."""
     crop = mix is not None and mix.placement.pattern == CROP  # its window is shown on the image
     entry = list_entries(rows, None if crop or mix is None else [mix])[0]
-    notes = [note] if note else []
+    notes, title, box = [note] if note else [], entry.class_name, mix.placement.box if mix else None
     if mix is not None:
         notes.append(f"{mix.placement.pattern}, box {', '.join(map(str, mix.placement.box))}")
     elif not caption:
         notes += [f"{rows[0].width} x {rows[0].height} px", rows[0].source]
-    title = entry.class_name
-    return {
-        "image": embed(composer(entry), f"{title}: {caption}" if caption else title, _LARGEST),
-        "title": title,
-        "caption": caption,
-        "notes": [*notes, mix.key if mix else entry.key],
-        "box": mix.placement.box if mix else None,
-        "size": size,
-    }
+    notes.append(mix.key if mix else entry.key)
+    image = embed(composer(entry), f"{title}: {caption}" if caption else title, _LARGEST)
+    return {"image": image, "title": title, "caption": caption, "notes": notes, "box": box, "size": size}
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -105,23 +105,21 @@ def most_different(
 
     samples: the folder of the images of each of `scores`. colors: name -> its color.
     """
-    found: dict[str, dict[int, list[tuple[Path, Mapping[str, Any]]]]] = {}
-    spread: dict[str, dict[int, float]] = {}
-    judge: dict[str, str] = {}  # each has a scale of its own
+    found: dict[str, dict[int, list[tuple[Path, Mapping[str, Any]]]]] = {}  # text -> number of the scores -> images
     for number, (item, folder) in enumerate(zip(scores, samples)):
         for entry in item.items:
             text = str(entry.get("text") or entry.get("prompt"))
             path = Path(folder) / str(entry.get("file", ""))
-            if not path.resolve().is_relative_to(Path(folder).resolve()) or not path.is_file():
-                continue
-            found.setdefault(text, {}).setdefault(number, []).append((path, entry))
-            first = next((value for value in entry["values"].values() if value is not None), 0.0)
-            spread.setdefault(text, {}).setdefault(number, 0.0)
-            spread[text][number] += first
-            judge.setdefault(text, item.kind)
-    order = sorted(found, key=lambda text: (min(spread[text].values()) - max(spread[text].values()), text))
-    of_judges = [[text for text in order if judge[text] == kind] for kind in dict.fromkeys(judge.values())]
-    taken = [text for texts in itertools.zip_longest(*of_judges) for text in texts if text is not None][:count]
+            if path.resolve().is_relative_to(Path(folder).resolve()) and path.is_file():
+                found.setdefault(text, {}).setdefault(number, []).append((path, entry))
+    apart, of_judges = {}, {}  # each judge has a scale of its own
+    for text, images in found.items():
+        values = [[entry["values"].values() for _, entry in each] for each in images.values()]
+        sums = [sum(next((v for v in item if v is not None), 0.0) for item in each) for each in values]
+        apart[text] = max(sums) - min(sums)
+        of_judges.setdefault(scores[min(images)].kind, []).append(text)
+    ordered = [sorted(texts, key=lambda text: (-apart[text], text)) for texts in of_judges.values()]
+    taken = [text for texts in itertools.zip_longest(*ordered) for text in texts if text is not None][:count]
     prompts = []
     for text in taken:
         drawn = []

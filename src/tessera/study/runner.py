@@ -135,8 +135,7 @@ def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
 def conclude(study: Study, out: Path) -> None:
     """Write the study's results, tables and page from the cells that are done."""
     from tessera.study.results import results, speeds
-    from tessera.study.study_page import study_page
-    from tessera.study.study_text import text_tables
+    from tessera.study.study_page import study_page, text_tables
 
     found = results(study, out)
     write_json(out / study.name / "results.json", found)

@@ -1,6 +1,8 @@
 """The page of a study: its question, scores with intervals and differences, plots, images, losses, speed, plan.
 
-It is the report's page (`tessera.report.run_page`) of variants; it loads nothing from anywhere.
+It is the report's page (`tessera.report.run_page`) of variants; it loads nothing from anywhere. `text_tables` has its
+first tables as markdown that reads well in a terminal too: a row for each arm and for each difference, a column for
+each of the study's first measures.
 """
 
 import itertools
@@ -12,16 +14,17 @@ from markupsafe import Markup
 
 from tessera.progress import duration_text
 from tessera.report.arms import KINDS, Arm, ScoresPart, arm_scores, describe_arms, loss_plot, time_bars
+from tessera.report.differences import Pair
 from tessera.report.gallery import prompt_groups
 from tessera.report.grid import by_measure, notes, table_plot, tiles
 from tessera.report.plots import ARM_COLORS, Curve, curve_plot, value_plot
 from tessera.report.render import json_text
 from tessera.report.run_page import Page
-from tessera.report.tables import MEANINGS, Table, cell_of, name_of
+from tessera.report.tables import MEANINGS, Row, Table, cell_of, name_of
+from tessera.report.text_tables import aligned, difference_text, value_text
 from tessera.study.design import Cell as StudyCell
 from tessera.study.design import Study
 from tessera.study.results import speeds
-from tessera.study.study_text import study_table
 
 _PROMPTS, _MORE = 2, 6  # prompts of each task whose images are shown at once, and folded away
 _PANELS = 6  # measures that are plotted over what is varied, if that is done on several lines
@@ -141,3 +144,52 @@ def _samples(study: Study, places: Sequence[Path], arms: Sequence[Arm]) -> list[
         if groups:
             shown.append({"title": KINDS[kind], "folded": bool(shown), "groups": groups})
     return shown
+
+
+def study_table(
+    title: str, found: Mapping[str, Any], metrics: Sequence[str], labels: Mapping[str, str]
+) -> tuple[Table, list[Pair]]:
+    """Return one kind's part of results.json as a table of `metrics`, and its differences. labels: arm -> its name."""
+
+    def cells(scores: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(cell_of(scores.get(metric)) for metric in metrics)
+
+    rows = tuple(Row(labels[name], cells(arm["scores"])) for name, arm in found["arms"].items())
+    pairs = [
+        Pair(" \u2212 ".join(labels[name] for name in names.split(" - ")), cells(pair["scores"]))
+        for names, pair in found["differences"].items()
+    ]
+    return Table(title, tuple(metrics), rows), pairs
+
+
+def text_tables(study: Study, found: Mapping[str, Any]) -> str:
+    """Return markdown of the results `found` (of `tessera.study.results.results`).
+
+    "0.91 (0.87 to 0.95)" is a value with its 95% interval; a star marks a difference whose interval leaves 0 out; each
+    row has its number of seeds in brackets.
+    """
+    done = len(found["cells"])
+    lines = [f"# {study.title}", "", study.question, ""]
+    lines += [f"{done} of {done + len(found['missing'])} cells are done.", ""]
+    for kind, data in found["tables"].items():
+        metrics = [metric for metric in study.scores if any(arm["scores"][metric] for arm in data["arms"].values())]
+        table, pairs = study_table(KINDS[kind], data, metrics, {name: name for name in data["arms"]})
+        rows = [
+            [f"{row.model} ({len(arm['seeds'])})", *(value_text(cell, 1.0) for cell in row.cells)]
+            for row, arm in zip(table.rows, data["arms"].values())
+        ]
+        rows += [
+            [f"{name} ({len(data['differences'][name]['seeds'])})"]
+            + [difference_text(cell, 1.0).replace("\u2212", "-") for cell in pair.cells]
+            for name, pair in zip(data["differences"], pairs)
+        ]
+        protocol = data["protocol"]
+        lines += [f"## {table.title}", ""]
+        lines += [f"{protocol['images']:,} images of {protocol['prompts']:,} prompts for each cell.", ""]
+        lines += [*aligned(["arm (seeds)", *map(name_of, metrics)], rows), ""]
+    if "likeness" in found and found["likeness"]["arms"]:
+        likeness = found["likeness"]
+        rows = [[f"{name} ({len(arm['seeds'])})", f"{arm['value']:.3f}"] for name, arm in likeness["arms"].items()]
+        rows.append(["held-out renders", f"{likeness['floor']:.3f}"])
+        lines += ["## Distance to held-out images", "", *aligned(["arm (seeds)", "distance"], rows), ""]
+    return "\n".join(lines).rstrip() + "\n"

@@ -16,6 +16,7 @@ B = images of a call, (C, h, w) = shape of one image's latents, S = image side i
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +31,6 @@ from torch import Tensor
 from tessera.config import UserError
 from tessera.devices import pick_device
 from tessera.files import atomic_path, read_json, write_json
-from tessera.generate.diffusers.arguments import check_size, check_whole, start_noise, texts, warn_of_cuts
 from tessera.generate.diffusers.card import model_card
 from tessera.generate.diffusers.model import INDEX_FILE, PART, TesseraTransformer, fetch, only_safetensors
 from tessera.generate.pipeline import Pipeline
@@ -136,9 +136,9 @@ class TesseraPipeline(DiffusionPipeline):
 
         A prompt longer than the text encoder takes is cut, with a warning. Raises UserError for wrong arguments.
         """
-        prompts = texts("prompt", prompt)
-        check_whole("num_images_per_prompt", num_images_per_prompt)
-        negatives = None if negative_prompt is None else texts("negative_prompt", negative_prompt)
+        prompts = _texts("prompt", prompt)
+        _check_whole("num_images_per_prompt", num_images_per_prompt)
+        negatives = None if negative_prompt is None else _texts("negative_prompt", negative_prompt)
         if negatives is not None and len(negatives) not in (1, len(prompts)):
             raise UserError(
                 f"negative_prompt: {len(negatives)} for {len(prompts)} prompts, give one, or one for each prompt"
@@ -147,15 +147,15 @@ class TesseraPipeline(DiffusionPipeline):
             raise UserError(f"output_type: unknown {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
         drawer = self._prepare_drawer()
         info = drawer.info
-        check_size(drawer, self.transformer.denoiser.config.patch_size, height, width)
+        _check_size(drawer, self.transformer.denoiser.config.patch_size, height, width)
         steps = info.sampling_steps if num_inference_steps is None else num_inference_steps
-        check_whole("num_inference_steps", steps)
+        _check_whole("num_inference_steps", steps)
         guidance = info.guidance_scale if guidance_scale is None else guidance_scale
         if isinstance(guidance, bool) or not isinstance(guidance, int | float):
             raise UserError(f"guidance_scale: {guidance!r} is not a number, give for example 3.0 (1 = off)")
         rows = [text for text in prompts for _ in range(num_images_per_prompt)]
-        noise, generators = start_noise(drawer, len(rows), generator, latents)
-        warn_of_cuts(drawer, [*prompts, *(negatives or [])])
+        noise, generators = _start_noise(drawer, len(rows), generator, latents)
+        _warn_of_cuts(drawer, [*prompts, *(negatives or [])])
         text = drawer.encode(rows)  # (B, L, D)
         if negatives is not None and guidance != 1:
             each = negatives * len(prompts) if len(negatives) == 1 else negatives
@@ -276,6 +276,70 @@ class TesseraPipeline(DiffusionPipeline):
         diffusers' own refuses parts whose class is in a package it does not know.
         """
         return str(fetch(pretrained_model_name, **kwargs))
+
+
+def _texts(name: str, given: Any) -> list[str]:
+    """Return one or several texts as a list. Raises UserError for anything else."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple):
+        raise UserError(f"{name}: give a string or a list of strings, not {type(given).__name__}")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{name}: number {number} of the list is {type(text).__name__}, not a string")
+    if not texts:
+        raise UserError(f"{name}: the list is empty, give at least one string")
+    return list(texts)
+
+
+def _check_whole(name: str, value: Any) -> None:
+    """Check that a number is whole and at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name}: {value!r} is not a whole number of at least 1")
+
+
+def _check_size(drawer: Pipeline, patch_size: int, height: int | None, width: int | None) -> None:
+    """Check that both are the side that the network was trained on, or None."""
+    side = drawer.info.image_size
+    step = side // drawer.latent_shape[1] * patch_size
+    for name, value in (("height", height), ("width", width)):
+        if value is None or value == side:
+            continue
+        wrong = not isinstance(value, int) or value < 1 or value % step
+        reason = f"is not a multiple of {step}" if wrong else "is another size than it was trained on"
+        raise UserError(f"{name}: {value} {reason}; this model draws {side} x {side} pixels, leave {name} out")
+
+
+def _start_noise(
+    drawer: Pipeline, count: int, generator: Any, latents: Tensor | None
+) -> tuple[Tensor, torch.Generator | list[torch.Generator]]:
+    """Return start noise (B, C, h, w), `latents` or drawn, and the generator of the noise that a sampler adds."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    if generator is None:  # from torch's own generator, as elsewhere in diffusers
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    several = isinstance(generator, list | tuple)
+    every = list(generator) if several else [generator]
+    if several and len(every) != count:
+        raise UserError(f"generator: {len(every)} generators for {count} images, give one, or one for each")
+    if not all(isinstance(one, torch.Generator) for one in every):
+        raise UserError(f"generator: {type(every[0]).__name__} is not a torch.Generator, nor a list of them")
+    drawn = every if several else every[0]
+    shape = (count, *drawer.latent_shape)
+    if latents is None:
+        return randn_tensor(shape, generator=drawn, device=drawer.device, dtype=torch.float32), drawn
+    if not isinstance(latents, Tensor) or latents.shape != shape:
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise UserError(f"latents: {found}, but the start noise of these images is a tensor {shape}")
+    return latents, drawn
+
+
+def _warn_of_cuts(drawer: Pipeline, texts: Sequence[str]) -> None:
+    """Warn once for each text that the encoder cuts."""
+    for text, tokens in drawer.cut_prompts(texts).items():
+        start = f"{text[:40]}..." if len(text) > 40 else text
+        limit = drawer.text_encoder.max_tokens
+        message = f"prompt cut: {start!r} has {tokens} tokens, the text encoder reads the first {limit}"
+        warnings.warn(message, stacklevel=4)  # the line that calls the pipeline, behind torch's no_grad
 
 
 def _class_of(index: Any) -> str | None:
