@@ -8,6 +8,7 @@ import pytest
 
 from tessera.config import UserError
 from tessera.pretrained import chat
+from tessera.pretrained.answers import Answer
 from tessera.pretrained.chat import KEY_VARIABLE, ChatClient, Question, Retry
 from tiny.chat_server import ChatServer, completion, question_of
 
@@ -161,3 +162,81 @@ def test_models_of_a_server():
 def test_half_a_character_becomes_a_question_mark():
     with ChatServer(lambda body, number: (200, completion("cat \ud83d"))) as server:
         assert ChatClient(server.address, "m").ask(Question("dog")) == "cat ?"
+
+
+def reply_by_question(replies):
+    """A server that answers each question by its own list of replies, the last one again and again."""
+    counts = {}
+
+    def reply(body, number):
+        name = question_of(body)
+        counts[name] = counts.get(name, 0) + 1
+        own = replies.get(name, [(200, completion("A fox sits."))])
+        return own[min(counts[name], len(own)) - 1]
+
+    return reply, counts
+
+
+def choice(content, reason="stop", **more):
+    answer = completion(content)
+    answer["choices"][0]["message"] |= more
+    answer["choices"][0]["finish_reason"] = reason
+    return 200, answer
+
+
+def test_one_question_that_a_server_does_not_answer_is_set_aside_with_the_reason():
+    fine = (200, completion("A fox sits."))
+    replies = {
+        "null": [choice(None)],
+        "empty": [choice("")],
+        "filter": [choice(None, "content_filter")],
+        "refused": [choice(None, refusal="I can't")],
+        "400": [(400, {"error": {"message": "bad image"}})],
+        "413": [(413, b"<html>too large</html>")],
+        "500": [(500, {"error": {"message": "CUDA error"}})],
+        "no choices": [(200, {"choices": []})],
+        "later": [choice("I'm sorry, I can't help"), fine],
+        "cut": [choice("A fox sits. It lo", "length")],
+        "parts": [choice([{"type": "text", "text": "A fox sits."}])],
+        "thinks": [choice("<think>hm", "length")],
+    }
+    reply, counts = reply_by_question(replies)
+    with ChatServer(reply) as server:
+        client = ChatClient(server.address, "m", concurrency=3, retry=QUICK)
+        asked = [(name, Question(name)) for name in (*replies, *"abcdef")]
+        told = dict(client.caption_all(asked, max_tokens=9, temperature=0))
+    assert {told[name] for name in ("a", "f", "later", "parts")} == {Answer("A fox sits.")}
+    assert told["cut"] == Answer("A fox sits.", "cut")
+    reasons = {
+        "null": "no chat completion", "empty": "an empty answer", "filter": "the server's content filter",
+        "refused": "a refusal", "400": "bad image", "413": "Error code: 413", "500": "CUDA error",
+        "no choices": "no chat completion", "thinks": "only reasoning",
+    }  # fmt: skip
+    for name, reason in reasons.items():
+        assert told[name].text is None
+        assert reason in told[name].note
+    assert (counts["400"], counts["413"], counts["500"], counts["empty"], counts["later"]) == (1, 1, 3, 3, 2)
+    sampled = [
+        (body.get("temperature"), body.get("seed")) for _, body in server.requests if question_of(body) == "empty"
+    ]
+    assert sampled == [(0, None), (0.7, 1), (0.7, 2)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "asked"),
+    [((404, {"error": {"message": "no model"}}), 1), ((401, {}), 1), ((503, {"error": {"message": "busy"}}), 8 * 3)],
+)
+def test_a_server_that_answers_no_question_stops_the_work(reply, asked):
+    with ChatServer(lambda body, number: reply) as server:
+        client = ChatClient(server.address, "m", concurrency=1, retry=QUICK)
+        with pytest.raises(UserError, match="What is done is kept"):
+            list(client.caption_all((n, Question("q")) for n in range(99)))
+    assert len(server.requests) == asked
+
+
+def test_a_model_that_refuses_everything_stops_the_work_too():
+    with ChatServer(lambda body, number: (200, completion("I cannot see images."))) as server:
+        client = ChatClient(server.address, "m", concurrency=8, retry=QUICK)
+        with pytest.raises(UserError, match=r"a refusal .*I cannot see images"):
+            list(client.caption_all((n, Question("q")) for n in range(200)))
+    assert len(server.requests) < 400

@@ -18,10 +18,15 @@ from numpy.typing import NDArray
 from tessera.config import UserError, check_ranges
 from tessera.extras import require
 from tessera.images import data_uri
+from tessera.pretrained.answers import RETRIES, TEMPERATURE, Answer, NoCaption, caption_of
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable of the API key; servers of one's own need none."""
 LONGEST_PAUSE = 30.0  # seconds
+WHOLE_SERVER = (401, 402, 403, 404, 405, 410)
+"""Statuses that no other image changes."""
+MOST_REFUSALS = 100
+"""Images in a row without a caption among their answers, after which the model is taken for one that makes none."""
 
 Key = TypeVar("Key")
 
@@ -67,6 +72,7 @@ class ChatClient:
         if concurrency < 1:
             raise UserError(f"concurrency is {concurrency}; give at least 1")
         self.address, self.model, self.concurrency, self.retry = address, model, concurrency, retry
+        self._failures = Failures()
         self._openai = openai
         # The library wants a key even for servers that do not.
         self._access: Any = {"base_url": address, "api_key": os.environ.get(KEY_VARIABLE) or "none"}
@@ -97,9 +103,26 @@ class ChatClient:
         sampling: the protocol's own fields (max_tokens, temperature, seed). Raises UserError when the server refuses a
         question or `retry` is used up, after all that arrived before. Leaving early ends the questions under way.
         """
-        answers: queue.Queue[tuple[Key, str] | BaseException | None] = queue.Queue()
+        return ((key, answer.text or "") for key, answer in self._start(questions, sampling, None))
+
+    def caption_all(
+        self, questions: Iterable[tuple[Key, Question]], most_failures: float = 0, **sampling: Any
+    ) -> Iterator[tuple[Key, Answer]]:
+        """Yield (key, answer) as `ask_all` does, each checked by `caption_of`.
+
+        A question that has no caption for an answer is asked again with another seed, and at last yielded without a
+        text, as is one that the server cannot answer. Raises UserError for a server that is gone, that answers no
+        question at all (404), or fails at `most_failures` in a row (0: as many as are asked at a time, at least 8).
+        """
+        self._failures.most = most_failures or max(self.concurrency, 8)
+        return self._start(questions, sampling, self._failures)
+
+    def _start(
+        self, questions: Iterable[tuple[Key, Question]], sampling: dict[str, Any], failures: "Failures | None"
+    ) -> Iterator[tuple[Key, Answer]]:
+        answers: queue.Queue[tuple[Key, Answer] | BaseException | None] = queue.Queue()
         loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(iter(questions), sampling, answers))
+        task = loop.create_task(self._ask_all(iter(questions), sampling, answers, failures))
 
         def run() -> None:
             try:
@@ -126,48 +149,100 @@ class ChatClient:
             thread.join()
 
     async def _ask_all(
-        self, questions: Iterator[tuple[Any, Question]], sampling: dict[str, Any], answers: "queue.Queue[Any]"
+        self,
+        questions: Iterator[tuple[Any, Question]],
+        sampling: dict[str, Any],
+        answers: "queue.Queue[Any]",
+        failures: "Failures | None",
     ) -> None:
         async with self._openai.AsyncOpenAI(**self._access, timeout=self.retry.timeout, max_retries=0) as client:
 
             async def ask_in_turn() -> None:
                 for key, question in questions:  # shared: each worker takes the next
-                    answers.put((key, await self._ask(client, question, sampling)))
+                    answers.put((key, await self._ask(client, question, sampling, failures)))
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(self.concurrency):
                     group.create_task(ask_in_turn())
 
-    async def _ask(self, client: Any, question: Question, sampling: dict[str, Any]) -> str:
+    async def _ask(
+        self, client: Any, question: Question, sampling: dict[str, Any], failures: "Failures | None"
+    ) -> Answer:
         openai = self._openai
         images = [{"type": "image_url", "image_url": {"url": data_uri(image)}} for image in question.images]
         content = [*images, {"type": "text", "text": question.prompt}] if images else question.prompt
         messages = [{"role": "user", "content": content}]
-        last, wanted = Exception("no answer"), 0.0
+        last, wanted, refused = Exception("no answer"), 0.0, 0
         for attempt in range(self.retry.attempts):
             if attempt:
                 pause = max(self.retry.first_pause * 2 ** (attempt - 1), wanted)
                 await asyncio.sleep(min(pause, LONGEST_PAUSE))
                 wanted = 0.0
+            again = {"temperature": TEMPERATURE, "seed": refused} if refused else {}
             try:
-                answer = await client.chat.completions.create(model=self.model, messages=messages, **sampling)
-                text = answer.choices[0].message.content.strip()
+                answer = await client.chat.completions.create(model=self.model, messages=messages, **sampling | again)
+                choice = answer.choices[0]
+                if failures is not None:
+                    told = _caption(choice)
+                    failures.of_server = failures.of_images = 0
+                    return told
+                text = choice.message.content.strip()
                 if text:  # JSON can spell half a character, files cannot
-                    return text.encode(errors="replace").decode()
+                    return Answer(text.encode(errors="replace").decode())
                 last = ValueError("an empty answer")
+            except NoCaption as error:
+                last, refused = error, refused + 1
+                if refused > RETRIES:
+                    break
             except openai.APIStatusError as error:
-                if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                    raise self._failed(error) from error
                 last, wanted = error, _seconds(error.response.headers.get("retry-after"))
+                if error.status_code not in (408, 409, 429) and error.status_code < 500:
+                    break
             except (openai.OpenAIError, ValueError) as error:  # no connection, no answer in time, no JSON
                 last = error
             except (AttributeError, IndexError, KeyError, TypeError):
                 last = ValueError(f"its answer is no chat completion of text: {str(answer)[:100]!r}")
-        raise self._failed(last)
+        gone = isinstance(last, openai.APIConnectionError) and not isinstance(last, openai.APITimeoutError)
+        status = getattr(last, "status_code", 200 if isinstance(last, NoCaption) else 500)
+        if failures is None or gone or status in WHOLE_SERVER or failures.are_too_many(status):
+            raise self._failed(last) from last
+        return Answer(None, _said(last))
 
     def _failed(self, error: Exception) -> UserError:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return UserError(f"server {self.address}: {reason}; is this its address up to /v1? What is done is kept")
+        return UserError(f"server {self.address}: {_said(error)}; is this its address up to /v1? What is done is kept")
+
+
+@dataclass
+class Failures:
+    """The failures in a row of a server."""
+
+    most: float = 0
+    of_server: int = 0
+    of_images: int = 0
+
+    def are_too_many(self, status: int) -> bool:
+        """Count one with this status, and tell if they are the server's or the model's, not those of single images."""
+        if status == 429 or status >= 500:
+            self.of_server += 1
+        else:
+            self.of_server, self.of_images = 0, self.of_images + 1
+        return self.of_server >= self.most or self.of_images >= max(self.most, MOST_REFUSALS)
+
+
+def _caption(choice: Any) -> Answer:
+    """Return the caption of a choice of a chat completion. Raises NoCaption."""
+    content, refusal = choice.message.content, getattr(choice.message, "refusal", None)
+    if isinstance(content, list):  # some servers send parts
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if choice.finish_reason == "content_filter":
+        raise NoCaption("the server's content filter")
+    if not content and refusal:
+        raise NoCaption(f"a refusal ({str(refusal)[:60]!r})")
+    return caption_of(content, choice.finish_reason == "length")
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _seconds(header: str | None) -> float:

@@ -31,7 +31,7 @@ def test_bad_configs():
 def test_tasks_of_an_array_job_may_write_the_same_captions_at_once(images, tmp_path, monkeypatch):
     whole, out, task = tmp_path / "whole", tmp_path / "out", Engine(part=(1, 2))
     caption(whole, images, CaptionConfig())
-    sync, others = files_module._sync, []
+    sync, others = files_module.sync, []
 
     def sync_while_another_begins(path):
         if path.name.endswith("captions.parquet") and not others:
@@ -39,7 +39,7 @@ def test_tasks_of_an_array_job_may_write_the_same_captions_at_once(images, tmp_p
             caption(out, images, CaptionConfig(), engine=Engine(part=(0, 2)))
         sync(path)
 
-    monkeypatch.setattr(files_module, "_sync", sync_while_another_begins)
+    monkeypatch.setattr(files_module, "sync", sync_while_another_begins)
     caption(out, images, CaptionConfig(), engine=task)
     assert others
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {

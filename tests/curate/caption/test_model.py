@@ -17,6 +17,7 @@ from tessera.pretrained.chat import Retry
 from tessera.stages import read_manifest
 from tessera.workers import Engine
 from tiny.caption_server import CaptionServer, digest
+from tiny.chat_server import completion
 
 OPENAI = CaptionConfig(captioner="openai")
 
@@ -107,7 +108,7 @@ def test_llava_here_and_in_parts_of_an_array_job(images, recipe, llava_folder, t
 
     pictures = pixels_of(images)
     mixed = compose(pictures[row.base], pictures[row.partner], row.placement, "centre")
-    assert told[1]["text"] == llava.describe([make_question(mixed, row.placement, llava.side)], 4)[0]
+    assert told[1]["text"] == llava.caption([make_question(mixed, row.placement, llava.side)], 4)[0].text
     assert "/" not in read_manifest(out).config["model"]
     for part in (2, 0):
         caption(tmp_path / "parts", images, config, recipe, **small, engine=Engine(part=(part, 3)))
@@ -141,3 +142,52 @@ def test_half_a_character_of_an_answer_is_not_stored(images, tmp_path):
     with CaptionServer(more="\ud83d") as stub:
         caption(tmp_path / "captions", images, OPENAI, server=stub.address, **HASTY)
     assert all(text.endswith("<b>?") for text in read_captions(tmp_path / "captions").values())
+
+
+def test_images_without_an_answer_are_listed_and_asked_for_again_alone(images, tmp_path):
+    out, missing = tmp_path / "captions", tmp_path / "captions-missing.csv"
+    bad = {key: digest(pixels) for key, pixels in list(pixels_of(images).items())[3:6]}
+    refused = completion("I'm sorry, I can't help with that.")
+    replies = dict(zip(bad.values(), ((400, {"error": {"message": "bad image"}}), (200, refused), (500, {}))))
+    with CaptionServer(instead=replies) as stub:
+        with pytest.raises(UserError, match=r"no caption for 3 of 24 images: .*bad image.*all are listed in") as error:
+            caption(out, images, OPENAI, server=stub.address, **HASTY)
+        assert "\n" not in str(error.value)
+        first = len(stub.asked)
+    assert list(read_captions(out)) == [key for key in pixels_of(images) if key not in bad]
+    manifest = read_manifest(out)
+    assert manifest.rejects.keys() == bad.keys()
+    assert manifest.counts == {"records": 21, "distinct": 21, "missing": 3}
+    assert [line.split(",")[0] for line in missing.read_text().splitlines()] == ["key", *bad]
+    # Without them: nothing is asked, and the directory is as it was.
+    before = (out / "manifest.json").read_bytes()
+    with CaptionServer() as stub:
+        caption(out, images, OPENAI, server=stub.address, **HASTY, skip_missing=True)
+        assert not stub.asked
+    assert (out / "manifest.json").read_bytes() == before
+    # By hand for one of them, and the server for another; the third is still none.
+    keys = list(bad)
+    missing.write_text(f"key,text\n{keys[0]},by my own hand\n{keys[1]},\n")
+    with CaptionServer(instead={bad[keys[2]]: (400, {})}) as stub:
+        with pytest.raises(UserError, match="no caption for 1 of 24 images"):
+            caption(out, images, OPENAI, captions_file=missing, server=stub.address, **HASTY)
+        assert set(stub.asked) == {bad[keys[1]], bad[keys[2]]}
+    assert read_captions(out)[keys[0]] == "by my own hand"
+    with CaptionServer() as stub:
+        caption(out, images, OPENAI, server=stub.address, **HASTY)
+        assert stub.asked == [bad[keys[2]]]
+    assert list(read_captions(out)) == list(pixels_of(images))
+    assert read_manifest(out).counts == {"records": 24, "distinct": 24, "by_hand": 1}
+    assert not missing.exists()
+    assert first < 24 + 3 + 7 + 1
+
+
+def test_cut_answers_end_at_a_sentence_and_are_counted(images, tmp_path):
+    cut = completion("A fox sits. It lo")
+    cut["choices"][0]["finish_reason"] = "length"
+    bad = [digest(pixels) for pixels in pixels_of(images).values()][:2]
+    with CaptionServer(instead=dict.fromkeys(bad, (200, cut))) as stub:
+        caption(tmp_path / "captions", images, OPENAI, server=stub.address, **HASTY)
+    assert list(read_captions(tmp_path / "captions").values())[:2] == ["A fox sits."] * 2
+    assert read_manifest(tmp_path / "captions").counts["cut"] == 2
+    assert read_table(tmp_path / "captions" / "captions.parquet")["note"].to_pylist()[:3] == ["cut", "cut", ""]

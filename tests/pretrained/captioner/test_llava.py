@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tessera.config import UserError
+from tessera.pretrained.answers import Answer
 from tessera.pretrained.captioner.llava import Llava, pruned_config
 from tessera.pretrained.captioner.prompt import quarter
 from tessera.pretrained.chat import Question
@@ -82,8 +83,8 @@ def test_answers_do_not_depend_on_the_batch(llava):
     images = [np.roll(IMAGE, 9 * i, axis=1) for i in range(4)]
     questions = [Question("describe this image", (image,)) for image in images]
     questions.insert(2, Question("describe word3", (images[0], images[1])))
-    together = llava.describe(questions, 6)
-    assert together == [llava.describe([question], 6)[0] for question in questions]
+    together = [text for text, _ in llava.describe(questions, 6)]
+    assert together == [llava.describe([question], 6)[0][0] for question in questions]
     assert len(set(together)) > 1
     assert all(len(text.split()) <= 6 for text in together)
     assert "<" not in "".join(together)
@@ -96,7 +97,7 @@ def test_generation_is_greedy_of_the_pruned_model(llava):
             logits = llava.model(input_ids=torch.tensor([ids]), pixel_values=llava.pixels([IMAGE])).logits
         ids.append(int(logits[0, -1].argmax()))
     expected = llava._tokenizer.decode(ids[-4:], skip_special_tokens=True).strip()
-    assert llava.describe([PLAIN], 4) == [expected]
+    assert llava.describe([PLAIN], 4) == [(expected, True)]
 
 
 def test_a_llava_15_folder_is_taken_as_it_is(llava, llava_folder, tmp_path):
@@ -129,3 +130,31 @@ def test_what_is_no_llava(llava_folder, t5_folder, tmp_path):
     fails(copy, "is missing weights required by its config.json", look=True)
     with pytest.raises(UserError, match="float32 or bfloat16, not float16"):
         Llava(str(llava_folder), "cpu", torch.float16)
+
+
+def test_an_answer_without_a_caption_is_drawn_again_and_set_aside_at_last(llava, monkeypatch):
+    told = {0: [("", False), ("I'm sorry, I can't", False), ("A fox. It ru", True)], 1: [("A cat.", False)] * 2,
+            2: [("<think>no", True)] * 2}  # fmt: skip
+    asked = []
+
+    def describe(questions, max_new_tokens, seed):
+        asked.append((len(questions), seed))
+        return [told[seed][-len(questions) + i] for i in range(len(questions))]
+
+    monkeypatch.setattr(llava, "describe", describe)
+    told[1][1] = ("", False)
+    assert llava.caption([PLAIN] * 3, 5) == [
+        Answer("A cat."),
+        Answer(None, "it is only reasoning, without an end (--max-tokens is its limit)"),
+        Answer("A fox.", "cut"),
+    ]
+    assert asked == [(3, 0), (2, 1), (1, 2)]
+
+
+def test_drawn_answers_are_a_function_of_question_and_seed(llava):
+    state = torch.random.get_rng_state()
+    drawn = [llava.describe([PLAIN, PLAIN], 6, seed) for seed in (1, 2, 1)]
+    assert drawn[0] == drawn[2]
+    assert drawn[0][0] == drawn[0][1]
+    assert drawn[0] != drawn[1]
+    assert torch.equal(state, torch.random.get_rng_state())

@@ -4,25 +4,30 @@ A captioner is an entry of `CAPTIONERS`, or a class of the user's own file (`tes
 augmented image's caption tells one scene with both objects and where they are, never that it is a composite (paper
 appendix B).
 
-captions.parquet: key, text, captioner, prompt, settings (JSON), revision.
+captions.parquet: key, text, captioner, prompt, settings (JSON), revision; where any has one, note ("cut", "by hand").
 """
 
+import csv
+import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tessera.config import UserError, check_ranges, load_part, to_dict
 from tessera.curate.caption.aio import Aio
-from tessera.curate.caption.captioner import CaptionCall, CaptionSource, iter_requests
-from tessera.curate.caption.imported import FromFile
-from tessera.curate.caption.model import PARTS, SHARD, FromLlava, FromPart, FromServer, make_captions
+from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource, iter_requests
+from tessera.curate.caption.imported import FromFile, captions_by_hand
+from tessera.curate.caption.model import BY_HAND, PARTS, SHARD, FromLlava, FromPart, FromServer, make_captions
 from tessera.curate.caption.scenes import FromScenes
 from tessera.curate.index import read_recipe
-from tessera.files import read_table, write_table
+from tessera.files import atomic_path, read_table, write_table
+from tessera.pretrained.answers import CUT
 from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
 from tessera.pretrained.chat import RETRY, Retry
 from tessera.stages import is_complete, open_stage, read_manifest
@@ -86,24 +91,31 @@ def caption(
     retry: Retry = RETRY,
     max_new_tokens: int = MAX_NEW_TOKENS,
     shard: int = SHARD,
+    skip_missing: bool = False,
 ) -> None:
     """Make `out`/captions.parquet: a caption for each image of `images`, or of `recipe`'s augmented ones if given.
 
-    captions_file: for the captioner `import` (default: the config's file), what `tessera.curate.caption.file` reads.
+    captions_file: for the captioner `import` (default: the config's file), what `tessera.curate.caption.file` reads;
+    for those that look at the images, captions by hand for images that they do not answer.
     engine, device: where `llava` and a user's own class work; `openai` asks the server whose base URL is `server`, from
     where the engine says, `concurrency` questions at a time. shard: images that are done or not as a whole.
+    skip_missing: images without a caption are left out. They are the manifest's rejects, with the reason, and listed in
+    OUT-missing.csv. Without it they are a UserError: of `import` before anything is made, of the others at the end, and
+    another call asks for them alone.
 
-    Raises UserError: no ground truth for `scene`, images without a caption in the file, a model or server that cannot
-    be had, a user's class that fails.
+    Raises UserError: no ground truth for `scene`, images without a caption, a model or server that cannot be had, a
+    user's class that fails.
     """
     out, images = Path(out), Path(images)
     inputs = {"images": images} | ({"recipe": Path(recipe)} if recipe is not None else {})
     if recipe is not None:
         check_made_from(Path(recipe), {"images": images})
-    if captions_file is not None and config.captioner != "import":
+    source = find_captioner(config.captioner)
+    if captions_file is not None and config.captioner in ("aio", "scene"):
         raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")
     engine.check_device(device)
-    source = find_captioner(config.captioner)
+    complete = is_complete(out)
+    again = complete and source.by_shards and not skip_missing and bool(read_manifest(out).rejects) and not engine.part
     call = CaptionCall(
         config=config,
         images=images,
@@ -113,40 +125,88 @@ def caption(
         concurrency=concurrency,
         retry=retry,
         max_new_tokens=max_new_tokens,
+        again=again,
     )
     captioner = source(call)
     # What stops the work is found before the directory is begun: a corrected input may belong in it.
     mixed = read_recipe(Path(recipe)) if recipe is not None else None
-    complete = is_complete(out)
-    requests = iter(()) if complete else iter_requests(images, mixed)
+    requests = iter_requests(images, mixed) if again or not complete else iter(())
     texts = {} if source.by_shards or complete else dict(captioner.answer(requests))
+    if captioner.missing and not skip_missing:
+        total = len(texts) + len(captioner.missing)
+        raise without_captions(captions_file or config.file, out, captioner.missing, total, "add them")
     described = to_dict(captioner.config)
     if source.by_shards:
         described |= {"revision": captioner.revision, "settings": captioner.settings}
     # Each task of an array job may write the whole table: the same bytes.
     stage = open_stage(out, stage="caption", config=described, inputs=inputs, shared=engine.part is not None)
-    if stage.done:
+    if stage.done and not again:
         return
-    path = out / CAPTIONS_TABLE
-    if path.exists():  # a stop came between the table and the manifest
-        table = read_table(path)
-    else:
+    path, missing = out / CAPTIONS_TABLE, dict(captioner.missing)
+    asked = list(requests) if source.by_shards else []
+    table = read_table(path) if path.exists() else None  # a stop came between the table and the manifest, or `again`
+    if table is None or again:
         if source.by_shards:
-            told = make_captions(path, list(requests), source, call, engine, shard)
+            known = set(table["key"].to_pylist()) if table is not None else set()
+            by_hand = captions_by_hand(captions_file, images) if captions_file is not None else {}
+            left = [request for request in asked if request.key not in known]
+            told = make_captions(path, left, source, call, engine, by_hand, shard)
+            if told is None:  # other tasks of the array job are not done
+                return
+            failed = told.filter(pc.field("text").is_null())
+            missing = dict(zip(failed["key"].to_pylist(), failed["note"].to_pylist()))
+            told = told.filter(pc.field("text").is_valid())
         else:
             prompts = pa.repeat(captioner.prompt(None), len(texts))
             told = pa.table({"key": list(texts), "text": list(texts.values()), "prompt": prompts})
-        if told is None:  # other tasks of the array job are not done
-            return
-        settings = json.dumps(captioner.settings)
-        constant = {"captioner": captioner.config.captioner, "settings": settings, "revision": captioner.revision}
+        constant = {
+            "captioner": captioner.config.captioner,
+            "settings": json.dumps(captioner.settings),
+            "revision": captioner.revision,
+        }
         columns = {name: told.column(name) for name in told.column_names}
         columns |= {name: pa.repeat(text, told.num_rows) for name, text in constant.items()}
-        table = pa.table(columns).select(COLUMNS)
+        noted = "note" in columns and any(columns["note"].to_pylist())
+        made = pa.table(columns).select([*COLUMNS, *(["note"] if noted else [])])
+        table = made if table is None else _in_order(pa.concat_tables([table, made], promote_options="default"), asked)
         write_table(path, table)
     shutil.rmtree(out / PARTS, ignore_errors=True)
+    kept = set(table["key"].to_pylist()) if source.by_shards else set()
+    missing = {r.key: missing.get(r.key, "no answer") for r in asked if r.key not in kept} or missing
     counts = {"records": table.num_rows, "distinct": len(table.column("text").unique())}
-    stage.finish(counts, joint=(CAPTIONS_TABLE,))
+    notes: Counter[str] = Counter(table["note"].to_pylist() if "note" in table.column_names else ())
+    more = {"cut": notes[CUT], "by_hand": notes[BY_HAND], "missing": len(missing)}
+    dataclasses.replace(stage, done=False).finish(
+        counts | {name: count for name, count in more.items() if count}, missing, joint=(CAPTIONS_TABLE,)
+    )
+    error = without_captions(out, out, missing, table.num_rows + len(missing), WHAT_NOW)
+    if missing and not skip_missing:
+        raise error
+
+
+WHAT_NOW = "What is done is kept: run this again to ask for them again, or with --file for captions by hand"
+
+
+def _in_order(table: pa.Table, requests: Sequence[CaptionRequest]) -> pa.Table:
+    """Return the rows in the order of the requests."""
+    place = {key: number for number, key in enumerate(table["key"].to_pylist())}
+    return table.take([place[request.key] for request in requests if request.key in place])
+
+
+def without_captions(where: object, out: Path, missing: Mapping[str, str], total: int, fix: str) -> UserError:
+    """Write the list OUT-missing.csv (key, reason, and an empty text), or remove it where nothing is missing; return
+    the error that names the first of `missing` (key -> reason)."""
+    path = out.with_name(f"{out.name}-missing.csv")
+    path.unlink(missing_ok=True)
+    if missing:
+        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("key", "reason", "text"), *((*item, "") for item in missing.items())])
+    first = [f"{key!r} ({reason})" if reason else repr(key) for key, reason in list(missing.items())[:3]]
+    listed = ", ".join(first) + (", ..." if len(missing) > 3 else "")
+    return UserError(
+        f"{where}: has no caption for {len(missing)} of {total} images: {listed}; all are listed in {path}. {fix}, or"
+        " leave them out with --skip-missing"
+    )
 
 
 def read_captions(captions: Path) -> dict[str, str]:

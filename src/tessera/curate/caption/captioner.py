@@ -80,6 +80,8 @@ class CaptionCall:
     concurrency: int = 32
     retry: Retry = RETRY
     max_new_tokens: int = MAX_NEW_TOKENS
+    again: bool = False
+    """The images are those that had no answer before: any number of them may fail."""
 
 
 class CaptionSource:
@@ -93,6 +95,8 @@ class CaptionSource:
         self.config = call.config
         """The configuration as the manifest stores it, with the resolved model or file."""
         self.settings: dict[str, Any] = {"seed": call.config.seed}
+        self.missing: dict[str, str] = {}
+        """key -> reason of the images that `answer` had nothing for, of one that does all at once."""
 
     said: str | None = ""
     """The column `prompt`; None: the paper's prompts."""
@@ -101,6 +105,7 @@ class CaptionSource:
         """Return what the column `prompt` says of an image, `placement` being what CutMix pasted."""
         return prompt_of(placement) if self.said is None else self.said
 
-    def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
-        """Return (key, caption) of each image: in any order by shards, at once in the order of the requests."""
+    def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, Any]]:
+        """Return (key, caption) of each image: by shards in any order an `Answer`; at once, in order, a text, and
+        nothing for an image without one."""
         raise NotImplementedError

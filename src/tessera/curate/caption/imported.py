@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from tessera.config import UserError
 from tessera.curate.caption.aio import mix_places
@@ -28,11 +29,12 @@ class FromFile(CaptionSource):
             raise UserError("captioner import needs --file: a captions file, a folder, or OWNER/NAME on the Hub")
         self._path, name = find_captions(wanted)
         self._images = call.images
+        super().__init__(call)
         self.config, self.revision = replace(call.config, file=name), name.rpartition("@")[2]
         self.settings = {"file": name}
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
-        """Return (key, caption) of each image. Raises UserError for a damaged file, or images without a caption."""
+        """Return (key, caption) of each image that has one. Raises UserError for a damaged file."""
         requests, names = list(requests), image_names(read_images(self._images))
         mixes = {
             published_name(request.base.key, request.partner.key, request.placement): request.key
@@ -48,22 +50,32 @@ class FromFile(CaptionSource):
                 parts = self._named(names, names | mixes)
                 whole = (r for r in requests if r.partner and {r.base.key, r.partner.key} <= parts.keys())
                 texts = {request.key: _joined(request, parts) for request in whole} | texts
-        missing = [request.key for request in requests if request.key not in texts]
-        if missing:
-            listed = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise UserError(
-                f"{self._path}: has no caption for {len(missing)} of {len(requests)} images: {listed}; add them"
-            )
-        return ((request.key, texts[request.key]) for request in requests)
+        self.missing = {request.key: "" for request in requests if request.key not in texts}
+        return ((request.key, texts[request.key]) for request in requests if request.key in texts)
 
     def _named(self, wanted: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-        """Return key -> text of the captions that have one of the names `wanted` (name -> key)."""
-        texts: dict[str, str] = {}
-        for name, text in read_captions_file(self._path, known):
-            key = wanted.get(name) or wanted.get(without_suffix(name))
-            if key is not None and text.strip() and texts.setdefault(key, text) != text:
-                raise UserError(f"{self._path}: has two different captions for {name!r}; leave one")
-        return texts
+        return named_captions(self._path, wanted, known)
+
+
+def captions_by_hand(file: str | Path, images: Path) -> dict[str, str]:
+    """Return key -> text of a captions file, whose names may be keys of images or of CutMix images."""
+    names = image_names(read_images(images))
+    return named_captions(find_captions(file)[0], names, names, mixed=True)
+
+
+def named_captions(
+    path: str | Path, wanted: Mapping[str, str], known: Mapping[str, str], mixed: bool = False
+) -> dict[str, str]:
+    """Return key -> text of the captions that have one of the names `wanted` (name -> key).
+
+    mixed: any other name is a key too. Raises UserError for two different captions of an image.
+    """
+    texts: dict[str, str] = {}
+    for name, text in read_captions_file(path, known):
+        key = wanted.get(name) or wanted.get(without_suffix(name)) or (name if mixed else None)
+        if key is not None and text.strip() and texts.setdefault(key, text) != text:
+            raise UserError(f"{path}: has two different captions for {name!r}; leave one")
+    return texts
 
 
 def _joined(request: CaptionRequest, parts: Mapping[str, str]) -> str:

@@ -37,7 +37,8 @@ def shorten(out: Path, captions: Path, images: Path, share: float, recipe: Path 
     if not is_complete(out):
         texts = read_captions(captions)
         requests = iter_requests(images, read_recipe(Path(recipe)) if recipe is not None else None)
-        chosen = [request for request in requests if address(seed, "short", request.key) % _STEPS < share * _STEPS]
+        known = (request for request in requests if request.key in texts)
+        chosen = [request for request in known if address(seed, "short", request.key) % _STEPS < share * _STEPS]
         if (images / SCENES_TABLE).is_file():
             scenes = read_scenes(images)
             for request in chosen:
@@ -50,4 +51,5 @@ def shorten(out: Path, captions: Path, images: Path, share: float, recipe: Path 
     table = read_table(captions / CAPTIONS_TABLE)
     place = table.schema.get_field_index("text")
     write_table(out / CAPTIONS_TABLE, table.set_column(place, "text", [[texts[k] for k in table["key"].to_pylist()]]))
-    stage.finish({"records": len(texts), "short": len(chosen), "distinct": len(set(texts.values()))})
+    counts = {"records": len(texts), "short": len(chosen), "distinct": len(set(texts.values()))}
+    stage.finish(counts, before.rejects)

@@ -16,6 +16,7 @@ from PIL import Image
 from tessera.config import UserError
 from tessera.files import read_json
 from tessera.hub import CONFIG_FILE, ModelFolder, find_model
+from tessera.pretrained.answers import RETRIES, TEMPERATURE, Answer, NoCaption, caption_of
 from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
 from tessera.pretrained.chat import Question
 from tessera.pretrained.load import check_float, load_network, load_tokenizer
@@ -104,29 +105,55 @@ class Llava:
         model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
         return model
 
-    def describe(self, questions: Sequence[Question], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
-        """Answer each question. Questions of one length are answered together, so nothing is padded."""
+    def caption(self, questions: Sequence[Question], max_new_tokens: int = MAX_NEW_TOKENS) -> list[Answer]:
+        """Answer each question by a caption (`caption_of`). What is none is asked for again, with another seed."""
+        found = [Answer(None)] * len(questions)
+        asked = list(range(len(questions)))
+        for seed in range(1 + RETRIES):
+            told = self.describe([questions[i] for i in asked], max_new_tokens, seed)
+            for i, (text, cut) in zip(asked, told):
+                try:
+                    found[i] = caption_of(text, cut)
+                except NoCaption as error:
+                    found[i] = Answer(None, str(error))
+            asked = [i for i in asked if found[i].text is None]
+        return found
+
+    def describe(
+        self, questions: Sequence[Question], max_new_tokens: int = MAX_NEW_TOKENS, seed: int = 0
+    ) -> list[tuple[str, bool]]:
+        """Answer each question; return its text, and True if the limit of tokens cut it. seed: 0 = greedy, else drawn.
+
+        Questions of one length are answered together, so nothing is padded; drawn answers one by one, so that each is a
+        function of (question, seed).
+        """
         import torch
 
         tokens = [self.tokenize(question) for question in questions]
         pad = next((n for n in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if n is not None), 0)
         order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
-        answers = [""] * len(questions)
+        answers, end = [("", False)] * len(questions), self.model.generation_config.eos_token_id
+        ends = set(end if isinstance(end, list) else [end])
+        own = [self._device] if self._device.type == "cuda" else []
         for _, members in itertools.groupby(order, lambda i: len(tokens[i])):
-            for batch in iter(lambda: list(itertools.islice(members, BATCH)), []):  # noqa: B023
+            for batch in iter(lambda: list(itertools.islice(members, 1 if seed else BATCH)), []):  # noqa: B023
                 ids = torch.tensor([tokens[i] for i in batch], device=self._device)  # (b, L)
                 pixels = self.pixels([image for i in batch for image in questions[i].images])
-                with torch.inference_mode():
+                drawn = {"do_sample": True, "temperature": TEMPERATURE, "top_p": 1.0, "top_k": 0} if seed else {}
+                with torch.inference_mode(), torch.random.fork_rng(own):
+                    torch.manual_seed(seed)
                     out = self.model.generate(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
                         pixel_values=pixels,
                         max_new_tokens=max_new_tokens,
                         pad_token_id=pad,
+                        **drawn,
                     )
-                texts = self._tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-                for i, text in zip(batch, texts):
-                    answers[i] = text.strip()
+                new = out[:, ids.shape[1] :]
+                texts = self._tokenizer.batch_decode(new, skip_special_tokens=True)
+                for i, text, row in zip(batch, texts, new.tolist()):
+                    answers[i] = (text.strip(), len(row) >= max_new_tokens and not ends & set(row))
         return answers
 
     def tokenize(self, question: Question) -> list[int]:
