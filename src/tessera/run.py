@@ -28,12 +28,19 @@ PROMPTS = Path("prompts", "prompts.jsonl")
 
 
 def run(
-    out: Path, config: RunConfig, *, images: Path | None = None, captions: Path | None = None, resume: bool = False
+    out: Path,
+    config: RunConfig,
+    *,
+    images: Path | None = None,
+    captions: Path | None = None,
+    resume: bool = False,
+    skip_missing: bool = False,
 ) -> Path:
     """Do all stages of `config` in the working folder `out` and return the report's path.
 
     images: the user's folder, for a preset without a world. captions: a file of captions for it. resume: fail if there
-    is nothing to resume. Raises UserError for bad input, KeyboardInterrupt when stopped: nothing done is lost.
+    is nothing to resume. skip_missing: images without a caption are left out. Raises UserError for bad input,
+    KeyboardInterrupt when stopped: nothing done is lost.
     """
     out = Path(out)
     if resume and not (out / CONFIG).exists():
@@ -43,7 +50,7 @@ def run(
         claim(out, config)
         clock = Clock(out)
         try:
-            _curate(out, config, clock, images, captions)
+            _curate(out, config, clock, images, captions, skip_missing)
         except UserError:
             if not (out / "images").exists():  # a mistyped folder must not hold `out` against the right one
                 (out / CONFIG).unlink(missing_ok=True)
@@ -57,7 +64,9 @@ def run(
     return out / "report" / "index.html"
 
 
-def _curate(out: Path, config: RunConfig, clock: "Clock", source: Path | None, captions_file: Path | None) -> None:
+def _curate(
+    out: Path, config: RunConfig, clock: "Clock", source: Path | None, captions_file: Path | None, skip_missing: bool
+) -> None:
     """Make the images, the recipe, the prompts and every encoded set that an arm trains on."""
     from tessera.curate.augment import augment
     from tessera.curate.caption.caption import CaptionConfig, caption
@@ -74,12 +83,12 @@ def _curate(out: Path, config: RunConfig, clock: "Clock", source: Path | None, c
         recipe = out / "recipe" if augmented else None
         texts = out / "captions" / name
         file = captions_file if arm.captioner == "import" else None
-        settings = CaptionConfig(captioner=arm.captioner, seed=seed)
-        clock.do(f"caption {name}", caption, texts, images, settings, recipe=recipe, captions_file=file)
+        settings, skip = CaptionConfig(captioner=arm.captioner, seed=seed), {"skip_missing": skip_missing}
+        clock.do(f"caption {name}", caption, texts, images, settings, recipe=recipe, captions_file=file, **skip)
         if arm.short_share:
             texts, long = texts.with_name(f"{name}-mixed"), texts
             clock.do(f"shorten {name}", shorten, texts, long, images, arm.short_share, recipe)
-        clock.do(f"encode {name}", encode, out / "encoded" / name, images, texts, config.encode, recipe=recipe)
+        clock.do(f"encode {name}", encode, out / "encoded" / name, images, texts, config.encode, recipe=recipe, **skip)
 
 
 def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:

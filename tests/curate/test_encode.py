@@ -165,6 +165,38 @@ def test_order_is_of_the_seed(images, captions, tmp_path):
     assert [one[i].key for i in range(24)] != [other[i].key for i in range(24)]
 
 
+def test_images_without_a_caption_stop_it_or_are_left_out(images, tmp_path, capsys):
+    keys = [row.key for row in read_images(images)]
+    (tmp_path / "few.csv").write_text("key,text\n" + "".join(f"{key},a caption of {key}\n" for key in keys[4:]))
+    config, few = CaptionConfig(captioner="import"), tmp_path / "few.csv"
+    with pytest.raises(UserError, match=r"no caption for 4 of 24 images.*captions-missing\.csv.*--skip-missing"):
+        caption(tmp_path / "captions", images, config, captions_file=few)
+    assert not (tmp_path / "captions").exists()
+    caption(tmp_path / "captions", images, config, captions_file=few, skip_missing=True)
+    assert read_manifest(tmp_path / "captions").rejects == dict.fromkeys(keys[:4], "")
+    listed = (tmp_path / "captions-missing.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in listed] == ["key", *keys[:4]]
+    with pytest.raises(UserError, match="has no caption for 4 of 24 images: 'circle/000000'"):
+        encode(tmp_path / "encoded", images, tmp_path / "captions", CONFIG)
+    assert not (tmp_path / "encoded").exists()
+    encode(tmp_path / "encoded", images, tmp_path / "captions", CONFIG, skip_missing=True)
+    store, manifest = open_encoded(tmp_path / "encoded"), read_manifest(tmp_path / "encoded")
+    assert sorted(store[i].key for i in range(len(store))) == keys[4:]
+    assert manifest.counts == {"records": 20, "shards": 2, "missing": 4}
+    assert list(manifest.rejects) == keys[:4]
+    assert "cut off" not in capsys.readouterr().err
+
+
+def test_the_share_of_cut_captions_is_said(images, tmp_path, capsys):
+    keys = [row.key for row in read_images(images)]
+    lines = (f"{key},{'word ' * (300 if n < 6 else 3)}\n" for n, key in enumerate(keys))
+    (tmp_path / "long.csv").write_text("key,text\n" + "".join(lines))
+    file = tmp_path / "long.csv"
+    caption(tmp_path / "captions", images, CaptionConfig(captioner="import"), captions_file=file)
+    encode(tmp_path / "encoded", images, tmp_path / "captions", CONFIG)
+    assert "25.00% of the captions are longer than the text encoder's 256 tokens" in capsys.readouterr().err
+
+
 def test_errors_name_the_culprit(images, captions, mixed_captions, recipe, tmp_path):
     with pytest.raises(UserError, match="was made from other recipe than"):
         encode(tmp_path / "a", images, captions, CONFIG, recipe=recipe)
@@ -209,7 +241,7 @@ def test_a_users_messy_folder_goes_the_whole_way(messy, tmp_path):
 def test_two_tasks_that_see_the_end_at_once(images, captions, tmp_path, monkeypatch):
     whole, out, task = tmp_path / "whole", tmp_path / "out", Engine(part=(0, 1))
     encode(whole, images, captions, CONFIG)
-    sync, others = files_module._sync, []
+    sync, others = files_module.sync, []
 
     def sync_while_another_ends(path):
         if path.name.endswith("manifest.json") and (out / "shard-00002.arrow").exists() and not others:
@@ -217,7 +249,7 @@ def test_two_tasks_that_see_the_end_at_once(images, captions, tmp_path, monkeypa
             encode(out, images, captions, CONFIG, engine=task)
         sync(path)
 
-    monkeypatch.setattr(files_module, "_sync", sync_while_another_ends)
+    monkeypatch.setattr(files_module, "sync", sync_while_another_ends)
     encode(out, images, captions, CONFIG, engine=task)
     assert others
     assert tree(out) == tree(whole)

@@ -3,7 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.options import Address, Engine, Images, Out, Server, Shard, SingleClass, WorkerDevice, Workers
+from tessera.cli.options import (
+    Address,
+    Engine,
+    Images,
+    Out,
+    Server,
+    Shard,
+    SingleClass,
+    SkipMissing,
+    WorkerDevice,
+    Workers,
+)
 from tessera.cli.output import say, say_files
 
 
@@ -99,6 +110,8 @@ def caption(
     workers: Workers = None,
     address: Address = None,
     shard: Shard = None,
+    max_tokens: Annotated[int, "llava, openai: tokens of the longest answer; a cut one ends at a sentence."] = 200,
+    skip_missing: SkipMissing = False,
 ) -> None:
     """Write captions of a set, or of its CutMix images (paper section 3.1).
 
@@ -109,7 +122,7 @@ def caption(
             (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server), or your own class, FILE.py:NAME.
         file: For import: csv, tsv, json, jsonl or parquet with columns such as key or file_name and text or caption
             (others: FILE:NAME,TEXT); a folder with metadata.csv or .jsonl, or .txt files next to the images; or
-            OWNER/NAME on the Hugging Face Hub.
+            OWNER/NAME on the Hugging Face Hub. For the captioners that look: captions by hand for what they leave.
     """
     from tessera import workers as work
     from tessera.curate.caption import caption as stage
@@ -117,7 +130,8 @@ def caption(
     config = stage.CaptionConfig(captioner=captioner, seed=seed, model=model)
     where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
     places = {"engine": where, "device": device, "server": server, "concurrency": concurrency}
-    stage.caption(out, images, config, recipe=recipe, captions_file=file, **places)
+    limits = {"max_new_tokens": max_tokens, "skip_missing": skip_missing}
+    stage.caption(out, images, config, recipe=recipe, captions_file=file, **places, **limits)
     say(out)
 
 
@@ -150,6 +164,7 @@ def encode(
     workers: Workers = None,
     address: Address = None,
     shard: Shard = None,
+    skip_missing: SkipMissing = False,
 ) -> None:
     """Encode images and captions as the records that training reads.
 
@@ -165,7 +180,7 @@ def encode(
 
     config = stage.EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
     where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
-    stage.encode(out, images, captions, config, recipe=recipe, engine=where, device=device)
+    stage.encode(out, images, captions, config, recipe=recipe, engine=where, device=device, skip_missing=skip_missing)
     say(out)
 
 

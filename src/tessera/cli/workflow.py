@@ -17,6 +17,7 @@ def run(
     captions: Annotated[Path | None, "A captions file for them, as for caption --file; class names by default."] = None,
     single_class: SingleClass = None,
     resume: Annotated[bool, "Fail if there is nothing to resume."] = False,
+    skip_missing: Annotated[bool, "Leave images without a caption out."] = False,
 ) -> None:
     """Do all stages, from images to a model and a report.
 
@@ -30,7 +31,8 @@ def run(
 
     config = load_run_preset(preset, images=images, with_captions=captions is not None, single_class=single_class)
     out = out or Path("out") / preset.rpartition(":")[2]
-    say_report(run_all(out, config, images=images, captions=captions, resume=resume))
+    page = run_all(out, config, images=images, captions=captions, resume=resume, skip_missing=skip_missing)
+    say_report(page)
 
 
 def study(

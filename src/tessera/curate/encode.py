@@ -9,6 +9,7 @@ too, and a text that occurs several times in the set by itself.
 """
 
 import functools
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, check_ranges, to_dict
-from tessera.curate.caption.caption import check_made_from, read_captions
+from tessera.config import check_ranges, to_dict
+from tessera.curate.caption.caption import check_made_from, read_captions, without_captions
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
 from tessera.encoded.record import EncodedRecord, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import write_shard
@@ -87,11 +88,13 @@ def encode(
     engine: Engine = HERE,
     device: str | None = None,
     cache_bytes: int = _CACHE_BYTES,
+    skip_missing: bool = False,
 ) -> None:
     """Make the directory `out` of shards: a record for each image of `images`, or of `recipe`'s augmented ones.
 
     device: where pretrained networks compute, None = the best there is. With `engine.part`, the directory is complete
     once the shards of all parts are there, whichever call sees that. cache_bytes: of decoded images held in memory.
+    skip_missing: images without a caption are left out; they are the manifest's rejects, listed in OUT-missing.csv.
 
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
     image_size, text (tokens per caption, and the fraction of captions cut to the encoder's limit), and for pretrained
@@ -116,7 +119,11 @@ def encode(
     stage = find_stage(out, **call)
     if stage is not None and stage.done:
         return
-    jobs = _list_jobs(images, captions, mixed and mixed.rows, config.seed)
+    jobs, missing = _list_jobs(images, captions, mixed and mixed.rows, config.seed)
+    total = len(jobs) + len(missing)
+    error = without_captions(captions, out, missing, total, "Caption them with `tessera caption`, by hand with --file")
+    if missing and not (skip_missing and jobs):
+        raise error
     stage = open_stage(out, **call, shared=engine.part is not None)
     if stage.done:  # by another task of the array job, meanwhile
         return
@@ -156,7 +163,11 @@ def encode(
             "share_cut": round(float((lengths > encoder.max_tokens).mean()), 6),
         },
     }
-    stage.finish({"records": len(jobs), "shards": len(shards)}, facts=facts)
+    counts = {"records": len(jobs), "shards": len(shards)} | ({"missing": len(missing)} if missing else {})
+    stage.finish(counts, missing, facts)
+    if share := facts["text"]["share_cut"]:
+        cut = f"{share:.2%} of the captions are longer than the text encoder's {encoder.max_tokens} tokens"
+        print(f"encode {out}: {cut}: their ends are cut off", file=sys.stderr)
 
 
 def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) -> tuple[LatentCodec, TextEncoder]:
@@ -170,17 +181,17 @@ def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) ->
     return codec, load_text_encoder(config.text, device, dtype, read, run_files=True)
 
 
-def _list_jobs(images: Path, captions: Path, mixes: Sequence[RecipeRow] | None, seed: int) -> list[_Job]:
-    """Return all records to make, in their shuffled order."""
-    entries = list_entries(read_images(images), mixes)
-    texts = read_captions(captions)
-    missing = [entry.key for entry in entries if entry.key not in texts]
-    if missing:
-        first = ", ".join(repr(key) for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise UserError(f"{captions}: has no caption for {len(missing)} of {len(entries)} images: {first}")
+def _list_jobs(
+    images: Path, captions: Path, mixes: Sequence[RecipeRow] | None, seed: int
+) -> tuple[list[_Job], dict[str, str]]:
+    """Return all records to make, in their shuffled order, and key -> reason of the images without a caption."""
+    entries, texts = list_entries(read_images(images), mixes), read_captions(captions)
+    reasons = read_manifest(captions).rejects
+    missing = {entry.key: reasons.get(entry.key, "") for entry in entries if entry.key not in texts}
+    entries = [entry for entry in entries if entry.key in texts]
     times = Counter(texts[entry.key] for entry in entries)
     shuffled = [entries[i] for i in philox(seed, "encode/order").permutation(len(entries))]
-    return [_Job(entry, texts[entry.key], times[texts[entry.key]] > 1) for entry in shuffled]
+    return [_Job(entry, texts[entry.key], times[texts[entry.key]] > 1) for entry in shuffled], missing
 
 
 class _ShardEncoder:

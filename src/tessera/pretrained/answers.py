@@ -13,7 +13,7 @@ CUT = "cut"
 RETRIES = 2
 """Times that a question is asked again, with another seed, when its answer is no caption."""
 TEMPERATURE = 0.7
-"""Of those times; the first answer is greedy."""
+"""Sampling temperature of these; the first answer is greedy."""
 
 
 class NoCaption(ValueError):
