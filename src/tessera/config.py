@@ -89,11 +89,12 @@ def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
     with blaming(f"{file}:{attribute}", what):
         spec.loader.exec_module(module)
     # A part is a function, a class, or a record such as `tessera.cutmix.Pattern`.
-    parts = {key: part for key, part in vars(module).items() if callable(part) or dataclasses.is_dataclass(part)}
+    things: Mapping[str, Any] = vars(module)
+    parts = {key: part for key, part in things.items() if callable(part) or dataclasses.is_dataclass(part)}
     if attribute not in parts:
         near = _near(attribute, [key for key in parts if not key.startswith("_")])
         raise UserError(f"{what} {file}:{attribute}: the file has no function {attribute!r}{near}")
-    return parts[attribute]
+    return things[attribute]
 
 
 def call(name: str, registry: Mapping[str, Callable[[], T]], what: str = "preset") -> T:
@@ -176,7 +177,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> lis
     """
     found = []
     for key in sorted(a.keys() | b.keys()):
-        left, right = sides = [side.get(key) for side in (a, b)]
+        left, right = sides = [side.get(key, ()) for side in (a, b)]
         if all(isinstance(side, list) and side and all(isinstance(item, Mapping) for item in side) for side in sides):
             left, right = ({str(index): item for index, item in enumerate(side)} for side in sides)
         if isinstance(left, Mapping) and isinstance(right, Mapping):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tessera.config import UserError
 from tessera.curate.collect.class_folders import WORDNET_ID, as_text
@@ -131,7 +132,7 @@ def _from_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
         raise UserError(f"{path}: is not JSON ({error}); fix it") from error
     if isinstance(data, list) and all(isinstance(name, str) for name in data):
         return {}, data
-    pairs = list(data.items()) if isinstance(data, dict) else [("", None)]
+    pairs: list[tuple[str, Any]] = list(data.items()) if isinstance(data, dict) else [("", None)]
     for number, (_, name) in enumerate(pairs):
         if isinstance(name, list) and len(name) == 2 and all(isinstance(part, str) for part in name):
             pairs[number] = name[0], name[1].replace("_", " ")  # imagenet_class_index.json: WordNet id, name
