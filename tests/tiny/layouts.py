@@ -104,7 +104,7 @@ def make_class_tars(root, pictures):
 
 def shuffled(item) -> bytes:
     """Key of an order that is no order of names or classes, and the same in every process."""
-    return hashlib.sha256(b"order" + item[1]).digest()
+    return hashlib.sha256("".join(("order", *item[0])).encode()).digest()
 
 
 def make_parquet(root, pictures):

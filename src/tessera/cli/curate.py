@@ -23,7 +23,7 @@ def collect(
     out: Out,
     size: Annotated[int | None, "Side of the crops in pixels; 256, or 32 for the miniature, by default."] = None,
     single_class: SingleClass = None,
-    split: Annotated[Literal["train", "val"], "The part of a set that has parts."] = "train",
+    split: Annotated[Literal["train", "val", "test", "all"], "The part of a set that has parts."] = "train",
     layout: str | None = None,
     class_names: str | None = None,
     fast: Annotated[bool, "Decode JPEG files near the crop's size: faster, and not quite the exact pixels."] = False,

@@ -34,20 +34,51 @@ def test_pictures_beside_class_folders_are_rejected(tmp_path):
     assert [row.key for row in read_images(out)] == ["a/1"]
 
 
-def test_links_to_folders_are_not_followed_and_the_output_is_not_a_source(tmp_path):
+def test_links_are_followed_and_the_output_is_not_a_source(tmp_path):
     source = tmp_path / "source"
     put(source / "a" / "1.png")
     put(tmp_path / "elsewhere" / "2.png")
     (source / "b").symlink_to(tmp_path / "elsewhere")
     (source / "a" / "3.png").symlink_to(tmp_path / "elsewhere" / "2.png")
     (source / "a" / "4.png").symlink_to(tmp_path / "nowhere.png")
+    (source / "gone").symlink_to(tmp_path / "not-mounted")
+    (source / "loop").symlink_to(source)
     out = source / "images"
     collect(out, FOLDER, source)
-    assert [row.key for row in read_images(out)] == ["a/1", "a/3"]
-    manifest = read_manifest(out)
-    assert manifest.rejects == {"a/4.png": "cannot be opened: No such file or directory"}
-    assert manifest.counts["ignored"] == 1
+    assert [row.key for row in read_images(out)] == ["a/1", "a/3", "b/2"]
+    assert read_manifest(out).rejects == {
+        "a/4.png": "cannot be opened: No such file or directory",
+        "gone": "a link that leads nowhere",
+        "loop": "a link to the folder that holds it",
+    }
     collect(out, FOLDER, source)
+
+
+def test_no_folder_is_read_twice_however_links_lead(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    put(source / "fox" / "2023" / "1.png")
+    put(source / "wolf" / "2.png")
+    (source / "fox" / "a-latest").symlink_to(source / "fox" / "2023")
+    (source / "fox" / "2023" / "round").symlink_to(source / "fox")
+    (source / "fox" / "up").symlink_to(source)
+    (source / "fox" / "gone").symlink_to(tmp_path / "not-mounted")
+    collect(out, FOLDER, source)
+    assert [row.key for row in read_images(out)] == ["fox/2023-1", "wolf/2"]
+    manifest = read_manifest(out)
+    expected = {"fox/a-latest/": 1, "fox/2023/round/": 1, "fox/up/": 1, "fox/gone": 1}
+    assert manifest.facts["ignored"] == expected
+    assert manifest.counts["ignored"] == 4
+
+
+def test_what_is_no_image_is_counted_by_kind(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    put(source / "fox" / "1.png")
+    for name in ("fox/1.txt", "fox/2.TXT", "fox/3", "fox/4.000123", ".cache/x.png", "fox/.hidden/y.png", "notes.md"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("no image")
+    collect(out, FOLDER, source)
+    expected = {"*": 2, "*.md": 1, "*.txt": 2, ".cache/": 1, "fox/.hidden/": 1}
+    assert read_manifest(out).facts["ignored"] == expected
 
 
 def test_what_was_made_among_the_pictures_is_not_a_source(tmp_path, monkeypatch):

@@ -164,7 +164,7 @@ def test_kaggles_validation_set_by_its_csv(pictures, tmp_path):
     for i in range(4):
         (root / KAGGLE / "val" / f"ILSVRC2012_val_0000000{i}.JPEG").write_bytes(jpeg(i))
     val = CollectConfig(source="imagenet", size=16, split="val")
-    with pytest.raises(UserError, match=r"val: has neither class folders nor Kaggle's LOC_val_solution.csv above it"):
+    with pytest.raises(UserError, match=r"val: has 4 images, but no class folders, nor is .* LOC_val_solution.csv ab"):
         collect(root / "out", val, root)
     lines = [f"ILSVRC2012_val_0000000{i},{ORDER[i]} 1 2 3 4 {ORDER[i]} 5 6 7 8 \n" for i in range(3)]
     (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(lines))
@@ -226,9 +226,16 @@ def test_mixed_and_unknown_layouts(pictures, tmp_path):
     fails(folders, r"has tar files .* and class folders: layouts are mixed")
     mapping_file(tmp_path / "half")
     fails(tmp_path / "half", r"has LOC_synset_mapping.txt, but no ILSVRC/Data/CLS-LOC")
-    fails(make_kaggle(tmp_path / "kaggle", pictures), r"val: there is no such folder; .* has test, train", split="val")
+    fails(make_kaggle(tmp_path / "kaggle", pictures), "has no folder of the split val, only test, train", split="val")
     (tmp_path / "a.zip").write_bytes(b"PK")
-    fails(tmp_path / "a.zip", "is not a folder, nor a .tar or .parquet file")
+    fails(tmp_path / "a.zip", "is not a folder, nor a .tar or .parquet file; it is compressed, .*; unpack it")
+    for name in ("a.tar.gz", "b.tgz", "c.tar.zst"):
+        (tmp_path / name / "inside").mkdir(parents=True)
+        (tmp_path / name / "inside" / name).write_bytes(b"\x1f\x8b")
+        fails(tmp_path / name, rf"inside/{name} is compressed, so that its images cannot be read in place; unpack it")
+    shutil.copytree(both / "data", tmp_path / "packed")
+    (tmp_path / "packed" / "train-00002-of-00003.parquet.gz").write_bytes(b"\x1f\x8b")
+    fails(tmp_path / "packed", r"parquet\.gz is compressed")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     fails(tmp_path / "bad.parquet", r"bad.parquet: is not a Parquet file or is damaged")
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "text.parquet")

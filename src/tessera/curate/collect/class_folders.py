@@ -13,13 +13,14 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tessera.config import UserError
 from tessera.curate.collect.crops import UNREADABLE
 from tessera.curate.collect.sources import Group, Item, Listing
+from tessera.curate.collect.splits import Split, splits_among
 from tessera.images import READABLE
 from tessera.stages import MANIFEST
 
@@ -33,21 +34,23 @@ class FolderGroup(Group):
 
     source: Path
     folders: tuple[str, ...]
-    """Below the source, as the file system spells them; "" for all of it."""
+    """Below the source, as the file system spells them, "/" between parts; the last part is the label. "" = all."""
     out: Path
     """Skipped when it lies in the source, as is everything else that tessera made there."""
     single_class: str | None = None
+    split: Split = "all"
+    """The part to take where a folder below holds one for each split."""
 
     def list(self) -> Listing:
         images: list[tuple[Path, str, str]] = []
-        ignored = 0
+        ignored: Counter[str] = Counter()
         for folder in self.folders:
-            found, others = _walk(self.source / folder, self.out)
+            found, others = _walk(self.source, folder, self.out, self.split)
             ignored += others
+            above = 0 if self.single_class is not None else len(PurePosixPath(folder).parts)
             for path in found:
-                path = path.relative_to(self.source)
-                parts = path.with_suffix("").parts
-                images.append((path, self.single_class or folder, "-".join(parts[self.single_class is None :])))
+                name = "-".join(path.with_suffix("").parts[above:])
+                images.append((path, self.single_class or PurePosixPath(folder).name, name))
         return Listing(items_of(self.source, images), ignored)
 
 
@@ -70,61 +73,127 @@ class SolutionGroup(Group):
                     labels[row["ImageId"]] = label
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{self.solution}: cannot be read ({error})") from error
-        found, ignored = _walk(self.folder, self.folder / ".none")
+        found, ignored = _walk(self.folder.parent, self.folder.name, self.folder / ".none", "all")
         items = []
         for path in sorted(found):
-            label = labels.get(path.stem)
-            source = f"{self.folder.name}/{as_text(path.relative_to(self.folder).as_posix())}"
+            label, place = labels.get(path.stem), self.folder.parent / path
             reject = None if label else f"not in {self.solution.name}"
             key = f"{label or 'unknown'}/{safe(path.stem)}"
-            items.append(Item(key, label or "", source, str(path), length=_bytes_of(path), reject=reject))
+            source = as_text(path.as_posix())
+            items.append(Item(key, label or "", source, str(place), length=_bytes_of(place), reject=reject))
         return Listing(items, ignored)
 
 
-def folder_groups(source: Path, out: Path, single_class: str | None) -> tuple[list[Group], list[str], int]:
-    """Return the groups of a source of class folders, its images in no folder, and its number of ignored files."""
-    if single_class is not None:
-        return [FolderGroup(source, ("",), out, single_class)], [], 0
+def folder_groups(
+    source: Path, out: Path, split: Split, roots: Sequence[str] = ("",)
+) -> tuple[list[Group], dict[str, str], Counter[str]]:
+    """Return the groups of the class folders in `roots` (below `source`); images and links that are in none of them,
+    with the reason; and the number of ignored files by kind or folder."""
     together: defaultdict[str, list[str]] = defaultdict(list)
-    strays, ignored = [], 0
-    try:
-        with os.scandir(source) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise _cannot_be_read(error) from error
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            if _SKIPPED.match(entry.name):
-                ignored += _files_below(entry.path)
-            elif not is_made(Path(entry.path), out):
-                together[safe(entry.name).casefold()].append(entry.name)
-        elif entry.is_dir():
-            ignored += 1  # a link to a folder: it may lead anywhere, round and round too
-        elif _is_image(entry.name):
-            strays.append(as_text(entry.name))
-        else:
-            ignored += 1
-    groups: list[Group] = [FolderGroup(source, tuple(sorted(folders)), out) for _, folders in sorted(together.items())]
-    return groups, sorted(strays), ignored
+    strays: dict[str, str] = {}
+    ignored: Counter[str] = Counter()
+    for root in roots:
+        try:
+            with os.scandir(source / root) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise _cannot_be_read(error) from error
+        for entry in entries:
+            path, name = Path(entry.path), f"{root}/{entry.name}" if root else entry.name
+            if entry.is_dir():
+                if _SKIPPED.match(entry.name):
+                    ignored[f"{as_text(name)}/"] += files_below(path)
+                elif entry.is_symlink() and path.resolve() in (source.resolve(), *source.resolve().parents):
+                    strays[as_text(name)] = "a link to the folder that holds it"
+                elif not is_made(path, out):
+                    together[safe(entry.name).casefold()].append(name)
+            elif is_image(entry.name):
+                strays[as_text(name)] = "lies in no class folder"
+            elif entry.is_symlink() and not path.exists():
+                strays[as_text(name)] = "a link that leads nowhere"
+            else:
+                ignored[kind_of(entry.name)] += 1
+    groups: list[Group] = [FolderGroup(source, tuple(sorted(f)), out, split=split) for _, f in sorted(together.items())]
+    return groups, strays, ignored
 
 
-def _walk(folder: Path, out: Path) -> tuple[list[Path], int]:
-    """Return the image files below `folder`, and the number of other files, hidden ones, and links to folders."""
-    found, ignored = [], 0
+def _walk(source: Path, folder: str, out: Path, split: Split) -> tuple[list[Path], Counter[str]]:
+    """Return the image files below a folder of `source`, relative to it, and the number of other files by kind or
+    folder. Links to folders are followed; no folder is read twice, and none that lies above."""
+    found: list[Path] = []
+    ignored: Counter[str] = Counter()
+    for where, folders, files, again in walked(source / folder):
+        within = where.relative_to(source)
+        if again:
+            ignored[f"{as_text(within.as_posix())}/"] += len(files)
+            continue
+        linked = {name for name in folders if (where / name).is_symlink()}
+        above = {where.resolve(), *where.resolve().parents} if linked else set()
+        skipped = {n for n in folders if _SKIPPED.match(n) or (n in linked and (where / n).resolve() in above)}
+        taken = [name for name in folders if name not in skipped and not is_made(where / name, out)]
+        skipped |= set(other_splits(where, taken, split))
+        for name in skipped:
+            below = 1 if name in linked else files_below(where / name)
+            ignored[f"{as_text((within / name).as_posix())}/"] += below
+        folders[:] = sorted((name for name in taken if name not in skipped), key=lambda name: (name in linked, name))
+        for name in files:
+            if is_image(name):
+                found.append(within / name)
+            else:
+                broken = not os.path.splitext(name)[1] and (where / name).is_symlink() and not (where / name).exists()
+                ignored[as_text((within / name).as_posix()) if broken else kind_of(name)] += 1
+    return found, ignored
+
+
+def walked(folder: Path) -> Iterator[tuple[Path, list[str], list[str], bool]]:
+    """Walk a folder as `os.walk` does, through links too. A folder that comes again, then with True, is not entered."""
 
     def fail(error: OSError) -> None:
         raise _cannot_be_read(error)
 
-    for place, folders, files in os.walk(folder, onerror=fail):
-        where = Path(place)
-        linked = {name for name in folders if (where / name).is_symlink()}  # os.walk does not follow them
-        hidden = set(filter(_SKIPPED.match, folders)) - linked
-        ignored += len(linked) + sum(_files_below(str(where / name)) for name in hidden)
-        folders[:] = sorted(n for n in folders if n not in linked | hidden and not is_made(where / n, out))
-        images = [where / name for name in files if _is_image(name)]
-        ignored += len(files) - len(images)
-        found += images
-    return found, ignored
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        stat = os.stat(place)
+        again = (stat.st_dev, stat.st_ino) in seen
+        seen.add((stat.st_dev, stat.st_ino))
+        if again:
+            folders.clear()
+        yield Path(place), folders, files, again
+
+
+def other_splits(folder: Path, names: Iterable[str], split: Split) -> list[str]:
+    """Return those of a folder's folders that hold other splits than `split`, where they are splits beyond doubt.
+
+    Raises UserError if others with images lie among them.
+    """
+    names = list(names)
+    splits, sure = splits_among(names) if split != "all" else ({}, False)
+    if not sure:
+        return []
+    check_no_others(folder, names, splits)
+    return [name for name, found in splits.items() if found != split]
+
+
+def check_no_others(folder: Path, names: Iterable[str], splits: Mapping[str, str]) -> None:
+    """Raise UserError if folders with images lie among those that are named like splits: they may be classes."""
+    others = sorted(name for name in names if name not in splits and holds_images(folder / name))
+    if others:
+        raise UserError(
+            f"{folder}: has folders named like splits ({', '.join(sorted(splits))}) among others with images"
+            f" ({', '.join([*others[:3], '...'][: len(others)])}): give --layout class-folders if all are classes, else"
+            " the folder of one split"
+        )
+
+
+def holds_images(folder: Path) -> bool:
+    """Return whether any image lies below a folder."""
+    return any(is_image(name) for _, _, files, _ in walked(folder) for name in files)
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a file that is no image, for counting: "*.txt"."""
+    suffix = os.path.splitext(name)[1]
+    return f"*{suffix.lower()}" if re.fullmatch(r"\.[A-Za-z]{1,12}\d?", suffix) else "*"
 
 
 def is_made(folder: Path, out: Path) -> bool:
@@ -137,11 +206,13 @@ def is_made(folder: Path, out: Path) -> bool:
     return isinstance(tool, dict) and tool.get("name") == "tessera"
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Return whether a file's name is that of an image, also of a kind that cannot be read."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in READABLE | UNREADABLE
 
 
-def _files_below(folder: str) -> int:
+def files_below(folder: Path) -> int:
+    """Count the files below a folder."""
     return sum(len(files) for _, _, files in os.walk(folder))
 
 

@@ -17,7 +17,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from tessera.curate.collect.class_names import (
     name_classes,
     read_class_names,
 )
-from tessera.curate.collect.layouts import LAYOUTS, Source, Split, find_source
+from tessera.curate.collect.layouts import LAYOUTS, Source, find_source
 from tessera.curate.collect.sources import BY_PILLOW, CropWork, Group, Index, hashes, index_groups, key_hash, listed
+from tessera.curate.collect.splits import Split
 from tessera.curate.index import IMAGES_TABLE, SCENES_TABLE, images_schema
 from tessera.files import TEMPORARY, write_json, write_table, writing_rows
 from tessera.images import READABLE, is_complete_png, write_png
@@ -60,7 +61,7 @@ class CollectConfig:
     single_class: str | None = None
     """The one class of all images of a folder, as it stands; None = the class folders name the classes."""
     split: Split = "train"
-    """The part of a set that has parts: "train" or "val"."""
+    """The part of a set that has parts: "train", "val", "test", or "all" for every part."""
     fast: bool = False
     """JPEG files through simplejpeg, decoded near the size of the crop: faster, and the pixels differ a little."""
     gray_range: bool = False
@@ -123,7 +124,7 @@ def _collect_miniature(out: Path, config: CollectConfig) -> None:
     tally = _Tally()
     with writing_rows(out / IMAGES_TABLE, images_schema()) as write:
         write(tally.take(rows))
-    tally.finish(stage, ignored=0, facts={})
+    tally.finish(stage, ignored={}, facts={})
 
 
 def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[str]:
@@ -156,9 +157,10 @@ class _Tally:
                 self.bad.setdefault(name, (source, reject))
         return rows
 
-    def finish(self, stage: Stage, ignored: int, facts: dict[str, Any]) -> None:
+    def finish(self, stage: Stage, ignored: Mapping[str, int], facts: dict[str, Any]) -> None:
         counts = {"images": self.good.total(), "classes": len(self.good)}
-        counts |= {"rejected": len(self.rejects), "ignored": ignored}
+        counts |= {"rejected": len(self.rejects), "ignored": sum(ignored.values())}
+        facts |= {"ignored": dict(sorted(ignored.items()))} if ignored else {}
         stage.finish(counts, self.rejects, {"classes": dict(sorted(self.good.items())), **facts})
 
 
@@ -225,7 +227,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
             for rows in results:
                 write(tally.take([(row[0], names.get(row[1], ""), *row[2:]) for row in rows]))
                 bar.advance(len(rows))
-        write(tally.take([(name, "", None, None, None, name, "lies in no class folder") for name in found.strays]))
+        write(tally.take([(name, "", None, None, None, name, reason) for name, reason in found.strays.items()]))
         _check_classes(source, tally)
     listed.cache_clear()
     empty = (group for group, index in zip(found.groups, indexes) if not index.count)
@@ -242,7 +244,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     if config.fast:
         noted = hashes(b"".join(bytes.fromhex(path.name[len(BY_PILLOW) :]) for path in out.glob(f"{BY_PILLOW}*")))
         facts["read_by_pillow"] = int(np.isin(noted, keys).sum())  # JPEG files that simplejpeg refuses
-    tally.finish(stage, found.ignored + sum(index.ignored for index in indexes), facts)
+    tally.finish(stage, _ignored(found, indexes), facts)
 
 
 def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | None) -> None:
@@ -256,7 +258,7 @@ def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | N
             )
 
 
-def _digest(indexes: Sequence[Index], strays: Sequence[str]) -> str:
+def _digest(indexes: Sequence[Index], strays: Collection[str]) -> str:
     # A folder without images that came or went changes nothing.
     parts = [index.digest for index in indexes if index.count] + [f"{name}\0".encode() for name in strays]
     digest = hashlib.sha256(b"".join(parts)).hexdigest()
@@ -274,16 +276,26 @@ def _remove_crops(out: Path, but: NDArray[np.uint64]) -> None:
 
 def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
     if any(index.count for index in indexes):
+        if not any(label for index in indexes for label in index.labels):
+            first = next(item for group in found.groups for item in listed(group).items)
+            raise UserError(
+                f"{source}: none of its {sum(index.count for index in indexes)} images can be used ({first.source!r}:"
+                f" {first.reject}); if all show one class, give --single-class NAME"
+            )
         return
     expected = f"expected is {source}/CLASS/IMAGE"
     if found.strays:
         fix = "(if all show one class, give --single-class NAME)"
         raise UserError(f"{source}: has {len(found.strays)} images, but no class folders; {expected} {fix}")
     suffixes = " ".join(sorted(suffix[1:] for suffix in READABLE))
-    ignored = found.ignored + sum(index.ignored for index in indexes)
+    ignored = _ignored(found, indexes).total()
     what = f"has no images among its {ignored} files" if ignored else "is empty"
     others = "or ImageNet's tree or tar, the Hub's Parquet files, WebDataset tars"
     raise UserError(f"{source}: {what}; {expected}, an image being one of: {suffixes}; {others}")
+
+
+def _ignored(found: Source, indexes: Sequence[Index]) -> Counter[str]:
+    return sum((Counter(index.ignored) for index in indexes), Counter(found.ignored))
 
 
 def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index]) -> NDArray[np.uint64]:

@@ -3,32 +3,49 @@
 | layout        | what is there                                                                             |
 |---------------|-------------------------------------------------------------------------------------------|
 | class-folders | SOURCE/CLASS/IMAGE                                                                        |
-| imagenet-tree | ILSVRC/Data/CLS-LOC as Kaggle has it, val by LOC_val_solution.csv; or train/CLASS/IMAGE   |
+| imagenet-tree | ILSVRC/Data/CLS-LOC as Kaggle has it, val by LOC_val_solution.csv; or train/CLASS/IMAGE,  |
+|               | a folder for each split, in any spelling (`tessera.curate.collect.splits`)                |
 | imagenet-tar  | ILSVRC2012_img_train.tar of n01440764.tar, ..., or a folder of these                      |
 | webdataset    | *.tar of KEY.jpg and KEY.cls or KEY.json                                                  |
-| hub-parquet   | *.parquet with the columns image and label                                                |
+| hub-parquet   | *.parquet with the columns image and label (one class needs none)                         |
 """
 
+import functools
+import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from tessera.config import UserError, blaming, load_part
-from tessera.curate.collect.class_folders import WORDNET_ID, SolutionGroup, folder_groups, is_made, items_of
-from tessera.curate.collect.parquet import row_groups
-from tessera.curate.collect.sources import Group, ItemGroup
+from tessera.curate.collect.class_folders import (
+    WORDNET_ID,
+    FolderGroup,
+    SolutionGroup,
+    check_no_others,
+    files_below,
+    folder_groups,
+    holds_images,
+    is_image,
+    is_made,
+    items_of,
+    kind_of,
+    safe,
+    walked,
+)
+from tessera.curate.collect.parquet import holds_image_column, row_groups
+from tessera.curate.collect.sources import Group, ItemGroup, Listing, Read
+from tessera.curate.collect.splits import Split, split_of, split_of_path, splits_among
 from tessera.curate.collect.tars import ClassTarGroup, WebDatasetGroup, class_tars
-from tessera.images import READABLE
 
-Split = Literal["train", "val"]
-
-_SPLIT_WORDS = {"training": "train", "valid": "val", "validation": "val"} | {n: n for n in ("train", "val", "test")}
-_SPLIT = re.compile(rf"(?:^|[-_./])({'|'.join(_SPLIT_WORDS)})(?=[-_./]|$)", re.IGNORECASE)
 _OURS = {"images.parquet", "scenes.parquet"}
 _KAGGLE = Path("ILSVRC/Data/CLS-LOC")
 _FOLDERS = "class folders"
+_PACKED = {".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar"}
+_PACKED_SAYS = "is compressed, so that its images cannot be read in place; unpack it and give what is in it"
 _CHUNK = 64  # files of a user's layout that a process takes at a time
 
 
@@ -39,10 +56,10 @@ class Source:
     layout: str
     """The layout's name in words, for the manifest."""
     groups: Sequence[Group]
-    strays: Sequence[str] = ()
-    """Images in no class folder."""
-    ignored: int = 0
-    """Number of other files."""
+    strays: Mapping[str, str] = field(default_factory=dict)
+    """What cannot be used though it may be images -> the reason, such as images in no class folder."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Number of other files, by kind ("*.txt") or folder ("test/")."""
     label_names: Sequence[str] | None = None
     """The classes' names by number, where the files say them."""
 
@@ -81,37 +98,76 @@ class ClassFolders:
     """A folder of images for each class."""
 
     def there(self, source: Path, out: Path) -> str:
-        folders = (path for path in _folders(source) if not is_made(path, out))
-        return _FOLDERS * any(path.suffix.lower() in READABLE for folder in folders for path in folder.iterdir())
+        folders = _folders(source, out)
+        if not any(map(_has_images, folders)):
+            return ""
+        tables = (source / f"{folder.name}{end}" for folder in folders for end in (".parquet", "_stats.json"))
+        numbered = all(re.fullmatch(r"\d{5,}", folder.name) for folder in folders)
+        if any(map(Path.is_file, tables)) or (numbered and any(map(_has_json, folders))):
+            raise UserError(
+                f"{source}: looks like a download of img2dataset, which has no classes: give --single-class NAME, or"
+                " --layout class-folders if its folders are classes"
+            )
+        return _FOLDERS
 
-    def open(self, source: Path, out: Path, split: Split, single_class: str | None = None) -> Source:
-        return Source("class folders", *folder_groups(source, out, single_class))
+    def open(self, source: Path, out: Path, split: Split) -> Source:
+        return Source("class folders", *folder_groups(source, out, split))
 
 
 class ImageNetTree:
     """Splits of class folders, or Kaggle's tree, whose validation images are labeled by a csv file."""
 
     def there(self, source: Path, out: Path) -> str:
-        return _FOLDERS * (source.is_dir() and self._tree(source, out) is not None)
+        tree = self._tree(source, out)
+        if tree is None:
+            return ""
+        names = [path.name for path in _folders(tree, out)]
+        splits, sure = splits_among(names)
+        if not any(holds_images(tree / name) for name in splits):
+            return ""
+        others = any(holds_images(tree / name) for name in names if name not in splits)
+        if not sure and others and all(_has_images(tree / name) for name in splits):
+            return ""  # a class called "train" among others
+        check_no_others(tree, names, splits)
+        return _FOLDERS
 
     def open(self, source: Path, out: Path, split: Split) -> Source | None:
         tree = self._tree(source, out)
         if tree is None:
             return None
-        folder = tree / split
-        if not folder.is_dir():
-            there = ", ".join(sorted(path.name for path in tree.iterdir() if path.is_dir()))
-            raise UserError(f"{folder}: there is no such folder; {tree} has {there or 'none'} (see --split)")
-        groups, strays, ignored = folder_groups(folder, out, None)
+        splits, _ = splits_among(path.name for path in _folders(tree, out))
+        chosen = [self._inner(tree / name) for name, found in sorted(splits.items()) if split in (found, "all")]
+        if not chosen:
+            raise UserError(
+                f"{tree}: has no folder of the split {split}, only {', '.join(sorted(splits))} (see --split)"
+            )
+        within = [folder.relative_to(source).as_posix() for folder in chosen]
+        groups, strays, ignored = folder_groups(source, out, "all", within)
+        for folder in _folders(tree, out):
+            if split not in (splits.get(folder.name), "all"):
+                ignored[f"{folder.relative_to(source).as_posix()}/"] += max(files_below(folder), 1)
         if groups or not strays:
             return Source("ImageNet tree", groups, strays, ignored)
         for place in (source, *list(source.resolve().parents)[:3]):
             if (place / f"LOC_{split}_solution.csv").is_file():
-                return Source("ImageNet tree", [SolutionGroup(folder, place / f"LOC_{split}_solution.csv")])
-        raise UserError(f"{folder}: has neither class folders nor Kaggle's LOC_{split}_solution.csv above it; add it")
+                return Source("ImageNet tree", [SolutionGroup(chosen[0], place / f"LOC_{split}_solution.csv")])
+        raise UserError(
+            f"{chosen[0]}: has {len(strays)} images, but no class folders, nor is Kaggle's LOC_{split}_solution.csv"
+            " above it. If all show one class, give --single-class NAME; if the folder is one, --layout class-folders"
+        )
+
+    def _inner(self, folder: Path) -> Path:
+        """Return the folder of the classes of a split: seg_train/seg_train, as some archives have it."""
+        said = split_of(folder.name)
+        for _ in range(3):
+            inside = [path for path in folder.iterdir() if path.is_dir() or is_image(path.name)]
+            if len(inside) != 1 or not inside[0].is_dir() or split_of(inside[0].name) != said:
+                break
+            folder = inside[0]
+        return folder
 
     def _tree(self, source: Path, out: Path) -> Path | None:
-        """Return the folder with train/ and val/; None for a source that is another layout."""
+        """Return the folder of the splits; None for a source that is another layout."""
         if (source / _KAGGLE).is_dir():
             return source / _KAGGLE
         if (source / "LOC_synset_mapping.txt").is_file():
@@ -120,9 +176,13 @@ class ImageNetTree:
             ):
                 raise UserError(f"{source}: has LOC_synset_mapping.txt, but no {_KAGGLE.as_posix()}; unpack that too")
             return None
-        names = {path.name for path in _folders(source) if not is_made(path, out)}
-        splits = "train" in names and names <= set(_SPLIT_WORDS)
-        return source if splits and any(_folders(source / name) for name in names) else None
+        folders = _folders(source, out)
+        if splits_among(path.name for path in folders)[0]:
+            return source
+        # A folder around the splits: images/train/CLASS beside annotations/.
+        around = [path for path in folders[:9] if splits_among(inner.name for inner in _folders(path, out))[1]]
+        alone = len(around) == 1 and not any(holds_images(path) for path in folders if path not in around)
+        return around[0] if alone else None
 
 
 class _Tars:
@@ -134,24 +194,27 @@ class ImageNetTar(_Tars):
     """A tar file for each class, in a folder or inside one tar file."""
 
     def open(self, source: Path, out: Path, split: Split) -> Source | None:
-        tars = _files(source, out, ".tar")
+        tars, others = _files(source, out, ".tar")
         if all(WORDNET_ID.fullmatch(path.stem) for path in tars):
-            return Source("ImageNet tar", [ClassTarGroup(path, path.stem, 0, path.stat().st_size) for path in tars])
-        chosen = _of_split(source, tars, split)
+            groups = [ClassTarGroup(path, path.stem, 0, path.stat().st_size) for path in tars]
+            return Source("ImageNet tar", groups, ignored=others)
+        chosen = _of_split(source, tars, split, others)
         inside = {path: class_tars(path) for path in chosen}
         outer = [groups for groups in inside.values() if groups]
         if outer and len(chosen) > 1:
             names = ", ".join(path.name for path in chosen[:3])
             raise UserError(f"{source}: has several tars, one with class tars ({names}): give the one file to read")
-        return Source("ImageNet tar", outer[0]) if outer else None
+        return Source("ImageNet tar", outer[0], ignored=others) if outer else None
 
 
 class WebDataset(_Tars):
     """Tar files of images, each with its label in an entry of the same stem."""
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
-        chosen = _of_split(source, _files(source, out, ".tar"), split)
-        return Source("WebDataset", [WebDatasetGroup(path) for path in chosen])
+        tars, others = _files(source, out, ".tar")
+        return Source(
+            "WebDataset", [WebDatasetGroup(path) for path in _of_split(source, tars, split, others)], ignored=others
+        )
 
 
 class HubParquet:
@@ -161,9 +224,9 @@ class HubParquet:
         return _first("Parquet files", source, out, ".parquet")
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
-        chosen = _of_split(source, _files(source, out, ".parquet"), split)
-        groups, names = row_groups(chosen)
-        return Source("Hub parquet", groups, label_names=names)
+        files, others = _files(source, out, ".parquet")
+        groups, names = row_groups(_of_split(source, files, split, others))
+        return Source("Hub parquet", groups, ignored=others, label_names=names)
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -181,27 +244,44 @@ def find_source(
 ) -> Source:
     """Return the images of `source` by the layout of that name; None = the one that is there.
 
-    Raises UserError if it is missing, of several layouts, or has no such split, or the user's own layout fails.
+    single_class: the class of all images, whatever the layout says. Raises UserError if the source is missing, of
+    several layouts, or has no such split, or the user's own layout fails.
     """
+    _all_files.cache_clear()
     if not source.exists():
         raise UserError(f"{source}: there is no such folder or file; give the folder of the class folders, or a tar")
-    if layout is not None:
+    if single_class is not None and source.is_dir() and layout in (None, "class-folders", "imagenet-tree"):
+        part = "all" if layout == "class-folders" else split
+        if layout is not None or holds_images(source):
+            return Source("class folders", [FolderGroup(source, ("",), out, single_class, part)])
+    if layout is None:
+        found = _open_what_is_there(source, out, split, single_class)
+    else:
         entry = load_part(layout, LAYOUTS, "layout", needs=["open"])
         with blaming(layout, "layout"):
             entry = entry() if isinstance(entry, type) else entry
-            found = entry.open(source, out, split)
+            found = entry.open(source, out, "all" if layout == "class-folders" else split)
         if not isinstance(found, Source):
             returned = type(found).__name__
             raise UserError(f"{source}: is not of the layout {layout}, whose open() returned {returned}")
-        return found
-    if single_class is not None and source.is_dir():
-        return ClassFolders().open(source, out, split, single_class)
+    if single_class is not None:
+        found = replace(found, groups=[OneClassGroup(group, single_class) for group in found.groups], label_names=None)
+    return found
+
+
+def _open_what_is_there(source: Path, out: Path, split: Split, single_class: str | None) -> Source:
     there = {name: words for name, entry in LAYOUTS.items() if (words := entry.there(source, out))}
+    if len(set(there.values())) > 1 and not holds_image_column(_files(source, out, ".parquet")[0]):
+        there.pop("hub-parquet", None)  # tables about the images, such as img2dataset's
     if len(set(there.values())) > 1:
         said = " and ".join(sorted(set(there.values()), reverse=True))
         raise UserError(f"{source}: has {said}: layouts are mixed; give the folder of one of them")
     if not there and source.is_file():
-        raise UserError(f"{source}: is not a folder, nor a .tar or .parquet file")
+        packed = f"; it {_PACKED_SAYS}" if source.suffix.lower() in _PACKED else ""
+        raise UserError(f"{source}: is not a folder, nor a .tar or .parquet file{packed}")
+    for path in _all_files(source, out) if not there else ():
+        if path.suffix.lower() in _PACKED:
+            raise UserError(f"{source}: {path.relative_to(source).as_posix()} {_PACKED_SAYS}")
     for name in there or ["class-folders"]:
         found = LAYOUTS[name].open(source, out, split)
         if found is not None:
@@ -209,35 +289,105 @@ def find_source(
     raise AssertionError(f"{source}: no layout of {', '.join(there)} opened it")
 
 
-def _folders(source: Path) -> list[Path]:
+@dataclass(frozen=True)
+class OneClassGroup(Group):
+    """The images of a group as those of one class, whatever their labels are."""
+
+    group: Group
+    label: str
+
+    @property
+    def whole(self) -> bool:  # type: ignore[override]
+        return self.group.whole
+
+    def list(self) -> Listing:
+        listing = self.group.list()
+        items = []
+        for item in listing.items:
+            name = safe(item.key.replace("/", "-")) if item.label else item.key.partition("/")[2]
+            reject = item.reject if item.label or item.length < 0 else None  # that of an image without a label
+            key = f"{safe(self.label)}/{name}"
+            items.append(replace(item, key=key, label=self.label, code=None, reject=reject))
+        return replace(listing, items=items)
+
+    def reader(self) -> AbstractContextManager[Read]:
+        return self.group.reader()
+
+
+def _folders(source: Path, out: Path) -> list[Path]:
+    """List the folders of a source that may hold images: not hidden ones, nor what tessera made."""
     if not source.is_dir():
         return []
-    return sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with os.scandir(source) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return [source / name for name in names if not is_made(source / name, out)]
 
 
-def _files(source: Path, out: Path, suffix: str) -> list[Path]:
-    """Return the files of a suffix in the source, or the source itself; not hidden ones or those of tessera."""
+def _has_images(folder: Path) -> bool:
+    return any(is_image(path.name) for path in folder.iterdir())
+
+
+def _has_json(folder: Path) -> bool:
+    return any(path.suffix == ".json" for path in folder.iterdir())
+
+
+def _files(source: Path, out: Path, suffix: str) -> tuple[list[Path], Counter[str]]:
+    """Return the files of a suffix in the source, or the source itself, and the number of others by kind.
+
+    Hidden files and those of tessera are none of them. Raises UserError for compressed ones.
+    """
     if source.is_file():
-        return [source] if source.suffix.lower() == suffix else []
-    found = [path for path in source.rglob(f"*{suffix}") if path.is_file() and path.name not in _OURS]
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(source).parts)]
-    return sorted(p for p in found if not any(is_made(above, out) for above in p.parents if source in above.parents))
+        return ([source] if source.suffix.lower() == suffix else []), Counter()
+    files = _all_files(source, out)
+    found = sorted(path for path in files if path.suffix.lower() == suffix)
+    packed = [path.relative_to(source).as_posix() for path in files if path.suffix.lower() in _PACKED and found]
+    if packed:
+        raise UserError(f"{source}: {packed[0]} {_PACKED_SAYS}")
+    return found, Counter(kind_of(path.name) for path in files if path.suffix.lower() != suffix)
+
+
+@functools.lru_cache(maxsize=1)
+def _all_files(source: Path, out: Path) -> list[Path]:
+    """List the files below a folder that are no images; links to folders are followed, each folder is read once."""
+    found = []
+    for where, folders, names, again in walked(source):
+        if again or (where != source and is_made(where, out)):
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [where / name for name in names if not (name.startswith(".") or name in _OURS or is_image(name))]
+    return found
 
 
 def _first(words: str, source: Path, out: Path, suffix: str) -> str:
-    files = _files(source, out, suffix)
+    files, _ = _files(source, out, suffix)
     return f"{words} ({files[0].relative_to(source).as_posix()})" if files else ""
 
 
-def _of_split(source: Path, paths: Sequence[Path], split: Split) -> list[Path]:
-    """Return the files of a split, where their names say one; else all."""
-    root = source if source.is_dir() else source.parent
-    words = {path: _SPLIT.findall(path.relative_to(root).as_posix()) for path in paths}
-    found = {path: _SPLIT_WORDS[last[-1].lower()] for path, last in words.items() if last}
-    if not found:
+def _of_split(source: Path, paths: Sequence[Path], split: Split, others: Counter[str]) -> list[Path]:
+    """Return the files of a split, where their names say one, and count the other ones in `others`; else all."""
+    if source.is_file() or split == "all":
         return list(paths)
-    chosen = [path for path, word in found.items() if word == split]
+    names = {path: path.relative_to(source).as_posix() for path in paths}
+    said = {path: found for path, name in names.items() if (found := split_of_path(name)) is not None}
+    if not said:
+        return list(paths)
+    frames: defaultdict[str, set[str]] = defaultdict(set)
+    for found, frame in said.values():
+        frames[frame].add(found)
+    several = {found for found, _ in said.values()}
+    unnamed = [names[path] for path in paths if path not in said]
+    if unnamed or (len(several) > 1 and all(len(found) == 1 for found in frames.values())):
+        like, without = (", ".join([*some[:3], "..."][: len(some)]) for some in ([names[p] for p in said], unnamed))
+        raise UserError(
+            f"{source}: its files may be those of splits ({like})"
+            + f", and others are not ({without})" * bool(unnamed)
+            + ": give --split all to take every file, or the folder or file of one split"
+        )
+    chosen = [path for path, (found, _) in said.items() if found == split]
     if not chosen:
-        others = ", ".join(sorted(set(found.values())))
-        raise UserError(f"{source}: has no files of the split {split}, only of {others} (see --split)")
+        raise UserError(
+            f"{source}: has no files of the split {split}, only of {', '.join(sorted(several))} (see --split)"
+        )
+    others.update(f"split {found}" for found, _ in said.values() if found != split)
     return chosen

@@ -4,6 +4,7 @@ ImageNet's paths there are n01440764_10026_n01440764.JPEG: the last part is the 
 """
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -32,12 +33,14 @@ class RowGroup(Group):
     def list(self) -> Listing:
         with _opened(self.path) as file:
             names = label_names(file.schema_arrow.metadata)
-            table = file.read_row_group(self.number, columns=["image.path", "label"])
+            labeled = "label" in file.schema_arrow.names
+            table = file.read_row_group(self.number, columns=["image.path", "label"][: 1 + labeled])
+            labels = table["label"].to_pylist() if labeled else itertools.repeat(None)
             group = file.metadata.row_group(self.number)
             columns = [group.column(number) for number in range(group.num_columns)]
             length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
         items = []
-        for row, (image, label) in enumerate(zip(table["image"].to_pylist(), table["label"].to_pylist())):
+        for row, (image, label) in enumerate(zip(table["image"].to_pylist(), labels)):
             path = image["path"] if image else None
             label = None if isinstance(label, int) and label < 0 else label  # the Hub's -1 is no label
             source = f"{self.path.name}:{self.first_row + row}"
@@ -87,6 +90,14 @@ def row_groups(paths: Sequence[Path]) -> tuple[list[RowGroup], list[str] | None]
     return groups, names[0] if names else None
 
 
+def holds_image_column(paths: Sequence[Path]) -> bool:
+    """Return whether the first of the files has the column image."""
+    if not paths:
+        return False
+    with _opened(paths[0]) as file:
+        return "image" in file.schema_arrow.names
+
+
 def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
     """Return the classes' names in the order of their numbers, where the schema's metadata has them."""
     try:
@@ -101,7 +112,7 @@ def _check_columns(path: Path, schema: Any) -> None:
 
     fields = {field.name: field.type for field in schema}
     image = fields.get("image")
-    if image is None or "label" not in fields:
+    if image is None:
         raise UserError(f"{path}: has the columns {', '.join(fields)}; {_EXPECTED}")
     if not pa.types.is_struct(image) or {"bytes", "path"} - {field.name for field in image}:
         raise UserError(f"{path}: its column image is {image}; {_EXPECTED}")

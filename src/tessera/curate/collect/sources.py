@@ -9,8 +9,8 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,8 +52,8 @@ class Listing:
     """The images of a group, in an order that depends on their names only."""
 
     items: Sequence[Item]
-    ignored: int = 0
-    """Files and entries that are no images."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Number of files and entries that are not taken, by their kind ("*.txt") or folder ("cat/test/")."""
     length: int = 0
     """Number of bytes of all images together, where those of each are not known without reading them."""
 
@@ -111,7 +111,7 @@ class Index:
     """Summary of a group's listing."""
 
     count: int
-    ignored: int
+    ignored: Mapping[str, int]
     labels: dict[str, int]
     """Label -> number of images."""
     codes: dict[str, int]

@@ -7,13 +7,14 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from tessera.config import UserError
-from tessera.curate.collect.class_folders import WORDNET_ID, as_text, safe
+from tessera.curate.collect.class_folders import WORDNET_ID, as_text, kind_of, safe
 from tessera.curate.collect.crops import UNREADABLE
 from tessera.curate.collect.sources import Group, Item, Listing
 from tessera.images import READABLE
@@ -46,8 +47,10 @@ def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
     """Yield (name, offset in `path`, size) of each file in a tar file, or in the tar file that lies in it at `offset`.
 
     A link to another entry has no bytes of its own: its size is -1.
-    Raises UserError for another kind of file, a damaged or cut header, a name that is absolute or has "..".
+    Raises UserError for another kind of file, a damaged or cut header, a missing end mark or anything after it, a name
+    that is absolute or has "..".
     """
+    where = f" (in the part at byte {offset})" if offset else ""
     try:
         with open(path, "rb") as file:
             size = path.stat().st_size - offset if length is None else length
@@ -60,11 +63,33 @@ def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
                         yield member.name, offset + member.offset_data, -1
                     elif member.isfile():
                         yield member.name, offset + member.offset_data, member.size
+                end = tar.offset  # type: ignore[attr-defined]
+            section.seek(end)
+            if problem := _problem_at_end(section, end):
+                raise UserError(f"{path}: is not a whole tar file{where}: {problem}; fetch it again")
     except tarfile.TarError as error:
-        where = f" (in the part at byte {offset})" if offset else ""
         raise UserError(f"{path}: is not a whole tar file{where}: {error}; fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _problem_at_end(file: BinaryIO, at: int) -> str:
+    """Return what is wrong where tarfile stopped; "" for an end mark with nothing but zeros after it.
+
+    Behind the first entry, tarfile (Python 3.11 to 3.14) takes a block that is no header, a cut header and the end of
+    the file for the end of the archive, and reads nothing after a block of zeros.
+    """
+    mark = file.read(tarfile.BLOCKSIZE)
+    if not mark:
+        return f"it has no end mark at byte {at}, so it is cut there or was never finished"
+    if any(mark):
+        return (
+            f"it is cut at byte {at}" if len(mark) < tarfile.BLOCKSIZE else f"byte {at} is damaged, no header is there"
+        )
+    while chunk := file.read(2**20):
+        if any(chunk):
+            return f"it goes on after the end mark at byte {at}, so it is damaged there or was joined from several"
+    return ""
 
 
 def _check_name(path: Path, name: str) -> None:
@@ -87,11 +112,12 @@ class ClassTarGroup(Group):
     length: int
 
     def list(self) -> Listing:
-        items, ignored = [], 0
+        items: list[Item] = []
+        ignored: Counter[str] = Counter()
         for name, offset, size in entries(self.path, self.offset, self.length):
             place = PurePosixPath(name)
             if _is_hidden(name) or place.suffix.lower() not in READABLE | UNREADABLE:
-                ignored += 1
+                ignored[kind_of(place.name)] += 1
                 continue
             key = f"{self.label}/{safe('-'.join(place.with_suffix('').parts))}"
             source = f"{self.label}.tar/{as_text(name)}"
@@ -129,41 +155,58 @@ class WebDatasetGroup(Group):
     path: Path
 
     def list(self) -> Listing:
-        images: dict[str, tuple[str, int, int]] = {}
+        samples: defaultdict[str, dict[str, tuple[str, int, int]]] = defaultdict(dict)
         labels: dict[str, tuple[str, int | None]] = {}
-        ignored = 0
+        ignored: Counter[str] = Counter()
         with open(self.path, "rb") as file:
             for name, offset, size in entries(self.path):
                 folder, _, last = name.rpartition("/")
                 stem, _, extension = last.partition(".")
                 sample = f"{folder}/{stem}" if folder else stem
-                kind = extension.lower()
-                if _is_hidden(name):
-                    ignored += 1
-                elif f".{kind.rpartition('.')[2]}" in READABLE | UNREADABLE:
-                    if sample in images:
-                        raise UserError(
-                            f"{self.path}: sample {sample!r} has two images, {images[sample][0]!r} and {name!r}:"
-                            " keys must be unique; rename one"
-                        )
-                    images[sample] = name, offset, size
+                dotted, _, kind = extension.lower().rpartition(".")
+                if not stem:
+                    ignored[kind_of(last)] += 1
+                elif f".{kind}" in READABLE | UNREADABLE:
+                    if extension in samples[sample]:
+                        raise UserError(f"{self.path}: has two entries named {name!r}: keys must be unique; rename one")
+                    samples[sample][extension] = name, offset, size
                 elif kind in ("cls", "json") and 0 <= size <= 2**20:
                     file.seek(offset)
                     label = _label(self.path, name, kind, file.read(size))
-                    if label is not None and (kind == "cls" or sample not in labels):
-                        labels[sample] = label
+                    own = f"{sample}.{extension.rpartition('.')[0]}" if dotted else sample
+                    if label is not None and (kind == "cls" or own not in labels):
+                        labels[own] = label
                 else:
-                    ignored += 1
+                    ignored[kind_of(last)] += 1
         items = []
-        for sample, (name, offset, size) in images.items():
-            label, code = labels.get(sample, ("", None))
-            key = f"{safe(label) if label else 'unknown'}/{safe(sample)}"
-            source = f"{self.path.name}/{as_text(name)}"
-            reject = None if label else "no class with it (.cls, or .json with label)"
-            reject = _LINK if size < 0 else reject
-            items.append(Item(key, label, source, str(self.path), offset, size, code, reject))
+        for sample, images in samples.items():
+            for key, (name, offset, size) in _images_of(self.path, sample, images, labels, ignored):
+                label, code = labels.get(name.rpartition(".")[0]) or labels.get(sample, ("", None))
+                reject = None if label else "no class with it (.cls, or .json with label)"
+                reject = _LINK if size < 0 else reject
+                source = f"{self.path.name}/{as_text(name)}"
+                key = f"{safe(label) if label else 'unknown'}/{safe(key)}"
+                items.append(Item(key, label, source, str(self.path), offset, size, code, reject))
         items.sort(key=lambda item: item.source)
         return Listing(items, ignored)
+
+
+def _images_of(
+    path: Path, sample: str, images: dict[str, tuple[str, int, int]], labels: Container[str], ignored: Counter[str]
+) -> list[tuple[str, tuple[str, int, int]]]:
+    """Return (key, entry) of a sample's images: of a.jpg and a.seg.png the first, unless the second has a label of
+    its own (a.seg.cls). Raises UserError where it cannot be told which one is meant."""
+    own = {extension: entry[0].rpartition(".")[0] for extension, entry in images.items() if "." in extension}
+    found = [(own[extension], images[extension]) for extension in own if own[extension] in labels]
+    others = [extension for extension in images if own.get(extension, "") not in labels]
+    plain = [extension for extension in others if extension not in own] or (others if not found else [])
+    if len(plain) > 1:
+        names = " and ".join(repr(images[extension][0]) for extension in plain[:2])
+        raise UserError(f"{path}: sample {sample!r} has two images, {names}: keys must be unique; rename one")
+    for extension in others:
+        if extension not in plain:
+            ignored[f"*.{extension}"] += 1
+    return [*((sample, images[extension]) for extension in plain), *found]
 
 
 def _label(path: Path, name: str, kind: str, data: bytes) -> tuple[str, int | None] | None:

@@ -1,0 +1,55 @@
+"""Splits of a set, told by the names of its folders and files: train, val and test in any case and spelling.
+
+"Train", "seg_train", "TrainingSet", "train2017", "valid", "dev" and "Testing" all name a split. So does no word that
+only contains one ("restrain"), nor a name with two of them ("train_test").
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+Split = Literal["train", "val", "test", "all"]
+"""The part of a set to take; "all" = every part."""
+SPLITS: tuple[str, ...] = get_args(Split)
+
+_WORDS = {"train": "train trainval training", "val": "val valid validation validate dev", "test": "test testing"}
+_SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words.split()}
+_NEUTRAL = "set sets split data dataset images image imgs img pictures photos folder part"  # say nothing themselves
+_JOINED = re.compile(rf"(?<![^\W\d_])({'|'.join(_SPLIT_OF)})({'|'.join(_NEUTRAL.split())})(?![^\W\d_])")  # "trainset"
+_TOKENS = re.compile(r"[^\W\d_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def split_of(name: str) -> tuple[str, str] | None:
+    """Return the split that a name says, and its frame: the name without the word and numbers; None without a split."""
+    words = _TOKENS.findall(_JOINED.sub(r"\1 \2", _CAMEL.sub(" ", name).lower()))
+    found = [word for word in words if word in _SPLIT_OF]
+    if len(found) != 1:
+        return None
+    return _SPLIT_OF[found[0]], " ".join("*" if word == found[0] else word for word in words)
+
+
+def splits_among(names: Iterable[str]) -> tuple[dict[str, str], bool]:
+    """Return name -> split of the names of one folder that say one, and True if they are splits beyond doubt.
+
+    They are where two names differ in the split alone, such as seg_train and seg_test. Without such a pair a class may
+    be meant, and only names are returned that hold nothing else but words like "set" or "images".
+    """
+    found = {name: said for name in names if (said := split_of(name)) is not None}
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    for split, frame in found.values():
+        splits[frame].add(split)
+    if any(len(several) > 1 for several in splits.values()):
+        return {name: split for name, (split, frame) in found.items() if len(splits[frame]) > 1}, True
+    return {
+        name: split for name, (split, frame) in found.items() if {*frame.split()} <= {"*", *_NEUTRAL.split()}
+    }, False
+
+
+def split_of_path(path: str) -> tuple[str, str] | None:
+    """Return `split_of` the last part of a file's path that names a split; None if none does."""
+    for part in reversed(path.split("/")):
+        if (said := split_of(part)) is not None:
+            return said
+    return None
