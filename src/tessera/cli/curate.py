@@ -5,13 +5,28 @@ from typing import Annotated, Literal
 
 from tessera.cli.options import (
     Address,
+    ClassNames,
     Engine,
     Images,
+    Layout,
     Out,
     Server,
     Shard,
     SingleClass,
     SkipMissing,
+    Split,
+    WorkerDevice,
+    Workers,
+)
+    Out,
+    Server,
+    Shard,
+    SingleClass,
+<<<<<<< HEAD
+    SkipMissing,
+=======
+    Split,
+>>>>>>> 104f6e7 (Take splits, layouts and class names in run as in collect)
     WorkerDevice,
     Workers,
 )
@@ -23,9 +38,9 @@ def collect(
     out: Out,
     size: Annotated[int | None, "Side of the crops in pixels; 256, or 32 for the miniature, by default."] = None,
     single_class: SingleClass = None,
-    split: Annotated[Literal["train", "val", "test", "all"], "The part of a set that has parts."] = "train",
-    layout: str | None = None,
-    class_names: str | None = None,
+    split: Split = "train",
+    layout: Layout = None,
+    class_names: ClassNames = None,
     fast: Annotated[bool, "Decode JPEG files near the crop's size: faster, and not quite the exact pixels."] = False,
     gray_range: Annotated[bool, "Scale gray of over 8 bits by each image's own lowest and highest level."] = False,
     num_images: Annotated[int, "Images of the miniature."] = 8000,
@@ -40,9 +55,6 @@ def collect(
 
     Args:
         source: "miniature", a folder with a folder of images for each class, ImageNet's tree, tar or Parquet files.
-        layout: class-folders, imagenet-tree, imagenet-tar, webdataset or hub-parquet; FILE.py:NAME is one of yours. The
-            one that is there by default.
-        class_names: File that names the classes, such as LOC_synset_mapping.txt; without it one in the source.
     """
     from tessera.curate.collect import collect as stage
     from tessera.miniature import WorldConfig

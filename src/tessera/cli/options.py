@@ -8,6 +8,13 @@ Images = Annotated[Path, "positional", "Directory made by collect."]
 Out = Annotated[Path, "Directory to make."]
 ResumableOut = Annotated[Path, "Directory to make; run again to resume."]
 SingleClass = Annotated[str | None, "The class of a folder without class folders."]
+Split = Annotated[Literal["train", "val", "test", "all"], "The part of a set that has parts, in any spelling."]
+Layout = Annotated[
+    str | None, "class-folders, imagenet-tree, imagenet-tar, webdataset, hub-parquet or FILE.py:NAME; told by default."
+]
+ClassNames = Annotated[
+    str | None, "File that names the classes, such as LOC_synset_mapping.txt; without it one in the source."
+]
 Device = Annotated[str | None, "cuda, mps or cpu; the best there is by default."]
 WorkerDevice = Annotated[str | None, "cuda, mps, cpu, or in this process cuda:N; the best there is by default."]
 Engine = Annotated[

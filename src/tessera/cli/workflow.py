@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.options import SingleClass
+from tessera.cli.options import ClassNames, Layout, SingleClass, Split
 from tessera.cli.output import say_report, say_this
 from tessera.config import UserError
 from tessera.devices import PEAK_TFLOPS
@@ -16,6 +16,9 @@ def run(
     images: Annotated[Path | None, "Your images, a folder for each class (preset my-pictures)."] = None,
     captions: Annotated[Path | None, "A captions file for them, as for caption --file; class names by default."] = None,
     single_class: SingleClass = None,
+    split: Split = "train",
+    layout: Layout = None,
+    class_names: ClassNames = None,
     resume: Annotated[bool, "Fail if there is nothing to resume."] = False,
     skip_missing: Annotated[bool, "Leave images without a caption out."] = False,
 ) -> None:
@@ -29,7 +32,8 @@ def run(
     from tessera.presets.lookup import load_run_preset
     from tessera.run import run as run_all
 
-    config = load_run_preset(preset, images=images, with_captions=captions is not None, single_class=single_class)
+    source = {"single_class": single_class, "split": split, "layout": layout, "class_names": class_names}
+    config = load_run_preset(preset, images=images, with_captions=captions is not None, **source)
     out = out or Path("out") / preset.rpartition(":")[2]
     page = run_all(out, config, images=images, captions=captions, resume=resume, skip_missing=skip_missing)
     say_report(page)

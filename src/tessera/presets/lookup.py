@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tessera.config import UserError, call, lookup
 from tessera.presets.config import RunConfig
@@ -16,30 +17,30 @@ RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
 }
 
 
-def load_run_preset(
-    name: str, *, images: Path | None = None, with_captions: bool = False, single_class: str | None = None
-) -> RunConfig:
+def load_run_preset(name: str, *, images: Path | None = None, with_captions: bool = False, **source: Any) -> RunConfig:
     """Return the preset `name`, or FILE.py:FUNCTION, fitted to the user's folder `images` where it has no world.
 
-    `with_captions`: the images have a captions file. A single class has no partners, so it trains without IA. Raises
-    UserError for an unknown name, with the nearest one, and where options about images are missing or have no meaning.
+    with_captions: the images have a captions file. source: fields of `CollectConfig` about the folder (single_class,
+    split, layout, class_names). A single class has no partners, so it trains without IA. Raises UserError for an
+    unknown name, with the nearest one, and where options about images are missing or have no meaning.
     """
     config = call(name, RUN_PRESETS)
     if not isinstance(config, RunConfig):
         raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a RunConfig")
     if config.collect.world is not None:
-        given = {"images": images is not None, "captions": with_captions, "single-class": single_class is not None}
+        given = {"images": images is not None, "captions": with_captions}
+        given |= {field.replace("_", "-"): value not in (None, "train") for field, value in source.items()}
         for option in (option for option, there in given.items() if there):
             raise UserError(f"preset {name} draws its own images; for --{option} use: tessera run my-pictures")
         return config
     if images is None:
         raise UserError(f"preset {name} needs your images: add --images FOLDER, with a folder for each class in it")
-    collect = replace(config.collect, source=images.resolve().name or "images", single_class=single_class)
+    collect = replace(config.collect, source=images.resolve().name or "images", **source)
     arms = []
     for arm in config.arms:
         if with_captions:
             arm = replace(arm, name=arm.name.replace("aio", "ta"), captioner="import")
-        if single_class is not None:
+        if source.get("single_class") is not None:
             train = replace(arm.train, augment_prob=0.0)
             arm = replace(arm, name=arm.name.removesuffix("_ia"), augmented=False, train=train)
         arms.append(arm)

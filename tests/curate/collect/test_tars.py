@@ -77,14 +77,14 @@ DAMAGE = {
     "cut in a header": (WHOLE[: MIDDLE + 100], "it is cut at byte"),
     "cut between entries": (WHOLE[:MIDDLE], "has no end mark at byte"),
     "cut in an image": (WHOLE[: header_of(WHOLE, "0004.jpg") + 700], "unexpected end of data"),
-    "a header of zeros": (WHOLE[:MIDDLE] + bytes(512) + WHOLE[MIDDLE + 512 :], "goes on after the end mark at byte"),
+    "a header of zeros": (WHOLE[:MIDDLE] + bytes(512) + WHOLE[MIDDLE + 512 :], "data follow its end mark at byte"),
     "entries of zeros": (
         WHOLE[:MIDDLE] + bytes(header_of(WHOLE, "0006.cls") - MIDDLE) + WHOLE[header_of(WHOLE, "0006.cls") :],
-        "goes on after the end mark at byte",
+        "data follow its end mark at byte",
     ),
     "a flipped header": (WHOLE[:MIDDLE] + b"\xff" + WHOLE[MIDDLE + 1 :], "is damaged, no header is there"),
-    "two joined": (WHOLE + shard(start=8), "goes on after the end mark .* joined from several"),
-    "text at the end": (WHOLE + b"signature", "goes on after the end mark"),
+    "two joined": (WHOLE + shard(start=8), "data follow its end mark .* joined from several"),
+    "text at the end": (WHOLE + b"signature", "data follow its end mark"),
 }
 
 

@@ -57,7 +57,7 @@ class Source:
     """The layout's name in words, for the manifest."""
     groups: Sequence[Group]
     strays: Mapping[str, str] = field(default_factory=dict)
-    """What cannot be used though it may be images -> the reason, such as images in no class folder."""
+    """Name -> reason of what may be images and cannot be used, such as images in no class folder."""
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Number of other files, by kind ("*.txt") or folder ("test/")."""
     label_names: Sequence[str] | None = None
@@ -179,7 +179,7 @@ class ImageNetTree:
         folders = _folders(source, out)
         if splits_among(path.name for path in folders)[0]:
             return source
-        # A folder around the splits: images/train/CLASS beside annotations/.
+        # A folder around the splits: images/train/CLASS next to annotations/.
         around = [path for path in folders[:9] if splits_among(inner.name for inner in _folders(path, out))[1]]
         alone = len(around) == 1 and not any(holds_images(path) for path in folders if path not in around)
         return around[0] if alone else None

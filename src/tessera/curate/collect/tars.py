@@ -88,7 +88,7 @@ def _problem_at_end(file: BinaryIO, at: int) -> str:
         )
     while chunk := file.read(2**20):
         if any(chunk):
-            return f"it goes on after the end mark at byte {at}, so it is damaged there or was joined from several"
+            return f"data follow its end mark at byte {at}, so it is damaged there or was joined from several"
     return ""
 
 
