@@ -18,18 +18,6 @@ from tessera.cli.options import (
     WorkerDevice,
     Workers,
 )
-    Out,
-    Server,
-    Shard,
-    SingleClass,
-<<<<<<< HEAD
-    SkipMissing,
-=======
-    Split,
->>>>>>> 104f6e7 (Take splits, layouts and class names in run as in collect)
-    WorkerDevice,
-    Workers,
-)
 from tessera.cli.output import say, say_files
 
 
