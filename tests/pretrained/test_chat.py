@@ -27,8 +27,8 @@ def test_what_a_server_is_sent(monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "a secret")
     with ChatServer(echo) as server:
         client = ChatClient(server.address, "m")
-        assert client.ask(Question("dog"), max_tokens=3, temperature=0.5, seed=7) == "dog!"
-        assert client.ask(Question("cat", (IMAGE, IMAGE)), max_tokens=3, temperature=0) == "cat!"
+        assert client.ask(Question("dog"), max_tokens=3, temperature=0.5, seed=7) == ("dog!", False)
+        assert client.ask(Question("cat", (IMAGE, IMAGE)), max_tokens=3, temperature=0) == ("cat!", False)
     (path, plain), (_, shown) = server.requests
     assert path == "/v1/chat/completions"
     expected = {"model": "m", "max_tokens": 3, "temperature": 0.5, "seed": 7}
@@ -66,7 +66,7 @@ def test_answers_arrive_with_their_keys_and_no_more_are_asked_at_once_than_wante
 )
 def test_a_server_without_a_usable_answer_is_asked_again(bad):
     with ChatServer(lambda body, number: bad if number < 3 else echo(body, number)) as server:
-        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1) == "dog!"
+        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1)[0] == "dog!"
     assert len(server.requests) == 3
 
 
@@ -83,7 +83,7 @@ def test_a_busy_server_decides_how_long_to_wait(monkeypatch, header, pause):
     monkeypatch.setattr(chat.asyncio, "sleep", sleep)
     busy = (429, {"error": {"message": "slow down"}}, {"Retry-After": header})
     with ChatServer(lambda body, number: busy if number == 1 else echo(body, number)) as server:
-        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1) == "dog!"
+        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1)[0] == "dog!"
     assert [seconds for seconds in pauses if seconds >= 0.01] == [pause]
 
 
@@ -94,7 +94,7 @@ def test_a_server_that_stalls_is_asked_again():
         return echo(body, number)
 
     with ChatServer(stalls) as server:
-        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1) == "dog!"
+        assert ChatClient(server.address, "m", retry=QUICK).ask(Question("dog"), max_tokens=1)[0] == "dog!"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_models_of_a_server():
 
 def test_half_a_character_becomes_a_question_mark():
     with ChatServer(lambda body, number: (200, completion("cat \ud83d"))) as server:
-        assert ChatClient(server.address, "m").ask(Question("dog")) == "cat ?"
+        assert ChatClient(server.address, "m").ask(Question("dog"))[0] == "cat ?"
 
 
 def reply_by_question(replies):

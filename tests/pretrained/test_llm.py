@@ -25,7 +25,7 @@ def test_a_local_text_is_a_function_of_instruction_and_seed(tmp_path):
 def test_a_servers_text(tmp_path):
     pytest.importorskip("openai")
     with ChatServer(lambda body, n: (200, completion(question_of(body).upper()))) as server:
-        assert load_writer("m", server.address)("a cat", 2**40 + 5, 99) == "A CAT"
+        assert load_writer("m", server.address)("a cat", 2**40 + 5, 99) == ("A CAT", False)
     body = server.requests[0][1]
     assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("m", 99, 0.7, 5)
     assert writer_id("m", server.address) == "m"

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from tessera.config import UserError
-from tessera.evaluate.samples import Samples, extender
+from tessera.evaluate.samples import extender_of
 from tessera.evaluate.scores import Extender
+from tessera.pretrained.answers import NoCaption
 from tessera.prompts import extend
 from tessera.prompts.extend import ExtendConfig, extend_by_rules, extend_prompts, tidy
 from tessera.prompts.geneval import CLASSES, COLORS
@@ -31,8 +32,7 @@ def test_genevals_prompts_by_rules_feed_generate(tmp_path):
     assert all(line["prompt"].removeprefix("a photo of ") in text for line, text in zip(originals, texts))
     assert all(40 <= len(text.split()) <= 90 for text in texts)
     assert len(set(texts)) > 540  # a prompt that stands there twice has the same text
-    samples = Samples(out, True, 1, tuple(lines))
-    assert extender(samples) == Extender(model="tessera-rules-1", prompt="tessera-rules-1", seed=3)
+    assert extender_of(out, lines) == Extender(model="tessera-rules-1", prompt="tessera-rules-1", seed=3)
     before = tree(out)
     assert extend_prompts(out, "geneval", ExtendConfig(extender="rules", seed=3))
     assert tree(out) == before
@@ -82,26 +82,29 @@ def test_a_tiny_llama(tmp_path):
 
 def test_a_server_that_writes_nonsense(tmp_path):
     pytest.importorskip("openai")
-    answers = ["A cat.", " ... ", "A dog."]
+    refused = "I'm sorry, I can't help with that."
+    answers = ["<think>hm</think>\n**A cat.**", " ... ", refused, "...", refused, "A dog."]
     (tmp_path / "p.txt").write_text("a cat\na dog\n")
     with ChatServer(lambda body, number: (200, completion(answers[number - 1]))) as server:
         config = ExtendConfig(model="m", server=server.address)
-        with pytest.raises(UserError, match=r"wrote 3 characters for 'a dog' .* no caption"):
+        with pytest.raises(UserError, match=r"wrote 3 characters for 'a dog' .* no caption: an empty"):
             extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
         assert extend_prompts(tmp_path / "long", tmp_path / "p.txt", config, device="cpu")
+    assert len({body["seed"] for _, body in server.requests[1:4]}) == 3
     assert all("detailed caption" in question_of(body) for _, body in server.requests)
     assert [line["extended"]["text"] for line in lines_of(tmp_path / "long")] == ["A cat.", "A dog."]
 
 
 def test_tidy():
-    assert tidy(' "A cat\n sits."\n', "x") == "A cat sits."
-    assert tidy("\u201cA cat.\u201d", "x") == "A cat."
-    assert tidy('A "cat".', "x") == 'A "cat".'
-    assert tidy("'A cat's bowl.'", "x") == "A cat's bowl."
+    assert tidy(' "A cat\n sits."\n') == "A cat sits."
+    assert tidy("\u201cA cat.\u201d") == "A cat."
+    assert tidy('A "cat".') == 'A "cat".'
+    assert tidy("'A cat's bowl.'") == "A cat's bowl."
     for text in ('"Stop" says the sign beside the door marked "in"', "\u201cStop\u201d, beside \u201cgo\u201d"):
-        assert tidy(text, "x") == text
-    with pytest.raises(UserError, match="wrote 5000 characters"):
-        tidy("a" * 5000, "x")
+        assert tidy(text) == text
+    assert tidy("A cat sits. It lo", cut=True) == "A cat sits."
+    with pytest.raises(NoCaption, match="over 4000 characters"):
+        tidy(" ".join(map(str, range(3000))) + " cats")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tessera.config import UserError, check_ranges
 from tessera.extras import require
 from tessera.images import data_uri
-from tessera.pretrained.answers import RETRIES, TEMPERATURE, Answer, NoCaption, caption_of
+from tessera.pretrained.answers import CUT, RETRIES, TEMPERATURE, Answer, NoCaption, caption_of
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable of the API key; servers of one's own need none."""
@@ -93,9 +93,10 @@ class ChatClient:
         more: dict[str, Any] = found.model_extra or {}
         return found.id, str(more.get("revision") or more.get("root") or found.id)
 
-    def ask(self, question: Question, **sampling: Any) -> str:
-        """Return the answer to one question; `sampling` as in `ask_all`."""
-        return next(text for _, text in self.ask_all([(0, question)], **sampling))
+    def ask(self, question: Question, **sampling: Any) -> tuple[str, bool]:
+        """Return the answer to one question, and True if `max_tokens` cut it; `sampling` as in `ask_all`."""
+        answer = next(answer for _, answer in self._start([(0, question)], sampling, None))
+        return answer.text or "", answer.note == CUT
 
     def ask_all(self, questions: Iterable[tuple[Key, Question]], **sampling: Any) -> Iterator[tuple[Key, str]]:
         """Yield (key, answer) of each (key, question), as answers arrive; none is empty.
@@ -188,7 +189,8 @@ class ChatClient:
                     return told
                 text = choice.message.content.strip()
                 if text:  # JSON can spell half a character, files cannot
-                    return Answer(text.encode(errors="replace").decode())
+                    cut = CUT if choice.finish_reason == "length" else ""
+                    return Answer(text.encode(errors="replace").decode(), cut)
                 last = ValueError("an empty answer")
             except NoCaption as error:
                 last, refused = error, refused + 1

@@ -13,8 +13,8 @@ from tessera.pretrained.load import load_network, load_tokenizer
 DEFAULT = "meta-llama/Llama-3.1-8B-Instruct"
 """The paper extends prompts by Llama-3.1, and does not say which."""
 TEMPERATURE = 0.7
-Writer = Callable[[str, int, int], str]
-"""write(instruction, seed, max_tokens): a language model as prompt extension needs it."""
+Writer = Callable[[str, int, int], tuple[str, bool]]
+"""write(instruction, seed, max_tokens) -> (text, True if the limit cut it): a model as prompt extension needs it."""
 
 
 def writer_id(model: str | None, server: str | None) -> str:
@@ -52,7 +52,7 @@ def _local_writer(model: Any, tokenizer: Any, device: torch.device) -> Writer:
     """Return the writer of a chat model of transformers: one text at a time, a function of (instruction, seed)."""
 
     @torch.inference_mode()
-    def write(instruction: str, seed: int, max_tokens: int) -> str:
+    def write(instruction: str, seed: int, max_tokens: int) -> tuple[str, bool]:
         messages = [{"role": "user", "content": instruction}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(device)
@@ -68,7 +68,9 @@ def _local_writer(model: Any, tokenizer: Any, device: torch.device) -> Writer:
                 top_k=0,
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
             )
-        return tokenizer.decode(out[0, tokens.input_ids.shape[1] :], skip_special_tokens=True)
+        new, end = out[0, tokens.input_ids.shape[1] :].tolist(), model.generation_config.eos_token_id
+        ended = set(new) & set(end if isinstance(end, list) else [end])
+        return tokenizer.decode(new, skip_special_tokens=True), len(new) >= max_tokens and not ended
 
     return write
 

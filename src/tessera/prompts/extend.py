@@ -16,6 +16,7 @@ from typing import Literal
 from tessera.config import UserError, check_ranges
 from tessera.devices import pick_device, world_size
 from tessera.files import atomic_path
+from tessera.pretrained.answers import RETRIES, NoCaption, caption_of
 from tessera.prompts.read import load_prompts
 from tessera.randomness import address, philox
 from tessera.stages import open_stage
@@ -131,17 +132,11 @@ def extend_by_rules(prompt: str, seed: int) -> str:
     return " ".join([opening.replace("{what}", what), *rest])
 
 
-def tidy(text: str, of: str) -> str:
-    """Return a model's answer as one line without quotes around it; UserError if it is empty or far too long."""
-    line = " ".join(text.split())
-    around = len(line) > 1 and line[0] + line[-1] in ('""', "''", "\u201c\u201d")
-    if around and not set(line[1:-1]) & {'"', "\u201c", "\u201d"}:  # else they are of words within it
-        line = line[1:-1].strip()
+def tidy(text: str, cut: bool = False) -> str:
+    """Return the caption in an answer (`caption_of`) as one line. Raises NoCaption, also for a far too long one."""
+    line = " ".join((caption_of(text, cut).text or "").split())
     if not any(letter.isalpha() for letter in line) or len(line) > MAX_CHARACTERS:
-        raise UserError(
-            f"the extender wrote {len(line)} characters for {of!r} ({line[:60]!r}), which is no caption; "
-            "choose another model (what is done is kept)"
-        )
+        raise NoCaption(f"it has no letters, or over {MAX_CHARACTERS} characters")
     return line
 
 
@@ -154,7 +149,17 @@ def load_extender(config: ExtendConfig, device: str | None = None) -> Callable[[
     writer = load_writer(config.model, config.server, pick_device(device))
 
     def extend(prompt: str, seed: int) -> str:
-        own = address(seed, "extend", prompt)
-        return tidy(writer(TEMPLATE.replace("{prompt}", prompt), own, MAX_TOKENS), prompt)
+        text, reason = "", ""
+        for attempt in range(1 + RETRIES):
+            own = address(seed, "extend", prompt, *([attempt] if attempt else []))
+            text, cut = writer(TEMPLATE.replace("{prompt}", prompt), own, MAX_TOKENS)
+            try:
+                return tidy(text, cut)
+            except NoCaption as error:
+                reason = str(error)
+        raise UserError(
+            f"the extender wrote {len(text)} characters for {prompt!r} ({' '.join(text.split())[:60]!r}), which is no"
+            f" caption: {reason}; choose another model (what is done is kept)"
+        )
 
     return extend
