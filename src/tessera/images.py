@@ -85,10 +85,11 @@ def open_image(source: Path | bytes) -> Image.Image:
     Image.init()
     head = source[:12] if isinstance(source, bytes) else b""
     if isinstance(source, Path):
-        with open(source, "rb") as file:
+        with open(source, "rb", buffering=0) as file:
             head = file.read(12)
-            if head.startswith(_PNG_HEAD) or _JXL.match(head):
-                source = head + file.read()
+            if head.startswith((_PNG_HEAD, b"\xff\xd8")) or _JXL.match(head):
+                file.seek(0)
+                source = file.read()
     if isinstance(source, bytes) and head.startswith(_PNG_HEAD):
         return _decode_png(source)
     if isinstance(source, bytes) and _JXL.match(head) and _jxl_pixels(source) > MAX_PIXELS:
