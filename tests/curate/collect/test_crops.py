@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from tessera.curate.collect.crops import RejectedImage, image_size, square_crop
-from tiny.images import BLOCKS, blocks, damaged, png_chunk, quarters, raw_png, raw_tiff, save, saved, with_chunks
+from tiny.images import (
+    BLOCKS,
+    blocks,
+    damaged,
+    png_chunk,
+    quarters,
+    raw_png,
+    raw_tiff,
+    save,
+    saved,
+    scenery,
+    with_chunks,
+)
 
 
 def reference(image: Image.Image, size: int) -> np.ndarray:
@@ -377,6 +389,61 @@ def test_fast_crops_reject_no_damaged_jpeg_that_exact_ones_read():
         start = rng.randrange(2, len(data))
         bad = damaged(data, start, min(start + rng.randrange(1, 40), len(data)))
         assert not rejects(bad, fast=True) or rejects(bad)
+
+
+JPEGS = {
+    "plain": {},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 8},
+    "4:4:4": {"subsampling": 0},
+    "4:1:1": {"subsampling": "4:1:1"},
+    "RGB": {"keep_rgb": True},
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_pixels_of_a_jpeg_are_pillow_s(kind, mode):
+    """What is not turned upright is decoded by Pillow, as the published pipelines do."""
+    for width, height in ((97, 64), (64, 33), (1, 9), (20, 1)):
+        image = scenery(1, width, height).convert(mode)
+        data = saved(image, "JPEG", quality=90, **JPEGS[kind] if mode == "RGB" or kind != "RGB" else {})
+        size = min(width, height)
+        exact, published = square_crop(data, size), square_crop(data, size, upright=False)
+        assert np.array_equal(exact.pixels, published.pixels)
+
+
+def spoil(data: bytes, kind: str, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data) // 4, len(data) - 400)
+    if kind == "dropped":
+        return data[:place] + data[place + 150 :]
+    return data[:place] + (bytes(200) if kind == "zeroed" else rng.randbytes(200)) + data[place + 200 :]
+
+
+@pytest.mark.parametrize("kind", ["zeroed", "dropped", "random"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_damaged_jpeg_is_rejected_where_libjpeg_tells(kind, mode):
+    """Pillow 12.3 reads all of these without a word, as the published pipelines do; crops of most were wrong."""
+    data, rng = saved(NOISE.convert(mode), "JPEG", quality=90), random.Random(3)
+    files = [spoil(data, kind, rng) for _ in range(40)]
+    said = [rejects(bad) for bad in files]
+    assert sum(map(bool, said)) >= (38 if kind == "random" else 16)
+    assert set(filter(None, said)) <= {"damaged", "truncated"}
+    if kind == "zeroed":  # no marker in them
+        assert not any(rejects(bad, upright=False) for bad in files)
+    for bad, reason in zip(files, said):
+        assert mode == "CMYK" or rejects(bad, fast=True) == reason
+
+
+def test_sound_jpegs_of_odd_cameras_are_no_damaged_ones():
+    """Padding before the end, bytes between the headers, images appended to the file."""
+    data = saved(scenery(2, 96, 64), "JPEG", quality=90, restart_marker_blocks=4)
+    table, end = data.index(b"\xff\xdb"), data.rindex(b"\xff\xd9")
+    odd = [data[:end] + pad * 500 + data[end:] for pad in (b"\0", b"\xff")]
+    odd += [data[:table] + b"\1" * count + data[table:] for count in (1, 3, 200)]
+    odd += [data + data, data + b"tail" * 100, data[:end] + b"\1\2\3" + data[end:]]
+    for each in odd:
+        assert np.array_equal(square_crop(each, 32).pixels, square_crop(data, 32, upright=False).pixels)
 
 
 def plugin(kind: str) -> None:

@@ -5,8 +5,9 @@ palettes, transparency, CMYK, 16 bits, rotation flags, animations, and files tha
 """
 
 import contextlib
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from tessera.curate.collect.color_profiles import corrected, gray_ramp, rgb_of_i
 from tessera.images import MAX_PIXELS, UNREADABLE, as_rgb, open_image
 
 _LONGEST = 16  # times the shorter side: of a longer image only a part is scaled, or it would fill the memory
+
+_JPEG_COLORS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # Pillow's modes -> simplejpeg's colors
+# What libjpeg says of damage to the coded pixels; and of bytes within them that were not needed.
+_DAMAGE = re.compile(r"bad (Huffman|arithmetic) code|premature end|instead of RST", re.IGNORECASE)
+_UNREAD = re.compile(r"(\d+) extraneous bytes before marker 0x(?:d\d|c4|da)")
+_STRAY = 16
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
@@ -58,22 +65,31 @@ def square_crop(
     Raises RejectedImage with the reason.
     """
     with _opened(source) as image:
-        fast = fast and image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
-        if not fast:
+        jpeg = image.format in ("JPEG", "MPO") and image.mode in _JPEG_COLORS
+        fast = fast and jpeg and image.mode != "CMYK"
+        found = None
+        if jpeg and (fast or upright):
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            smallest = {"min_height": size, "min_width": size} if fast else {}
+            found = _decode_jpeg(data, "RGB" if fast else _JPEG_COLORS[image.mode], upright, smallest)
+        if found is None or image.mode == "CMYK":
             image.load()  # before EXIF is read, where an error would be lost
         turn = _orientation(image) if upright else 1
-        square = _fast_square(source if isinstance(source, bytes) else source.read_bytes(), size) if fast else None
-        by_pillow = fast and square is None
-        if square is None:
+        if fast and found is not None:
+            square = _upright(_fast_square(Image.fromarray(found), size), turn)
+        else:
+            exact = (
+                image
+                if found is None or image.mode == "CMYK"
+                else Image.fromarray(found[..., 0] if image.mode == "L" else found)
+            )
             inks = rgb_of_inks(image) if upright else None
             ramp = gray_ramp(image) if upright else None
-            whole = as_rgb(inks or image, over_white=True, gray_range=gray_range, gray_ramp=ramp)
+            whole = as_rgb(inks or exact, over_white=True, gray_range=gray_range, gray_ramp=ramp)
             square = _exact_square(_upright(whole, turn), size)
-        else:
-            square = _upright(square, turn)
         if upright:
             square = corrected(square, image)
-        return Crop(np.asarray(square), *_turned(image.size, turn), by_pillow)
+        return Crop(np.asarray(square), *_turned(image.size, turn), fast and found is None)
 
 
 def image_size(source: Path | bytes, *, upright: bool = True) -> tuple[int, int]:
@@ -104,17 +120,28 @@ def _exact_square(image: Image.Image, size: int) -> Image.Image:
     return scaled.crop((start, 0, start + size, size) if across else (0, start, size, start + size))
 
 
-def _fast_square(data: bytes, size: int) -> Image.Image | None:
-    """Return the central square, or None for a file that simplejpeg refuses.
+def _decode_jpeg(data: bytes, color: str, upright: bool, smallest: Mapping[str, int]) -> NDArray[np.uint8] | None:
+    """Decode a JPEG file by simplejpeg; None where it refuses and Pillow is to read it.
 
-    Version 1.9 refuses stray bytes before a marker, which Pillow passes over, even with strict=False.
+    At full size the pixels are Pillow's. libjpeg only warns of damage, and Pillow 12.3 does not tell: here it raises
+    OSError, unless the published pipelines (not upright) would read the file. simplejpeg 1.9 refuses stray bytes before
+    a marker too, even with strict=False: a few of them, or padding before the end, are no damage.
     """
     import simplejpeg
 
     try:
-        image = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size))
-    except ValueError:
+        return simplejpeg.decode_jpeg(data, color, **smallest)
+    except ValueError as error:
+        said = str(error)
+        unread = _UNREAD.search(said)
+        if unread and re.search(rb"[\0\xff]{%d}\xff\xd9" % min(int(unread[1]), 2**16), data):
+            unread = None
+        if upright and (_DAMAGE.search(said) or (unread and int(unread[1]) > _STRAY)):
+            raise OSError(said) from error
         return None
+
+
+def _fast_square(image: Image.Image, size: int) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
