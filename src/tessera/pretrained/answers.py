@@ -4,6 +4,7 @@ Models answer with more than a caption, or with none: reasoning in <think> tags,
 Markdown, "Sure! Here is a caption:", refusals, nothing, a phrase again and again, a text cut by the limit of tokens.
 """
 
+import ast
 import json
 import re
 from collections.abc import Mapping
@@ -29,9 +30,12 @@ class Answer(NamedTuple):
 
 
 _REASONING = "think|thinking|thought|reasoning|reflection|analysis|scratchpad"
-_OPENED = re.compile(rf"<({_REASONING})>|\[(THINK)\]|\u25c1(think)\u25b7|<\|begin_of_(thought)\|>", re.IGNORECASE)
+_OPENED = re.compile(
+    rf"<(?:\w+:)?({_REASONING})>|\[(THINK)\]|\u25c1(think)\u25b7|<\|begin_of_(thought)\|>", re.IGNORECASE
+)
 _CLOSED = re.compile(
-    rf"^.*(?:</(?:{_REASONING})>|\[/THINK\]|\u25c1/think\u25b7|<\|end_of_thought\|>)", re.IGNORECASE | re.DOTALL
+    rf"^.*(?:</(?:\w+:)?(?:{_REASONING})>|\[/THINK\]|\u25c1/think\u25b7|<\|end_of_thought\|>)",
+    re.IGNORECASE | re.DOTALL,
 )
 # gpt-oss writes <|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>ANSWER<|return|>
 _CHANNEL = re.compile(r"^.*<\|channel\|>\s*final[^<]*<\|message\|>", re.DOTALL)
@@ -40,12 +44,12 @@ _ROLES = "assistant|user|system|human|model|gpt"
 _BEGINS = re.compile(
     r"^\s*(?:<\|(?:im_start|start_header_id|start|assistant|begin_of_text)\|>|<\|end_header_id\|>|<start_of_turn>"
     r"|(?:<s>\s*)?(?:\[INST\](?s:.*?))?\[/INST\]|<s>|<bos>|<(?:answer|caption|output|response)>|assistant\s*\n"
-    r"|#{0,3}\s*(?:user|human)\s*:(?s:.*?)\b(?:assistant|gpt)\s*:|#{0,3}\s*(?:assistant|gpt)\s*:)",
+    r"|#{0,3}\s*(?:user|human)\s*:(?s:.*?)\b(?:assistant|gpt)\s*:|#{0,3}\s*(?:assistant|gpt)\s*:|#{1,3}\s*response\s*:)",
     re.IGNORECASE,
 )
 _ENDS = re.compile(
     r"<\|(?:im_end|im_start|eot_id|eom_id|end_of_text|endoftext|end|return|eos|start|start_header_id|user|assistant)\|>"
-    r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|\[/?INST\]|</(?:answer|caption|output|response)>"
+    r"|</s>|<eos>|<end_of_(?:turn|utterance)>|<start_of_turn>|\[/?INST\]|</(?:answer|caption|output|response)>"
     r"|\n\s*#{0,3}\s*(?:user|human|assistant|gpt)\s*:",
     re.IGNORECASE,
 )
@@ -53,17 +57,20 @@ _TOKENS = re.compile(r"<\|[a-z_]{2,30}\|>|<(?:image|pad|unk|bos|s)>|<unused\d+>"
 _PREAMBLE = re.compile(
     r"^(?:(?:sure|certainly|of course|absolutely|okay|ok|great|here you go)\b[^.!:\n]{0,40}[.!,:]\s*)?"
     r"(?:here(?:'s|\u2019s| is| are)\b[^.:\n]{0,120}\b(?:captions?|descriptions?|summary|answer)\b[^.:\n]{0,80}:"
-    r"|(?:the )?(?:image |detailed |final )?(?:caption|description|answer)(?: of (?:the|this) image)?\s*:)\s*",
+    r"|(?:the )?(?:image |detailed |final |short )?(?:caption|description|answer|output|alt[ -]?text)"
+    r"(?: (?:of|for) (?:the|this) image)?(?: is)?\s*:|(?:image |detailed )?(?:caption|description)[ \t]*\n"
+    r"|(?:the|this) (?:image|picture|photo) can be (?:described|captioned) as(?: follows)?\s*:)\s*",
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
-    r"(?:^|(?<=[.!?\n]))\s*(?:let me know|feel free|i hope (?:this|that)|would you like|do you want me|"
-    r"is there anything|"
+    r"(?:^|(?<=[.!?\n]))\s*(?:(?:please )?(?:let me know|feel free)|"
+    r"i hope (?:this|that|it) (?:helps|is|meets|caption|desc)|would you like|do you want me|is there anything|"
     r"if you(?:'d|\u2019d| would| need| have| want)\b[^.?!\n]*\b(?:me|ask|help|let)\b)[^\n]*\s*$",
     re.IGNORECASE,
 )
 _AGREES = re.compile(r"^(?:sure|certainly|of course|absolutely)(?: thing)?[!.]\s+", re.IGNORECASE)
 _MARKDOWN = (
+    (re.compile(r"</?p>|<br ?/?>", re.IGNORECASE), "\n"),
     (re.compile(r"^\s*(?:```|~~~).*$", re.MULTILINE), ""),
     (re.compile(r"^\s*(?:[-*_=]\s*){3,}$", re.MULTILINE), ""),
     (re.compile(r"^\s*\|?(?:\s*:?-{2,}:?\s*\|)+\s*:?-*:?\s*$", re.MULTILINE), ""),  # the rule below a table's head
@@ -76,6 +83,7 @@ _MARKDOWN = (
     (re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),
     (re.compile(r"(?<!`)`([^`\n]+)`(?!`)"), r"\1"),
 )
+_ACTS = "(?:assist|comply|describe|help|identify|view|see|access|caption|provide|process|analy|generate|load|open|read)"
 _REFUSALS = (
     r"(?:i'm|i am|we're|we are) (?:(?:very |so |really |truly )?sorry|unable|not able|not allowed|afraid)",
     r"(?:i |my )apolog",
@@ -90,13 +98,27 @@ _REFUSALS = (
     r"(?:there (?:is|was|appears to be) )?no image (?:(?:is|was|has been|seems) )?"
     r"(?:provided|attached|given|uploaded|included|visible|here|shown|to )",
     r"please (?:upload|provide|attach|share|send)\b",
-    r"es tut mir leid|leider kann ich|ich kann (?:das|dieses|dir|ihnen|leider)",
-    r"je suis d\u00e9sol|d\u00e9sol\u00e9[, ]|je ne peux pas|lo siento|no puedo|desculpe|n\u00e3o posso",
+    r"it (?:seems|looks|appears)\b[^.\n]{0,20}\b"
+    r"(?:no image|(?:image|picture|photo|file) (?:did|has|was|is)(?: not|n't)|you (?:have|did)(?: not|n't))\b",
+    r"(?:the|this|your|that) (?:image|picture|photo|file|request|content|prompt)\b[^.\n]{0,30}\b(?:did(?: not|n't) load"
+    r"|(?:can(?: not|not|'t)|could(?: not|n't)) be (?:load|open|process|display|access|found|analy|describ)"
+    r"|failed to|was (?:rejected|blocked)|violates?\b)",
+    r"you (?:have|did)(?: not|n't) (?:provid|upload|attach|shar|includ)",
+    rf"(?:unable to|can(?: not|not|'t)|could(?: not|n't)) {_ACTS}",
+    r"i(?:'d| would|'m| am) (?:be )?(?:happy|glad) to (?:help|describe|assist)\b",
+    r"i'm designed to\b",
+    r"error\s*:\s*(?:content|request|image|invalid|bad)\b",
+    # Nothing but these.
+    r"(?:n/?a|none|null|nil|undefined|error|sorry|okay|ok|sure|yes|no|image|img|picture|photo)\W*$",
+    r"es tut mir leid|entschuldigung[, ]|leider kann ich|ich kann (?:das|dieses|dir|ihnen|leider)",
+    r"je suis d[\u00e9e]sol|d[\u00e9e]sol\u00e9[, ]|je ne (?:peux|suis) pas|lo siento|no puedo|desculpe|n\u00e3o posso",
     r"mi dispiace|non posso|\u0438\u0437\u0432\u0438\u043d\u0438\u0442\u0435",
-    r"\u62b1\u6b49|\u5bf9\u4e0d\u8d77|\u6211(?:\u65e0\u6cd5|\u4e0d\u80fd)|\u7533\u3057\u8a33|\u3059\u307f\u307e\u305b\u3093",
+    r"\u5f88?\u62b1\u6b49|\uc8c4\uc1a1|przepraszam|\u5bf9\u4e0d\u8d77|\u6211(?:\u65e0\u6cd5|\u4e0d\u80fd)|\u7533\u3057\u8a33|\u3059\u307f\u307e\u305b\u3093",
 )
 _REFUSES = re.compile(rf"^\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
-_SENTENCE = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s+[^\sa-z]|\s*$)|[\u3002\uff01\uff1f][\u300d\u201d]?")
+_SENTENCE = re.compile(
+    r"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s+[^\sa-z]|[ \t]*\n|\s*$)|[\u3002\uff01\uff1f][\u300d\u201d]?"
+)
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|vs|no|No|approx|ca|cf|Fig|fig|e\.g|i\.e|etc)\.$"
 )
@@ -106,7 +128,7 @@ _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
 def caption_of(said: str, cut: bool = False) -> Answer:
     """Return the caption in an answer; `cut`: it reached the limit of tokens. Raises NoCaption for one without."""
     text = said.encode(errors="replace").decode()  # JSON can spell half a character, files cannot
-    text = _CHANNEL.sub("", re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text))
+    text = _CHANNEL.sub("", re.sub(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u2060\ufeff]", "", text))
     text = _CLOSED.sub("", text)  # the chat form of some models has opened the reasoning already
     if _OPENED.search(text):
         raise NoCaption(f"it is only reasoning, without an end{' (--max-tokens is its limit)' * cut}")
@@ -137,16 +159,26 @@ def _without_turns(text: str) -> str:
 
 
 def _from_json(text: str) -> str:
-    """Return the caption of an answer that is a JSON object, maybe fenced; any other text as it is."""
-    inside = re.fullmatch(r"(?:```(?:json)?\s*)?(\{.*\})\s*(?:```)?", text, re.DOTALL)
+    """Return the caption of an answer that is a JSON object or list, maybe fenced; any other text as it is."""
+    inside = re.fullmatch(r"(?:```(?:json)?\s*)?(\{.*\}|\[\s*[\"{'].*\])\s*(?:```)?", text, re.DOTALL)
+    if not inside:
+        return text
     try:
-        data: Any = json.loads(inside[1]) if inside else None
+        data: Any = json.loads(inside[1])
     except ValueError:
-        return text
-    if not isinstance(data, Mapping):
-        return text
-    texts = [data.get(name) for name in ("caption", "description", "text", "answer")] + list(data.values())
-    return next((value for value in texts if isinstance(value, str)), text)
+        try:
+            data = ast.literal_eval(inside[1])  # Python's quotes
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text
+    return _first_text(data) or text
+
+
+def _first_text(data: Any) -> str | None:
+    if isinstance(data, Mapping):
+        data = [data.get(name) for name in ("caption", "description", "text", "answer")] + list(data.values())
+    if isinstance(data, list | tuple):
+        return next(filter(None, map(_first_text, data)), None)
+    return data if isinstance(data, str) else None
 
 
 def _unquoted(text: str) -> str:
@@ -156,13 +188,13 @@ def _unquoted(text: str) -> str:
 
 
 def repeated(text: str) -> str:
-    """Return the phrase that a text repeats at least four times in a row (a word eight times), or ""."""
+    """Return the phrase that a text repeats four times in a row (one of 5 words thrice, a word eight times), or ""."""
     words = _WORDS.findall(text.lower())
-    for period in range(1, min(len(words) // 4, 60) + 1):
+    for period in range(1, min(len(words) // 3, 60) + 1):
         run = 0
         for i in range(period, len(words)):
             run = run + 1 if words[i] == words[i - period] else 0
-            if run >= max(3 * period, 8 - period):
+            if run >= max((3 if period < 5 else 2) * period, 8 - period):
                 return " ".join(words[i - period + 1 : i + 1])
     match = re.search(r"([^\W\d_]{1,12}?)\1{9,}", text)  # without spaces
     return match[1] if match else ""
@@ -173,4 +205,4 @@ def _to_last_sentence(text: str) -> str:
     ends = [m.end() for m in _SENTENCE.finditer(text) if not _ABBREVIATION.search(text, 0, m.start() + 1)]
     if ends:
         return text[: ends[-1]]
-    return text.rpartition(" ")[0].rstrip(" ,;:-") or text
+    return re.sub(r"\s+\S*$", "", text).rstrip(" ,;:-") or text
