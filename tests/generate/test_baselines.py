@@ -143,6 +143,12 @@ SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"
             30,
             "moves by 33 timesteps, but .* 33.33 apart; .* 25 or 40",
         ),
+        (("DDIMScheduler", SD | {"timestep_spacing": "linspace"}), 20, "moves by 50 .* linspace ones lie 52.58 apart"),
+        (
+            ("PNDMScheduler", SD | {"timestep_spacing": "linspace"}),
+            50,
+            "moves by 20 .* what works: .*--spacing trailing",
+        ),
         (("LCMScheduler", {}), 60, "takes no such number .* what works: 50$"),
     ],
 )

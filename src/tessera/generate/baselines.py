@@ -188,14 +188,14 @@ def _fault(scheduler: Any, steps: int) -> str:
 
     In diffusers 0.42 "leading" timesteps are T // steps apart and begin at 0, or at the offset of 1 that Stable
     Diffusion has. So 501 to 999 of 1000 begin at t = steps, one step at t = 1, and 1000 outside of the table.
-    "linspace" puts a single step at t = 0. DDIM and PNDM move by T // steps timesteps, wherever their "trailing"
-    timesteps are. A start is wrong here if it is below the middle, or by a tenth of the timesteps and two steps below
-    the noisy end.
+    "linspace" puts a single step at t = 0. DDIM and PNDM move by T // steps timesteps, wherever their "trailing" or
+    "linspace" timesteps are, so that noise stays even with exact predictions. A start is wrong here if it is below the
+    middle, or by a tenth of the timesteps and by two steps below the noisy end.
     """
     mu = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     try:
         scheduler.set_timesteps(steps, **mu)
-    except (ValueError, IndexError, ZeroDivisionError) as error:
+    except (ValueError, IndexError, ZeroDivisionError, AssertionError) as error:
         return f"takes no such number ({_reason(error)})"
     if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.get("use_flow_sigmas"):
         return ""  # flow matching has no table of times
@@ -207,8 +207,10 @@ def _fault(scheduler: Any, steps: int) -> str:
         return f"begins at t = {max(times):g} of {total - 1}, not at the noisy end"
     if by_sigma and scheduler.order == 1 and len(set(scheduler.sigmas.tolist()[:-1])) < steps:
         return f"repeats some of its {total} noise levels"
-    if spacing == "trailing" and total % steps and not by_sigma and not hasattr(scheduler, "previous_timestep"):
-        return f"moves by {total // steps} timesteps, but its trailing ones lie {total / steps:.4g} apart"
+    if spacing in ("trailing", "linspace") and not by_sigma and not hasattr(scheduler, "previous_timestep"):
+        apart = total / steps if spacing == "trailing" else (total - 1) / max(steps - 1, 1)
+        if apart != total // steps:
+            return f"moves by {total // steps} timesteps, but its {spacing} ones lie {apart:.4g} apart"
     return ""
 
 

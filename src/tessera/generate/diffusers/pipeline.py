@@ -342,9 +342,9 @@ def _warn_of_cuts(drawer: Pipeline, texts: Sequence[str]) -> None:
         warnings.warn(message, stacklevel=4)  # the line that calls the pipeline, behind torch's no_grad
 
 
-def _class_of(index: Any) -> str | None:
+def _class_of(index: Any) -> Any:
     """Return the pipeline's class of a model_index.json, by name or as [file, name]."""
-    kind: Any = index.get("_class_name") if isinstance(index, dict) else None
+    kind = index.get("_class_name") if isinstance(index, dict) else None
     return kind[-1] if isinstance(kind, list) and kind else kind
 
 
