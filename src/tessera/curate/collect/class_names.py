@@ -7,9 +7,11 @@ object of label -> name, a list of names, or imagenet_class_index.json.
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from tessera.curate.collect.class_folders import WORDNET_ID, as_text
 
 BESIDE = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_index.json", "classnames.txt")
 """Files that are found by themselves, in the source or in a folder above it."""
+
+
+_CODE = re.compile(r"(n\d{8}|\d+)[\s._-]+(?=[^\W\d_])")  # in front of a class's name
 
 
 @dataclass(frozen=True)
@@ -59,45 +64,90 @@ def is_code(label: str, codes: Mapping[str, int]) -> bool:
     return WORDNET_ID.fullmatch(label) is not None or (label in codes and label == str(codes[label]))
 
 
-def name_classes(
-    where: Path, labels: Iterable[str], codes: Mapping[str, int], given: ClassNames | None, own: Sequence[str] | None
-) -> dict[str, str]:
-    """Return label -> the class's name.
+def read_label(value: Any) -> tuple[str, int | None]:
+    """Return a label of a table or text file as text, and its number if it has one; ("", None) where it is none.
 
-    codes: label -> its number, where the layout has numbers. given: the file of names. own: names by number in the
-    layout itself. Raises UserError for WordNet ids or numbers that nothing names, or a number that is not the label's.
+    Whole floats are numbers: pandas writes a column with a gap as doubles, DuckDB its HUGEINTs and sums. Null, NaN and
+    negative numbers, as the Hub's -1, are no label.
+    """
+    value = value.strip() if isinstance(value, str) else value
+    if isinstance(value, str) and re.fullmatch(r"-\d+|-?\d+\.0*", value):
+        value = float(value)
+    if isinstance(value, float | Decimal) and value == value and value % 1 == 0:  # neither NaN nor infinite
+        value = int(value)
+    if value is None or value != value or (isinstance(value, int) and value < 0):
+        return "", None
+    text = str(value)
+    return text, int(text) if text.isdecimal() else None
+
+
+def name_classes(
+    where: Path,
+    labels: Iterable[str],
+    codes: Mapping[str, int],
+    given: ClassNames | None,
+    own: Sequence[str] | None,
+    asked: bool = False,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return label -> the class's name, and name -> the code that was taken off in front of it.
+
+    codes: label -> its number, where the layout has numbers. given: the file of names; asked: by the user, so that it
+    goes before names of the layout. own: names by number in the layout itself. Raises UserError for WordNet ids or
+    numbers that nothing names, a number that is not the label's, or a file of the user's that names nothing.
     """
     labels, synsets = sorted(labels), sorted(filter(WORDNET_ID.fullmatch, given.by_label if given else ()))
     full: dict[str, str] = {}
+    by_file: set[str] = set()
     unnamed: list[str] = []
     for label in labels:
         code = codes.get(label)
+        # The folders of a set may be numbers too.
+        number = int(label) if code is None and asked and label.isdecimal() else code
+        in_order = number is not None and not WORDNET_ID.fullmatch(label) and (asked or label == str(number))
         if given is not None and label in given.by_label:
-            if code is not None and synsets[code : code + 1] != [label]:  # the number is that of another class then
+            # The number is that of another class then.
+            if code is not None and WORDNET_ID.fullmatch(label) and synsets[code : code + 1] != [label]:
                 raise UserError(
                     f"{where}: the label {code} stands at {label}, but {label} is not number {code} of {given.file};"
                     " give the --class-names FILE of this set"
                 )
             full[label] = given.by_label[label]
-        elif given is not None and code is not None and label == str(code) and code < len(given.in_order):
-            full[label] = given.in_order[code]
+            by_file.add(label)
+        elif given is not None and in_order and number is not None and number < len(given.in_order):
+            full[label] = given.in_order[number]
+            by_file.add(label)
         elif own is not None and code is not None and code < len(own) and not WORDNET_ID.fullmatch(own[code]):
             full[label] = own[code]
-        elif is_code(label, codes):
+        elif is_code(label, codes) or (by_file and number is not None):
             unnamed.append(label)
         else:
             full[label] = class_name(label)
+    some = ", ".join([*(unnamed or labels)[:3], "..."][: len(unnamed or labels)])
     if unnamed:
         source = f"{given.file} does not name" if given is not None else "no file near it names"
-        some = ", ".join([*unnamed[:3], "..."][: len(unnamed)])
         raise UserError(
             f"{where}: {source} {len(unnamed)} of {len(labels)} classes ({some});"
             " give --class-names FILE, such as LOC_synset_mapping.txt"
         )
+    if given is not None and asked and not by_file:
+        raise UserError(
+            f"{where}: {given.file} names none of the {len(labels)} classes ({some}); a line is LABEL<TAB>NAME, or"
+            " leave --class-names out"
+        )
     # The first synonym of each, or all of them where two classes would be called the same.
     first = {label: name.split(",")[0].strip() for label, name in full.items()}
     often = Counter(first.values())
-    return {label: name if often[name] == 1 else full[label].strip() for label, name in first.items()}
+    return _without_codes({label: name if often[name] == 1 else full[label].strip() for label, name in first.items()})
+
+
+def _without_codes(names: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the names without the WordNet ids or numbers in front, and name -> what was taken off; where most have
+    one, and no two classes would be called the same."""
+    found = {label: match for label, name in names.items() if (match := _CODE.match(name)) is not None}
+    bare = dict(names) | {label: names[label][match.end() :] for label, match in found.items()}
+    if 2 * len(found) <= len(names) or len(set(bare.values())) < len(set(names.values())):
+        return dict(names), {}
+    return bare, {bare[label]: match[1] for label, match in found.items()}
 
 
 def class_name(folder: str) -> str:
@@ -120,6 +170,8 @@ def _from_lines(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
         label, name = first.strip(), rest.strip()
         if not name or by_label.setdefault(label, name) != name:
             raise UserError(f"{path}: line {number} {'has no name' if not name else f'names {label} a second time'}")
+    if by_label and all(re.match(r"\d+\s+\S", name) for name in by_label.values()):  # map_clsloc.txt: id, number, name
+        by_label = {label: name.split(maxsplit=1)[1].replace("_", " ") for label, name in by_label.items()}
     if by_label and in_order:
         raise UserError(f"{path}: has lines with a label and lines without, such as {in_order[0]!r}; use one form")
     return by_label, in_order

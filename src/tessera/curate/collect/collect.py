@@ -196,9 +196,10 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     _check_any(source, found, indexes)
     keys = _check_keys(source, found.groups, indexes)
     if config.single_class is not None:
-        names = dict.fromkeys(labels, config.single_class.strip())
+        names, taken_off = dict.fromkeys(labels, config.single_class.strip()), {}
     else:
-        names = name_classes(source, labels, codes, given, found.label_names)
+        asked = config.class_names is not None
+        names, taken_off = name_classes(source, labels, codes, given, found.label_names, asked)
     identity = [str(source.resolve()), source.stat().st_ino]  # another folder put in its place is another source
     begun = False
     with contextlib.suppress(OSError, ValueError):
@@ -241,6 +242,8 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
         "source_digest": digest,
         "folders_without_images": sorted(map(as_text, barren - holding)),
     }
+    if taken_off:
+        facts["codes_taken_off"] = taken_off
     if config.fast:
         noted = hashes(b"".join(bytes.fromhex(path.name[len(BY_PILLOW) :]) for path in out.glob(f"{BY_PILLOW}*")))
         facts["read_by_pillow"] = int(np.isin(noted, keys).sum())  # JPEG files that simplejpeg refuses

@@ -14,6 +14,7 @@ from typing import Any
 
 from tessera.config import UserError
 from tessera.curate.collect.class_folders import as_text, safe
+from tessera.curate.collect.class_names import read_label
 from tessera.curate.collect.crops import RejectedImage
 from tessera.curate.collect.sources import Group, Item, Listing, Read
 
@@ -42,19 +43,17 @@ class RowGroup(Group):
         items = []
         for row, (image, label) in enumerate(zip(table["image"].to_pylist(), labels)):
             path = image["path"] if image else None
-            label = None if isinstance(label, int) and label < 0 else label  # the Hub's -1 is no label
+            text, code = read_label(label)
+            code = None if isinstance(label, str) else code  # a name, though it has digits alone
             source = f"{self.path.name}:{self.first_row + row}"
             stem = PurePosixPath(path.replace("\\", "/")).stem if path else f"{self.path.stem}-{self.first_row + row}"
             synset = _SYNSET_SUFFIX.search(stem)
             if synset:
-                text, stem = synset.group(1), stem[: synset.start()]
-            elif isinstance(label, int) and names is not None and label < len(names):
-                text = names[label]
-            else:
-                text = "" if label is None else str(label)
-            reject = None if label is not None and text else "no label"
+                text, stem = synset.group(1) if text else "", stem[: synset.start()]
+            elif code is not None and names is not None and code < len(names):
+                text = names[code]
+            reject = None if text else "no label"
             key = f"{safe(text) if text else 'unknown'}/{safe(stem)}"
-            code = label if isinstance(label, int) else None
             items.append(Item(key, as_text(text), source, str(self.path), row, 0, code, reject))
         return Listing(items, length=length)
 
@@ -116,6 +115,8 @@ def _check_columns(path: Path, schema: Any) -> None:
         raise UserError(f"{path}: has the columns {', '.join(fields)}; {_EXPECTED}")
     if not pa.types.is_struct(image) or {"bytes", "path"} - {field.name for field in image}:
         raise UserError(f"{path}: its column image is {image}; {_EXPECTED}")
+    if "label" in fields and pa.types.is_nested(fields["label"]):
+        raise UserError(f"{path}: its column label is {fields['label']}; wanted is one class for each image")
     if pa.types.is_binary(image.field("path").type):
         raise UserError(f"{path}: its column image has paths that are no text; {_EXPECTED}")
 

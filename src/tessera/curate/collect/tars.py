@@ -5,7 +5,6 @@ Nothing is ever unpacked. Names in an archive only become keys, and one that cli
 
 import io
 import json
-import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator
@@ -15,11 +14,11 @@ from typing import BinaryIO, cast
 
 from tessera.config import UserError
 from tessera.curate.collect.class_folders import WORDNET_ID, as_text, kind_of, safe
+from tessera.curate.collect.class_names import read_label
 from tessera.curate.collect.crops import UNREADABLE
 from tessera.curate.collect.sources import Group, Item, Listing
 from tessera.images import READABLE
 
-_NO_LABEL = re.compile(r"-\d+")  # the Hub's number for an image without a label is -1
 _LINK = "a link in its archive, without bytes of its own"
 
 
@@ -216,12 +215,11 @@ def _label(path: Path, name: str, kind: str, data: bytes) -> tuple[str, int | No
         value = json.loads(text) if kind == "json" else text
     except ValueError as error:
         raise UserError(f"{path}: entry {name!r} is not {kind} text ({error}); fix it") from error
-    synset = None
-    if kind == "json":
-        value = value if isinstance(value, dict) else {}
-        label = value.get("label", value.get("cls"))
-        synset = WORDNET_ID.search(str(value.get("filename", ""))) if label is not None else None
-        text = "" if label is None else str(label)
-    if not synset and (not text or _NO_LABEL.fullmatch(text)):
-        return None
-    return synset.group() if synset else text, int(text) if text.isdecimal() else None
+    if kind == "cls":
+        label, number = read_label(text)
+        return (label, number) if label else None
+    value = value if isinstance(value, dict) else {}
+    said = value.get("label", value.get("cls"))
+    label, number = read_label(said)
+    synset = WORDNET_ID.search(str(value.get("filename", ""))) if said is not None else None
+    return (synset.group() if synset else label, number) if synset or label else None
