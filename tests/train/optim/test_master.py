@@ -1,6 +1,7 @@
 """Master weights, and the EMA against its closed form"""
 
 import contextlib
+import math
 from dataclasses import replace
 
 import pytest
@@ -261,3 +262,32 @@ def test_ema_against_its_closed_form():
         closed = (1 - decay) * sum(decay ** (n - 1 - k) * point for k, point in enumerate(points))
         assert torch.allclose(average.weights[0].double(), closed, atol=1e-6)
         assert not torch.allclose(average.weights[0].double(), points[-1], atol=1e-2)  # inverted it would be this
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("skipped", [{0}, {0, 1, 2}, {3}, {0, 2, 5}, {5}])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e38])
+def test_steps_skipped_on_the_device_are_as_if_they_had_not_been(name, compute, skipped, bad):
+    """As on a GPU, where the host does not know what is skipped; from the first step on."""
+
+    def trained(steps, poisoned):
+        network = network_of()
+        optimizer = MasterOptimizer(network, OptimConfig(name=name, lr=0.01, weight_decay=0.1), compute)
+        optimizer.masked = True
+        ema = EMA(optimizer.masters, 0.9)
+        for number in steps:
+            set_gradients(network, 1 + number)
+            for parameter in network.parameters() if number in poisoned else ():
+                parameter.grad.fill_(bad)
+            optimizer.add_gradients()
+            optimizer.clip()
+            skip = torch.tensor(number in poisoned)
+            optimizer.step(1.0, skip)
+            ema.update(optimizer.masters, LATE, skip)
+        state = optimizer.state_dict() | dict(zip(optimizer.names, ema.weights))
+        return state | {f"network/{n}": p.detach().float() for n, p in network.named_parameters()}
+
+    found, expected = trained(range(6), skipped), trained([n for n in range(6) if n not in skipped], set())
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-6, rtol=1e-5, msg=key)

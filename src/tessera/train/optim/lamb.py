@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-def zero_skipped(grads: list[Tensor], skip: Tensor | None) -> None:
-    """Set gradients to zero, NaN too, where `skip` is 1."""
+def zero_skipped(tensors: list[Tensor], skip: Tensor | None) -> None:
+    """Set gradients or updates to zero where `skip` is 1: by selection, because 0 times NaN is NaN."""
     if skip is not None:
-        for grad in grads:
-            grad.masked_fill_(skip > 0, 0.0)
+        for tensor in tensors:
+            tensor.masked_fill_(skip > 0, 0.0)
 
 
 def update_means(means: list[Tensor], grads: list[Tensor], beta: float, skip: Tensor | None) -> None:
@@ -56,7 +56,8 @@ class Lamb(Optimizer):
             beta1, beta2 = group["betas"]
             zero_skipped(grads, skip)
             torch._foreach_add_(steps, 1 if skip is None else 1 - skip)
-            count = float(steps[0]) if skip is None else steps[0].double()
+            # A first step that is skipped leaves the count at 0: its update, which is not made, must be finite.
+            count = float(steps[0]) if skip is None else steps[0].double().clamp_min(1)
             update_means(mean, grads, beta1, skip)
             torch._foreach_mul_(square, beta2 if skip is None else torch.where(skip > 0, 1.0, beta2))
             torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
@@ -76,6 +77,5 @@ class Lamb(Optimizer):
                 weights, changes = norms.chunk(2)
                 trust = torch.where((weights > 0) & (changes > 0), weights / changes, torch.ones_like(weights))
                 torch._foreach_mul_(update, list(trust.unbind()))
-            if skip is not None:
-                torch._foreach_mul_(update, 1 - skip)
+            zero_skipped(update, skip)
             torch._foreach_add_(params, update, alpha=-group["lr"])

@@ -54,8 +54,7 @@ class Muon(Optimizer):
                 wide = [ahead[i] if ahead[i].shape[0] <= ahead[i].shape[1] else ahead[i].T for i in members]
                 wide = torch.stack(wide).to(self.dtype)  # (n, small, large)
                 directions = orthogonalize(wide).float()
-                if skip is not None:
-                    directions = directions * (1 - skip)
+                zero_skipped([directions], skip)
                 for i, direction in zip(members, directions):
                     rows, columns = params[i].shape
                     scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
