@@ -19,8 +19,10 @@ preset=${1:?say which PRESET:ARM} out=${2:?say where the run goes}
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) WORLD_SIZE=$SLURM_NTASKS OMP_NUM_THREADS=4
 
+sets=(--plain encoded/ta)
+[[ $preset != *:aio && $preset != *:ta ]] && sets+=(--augmented encoded/ta_ia)
 srun --kill-on-bad-exit=0 bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' tessera-rank \
-  tessera train "$preset" --plain encoded/ta --augmented encoded/ta_ia --peak-tflops 989 --out "$out" &
+  tessera train "$preset" "${sets[@]}" --peak-tflops 989 --out "$out" &
 wait $!
 code=$?
 # 0: trained to the end. 2: stopped and saved, or a mistake, which the next start says at once; SLURM_RESTART_COUNT ends

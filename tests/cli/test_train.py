@@ -66,3 +66,26 @@ def test_flags(folder, capsys, monkeypatch):
     assert "pip install wandb" in capsys.readouterr().err
     assert call(*words, "--init", "images", "--out", "runs/d") == 2
     assert "is not an export" in capsys.readouterr().err
+
+
+def test_sets_in_each_others_place(folder, capsys):
+    """As `tessera encode` makes them: the manifests say which is which, and from which images."""
+    (folder / "mine.py").write_text(PRESET + "\n\ndef aio_ia():\n    return replace(small(), augment_prob=0.5)\n")
+    (folder / "mine.py").write_text("from dataclasses import replace\n" + (folder / "mine.py").read_text())
+    assert call("augment", "images", "--pattern", "half", "--out", "recipe") == 0
+    assert call("caption", "images", "--recipe", "recipe", "--captioner", "scene", "--out", "captions/mixed") == 0
+    assert call("encode", "images", "captions/mixed", "--recipe", "recipe", "--out", "encoded/mixed") == 0
+    words, good = ["train", "mine.py:aio_ia", "--device", "cpu"], ["--plain", "encoded/int8"]
+    for given, said in (
+        (["--plain", "encoded/mixed", "--augmented", "encoded/int8"], "encoded/mixed: holds augmented images"),
+        ([*good, "--augmented", "encoded/none"], "encoded/none: holds plain images"),
+        (good, "augment_prob: 0.5 needs an augmented set"),
+    ):
+        capsys.readouterr()
+        assert call(*words, *given, "--out", "runs/wrong") == 2
+        assert said in capsys.readouterr().err
+    assert call("train", "mine.py:small", *good, "--augmented", "encoded/mixed", "--out", "runs/wrong") == 2
+    assert "leave out --augmented" in capsys.readouterr().err
+    assert not (folder / "runs/wrong").exists()
+    assert call(*words, *good, "--augmented", "encoded/mixed", "--out", "runs/right") == 0
+    assert "has captions by scene: this trains the arm ta_ia, not aio_ia" in capsys.readouterr().err

@@ -83,10 +83,17 @@ def make_records(count: int, *, seed: int = 0, std: float = 0.0, text: str = "in
 
 
 def write_set(
-    directory: Path, records: list[EncodedRecord], *, text: str = "int8", shape: tuple[int, ...] = SHAPE, **facts
+    directory: Path,
+    records: list[EncodedRecord],
+    *,
+    text: str = "int8",
+    shape: tuple[int, ...] = SHAPE,
+    inputs: dict[str, Path] | None = None,
+    **facts,
 ) -> Path:
-    """An encoded directory with its manifest; `facts` replace the usual ones."""
-    stage = open_stage(directory, stage="encode", config={"text": text, **{k: str(v) for k, v in facts.items()}})
+    """An encoded directory with its manifest; `facts` replace the usual ones. inputs: directories it was made from."""
+    config = {"text": text, **{k: str(v) for k, v in facts.items()}}
+    stage = open_stage(directory, stage="encode", config=config, inputs=inputs)
     write_encoded(directory, records, latent_shape=shape, text_width=WIDTH, text_encoding=text, shard_size=64)
     null = philox(0, "null").standard_normal((1, WIDTH))
     usual = {

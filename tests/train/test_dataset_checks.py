@@ -10,6 +10,7 @@ from tessera.config import UserError
 from tessera.encoded.record import pack_floats
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
+from tessera.stages import open_stage
 from tessera.train.dataset_checks import check_sets
 from tiny.training_sets import DIT, SHAPE, WIDTH, make_records, write_set
 
@@ -77,3 +78,57 @@ def test_a_set_without_text_is_refused(tmp_path):
     silent = write_set(tmp_path / "silent", records, text="none")
     with pytest.raises(UserError, match="silent: holds no text"):
         check(silent, None)
+
+
+def made(directory: Path, stage: str, **inputs: Path) -> Path:
+    """A finished directory of that stage, such as `tessera collect` or `tessera augment` leave."""
+    open_stage(directory, stage=stage, config={"of": str(directory.name)}, inputs=inputs).finish({})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    """plain and mixed, encoded from the collection a; other and other-mixed from the collection b."""
+    root = tmp_path_factory.mktemp("roles")
+    for images, names in (("a", ("plain", "mixed")), ("b", ("other", "other-mixed"))):
+        images = made(root / images, "collect")
+        recipe = made(root / f"recipe-{images.name}", "augment", images=images)
+        write_set(root / names[0], make_records(5), inputs={"images": images})
+        write_set(root / names[1], make_records(5, seed=1), inputs={"images": images, "recipe": recipe})
+    write_set(root / "written", make_records(5))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("plain", "augmented", "message"),
+    [
+        ("mixed", "plain", "mixed: holds augmented images .* give it as --augmented"),
+        ("mixed", None, "mixed: holds augmented images"),
+        ("mixed", "mixed", "mixed: holds augmented images"),
+        ("mixed", "written", "mixed: holds augmented images"),
+        ("plain", "other", "other: holds plain images .* encoded with --recipe"),
+        ("plain", "plain", "plain: holds plain images"),
+        ("written", "plain", "plain: holds plain images"),
+        ("written", "written", "written: is given as --plain and as --augmented; give two sets"),
+        ("plain", "other-mixed", "other-mixed: was encoded from other images than .*plain .* one directory"),
+        ("other", "mixed", "mixed: was encoded from other images than .*other"),
+    ],
+)
+def test_sets_in_each_others_place_are_refused(workspace, plain, augmented, message):
+    with pytest.raises(UserError, match=message) as error:
+        check(workspace / plain, augmented and workspace / augmented)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("plain", "augmented"),
+    [("plain", "mixed"), ("plain", None), ("other", "other-mixed"), ("written", "mixed"), ("plain", "written")],
+)
+def test_sets_in_their_places_fit(workspace, plain, augmented):
+    assert check(workspace / plain, augmented and workspace / augmented)["arm"] == ("ta_ia" if augmented else "ta")
+
+
+def test_a_set_by_another_path_is_the_same_set(workspace, tmp_path):
+    (tmp_path / "link").symlink_to(workspace / "written")
+    with pytest.raises(UserError, match="link: is given as --plain and as --augmented"):
+        check(workspace / "written", tmp_path / "link")

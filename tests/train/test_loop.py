@@ -217,9 +217,10 @@ def test_log_lines(plain, augmented, tmp_path):
     assert lines[0]["lr"] > lines[1]["lr"] > lines[2]["lr"] > lines[3]["lr"] == 0
 
 
-def test_an_unused_augmented_set_is_not_read(plain, tmp_path):
-    train(tmp_path / "run", plain, tmp_path / "absent", config_of(augment_prob=0.0, num_images=8))
-    assert list(read_manifest(tmp_path / "run").inputs) == ["plain"]
+def test_an_augmented_set_that_would_not_be_used_is_refused(plain, augmented, tmp_path):
+    with pytest.raises(UserError, match=r"augmented: no augmented images are trained on here .*leave out --augmented"):
+        train(tmp_path / "run", plain, augmented, config_of(augment_prob=0.0, num_images=8))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

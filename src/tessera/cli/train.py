@@ -1,5 +1,6 @@
 """Verbs from encoded records to usable weights: train and export."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,8 @@ def train(
 
     config = load_train_preset(preset, num_images=num_images, seed=seed)
     encode_text, decode = _pretrained(plain, augmented, draws=config.sample_every_images is not None)
+    if rank() == 0:
+        _say_arm(preset.rpartition(":")[2], plain)
     runtime = RuntimeOptions(
         compile={"auto": None, "on": True, "off": False}[compile],
         shard=shard,
@@ -55,6 +58,16 @@ def train(
     train_all(out, plain, augmented, config, resume=resume, device=device, init=init, runtime=runtime)
     if rank() == 0:  # which completes the directory, after the others have ended
         say(out)
+
+
+def _say_arm(arm: str, plain: Path) -> None:
+    """Say so where the captions are not those of the arm's name: such a run is recorded as what it is."""
+    from tessera.stages import read_manifest
+
+    base, found = arm.removesuffix("_ia"), read_manifest(plain, "encode").facts.get("captioner")
+    if base in ("aio", "ta") and (base == "aio") != (found == "aio"):
+        own = arm.replace(base, "aio" if found == "aio" else "ta", 1)
+        print(f"train: {plain} has captions by {found}: this trains the arm {own}, not {arm}", file=sys.stderr)
 
 
 def _content_hash(kind: str, model: str) -> str | None:

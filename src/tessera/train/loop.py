@@ -55,12 +55,15 @@ def train(
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, write a checkpoint and raise KeyboardInterrupt.
 
     Raises UserError, before the first step and before anything is written, for sets or weights that do not fit the
-    model or each other, for a full disk, for a directory of another configuration or in which another process trains;
-    later, after five steps in a row whose loss is not finite.
+    model, each other or their roles, for a full disk, for a directory of another configuration or in which another
+    process trains; later, after five steps in a row whose loss is not finite.
     """
     out, runtime = Path(out), runtime or RuntimeOptions()
     sets = {"plain": Path(plain)}
-    if config.augment_prob > 0 and augmented is not None:
+    if augmented is not None:
+        if config.augment_prob == 0:
+            fix = "leave out --augmented, or train an arm with augmented images, such as ta_ia"
+            raise UserError(f"{augmented}: no augmented images are trained on here (augment_prob is 0); {fix}")
         sets["augmented"] = Path(augmented)
     inputs = sets if init is None else sets | {"init": Path(init)}
     made = {"stage": "train", "config": to_dict(config), "inputs": inputs}
