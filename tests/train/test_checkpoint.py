@@ -3,11 +3,14 @@
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tessera.config import UserError
 from tessera.train import checkpoint
@@ -188,3 +191,61 @@ def test_space_is_checked_before(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"yet: checkpoints need 5\.10 GB, only 5\.00 GB are free"):
         checkpoint.check_space(run, 1_700_000_000, 3)
     assert asked == [tmp_path, tmp_path]
+
+
+def other_weights(path):
+    save_file({name: value + 1 for name, value in TENSORS.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "stray"),
+    [
+        ("model.safetensors", other_weights),
+        ("zz.safetensors", other_weights),
+        (f"{STATE[:-12]} (1).safetensors", other_weights),
+        ("shard-00002-model-00001-of-00001.safetensors", other_weights),
+        ("more.safetensors", lambda path: save_file({"extra": torch.zeros(9)}, path)),
+        (f"._{STATE}", lambda path: path.write_bytes(b"\0\5\x16\7" + bytes(78))),  # macOS's, on other file systems
+        ("half.safetensors", lambda path: path.write_bytes(b"half")),
+        ("folder.safetensors", lambda path: path.mkdir()),
+        ("nowhere.safetensors", lambda path: path.symlink_to("gone")),
+        (".DS_Store", lambda path: path.write_bytes(b"Bud1")),
+    ],
+)
+def test_files_that_are_not_listed_are_not_read(tmp_path, name, stray):
+    """torch's reader takes every *.safetensors of the folder; those of meta.json alone are verified."""
+    saved = checkpoint.save(tmp_path, 8, TENSORS, {})
+    stray(saved / name)
+    for into in (None, {name: torch.zeros_like(value) for name, value in TENSORS.items()}):
+        loaded = checkpoint.load(saved, into).tensors
+        assert loaded.keys() == TENSORS.keys()
+        assert all(torch.equal(loaded[name], value) for name, value in TENSORS.items())
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"num_images": 8}', '{"files": [], "num_images": 8}', '{"files": {}}'])
+def test_a_list_of_files_that_is_none_is_named(tmp_path, text):
+    saved = checkpoint.save(tmp_path, 8, TENSORS, {})
+    (saved / "meta.json").write_text(text)
+    with pytest.raises(UserError, match=r"meta.json: does not list the checkpoint's files; delete .*000000000008"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1.5, "lr: is 1.5; a checkpoint holds dense tensors"),
+        (3, "lr: is 3;"),
+        (True, "lr: is True;"),
+        ("adamw", "lr: is 'adamw';"),
+        (None, "lr: is a NoneType;"),
+        ([1.0], "lr: is a list;"),
+        (np.float32(2), "lr: is a float32;"),
+        (np.ones(3), "lr: is a ndarray;"),
+        (torch.eye(3).to_sparse(), "lr: is a Tensor;"),
+        (torch.empty(3, device="meta"), "lr: is a Tensor;"),
+    ],
+)
+def test_what_is_no_tensor_is_refused_before_anything_is_written(tmp_path, value, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        checkpoint.save(tmp_path, 8, TENSORS | {"lr": value}, {})
+    assert not (tmp_path / "checkpoints").exists()

@@ -61,8 +61,13 @@ def save(
 
     All ranks have to call it, with the same names; `meta` is rank 0's. Tensors that all ranks have are divided among
     them, of a DTensor each writes its part. Equal states of as many ranks give equal bytes. If it is killed, its files
-    have another name and are removed by the next `save`.
+    have another name and are removed by the next `save`. Raises UserError for a full disk, and for what is no dense
+    tensor: for a number, torch 2.13's writer would make a file that is not safetensors.
     """
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+            what = f"is {value!r}" if isinstance(value, int | float | str) else f"is a {type(value).__name__}"
+            raise UserError(f"{name}: {what}; a checkpoint holds dense tensors, make it one (torch.tensor)")
     folder = run / FOLDER
     final = folder / f"{num_images:012d}"
     temporary = folder / f"{TEMPORARY}{final.name}"  # the same on all ranks
@@ -175,6 +180,8 @@ def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoin
     """
     meta = read_json(directory / META)
     fix = f"delete {directory} to resume from an older one"
+    if not isinstance(meta, dict) or not isinstance(meta.get("files"), dict) or "num_images" not in meta:
+        raise UserError(f"{directory / META}: does not list the checkpoint's files; {fix}")
     for name, digest in meta["files"].items():
         path = directory / name
         if not path.is_file():
@@ -182,6 +189,9 @@ def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoin
         if (now := sha256_file(path)) != digest:
             raise UserError(f"{path}: is damaged (its SHA-256 is {now}, {META} says {digest}); {fix}")
     reader = HuggingFaceStorageReader(str(directory))
+    # By itself it reads every *.safetensors of the folder (torch 2.13): also what was never verified, such as a copy of
+    # other weights under the same names, or macOS's "._" files.
+    reader.fs.ls = lambda _path: [str(directory / name) for name in meta["files"]]  # type: ignore[method-assign]
     try:
         saved = reader.read_metadata().state_dict_metadata
     except (SafetensorError, OSError) as error:
