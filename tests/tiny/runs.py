@@ -21,7 +21,7 @@ class Killed(BaseException):
 def contents(run: Path) -> dict[str, object]:
     """Return every file's bytes; of the log the numbers that are not timings."""
     found: dict[str, object] = {}
-    for path in sorted(p for p in run.rglob("*") if p.is_file() and p.parent.name != "tensorboard"):
+    for path in sorted(p for p in run.rglob("*") if p.is_file() and "tensorboard" not in p.relative_to(run).parts):
         name = str(path.relative_to(run))
         found[name] = log_of(run) if name == "log.jsonl" else path.read_bytes()
     return found

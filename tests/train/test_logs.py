@@ -2,18 +2,19 @@
 
 import json
 import sys
-import time
 import types
 
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.util.tensor_util import make_ndarray
 
 from tessera.config import UserError
 from tessera.train.config import RuntimeOptions
 from tessera.train.logs import Log, TensorBoard, WandB, peak_memory, scalars
 from tessera.train.loop import train
+from tiny.runs import stop_at
 from tiny.training_sets import config_of
 
 
@@ -109,10 +110,24 @@ def test_a_line_as_named_numbers():
     }
 
 
-def events(folder) -> EventAccumulator:
-    found = EventAccumulator(str(folder))
-    found.Reload()
-    return found
+def curves(folder) -> dict[str, dict[str, list]]:
+    """Curve -> name -> its (step, value), as TensorBoard shows them: every point of every file of a folder."""
+    shown = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    return {
+        run: {
+            name: [(e.step, float(make_ndarray(e.tensor_proto))) for e in shown.Tensors(run, name)]
+            for name in tags["tensors"]
+            if name != "samples"
+        }
+        for run, tags in shown.Runs().items()
+    }
+
+
+def write_board(run, start, steps, factor=1.0) -> None:
+    board = TensorBoard(run, start)
+    for step in steps:
+        board.line(step, {"loss": factor * step})
+    board.close()
 
 
 def test_tensorboard_files(tmp_path):
@@ -121,21 +136,50 @@ def test_tensorboard_files(tmp_path):
         board.line(number, {"loss": number / 8})
     board.image(24, np.zeros((8, 16, 3), np.uint8))
     board.close()
-    time.sleep(1.1)  # files are read in the order of their names, which begin with the second
-    resumed = TensorBoard(tmp_path, 16)
-    resumed.line(24, {"loss": 30.0})
-    resumed.close()
-    found = events(tmp_path / "tensorboard")
-    assert [(e.step, e.value) for e in found.Scalars("loss")] == [(8, 1.0), (16, 2.0), (24, 30.0)]
+    assert curves(tmp_path) == {"tensorboard/000000000000": {"loss": [(8, 1.0), (16, 2.0), (24, 3.0)]}}
+    assert (tmp_path / "tensorboard" / "000000000000").is_dir()
 
 
-def test_a_run_is_followed(plain, tmp_path):
-    train(tmp_path / "run", plain, None, config_of(augment_prob=0.0, num_images=80))
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ([(0, 8, 16, 24), (16, 24, 32)], {0: [8, 16, 24], 16: [24, 32]}),  # stopped after a checkpoint at 16
+        ([(0, 8), (0, 8, 16)], {0: [8, 16]}),  # killed before its first checkpoint
+        ([(0, 8, 16, 24), (16, 24), (16, 24, 32)], {0: [8, 16, 24], 16: [24, 32]}),  # twice at the same place
+        ([(0, 8, 16), (16, 24, 32), (32, 40), (16, 24)], {0: [8, 16], 16: [24]}),  # its newest checkpoints deleted
+        ([(0,), (0, 8)], {0: [8]}),
+    ],
+)
+def test_no_point_is_there_twice_after_a_resume(tmp_path, starts, expected):
+    for number, (start, *steps) in enumerate(starts):
+        write_board(tmp_path, start, steps, factor=1 + number)
+    found = curves(tmp_path / "tensorboard")
+    assert {int(run): [step for step, _ in values["loss"]] for run, values in found.items()} == expected
+    last = starts[-1][0]
+    assert all(value == len(starts) * step for step, value in found[f"{last:012d}"]["loss"])
+
+
+def test_what_others_put_beside_the_events_stays(tmp_path):
+    for name in ("notes.txt", "12/events", "profile/trace.json"):
+        (tmp_path / "tensorboard" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tensorboard" / name).write_text("mine")
+    write_board(tmp_path, 0, [8])
+    assert all((tmp_path / "tensorboard" / name).exists() for name in ("notes.txt", "12/events", "profile/trace.json"))
+
+
+def test_a_run_is_followed(plain, tmp_path, monkeypatch):
+    config = config_of(augment_prob=0.0, num_images=80)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)  # after the line at 40: it resumes at 64
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", plain, None, config)
+    train(tmp_path / "run", plain, None, config)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    found = events(tmp_path / "run" / "tensorboard")
-    assert [e.step for e in found.Scalars("loss")] == [40, 80]
-    assert [e.value for e in found.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
-    assert {"grad_norm", "lr", "images_per_second", "tflops", "data_wait", "memory_gb"} <= set(found.Tags()["scalars"])
+    found = curves(tmp_path / "run" / "tensorboard")
+    assert list(found) == ["000000000000", "000000000064"]
+    points = [point for curve in found.values() for point in curve["loss"]]
+    assert points == [(n, pytest.approx(line["loss"])) for n, line in zip((40, 80), lines, strict=True)]
+    assert {"grad_norm", "lr", "images_per_second", "tflops", "data_wait", "memory_gb"} <= set(found["000000000064"])
 
 
 def test_weights_and_biases_if_asked(plain, tmp_path, monkeypatch):

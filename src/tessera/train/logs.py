@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -183,12 +184,19 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard. `num_images`: where the run resumes; later points from before are dropped."""
+    """Event files in RUN/tensorboard/IMAGES: a folder, and so a curve, for each start, named by the images seen before.
+
+    In one folder TensorBoard 2.21 shows the points of all files, whatever `purge_step` a later one has: those between
+    the last checkpoint and the stop would be there twice. Folders of starts that this one repeats are removed.
+    """
 
     def __init__(self, run: Path, num_images: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run / TENSORBOARD), purge_step=num_images + 1 if num_images else None)
+        for start in (run / TENSORBOARD).glob("[0-9]" * 12):
+            if int(start.name) >= num_images:
+                shutil.rmtree(start)
+        self.writer = SummaryWriter(str(run / TENSORBOARD / f"{num_images:012d}"))
 
     def line(self, num_images: int, values: dict[str, float]) -> None:
         for name, value in values.items():
