@@ -59,7 +59,7 @@ _PREAMBLE = re.compile(
     r"(?:here(?:'s|\u2019s| is| are)\b[^.:\n]{0,120}\b(?:captions?|descriptions?|summary|answer)\b[^.:\n]{0,80}:"
     r"|(?:the )?(?:image |detailed |final |short )?(?:caption|description|answer|output|alt[ -]?text)"
     r"(?: (?:of|for) (?:the|this) image)?(?: is)?\s*:|(?:image |detailed )?(?:caption|description)[ \t]*\n"
-    r"|(?:the|this) (?:image|picture|photo) can be (?:described|captioned) as(?: follows)?\s*:)\s*",
+    r"|(?:the|this) (?:image|photo|pict\w+) can be (?:described|captioned) as(?: follows)?\s*:)\s*",
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
@@ -99,8 +99,8 @@ _REFUSALS = (
     r"(?:provided|attached|given|uploaded|included|visible|here|shown|to )",
     r"please (?:upload|provide|attach|share|send)\b",
     r"it (?:seems|looks|appears)\b[^.\n]{0,20}\b"
-    r"(?:no image|(?:image|picture|photo|file) (?:did|has|was|is)(?: not|n't)|you (?:have|did)(?: not|n't))\b",
-    r"(?:the|this|your|that) (?:image|picture|photo|file|request|content|prompt)\b[^.\n]{0,30}\b(?:did(?: not|n't) load"
+    r"(?:no image|(?:image|photo|pict\w+|file) (?:did|has|was|is)(?: not|n't)|you (?:have|did)(?: not|n't))\b",
+    r"(?:the|this|your|that) (?:image|photo|pict\w+|file|request|content|prompt)\b[^.\n]{0,30}\b(?:did(?: not|n't) load"
     r"|(?:can(?: not|not|'t)|could(?: not|n't)) be (?:load|open|process|display|access|found|analy|describ)"
     r"|failed to|was (?:rejected|blocked)|violates?\b)",
     r"you (?:have|did)(?: not|n't) (?:provid|upload|attach|shar|includ)",
@@ -109,7 +109,7 @@ _REFUSALS = (
     r"i'm designed to\b",
     r"error\s*:\s*(?:content|request|image|invalid|bad)\b",
     # Nothing but these.
-    r"(?:n/?a|none|null|nil|undefined|error|sorry|okay|ok|sure|yes|no|image|img|picture|photo)\W*$",
+    r"(?:n/?a|none|null|nil|undefined|error|sorry|okay|ok|sure|yes|no|image|img|pict\w+|photo)\W*$",
     r"es tut mir leid|entschuldigung[, ]|leider kann ich|ich kann (?:das|dieses|dir|ihnen|leider)",
     r"je suis d[\u00e9e]sol|d[\u00e9e]sol\u00e9[, ]|je ne (?:peux|suis) pas|lo siento|no puedo|desculpe|n\u00e3o posso",
     r"mi dispiace|non posso|\u0438\u0437\u0432\u0438\u043d\u0438\u0442\u0435",

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,11 +79,9 @@ def square_crop(
         if fast and found is not None:
             square = _upright(_fast_square(Image.fromarray(found), size), turn)
         else:
-            exact = (
-                image
-                if found is None or image.mode == "CMYK"
-                else Image.fromarray(found[..., 0] if image.mode == "L" else found)
-            )
+            exact = image
+            if found is not None and image.mode != "CMYK":
+                exact = Image.fromarray(found[..., 0] if image.mode == "L" else found)
             inks = rgb_of_inks(image) if upright else None
             ramp = gray_ramp(image) if upright else None
             whole = as_rgb(inks or exact, over_white=True, gray_range=gray_range, gray_ramp=ramp)
@@ -120,7 +119,7 @@ def _exact_square(image: Image.Image, size: int) -> Image.Image:
     return scaled.crop((start, 0, start + size, size) if across else (0, start, size, start + size))
 
 
-def _decode_jpeg(data: bytes, color: str, upright: bool, smallest: Mapping[str, int]) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: bytes, color: str, upright: bool, smallest: Mapping[str, Any]) -> NDArray[np.uint8] | None:
     """Decode a JPEG file by simplejpeg; None where it refuses and Pillow is to read it.
 
     At full size the pixels are Pillow's. libjpeg only warns of damage, and Pillow 12.3 does not tell: here it raises
