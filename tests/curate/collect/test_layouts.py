@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -241,7 +242,7 @@ def test_mixed_and_unknown_layouts(pictures, tmp_path):
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "text.parquet")
     fails(tmp_path / "text.parquet", "has the columns text, label; expected are the columns image")
     pq.write_table(pa.table({"image": ["a"], "label": [1]}), tmp_path / "path.parquet")
-    fails(tmp_path / "path.parquet", "its column image is string; expected")
+    fails(tmp_path / "path.parquet", "its column image is string, without bytes; expected")
     (tmp_path / "cut.tar").write_bytes(make_tar(tmp_path / "whole", pictures).read_bytes()[:700])
     fails(tmp_path / "cut.tar", r"cut.tar: is not a whole tar file")
 
@@ -332,3 +333,103 @@ def test_a_layout_of_the_users_file(tmp_path, monkeypatch, capsys):
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert re.search(message, line), line
         assert not (tmp_path / "other").exists()
+
+
+def img2dataset(root: Path, kind: str) -> Path:
+    """What img2dataset 1.45 leaves of four links, one of them dead: two shards, with statistics and tables."""
+    root.mkdir()
+    for shard in range(2):
+        name = f"{shard:05}"
+        records = []
+        with tarfile.open(root / f"{name}.tar", "w") if kind == "webdataset" else open(root / "log", "w") as tar:
+            for i in range(2):
+                key, dead = f"{name}{i:04}", shard == i == 1
+                meta = {
+                    "url": f"http://a/{i}",
+                    "key": key,
+                    "caption": "a fox",
+                    "status": "failed" if dead else "success",
+                }
+                records.append(meta | ({"jpg": None if dead else jpeg(i)} if kind == "parquet" else {}))
+                for suffix, data in (("jpg", jpeg(i)), ("txt", b"a fox"), ("json", json.dumps(meta).encode())):
+                    if dead or kind == "parquet":
+                        continue
+                    if kind == "webdataset":
+                        add(tar, f"{key}.{suffix}", data)
+                    else:
+                        (root / name).mkdir(exist_ok=True)
+                        (root / name / f"{key}.{suffix}").write_bytes(data)
+        pq.write_table(pa.Table.from_pylist(records), root / f"{name}.parquet")
+        (root / f"{name}_stats.json").write_text("{}")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("files", "download of img2dataset"), ("webdataset", "no class with it"), ("parquet", "no label")],
+)
+def test_a_download_of_img2dataset_is_one_class(tmp_path, kind, said):
+    source = img2dataset(tmp_path / "laion", kind)
+    config = CollectConfig(source="laion", size=16)
+    with pytest.raises(UserError, match=f"laion: .*{said}.*give --single-class NAME"):
+        collect(tmp_path / "out", config, source)
+    assert not (tmp_path / "out").exists()
+    collect(tmp_path / "out", replace(config, single_class="red fox"), source)
+    rows = list(read_images(tmp_path / "out"))
+    assert len(rows) == 3
+    assert {row.class_name for row in rows} == {"red fox"}
+    assert all(row.key.startswith("red fox/") for row in rows)
+    manifest = read_manifest(tmp_path / "out")
+    assert sorted(manifest.rejects.values()) == (["no bytes in its row"] if kind == "parquet" else [])
+    assert manifest.facts["ignored"]["*.json"] == {"files": 5, "webdataset": 2, "parquet": 2}[kind]
+
+
+def test_download_folders_without_their_tables_are_no_classes_either(tmp_path):
+    source = img2dataset(tmp_path / "laion", "files")
+    for path in (*source.glob("*.parquet"), *source.glob("*_stats.json")):
+        path.unlink()
+    config = CollectConfig(source="laion", size=16)
+    with pytest.raises(
+        UserError, match="give --single-class NAME, or --layout class-folders if its folders are classes"
+    ):
+        collect(tmp_path / "out", config, source)
+    collect(tmp_path / "out", replace(config, layout="class-folders"), source)
+    assert {row.class_name for row in read_images(tmp_path / "out")} == {"00000", "00001"}
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in ("class folders", "torchvision", "kaggle")])
+def test_one_class_of_any_layout(name, pictures, expected, tmp_path):
+    source = LAYOUTS[name](tmp_path / "set" / "source", pictures)
+    collect(tmp_path / "out", replace(CONFIG, single_class="animal"), source)
+    rows = list(read_images(tmp_path / "out"))
+    assert len(rows) == len(read_images(expected))
+    assert {row.class_name for row in rows} == {"animal"}
+    assert len({row.key for row in rows}) == len(rows)
+    assert read_manifest(tmp_path / "out").facts["classes"] == {"animal": len(rows)}
+
+
+def test_links_stay_rejected_in_one_class(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "1.jpg", jpeg(1))
+        link = tarfile.TarInfo("2.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "1.jpg"
+        tar.addfile(link)
+    collect(tmp_path / "out", CollectConfig(source="a", size=16, single_class="fox"), tmp_path / "a.tar")
+    assert [row.key for row in read_images(tmp_path / "out")] == ["fox/1"]
+    assert list(read_manifest(tmp_path / "out").rejects) == ["a.tar/2.jpg"]
+
+
+def test_one_class_does_not_hide_tars_among_images(tmp_path):
+    source = tmp_path / "both"
+    source.mkdir()
+    (source / "1.jpg").write_bytes(jpeg(1))
+    with tarfile.open(source / "a.tar", "w") as tar:
+        add(tar, "2.jpg", jpeg(2))
+    one = CollectConfig(source="both", size=16, single_class="fox")
+    with pytest.raises(
+        UserError, match=r"both: has tar files \(a.tar\) and images: layouts are mixed; .*--layout NAME"
+    ):
+        collect(tmp_path / "out", one, source)
+    collect(tmp_path / "out", replace(one, layout="webdataset"), source)
+    assert [row.key for row in read_images(tmp_path / "out")] == ["fox/2"]
+    assert read_manifest(tmp_path / "out").facts["ignored"] == {"*.jpg": 1}

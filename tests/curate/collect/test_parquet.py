@@ -1,6 +1,7 @@
 """Parquet files of the Hub: missing labels and damage."""
 
 import tarfile
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,3 +48,50 @@ def test_damage_inside_a_parquet_file_is_one_line(tmp_path):
     pq.write_table(pa.table({"image": [{"bytes": jpeg(0), "path": b"a.jpg"}], "label": ["fox"]}), path)
     with pytest.raises(UserError, match="its column image has paths that are no text"):
         collect(tmp_path / "others", config, tmp_path / "hub")
+
+
+def table(path, columns: dict, **options):
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def test_a_table_of_images_and_texts_is_one_class(tmp_path):
+    image = [{"bytes": jpeg(i), "path": f"{i}.jpg"} for i in range(2)]
+    path = table(tmp_path / "a.parquet", {"image": image, "text": ["a fox", "a red fox"]})
+    config = CollectConfig(source="a", size=16)
+    with pytest.raises(
+        UserError, match=r"none of its 2 images can be used \('a.parquet:0': no label\); .*--single-class"
+    ):
+        collect(tmp_path / "out", config, path)
+    collect(tmp_path / "out", replace(config, single_class="fox"), path)
+    assert [row.key for row in read_images(tmp_path / "out")] == ["fox/0", "fox/1"]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct({"bytes": pa.binary()})])
+def test_bytes_need_no_paths(tmp_path, kind):
+    data = [jpeg(i) if pa.types.is_struct(kind) is False else {"bytes": jpeg(i)} for i in range(3)]
+    path = table(
+        tmp_path / "a.parquet", {"image": pa.array(data, kind), "label": ["fox", "cat", "fox"]}, row_group_size=2
+    )
+    collect(tmp_path / "out", CollectConfig(source="a", size=16), path)
+    assert [row.key for row in read_images(tmp_path / "out")] == ["cat/a-1", "fox/a-0", "fox/a-2"]
+
+
+def test_paths_without_bytes_say_what_to_do(tmp_path):
+    """As datasets' to_parquet writes a folder of images: bytes are null, paths absolute."""
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    image = [{"bytes": None, "path": f"/home/me/{i}.jpg"} for i in range(3)]
+    path = table(tmp_path / "a.parquet", {"image": pa.array(image, kind), "label": [0, 1, 0]})
+    with pytest.raises(UserError, match=r"a.parquet: holds only the paths of its images, .*embed_table_storage"):
+        collect(tmp_path / "out", CollectConfig(source="a", size=16), path)
+    with pytest.raises(UserError, match="holds only the paths"):
+        collect(tmp_path / "out", CollectConfig(source="a", size=16, single_class="fox"), path)
+    image[1]["bytes"] = jpeg(1)
+    path = table(tmp_path / "b.parquet", {"image": pa.array(image, kind), "label": ["fox"] * 3})
+    collect(tmp_path / "out", CollectConfig(source="b", size=16), path)
+    assert read_manifest(tmp_path / "out").rejects == dict.fromkeys(
+        ("b.parquet:0", "b.parquet:2"), "no bytes in its row"
+    )
+    texts = table(tmp_path / "c.parquet", {"image": ["/home/me/1.jpg"], "label": ["fox"]})
+    with pytest.raises(UserError, match="its column image is string, without bytes"):
+        collect(tmp_path / "other", CollectConfig(source="c", size=16), texts)

@@ -45,6 +45,7 @@ _OURS = {"images.parquet", "scenes.parquet"}
 _KAGGLE = Path("ILSVRC/Data/CLS-LOC")
 _FOLDERS = "class folders"
 _PACKED = {".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar"}
+_MIXED = "layouts are mixed; give the folder of one of them, or --layout NAME to take one alone"
 _PACKED_SAYS = "is compressed, so that its images cannot be read in place; unpack it and give what is in it"
 _CHUNK = 64  # files of a user's layout that a process takes at a time
 
@@ -99,7 +100,7 @@ class ClassFolders:
 
     def there(self, source: Path, out: Path) -> str:
         folders = _folders(source, out)
-        if not any(map(_has_images, folders)):
+        if not any(map(holds_images, folders)):
             return ""
         tables = (source / f"{folder.name}{end}" for folder in folders for end in (".parquet", "_stats.json"))
         numbered = all(re.fullmatch(r"\d{5,}", folder.name) for folder in folders)
@@ -253,6 +254,9 @@ def find_source(
     if single_class is not None and source.is_dir() and layout in (None, "class-folders", "imagenet-tree"):
         part = "all" if layout == "class-folders" else split
         if layout is not None or holds_images(source):
+            others = _tars_and_tables(source, out) if layout is None else []
+            if others:
+                raise UserError(f"{source}: has {' and '.join(others)} and images: {_MIXED}")
             return Source("class folders", [FolderGroup(source, ("",), out, single_class, part)])
     if layout is None:
         found = _open_what_is_there(source, out, split, single_class)
@@ -275,11 +279,11 @@ def _open_what_is_there(source: Path, out: Path, split: Split, single_class: str
         there.pop("hub-parquet", None)  # tables about the images, such as img2dataset's
     if len(set(there.values())) > 1:
         said = " and ".join(sorted(set(there.values()), reverse=True))
-        raise UserError(f"{source}: has {said}: layouts are mixed; give the folder of one of them")
+        raise UserError(f"{source}: has {said}: {_MIXED}")
     if not there and source.is_file():
         packed = f"; it {_PACKED_SAYS}" if source.suffix.lower() in _PACKED else ""
         raise UserError(f"{source}: is not a folder, nor a .tar or .parquet file{packed}")
-    for path in _all_files(source, out) if not there else ():
+    for path in _all_files(source, out)[0] if not there else ():
         if path.suffix.lower() in _PACKED:
             raise UserError(f"{source}: {path.relative_to(source).as_posix()} {_PACKED_SAYS}")
     for name in there or ["class-folders"]:
@@ -314,6 +318,13 @@ class OneClassGroup(Group):
         return self.group.reader()
 
 
+def _tars_and_tables(source: Path, out: Path) -> list[str]:
+    tables = _first("Parquet files", source, out, ".parquet")
+    found = [_first("tar files", source, out, ".tar")]
+    found += [tables] if tables and holds_image_column(_files(source, out, ".parquet")[0]) else []
+    return [words for words in found if words]
+
+
 def _folders(source: Path, out: Path) -> list[Path]:
     """List the folders of a source that may hold images: not hidden ones, nor what tessera made."""
     if not source.is_dir():
@@ -338,25 +349,28 @@ def _files(source: Path, out: Path, suffix: str) -> tuple[list[Path], Counter[st
     """
     if source.is_file():
         return ([source] if source.suffix.lower() == suffix else []), Counter()
-    files = _all_files(source, out)
+    files, images = _all_files(source, out)
     found = sorted(path for path in files if path.suffix.lower() == suffix)
     packed = [path.relative_to(source).as_posix() for path in files if path.suffix.lower() in _PACKED and found]
     if packed:
         raise UserError(f"{source}: {packed[0]} {_PACKED_SAYS}")
-    return found, Counter(kind_of(path.name) for path in files if path.suffix.lower() != suffix)
+    return found, images + Counter(kind_of(path.name) for path in files if path.suffix.lower() != suffix)
 
 
 @functools.lru_cache(maxsize=1)
-def _all_files(source: Path, out: Path) -> list[Path]:
-    """List the files below a folder that are no images; links to folders are followed, each folder is read once."""
-    found = []
+def _all_files(source: Path, out: Path) -> tuple[list[Path], Counter[str]]:
+    """List the files below a folder that are no images, and count these by kind; links to folders are followed."""
+    found: list[Path] = []
+    images: Counter[str] = Counter()
     for where, folders, names, again in walked(source):
         if again or (where != source and is_made(where, out)):
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [where / name for name in names if not (name.startswith(".") or name in _OURS or is_image(name))]
-    return found
+        names = [name for name in names if not name.startswith(".") and name not in _OURS]
+        images.update(kind_of(name) for name in names if is_image(name))
+        found += [where / name for name in names if not is_image(name)]
+    return found, images
 
 
 def _first(words: str, source: Path, out: Path, suffix: str) -> str:

@@ -1,10 +1,10 @@
-"""Images in Parquet files as the Hugging Face Hub keeps them: `image` (bytes and path) and `label`.
+"""Images in Parquet files as the Hugging Face Hub keeps them: `image` (bytes and path) and `label`; or a column of
+bytes alone, `image` or, as img2dataset writes it, `jpg`, `png` or `webp`.
 
 ImageNet's paths there are n01440764_10026_n01440764.JPEG: the last part is the class, and is no part of the name.
 """
 
 import contextlib
-import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,7 @@ from tessera.curate.collect.sources import Group, Item, Listing, Read
 
 _SYNSET_SUFFIX = re.compile(r"_(n\d{8})$")
 _EXPECTED = "expected are the columns image (with bytes and path) and label"
+_IMAGE_COLUMNS = ("image", "jpg", "png", "webp")
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,19 @@ class RowGroup(Group):
     def list(self) -> Listing:
         with _opened(self.path) as file:
             names = label_names(file.schema_arrow.metadata)
-            labeled = "label" in file.schema_arrow.names
-            table = file.read_row_group(self.number, columns=["image.path", "label"][: 1 + labeled])
-            labels = table["label"].to_pylist() if labeled else itertools.repeat(None)
+            image, schema = _image_column(file.schema_arrow), file.schema_arrow
+            has_paths = "path" in _fields(schema.field(image).type)
+            wanted = [*([f"{image}.path"] if has_paths else []), *(["label"] if "label" in schema.names else [])]
+            table = file.read_row_group(self.number, columns=wanted)
             group = file.metadata.row_group(self.number)
+            labels = table["label"].to_pylist() if "label" in wanted else [None] * group.num_rows
+            places = table[image].to_pylist() if has_paths else [None] * group.num_rows
             columns = [group.column(number) for number in range(group.num_columns)]
-            length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "image.bytes")
+            parts = (image, f"{image}.bytes")
+            length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema in parts)
         items = []
-        for row, (image, label) in enumerate(zip(table["image"].to_pylist(), labels)):
-            path = image["path"] if image else None
+        for row, (place, label) in enumerate(zip(places, labels)):
+            path = place["path"] if place else None
             text, code = read_label(label)
             code = None if isinstance(label, str) else code  # a name, though it has digits alone
             source = f"{self.path.name}:{self.first_row + row}"
@@ -60,14 +65,18 @@ class RowGroup(Group):
     @contextlib.contextmanager
     def reader(self) -> Iterator[Read]:
         with _opened(self.path) as file:
-            column = file.read_row_group(self.number, columns=["image.bytes"]).column("image").combine_chunks()
+            name = _image_column(file.schema_arrow)
+            nested = bool(_fields(file.schema_arrow.field(name).type))
+            table = file.read_row_group(self.number, columns=[f"{name}.bytes" if nested else name])
+            column = table.column(name).combine_chunks()
 
         def read(item: Item) -> bytes:
             assert item.offset is not None
             image = column[item.offset].as_py()
-            if not image or image["bytes"] is None:
+            data = image["bytes"] if nested and image else image
+            if data is None:
                 raise RejectedImage("no bytes in its row")
-            return image["bytes"]
+            return data
 
         yield read
 
@@ -75,26 +84,52 @@ class RowGroup(Group):
 def row_groups(paths: Sequence[Path]) -> tuple[list[RowGroup], list[str] | None]:
     """Return the row groups of all files, and the classes' names by number where the first file says them.
 
-    Raises UserError for a file that is not Parquet, or has other columns.
+    Raises UserError for a file that is not Parquet, has other columns, or holds no bytes of its images.
     """
-    groups, names = [], []
+    groups, names, bytes_in = [], [], False
     for path in paths:
         with _opened(path) as file:
             _check_columns(path, file.schema_arrow)
             names.append(label_names(file.schema_arrow.metadata))
-            row = 0
+            image, row = _image_column(file.schema_arrow), 0
             for number in range(file.num_row_groups):
+                group = file.metadata.row_group(number)
                 groups.append(RowGroup(path, number, row))
-                row += file.metadata.row_group(number).num_rows
+                row += group.num_rows
+                columns = (group.column(place) for place in range(group.num_columns))
+                # Without statistics it is not known; rows without bytes are rejected one by one then.
+                stats = [c.statistics for c in columns if c.path_in_schema in (image, f"{image}.bytes")]
+                bytes_in |= any(s is None or not s.has_null_count or s.null_count < group.num_rows for s in stats)
+    if groups and not bytes_in:
+        raise UserError(
+            f"{paths[0]}: holds only the paths of its images, not their bytes, as datasets' to_parquet writes it; give"
+            " the folder of the images, or write it again after datasets.table.embed_table_storage"
+        )
     return groups, names[0] if names else None
 
 
 def holds_image_column(paths: Sequence[Path]) -> bool:
-    """Return whether the first of the files has the column image."""
+    """Return whether the first of the files has a column of images."""
     if not paths:
         return False
     with _opened(paths[0]) as file:
-        return "image" in file.schema_arrow.names
+        return _image_column(file.schema_arrow) != ""
+
+
+def _image_column(schema: Any) -> str:
+    import pyarrow as pa
+
+    def holds(name: str) -> bool:
+        kind = schema.field(name).type
+        return "bytes" in _fields(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    return next((name for name in _IMAGE_COLUMNS if name in schema.names and holds(name)), "")
+
+
+def _fields(kind: Any) -> list[str]:
+    import pyarrow as pa
+
+    return [field.name for field in kind] if pa.types.is_struct(kind) else []
 
 
 def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
@@ -110,15 +145,15 @@ def _check_columns(path: Path, schema: Any) -> None:
     import pyarrow as pa
 
     fields = {field.name: field.type for field in schema}
-    image = fields.get("image")
-    if image is None:
+    name = _image_column(schema)
+    if not name and "image" in fields:
+        raise UserError(f"{path}: its column image is {fields['image']}, without bytes; {_EXPECTED}")
+    if not name:
         raise UserError(f"{path}: has the columns {', '.join(fields)}; {_EXPECTED}")
-    if not pa.types.is_struct(image) or {"bytes", "path"} - {field.name for field in image}:
-        raise UserError(f"{path}: its column image is {image}; {_EXPECTED}")
     if "label" in fields and pa.types.is_nested(fields["label"]):
         raise UserError(f"{path}: its column label is {fields['label']}; wanted is one class for each image")
-    if pa.types.is_binary(image.field("path").type):
-        raise UserError(f"{path}: its column image has paths that are no text; {_EXPECTED}")
+    if "path" in _fields(fields[name]) and pa.types.is_binary(fields[name].field("path").type):
+        raise UserError(f"{path}: its column {name} has paths that are no text; {_EXPECTED}")
 
 
 @contextlib.contextmanager
