@@ -111,7 +111,7 @@ def test_extended_texts(tmp_path, baselines, prompts):
 def test_files_of_half_precision_are_drawn_on_a_cpu(tmp_path, baselines, prompts, name, dtype):
     """diffusers 0.42 alone loads a U-Net and a VAE in float32, and transformers 5 a text encoder in its file's type."""
     pipeline = diffusers.DiffusionPipeline.from_pretrained(baselines[name], torch_dtype=dtype)
-    pipeline.save_pretrained(tmp_path / "half")
+    pipeline.save_pretrained(tmp_path / "half", variant="fp16" if dtype == torch.float16 else None)
     config = BaselineConfig(per_prompt=1, steps=2, size=16)
     assert generate_baseline(tmp_path / "out", str(tmp_path / "half"), prompts, config, device="cpu")
     assert read_manifest(tmp_path / "out").facts["dtype"] == "float32"
@@ -202,6 +202,9 @@ def test_what_is_no_baseline(tmp_path, prompts):
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
     with pytest.raises(UserError, match="cannot be loaded as a diffusers pipeline"):
+        generate_baseline(tmp_path / "out", str(tmp_path / "odd"), prompts, device="cpu")
+    (tmp_path / "odd" / "model_index.json").write_text('{"_class_name": ["tessera_pipeline", "TesseraPipeline"]}')
+    with pytest.raises(UserError, match="is a pipeline of tessera; give it as the export, without --model"):
         generate_baseline(tmp_path / "out", str(tmp_path / "odd"), prompts, device="cpu")
     for wrong in ({"per_prompt": 0}, {"steps": 0}, {"batch_size": 0}, {"size": 12}, {"seed": -1}):
         with pytest.raises(UserError, match=next(iter(wrong))):

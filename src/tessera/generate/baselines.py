@@ -119,11 +119,18 @@ class Baseline:
 
         chosen = pick_device(device)
         dtype = torch.float16 if chosen.type == "cuda" else torch.float32
+        weights = [path.name.split(".") for path in folder.glob("*/*.safetensors")]  # NAME[.VARIANT].safetensors
+        variants = {parts[-2].partition("-")[0] if len(parts) > 2 else None for parts in weights}
         try:
             # Newer diffusers would call it `dtype`, which older ones do not know.
             silent = warnings.catch_warnings(action="ignore", category=FutureWarning)
             with quiet("diffusers", "transformers", reports=True), silent:
-                pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+                pipeline: Any = DiffusionPipeline.from_pretrained(
+                    folder,
+                    use_safetensors=True,
+                    torch_dtype=dtype,
+                    variant=variants.pop() if len(variants) == 1 else None,
+                )
         except (OSError, ValueError, AttributeError, KeyError) as error:
             raise UserError(f"model: {model} cannot be loaded as a diffusers pipeline ({_reason(error)})") from error
         accepts = inspect.signature(pipeline.__call__).parameters
@@ -217,6 +224,8 @@ def _fault(scheduler: Any, steps: int) -> str:
 def _fetch(model: str) -> Path:
     """Return the pipeline's folder on this machine."""
     if (Path(model) / INDEX).is_file():
+        if "TesseraPipeline" in (Path(model) / INDEX).read_text(encoding="utf-8"):
+            raise UserError(f"model: {model} is a pipeline of tessera; give it as the export, without --model")
         return Path(model)
     if Path(model).is_dir():
         raise UserError(f"model: {model} has no {INDEX}; give a folder that a diffusers pipeline was saved to")

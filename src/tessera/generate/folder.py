@@ -90,6 +90,7 @@ def generate(
 ) -> Path | None:
     """Draw `config.per_prompt` images of every prompt into `out`, resume a folder, or do nothing where it is done.
 
+    export: or a folder that `save_pretrained` of a pipeline wrote.
     out: None = a folder below samples/ named after the prompts and a digest of all that the images depend on.
     prompts: a file, "teaser" or "figure4", or a list of texts. device: "cuda", "mps" or "cpu"; None = the best there
     is. Batches are whole prompts in the file's order, so neither what is drawn together nor the images' bytes depend on
@@ -98,6 +99,8 @@ def generate(
     UserError for a bad prompts file, a missing export or a folder that holds something else.
     """
     export, sampler = Path(export), get_sampler(config.sampler)
+    if (export / "model_index.json").is_file():
+        export = export / "transformer"  # of a saved pipeline
     loaded = load_prompts(prompts, config.extended)
     described = describe(config, loaded, sampler=part_id(config.sampler, SAMPLERS))
     del described["threads"]

@@ -177,6 +177,7 @@ def test_the_verb_draws_with_what_was_saved(pipe, export, noise, tmp_path):
         np.testing.assert_array_equal(np.asarray(drawn), expected[0])
     pipe.save_pretrained(tmp_path / "saved")
     assert generate(out, saved, PROMPTS[:1], config, device="cpu")
+    assert generate(out, tmp_path / "saved", PROMPTS[:1], config, device="cpu")  # the pipeline's folder will do
     load_pipeline(export, device="cpu", dtype=torch.bfloat16).save_pretrained(tmp_path / "saved")
     with pytest.raises(UserError, match="input export"):
         generate(out, saved, PROMPTS[:1], config, device="cpu")
