@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -147,6 +148,23 @@ def test_a_preset_of_wrong_types_is_refused_before_anything_is_made(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(33, r"latents: pixel-unshuffle:4 needs an image side that is a multiple of 4, not 33"),
+     (64, r"arm ta: images of 64 px are latents of \(48, 16, 16\) with pixel-unshuffle.*, but train.model takes")],
+)  # fmt: skip
+def test_images_that_the_network_does_not_take_are_refused_before_the_first_stage(tmp_path, size, said):
+    smoke = miniature_smoke()
+    assert smoke.collect.world is not None
+    collect = replace(smoke.collect, size=size, world=replace(smoke.collect.world, size=size))
+    with pytest.raises(UserError, match=said):
+        run_here(tmp_path / "out", replace(smoke, collect=collect))
+    narrow = replace(smoke, encode=replace(smoke.encode, text="words:32"))
+    with pytest.raises(UserError, match=r"arm ta: text of words:32 is 32 wide, train.model takes 64"):
+        run_here(tmp_path / "out", narrow)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_mistyped_folder_does_not_hold_the_place_of_the_right_one(tmp_path, monkeypatch):
     from tessera.run import CONFIG
     from tessera.run import run as run_all
@@ -164,6 +182,21 @@ def test_a_mistyped_folder_does_not_hold_the_place_of_the_right_one(tmp_path, mo
         run_all(out, one, images=photos)
     with pytest.raises(UserError, match="was made otherwise"):
         run_all(out, load_run_preset("my-pictures", images=tmp_path), images=tmp_path)
+
+
+@pytest.mark.parametrize("flags", [{}, {"split": "test"}, {"single_class": "pet"}])
+def test_one_folder_serves_collect_caption_and_run_with_splits_too(tmp_path, monkeypatch, flags):
+    for number, name in enumerate(f"{split}/{cls}" for split in ("Training", "Testing") for cls in ("cat", "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (number, 9, 9)).save(tmp_path / "photos" / name / "1.png")
+        (tmp_path / "photos" / name / "1.txt").write_text(f"{name} in words")
+    monkeypatch.setattr("tessera.run._train_arms", lambda *args: pytest.fail("that is far enough"))
+    config = load_run_preset("my-pictures", images=tmp_path / "photos", with_captions=True, **flags)
+    with pytest.raises(pytest.fail.Exception, match="far enough"):
+        run_here(tmp_path / "out", config, images=tmp_path / "photos", captions=tmp_path / "photos")
+    texts = [row["text"] for row in pq.read_table(tmp_path / "out/captions/plain-import/captions.parquet").to_pylist()]
+    split = "Testing" if "split" in flags else "Training"
+    assert sorted(texts) == [f"{split}/cat in words", f"{split}/dog in words"]
 
 
 def test_my_pictures_from_any_folder(tmp_path, capsys):

@@ -46,6 +46,8 @@ def run(
     if resume and not (out / CONFIG).exists():
         raise UserError(f"{out}: there is nothing to resume; leave out --resume to start")
     check(out, config)  # before the lock, which would make the folder
+    if not is_complete(out / "report"):
+        _check_shapes(config)
     with exclusive_lock(out, BUSY):
         claim(out, config)
         clock = Clock(out)
@@ -220,6 +222,29 @@ def check(out: Path, config: RunConfig) -> None:
         names = [entry.name for entry in out.iterdir()] if out.is_dir() else ["a file"]
         if any(name != LOCK and not name.startswith(TEMPORARY) for name in names):
             raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
+
+
+def _check_shapes(config: RunConfig) -> None:
+    """Raise UserError where an arm's network does not take the latents of the images or the texts, which encode and
+    train would say after hours."""
+    from tessera.pretrained.text_encoders import load_text_encoder
+    from tessera.pretrained.vae import load_codec
+
+    size, encode = config.collect.size, config.encode
+    shape = load_codec(encode.latents, load=False, run_files=True).latent_shape(size)
+    width = load_text_encoder(encode.text, load=False, run_files=True).width
+    for arm in config.arms:
+        model = arm.train.model
+        wanted = (model.latent_channels, model.latent_size, model.latent_size)
+        if shape != wanted:
+            raise UserError(
+                f"arm {arm.name}: images of {size} px are latents of {shape} with {encode.latents}, but train.model"
+                f" takes {wanted}; change collect.size, encode.latents or train.model.latent_size"
+            )
+        if width != model.text_width:
+            raise UserError(
+                f"arm {arm.name}: text of {encode.text} is {width} wide, train.model takes {model.text_width}"
+            )
 
 
 def claim(out: Path, config: RunConfig) -> None:
