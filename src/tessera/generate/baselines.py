@@ -119,18 +119,17 @@ class Baseline:
 
         chosen = pick_device(device)
         dtype = torch.float16 if chosen.type == "cuda" else torch.float32
-        weights = [path.name.split(".") for path in folder.glob("*/*.safetensors")]  # NAME[.VARIANT].safetensors
-        variants = {parts[-2].partition("-")[0] if len(parts) > 2 else None for parts in weights}
+        found: dict[Path, set[str | None]] = {}  # part -> variants of its files, NAME[.VARIANT].safetensors
+        for path in folder.glob("*/*.safetensors"):
+            *_, variant, _ = [None, *path.name.split(".")[1:]]
+            found.setdefault(path.parent, set()).add(variant and variant.partition("-")[0])
+        only = {variant for variants in found.values() if None not in variants for variant in variants}
         try:
             # Newer diffusers would call it `dtype`, which older ones do not know.
             silent = warnings.catch_warnings(action="ignore", category=FutureWarning)
             with quiet("diffusers", "transformers", reports=True), silent:
-                pipeline: Any = DiffusionPipeline.from_pretrained(
-                    folder,
-                    use_safetensors=True,
-                    torch_dtype=dtype,
-                    variant=variants.pop() if len(variants) == 1 else None,
-                )
+                options = {"torch_dtype": dtype, "variant": only.pop() if len(only) == 1 else None}
+                pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
         except (OSError, ValueError, AttributeError, KeyError) as error:
             raise UserError(f"model: {model} cannot be loaded as a diffusers pipeline ({_reason(error)})") from error
         accepts = inspect.signature(pipeline.__call__).parameters

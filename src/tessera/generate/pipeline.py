@@ -125,29 +125,22 @@ class Pipeline:
         None = everywhere. sampler: see `get_sampler`. generator: for a sampler that adds noise. Raises UserError for
         an unknown sampler, steps < 1 or a guidance that is not a finite number.
         """
-        info = self.info
-        if isinstance(sampler, str):
-            sampler = get_sampler(sampler)
-        guided = Guided(
-            Denoiser(self.network, info.prediction),
-            text,
-            torch.as_tensor(info.null_condition).to(self.device, torch.float32),
-            info.guidance_scale if guidance_scale is None else guidance_scale,
-            guidance_interval,
-            info.clip_denoised,
-        )
+        info, sampler = self.info, get_sampler(sampler) if isinstance(sampler, str) else sampler
+        steps = info.sampling_steps if steps is None else steps
+        scale = info.guidance_scale if guidance_scale is None else guidance_scale
+        null = torch.as_tensor(info.null_condition).to(self.device, torch.float32)
+        denoiser = Denoiser(self.network, info.prediction)
+        guided = Guided(denoiser, text, null, scale, guidance_interval, info.clip_denoised)
         noise, schedule = noise.to(self.device, torch.float32), get_schedule(info.noise_schedule)
         with packed_linears(self.network):
-            steps = info.sampling_steps if steps is None else steps
             return sampler(guided, noise, schedule, steps, generator=generator, callback=callback)
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Decode normalized latents (B, C, H, W) to uint8 (B, S, S, 3). Raises UserError when some are not finite."""
         if not latents.isfinite().all():
             raise UserError("the model drew values that are not finite: export a checkpoint from before it diverged")
-        scale, shift = (
-            torch.tensor(values)[:, None, None] for values in (self.info.latent_scale, self.info.latent_shift)
-        )
+        per_channel = (self.info.latent_scale, self.info.latent_shift)
+        scale, shift = (torch.tensor(values)[:, None, None] for values in per_channel)
         self.codec.to(self.device)
         images = self.codec.decode(latents.cpu().float() / scale + shift)  # (B, S, S, 3)
         if self.offload:

@@ -42,14 +42,13 @@ def _pair(a: Scores, b: Scores, metrics: Sequence[str], force: bool) -> Pair:
     unpaired: dict[str, str] = {}
     for metric in metrics:
         cells.append(None)
-        number = a.number(metric)
+        number, found = a.number(metric), None
         if number is None or b.number(metric) is None:
             continue
         try:
             found = paired_difference(a, b, metric, force, RESAMPLES)
         except UserError as error:
             unpaired[metric] = str(error).removeprefix(f"{metric}: ")
-            continue
         if found is not None:
             blocks = number.left_out and len(number.left_out.sizes)
             how = f"jackknife over prompts, {blocks} blocks of them, the reference held fixed"

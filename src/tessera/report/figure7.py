@@ -226,10 +226,8 @@ def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[
     grid = figure.add_gridspec(len(noised) + 1, len(_SHOWN), height_ratios=[1] * len(noised) + [1.6])
     for i, (name, images) in enumerate(noised.items()):
         for j, (t, image) in enumerate(zip(_SHOWN, images)):
-            axes = figure.add_subplot(grid[i, j])
+            axes = figure.add_subplot(grid[i, j], xticks=[], yticks=[])
             axes.imshow(image, interpolation="nearest" if len(image) <= 128 else "antialiased")
-            axes.set_xticks([])
-            axes.set_yticks([])
             place = TIMES.index(t)
             axes.set_xlabel(f"AUC {summary['patterns'][name]['auc'][place]:.2f}", fontsize=9)
             if j == 0:

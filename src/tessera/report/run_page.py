@@ -132,7 +132,7 @@ def _page(workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], conf
     columns = min(max((len(arm["shots"]) for arm in drawn), default=1), 2)
     strip = [group["prompts"][0] for group in samples[0]["groups"]] if samples else []
     stages = read_json(workspace / "stages.json") if (workspace / "stages.json").is_file() else []
-    names = [arm.label for arm in arms]
+    names, logs = [arm.label for arm in arms], [workspace / "runs" / arm.name / "log.jsonl" for arm in arms]
     return Page(
         title=config.title or ("Text-to-image model" if len(arms) == 1 else " against ".join(names)),
         lead=_lead(arms, manifests, any(scores.values())),
@@ -140,12 +140,10 @@ def _page(workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], conf
         strip=strip if len(strip) > 1 else [],
         scores=scores_part(arms, scores),
         samples=samples,
-        samples_about="All arms draw the same prompts from the same noise."
-        if len(arms) > 1
-        else "Drawn by the trained model.",
-        loss=loss_plot(
-            [(arm, workspace / "runs" / arm.name / "log.jsonl") for arm in arms], f"Training loss of {', '.join(names)}"
-        ),
+        samples_about="Drawn by the trained model."
+        if len(arms) == 1
+        else "All arms draw the same prompts from the same noise.",
+        loss=loss_plot(zip(arms, logs), f"Training loss of {', '.join(names)}"),
         loss_about=_loss_about(arms, manifests),
         examples=examples,
         noise=_noise(workspace, arms, examples),
@@ -162,21 +160,17 @@ def _page(workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], conf
 
 def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) -> str:
     """Return two sentences: what was trained on what, and what the page shows."""
-    collected = manifests.get("images")
-    made = "A text-to-image model was"
-    if len(arms) > 1:
-        made = f"{_COUNT.get(len(arms), len(arms))} text-to-image models were"
-    on = ""
+    many, collected, on = len(arms) > 1, manifests.get("images"), ""
+    made = f"{_COUNT.get(len(arms), len(arms))} text-to-image models were" if many else "A text-to-image model was"
     if collected is not None:
         counts = collected.counts
         on = f" on {counts['images']:,} images" if "images" in counts else " on a folder of labeled images"
         on += f" of {counts['classes']} classes" if "classes" in counts else ""
         on += ", each with a single object" if collected.config.get("source") == "miniature" else ""
     first = f"{made} trained from scratch{on}."
-    if judged and len(arms) > 1:
-        return f"{first} They differ only in what is listed below; most prompts ask for what no training image shows."
     if judged:
-        return f"{first} Most prompts ask for what no training image shows."
+        most = "They differ only in what is listed below; most" if many else "Most"
+        return f"{first} {most} prompts ask for what no training image shows."
     return f"{first} Below is what it draws, what it learned from and how long that took."
 
 
@@ -201,8 +195,6 @@ def _noise(workspace: Path, arms: Sequence[Arm], examples: Sequence[Example]) ->
     named = [("plain", examples[0].plain, False), *((example.pattern, example.pixels, True) for example in chosen)]
     about = f"What the network sees at noise level t on the schedule {settings.schedule!r}, decoded to pixels."
     if settings.augmented:
-        about += (
-            f" CutMix images are used only above \u03c4 = {settings.tau:g}, where noise hides their seams;"
-            " the faded ones are never shown to it."
-        )
+        about += f" CutMix images are used only above \u03c4 = {settings.tau:g}, where noise hides their seams;"
+        about += " the faded ones are never shown to it."
     return {"about": about, **noise_strip(named, settings)}

@@ -143,9 +143,8 @@ def _page(study: NoiseStudy, found: dict[str, Any]) -> Page:
             columns = [Line(label=f"t = {t:g}") for t in study.times]
             title = f"Schedule {schedule}: {what}"
             grids.append(Grid(title=title, about=about, head="pattern", columns=columns, rows=rows))
-    settings = NoiseSettings(
-        schedule=study.schedules[0], codec=study.latents, tau=0.4, augmented=True, scale=(study.latent_scale,)
-    )
+    schedule, scale = study.schedules[0], (study.latent_scale,)
+    settings = NoiseSettings(schedule=schedule, codec=study.latents, tau=0.4, augmented=True, scale=scale)
     examples = {pattern: _images(study, pattern, 0) for pattern in PATTERNS}
     named = [("no seam", examples["half"][1], False)]
     named += [(label_of(pattern), mixed, True) for pattern, (mixed, _, _) in examples.items()]
@@ -160,10 +159,10 @@ def _page(study: NoiseStudy, found: dict[str, Any]) -> Page:
             plot=plots,
             tables=grids,
         ),
-        noise={
-            "about": f"What the network sees at noise level t on the schedule {study.schedules[0]!r}, decoded to"
-            " pixels; the faded ones are below the paper's tau = 0.4.",
-            **noise_strip(named, settings),
+        noise=noise_strip(named, settings)
+        | {
+            "about": f"What the network sees at noise level t on the schedule {schedule!r}, decoded to pixels; the"
+            " faded ones are below the paper's tau = 0.4."
         },
         configs=[("noise", json_text(found["config"]))],
         configs_about="The settings of this study.",

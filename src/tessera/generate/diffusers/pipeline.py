@@ -140,9 +140,8 @@ class TesseraPipeline(DiffusionPipeline):
         _check_whole("num_images_per_prompt", num_images_per_prompt)
         negatives = None if negative_prompt is None else _texts("negative_prompt", negative_prompt)
         if negatives is not None and len(negatives) not in (1, len(prompts)):
-            raise UserError(
-                f"negative_prompt: {len(negatives)} for {len(prompts)} prompts, give one, or one for each prompt"
-            )
+            many = f"{len(negatives)} for {len(prompts)} prompts"
+            raise UserError(f"negative_prompt: {many}, give one, or one for each prompt")
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type: unknown {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
         drawer = self._prepare_drawer()
@@ -178,16 +177,9 @@ class TesseraPipeline(DiffusionPipeline):
                     raise _Stopped(x0)
 
             try:
-                final = drawer.sample(
-                    text,
-                    noise,
-                    steps=steps,
-                    guidance_scale=guidance,
-                    guidance_interval=guidance_interval,
-                    sampler=sampler,
-                    generator=generators,
-                    callback=after_step,
-                )
+                options: dict[str, Any] = {"guidance_scale": guidance, "guidance_interval": guidance_interval}
+                options |= {"sampler": sampler, "generator": generators, "callback": after_step}
+                final = drawer.sample(text, noise, steps=steps, **options)
             except _Stopped as stopped:
                 final = stopped.latents
         images = _as_output(drawer, final, output_type)
