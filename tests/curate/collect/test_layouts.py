@@ -21,6 +21,7 @@ from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.index import read_images
 from tessera.stages import read_manifest
 from tessera.workers import map_chunks
+from tiny.class_folders import FOLDER, put
 from tiny.layouts import (
     CONFIG,
     KAGGLE,
@@ -433,3 +434,47 @@ def test_one_class_does_not_hide_tars_among_images(tmp_path):
     collect(tmp_path / "out", replace(one, layout="webdataset"), source)
     assert [row.key for row in read_images(tmp_path / "out")] == ["fox/2"]
     assert read_manifest(tmp_path / "out").facts["ignored"] == {"*.jpg": 1}
+
+
+@pytest.mark.parametrize("wrapper", ["images", "data/images", "train/images", "Dataset"])
+def test_folders_around_the_classes_are_no_class(tmp_path, wrapper):
+    for name in ("cat", "dog"):
+        put(tmp_path / "s" / wrapper / name / "1.jpg")
+    collect(tmp_path / "out", FOLDER, tmp_path / "s")
+    assert {row.class_name for row in read_images(tmp_path / "out")} == {"cat", "dog"}
+
+
+@pytest.mark.parametrize("wrapper", ["flowers", "a/b", "data/flowers"])
+def test_an_only_folder_of_folders_is_in_doubt(tmp_path, wrapper):
+    for name in ("rose", "tulip"):
+        put(tmp_path / "s" / wrapper / name / "1.jpg")
+    with pytest.raises(UserError, match=rf"s: has one folder, {wrapper}, with folders of images in it \(rose, tulip\)"):
+        collect(tmp_path / "out", FOLDER, tmp_path / "s")
+    collect(tmp_path / "out", FOLDER, tmp_path / "s" / wrapper)
+    one = replace(FOLDER, single_class="plant")
+    collect(tmp_path / "one", one, tmp_path / "s")
+    assert [{row.class_name for row in read_images(tmp_path / name)} for name in ("out", "one")] == [
+        {"rose", "tulip"}, {"plant"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["train-00000-of-00003", "train-00002-of-00003"], {"train-*-of-3, not there": 1}),
+        (["part-1-of-3", "part-2-of-3"], {"part-*-of-3, not there": 1}),
+        (["a_0_of_5", "b_0_of_2", "b_1_of_2"], {"a_*_of_5, not there": 4}),
+        (["train-00000-of-00002", "train-00001-of-00002"], {}),
+        (["1-of-a-kind", "7-of-9-lives"], {}),
+    ],
+)
+def test_shards_that_are_not_there_are_counted(tmp_path, names, missing):
+    for number, name in enumerate(names):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / "s" / f"{name}.tar", "w") as tar:
+            for i, label in enumerate((b"cat", b"dog")):
+                add(tar, f"{number}-{i}.jpg", jpeg(i))
+                add(tar, f"{number}-{i}.cls", label)
+    collect(tmp_path / "out", FOLDER, tmp_path / "s")
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.counts["images"], manifest.facts.get("ignored") or {}) == (2 * len(names), missing)

@@ -38,7 +38,7 @@ from tessera.curate.collect.class_folders import (
 )
 from tessera.curate.collect.parquet import holds_image_column, row_groups
 from tessera.curate.collect.sources import Group, ItemGroup, Listing, Read
-from tessera.curate.collect.splits import Split, split_of, split_of_path, splits_among
+from tessera.curate.collect.splits import Split, says_nothing, split_of, split_of_path, splits_among
 from tessera.curate.collect.tars import ClassTarGroup, WebDatasetGroup, class_tars
 
 _OURS = {"images.parquet", "scenes.parquet"}
@@ -112,7 +112,9 @@ class ClassFolders:
         return _FOLDERS
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
-        return Source("class folders", *folder_groups(source, out, split))
+        root = _unwrapped(source, out)
+        within = "" if root == source else root.relative_to(source).as_posix()
+        return Source("class folders", *folder_groups(source, out, split, [within]))
 
 
 class ImageNetTree:
@@ -137,7 +139,7 @@ class ImageNetTree:
         if tree is None:
             return None
         splits, _ = splits_among(path.name for path in _folders(tree, out))
-        chosen = [self._inner(tree / name) for name, found in sorted(splits.items()) if split in (found, "all")]
+        chosen = [self._inner(tree / name, out) for name, found in sorted(splits.items()) if split in (found, "all")]
         if not chosen:
             raise UserError(
                 f"{tree}: has no folder of the split {split}, only {', '.join(sorted(splits))} (see --split)"
@@ -157,7 +159,7 @@ class ImageNetTree:
             " above it. If all show one class, give --single-class NAME; if the folder is one, --layout class-folders"
         )
 
-    def _inner(self, folder: Path) -> Path:
+    def _inner(self, folder: Path, out: Path) -> Path:
         """Return the folder of the classes of a split: seg_train/seg_train, as some archives have it."""
         said = split_of(folder.name)
         for _ in range(3):
@@ -165,7 +167,7 @@ class ImageNetTree:
             if len(inside) != 1 or not inside[0].is_dir() or split_of(inside[0].name) != said:
                 break
             folder = inside[0]
-        return folder
+        return _unwrapped(folder, out)
 
     def _tree(self, source: Path, out: Path) -> Path | None:
         """Return the folder of the splits; None for a source that is another layout."""
@@ -334,6 +336,27 @@ def _folders(source: Path, out: Path) -> list[Path]:
     return [source / name for name in names if not is_made(source / name, out)]
 
 
+def _unwrapped(folder: Path, out: Path) -> Path:
+    """Return the folder of the class folders: `folder`, or the only one in it, such as images/ of images/CLASS.
+
+    Raises UserError for an only folder with folders of images, by whose name it may be a class.
+    """
+    inner = folder
+    for _ in range(4):
+        if len(inside := _folders(inner, out)) == 1 and not _has_images(inner):
+            inner = inside[0]
+    classes = [path.name for path in _folders(inner, out) if holds_images(path)]
+    if len(classes) < 2 or _has_images(inner):
+        return folder
+    within = inner.relative_to(folder)
+    if not all(map(says_nothing, within.parts)):
+        raise UserError(
+            f"{folder}: has one folder, {within.as_posix()}, with folders of images in it ({', '.join(classes[:3])}):"
+            f" give {inner} if these are the classes, or --single-class {inner.name}"
+        )
+    return inner
+
+
 def _has_images(folder: Path) -> bool:
     return any(is_image(path.name) for path in folder.iterdir())
 
@@ -378,8 +401,19 @@ def _first(words: str, source: Path, out: Path, suffix: str) -> str:
     return f"{words} ({files[0].relative_to(source).as_posix()})" if files else ""
 
 
+def _missing_shards(paths: Iterable[Path]) -> Counter[str]:
+    """Count the files that are not there, by the names of those that are: train-00001-of-00003 tells of three."""
+    numbers: defaultdict[tuple[str, str, int], set[int]] = defaultdict(set)
+    for path in paths:
+        if match := re.fullmatch(r"(.*?)(\d+)([-_]of[-_])0*(\d+)", path.stem):
+            numbers[match[1], match[3], int(match[4])].add(int(match[2]))
+    missing = {key: key[2] - len(found) for key, found in numbers.items()}
+    return Counter({f"{name}*{of}{total}, not there": n for (name, of, total), n in missing.items() if n > 0})
+
+
 def _of_split(source: Path, paths: Sequence[Path], split: Split, others: Counter[str]) -> list[Path]:
     """Return the files of a split, where their names say one, and count the other ones in `others`; else all."""
+    others.update(_missing_shards(paths))
     if source.is_file() or split == "all":
         return list(paths)
     names = {path: path.relative_to(source).as_posix() for path in paths}

@@ -30,6 +30,12 @@ def split_of(name: str) -> tuple[str, str] | None:
     return _SPLIT_OF[found[0]], " ".join("*" if word == found[0] else word for word in words)
 
 
+def says_nothing(name: str) -> bool:
+    """Return whether a folder's name holds nothing but words like "images" or "data"."""
+    words = _TOKENS.findall(name.lower())
+    return bool(words) and {*words} <= {*_NEUTRAL.split()}
+
+
 def splits_among(names: Iterable[str]) -> tuple[dict[str, str], bool]:
     """Return name -> split of the names of one folder that say one, and True if they are splits beyond doubt.
 
