@@ -143,12 +143,6 @@ SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"
             30,
             "moves by 33 timesteps, but .* 33.33 apart; .* 25 or 40",
         ),
-        (("DDIMScheduler", SD | {"timestep_spacing": "linspace"}), 20, "moves by 50 .* linspace ones lie 52.58 apart"),
-        (
-            ("PNDMScheduler", SD | {"timestep_spacing": "linspace"}),
-            50,
-            "moves by 20 .* what works: .*--spacing trailing",
-        ),
         (("LCMScheduler", {}), 60, "takes no such number .* what works: 50$"),
     ],
 )
@@ -178,6 +172,14 @@ def test_steps_that_a_scheduler_can_do_are_taken_and_calls_are_counted(scheduler
     name, options = scheduler
     assert check_steps(getattr(diffusers, name)(**options), steps) == calls
     assert (f"calls the network {calls} times for {steps} steps" in capsys.readouterr().err) == (calls != steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("DDIM", True), ("PNDM", True), ("DDPM", False), ("LCM", False), ("EulerDiscrete", False)]
+)
+def test_steps_that_miss_their_timesteps_are_told(name, told, capsys):
+    check_steps(getattr(diffusers, f"{name}Scheduler")(**SD, timestep_spacing="linspace"), 20)
+    assert ("moves by 50 timesteps, but its linspace ones lie 52.58 apart" in capsys.readouterr().err) == told
 
 
 def test_trailing_timesteps_where_the_scheduler_knows_them(tmp_path, baselines, prompts):

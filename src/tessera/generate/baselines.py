@@ -170,8 +170,10 @@ def check_steps(scheduler: Any, steps: int) -> int:
             working.append("--spacing trailing")
         raise UserError(f"steps is {steps}: {kind} {fault}; what works: {' or '.join(working) or 'nothing near'}")
     calls = len(scheduler.timesteps)
-    if calls != steps and rank() == 0:
-        print(f"generate: {kind} calls the network {calls} times for {steps} steps", file=sys.stderr)
+    notes = [f"calls the network {calls} times for {steps} steps"] * (calls != steps)
+    for note in (*notes, _mismatch(scheduler, steps)):
+        if note and rank() == 0:
+            print(f"generate: {kind} {note}", file=sys.stderr)
     return calls
 
 
@@ -194,9 +196,8 @@ def _fault(scheduler: Any, steps: int) -> str:
 
     In diffusers 0.42 "leading" timesteps are T // steps apart and begin at 0, or at the offset of 1 that Stable
     Diffusion has. So 501 to 999 of 1000 begin at t = steps, one step at t = 1, and 1000 outside of the table.
-    "linspace" puts a single step at t = 0. DDIM and PNDM move by T // steps timesteps, wherever their "trailing" or
-    "linspace" timesteps are, so that noise stays even with exact predictions. A start is wrong here if it is below the
-    middle, or by a tenth of the timesteps and by two steps below the noisy end.
+    "linspace" puts a single step at t = 0. A start is wrong here if it is below the middle, or by a tenth of the
+    timesteps and by two steps below the noisy end.
     """
     mu = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     try:
@@ -213,11 +214,22 @@ def _fault(scheduler: Any, steps: int) -> str:
         return f"begins at t = {max(times):g} of {total - 1}, not at the noisy end"
     if by_sigma and scheduler.order == 1 and len(set(scheduler.sigmas.tolist()[:-1])) < steps:
         return f"repeats some of its {total} noise levels"
-    if spacing in ("trailing", "linspace") and not by_sigma and not hasattr(scheduler, "previous_timestep"):
-        apart = total / steps if spacing == "trailing" else (total - 1) / max(steps - 1, 1)
-        if apart != total // steps:
-            return f"moves by {total // steps} timesteps, but its {spacing} ones lie {apart:.4g} apart"
-    return ""
+    return _mismatch(scheduler, steps) if spacing == "trailing" else ""
+
+
+def _mismatch(scheduler: Any, steps: int) -> str:
+    """Return how the steps of a scheduler miss its timesteps, or "".
+
+    In diffusers 0.42 DDIM and PNDM move by T // steps, wherever their timesteps are: some noise stays, even with exact
+    predictions. "leading" timesteps fit; for a pipeline's own "linspace", which no number fits, this is only printed.
+    """
+    spacing, total = scheduler.config.get("timestep_spacing"), scheduler.config.get("num_train_timesteps", 1)
+    apart = {"trailing": total / steps, "linspace": (total - 1) / max(steps - 1, 1)}.get(spacing)
+    if apart is None or apart == total // steps:
+        return ""
+    if hasattr(scheduler, "sigmas") or hasattr(scheduler, "previous_timestep"):  # these go to the next of the list
+        return ""
+    return f"moves by {total // steps} timesteps, but its {spacing} ones lie {apart:.4g} apart"
 
 
 def _fetch(model: str) -> Path:
