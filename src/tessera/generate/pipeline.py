@@ -73,12 +73,7 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls,
-        export_dir: str | Path,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        compile: bool = False,
+        cls, export_dir: str | Path, device: Any = None, dtype: torch.dtype | None = None, *, compile: bool = False
     ) -> Pipeline:
         """Load an export onto `device`, its weights in `dtype`; None = the best device, float32.
 

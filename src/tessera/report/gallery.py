@@ -12,7 +12,7 @@ from tessera.evaluate.scores import Scores
 from tessera.files import read_json
 from tessera.images import data_uri, read_rgb, thumbnail
 from tessera.report.arms import Arm
-from tessera.report.tables import LABELS, TASKS, name_of, shown
+from tessera.report.tables import TASKS, name_of, shown
 
 SMALL = 128
 """Images of at most this side are shown with hard pixels and stored without loss."""
@@ -52,7 +52,7 @@ def prompt_groups(
         if metadata is None:
             continue
         tag = metadata.get("tag", "")
-        title = LABELS[tag] if tag in TASKS else ""
+        title = name_of(tag) if tag in TASKS else ""
         group = groups.setdefault(tag, {"title": title, "prompts": [], "more": []})
         place = group["prompts"] if len(group["prompts"]) < at_once else group["more"]
         if place is not group["more"] or len(place) < more:

@@ -100,10 +100,7 @@ def protocol_text(scores: Scores) -> str:
 
 
 def _groups(scores: Sequence[Scores], force: bool) -> list[tuple[list[Scores], list[str], bool]]:
-    """Return each item in the first group that it fits; with `force`, all in one.
-
-    With each group are the differences of its protocols from the first one's, and whether its own are mixed.
-    """
+    """Return groups that fit, all in one with `force`; how each differs from the first; whether its own are mixed."""
     groups: list[list[Scores]] = []
     for item in scores:
         fitting = next((group for group in groups if force or _fits(group, item)), None)

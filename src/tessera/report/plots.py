@@ -106,10 +106,7 @@ def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dot
 
 
 def _marks(arms: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-    """Return (arm, color) -> number of its marker and dash: its color's, or the next one if an earlier arm has it.
-
-    Rows of a table may have one name.
-    """
+    """Return (arm, color) -> number of its marker and dash: its color's, or the next one if an earlier arm has it."""
     found: dict[tuple[str, int], int] = {}
     earlier: Counter[int] = Counter()
     for name, color in dict.fromkeys(arms):

@@ -14,20 +14,14 @@ from tessera.evaluate.quality.metrics import METRICS
 from tessera.evaluate.scores import Scores
 
 _QUALITY = {name: shown for metric in METRICS.values() for name, shown in metric.shows.items()}
-LABELS = {
+LABELS = {  # of metrics that are not called by their name
     **{name: label for name, (label, _) in _QUALITY.items()},
-    "overall": "Overall",
-    "single_object": "Single object",
     "two_object": "Two objects",
-    "counting": "Counting",
-    "colors": "Colors",
-    "position": "Position",
     "color_attr": "Color attribution",
     "color_score": "Colored objects found",
     "both_colors": "Both colors present",
     "colors_in_relation": "Colors in the right relation",
     "seam": "Seam score",
-    "seam_visible": "Seam visible",
 }
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's tasks by their tag."""

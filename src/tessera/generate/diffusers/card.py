@@ -75,8 +75,9 @@ def model_card(
         "image": f"{info.image_size} x {info.image_size} pixels",
         "sampling": f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}, x0 clamped at: {clip}",
     }
-    inputs = ["Directories it was trained from, by the sha256 of their manifests:", ""] if info.inputs else []
-    inputs += [*(f"- {label}: `{sha256}`" for label, sha256 in info.inputs), ""] if info.inputs else []
+    inputs = [f"- {label}: `{sha256}`" for label, sha256 in info.inputs]
+    if inputs:
+        inputs = ["Directories it was trained from, by the sha256 of their manifests:", "", *inputs, ""]
     parts = []
     for part in (info.latent_codec, info.text_encoder):
         own = part.partition(":")[0] in OWN_PARTS
