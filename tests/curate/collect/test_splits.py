@@ -55,7 +55,8 @@ def fails(folder, source, message, **options):
 @pytest.mark.parametrize(
     ("train", "test"),
     [("Train", "Test"), ("Training", "Testing"), ("seg_train/seg_train", "seg_test/seg_test"), ("train", "validation"),
-     ("images/train", "images/val"), ("archive/TRAIN", "archive/TEST"), ("train2017", "val2017")],
+     ("images/train", "images/val"), ("train/images", "test/images"), ("data/set/train/train/img", "data/set/test/img"),
+     ("archive/TRAIN", "archive/TEST"), ("train2017", "val2017")],
 )  # fmt: skip
 def test_the_test_images_are_not_trained_on(tmp_path, train, test):
     source = tmp_path / "photos"
@@ -68,7 +69,8 @@ def test_the_test_images_are_not_trained_on(tmp_path, train, test):
     assert collected(tmp_path, source) == {f"{train}/cat/1.png": "cat", f"{train}/dog/1.png": "dog"}
     manifest = read_manifest(tmp_path / "out")
     assert manifest.facts["layout"] == "ImageNet tree"
-    assert manifest.facts["ignored"][f"{test.removesuffix('/seg_test')}/"] == 4
+    passed_over = test.removesuffix("/seg_test").removesuffix("/images").removesuffix("/img")
+    assert manifest.facts["ignored"][f"{passed_over}/"] == 4
 
 
 @pytest.mark.parametrize("name", ["validation", "Valid", "val_set", "DEV"])

@@ -179,13 +179,18 @@ class ImageNetTree:
             ):
                 raise UserError(f"{source}: has LOC_synset_mapping.txt, but no {_KAGGLE.as_posix()}; unpack that too")
             return None
-        folders = _folders(source, out)
-        if splits_among(path.name for path in folders)[0]:
-            return source
-        # A folder around the splits: images/train/CLASS next to annotations/.
-        around = [path for path in folders[:9] if splits_among(inner.name for inner in _folders(path, out))[1]]
-        alone = len(around) == 1 and not any(holds_images(path) for path in folders if path not in around)
-        return around[0] if alone else None
+        # Folders may be around the splits: images/train/CLASS next to annotations/.
+        folder = source
+        for _ in range(4):
+            folders = _folders(folder, out)
+            splits, sure = splits_among(path.name for path in folders)
+            if splits and (sure or folder == source or says_nothing(folder.name)):
+                return folder
+            holding = [path for path in folders if holds_images(path)] if len(folders) < 10 else []
+            if len(holding) != 1 or _has_images(folder):
+                break
+            folder = holding[0]
+        return None
 
 
 class _Tars:

@@ -19,6 +19,7 @@ from tessera.curate.collect.crops import UNREADABLE
 from tessera.curate.collect.sources import Group, Item, Listing
 from tessera.images import READABLE
 
+_RECORDS = [2**power for power in range(15, 21)]  # bytes, of tar -b 64 to -b 2048
 _LINK = "a link in its archive, without bytes of its own"
 
 
@@ -64,7 +65,7 @@ def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
                         yield member.name, offset + member.offset_data, member.size
                 end = tar.offset  # type: ignore[attr-defined]
             section.seek(end)
-            if problem := _problem_at_end(section, end):
+            if problem := _problem_at_end(section, end, size):
                 raise UserError(f"{path}: is not a whole tar file{where}: {problem}; fetch it again")
     except tarfile.TarError as error:
         raise UserError(f"{path}: is not a whole tar file{where}: {error}; fetch it again") from error
@@ -72,11 +73,12 @@ def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _problem_at_end(file: BinaryIO, at: int) -> str:
+def _problem_at_end(file: BinaryIO, at: int, size: int) -> str:
     """Return what is wrong where tarfile stopped; "" for an end mark with nothing but zeros after it.
 
     Behind the first entry, tarfile (Python 3.11 to 3.14) takes a block that is no header, a cut header and the end of
-    the file for the end of the archive, and reads nothing after a block of zeros.
+    the file for the end of the archive, and reads nothing after a block of zeros. Tars end with 1024 zeros, filled up
+    to whole records of 10,240 bytes (GNU tar's default; -b makes others).
     """
     mark = file.read(tarfile.BLOCKSIZE)
     if not mark:
@@ -88,6 +90,9 @@ def _problem_at_end(file: BinaryIO, at: int) -> str:
     while chunk := file.read(2**20):
         if any(chunk):
             return f"data follow its end mark at byte {at}, so it is damaged there or was joined from several"
+    zeros = size - at
+    if zeros >= 1024 + 10240 and not any(size % record == 0 and zeros < 1024 + record for record in _RECORDS):
+        return f"its last {zeros} bytes are zeros, more than a tar ends with, so its end is missing"
     return ""
 
 
