@@ -152,8 +152,16 @@ def _keep_nearest(halves: np.ndarray, nearest: np.ndarray, block: np.ndarray, fi
     """Put the largest of (n, kept) and of the new block's rows (n, m) into the former; `first`: of its columns."""
     import torch
 
-    kept = halves.shape[1]
-    new, columns = torch.topk(torch.from_numpy(block), min(kept, block.shape[1]), sorted=False)
+    kept, least = halves.shape[1], halves.min(1)
+    if np.isfinite(least).all():  # all rows are full, and few of the new ones come into question
+        i, j = np.divmod(np.flatnonzero(np.ascontiguousarray(block > least[:, None])), block.shape[1])
+        place = np.arange(len(i)) - np.searchsorted(i, i)  # in a table with gaps
+        new = np.full((len(block), place.max(initial=-1) + 1), -np.inf, np.float32)
+        columns = np.zeros(new.shape, np.int64)
+        new[i, place], columns[i, place] = block[i, j], j
+    else:
+        found = torch.topk(torch.from_numpy(block), min(kept, block.shape[1]), sorted=False)
+        new, columns = (part.numpy() for part in found)
     both, names = np.concatenate([halves, new], 1), np.concatenate([nearest, columns + first], 1)
     best = np.argpartition(both, -kept, axis=1)[:, -kept:]
     halves[:], nearest[:] = np.take_along_axis(both, best, 1), np.take_along_axis(names, best, 1)
