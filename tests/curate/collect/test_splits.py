@@ -121,6 +121,22 @@ def test_splits_without_classes_need_the_one_class(tmp_path):
     assert read_manifest(tmp_path / "out").facts["ignored"] == {"test/": 1}
 
 
+@pytest.mark.parametrize(("there", "asked"), [("test", "train"), ("train", "val"), ("Testing", "train")])
+def test_one_class_of_another_split_is_refused(tmp_path, there, asked):
+    put(tmp_path / "photos" / there / "1.png")
+    fails(
+        tmp_path, tmp_path / "photos", f"no folder of the split {asked}, only {there}", split=asked, single_class="cat"
+    )
+    flags = {"single_class": "cat", "layout": "class-folders"}
+    assert collected(tmp_path, tmp_path / "photos", **flags) == {f"{there}/1.png": "cat"}
+
+
+def test_one_class_of_folders_of_which_one_is_called_train(tmp_path):
+    for name in ("bus", "train", "car"):
+        put(tmp_path / "photos" / name / "1.png", (len(name), 0, 0))
+    assert len(collected(tmp_path, tmp_path / "photos", single_class="vehicle")) == 3
+
+
 def test_a_class_may_be_called_train(tmp_path):
     source = tmp_path / "photos"
     for name in ("bus", "train", "car"):

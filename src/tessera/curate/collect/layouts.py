@@ -135,20 +135,12 @@ class ImageNetTree:
         return _FOLDERS
 
     def open(self, source: Path, out: Path, split: Split) -> Source | None:
-        tree = self._tree(source, out)
-        if tree is None:
-            return None
-        splits, _ = splits_among(path.name for path in _folders(tree, out))
-        chosen = [self._inner(tree / name, out) for name, found in sorted(splits.items()) if split in (found, "all")]
+        chosen, others = self.choose(source, out, split)
         if not chosen:
-            raise UserError(
-                f"{tree}: has no folder of the split {split}, only {', '.join(sorted(splits))} (see --split)"
-            )
-        within = [folder.relative_to(source).as_posix() for folder in chosen]
+            return None
+        within = [self._inner(folder, out).relative_to(source).as_posix() for folder in chosen]
         groups, strays, ignored = folder_groups(source, out, "all", within)
-        for folder in _folders(tree, out):
-            if split not in (splits.get(folder.name), "all"):
-                ignored[f"{folder.relative_to(source).as_posix()}/"] += max(files_below(folder), 1)
+        ignored += others
         if groups or not strays:
             return Source("ImageNet tree", groups, strays, ignored)
         for place in (source, *list(source.resolve().parents)[:3]):
@@ -158,6 +150,22 @@ class ImageNetTree:
             f"{chosen[0]}: has {len(strays)} images, but no class folders, nor is Kaggle's LOC_{split}_solution.csv"
             " above it. If all show one class, give --single-class NAME; if the folder is one, --layout class-folders"
         )
+
+    def choose(self, source: Path, out: Path, split: Split) -> tuple[list[Path], Counter[str]]:
+        """Return the folders of a split, none for a source without splits; and the numbers of files in the others."""
+        tree = self._tree(source, out)
+        if tree is None:
+            return [], Counter()
+        folders = _folders(tree, out)
+        splits, _ = splits_among(path.name for path in folders)
+        chosen = [
+            folder for folder in folders if split in (splits.get(folder.name, ""), "all") and folder.name in splits
+        ]
+        if not chosen:
+            names = ", ".join(sorted(splits))
+            raise UserError(f"{tree}: has no folder of the split {split}, only {names} (see --split)")
+        left = [folder for folder in folders if folder not in chosen]
+        return chosen, Counter({f"{path.relative_to(source).as_posix()}/": max(files_below(path), 1) for path in left})
 
     def _inner(self, folder: Path, out: Path) -> Path:
         """Return the folder of the classes of a split: seg_train/seg_train, as some archives have it."""
@@ -260,11 +268,16 @@ def find_source(
         raise UserError(f"{source}: there is no such folder or file; give the folder of the class folders, or a tar")
     if single_class is not None and source.is_dir() and layout in (None, "class-folders", "imagenet-tree"):
         part = "all" if layout == "class-folders" else split
+        tree = ImageNetTree()
         if layout is not None or holds_images(source):
             others = _tars_and_tables(source, out) if layout is None else []
             if others:
                 raise UserError(f"{source}: has {' and '.join(others)} and images: {_MIXED}")
-            return Source("class folders", [FolderGroup(source, ("",), out, single_class, part)])
+            # The whole source, or the folders of the split where it has some.
+            has_splits = layout == "imagenet-tree" or (layout is None and tree.there(source, out))
+            chosen, left = tree.choose(source, out, split) if has_splits else ([], Counter())
+            within = tuple(folder.relative_to(source).as_posix() for folder in chosen) or ("",)
+            return Source("class folders", [FolderGroup(source, within, out, single_class, part)], ignored=left)
     if layout is None:
         found = _open_what_is_there(source, out, split, single_class)
     else:

@@ -13,7 +13,11 @@ Split = Literal["train", "val", "test", "all"]
 """The part of a set to take; "all" = every part."""
 SPLITS: tuple[str, ...] = get_args(Split)
 
-_WORDS = {"train": "train trainval training", "val": "val valid validation validate dev", "test": "test testing"}
+_WORDS = {
+    "train": "train trainval training",
+    "val": "val valid validation validate dev eval evaluation",
+    "test": "test testing",
+}
 _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words.split()}
 _NEUTRAL = "set sets split data dataset images image imgs img photos folder part"  # say nothing themselves
 _JOINED = re.compile(rf"(?<![^\W\d_])({'|'.join(_SPLIT_OF)})({'|'.join(_NEUTRAL.split())})(?![^\W\d_])")  # "trainset"
