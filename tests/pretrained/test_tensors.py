@@ -94,8 +94,7 @@ def test_inception_of_a_repository(repository):
 def test_the_detector_of_a_repository_in_either_form(tmp_path, repository):
     folder, asked = repository
     save_detector(folder)
-    detector = load_detector("owner/name")
-    assert detector.sha256 == sha256_file(folder / "model.safetensors")
+    assert load_detector("owner/name").model.config.num_labels == 80
     assert [patterns[0] for patterns, _ in asked] == [PUBLISHED, "config.json"]
     for path in folder.iterdir():
         path.unlink()

@@ -166,14 +166,10 @@ def test_mirrored_pictures_swap_left_and_right(tmp_path, sees_paint):
     assert [[row["correct"] for row in of_prompt] for of_prompt in rows] == swapped
 
 
-def test_both_columns_stand_side_by_side(tmp_path, networks):
-    folders = {
-        kind: write_samples(tmp_path / kind, LINES, extended=kind == "extended", per_prompt=1)
-        for kind in ("short", "extended")
-    }
-    config = GenEvalConfig(**networks)
+def test_both_columns_stand_side_by_side(tmp_path, sees_paint):
+    short, long = (write_samples(tmp_path / str(kind), LINES, paint=paint, extended=kind) for kind in (False, True))
     out = tmp_path / "scores"
-    assert evaluate_geneval(out, folders["short"], config, extended=folders["extended"], device="cpu")
+    assert evaluate_geneval(out, short, sees_paint, extended=long)
     columns = [read_scores(out / name) for name in ("original", "extended")]
     numbers = [scores.number("geneval/overall") for scores in columns]
     assert numbers[0].protocol.prompts_sha256 == numbers[1].protocol.prompts_sha256
@@ -183,12 +179,18 @@ def test_both_columns_stand_side_by_side(tmp_path, networks):
         "extender: None vs Extender(model='rules', prompt='t', seed=0)",
         "settings.extended: False vs True",
     ]
-    assert all(0 <= number.value <= 1 for scores in columns for number in scores.numbers)
     assert side_by_side(out).splitlines()[0].split() == ["original", "extended"]
-    found = json.loads((out / "original" / "verdicts" / "00003.json").read_text())
+
+
+def test_tiny_networks_judge(tmp_path, networks):
+    samples = write_samples(tmp_path / "short", LINES[2:5], per_prompt=1)
+    config, out = GenEvalConfig(**networks), tmp_path / "scores"
+    assert evaluate_geneval(out, samples, config, device="cpu")
+    assert all(0 <= number.value <= 1 for number in read_scores(out / "original").numbers)
+    found = json.loads((out / "original" / "verdicts" / "00001.json").read_text())
     assert all(item["score"] > 0.3 for row in found for item in row["detections"])
     before = tree(out)
-    assert evaluate_geneval(out, folders["short"], config, extended=folders["extended"], device="cpu")
+    assert evaluate_geneval(out, samples, config, device="cpu")
     assert tree(out) == before
 
 
