@@ -367,7 +367,7 @@ def img2dataset(root: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("files", "download of img2dataset"), ("webdataset", "no class with it"), ("parquet", "no label")],
+    [("files", "download of img2dataset"), ("webdataset", "no class with it"), ("parquet", "no column label")],
 )
 def test_a_download_of_img2dataset_is_one_class(tmp_path, kind, said):
     source = img2dataset(tmp_path / "laion", kind)

@@ -60,7 +60,7 @@ def test_a_table_of_images_and_texts_is_one_class(tmp_path):
     path = table(tmp_path / "a.parquet", {"image": image, "text": ["a fox", "a red fox"]})
     config = CollectConfig(source="a", size=16)
     with pytest.raises(
-        UserError, match=r"none of its 2 images can be used \('a.parquet:0': no label\); .*--single-class"
+        UserError, match=r"none of its 2 images can be used \('a.parquet:0': no column label\); .*--single-class"
     ):
         collect(tmp_path / "out", config, path)
     collect(tmp_path / "out", replace(config, single_class="fox"), path)

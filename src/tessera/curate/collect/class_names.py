@@ -7,6 +7,7 @@ object of label -> name, a list of names, or imagenet_class_index.json.
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,15 +68,15 @@ def is_code(label: str, codes: Mapping[str, int]) -> bool:
 def read_label(value: Any) -> tuple[str, int | None]:
     """Return a label of a table or text file as text, and its number if it has one; ("", None) where it is none.
 
-    Whole floats are numbers: pandas writes a column with a gap as doubles, DuckDB its HUGEINTs and sums. Null, NaN and
-    negative numbers, as the Hub's -1, are no label.
+    Whole floats are numbers: pandas writes a column with a gap as doubles, DuckDB its HUGEINTs and sums. Null, other
+    floats and negative numbers, as the Hub's -1, are no label.
     """
     value = value.strip() if isinstance(value, str) else value
     if isinstance(value, str) and re.fullmatch(r"-\d+|-?\d+\.0*", value):
         value = float(value)
-    if isinstance(value, float | Decimal) and value == value and value % 1 == 0:  # neither NaN nor infinite
-        value = int(value)
-    if value is None or value != value or (isinstance(value, int) and value < 0):
+    if isinstance(value, float | Decimal):
+        value = int(value) if math.isfinite(value) and value == int(value) else None
+    if value is None or (isinstance(value, int) and value < 0):
         return "", None
     text = str(value)
     return text, int(text) if text.isdecimal() else None

@@ -57,7 +57,7 @@ class RowGroup(Group):
                 text, stem = synset.group(1) if text else "", stem[: synset.start()]
             elif code is not None and names is not None and code < len(names):
                 text = names[code]
-            reject = None if text else "no label"
+            reject = None if text else "no label" if "label" in wanted else "no column label"
             key = f"{safe(text) if text else 'unknown'}/{safe(stem)}"
             items.append(Item(key, as_text(text), source, str(self.path), row, 0, code, reject))
         return Listing(items, length=length)
