@@ -215,7 +215,7 @@ def test_claims_at_smoke_size(whole):
 def test_claims_at_smoke_size_stopped_killed_and_gone_on_with(whole, tmp_path):
     other = tmp_path / "other"
     said = study("claims-smoke", "--seeds", 0, "--budget", "3s", "--out", other)
-    assert "cells are not done; the same command goes on" in said
+    assert "cells are not done; run the same command to resume" in said
     process = start("claims-smoke", "--seeds", 0, "--out", other)
     end = time.monotonic() + 120
     while not list(other.glob("cells/ta_ia-*/runs/*/checkpoints/*")):
