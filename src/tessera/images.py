@@ -198,23 +198,29 @@ def _without_metadata(data: bytes) -> tuple[bytes, dict[str, Any]]:
     kept, metadata, last = [_PNG_HEAD], {}, len(_PNG_HEAD)
     for kind, body, right in _png_chunks(data):
         first, last = last, last + 12 + len(body)
+        name = bytes(body[:80]).partition(b"\0")[0]
+        key = {b"eXIf": "exif", b"iCCP": "icc_profile"}.get(kind, "xmp" if name == b"XML:com.adobe.xmp" else "")
         if kind == b"tRNS" or kind[:1].isupper():
             kept.append(data[first:last])
-        elif right and kind == b"eXIf":
-            metadata["exif"] = b"Exif\0\0" + body
-        elif right and kind in (b"iCCP", b"iTXt"):
-            name, _, rest = bytes(body).partition(b"\0")
-            packed, text = (True, rest[1:]) if kind == b"iCCP" else (rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1])
-            if packed:
-                with contextlib.suppress(zlib.error):
-                    unpack = zlib.decompressobj()
-                    text = unpack.decompress(text, _MAX_METADATA)
-                    packed = not unpack.eof
-            if not packed and kind == b"iCCP":
-                metadata["icc_profile"] = text
-            elif not packed and name == b"XML:com.adobe.xmp":
-                metadata["xmp"] = text
+        elif right and key and key not in metadata:
+            packed = bytes(body[len(name) + 1 :])
+            if kind == b"eXIf":
+                metadata[key] = b"Exif\0\0" + body
+            elif kind == b"iCCP":
+                metadata[key] = _unpacked(packed[1:])
+            elif kind == b"iTXt":
+                text = packed[2:].split(b"\0", 2)[-1]
+                metadata[key] = _unpacked(text) if packed[:1] == b"\1" else text
     return b"".join([*kept, data[last:]]), metadata
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Decompress metadata of a PNG file; b"" for damaged ones, and more than `_MAX_METADATA`."""
+    unpack = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        found = unpack.decompress(data, _MAX_METADATA)
+        return found if unpack.eof else b""
+    return b""
 
 
 def as_rgb(
