@@ -3,7 +3,7 @@
 # pyright: reportPrivateImportUsage=false
 # torch's own optimizers are made of the _foreach_ functions; they have no public name.
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-def zero_skipped(tensors: list[Tensor], skip: Tensor | None) -> None:
+def zero_skipped(tensors: Sequence[Tensor], skip: Tensor | None) -> None:
     """Set gradients or updates to zero where `skip` is 1: by selection, because 0 times NaN is NaN."""
     if skip is not None:
         for tensor in tensors:
