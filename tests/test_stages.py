@@ -132,13 +132,13 @@ def test_processes_that_see_the_end_together_all_complete_it(tmp_path, monkeypat
     """One finishes while the other's manifest is on its way to the disk."""
     one, other = (open_stage(tmp_path / "samples", stage="generate", config={}, shared=True) for _ in range(2))
     (tmp_path / "samples" / ".tmp-0123-a.png").write_bytes(b"half")
-    sync, turns = files._sync, iter([lambda: other.finish({"images": 2})])
+    sync, turns = files.sync, iter([lambda: other.finish({"images": 2})])
 
     def meanwhile(path):
         next(turns, lambda: None)()
         sync(path)
 
-    monkeypatch.setattr(files, "_sync", meanwhile)
+    monkeypatch.setattr(files, "sync", meanwhile)
     one.finish({"images": 2})
     assert read_manifest(tmp_path / "samples", "generate").counts == {"images": 2}
     assert [entry.name for entry in (tmp_path / "samples").iterdir()] == ["manifest.json"]

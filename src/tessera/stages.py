@@ -118,6 +118,12 @@ def find_stage(
     return _find(Path(directory), head) if (Path(directory) / MANIFEST).exists() else None
 
 
+def reopen(directory: Path, config: Mapping[str, Any]) -> None:
+    """Make a complete directory unfinished again, to be continued with `config`; its stage and inputs stay."""
+    found = read_manifest(directory)
+    _write_manifest(directory, {"stage": found.stage, "config": dict(config), "inputs": found.inputs}, complete=False)
+
+
 def _head(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> dict[str, Any]:
     hashes = {name: _input_hash(name, Path(path), stage) for name, path in (inputs or {}).items()}
     # Compared in the form that the file gives back: tuples are lists there.

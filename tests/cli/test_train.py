@@ -64,6 +64,14 @@ def test_flags(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert call(*words, "--wandb", "project", "--out", "runs/c") == 2
     assert "pip install wandb" in capsys.readouterr().err
+    assert call(*words, "--num-images", 64, "--extend", "--out", "runs/a") == 2
+    assert "runs/a: cannot be extended, its learning rate has fallen to its end" in capsys.readouterr().err
+    constant = PRESET.replace("batch_size=8", "batch_size=8, optim=OptimConfig(decay='constant')")
+    (folder / "own.py").write_text("from tessera.train.optim.config import OptimConfig\n" + constant)
+    own = ["train", "own.py:small", *words[2:], "--out", "runs/e"]
+    assert call(*own) == 0
+    assert call(*own, "--num-images", 64, "--extend") == 0
+    assert "runs/e: 64 num_images" in capsys.readouterr().out
     assert call(*words, "--init", "images", "--out", "runs/d") == 2
     assert "is not an export" in capsys.readouterr().err
 

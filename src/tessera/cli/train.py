@@ -23,6 +23,7 @@ def train(
     wandb: Annotated[str | None, "Log to this project of Weights & Biases too."] = None,
     verify: Annotated[bool, "Compare the sets with their checksums first, which takes minutes for large ones."] = False,
     resume: Annotated[bool, "Fail if there is no run to resume."] = False,
+    extend: Annotated[bool, "Continue a finished run to --num-images; its learning rate must be constant."] = False,
 ) -> None:
     """Train one arm of a preset on encoded sets (Algorithm 1); running again resumes from the last checkpoint.
 
@@ -55,7 +56,7 @@ def train(
         decode=decode,
         content_hash=_content_hash,
     )
-    train_all(out, plain, augmented, config, resume=resume, device=device, init=init, runtime=runtime)
+    train_all(out, plain, augmented, config, resume, device, init, runtime, extend)
     if rank() == 0:  # which completes the directory, after the others have ended
         say(out)
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tessera.config import UserError, to_dict
+from tessera.config import UserError, compare, to_dict
 from tessera.devices import pick_device, set_threads, world_size
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.files import exclusive_lock, write_json
 from tessera.progress import progress
-from tessera.stages import Stage, find_stage, open_stage
+from tessera.stages import Stage, find_stage, open_stage, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
@@ -47,11 +47,14 @@ def train(
     device: str | None = None,
     init: Path | None = None,
     runtime: RuntimeOptions | None = None,
+    extend: bool = False,
 ) -> None:
     """Train into the run directory `out` from the encoded sets `plain` and `augmented` (None where augment_prob is 0).
 
     A complete run is left as it is, an unfinished one resumes from its last checkpoint. `resume`: require a run to
     resume. `device`: None = the best available. `init`: an export with the initial weights; None = random ones.
+    `extend`: continue a finished run to the larger num_images of `config`, as if it had had that from the start; for
+    that its learning rate must be constant.
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, write a checkpoint and raise KeyboardInterrupt.
 
     Raises UserError, before the first step and before anything is written, for sets or weights that do not fit the
@@ -71,6 +74,8 @@ def train(
     set_threads(config.threads)
     torch_device = pick_device(device)
     is_writer = join(torch_device)
+    if extend and is_writer:
+        _reopen_for_more(out, config, inputs)
     found = find_stage(out, **made) if is_writer else None
     progress_made = broadcast_from_rank0(0 if found is None else 1 + found.done, torch_device)
     if resume and not progress_made:
@@ -99,6 +104,28 @@ def train(
             write_json(out / "config.json", to_dict(config))
         if stage is None or not stage.done:  # another process may have finished it meanwhile
             trainer.run(stage, facts)
+
+
+def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
+    """Make a finished run unfinished if `config` differs in a larger num_images alone; UserError where its learning
+    rate or augment_prob has moved to an end. Other differences are left to `find_stage`, which names them."""
+    run = read_manifest(out, "train", must_be_complete=False)
+    changed = [field for field, _, _ in compare(run.config, to_dict(config))]
+    same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
+    if not run.complete or changed != ["num_images"] or not same_inputs:
+        return
+    had, moved = run.config["num_images"], None
+    if config.num_images < had:
+        raise UserError(f"{out}: has seen {had} images, more than num_images {config.num_images}; give a larger number")
+    if config.optim.decay != "constant":
+        moved = f"its learning rate has fallen to its end (optim.decay is {config.optim.decay})"
+    elif config.augment_prob_end is not None:
+        moved = "its augment_prob has moved to augment_prob_end"
+    if moved is not None:
+        raise UserError(f"{out}: cannot be extended, {moved}; export it and start another run from that with --init")
+    if not (out / checkpoint.FOLDER / f"{had:012d}").is_dir():
+        raise UserError(f"{out}: cannot be extended, its last checkpoint is missing; train again in another directory")
+    reopen(out, to_dict(config))
 
 
 class Trainer:
