@@ -5,51 +5,22 @@ again from the captions (`tessera augment images --from-captions FILE`), and nee
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
 from tessera.config import UserError
 from tessera.curate.caption.file import read_captions_file
+from tessera.curate.caption.names import image_names, last_part
 from tessera.curate.index import ImageRow
 from tessera.cutmix import pattern_of
-from tessera.images import READABLE
 from tessera.records import Placement
 
 _BOX = re.compile(r"(.+)_(\d+)_(\d+)_(\d+)_(\d+)")
 
 
-def without_suffix(name: str) -> str:
-    """Return the name without the suffix of an image file."""
-    place = PurePosixPath(name)
-    return name[: -len(place.suffix)] if place.suffix.lower() in READABLE else name
-
-
-def image_names(rows: Iterable[ImageRow]) -> dict[str, str]:
-    """Return every name that an image may have in a file of captions -> its key.
-
-    Its key, its file, its source, these without suffix, and their last part where no other image has it.
-    """
-    names: dict[str, str] = {}
-    stems: defaultdict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        for name in (row.source, without_suffix(row.source), row.file):
-            if name:
-                names.setdefault(name, row.key)
-        for stem in (row.key, row.source):
-            stems[_stem(stem)].add(row.key)
-    by_stem = {stem: key for stem, (key, *others) in stems.items() if not others}
-    # A key wins over another image's file of that name, and any full name over a last part.
-    return by_stem | names | {row.key: row.key for row in rows}
-
-
-def _stem(name: str) -> str:
-    return without_suffix(name).rpartition("/")[2]
-
-
 def published_name(base: str, partner: str, placement: Placement) -> str:
     """Return base_partner_x0_y0_x1_y1 of a mix of the images with these keys."""
-    return "_".join([_stem(base), _stem(partner), *map(str, placement.box)])
+    return "_".join([last_part(base), last_part(partner), *map(str, placement.box)])
 
 
 def mixes_in(path: str | Path, rows: Sequence[ImageRow], size: int) -> tuple[list[tuple[str, str, Placement]], int]:
@@ -60,7 +31,7 @@ def mixes_in(path: str | Path, rows: Sequence[ImageRow], size: int) -> tuple[lis
     found: dict[tuple[str, str, tuple[int, ...]], Placement] = {}
     strange = 0
     for name, _ in read_captions_file(path, names):
-        match = _BOX.fullmatch(_stem(name))
+        match = _BOX.fullmatch(last_part(name))
         if match is None:
             continue
         pair = _split(match.group(1), names)

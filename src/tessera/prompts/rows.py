@@ -14,6 +14,7 @@ MAX_FIELD = 10_000_000  # characters in one CSV field
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 JSON = (".jsonl", ".json", ".ndjson")
 TABLES = (*DELIMITERS, *JSON, ".parquet")
+NAMED = {"prompt", "text", "caption"}
 PLAIN = "prompt"
 """The column of a plain text file, and of a JSON list of texts."""
 _NOT_TEXT = (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml", ".html", ".htm", ".pkl", ".zip", ".gz")
@@ -128,8 +129,13 @@ def _read_parquet(path: Path, find: Find) -> Iterator[tuple[str, dict[str, Any]]
     import pyarrow as pa
 
     table = read_table(path)
+    lists = (pa.list_(pa.string()), pa.large_list(pa.string()))
     table = table.select(
-        [f.name for f in table.schema if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type))]
+        [
+            f.name
+            for f in table.schema
+            if f.type in lists or not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type))
+        ]
     )
     find(path, table.column_names)
     rows = (row for batch in table.to_batches() for row in batch.to_pylist())
@@ -146,6 +152,8 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         lists = [name for name, value in data.items() if isinstance(value, list) and value]
         if data and all(isinstance(value, Mapping) for value in data.values()):
             data = [{"key": name, **value} for name, value in data.items()]
+        elif len(data) > 1 and not data.keys() & NAMED and all(isinstance(value, str) for value in data.values()):
+            data = [{"key": name, "text": text} for name, text in data.items()]
         elif len(lists) > 1 and "annotations" in lists:
             raise UserError(f"{path}: are annotations of COCO's form; give coco:{path}, or a table made of them")
         else:
@@ -164,6 +172,11 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def where_object(where: str, data: Any, spelled: bool = True) -> tuple[str, dict[str, Any]]:
     """Return (where, data), checked to be an object; `spelled`: it may have characters that JSON spells in ASCII."""
+    turns = (data.get("conversations") or data.get("messages")) if isinstance(data, dict) else None
+    for turn in turns if isinstance(turns, list) else ():  # LLaVA's form: the first answer is the text
+        if isinstance(turn, dict) and turn.get("from", turn.get("role")) in ("gpt", "assistant", "model"):
+            data = {**data, "text": turn.get("value", turn.get("content"))}
+            break
     if not isinstance(data, dict):
         raise UserError(f'{where} is not a JSON object such as {{"prompt": "..."}}: fix or remove it')
     try:

@@ -134,7 +134,7 @@ def caption(
     texts = {} if source.by_shards or complete else dict(captioner.answer(requests))
     if captioner.missing and not skip_missing:
         total = len(texts) + len(captioner.missing)
-        raise without_captions(captions_file or config.file, out, captioner.missing, total, "add them")
+        raise without_captions(captions_file or config.file, out, captioner.missing, total, captioner.fix)
     described = to_dict(captioner.config)
     if source.by_shards:
         described |= {"revision": captioner.revision, "settings": captioner.settings}
@@ -175,7 +175,7 @@ def caption(
     missing = {r.key: missing.get(r.key, "no answer") for r in asked if r.key not in kept} or missing
     counts = {"records": table.num_rows, "distinct": len(table.column("text").unique())}
     notes: Counter[str] = Counter(table["note"].to_pylist() if "note" in table.column_names else ())
-    more = {"cut": notes[CUT], "by_hand": notes[BY_HAND], "missing": len(missing)}
+    more = {"cut": notes[CUT], "by_hand": notes[BY_HAND], "missing": len(missing)} | captioner.counts
     dataclasses.replace(stage, done=False).finish(
         counts | {name: count for name, count in more.items() if count}, missing, joint=(CAPTIONS_TABLE,)
     )

@@ -97,6 +97,9 @@ class CaptionSource:
         self.settings: dict[str, Any] = {"seed": call.config.seed}
         self.missing: dict[str, str] = {}
         """key -> reason of the images that `answer` had nothing for, of one that does all at once."""
+        self.fix = "Add them"
+        self.counts: dict[str, int] = {}
+        """More counts for the manifest."""
 
     said: str | None = ""
     """The column `prompt`; None: the paper's prompts."""

@@ -1,23 +1,31 @@
 """Captions that a user has: a table with an image's name and its text (`tessera.prompts.rows`), or a folder.
 
-A folder has `metadata.csv` or `metadata.jsonl` (Hugging Face's ImageFolder), or a .txt file for each image, of the same
-stem; or it is a data set of the Hub, named OWNER/NAME, whose tables are all read. A .tsv file whose captions hold bare
-quotes, tabs or line breaks is read line by line, also without a header.
+A folder has `metadata.csv` or `metadata.jsonl` (Hugging Face's ImageFolder), or a .txt, .caption or .json file for each
+image, of the same stem, as img2dataset and kohya's scripts write them, or WebDataset tars or Parquet files with the
+images; or it is a data set of the Hub, named OWNER/NAME, whose tables are all read. A .tsv file whose captions hold
+bare quotes, tabs or line breaks is read line by line, also without a header.
 """
 
 import hashlib
+import json
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Container, Iterator
 from pathlib import Path
 
 from tessera.config import UserError
+from tessera.curate.collect.parquet import holds_image_column
+from tessera.curate.collect.tars import entries
 from tessera.files import sha256_file
 from tessera.hub import REPOSITORY, fetch_repository
-from tessera.prompts.rows import TABLES, read_rows, split_columns
+from tessera.images import READABLE, UNREADABLE
+from tessera.prompts.rows import MAX_FIELD, TABLES, read_rows, split_columns
 
 NAME_COLUMNS = ("key", "file_name", "image", "filename", "image_path", "file", "path")
-TEXT_COLUMNS = ("text", "caption", "captions")
+TEXT_COLUMNS = ("text", "caption", "captions", "tags")
+TEXTS = (".txt", ".caption")
+"""Suffixes of files with one caption, named as their images are."""
 _METADATA = ("metadata.csv", "metadata.jsonl")
 
 
@@ -46,18 +54,39 @@ def find_captions(file: str | Path) -> tuple[str, str]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """List the files with a folder's captions. Raises UserError if there are none, or two kinds of them."""
+    """List the files with a folder's captions: metadata, texts of the same stem as an image, or tables.
+
+    Where images are there, texts and JSON that stand beside none are no captions; img2dataset's JSON next to texts and
+    tables next to the folder that they list hold no other captions. Raises UserError for none, or two kinds of them.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    metadata = [path for path in files if path.name in _METADATA]
-    texts = [path for path in files if path.suffix.lower() == ".txt"]
-    tables = [path for path in files if path.suffix.lower() in TABLES and path not in metadata]
-    kinds = [kind for kind in (metadata, texts, tables) if kind]
-    if not kinds:
-        raise UserError(f"{folder}: has no captions: no metadata.csv or .jsonl, no .txt files, none of {TABLES}")
-    if len(kinds) > 1:
-        names = " and ".join(kind[0].relative_to(folder).as_posix() for kind in kinds)
+    images = {path.with_suffix("") for path in files if path.suffix.lower() in READABLE | UNREADABLE}
+    kinds: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        suffix = path.suffix.lower()
+        beside = path.with_suffix("") in images
+        if path.name in _METADATA:
+            kinds["metadata"].append(path)
+        elif suffix in TEXTS and (beside or not images):
+            kinds[suffix].append(path)
+        elif suffix == ".json" and beside:
+            kinds["sidecars"].append(path)
+        elif (
+            suffix in (*TABLES, ".tar") and not path.with_suffix("").is_dir() and not path.name.endswith("_stats.json")
+        ):
+            kinds["tables"].append(path)
+    if any(kinds.get(suffix) for suffix in TEXTS):
+        kinds.pop("sidecars", None)
+    found = [kind for kind in kinds.values() if kind]
+    if not found:
+        raise UserError(
+            f"{folder}: has no captions: no metadata.csv or .jsonl, no texts {' or '.join(TEXTS)} of the images' names,"
+            f" none of {', '.join(TABLES)}"
+        )
+    if len(found) > 1:
+        names = " and ".join(kind[0].relative_to(folder).as_posix() for kind in found)
         raise UserError(f"{folder}: has captions of two kinds, {names}; give the file, or a folder with one of them")
-    return kinds[0]
+    return found[0]
 
 
 def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterator[tuple[str, str]]:
@@ -72,19 +101,62 @@ def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterat
     files = _files_in(path) if folder else [path]
     for file in files:
         place = file.parent.relative_to(path).as_posix() if folder else "."
-        start = f"{place}/" if file.name in _METADATA and len(files) > 1 and place != "." else ""
-        if folder and file.suffix.lower() == ".txt":
-            try:
-                text = file.read_text(encoding="utf-8-sig").rstrip("\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-            rows = [(file.relative_to(path).with_suffix("").as_posix(), text)]
-        elif file.suffix.lower() == ".tsv" and not _is_quoted(file, columns):
+        suffix = file.suffix.lower()
+        start = f"{place}/" if file.name in _METADATA and place != "." else ""
+        own = file.relative_to(path).with_suffix("").as_posix() if folder else ""
+        if folder and suffix in TEXTS:
+            rows = [(own, _decoded(str(file), file.read_bytes()))]
+        elif folder and suffix == ".json" and _is_sidecar(file):
+            rows = _of_json(own, str(file), file.read_bytes())
+        elif suffix == ".tar":
+            rows = _read_tar(file)
+        elif suffix == ".tsv" and not _is_quoted(file, columns):
             rows = _read_unquoted(file, known)
         else:
             rows = _read_table(file, columns)
         for name, text in rows:
             yield f"{start}{_tidy(name)}", text
+
+
+def _decoded(where: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig").rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def _is_sidecar(path: Path) -> bool:
+    return any(path.with_suffix(suffix).is_file() for suffix in READABLE | UNREADABLE)
+
+
+def _of_json(name: str, where: str, data: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the captions of the JSON object of one image, maybe several; none where it has no such field."""
+    try:
+        row = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{where}: is not JSON ({error}); fix it") from error
+    found = next((row[column] for column in TEXT_COLUMNS if row.get(column)), []) if isinstance(row, dict) else []
+    yield from ((name, text) for text in (found if isinstance(found, list) else [found]) if isinstance(text, str))
+
+
+def _read_tar(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the captions in a WebDataset shard, named SHARD.tar/KEY: its .txt or .caption entries, else its .json."""
+    told: set[str] = set()
+    with open(path, "rb") as file:
+        for kinds in (TEXTS, (".json",)):
+            for name, offset, size in entries(path):
+                stem, dot, suffix = name.rpartition(".")
+                if f"{dot}{suffix.lower()}" not in kinds or stem in told or not 0 <= size <= MAX_FIELD:
+                    continue
+                file.seek(offset)
+                data, where = file.read(size), f"{path}: entry {name!r}"
+                own = f"{path.name}/{stem}"
+                rows = _of_json(own, where, data) if kinds != TEXTS else iter([(own, _decoded(where, data))])
+                for row in rows:
+                    told.add(stem)
+                    yield row
+    if not told:
+        raise UserError(f"{path}: has no captions: no .txt or .caption entries, and no .json with {TEXT_COLUMNS}")
 
 
 def _tidy(name: str) -> str:
@@ -93,11 +165,19 @@ def _tidy(name: str) -> str:
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     wanted = (NAME_COLUMNS, TEXT_COLUMNS)
+    if path.suffix.lower() == ".parquet" and len(columns) < 2 and holds_image_column([path]):
+        # Its images are known by their rows, as `tessera collect` names them.
+        rows = read_rows(path, TEXT_COLUMNS, given=columns)
+        for number, (_, row, (column,)) in enumerate(rows):
+            for text in row[column] if isinstance(row[column], list) else [row[column]]:
+                yield f"{path.name}:{number}", text or ""
+        return
     for where, row, found in read_rows(path, *wanted, given=columns, bare=False, plain=False):
-        name, text = row[found[0]], row[found[1]]
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise UserError(f"{where}: {' and '.join(found)} must be strings")
-        yield name, text
+        name, texts = row[found[0]], row[found[1]]
+        for text in texts if isinstance(texts, list) else [texts]:
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise UserError(f"{where}: {' and '.join(found)} must be strings")
+            yield name, text
 
 
 def _is_quoted(path: Path, columns: tuple[str, ...]) -> bool:

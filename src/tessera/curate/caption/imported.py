@@ -1,6 +1,7 @@
 """The captioner `import`: captions that the user has, matched with the images by their names."""
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from tessera.config import UserError
 from tessera.curate.caption.aio import mix_places
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.file import find_captions, read_captions_file
+from tessera.curate.caption.names import ImageNames, image_names, without_suffix
 from tessera.curate.index import read_images
-from tessera.curate.published_recipe import image_names, published_name, without_suffix
+from tessera.curate.published_recipe import published_name
 from tessera.cutmix import CROP
 
 
@@ -35,47 +37,87 @@ class FromFile(CaptionSource):
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
         """Return (key, caption) of each image that has one. Raises UserError for a damaged file."""
-        requests, names = list(requests), image_names(read_images(self._images))
+        requests, rows = list(requests), read_images(self._images)
+        names = image_names(rows)
+        find = ImageNames(rows, names).find
         mixes = {
             published_name(request.base.key, request.partner.key, request.placement): request.key
             for request in requests
             if request.partner is not None and request.placement is not None
         }
+        others = []
         if not mixes:
-            texts = self._named(names, names)
+            texts, others = named_captions(self._path, find, names)
         else:
             mixes |= {request.key: request.key for request in requests}
-            texts = self._named(mixes, names | mixes)
+            known = names | mixes
+            texts, _ = named_captions(self._path, lambda name: _of_mix(name, mixes), known)
             if len(texts) < len(requests):
-                parts = self._named(names, names | mixes)
+                parts, others = named_captions(self._path, find, known)
                 whole = (r for r in requests if r.partner and {r.base.key, r.partner.key} <= parts.keys())
                 texts = {request.key: _joined(request, parts) for request in whole} | texts
         self.missing = {request.key: "" for request in requests if request.key not in texts}
+        if others:
+            named = f"{len(others)} names of no image of the set, such as {others[0]!r}"
+            self.fix = f"It has {named}; the set has names like {requests[0].base.source!r}: add or rename them"
+            self.counts["names_of_other_images"] = len(others)
         return ((request.key, texts[request.key]) for request in requests if request.key in texts)
 
-    def _named(self, wanted: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-        return named_captions(self._path, wanted, known)
+
+def _of_mix(name: str, mixes: Mapping[str, str]) -> tuple[int, str] | None:
+    key = mixes.get(name) or mixes.get(without_suffix(name))
+    return (0, key) if key is not None else None
 
 
 def captions_by_hand(file: str | Path, images: Path) -> dict[str, str]:
     """Return key -> text of a captions file, whose names may be keys of images or of CutMix images."""
-    names = image_names(read_images(images))
-    return named_captions(find_captions(file)[0], names, names, mixed=True)
+    rows = read_images(images)
+    names = ImageNames(rows, image_names(rows))
+    return named_captions(find_captions(file)[0], lambda name: names.find(name) or (0, name), names.exact)[0]
 
 
 def named_captions(
-    path: str | Path, wanted: Mapping[str, str], known: Mapping[str, str], mixed: bool = False
-) -> dict[str, str]:
-    """Return key -> text of the captions that have one of the names `wanted` (name -> key).
+    path: str | Path, find: Callable[[str], tuple[int, str] | None], known: Container[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return key -> text of the captions that `find` gives a (rank, key) for their name, and the other names.
 
-    mixed: any other name is a key too. Raises UserError for two different captions of an image.
+    Of an image's captions those of the lowest rank count, and above rank 0 only those of one name. Where most images
+    have several captions, the first of each is taken, and that is printed. Raises UserError for a file in which few
+    have two different ones.
     """
     texts: dict[str, str] = {}
+    near: dict[str, tuple[int, str]] = {}  # key -> rank and name of a caption that is above rank 0
+    several: dict[str, str] = {}
+    unclear: set[str] = set()
+    others: list[str] = []
     for name, text in read_captions_file(path, known):
-        key = wanted.get(name) or wanted.get(without_suffix(name)) or (name if mixed else None)
-        if key is not None and text.strip() and texts.setdefault(key, text) != text:
-            raise UserError(f"{path}: has two different captions for {name!r}; leave one")
-    return texts
+        rank, key = find(name) or (0, None)
+        if key is None:
+            others.append(name)
+        if key is None or not text.strip():
+            continue
+        before, other = near.get(key, (0 if key in texts else rank, name))
+        if rank > before:
+            continue
+        if rank < before or key not in texts:
+            texts[key] = text
+            several.pop(key, None)
+            near.pop(key, None)
+            if rank:
+                near[key] = rank, name
+        elif texts[key] != text:
+            several.setdefault(key, name)
+            if rank and name != other:
+                unclear.add(key)
+                others.append(name)
+    unclear &= near.keys()
+    texts = {key: text for key, text in texts.items() if key not in unclear} if unclear else texts
+    several = {key: name for key, name in several.items() if key not in unclear}
+    if several and 2 * len(several) < len(texts):
+        raise UserError(f"{path}: has two different captions for {next(iter(several.values()))!r}; leave one")
+    if several:
+        print(f"{path}: has several captions of {len(several)} images; the first of each is taken", file=sys.stderr)
+    return texts, others
 
 
 def _joined(request: CaptionRequest, parts: Mapping[str, str]) -> str:
