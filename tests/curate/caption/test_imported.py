@@ -1,13 +1,21 @@
 """A user's captions, matched with images and CutMix images by their names."""
 
+import io
+import json
+import tarfile
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.aio import mix_places
 from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.index import read_images, read_recipe
 from tessera.stages import read_manifest
 from tiny.captions import TRICKY, write_captions
@@ -82,7 +90,7 @@ def test_import_errors(images, tmp_path):
     fails(tmp_path / "gone.csv", "no such captions file")
     fails(text("a.txt", b""), r"is none of \.csv, \.tsv, \.jsonl, \.json, \.ndjson, \.parquet; convert it")
     fails(text("a.csv", b""), "has no column key, file_name, .* path; it has none; name it: FILE:COLUMN")
-    fails(text("a.csv", b"key,words\n"), "has no column text, caption, captions; it has key, words")
+    fails(text("a.csv", b"key,words\n"), "has no column text, caption, captions, tags; it has key, words")
     fails(text("a.csv", b"key,text\na,b,c\n"), "line 2 has not as many fields")
     fails(text("a.csv", b"key,text\na\n"), "line 2 has not as many fields")
     fails(text("a.csv", b'key,text\na,"b\n'), "is not well formed near line 1")
@@ -176,3 +184,108 @@ def test_captions_of_crops_are_those_of_one_picture(images, tmp_path):
     path = write_captions(tmp_path / "mine.csv", [(key, f"A thing called {key}") for key in classes])
     caption(tmp_path / "own", images, IMPORT, recipe=recipe, captions_file=path)
     assert read_captions(tmp_path / "own") == {row.key: f"A thing called {row.base}" for row in rows}
+
+
+def test_captions_files_of_other_tools(images, tmp_path):
+    """LLaVA's and kohya's JSON, name to text, Flickr's several captions, sidecars, tars and Parquet with images."""
+    texts = {key: f"told of {key}" for key in keys_of(images)}
+    files = {
+        "llava.json": [
+            {"id": n, "image": f"photos/{key}.png", "conversations": [
+                {"from": "human", "value": "<image>\nDescribe"}, {"from": "gpt", "value": text}]}
+            for n, (key, text) in enumerate(texts.items())
+        ],
+        "kohya.json": {f"/home/me/set/{key}.png": {"caption": text, "tags": "1girl"} for key, text in texts.items()},
+        "named.json": {f"{key}.png": text for key, text in texts.items()},
+        "lists.json": [{"file_name": f"{key}.png", "captions": [text, "more"]} for key, text in texts.items()],
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        caption(tmp_path / f"out-{name}", images, IMPORT, captions_file=tmp_path / name)
+        assert read_captions(tmp_path / f"out-{name}") == texts, name
+
+
+@pytest.mark.parametrize("kind", [".caption", ".txt", ".json", "img2dataset"])
+def test_captions_next_to_the_images(images, tmp_path, kind):
+    texts = {key: f"told of {key}" for key in keys_of(images)}
+    folder = tmp_path / "mine"
+    for key, text in texts.items():
+        place = folder / f"{key}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"")
+        if kind in (".json", "img2dataset"):
+            place.with_suffix(".json").write_text(json.dumps({"caption": text, "key": "0", "status": "success"}))
+        if kind != ".json":
+            place.with_suffix(".txt" if kind == "img2dataset" else kind).write_text(text)
+    (folder / "README.txt").write_text("about the set")
+    if kind == "img2dataset":
+        (folder / "circle_stats.json").write_text("{}")
+        write_captions(folder / "circle.parquet", [("0", "x")])
+    caption(tmp_path / "captions", images, IMPORT, captions_file=folder)
+    assert read_captions(tmp_path / "captions") == texts
+
+
+def test_captions_in_tars_and_parquet_are_those_of_their_images(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(buffer, "PNG")
+    tars, parquet = tmp_path / "tars", tmp_path / "parquet"
+    for folder in (tars, parquet):
+        folder.mkdir()
+    with tarfile.open(tars / "00000.tar", "w") as tar:
+        for n in range(3):
+            for suffix, data in (("png", buffer.getvalue()), ("cls", b"cat"), ("txt", f"told of {n}".encode())):
+                entry = tarfile.TarInfo(f"00000{n}.{suffix}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    rows = {
+        "image": [{"bytes": buffer.getvalue(), "path": f"{n}.png"} for n in range(3)],
+        "label": ["cat", "dog", "cat"],
+        "text": [[f"told of {n}", "more"] for n in range(3)],
+    }
+    pq.write_table(pa.table(rows), parquet / "train-00000.parquet", row_group_size=2)
+    for folder in (tars, parquet):
+        images, out = tmp_path / f"images-{folder.name}", tmp_path / f"captions-{folder.name}"
+        collect(images, CollectConfig(source=folder.name, size=16), folder)
+        caption(out, images, IMPORT, captions_file=folder)
+        assert list(read_captions(out).values()) == [
+            f"told of {n}" for n in ((0, 1, 2) if folder == tars else (0, 2, 1))
+        ]
+
+
+@pytest.mark.parametrize("kind", ["texts", "metadata"])
+def test_one_folder_with_splits_serves_collect_and_caption(tmp_path, kind):
+    photos = tmp_path / "photos"
+    for split in ("train", "val"):
+        for name in ("cat/1", "cat/2", "dog/1"):
+            place = photos / split / f"{name}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (len(name), 9, len(split))).save(place)
+            if kind == "texts":
+                place.with_suffix(".txt").write_text(f"{split} {name}")
+        if kind == "metadata":
+            rows = [(f"{name}.png", f"{split} {name}") for name in ("cat/1", "cat/2", "dog/1")]
+            write_captions(photos / split / "metadata.jsonl", rows, "file_name")
+    for split in ("train", "val"):
+        images, out = tmp_path / f"images-{split}", tmp_path / f"captions-{split}"
+        collect(images, CollectConfig(source="photos", size=16, split=split), photos)
+        caption(out, images, IMPORT, captions_file=photos)
+        assert list(read_captions(out).values()) == [f"{split} {name}" for name in ("cat/1", "cat/2", "dog/1")]
+
+
+def test_several_captions_of_most_images_give_the_first_and_of_few_an_error(images, tmp_path, capsys):
+    keys = keys_of(images)
+    path = write_captions(tmp_path / "five.csv", [(key, f"{n} of {key}") for key in keys for n in range(5)])
+    caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+    assert read_captions(tmp_path / "captions") == {key: f"0 of {key}" for key in keys}
+    assert "has several captions of 24 images; the first of each is taken" in capsys.readouterr().err
+
+
+def test_names_of_other_images_are_counted_and_shown_beside_those_of_the_set(images, tmp_path):
+    keys = keys_of(images)
+    path = write_captions(tmp_path / "c.csv", [(f"set/{key}.png", f"of {key}") for key in keys] + [("x/y.jpg", "z")])
+    caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+    assert read_captions(tmp_path / "captions") == {key: f"of {key}" for key in keys}
+    assert read_manifest(tmp_path / "captions").counts["names_of_other_images"] == 1
+    path = write_captions(tmp_path / "d.csv", [(f"other-{key}.png", "x") for key in keys])
+    with pytest.raises(UserError, match=r"24 names of no image of the set, such as 'other-.*; the set has names like"):
+        caption(tmp_path / "out", images, IMPORT, captions_file=path)

@@ -56,7 +56,7 @@ def find_captions(file: str | Path) -> tuple[str, str]:
 def _files_in(folder: Path) -> list[Path]:
     """List the files with a folder's captions: metadata, texts of the same stem as an image, or tables.
 
-    Where images are there, texts and JSON that stand beside none are no captions; img2dataset's JSON next to texts and
+    Where images are there, texts and JSON without an image of their name are no captions; img2dataset's JSON next to texts and
     tables next to the folder that they list hold no other captions. Raises UserError for none, or two kinds of them.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
@@ -77,7 +77,7 @@ def _files_in(folder: Path) -> list[Path]:
             kinds["tables"].append(path)
     if any(kinds.get(suffix) for suffix in TEXTS):
         kinds.pop("sidecars", None)
-    found = [kind for kind in kinds.values() if kind]
+    found = [kinds[kind] for kind in sorted(kinds, key=lambda kind: kind != "metadata") if kinds[kind]]
     if not found:
         raise UserError(
             f"{folder}: has no captions: no metadata.csv or .jsonl, no texts {' or '.join(TEXTS)} of the images' names,"
