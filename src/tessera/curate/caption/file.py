@@ -56,8 +56,8 @@ def find_captions(file: str | Path) -> tuple[str, str]:
 def _files_in(folder: Path) -> list[Path]:
     """List the files with a folder's captions: metadata, texts of the same stem as an image, or tables.
 
-    Where images are there, texts and JSON without an image of their name are no captions; img2dataset's JSON next to texts and
-    tables next to the folder that they list hold no other captions. Raises UserError for none, or two kinds of them.
+    Where images are there, texts and JSON without an image of their name are no captions; img2dataset's JSON next to
+    texts, and tables next to the folder that they list, hold no other ones. Raises UserError for none, or two kinds.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     images = {path.with_suffix("") for path in files if path.suffix.lower() in READABLE | UNREADABLE}
