@@ -181,9 +181,33 @@ def test_read_manifest_errors(tmp_path):
         read_manifest(tmp_path, "collect")
     with pytest.raises(UserError, match=r"give a directory made by `tessera train`$"):
         read_manifest(tmp_path, "train")
-    with pytest.raises(UserError, match="was made by `tessera collect`, wanted is encode or train"):
+    said = "images: was made by `tessera collect`; give a directory made by `tessera encode` or `tessera train`$"
+    with pytest.raises(UserError, match=said):
         read_manifest(directory, ("encode", "train"))
     assert read_manifest(directory, ("encode", "collect")).stage == "collect"
+
+
+@pytest.mark.parametrize("given", ["runs/ta", "runs/ta/checkpoints", "runs", "export", ".", "images"])
+def test_what_lies_elsewhere_in_the_working_folder_is_named(given, tmp_path):
+    finished(tmp_path / "images")
+    open_stage(tmp_path / "runs" / "ta", stage="train", config={}).finish({"num_images": 1})
+    asked = tmp_path / given
+    asked.mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=r"give a directory made by `tessera export`"):
+        read_manifest(asked, "export")
+    for name in ("aio", "ta"):
+        open_stage(tmp_path / "export" / name, stage="export", config={}).finish({"parameters": 1})
+    named = "ta" if given == "runs/ta" else "aio"
+    with pytest.raises(UserError, match=rf"give a directory made by `tessera export`, such as .*/export/{named}$"):
+        read_manifest(asked, "export")
+
+
+def test_a_run_without_an_export_is_told_how_to_make_one(tmp_path):
+    run = tmp_path / "ta"
+    open_stage(run, stage="train", config={}).finish({"num_images": 1})
+    said = rf"ta: was made by `tessera train`; .*`tessera export`, .* into one: tessera export {run} --out DIR$"
+    with pytest.raises(UserError, match=said):
+        read_manifest(run, "export")
 
 
 def test_a_stage_is_found_without_writing(tmp_path):

@@ -156,7 +156,7 @@ def read_manifest(
     if not path.exists():
         state = "has no manifest.json" if path.parent.is_dir() else "there is no such directory"
         made = f"made by {' or '.join(f'`tessera {name}`' for name in stages)}" if stages else "made by tessera"
-        raise UserError(f"{directory}: {state}; give a directory {made}{_such_as(path.parent, stages)}")
+        raise UserError(f"{directory}: {state}; give a directory {made}{such_as(path.parent, *stages)}")
     data = read_json(path)
     fields = [field.name for field in dataclasses.fields(Manifest) if field.name != "sha256"]
     if not isinstance(data, dict) or "tool" not in data or any(name not in data for name in fields):
@@ -168,19 +168,28 @@ def read_manifest(
         )
     manifest = Manifest(**{name: data[name] for name in fields}, sha256=sha256_file(path))
     if stages and manifest.stage not in stages:
-        raise UserError(f"{directory}: was made by `tessera {manifest.stage}`, wanted is {' or '.join(stages)}")
+        wanted = " or ".join(f"`tessera {name}`" for name in stages)
+        near = such_as(path.parent, *stages)
+        if (manifest.stage, *stages) == ("train", "export") and not near:
+            near = f", which turns this run into one: tessera export {directory} --out DIR"
+        raise UserError(f"{directory}: was made by `tessera {manifest.stage}`; give a directory made by {wanted}{near}")
     if must_be_complete and not manifest.complete:
         raise UserError(f"{directory}: is unfinished; run `tessera {manifest.stage}` again to resume it")
     return manifest
 
 
-def _such_as(folder: Path, stages: tuple[str, ...]) -> str:
-    """Return ", such as PATH" for a directory of these stages in its usual place below `folder`, or ""."""
-    for pattern in ("*", "captions/*", "encoded/*", "runs/*", "export/*", "samples/*/*"):
-        for path in sorted(folder.glob(f"{pattern}/{MANIFEST}")):
-            with contextlib.suppress(UserError):
-                if read_manifest(path.parent).stage in stages:
-                    return f", such as {path.parent}"
+def such_as(folder: Path, *stages: str) -> str:
+    """Return ", such as PATH" for a directory of these stages in its usual place below `folder` or below the working
+    folder that `folder` lies in (runs/ta: export/ta before others), or ""."""
+    places = ("*", "captions/*", "encoded/*", "runs/*", "export/*", "samples/*/*")
+    found = [path for place in places for path in sorted(folder.glob(f"{place}/{MANIFEST}"))]
+    for root in list(folder.parents)[:3]:
+        near = [path for place in places[1:] for path in sorted(root.glob(f"{place}/{MANIFEST}"))]
+        found += sorted(near, key=lambda path: path.parent.name != folder.name)
+    for path in found:
+        with contextlib.suppress(UserError):
+            if read_manifest(path.parent).stage in stages:
+                return f", such as {path.parent}"
     return ""
 
 

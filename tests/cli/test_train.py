@@ -73,7 +73,8 @@ def test_flags(folder, capsys, monkeypatch):
     assert call(*own, "--num-images", 64, "--extend") == 0
     assert "runs/e: 64 num_images" in capsys.readouterr().out
     assert call(*words, "--init", "images", "--out", "runs/d") == 2
-    assert "is not an export" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "images: was made by `tessera collect`; give a directory made by `tessera export`, such as export/a" in said
 
 
 def test_sets_in_each_others_place(folder, capsys):

@@ -97,7 +97,9 @@ def test_failed_save_leaves_the_old_export(tmp_path, monkeypatch):
 
 
 def test_folder_without_an_export_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json.*tessera export") as error:
+    with pytest.raises(
+        UserError, match="nothing: is not an export; give a directory made by `tessera export`"
+    ) as error:
         load_export(tmp_path / "nothing")
     assert "nothing" in one_line(error)
 

@@ -15,6 +15,7 @@ from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 from tessera.pretrained.tensors import check_state, load_tensors
+from tessera.stages import MANIFEST, read_manifest, such_as
 
 WEIGHTS_FILE = "model.safetensors"
 NULL_CONDITION = "null_condition"
@@ -96,9 +97,13 @@ def load_export(
     """Load the network of an export on `device` in `dtype`, ready for inference, and its info. UserError: a file is
     missing, damaged or of another network."""
     config_path, weights_path = Path(directory) / CONFIG_FILE, Path(directory) / WEIGHTS_FILE
-    if not config_path.is_file():
-        raise UserError(f"{directory}: is not an export, it has no {CONFIG_FILE}; `tessera export` makes one")
-    config = from_dict(ExportConfig, read_json(config_path), where=str(config_path))
+    if (Path(directory) / MANIFEST).exists():  # there is none where the export is part of a pipeline's folder
+        read_manifest(Path(directory), "export")
+    data = read_json(config_path) if config_path.is_file() else {}
+    if isinstance(data, dict) and "network" not in data:  # a working folder has a config.json too
+        near = such_as(Path(directory), "export")
+        raise UserError(f"{directory}: is not an export; give a directory made by `tessera export`{near}")
+    config = from_dict(ExportConfig, data, where=str(config_path))
     tensors = dict(load_tensors(weights_path, "weights"))
     null_condition, width = tensors.pop(NULL_CONDITION, None), config.network.text_width
     if null_condition is None or null_condition.shape != (1, width):
