@@ -202,6 +202,13 @@ def test_files_named_in_the_pages_are_there(page):
         assert (ROOT / path).exists() or "NAME" in path, path
 
 
+def test_each_fault_of_the_field_has_its_test():
+    tests = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "docs" / "field.md").read_text(encoding="utf-8"))
+    assert tests
+    for path, name in tests:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), (path, name)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_parse_and_name_what_exists(page):
     for _, block in blocks(page, "python"):
