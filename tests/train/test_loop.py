@@ -415,6 +415,19 @@ def test_an_extended_run_is_one_of_more_images(plain, augmented, tmp_path, monke
     assert contents(tmp_path / "run") == before
 
 
+def test_an_extended_run_is_cooled_down_at_its_end(plain, augmented, tmp_path):
+    """The first time like a run that was so from the start; then the rate rises again, and falls anew."""
+    config = config_of(num_images=80, optim=replace(CONSTANT, cooldown_images=24))
+    train(tmp_path / "whole", plain, augmented, config)
+    train(tmp_path / "run", plain, augmented, replace(config, num_images=40, optim=CONSTANT))
+    train(tmp_path / "run", plain, augmented, config, extend=True)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    train(tmp_path / "run", plain, augmented, replace(config, num_images=160), extend=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    rates = {line["num_images"]: line["lr"] for line in lines if "lr" in line}
+    assert (rates[80], rates[120], rates[160]) == (0.0, CONSTANT.lr, 0.0), rates
+
+
 def test_a_run_that_cannot_be_extended_is_left_as_it_is(plain, augmented, tmp_path):
     def finished(name, **changes):
         config = config_of(augment_prob=0.0, num_images=16, **{"optim": CONSTANT} | changes)

@@ -24,6 +24,7 @@ def train(
     verify: Annotated[bool, "Compare the sets with their checksums first, which takes minutes for large ones."] = False,
     resume: Annotated[bool, "Fail if there is no run to resume."] = False,
     extend: Annotated[bool, "Continue a finished run to --num-images; its learning rate must be constant."] = False,
+    cooldown_images: Annotated[int | None, "Images at the end over which a constant learning rate falls."] = None,
 ) -> None:
     """Train one arm of a preset on encoded sets (Algorithm 1); running again resumes from the last checkpoint.
 
@@ -42,7 +43,7 @@ def train(
     from tessera.train.config import RuntimeOptions
     from tessera.train.loop import train as train_all
 
-    config = load_train_preset(preset, num_images=num_images, seed=seed)
+    config = load_train_preset(preset, num_images=num_images, seed=seed, cooldown_images=cooldown_images)
     encode_text, decode = _pretrained(plain, augmented, draws=config.sample_every_images is not None)
     if rank() == 0:
         _say_arm(preset.rpartition(":")[2], plain)

@@ -47,8 +47,11 @@ def load_run_preset(name: str, *, images: Path | None = None, with_captions: boo
     return replace(config, collect=collect, arms=tuple(arms))
 
 
-def load_train_preset(name: str, *, num_images: int | None = None, seed: int | None = None) -> TrainConfig:
-    """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget or seed where given."""
+def load_train_preset(
+    name: str, *, num_images: int | None = None, seed: int | None = None, cooldown_images: int | None = None
+) -> TrainConfig:
+    """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed or cooldown where
+    given."""
     preset, colon, arm_name = name.partition(":")
     if preset.endswith(".py"):
         config = call(name, {}, "train preset")
@@ -61,5 +64,7 @@ def load_train_preset(name: str, *, num_images: int | None = None, seed: int | N
         if not colon:
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
         config = lookup(arm_name, arms, f"arm of {preset}")
-    changes = {"num_images": num_images, "seed": seed}
+    changes: dict[str, Any] = {"num_images": num_images, "seed": seed}
+    if cooldown_images is not None:
+        changes["optim"] = replace(config.optim, cooldown_images=cooldown_images)
     return replace(config, **{field: value for field, value in changes.items() if value is not None})

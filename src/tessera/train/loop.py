@@ -54,7 +54,7 @@ def train(
     A complete run is left as it is, an unfinished one resumes from its last checkpoint. `resume`: require a run to
     resume. `device`: None = the best available. `init`: an export with the initial weights; None = random ones.
     `extend`: continue a finished run to the larger num_images of `config`, as if it had had that from the start; for
-    that its learning rate must be constant.
+    that its learning rate must be constant. If it was cooled down it rises again, to be cooled anew.
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, write a checkpoint and raise KeyboardInterrupt.
 
     Raises UserError, before the first step and before anything is written, for sets or weights that do not fit the
@@ -107,12 +107,13 @@ def train(
 
 
 def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
-    """Make a finished run unfinished if `config` differs in a larger num_images alone; UserError where its learning
-    rate or augment_prob has moved to an end. Other differences are left to `find_stage`, which names them."""
+    """Make a finished run unfinished if `config` differs in a larger num_images alone, or in its cooldown too;
+    UserError where its learning rate or augment_prob has moved to an end. Other differences are left to `find_stage`,
+    which names them."""
     run = read_manifest(out, "train", must_be_complete=False)
     changed = [field for field, _, _ in compare(run.config, to_dict(config))]
     same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
-    if not run.complete or changed != ["num_images"] or not same_inputs:
+    if not run.complete or set(changed) - {"optim.cooldown_images"} != {"num_images"} or not same_inputs:
         return
     had, moved = run.config["num_images"], None
     if config.num_images < had:

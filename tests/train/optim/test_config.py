@@ -17,7 +17,13 @@ def test_learning_rate_over_a_run():
     assert lr_fraction(config, 350, 1100) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
     assert lr_fraction(config, 1100, 1100) == pytest.approx(0.2)
     assert lr_fraction(replace(config, decay="linear"), 350, 1100) == pytest.approx(0.8)
-    assert lr_fraction(replace(config, decay="constant"), 1100, 1100) == 1.0
+    constant = replace(config, decay="constant")
+    assert lr_fraction(constant, 1100, 1100) == 1.0
+    cooled = replace(constant, cooldown_images=200)
+    assert [lr_fraction(cooled, n, 1100) for n in (50, 900, 1000, 1100)] == pytest.approx([0.5, 1.0, 0.6, 0.2])
+    for decay in ("cosine", "linear"):
+        with pytest.raises(UserError, match=f"only a constant learning rate is cooled down; decay is {decay}"):
+            replace(cooled, decay=decay)
     assert lr_fraction(replace(config, warmup_images=0), 0, 1000) == 1.0
     assert lr_fraction(replace(config, warmup_images=5000), 1000, 1000) == 0.2  # never more than the ramp
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tessera.config import check_ranges
+from tessera.config import UserError, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,17 @@ class OptimConfig:
     """Shape of its fall from there to the end of training."""
     final_lr_fraction: float = 0.0
     """Learning rate at the end, as a fraction of the peak, in [0, 1]."""
+    cooldown_images: int = 0
+    """Images at the end over which a constant rate falls linearly to `final_lr_fraction`, >= 0."""
     clip_norm: float | None = 2.0
     """Largest norm of the whole gradient, > 0; None = no limit."""
 
     def __post_init__(self) -> None:
         check_ranges(self, **dict.fromkeys(("lr", "muon_lr", "clip_norm"), "(0, inf)"), betas="[0, 1)")
         check_ranges(self, weight_decay="[0, inf)", warmup_images="[0, inf)", final_lr_fraction="[0, 1]")
+        check_ranges(self, cooldown_images="[0, inf)")
+        if self.cooldown_images and self.decay != "constant":
+            raise UserError(f"cooldown_images: only a constant learning rate is cooled down; decay is {self.decay}")
 
 
 def lr_fraction(config: OptimConfig, num_images: int, total_images: int) -> float:
@@ -40,7 +45,8 @@ def lr_fraction(config: OptimConfig, num_images: int, total_images: int) -> floa
     if num_images < config.warmup_images:
         return num_images / config.warmup_images
     if config.decay == "constant":
-        return 1.0
+        left = (total_images - num_images) / config.cooldown_images if config.cooldown_images else 1.0
+        return config.final_lr_fraction + (1 - config.final_lr_fraction) * min(1.0, left)
     done = min(1.0, (num_images - config.warmup_images) / max(1, total_images - config.warmup_images))
     fall = (1 + math.cos(math.pi * done)) / 2 if config.decay == "cosine" else 1 - done
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * fall
