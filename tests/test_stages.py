@@ -144,6 +144,14 @@ def test_processes_that_see_the_end_together_all_complete_it(tmp_path, monkeypat
     assert [entry.name for entry in (tmp_path / "samples").iterdir()] == ["manifest.json"]
 
 
+def test_other_ranks_wait_for_rank_0_and_say_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="rank 0 did not start it within 0 s"):
+        open_stage(tmp_path / "out", stage="generate", config={}, shared=True, patience=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_damaged_manifests_are_named(tmp_path):
     directory = finished(tmp_path / "images")
     path = directory / "manifest.json"

@@ -21,8 +21,6 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 """Version of the manifest and of the files that it describes; a directory of another one is refused."""
 
-START_PATIENCE = 120  # seconds that other ranks wait for rank 0
-
 # The command that makes each input, for the message about a missing one.
 _VERBS = {"images": "collect", "recipe": "augment", "captions": "caption", "plain": "encode", "augmented": "encode"}
 _VERBS |= {"run": "train", "init": "export", "export": "export", "samples": "generate"}
@@ -81,21 +79,22 @@ def open_stage(
     config: Mapping[str, Any],
     inputs: Mapping[str, Path] | None = None,
     shared: bool = False,
+    patience: float = 120,
 ) -> Stage:
     """Open `directory` for the work of `stage` with `config` (from `to_dict`) on the directories `inputs`.
 
     A new or empty directory is started; one made by the same stage, configuration and inputs is resumed, or is `.done`.
     Anything else is a UserError: nothing that someone else made is written over. `shared`: other processes fill it at
     the same time, so unfinished files stay, because they may be theirs. Of torchrun's ranks, rank 0 starts it and the
-    others wait for that; of an array job's tasks, whichever comes first starts it.
+    others wait `patience` seconds for that; of an array job's tasks, whichever comes first starts it.
     """
     directory = Path(directory)
     head = _head(stage, config, inputs)
     if shared and rank() > 0:
-        last = time.monotonic() + START_PATIENCE
+        last = time.monotonic() + patience
         while not (directory / MANIFEST).exists():
             if time.monotonic() > last:
-                raise UserError(f"{directory}: rank 0 did not start it within {START_PATIENCE} s; see what rank 0 says")
+                raise UserError(f"{directory}: rank 0 did not start it within {patience:g} s; see what rank 0 says")
             time.sleep(0.05)
     if not (directory / MANIFEST).exists():
         _start(directory, head, shared)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tessera import stages
 from tessera.config import UserError, from_dict, part_id, to_dict
 from tessera.diffusion.sampler import SAMPLERS
 from tessera.generate import folder
@@ -168,15 +167,6 @@ def test_two_ranks_are_one(tmp_path, export, prompts, monkeypatch):
     assert as_rank(0) == two
     assert tree(two) == tree(tmp_path / "both") == tree(tmp_path / "one")
     assert generate(two, export, prompts, config, device="cpu")  # one process finds it done
-
-
-def test_other_ranks_wait_for_rank_0_and_say_so(tmp_path, export, prompts, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(stages, "START_PATIENCE", 0)
-    with pytest.raises(UserError, match="rank 0 did not start it"):
-        generate(tmp_path / "out", export, prompts, device="cpu")
-    assert not (tmp_path / "out").exists()
 
 
 def test_texts_in_place_of_a_file(tmp_path, export):

@@ -11,7 +11,6 @@ from torch._dynamo import config as dynamo
 from torch._dynamo.exc import SkipFrame
 
 from tessera.config import UserError, from_dict, to_dict
-from tessera.models import build
 from tessera.models.build import build_network, compile_blocks, compiler_fault, resize_positions
 from tessera.models.dit import DIT_I_B2, DIT_I_L2, DIT_I_S2, DIT_I_XL2, DiT, DiTConfig
 from tessera.models.rin import CAD_I_BASE, CAD_I_L, RIN, RINConfig
@@ -297,13 +296,13 @@ SHAPES = [replace(DIT_TINY, width=16 * i, depth=1) for i in range(1, 4)]
 SHAPES += [replace(RIN_TINY, latent_width=16 * i, blocks=1) for i in range(1, 4)]
 
 
-def train_all(shapes):
+def train_all(shapes, **options):
     """A forward and a backward pass of a compiled network of each shape, compared with an eager one."""
     for shape in shapes:
         x, alpha_bar, text = make_inputs()
         network = make_network(shape)
         expected, _ = network(x, alpha_bar, text)
-        compile_blocks(network)
+        compile_blocks(network, **options)
         output, _ = network(x, alpha_bar, text)
         torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
         output.sum().backward()
@@ -319,10 +318,9 @@ def test_more_networks_than_torch_keeps_programs_are_compiled_in_one_process(pro
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-def test_beyond_the_limit_networks_run_uncompiled(programs, monkeypatch):
-    monkeypatch.setattr(build, "PROGRAMS", 2)
+def test_beyond_the_limit_networks_run_uncompiled(programs):
     with dynamo.patch(recompile_limit=2):
-        train_all(SHAPES[:3])
+        train_all(SHAPES[:3], programs=2)
     assert len(programs) == 2
 
 

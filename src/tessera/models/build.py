@@ -21,15 +21,15 @@ def build_network(config: DiTConfig | RINConfig) -> DiT | RIN:
     return DiT(config) if isinstance(config, DiTConfig) else RIN(config)
 
 
-def compile_blocks(network: DiT | RIN) -> None:
+def compile_blocks(network: DiT | RIN, programs: int = PROGRAMS) -> None:
     """Compile each block's forward by `torch.compile`, in place: names of parameters and results do not change.
 
     Blocks of one shape share one compiled program, made at the first call in about a minute; text of another length
-    makes a second one, for all lengths. Calls beyond `PROGRAMS` programs run uncompiled, and torch warns.
+    makes a second one, for all lengths. Calls beyond `programs` programs run uncompiled, and torch warns.
     """
     from torch._dynamo import config
 
-    config.recompile_limit = max(config.recompile_limit, PROGRAMS)
+    config.recompile_limit = max(config.recompile_limit, programs)
     for block in cast(nn.ModuleList, network.blocks):
         block.compile()  # with fullgraph=True, a call beyond the limit would end the run
 

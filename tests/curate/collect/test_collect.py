@@ -132,9 +132,8 @@ def test_a_stopped_folder_goes_on_with_the_same_bytes(messy, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(collect_module, "map_chunks", crop_some)
-        patch.setattr(collect_module, "_PART", 8)
         with pytest.raises(KeyboardInterrupt):
-            collect(out, FOLDER, source)
+            collect(out, FOLDER, source, part_size=8)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*/*.png")}
     assert len(kept) > 20
     stale = out / "grey-cat" / "gone.png"

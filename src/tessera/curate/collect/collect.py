@@ -46,7 +46,6 @@ from tessera.stages import Stage, find_stage, open_stage, read_manifest
 from tessera.workers import map_chunks
 
 MINIATURE = "miniature"
-_PART = 64  # images of a group that one process takes at a time
 _NOTE = f"{TEMPORARY}source.json"
 
 
@@ -89,8 +88,9 @@ class CollectConfig:
             raise UserError(f"size is {self.size}, but world.size is {self.world.size}: give both the same")
 
 
-def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) -> None:
-    """Make the directory `out` (images/) from the miniature, or from the folder or file `source_dir`.
+def collect(out: Path, config: CollectConfig, source_dir: Path | None = None, part_size: int = 64) -> None:
+    """Make the directory `out` (images/) from the miniature, or from the folder or file `source_dir`, of which a
+    process takes `part_size` images at a time.
 
     Images that are there already, from an interrupted call, are used again. Raises UserError if the source is missing,
     empty, mixed or of no known layout, two images have one key, nothing names the classes, a class has no readable
@@ -98,7 +98,7 @@ def collect(out: Path, config: CollectConfig, source_dir: Path | None = None) ->
     copies differ in them, so an image edited in place to as many bytes goes unnoticed then.
     """
     if source_dir is not None:
-        _collect_source(Path(out), config, Path(source_dir))
+        _collect_source(Path(out), config, Path(source_dir), part_size)
     elif config.source == MINIATURE:
         _collect_miniature(Path(out), replace(config, world=config.world or WorldConfig(size=config.size)))
     else:
@@ -164,7 +164,7 @@ class _Tally:
         stage.finish(counts, self.rejects, {"classes": dict(sorted(self.good.items())), **facts})
 
 
-def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
+def _collect_source(out: Path, config: CollectConfig, source: Path, part_size: int) -> None:
     if config.source == MINIATURE:
         config = replace(config, source=source.resolve().name or "folder", world=None)
     given = None
@@ -218,11 +218,11 @@ def _collect_source(out: Path, config: CollectConfig, source: Path) -> None:
     work = CropWork(source, out, config.size, config.fast, upright, config.gray_range)
     parts, total = [], sum(index.count for index in indexes)
     for group, index in zip(found.groups, indexes):
-        step = max(index.count, 1) if group.whole else _PART
+        step = max(index.count, 1) if group.whole else part_size
         parts += [(group, start, min(start + step, index.count)) for start in range(0, index.count, step)]
     tally = _Tally()
     with writing_rows(out / IMAGES_TABLE, images_schema()) as write:
-        few = total < 2 * _PART or len(parts) < 2
+        few = total < 2 * part_size or len(parts) < 2
         chunks = map_chunks(work, parts, chunk=1, parallel_from=len(parts) + 1 if few else 2)
         with progress("collect", total) as bar, chunks as results:
             for rows in results:
