@@ -70,21 +70,24 @@ def square_crop(
         fast = fast and jpeg and image.mode != "CMYK"
         found = None
         if jpeg and (fast or upright):
-            data = source if isinstance(source, bytes) else source.read_bytes()
+            file: Any = image.fp  # type: ignore[attr-defined]  # JPEG files are read whole by open_image
+            data = file.getvalue()
             smallest = {"min_height": size, "min_width": size} if fast else {}
             found = _decode_jpeg(data, "RGB" if fast else _JPEG_COLORS[image.mode], upright, smallest)
         if found is None or image.mode == "CMYK":
             image.load()  # before EXIF is read, where an error would be lost
         turn = _orientation(image) if upright else 1
         if fast and found is not None:
-            square = _upright(_fast_square(Image.fromarray(found), size), turn)
+            square = _upright(_fast_square(found, size), turn)
         else:
             exact = image
             if found is not None and image.mode != "CMYK":
                 exact = Image.fromarray(found[..., 0] if image.mode == "L" else found)
             inks = rgb_of_inks(image) if upright else None
             ramp = gray_ramp(image) if upright else None
-            whole = as_rgb(inks or exact, over_white=True, gray_range=gray_range, gray_ramp=ramp)
+            whole = inks or exact
+            if whole is image or whole.mode != "RGB":  # else as_rgb would only copy it
+                whole = as_rgb(whole, over_white=True, gray_range=gray_range, gray_ramp=ramp)
             square = _exact_square(_upright(whole, turn), size)
         if upright:
             square = corrected(square, image)
@@ -140,10 +143,12 @@ def _decode_jpeg(data: bytes, color: str, upright: bool, smallest: Mapping[str, 
         return None
 
 
-def _fast_square(image: Image.Image, size: int) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+def _fast_square(pixels: NDArray[np.uint8], size: int) -> Image.Image:
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = Image.fromarray(pixels[top : top + side, left : left + side])
+    return square.resize((size, size), Image.Resampling.BICUBIC)
 
 
 @contextlib.contextmanager
