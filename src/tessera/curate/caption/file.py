@@ -64,12 +64,12 @@ def _files_in(folder: Path) -> list[Path]:
     kinds: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         suffix = path.suffix.lower()
-        beside = path.with_suffix("") in images
+        paired = path.with_suffix("") in images
         if path.name in _METADATA:
             kinds["metadata"].append(path)
-        elif suffix in TEXTS and (beside or not images):
+        elif suffix in TEXTS and (paired or not images):
             kinds[suffix].append(path)
-        elif suffix == ".json" and beside:
+        elif suffix == ".json" and paired:
             kinds["sidecars"].append(path)
         elif (
             suffix in (*TABLES, ".tar") and not path.with_suffix("").is_dir() and not path.name.endswith("_stats.json")

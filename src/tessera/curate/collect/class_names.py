@@ -19,7 +19,7 @@ from typing import Any
 from tessera.config import UserError
 from tessera.curate.collect.class_folders import WORDNET_ID, as_text
 
-BESIDE = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_index.json", "classnames.txt")
+NAMES_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_index.json", "classnames.txt")
 """Files that are found by themselves, in the source or in a folder above it."""
 
 
@@ -56,7 +56,7 @@ def read_class_names(path: Path) -> ClassNames:
 def find_class_names(source: Path) -> ClassNames | None:
     """Read the file of class names in the source, or in one of the three folders above it; None if there is none."""
     folders = (source.resolve(), *list(source.resolve().parents)[:3])
-    found = (folder / name for folder in folders for name in BESIDE if (folder / name).is_file())
+    found = (folder / name for folder in folders for name in NAMES_FILES if (folder / name).is_file())
     return next(map(read_class_names, found), None)
 
 

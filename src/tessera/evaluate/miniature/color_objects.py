@@ -83,10 +83,10 @@ def color_objects(images: np.ndarray) -> list[list[ColorObject]]:
     same, other = _neighbor_pairs(mask, inside)
     first, patch = np.unique(_components(len(inside), *same), return_inverse=True)  # one entry per patch
     area = np.bincount(patch)
-    beside = np.zeros(len(inside), dtype=np.int64)  # for each pixel the largest patch of another color near it
+    nearby = np.zeros(len(inside), dtype=np.int64)  # for each pixel the largest patch of another color near it
     for here, there in (other, other[::-1]):
-        np.maximum.at(beside, here, area[patch[there]])
-    rim = np.bincount(patch, weights=beside > area[patch]) / area
+        np.maximum.at(nearby, here, area[patch[there]])
+    rim = np.bincount(patch, weights=nearby > area[patch]) / area
     image, pixel = np.divmod(inside, SIZE * SIZE)
     x = np.bincount(patch, weights=(pixel % SIZE + 0.5) / SIZE) / area
     y = np.bincount(patch, weights=(pixel // SIZE + 0.5) / SIZE) / area
