@@ -144,7 +144,8 @@ def test_bfloat16_on_the_cpu_is_close(network):
 def test_initial_dit_predicts_zero_and_initial_rin_ignores_previous_tokens():
     x, alpha_bar, text = make_inputs()
     with torch.no_grad():
-        assert build_network(DIT_TINY)(x, alpha_bar, text)[0].abs().max() == 0
+        for zero in (DIT_TINY, replace(RIN_TINY, zero_output=True)):
+            assert build_network(zero)(x, alpha_bar, text)[0].abs().max() == 0
         network = build_network(RIN_TINY)
         previous = DenoiserState(latent_tokens=torch.randn(3, 6, 32))
         close(network(x, alpha_bar, text, previous)[0], network(x, alpha_bar, text)[0])
@@ -193,6 +194,8 @@ def test_wrong_latents_are_named(network, shape):
         (DiTConfig, {"depth": 0}),
         (DiTConfig, {"layer_scale_init": 0.0}),
         (DiTConfig, {"refiner_depth": -1}),
+        (DiTConfig, {"text_window": 4}),
+        (RINConfig, {"text_window": 0}),
         (RINConfig, {"latent_size": 31}),
         (RINConfig, {"latent_width": 1020}),
         (RINConfig, {"compute_heads": 3}),

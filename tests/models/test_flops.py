@@ -34,7 +34,7 @@ def test_the_paper_s_training_is_1_7e20():
 
 SMALL = {
     "dit": DiTConfig(latent_size=8, width=64, depth=3, heads=2, text_width=48, refiner_depth=2),
-    "dit-conv": DiTConfig(latent_size=8, width=64, depth=1, heads=2, text_width=48, conv_stem=True),
+    "dit-conv": DiTConfig(latent_size=8, width=64, depth=1, heads=2, text_width=48, conv_stem=True, text_window=5),
     "rin": RINConfig(
         latent_size=8,
         interface_width=32,
@@ -49,6 +49,7 @@ SMALL = {
         text_registers=3,
     ),
 }
+SMALL["rin-conv"] = replace(SMALL["rin"], conv_stem=True, text_window=3, qk_norm=True)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -56,7 +57,7 @@ SMALL = {
 def test_against_torch_s_count_of_a_forward_pass(name, length):
     network = build_network(SMALL[name])
     text = TextEncoding(torch.randn(2, length, 48), torch.ones(2, length, dtype=torch.bool))
-    previous = torch.randn(2, 12, 64) if name == "rin" else None
+    previous = torch.randn(2, 12, 64) if name.startswith("rin") else None
     with FlopCounterMode(display=False) as counter:
         from tessera.records import DenoiserState
 

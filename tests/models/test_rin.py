@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tessera.models.layers import sincos_positions_2d
 from tessera.models.rin import RIN, RINConfig
 from tessera.records import DenoiserState, TextEncoding
 from tessera.weights.published import convert_published, load_published_state, published_config
@@ -144,3 +145,19 @@ def test_coherence_token_has_an_effect_and_is_cached():
     both = network(x, alpha_bar, text, DenoiserState(text_cache=mixed))[0]
     close(both[[0, 2]], sure[[0, 2]])
     close(both[1], unsure[1])
+
+
+def test_a_start_for_learning_changes_initial_values_alone():
+    """Published weights load into a network that started otherwise; positions start at the sinusoids of their grid."""
+    torch.manual_seed(0)
+    plain = RIN(CONFIGS["rin"])
+    torch.manual_seed(0)
+    other = RIN(replace(CONFIGS["rin"], sincos_start=True, zero_output=True))
+    torch.testing.assert_close(other.interface_positions.detach(), sincos_positions_2d(4, 4, 16))
+    assert other.out_projection.weight.abs().max() == 0
+    assert plain.state_dict().keys() == other.state_dict().keys()
+    changed = {name for name, value in other.state_dict().items() if not value.equal(plain.state_dict()[name])}
+    assert changed == {"interface_positions", "out_projection.weight"}
+    other.load_state_dict(plain.state_dict())
+    x, alpha_bar, text = make_inputs()
+    assert other(x, alpha_bar, text)[0].equal(plain(x, alpha_bar, text)[0])

@@ -9,7 +9,8 @@ from tiny.networks import make_text
 
 def refiner(**changes) -> TextRefiner:
     torch.manual_seed(0)
-    config = NetworkConfig(text_width=12, refiner_depth=2, text_positions=changes.pop("positions", False))
+    shape = {"text_positions": changes.pop("positions", False), "text_window": changes.pop("window", 1)}
+    config = NetworkConfig(text_width=12, refiner_depth=2, **shape)
     return TextRefiner(config, 16, 4, **changes)
 
 
@@ -30,6 +31,20 @@ def test_positions_are_added_to_projected_text_at_any_length():
         found = network(part)[0] - network.projection(part.embeddings)
         expected = sincos_positions(part.mask.shape[1], 16).expand_as(found)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_shows_each_token_its_neighbors_and_nothing_beyond_the_text():
+    """Row by row against a sum over neighbors; padding and the text's ends count as zeros."""
+    text = make_text(lengths=(6, 3))
+    network = refiner(window=5)
+    network.blocks = torch.nn.ModuleList()
+    found = network(text)[0]
+    weights = network.projection.weight.view(16, 12, 5)
+    for row, length in enumerate((6, 3)):
+        for place in range(length):
+            near = range(max(0, place - 2), min(length, place + 3))
+            expected = sum(weights[..., i - place + 2] @ text.embeddings[row, i] for i in near)
+            torch.testing.assert_close(found[row, place], expected + network.projection.bias)
 
 
 def test_registers_come_first_and_are_visible():

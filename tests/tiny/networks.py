@@ -29,8 +29,11 @@ RIN_TINY = RINConfig(
 )
 CONFIGS = {
     "dit": DIT_TINY,
-    "dit-conv": replace(DIT_TINY, conv_stem=True, text_positions=True),
+    "dit-conv": replace(DIT_TINY, conv_stem=True, text_positions=True, text_window=3),
     "rin": RIN_TINY,
+    "rin-conv": replace(
+        RIN_TINY, conv_stem=True, text_window=3, sincos_start=True, zero_output=True, qk_norm=True, text_positions=True
+    ),
     "rin-coherence": replace(RIN_TINY, coherence=True, text_positions=True),
 }
 

@@ -17,6 +17,7 @@ from tessera.config import check_ranges
 from tessera.models.layers import (
     MLP,
     NORM_EPS,
+    ConvResidual,
     CrossAttention,
     Network,
     NetworkConfig,
@@ -53,9 +54,6 @@ class DiTConfig(NetworkConfig):
     """Attention heads, in the refiner too."""
     layer_scale_init: float = 0.1
     """Initial value of every LayerScale, > 0."""
-    conv_stem: bool = False
-    """Adds residual 3 x 3 convolutions before the patches and after them; the latter see the noisy latents too, to
-    remove a little noise locally (for the miniature)."""
 
     def __post_init__(self) -> None:
         self.check_sizes(("width", 4), ("width", "heads"))
@@ -70,19 +68,6 @@ DIT_I_L2 = DiTConfig()
 """The paper's DiT-I: 438.3M parameters."""
 DIT_I_XL2 = DiTConfig(width=1152, depth=28, heads=16)
 """639.3M parameters."""
-
-
-class ConvResidual(nn.Module):
-    """Residual convolutions x + Conv(GELU(Conv(x, seen))), 3 x 3; x and `seen`, a second input, are (B, C, H, W)."""
-
-    def __init__(self, channels: int, seen: int = 0):
-        super().__init__()
-        hidden = max(32, channels)
-        self.conv_in = nn.Conv2d(channels + seen, hidden, 3, padding=1)
-        self.conv_out = nn.Conv2d(hidden, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        return x + self.conv_out(F.gelu(self.conv_in(x if seen is None else torch.cat([x, seen], 1))))
 
 
 class DiTBlock(nn.Module):

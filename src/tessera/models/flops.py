@@ -34,36 +34,41 @@ def _cross_block(queries: float, keys: float, width: int, context: int, shared: 
     return attention + 4 * ratio * queries * width**2
 
 
-def _text(text_width: int, width: int, depth: int, ratio: int, tokens: float, registers: int) -> float:
-    return 2 * tokens * text_width * width + depth * _self_block(tokens + registers, width, ratio)
+def _text(c: DiTConfig | RINConfig, width: int, tokens: float, registers: int) -> float:
+    projection = 2 * tokens * c.text_window * c.text_width * width
+    return projection + c.refiner_depth * _self_block(tokens + registers, width, c.mlp_ratio)
+
+
+def _ends(c: DiTConfig | RINConfig, width: int) -> float:
+    """Return the FLOPs from latents to tokens of `width` and back."""
+    ends = 4 * c.grid_side**2 * c.patch_width * width
+    if c.conv_stem:  # 3 x 3: channels -> hidden -> channels in the stem, twice the channels -> hidden -> channels after
+        ends += 2 * 9 * c.latent_size**2 * 5 * c.latent_channels * max(32, c.latent_channels)
+    return ends
 
 
 def _dit(c: DiTConfig, text: float) -> float:
-    tokens, width = (c.latent_size // c.patch_size) ** 2, c.width
+    tokens, width = c.grid_side**2, c.width
     cross = 4 * tokens * width**2 + 4 * text * width**2 + 4 * tokens * text * width
-    patches = 4 * tokens * c.patch_size**2 * c.latent_channels * width
     time = 2 * (TIME_CHANNELS * width + width**2 + 6 * width**2)
     blocks = c.depth * (_self_block(tokens, width, c.mlp_ratio) + cross)
-    if c.conv_stem:  # 3 x 3: channels -> hidden -> channels in the stem, twice the channels -> hidden -> channels after
-        patches += 2 * 9 * c.latent_size**2 * 5 * c.latent_channels * max(32, c.latent_channels)
-    return blocks + _text(c.text_width, width, c.refiner_depth, c.mlp_ratio, text, 0) + patches + time
+    return blocks + _text(c, width, text, 0) + _ends(c, width) + time
 
 
 def _rin_text(c: RINConfig, text: float) -> float:
     seen = text + c.text_registers
     keys_values = c.blocks * 4 * seen * c.latent_width**2
-    return keys_values + _text(c.text_width, c.latent_width, c.refiner_depth, c.mlp_ratio, text, c.text_registers)
+    return keys_values + _text(c, c.latent_width, text, c.text_registers)
 
 
 def _rin_image(c: RINConfig, text: float) -> float:
     latent, interface, width, shared = c.latent_width, c.interface_width, c.latent_width, c.read_write_width
-    patches, tokens, ratio = (c.latent_size // c.patch_size) ** 2, c.num_latent_tokens, c.mlp_ratio
+    patches, tokens, ratio = c.grid_side**2, c.num_latent_tokens, c.mlp_ratio
     seen = text + c.text_registers + 1
     condition = _cross_block(tokens, seen, latent, latent, latent, ratio) - 4 * (seen - 1) * latent**2
     read = _cross_block(tokens, patches, latent, interface, shared, ratio)
     compute = c.layers_per_block * _self_block(tokens, width, ratio)
     write = _cross_block(patches, tokens, interface, latent, shared, ratio)
-    ends = 4 * patches * c.patch_size**2 * c.latent_channels * interface
     time = 2 * (latent // 4 * latent + latent**2)
     previous = 4 * ratio * tokens * latent**2
-    return c.blocks * (condition + read + compute + write) + ends + time + previous
+    return c.blocks * (condition + read + compute + write) + _ends(c, interface) + time + previous

@@ -39,6 +39,12 @@ class NetworkConfig:
     """Self-attention blocks that refine the text."""
     text_positions: bool = False
     """Adds fixed positions to the text, for encoders whose tokens carry none."""
+    text_window: int = 1
+    """Tokens of the text, itself in the middle, that the projection of one sees, odd; more than 1 is for encoders
+    whose tokens carry no context, such as `words:64`."""
+    conv_stem: bool = False
+    """Adds residual 3 x 3 convolutions before the patches and after them; the latter see the noisy latents too, to
+    remove a little noise locally (for the miniature)."""
 
     @property
     def grid_side(self) -> int:
@@ -55,6 +61,8 @@ class NetworkConfig:
         Raises UserError that names the field."""
         sizes = {field.name: "[1, inf)" for field in fields(self) if field.type in (int, int | None)}
         check_ranges(self, **sizes | {"refiner_depth": "[0, inf)"})
+        if self.text_window % 2 == 0:
+            raise UserError(f"text_window is {self.text_window}; give an odd number, the token itself in the middle")
         for name, divisor in (("latent_size", "patch_size"), *multiples):
             if getattr(self, name) % (divisor if isinstance(divisor, int) else getattr(self, divisor)):
                 raise UserError(f"{name} is {getattr(self, name)}; give a multiple of {divisor}")
@@ -198,6 +206,19 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
+
+
+class ConvResidual(nn.Module):
+    """Residual convolutions x + Conv(GELU(Conv(x, seen))), 3 x 3; x and `seen`, a second input, are (B, C, H, W)."""
+
+    def __init__(self, channels: int, seen: int = 0):
+        super().__init__()
+        hidden = max(32, channels)
+        self.conv_in = nn.Conv2d(channels + seen, hidden, 3, padding=1)
+        self.conv_out = nn.Conv2d(hidden, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        return x + self.conv_out(F.gelu(self.conv_in(x if seen is None else torch.cat([x, seen], 1))))
 
 
 layer_norm = partial(nn.LayerNorm, eps=NORM_EPS)  # of every pre-norm block: affine

@@ -15,6 +15,7 @@ from tessera.config import check_ranges
 from tessera.models.layers import (
     MLP,
     TABLE_STD,
+    ConvResidual,
     CrossAttention,
     Network,
     NetworkConfig,
@@ -23,6 +24,7 @@ from tessera.models.layers import (
     key_bias,
     layer_norm,
     patchify,
+    sincos_positions_2d,
     unpatchify,
 )
 from tessera.models.text_refiner import TextCache, TextRefiner
@@ -54,6 +56,12 @@ class RINConfig(NetworkConfig):
     table_init_std: float = TABLE_STD
     """Standard deviation of the learned latent tokens' and positions' initial values, > 0. 0.02 is small compared with
     patches of unit norm: tokens are hard to tell apart at first, which only a long training overcomes."""
+    sincos_start: bool = False
+    """Starts the learned positions of patches at fixed sinusoids, which tell neighbors apart from the first step."""
+    zero_output: bool = False
+    """Starts the output at 0, as DiT's does."""
+    qk_norm: bool = False
+    """Normalizes queries and keys in every attention, as DiT does; published weights have none."""
     coherence: bool = False
     """Adds the published class's coherence token before the registers; the paper trains without it."""
 
@@ -77,10 +85,12 @@ CAD_I_BASE = RINConfig(num_latent_tokens=128, latent_width=768, compute_heads=12
 class CrossBlock(nn.Module):
     """Pre-norm cross-attention, then MLP. Only the query stream is normalized."""
 
-    def __init__(self, query_width: int, context_width: int, attention_width: int, heads: int, mlp_ratio: int):
+    def __init__(
+        self, query_width: int, context_width: int, attention_width: int, heads: int, mlp_ratio: int, qk_norm: bool
+    ):
         super().__init__()
         self.attention_norm = layer_norm(query_width)
-        self.attention = CrossAttention(query_width, context_width, attention_width, heads)
+        self.attention = CrossAttention(query_width, context_width, attention_width, heads, qk_norm=qk_norm)
         self.mlp_norm = layer_norm(query_width)
         self.mlp = MLP(query_width, mlp_ratio)
 
@@ -96,13 +106,13 @@ class RINBlock(nn.Module):
     def __init__(self, config: RINConfig):
         super().__init__()
         latent, interface, shared = config.latent_width, config.interface_width, config.read_write_width
-        heads, ratio = config.read_write_heads, config.mlp_ratio
-        self.condition = CrossBlock(latent, latent, latent, heads, ratio)
-        self.read = CrossBlock(latent, interface, shared, heads, ratio)
+        heads, ratio, norm = config.read_write_heads, config.mlp_ratio, config.qk_norm
+        self.condition = CrossBlock(latent, latent, latent, heads, ratio, norm)
+        self.read = CrossBlock(latent, interface, shared, heads, ratio, norm)
         self.compute = nn.ModuleList(
-            SelfBlock(latent, config.compute_heads, ratio) for _ in range(config.layers_per_block)
+            SelfBlock(latent, config.compute_heads, ratio, qk_norm=norm) for _ in range(config.layers_per_block)
         )
-        self.write = CrossBlock(interface, latent, shared, heads, ratio)
+        self.write = CrossBlock(interface, latent, shared, heads, ratio, norm)
 
     def forward(
         self, latent: Tensor, interface: Tensor, key: Tensor, value: Tensor, bias: Tensor
@@ -138,12 +148,15 @@ class RIN(Network):
     def __init__(self, config: RINConfig):
         super().__init__()
         self.config, latent, interface = config, config.latent_width, config.interface_width
+        self.stem = ConvResidual(config.latent_channels) if config.conv_stem else nn.Identity()
         self.patch_embedding = nn.Linear(config.patch_width, interface)
         self.patch_norm = layer_norm(interface)
         self.interface_positions = nn.Parameter(torch.zeros(config.grid_side**2, interface))
         self.latent_tokens = nn.Parameter(torch.zeros(config.num_latent_tokens, latent))
         self.time = TimeEmbedding(latent // 4, latent, standardize=True)
-        self.text = TextRefiner(config, latent, config.refiner_heads, registers=config.text_registers)
+        self.text = TextRefiner(
+            config, latent, config.refiner_heads, registers=config.text_registers, qk_norm=config.qk_norm
+        )
         if config.coherence:
             self.coherence = TimeEmbedding(latent // 4, latent, standardize=True)
             self.coherence_position = nn.Parameter(torch.zeros(latent))
@@ -151,13 +164,20 @@ class RIN(Network):
         self.blocks = nn.ModuleList(RINBlock(config) for _ in range(config.blocks))
         self.out_norm = layer_norm(interface)
         self.out_projection = nn.Linear(interface, config.patch_width)
+        self.head = ConvResidual(config.latent_channels, config.latent_channels) if config.conv_stem else None
         self.initialize()
 
     def initialize_special(self) -> None:
         with torch.no_grad():
             for table in (self.latent_tokens, self.interface_positions):
                 table.mul_(self.config.table_init_std / TABLE_STD)
-            for parameter in self.previous.out_norm.parameters():
+            if self.config.sincos_start:
+                side = self.config.grid_side
+                self.interface_positions.copy_(sincos_positions_2d(side, side, self.config.interface_width))
+            zeros = [*self.previous.out_norm.parameters()]
+            zeros += [self.out_projection.weight] if self.config.zero_output else []
+            zeros += [self.head.conv_out.weight] if self.head is not None else []
+            for parameter in zeros:
                 parameter.zero_()
 
     def encode_text(self, text: TextEncoding, coherence: float | Tensor | None = None) -> TextCache:
@@ -194,7 +214,7 @@ class RIN(Network):
         cache = state.text_cache if state.text_cache is not None else self.encode_text(text)
         dtype = self.patch_embedding.weight.dtype
 
-        interface = self.patch_norm(self.patch_embedding(patchify(x.to(dtype), config.patch_size)))
+        interface = self.patch_norm(self.patch_embedding(patchify(self.stem(x.to(dtype)), config.patch_size)))
         interface = interface + self.interface_positions  # (B, N, W)
         time = self.time(alpha_bar)[:, None]  # (B, 1, D)
         # Without previous tokens, one row of zeros is enough: all rows become the same vector.
@@ -209,4 +229,6 @@ class RIN(Network):
 
         patches = self.out_projection(self.out_norm(interface))  # (B, N, p p C)
         output = unpatchify(patches, config.patch_size, config.latent_size, config.latent_size)
+        if self.head is not None:
+            output = self.head(output, x.to(dtype))
         return output.to(x.dtype), DenoiserState(latent_tokens=latent, text_cache=cache)

@@ -53,7 +53,8 @@ class TextRefiner(nn.Module):
         layer_scale_init: float = 0.1,
     ):
         super().__init__()
-        self.projection = nn.Linear(config.text_width, width)
+        self.window = config.text_window
+        self.projection = nn.Linear(self.window * config.text_width, width)
         self.registers = nn.Parameter(torch.zeros(registers, width)) if registers else None
         self.blocks = nn.ModuleList(
             SelfBlock(width, heads, config.mlp_ratio, qk_norm=qk_norm, layer_scale_init=layer_scale_init)
@@ -71,7 +72,11 @@ class TextRefiner(nn.Module):
 
     def forward(self, text: TextEncoding, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Refine text. extra (B, n, D): further tokens before the registers, always visible."""
-        tokens, mask = self.projection(text.embeddings.to(self.projection.weight.dtype)), text.mask  # (B, T, D)
+        mask, words = text.mask, text.embeddings.to(self.projection.weight.dtype)  # (B, T, text width)
+        if self.window > 1:
+            words = F.pad(words * mask.unsqueeze(-1), (0, 0, self.window // 2, self.window // 2))
+            words = words.unfold(1, self.window, 1).flatten(2)  # (B, T, text width * window)
+        tokens = self.projection(words)  # (B, T, D)
         if self.positions:
             tokens = tokens + self._positions(tokens)
         front = [] if extra is None else [extra]
