@@ -5,8 +5,8 @@ floor 4   report/
 floor 3   curate/  ->  train/  ->  generate/  ->  evaluate/
 floor 2   pretrained < weights < prompts
 floor 1   diffusion/  models/  metrics/  cutmix  miniature/
-floor 0   config < extras < devices < progress < randomness < signals < records < files < stages < images < hub
-          < workers < encoded
+floor 0   config < extras < devices < progress < randomness < signals < records < files < stages < damage
+          < images < hub < workers < encoded
 """
 
 import ast
@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 FLOORS = [
     [
         *("config", "extras", "devices", "progress", "randomness", "signals", "records", "files", "stages"),
-        *("images", "hub", "workers", "encoded"),
+        *("damage", "images", "hub", "workers", "encoded"),
     ],
     ["diffusion", "models", "metrics", "cutmix", "miniature"],
     ["pretrained", "weights", "prompts"],

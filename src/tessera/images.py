@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from tessera import damage
 from tessera.config import UserError
 from tessera.files import atomic_path
 
@@ -33,6 +34,9 @@ READABLE = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 _OTHER_SUFFIXES = "svg psd tga eps raw dng cr2 cr3 nef arw"
 UNREADABLE = frozenset(f".{suffix}" for suffix in _OTHER_SUFFIXES.split())
 """Suffixes of image files that cannot be read, and are reported rather than skipped."""
+
+JPEG_COLORS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+"""Pillow's modes of JPEG files -> simplejpeg's colors."""
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _MAX_METADATA = 16 * 2**20  # bytes of one color profile or XMP of a PNG file
@@ -60,7 +64,8 @@ def read_rgb(
             pixels = _read_fast_png(data)
             if pixels is None:
                 with open_image(data) as image:
-                    pixels = np.asarray(as_rgb(image))
+                    jpeg = damage.decode_jpeg(data, JPEG_COLORS[image.mode]) if is_jpeg(image) else None
+                    pixels = jpeg if jpeg is not None and image.mode == "RGB" else np.asarray(as_rgb(image))
             return pixels
         array = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
     except FileNotFoundError:
@@ -76,11 +81,17 @@ def read_rgb(
         raise UserError(f"{path}: {error}") from error
 
 
+def is_jpeg(image: Image.Image) -> bool:
+    """Return whether an opened image is of a kind that `damage.decode_jpeg` reads, as `JPEG_COLORS[image.mode]`."""
+    return image.format in ("JPEG", "MPO") and image.mode in JPEG_COLORS
+
+
 def open_image(source: Path | bytes) -> Image.Image:
     """Open an image file, or its bytes. PNG files are decoded at once, others when their pixels are asked for.
 
-    Raises what Pillow raises for bad files, OSError for a PNG file whose pixels do not have their checksum,
-    DecompressionBombError for more than `MAX_PIXELS`, and UserError for HEIC and JPEG XL without their plugin.
+    Raises what Pillow raises for bad files, OSError for a PNG file whose pixels do not have their checksum and for what
+    `tessera.damage.check` finds, DecompressionBombError for more than `MAX_PIXELS`, and UserError for HEIC and JPEG XL
+    without their plugin.
     """
     Image.init()
     head = source[:12] if isinstance(source, bytes) else b""
@@ -147,6 +158,7 @@ def _open(file: Path | io.BytesIO) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise _too_large()
+    damage.check(image)
     return image
 
 

@@ -5,9 +5,8 @@ palettes, transparency, CMYK, 16 bits, rotation flags, animations, and files tha
 """
 
 import contextlib
-import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,10 @@ from PIL import Image, UnidentifiedImageError
 
 from tessera.config import UserError
 from tessera.curate.collect.color_profiles import corrected, gray_ramp, rgb_of_inks
-from tessera.images import MAX_PIXELS, UNREADABLE, as_rgb, open_image
+from tessera.damage import decode_jpeg
+from tessera.images import JPEG_COLORS, MAX_PIXELS, UNREADABLE, as_rgb, is_jpeg, open_image
 
 _LONGEST = 16  # times the shorter side: of a longer image only a part is scaled, or it would fill the memory
-
-_JPEG_COLORS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # Pillow's modes -> simplejpeg's colors
-# What libjpeg says of damage to the coded pixels; and of bytes within them that were not needed.
-_DAMAGE = re.compile(r"bad (Huffman|arithmetic) code|premature end|instead of RST", re.IGNORECASE)
-_UNREAD = re.compile(r"(\d+) extraneous bytes before marker 0x(?:d\d|c4|da)")
-_STRAY = 16
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
@@ -66,14 +60,15 @@ def square_crop(
     Raises RejectedImage with the reason.
     """
     with _opened(source) as image:
-        jpeg = image.format in ("JPEG", "MPO") and image.mode in _JPEG_COLORS
+        jpeg = is_jpeg(image)
         fast = fast and jpeg and image.mode != "CMYK"
         found = None
         if jpeg and (fast or upright):
             file: Any = image.fp  # type: ignore[attr-defined]  # JPEG files are read whole by open_image
             data = file.getvalue()
-            smallest = {"min_height": size, "min_width": size} if fast else {}
-            found = _decode_jpeg(data, "RGB" if fast else _JPEG_COLORS[image.mode], upright, smallest)
+            smallest = {"min_height": size, "min_width": size} if fast else None
+            color = "RGB" if fast else JPEG_COLORS[image.mode]
+            found = decode_jpeg(data, color, lenient=not upright, smallest=smallest)
         if found is None or image.mode == "CMYK":
             image.load()  # before EXIF is read, where an error would be lost
         turn = _orientation(image) if upright else 1
@@ -120,27 +115,6 @@ def _exact_square(image: Image.Image, size: int) -> Image.Image:
         return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     scaled = image.resize((long_side, size) if across else (size, long_side), Image.Resampling.BICUBIC)
     return scaled.crop((start, 0, start + size, size) if across else (0, start, size, start + size))
-
-
-def _decode_jpeg(data: bytes, color: str, upright: bool, smallest: Mapping[str, Any]) -> NDArray[np.uint8] | None:
-    """Decode a JPEG file by simplejpeg; None where it refuses and Pillow is to read it.
-
-    At full size the pixels are Pillow's. libjpeg only warns of damage, and Pillow 12.3 does not tell: here it raises
-    OSError, unless the published pipelines (not upright) would read the file. simplejpeg 1.9 refuses stray bytes before
-    a marker too, even with strict=False: a few of them, or padding before the end, are no damage.
-    """
-    import simplejpeg
-
-    try:
-        return simplejpeg.decode_jpeg(data, color, **smallest)
-    except ValueError as error:
-        said = str(error)
-        unread = _UNREAD.search(said)
-        if unread and re.search(rb"[\0\xff]{%d}\xff\xd9" % min(int(unread[1]), 2**16), data):
-            unread = None
-        if upright and (_DAMAGE.search(said) or (unread and int(unread[1]) > _STRAY)):
-            raise OSError(said) from error
-        return None
 
 
 def _fast_square(pixels: NDArray[np.uint8], size: int) -> Image.Image:
