@@ -72,7 +72,6 @@ def _curate(
     """Make the images, the recipe, the prompts and every encoded set that an arm trains on."""
     from tessera.curate.augment import augment
     from tessera.curate.caption.caption import CaptionConfig, caption
-    from tessera.curate.caption.shorten import shorten
     from tessera.curate.collect.collect import collect
     from tessera.curate.encode import encode
 
@@ -87,9 +86,6 @@ def _curate(
         file = captions_file if arm.captioner == "import" else None
         settings, skip = CaptionConfig(captioner=arm.captioner, seed=seed), {"skip_missing": skip_missing}
         clock.do(f"caption {name}", caption, texts, images, settings, recipe=recipe, captions_file=file, **skip)
-        if arm.short_share:
-            texts, long = texts.with_name(f"{name}-mixed"), texts
-            clock.do(f"shorten {name}", shorten, texts, long, images, arm.short_share, recipe)
         clock.do(f"encode {name}", encode, out / "encoded" / name, images, texts, config.encode, recipe=recipe, **skip)
 
 
@@ -112,8 +108,7 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
 
 
 def _encoded_set(arm: Arm, augmented: bool) -> str:
-    short = f"-short{arm.short_share:g}" if arm.short_share else ""
-    return f"{'augmented' if augmented else 'plain'}-{arm.captioner}{short}"
+    return f"{'augmented' if augmented else 'plain'}-{arm.captioner}"
 
 
 def _sets(config: RunConfig) -> dict[str, tuple[Arm, bool]]:
@@ -199,7 +194,7 @@ class Clock:
     def join(self, out: Path, config: RunConfig) -> None:
         """Write stages.json: the stages in the order of the work."""
         names = ["collect", "augment", "prompts"]
-        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "shorten", "encode")]
+        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "encode")]
         names += [f"{verb} {arm.name}" for verb in ("train", "export", "generate", "evaluate") for arm in config.arms]
         write_json(out / "stages.json", [read_json(path) for path in map(self._file, names) if path.exists()])
 

@@ -11,11 +11,13 @@ from tessera.config import UserError
 from tessera.curate import encode as encode_module
 from tessera.curate import index as index_module
 from tessera.curate.augment import AugmentConfig, augment
-from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_captions, read_levels
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import compose
+from tessera.encoded.record import quantize
 from tessera.encoded.store import open_encoded
 from tessera.files import sha256_file
 from tessera.images import read_rgb
@@ -69,7 +71,7 @@ def test_records_of_pictures(images, captions, tmp_path):
     assert np.array_equal(store.null_condition, words.null_condition)
     manifest = read_manifest(tmp_path / "encoded", "encode")
     assert manifest.counts == {"records": 24, "shards": 3}
-    assert {**manifest.facts, "null_condition": None, "text": None} == {
+    assert {**manifest.facts, "null_condition": None, "text": None, "levels": None} == {
         "captioner": "scene",
         "latent_codec": "pixel-unshuffle:2",
         "text_encoder": "words:32",
@@ -79,6 +81,7 @@ def test_records_of_pictures(images, captions, tmp_path):
         "image_size": 16,
         "shard_sha256": {path.name: sha256_file(path) for path in sorted((tmp_path / "encoded").glob("*.arrow"))},
         "text": None,
+        "levels": None,
     }
     lengths = words.count_tokens(list(texts.values()))
     assert manifest.facts["text"]["mean_tokens"] == pytest.approx(np.mean(lengths), abs=1e-3)
@@ -253,3 +256,22 @@ def test_two_tasks_that_see_the_end_at_once(images, captions, tmp_path, monkeypa
     encode(out, images, captions, CONFIG, engine=task)
     assert others
     assert tree(out) == tree(whole)
+
+
+def test_every_level_is_stored_and_none_changes_another(images, tmp_path):
+    caption(tmp_path / "captions", images, CaptionConfig(captioner="scene"))
+    encode(tmp_path / "encoded", images, tmp_path / "captions", CONFIG)
+    store, levels = open_encoded(tmp_path / "encoded"), read_levels(tmp_path / "captions")
+    assert store.levels == tuple(levels) == ("long", "medium", "short")
+    words = Words(32)
+    for i in range(len(store)):
+        for number, texts in enumerate(levels.values()):
+            record = store.read(i, number)
+            assert record.caption == texts[record.key]
+            assert np.array_equal(record.text_codes, quantize(words.encode([record.caption])[0])[0])
+    facts = read_manifest(tmp_path / "encoded").facts["levels"]
+    for name, texts in levels.items():
+        tokens = words.count_tokens(list(texts.values()))
+        assert facts[name]["captions"] == 24
+        assert facts[name]["longest"] == max(tokens)
+        assert facts[name]["mean_tokens"] == pytest.approx(np.mean(tokens), abs=1e-3)

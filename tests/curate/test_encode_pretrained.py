@@ -8,7 +8,8 @@ import torch
 
 from tessera.config import UserError
 from tessera.curate import encode as encode_module
-from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_captions
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.encoded.store import open_encoded
 from tessera.images import read_rgb

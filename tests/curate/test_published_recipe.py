@@ -4,7 +4,8 @@ import pytest
 
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
-from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_captions
 from tessera.curate.index import read_recipe
 from tessera.stages import read_manifest
 

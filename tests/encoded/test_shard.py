@@ -1,10 +1,14 @@
 """Shards: what Arrow reads, what does not fit, and damage."""
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from tessera.config import UserError
+from tessera.encoded.record import EncodedText
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import open_encoded, shard_name
 from tiny.records import SHAPE, WIDTH, make_records, write
@@ -76,3 +80,61 @@ def test_overwritten_bytes_are_an_error_or_other_values_but_never_a_crash(tmp_pa
             messages.append(str(error))
     assert messages
     assert all(message.startswith(str(path)) for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [
+        ("int8", "75013be113528ea0"),
+        ("fp16", "bfa2afdcda4e5d19"),
+        ("none", "cd775fcf5f92a2a2"),
+    ],
+)
+def test_the_bytes_of_one_caption_an_image_are_those_of_ever(tmp_path, kind, digest):
+    (path,) = write(tmp_path, make_records(70, kind), kind)
+    assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16", "none"])
+def test_levels_are_read_back_and_equal_texts_are_stored_once(tmp_path, kind):
+    levels, made = ("long", "medium", "short"), []
+    for i, (record, other, third) in enumerate(zip(*(make_records(70, kind, seed=seed) for seed in range(3)))):
+        record = replace(record, caption=f"long {i}")
+        medium = EncodedText(f"medium {i}", other.text_codes, other.text_scale)
+        short = EncodedText(f"short {i}", third.text_codes, third.text_scale)
+        same = EncodedText(record.caption, record.text_codes, record.text_scale)
+        made.append(
+            (
+                replace(record, more=(medium, short)),
+                replace(record, more=(medium, medium)),
+                replace(record, more=(same, short)),
+                replace(record, caption="", text_codes=None, text_scale=None, more=(None, short)),
+            )[i % 4]
+        )
+    (path,) = write(tmp_path, made, kind, levels=levels)
+    store = open_encoded(tmp_path)
+    assert store.levels == levels
+    for i, record in enumerate(made):
+        wanted = [EncodedText(record.caption, record.text_codes, record.text_scale), *record.more]
+        wanted = [wanted[2]] * 3 if i % 4 == 3 else wanted
+        for level, text in enumerate(wanted):
+            found = store.read(i, level)
+            assert (found.key, found.caption) == (record.key, text.caption)
+            for name in ("text_codes", "text_scale"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(text, name))
+            np.testing.assert_array_equal(found.latent_mean, record.latent_mean)
+    if kind != "none":
+        with pa.ipc.open_file(path) as reader:
+            table = reader.read_all()
+        for i in range(70):
+            tokens = [len(table[name][i]) for name in ("text", "text/medium", "text/short")]
+            assert [count > 0 for count in tokens] == [i % 4 != 3, i % 4 < 2, i % 4 != 1]
+
+
+def test_captions_of_other_levels_than_said_are_refused(tmp_path):
+    (record,) = make_records(1)
+    for wrong in (replace(record, more=(None,)), replace(record, caption="", more=(None, None))):
+        with pytest.raises(ValueError, match="give captions of long, a, b, None where there is none"):
+            write(tmp_path, [wrong], levels=("long", "a", "b"))
+    with pytest.raises(ValueError, match="give captions of long"):
+        write(tmp_path, [replace(record, more=(None,))])

@@ -6,6 +6,8 @@ from tessera.miniature import (
     SHAPES,
     WorldConfig,
     describe,
+    describe_medium,
+    describe_short,
     draw_composed,
     draw_scene,
     mix_scene,
@@ -13,7 +15,7 @@ from tessera.miniature import (
     plural,
 )
 from tessera.miniature.words import relation, with_articles
-from tessera.records import Placement
+from tessera.records import Placement, Scene, SceneObject
 
 WORLD = WorldConfig(num_images=64)
 
@@ -77,3 +79,55 @@ def test_plural(shape):
 
 def test_articles():
     assert with_articles("A orange star and a apple on a red sky") == "An orange star and an apple on a red sky"
+
+
+def _object(shape, color, x=0.5):
+    return SceneObject(shape=shape, color=color, texture="plain", size="small", center=(x, 0.5), diameter=0.3)
+
+
+def _said(say, *objects):
+    scene = Scene(objects=objects, backgrounds=("sky",), seed=0)
+    return {say(scene, 0, number) for number in range(600)}
+
+
+def test_short_captions_are_what_a_person_types():
+    """Single objects, two, positions, colors, both, and counts."""
+    left, right = _object("circle", "red", 0.25), _object("moon", "orange", 0.75)
+    assert _said(describe_short, right) == {
+        f"{start}{noun}" for start in ("a photo of ", "a picture of ", "") for noun in ("a moon", "an orange moon")
+    }
+    two = _said(describe_short, left, right)
+    assert {
+        "a circle and a moon",
+        "a photo of a moon right of a circle",
+        "a picture of an orange moon and a red circle",
+        "a red circle to the left of an orange moon",
+    } <= two
+    for text in two:
+        assert not ("circle" in text.partition("left of")[2] and "left of" in text)
+        assert not ("moon" in text.partition("right of")[2] and "right of" in text)
+    same = _said(describe_short, left, _object("circle", "red", 0.75))
+    assert {"two circles", "a photo of two red circles"} <= same
+    unlike = _said(describe_short, left, _object("circle", "blue", 0.75))
+    assert {"two circles", "a red circle and a blue circle", "a blue circle right of a red circle"} <= unlike
+    many = _said(describe_short, left, left, right)
+    assert {"two circles and a moon", "an orange moon and two red circles"} <= many
+    assert not any("  " in text for text in two | same | unlike | many)
+
+
+def test_medium_captions_leave_out_clauses_but_no_object():
+    left, right = _object("circle", "red", 0.25), _object("moon", "orange", 0.75)
+    said = _said(describe_medium, left, right)
+    assert len(said) > 200
+    for text in said:
+        assert {"circle", "moon"} <= set(re.findall(r"\w+", text))
+        assert text[0].isupper()
+        assert text.endswith(".")
+        assert not ("circle" in text.partition(" left of ")[2].partition(".")[0] and " left of " in text)
+    for word in ("red", "orange", "small", "plain", "on the left", "left of", "sky"):
+        share = sum(word in text for text in said) / len(said)
+        assert 0.05 < share < 0.95, word
+    assert _said(describe_medium, left, left) >= {
+        "Two circles.",
+        "Two red circles. Behind both there is a clear blue sky.",
+    }

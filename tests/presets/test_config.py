@@ -14,7 +14,6 @@ TA, TA_IA = RUN.arms
 @pytest.mark.parametrize(
     ("arm", "changes", "named"),
     [
-        (TA, {"short_share": 1.5}, "short_share is 1.5"),
         (TA, {"name": "a b"}, "arm name 'a b'"),
         (TA, {"augmented": True}, "arm ta: augmented is True, augment_prob 0.0"),
         (TA_IA, {"augmented": False}, "arm ta_ia: augmented is False"),

@@ -12,7 +12,8 @@ from PIL import Image
 from tessera.cli import curate as cli
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
-from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_captions
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.curate.index import read_images, read_recipe

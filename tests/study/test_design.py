@@ -134,6 +134,7 @@ def test_the_committed_plans_are_those_of_the_studies():
         "ema_extra_decays": "[]",
         "min_snr_gamma": "null",
         "qk_norm": "true",
+        "short_share": "0.0",
         "t_distribution": '"uniform"',
     }
     intervals = ("interval", "common.evaluate.resamples", "common.evaluate.seed", "question")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tessera.encoded.record import EncodedRecord, pack_floats, quantize
+from tessera.encoded.record import LONG, EncodedRecord, EncodedText, pack_floats, quantize
 from tessera.encoded.store import SHARD_SHA256, EncodedStore, write_encoded
 from tessera.files import sha256_file
 from tessera.models.dit import DiTConfig
@@ -82,6 +82,18 @@ def make_records(count: int, *, seed: int = 0, std: float = 0.0, text: str = "in
     return records
 
 
+def with_short(records: list[EncodedRecord]) -> list[EncodedRecord]:
+    """The records with a text of one token of their own more, for write_set(levels=("long", "short")); every fifth has
+    that alone, every fifth of the others none."""
+    made = []
+    for i, record in enumerate(records):
+        codes, scale = quantize(philox(0, "short", i).standard_normal((1, WIDTH)))
+        short = EncodedText(f"short {i}", codes, scale)
+        alone = replace(record, caption="", text_codes=None, text_scale=None) if i % 5 == 3 else record
+        made.append(replace(alone, more=(None if i % 5 == 4 else short,)))
+    return made
+
+
 def write_set(
     directory: Path,
     records: list[EncodedRecord],
@@ -89,12 +101,14 @@ def write_set(
     text: str = "int8",
     shape: tuple[int, ...] = SHAPE,
     inputs: dict[str, Path] | None = None,
+    levels: tuple[str, ...] = (LONG,),
     **facts,
 ) -> Path:
     """An encoded directory with its manifest; `facts` replace the usual ones. inputs: directories it was made from."""
     config = {"text": text, **{k: str(v) for k, v in facts.items()}}
     stage = open_stage(directory, stage="encode", config=config, inputs=inputs)
-    write_encoded(directory, records, latent_shape=shape, text_width=WIDTH, text_encoding=text, shard_size=64)
+    layout = {"latent_shape": shape, "text_width": WIDTH, "text_encoding": text, "levels": levels}
+    write_encoded(directory, records, **layout, shard_size=64)
     null = philox(0, "null").standard_normal((1, WIDTH))
     usual = {
         "latent_codec": "pixel-unshuffle:4",

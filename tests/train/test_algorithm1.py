@@ -13,7 +13,7 @@ from tessera.config import UserError
 from tessera.diffusion.schedule import SCHEDULES, linear
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
-from tessera.train.algorithm1 import BLOCK, Algorithm1, Normalization, latent_limit
+from tessera.train.algorithm1 import BLOCK, Algorithm1, CaptionMix, Normalization, latent_limit
 from tiny.training_sets import SHAPE, make_records, write_set
 
 
@@ -208,3 +208,36 @@ def test_shares_of_dropped_captions_and_of_self_conditioning():
 def test_impossible_settings_are_named(changes, named):
     with pytest.raises(UserError, match=named):
         draws_of(1, **changes)
+
+
+MIX = CaptionMix(levels=("long", "short", "tags"), first=(0.6, 0.3, 0.1), last=(0.6, 0.3, 0.1), end=1)
+
+
+def test_levels_are_drawn_by_their_probabilities_and_change_no_other_draw():
+    count = 40_000
+    draws, without = draws_of(count, caption_mix=MIX), draws_of(count)
+    for level, share in enumerate(MIX.first):
+        for some in (draws.level, draws.level[draws.augmented]):
+            assert abs((some == level).mean() - share) <= four_sigma(share, len(some))
+    for name in ("number", "t", "alpha_bar", "augmented", "index", "drop_caption", "self_condition"):
+        assert np.array_equal(draws[name], without[name]), name
+    assert not without.level.any()
+
+
+def test_a_level_has_the_address_of_its_sample():
+    whole = draws_of(2 * BLOCK, caption_mix=MIX).level
+    algorithm = Algorithm1(101, 53, 0.4, 0.5, 5, linear, caption_mix=MIX)
+    numbers = philox(0, "some").permutation(2 * BLOCK)[:500]
+    assert [algorithm[g].level for g in numbers[:50].tolist()] == whole[numbers[:50]].tolist()
+    assert np.array_equal(algorithm.draws(numbers).level, whole[numbers])
+    assert not np.array_equal(draws_of(2 * BLOCK, caption_mix=MIX, seed=6).level, whole)
+
+
+def test_the_mix_moves_in_a_straight_line():
+    end, count = 60_000, 90_000
+    mix = CaptionMix(levels=("long", "short"), first=(1.0, 0.0), last=(0.25, 0.75), end=end)
+    short = draws_of(count, caption_mix=mix).level == 1
+    for a, b in itertools.pairwise(range(0, count + 1, 7_500)):
+        expected = 0.75 * min(1.0, (a + b) / 2 / end)
+        assert abs(short[a:b].mean() - expected) <= four_sigma(expected, b - a)
+    assert not draws_of(count, caption_mix=replace(mix, last=(1.0, 0.0))).level.any()

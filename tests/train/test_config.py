@@ -2,7 +2,9 @@
 
 import pytest
 
-from tessera.config import UserError
+from tessera.config import UserError, from_dict, to_dict
+from tessera.train.algorithm1 import CaptionMix
+from tessera.train.config import TrainConfig, parse_mix
 from tiny.training_sets import config_of
 
 
@@ -30,8 +32,27 @@ from tiny.training_sets import config_of
         ({"compute": "fp16"}, "compute"),
         ({"threads": 0}, "threads"),
         ({"log_every_images": 0}, "log_every_images"),
+        ({"caption_mix": {"long": 0.7, "short": 0.2}}, "add up to 0.9, not 1; such as long=0.778,short=0.222"),
+        ({"caption_mix": {"long": 1.5, "short": -0.5}}, r"caption_mix: 'long' has the probability 1\.5"),
+        ({"caption_mix": {"long": 0.0}}, "add up to 0, not 1; such as long=1"),
+        ({"caption_mix": {"long": 1}, "caption_mix_end": {"short": 2}}, "caption_mix_end: 'short' has the probability"),
+        ({"caption_mix_end": {"long": 1}}, "caption_mix_end: needs a caption_mix to start from"),
     ],
 )
 def test_fields_out_of_range_are_named(changes, named):
     with pytest.raises(UserError, match=named):
         config_of(**changes)
+
+
+def test_a_mix_of_captions_has_the_levels_of_both_ends():
+    config = config_of(caption_mix={"long": 1}, caption_mix_end={"tags": 0.25, "long": 0.75})
+    assert config.mix == CaptionMix(levels=("long", "tags"), first=(1, 0), last=(0.75, 0.25), end=160)
+    assert config_of().mix is None
+    assert from_dict(TrainConfig, to_dict(config)) == config
+
+
+def test_a_mix_in_words():
+    assert parse_mix("long=0.7, short=0.3") == {"long": 0.7, "short": 0.3}
+    for wrong in ("long", "long=", "long=0.7;short=0.3", ""):
+        with pytest.raises(UserError, match="is no mix of captions; give levels and probabilities"):
+            parse_mix(wrong)

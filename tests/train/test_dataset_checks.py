@@ -11,8 +11,9 @@ from tessera.encoded.record import pack_floats
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
 from tessera.stages import open_stage
-from tessera.train.dataset_checks import check_sets
-from tiny.training_sets import DIT, SHAPE, WIDTH, make_records, write_set
+from tessera.train.algorithm1 import CaptionMix
+from tessera.train.dataset_checks import check_sets, level_numbers, mix_note
+from tiny.training_sets import DIT, SHAPE, WIDTH, make_records, with_short, write_set
 
 
 def check(plain: Path, augmented: Path | None, shape=SHAPE, width=WIDTH):
@@ -132,3 +133,26 @@ def test_a_set_by_another_path_is_the_same_set(workspace, tmp_path):
     (tmp_path / "link").symlink_to(workspace / "written")
     with pytest.raises(UserError, match="link: is given as --plain and as --augmented"):
         check(workspace / "written", tmp_path / "link")
+
+
+MIX = CaptionMix(levels=("short", "long"), first=(0.5, 0.5), last=(0.5, 0.5), end=1)
+
+
+def test_levels_of_a_mix_are_found_in_the_set(tmp_path, plain):
+    counts = {"long": {"captions": 8}, "short": {"captions": 10}}
+    store = open_encoded(
+        write_set(tmp_path / "set", with_short(make_records(10)), levels=("long", "short"), captioner="x")
+    )
+    assert level_numbers(MIX, store) == [1, 0]
+    assert level_numbers(None, store) == [0]
+    assert mix_note(MIX, store) == mix_note(None, store) == ""  # its manifest does not say how many there are
+    wrong = replace(MIX, levels=("shrt", "long"))
+    with pytest.raises(UserError, match=r"no captions of the level 'shrt'; did you mean 'short'\? it has long, short"):
+        level_numbers(wrong, store)
+    store.facts["levels"] = counts
+    assert mix_note(MIX, store).endswith(
+        "set: of 10 images 2 have none of the level long; there the first level that they have is taken"
+    )
+    only = open_encoded(plain)
+    assert level_numbers(wrong, only) == [0, 0]
+    assert mix_note(MIX, only).endswith("plain: has one caption an image, so caption_mix is off")

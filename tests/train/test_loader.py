@@ -13,9 +13,9 @@ from tessera.encoded.record import quantize
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
 from tessera.train import loader as batches
-from tessera.train.algorithm1 import Algorithm1, Normalization
+from tessera.train.algorithm1 import Algorithm1, CaptionMix, Normalization
 from tessera.train.loader import PackedText, Reader, passes, read_ahead
-from tiny.training_sets import SHAPE, WIDTH, load_batch, make_records, write_set
+from tiny.training_sets import SHAPE, WIDTH, load_batch, make_records, with_short, write_set
 
 
 def ragged(lengths, width):
@@ -244,3 +244,35 @@ def test_text_of_fp16_and_in_bf16(tmp_path):
     assert batch.latents.dtype == batch.noise.dtype == torch.float32
     expected = torch.from_numpy(store[algorithm[1].index].text).bfloat16()
     assert torch.equal(batch.text.embeddings[1, : len(expected)], expected)
+
+
+def test_the_drawn_level_is_read_whatever_the_batch_the_ranks_and_the_other_set(tmp_path, augmented):
+    """The plain set has its levels in another order than the mix, the augmented one has one caption an image."""
+    records = with_short(make_records(37))
+    plain = open_encoded(write_set(tmp_path / "set", records, levels=("long", "short")))
+    mix = CaptionMix(levels=("short", "long"), first=(0.7, 0.3), last=(0.7, 0.3), end=1)
+    stores = plain, open_encoded(augmented)
+    algorithm = algorithm_of(*stores, caption_mix=mix)
+    reader = Reader(algorithm, *stores, Normalization(), levels=((1, 0), (0, 0)))
+    numbers = np.arange(60)
+    whole = reader(numbers).to("cpu", torch.float32)
+    lengths = whole.text.mask.sum(1)
+    for row in numbers.tolist():
+        sample = algorithm[row]
+        if sample.source == "augmented":
+            text = stores[1][sample.index].text
+        else:
+            record, place = records[sample.index], sample.index % 5
+            short = record.more[0]
+            has_short = place == 3 or (place != 4 and sample.level == 0)
+            text = plain[sample.index].text if not has_short else None
+            if has_short:
+                expected = short.text_codes * short.text_scale.astype(np.float32)
+                assert np.array_equal(whole.text.embeddings[row, :1].numpy(), expected)
+                assert lengths[row] == 1
+        if text is not None:
+            assert np.array_equal(whole.text.embeddings[row, : lengths[row]].numpy(), text)
+    for split in (numbers[0::3], numbers[1::3], numbers[::-1].copy()):
+        part = reader(split).to("cpu", torch.float32)
+        length = part.text.mask.shape[1]
+        assert torch.equal(part.text.embeddings, whole.text.embeddings[split, :length])

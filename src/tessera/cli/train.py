@@ -25,6 +25,8 @@ def train(
     resume: Annotated[bool, "Fail if there is no run to resume."] = False,
     extend: Annotated[bool, "Continue a finished run to --num-images; its learning rate must be constant."] = False,
     cooldown_images: Annotated[int | None, "Images at the end over which a constant learning rate falls."] = None,
+    caption_mix: str | None = None,
+    caption_mix_end: Annotated[str | None, "The mix at the end, reached linearly; constant by default."] = None,
 ) -> None:
     """Train one arm of a preset on encoded sets (Algorithm 1); running again resumes from the last checkpoint.
 
@@ -35,6 +37,8 @@ def train(
     Args:
         preset: PRESET:ARM, for example dit-i-l2:ta_ia, or FILE.py:FUNCTION that returns a TrainConfig.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
+        caption_mix: Of images with several captions, probability of each level, such as long=0.7,short=0.3; by default
+            the preset's.
         peak_tflops: Dense bf16 peak of a GPU in TFLOP/s, of which the log gives the share reached; by default the data
             sheet's for the GPU's model, for example 989 for an H100 SXM or H200.
     """
@@ -43,7 +47,14 @@ def train(
     from tessera.train.config import RuntimeOptions
     from tessera.train.loop import train as train_all
 
-    config = load_train_preset(preset, num_images=num_images, seed=seed, cooldown_images=cooldown_images)
+    config = load_train_preset(
+        preset,
+        num_images=num_images,
+        seed=seed,
+        cooldown_images=cooldown_images,
+        caption_mix=caption_mix,
+        caption_mix_end=caption_mix_end,
+    )
     encode_text, decode = _pretrained(plain, augmented, draws=config.sample_every_images is not None)
     if rank() == 0:
         _say_arm(preset.rpartition(":")[2], plain)

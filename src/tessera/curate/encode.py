@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import check_ranges, to_dict
-from tessera.curate.caption.caption import check_made_from, read_captions, without_captions
+from tessera.curate.caption.caption import check_made_from, without_captions
+from tessera.curate.caption.table import Texts, in_order, read_levels
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
-from tessera.encoded.record import EncodedRecord, TextEncodingKind, pack_floats, quantize
+from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import SHARD_SHA256, shard_name
 from tessera.files import sha256_file
@@ -61,21 +62,19 @@ class EncodeConfig:
         check_ranges(self, shard_size="[1, inf)", seed="[0, inf)")
 
 
-_Text = tuple[np.ndarray | None, np.ndarray | None]  # codes and scales of one text, as they are stored
-
-
 class _Job(NamedTuple):
     """Record to make."""
 
     entry: Entry
-    caption: str
-    repeats: bool
-    """Other records have this caption too."""
+    captions: Texts
 
 
 class _Shard(NamedTuple):
     path: Path
     jobs: list[_Job]
+    levels: tuple[str, ...]
+    repeated: set[str]
+    """Those of its captions that several records of the set have."""
 
 
 def encode(
@@ -97,9 +96,10 @@ def encode(
     skip_missing: images without a caption are left out; they are the manifest's rejects, listed in OUT-missing.csv.
 
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
-    image_size, text (tokens per caption, and the fraction of captions cut to the encoder's limit), and for pretrained
-    networks latent_codec_sha256, text_encoder_sha256 of their files. Raises UserError for captions of other images,
-    images without a caption, a damaged image, an image side that the codec cannot take.
+    image_size, text (tokens per caption, of several the first, and the fraction cut to the encoder's limit), levels
+    (the same of each level, and its number of captions, where an image has several), and for pretrained networks
+    latent_codec_sha256, text_encoder_sha256 of their files. Raises UserError for captions of other images, images
+    without a caption, a damaged image, an image side that the codec cannot take.
     """
     engine.check_device(device)
     out, images, captions = Path(out), Path(images), Path(captions)
@@ -127,10 +127,13 @@ def encode(
     stage = open_stage(out, **call, shared=engine.part is not None)
     if stage.done:  # by another task of the array job, meanwhile
         return
-    shards = [
-        _Shard(out / shard_name(number), jobs[start : start + config.shard_size])
-        for number, start in enumerate(range(0, len(jobs), config.shard_size))
-    ]
+    levels = in_order(level for job in jobs for level in job.captions)
+    times = Counter(caption for job in jobs for caption in set(job.captions.values()))
+    shards = []
+    for number, start in enumerate(range(0, len(jobs), config.shard_size)):
+        some = jobs[start : start + config.shard_size]
+        repeated = {caption for job in some for caption in job.captions.values() if times[caption] > 1}
+        shards.append(_Shard(out / shard_name(number), some, levels, repeated))
     part, parts = engine.part or (0, 1)
     mine = shards[part::parts]
     todo = [shard for shard in mine if not shard.path.exists()]
@@ -144,9 +147,18 @@ def encode(
                 bar.advance(0 if own else done)
     if not all(shard.path.exists() for shard in shards):
         return  # the missing ones are other parts'
-    distinct = list(dict.fromkeys(job.caption for job in jobs))
+    told = {level: [job.captions[level] for job in jobs if level in job.captions] for level in levels}
+    distinct = list(dict.fromkeys(caption for captions in told.values() for caption in captions))
     length = dict(zip(distinct, encoder.count_tokens(distinct)))
-    lengths = np.array([length[job.caption] for job in jobs])  # tokens of each caption, before any cut
+
+    def tokens(captions: Sequence[str]) -> dict[str, float]:
+        lengths = np.array([length[caption] for caption in captions])  # before any cut
+        return {
+            "mean_tokens": round(float(lengths.mean()), 3),
+            "longest": int(lengths.max()),
+            "share_cut": round(float((lengths > encoder.max_tokens).mean()), 6),
+        }
+
     facts = {
         "captioner": read_manifest(captions, "caption").config["captioner"],
         "latent_codec": codec.id,
@@ -157,12 +169,10 @@ def encode(
         "text_width": encoder.width,
         "image_size": size,
         SHARD_SHA256: {shard.path.name: sha256_file(shard.path) for shard in shards},
-        "text": {
-            "mean_tokens": round(float(lengths.mean()), 3),
-            "longest": int(lengths.max()),
-            "share_cut": round(float((lengths > encoder.max_tokens).mean()), 6),
-        },
+        "text": tokens([next(job.captions[level] for level in levels if level in job.captions) for job in jobs]),
     }
+    if levels != (LONG,):
+        facts["levels"] = {name: {"captions": len(captions), **tokens(captions)} for name, captions in told.items()}
     counts = {"records": len(jobs), "shards": len(shards)} | ({"missing": len(missing)} if missing else {})
     stage.finish(counts, missing, facts)
     if share := facts["text"]["share_cut"]:
@@ -185,13 +195,16 @@ def _list_jobs(
     images: Path, captions: Path, mixes: Sequence[RecipeRow] | None, seed: int
 ) -> tuple[list[_Job], dict[str, str]]:
     """Return all records to make, in their shuffled order, and key -> reason of the images without a caption."""
-    entries, texts = list_entries(read_images(images), mixes), read_captions(captions)
+    entries, levels = list_entries(read_images(images), mixes), read_levels(captions)
     reasons = read_manifest(captions).rejects
-    missing = {entry.key: reasons.get(entry.key, "") for entry in entries if entry.key not in texts}
-    entries = [entry for entry in entries if entry.key in texts]
-    times = Counter(texts[entry.key] for entry in entries)
+    told = {
+        entry.key: {level: texts[entry.key] for level, texts in levels.items() if entry.key in texts}
+        for entry in entries
+    }
+    missing = {key: reasons.get(key, "") for key, texts in told.items() if not texts}
+    entries = [entry for entry in entries if told[entry.key]]
     shuffled = [entries[i] for i in philox(seed, "encode/order").permutation(len(entries))]
-    return [_Job(entry, texts[entry.key], times[texts[entry.key]] > 1) for entry in shuffled], missing
+    return [_Job(entry, told[entry.key]) for entry in shuffled], missing
 
 
 class _ShardEncoder:
@@ -202,47 +215,53 @@ class _ShardEncoder:
         self._composer, self._size, self._advance = composer, size, advance
         self._kind: TextEncodingKind = config.text_encoding
         # A text that repeats in the set is encoded once, by itself.
-        self._repeated = functools.lru_cache(_CACHED_TEXTS)(lambda text: self._stored(self._encoder.encode([text])[0]))
+        self._repeated = functools.lru_cache(_CACHED_TEXTS)(
+            lambda text: self._stored(text, self._encoder.encode([text])[0])
+        )
 
     def __call__(self, shard: _Shard) -> int:
         """Write the shard and return its number of records."""
         metadata = {"latent_codec": self._codec.id, "text_encoder": self._encoder.id, "image_size": str(self._size)}
         layout: Any = {"latent_shape": self._codec.latent_shape(self._size), "text_width": self._encoder.width}
-        write_shard(shard.path, self._records(shard.jobs), **layout, text_encoding=self._kind, metadata=metadata)
+        layout |= {"text_encoding": self._kind, "levels": shard.levels}
+        write_shard(shard.path, self._records(shard), **layout, metadata=metadata)
         return len(shard.jobs)
 
-    def _records(self, jobs: Sequence[_Job]) -> Iterator[EncodedRecord]:
-        texts: dict[str, _Text] = {}
+    def _records(self, shard: _Shard) -> Iterator[EncodedRecord]:
+        jobs, texts = shard.jobs, {}
         for start in range(0, len(jobs), _BATCH):
             if start % _TEXT_WINDOW == 0:
-                texts = self._texts(jobs[start : start + _TEXT_WINDOW])
+                texts = self._texts(jobs[start : start + _TEXT_WINDOW], shard)
             batch = jobs[start : start + _BATCH]
             pixels = np.stack([self._composer(job.entry) for job in batch])  # (B, S, S, 3)
             mean, std = (part.astype(np.float16) for part in self._codec.encode(pixels))  # (B, C, h, w)
             for i, job in enumerate(batch):
-                codes, scale = texts[job.caption]
+                of_level = [texts[job.captions[level]] if level in job.captions else None for level in shard.levels]
+                first = of_level[0] or EncodedText("", None, None)
                 yield EncodedRecord(
                     key=job.entry.key,
                     class_name=job.entry.class_name,
-                    caption=job.caption,
-                    text_codes=codes,
-                    text_scale=scale,
+                    **first._asdict(),
                     latent_mean=mean[i],
                     latent_std=std[i],
+                    more=tuple(of_level[1:]),
                 )
             if self._advance is not None:
                 self._advance(len(batch))
 
-    def _texts(self, jobs: Sequence[_Job]) -> dict[str, _Text]:
-        """Return caption -> stored form."""
+    def _texts(self, jobs: Sequence[_Job], shard: _Shard) -> dict[str, EncodedText]:
+        """Return caption -> stored form; texts of one level are encoded together, so that no level changes another."""
         if self._kind == "none":
-            return {job.caption: (None, None) for job in jobs}
-        found = {job.caption: self._repeated(job.caption) for job in jobs if job.repeats}
-        single = sorted((job.caption for job in jobs if not job.repeats), key=len)
-        for start in range(0, len(single), _TEXT_BATCH):
-            batch = single[start : start + _TEXT_BATCH]
-            found |= {text: self._stored(array) for text, array in zip(batch, self._encoder.encode(batch))}
+            return {caption: EncodedText(caption, None, None) for job in jobs for caption in job.captions.values()}
+        found: dict[str, EncodedText] = {}
+        for level in shard.levels:
+            told = [job.captions[level] for job in jobs if level in job.captions]
+            found |= {caption: self._repeated(caption) for caption in told if caption in shard.repeated}
+            single = sorted((caption for caption in told if caption not in found), key=len)
+            for start in range(0, len(single), _TEXT_BATCH):
+                batch = single[start : start + _TEXT_BATCH]
+                found |= {text: self._stored(text, array) for text, array in zip(batch, self._encoder.encode(batch))}
         return found
 
-    def _stored(self, array: NDArray[np.float32]) -> _Text:
-        return (array.astype(np.float16), None) if self._kind == "fp16" else quantize(array)
+    def _stored(self, caption: str, array: NDArray[np.float32]) -> EncodedText:
+        return EncodedText(caption, *((array.astype(np.float16), None) if self._kind == "fp16" else quantize(array)))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.curate.caption.caption import check_made_from, read_captions
+from tessera.curate.caption.caption import check_made_from
+from tessera.curate.caption.table import read_captions
 from tessera.curate.index import Composer, Entry, ImageRow, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
 from tessera.demo.studio import EXACT, notice

@@ -3,17 +3,19 @@
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 TextEncodingKind = Literal["int8", "fp16", "none"]
 GROUP = 64  # numbers that share one scale
+LONG = "long"
+"""The level of the captions of a set with one caption an image."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedRecord:
-    """Record of one image as training reads it. L tokens of width D."""
+    """Record of one image as training reads it, with one of its captions. L tokens of width D."""
 
     key: str
     """Unique in its set: "class/stem"; of an augmented image its base's, then "+" and more."""
@@ -27,6 +29,9 @@ class EncodedRecord:
     """(C, H, W) fp16, before any normalization."""
     latent_std: np.ndarray
     """(C, H, W) fp16, >= 0."""
+    more: tuple["EncodedText | None", ...] = ()
+    """To write a set of several captions an image: those of its other levels, None for a level that it does not have;
+    an empty `caption` means so of the first level. Empty in what is read."""
 
     @property
     def text(self) -> np.ndarray | None:
@@ -36,6 +41,14 @@ class EncodedRecord:
         if self.text_scale is None:
             return self.text_codes.astype(np.float32)
         return dequantize(self.text_codes, self.text_scale)
+
+
+class EncodedText(NamedTuple):
+    """A further caption of a record; fields as there."""
+
+    caption: str
+    text_codes: np.ndarray | None
+    text_scale: np.ndarray | None
 
 
 def quantize(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

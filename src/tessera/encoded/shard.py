@@ -1,7 +1,8 @@
 """One shard of the encoded store: a memory-mapped Arrow IPC file of records of equal shapes.
 
 Its columns are numpy views of the mapped file, found once, so that a record, read in any order, costs little more than
-its own copying.
+its own copying. A set of several captions an image has more columns for each further level, "caption/LEVEL",
+"text/LEVEL", "text_scale/LEVEL"; a text that an earlier level of the record has too is stored there alone.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tessera.config import UserError
-from tessera.encoded.record import GROUP, EncodedRecord, TextEncodingKind
+from tessera.encoded.record import GROUP, LONG, EncodedRecord, EncodedText, TextEncodingKind
 from tessera.files import atomic_path
 
 BATCH_ROWS = 64  # records in an Arrow record batch
@@ -29,6 +30,8 @@ class Layout(NamedTuple):
     latent_shape: tuple[int, int, int]
     text_width: int
     text_encoding: TextEncodingKind
+    levels: tuple[str, ...] = (LONG,)
+    """Levels of captions, at least one of which every image has."""
 
 
 def write_shard(
@@ -38,30 +41,34 @@ def write_shard(
     latent_shape: Sequence[int],
     text_width: int,
     text_encoding: TextEncodingKind = "int8",
+    levels: Sequence[str] = (LONG,),
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write one Arrow IPC file, atomically, 64 records at a time. Equal records give equal bytes.
 
-    latent_shape: (C, H, W). metadata: more for the schema, which holds the shapes. Raises ValueError for a record of
-    another shape or dtype, and for no record at all.
+    latent_shape: (C, H, W). levels: of the captions of a record. metadata: more for the schema, which holds the shapes.
+    Raises ValueError for a record of another shape or dtype, and for no record at all.
     """
-    layout = Layout(tuple(latent_shape), text_width, text_encoding)  # type: ignore
+    layout = Layout(tuple(latent_shape), text_width, text_encoding, tuple(levels))  # type: ignore
     schema = _schema(layout, metadata or {})
     remaining = iter(records)
     written = 0
     with atomic_path(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
             while rows := list(itertools.islice(remaining, BATCH_ROWS)):
-                for record in rows:
-                    _check_record(record, layout)
-                file.write_batch(pa.record_batch([_column(field, rows) for field in schema], schema=schema))
+                texts = [_texts(record, layout) for record in rows]
+                for record, each in zip(rows, texts):
+                    _check_record(record, each, layout)
+                file.write_batch(
+                    pa.record_batch([_column(field, rows, texts, layout) for field in schema], schema=schema)
+                )
                 written += len(rows)
         if not written:
             raise ValueError(f"{path}: a shard needs at least one record")
 
 
 def _schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
-    latent_shape, text_width, text_encoding = layout
+    latent_shape, text_width, text_encoding, levels = layout
 
     def required(name: str, kind: pa.DataType) -> pa.Field:
         return pa.field(name, kind, nullable=False)
@@ -69,41 +76,86 @@ def _schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
     def tokens(name: str, kind: pa.DataType, width: int) -> pa.Field:
         return required(name, pa.list_(required("item", pa.list_(required("item", kind), width))))
 
-    fields = [required("key", pa.string()), required("class", pa.string()), required("caption", pa.string())]
-    if text_encoding == "int8":
-        fields += [tokens("text", pa.int8(), text_width), tokens("text_scale", pa.float16(), -(-text_width // GROUP))]
-    elif text_encoding == "fp16":
-        fields.append(tokens("text", pa.float16(), text_width))
-    elif text_encoding != "none":
-        raise UserError(f"text_encoding must be int8, fp16 or none, not {text_encoding!r}")
+    fields = [required("key", pa.string()), required("class", pa.string())]
+    for level in range(len(levels)):
+        caption, text, scale = _columns_of(levels, level)
+        fields.append(required(caption, pa.string()))
+        if text_encoding == "int8":
+            fields += [tokens(text, pa.int8(), text_width), tokens(scale, pa.float16(), -(-text_width // GROUP))]
+        elif text_encoding == "fp16":
+            fields.append(tokens(text, pa.float16(), text_width))
+        elif text_encoding != "none":
+            raise UserError(f"text_encoding must be int8, fp16 or none, not {text_encoding!r}")
     for name in ("latent_mean", "latent_std"):
         fields.append(required(name, pa.list_(required("item", pa.float16()), int(np.prod(latent_shape)))))
     own = {"format": _FORMAT, "latent_shape": json.dumps(list(latent_shape)), "text_width": str(text_width)}
     own |= {"text_encoding": text_encoding, "text_group": str(GROUP)}
+    own |= {"levels": json.dumps(list(levels))} if levels != (LONG,) else {}
     return pa.schema(fields, metadata=dict(sorted({**metadata, **own}.items())))
 
 
-def _check_record(record: EncodedRecord, layout: Layout) -> None:
-    length = 0 if record.text_codes is None else len(record.text_codes)
-    wanted = dict.fromkeys(("latent_mean", "latent_std"), f"float16 {layout.latent_shape}")
-    wanted |= dict.fromkeys(("text_codes", "text_scale"))
-    if layout.text_encoding != "none":
-        dtype = "int8" if layout.text_encoding == "int8" else "float16"
-        wanted["text_codes"] = f"{dtype} {(length, layout.text_width)}"
-    if layout.text_encoding == "int8":
-        wanted["text_scale"] = f"float16 {(length, -(-layout.text_width // GROUP))}"
+def _columns_of(levels: Sequence[str], level: int) -> tuple[str, str, str]:
+    """Return the names of a level's columns of captions, codes and scales."""
+    suffix = f"/{levels[level]}" if level else ""
+    return f"caption{suffix}", f"text{suffix}", f"text_scale{suffix}"
+
+
+def _texts(record: EncodedRecord, layout: Layout) -> list[EncodedText]:
+    """Return what is stored of the record at each level: no tokens of no caption, and of an earlier level's."""
+    texts = [EncodedText(record.caption, record.text_codes, record.text_scale)]
+    if len(layout.levels) == 1:
+        return texts
+    width, kind = layout.text_width, layout.text_encoding
+    codes = None if kind == "none" else np.empty((0, width), np.int8 if kind == "int8" else np.float16)
+    scale = np.empty((0, -(-width // GROUP)), np.float16) if kind == "int8" else None
+    if not record.caption:
+        texts = [EncodedText("", codes, scale)]
+    told = {record.caption}
+    for each in record.more:
+        caption = each.caption if each is not None else ""
+        texts.append(EncodedText(caption, codes, scale) if each is None or caption in told else each)
+        told.add(caption)
+    return texts
+
+
+def _check_record(record: EncodedRecord, texts: Sequence[EncodedText], layout: Layout) -> None:
+    levels = layout.levels
+    if len(record.more) != len(levels) - 1 or (len(levels) > 1 and not any(text.caption for text in texts)):
+        raise ValueError(f"record {record.key!r}: give captions of {', '.join(levels)}, None where there is none")
+    latents = dict.fromkeys(("latent_mean", "latent_std"), f"float16 {layout.latent_shape}")
+    _check_arrays(record.key, record, latents)
+    for text in texts:
+        length = 0 if text.text_codes is None else len(text.text_codes)
+        wanted: dict[str, str | None] = dict.fromkeys(("text_codes", "text_scale"))
+        if layout.text_encoding != "none":
+            dtype = "int8" if layout.text_encoding == "int8" else "float16"
+            wanted["text_codes"] = f"{dtype} {(length, layout.text_width)}"
+        if layout.text_encoding == "int8":
+            wanted["text_scale"] = f"float16 {(length, -(-layout.text_width // GROUP))}"
+        _check_arrays(record.key, text, wanted)
+
+
+def _check_arrays(key: str, values: object, wanted: Mapping[str, str | None]) -> None:
     for name, form in wanted.items():
-        array = getattr(record, name)
+        array = getattr(values, name)
         found = None if array is None else f"{array.dtype} {array.shape}"
         if found != form:
-            raise ValueError(f"record {record.key!r}: {name} must be {form}, not {found}")
+            raise ValueError(f"record {key!r}: {name} must be {form}, not {found}")
 
 
 _ATTRIBUTES = {"class": "class_name", "text": "text_codes"}  # columns whose name is not the record's
 
 
-def _column(field: pa.Field, rows: list[EncodedRecord]) -> pa.Array:
-    values = [getattr(row, _ATTRIBUTES.get(str(field.name), str(field.name))) for row in rows]
+def _column(
+    field: pa.Field, rows: Sequence[EncodedRecord], texts: Sequence[Sequence[EncodedText]], layout: Layout
+) -> pa.Array:
+    name, _, level = str(field.name).partition("/")
+    attribute = _ATTRIBUTES.get(name, name)
+    if attribute in EncodedText._fields:
+        place = layout.levels.index(level) if level else 0
+        values = [getattr(each[place], attribute) for each in texts]
+    else:
+        values = [getattr(row, attribute) for row in rows]
     if pa.types.is_string(field.type):
         return pa.array(values, type=field.type)
     if pa.types.is_fixed_size_list(field.type):
@@ -142,7 +194,8 @@ def inspect_shard(path: Path) -> tuple[Layout, int]:
         if data.get(b"format") != _FORMAT.encode():
             raise UserError(f"{path}: is not a shard of tessera; {AGAIN}")
         shape, width = json.loads(data[b"latent_shape"]), int(data[b"text_width"])
-        layout = Layout(tuple(shape), width, data[b"text_encoding"].decode())  # type: ignore
+        levels = tuple(json.loads(data.get(b"levels", f'["{LONG}"]')))
+        layout = Layout(tuple(shape), width, data[b"text_encoding"].decode(), levels)  # type: ignore
         if not reader.schema.equals(_schema(layout, {})):  # their metadata are not compared
             raise ValueError("its columns are not those of its shapes")
         batches = reader.num_record_batches
@@ -155,8 +208,9 @@ class Shard:
     The file is closed at once: the mapping lives as long as a view does, and thousands of shards need no descriptors.
     """
 
-    def __init__(self, path: Path, latent_shape: tuple[int, int, int]):
+    def __init__(self, path: Path, latent_shape: tuple[int, int, int], levels: Sequence[str] = (LONG,)):
         self.path, self.latent_shape = path, latent_shape
+        self._columns = [_columns_of(levels, level) for level in range(len(levels))]
         with _opened(path) as reader:
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
             for batch in batches:
@@ -184,19 +238,26 @@ class Shard:
         except UnicodeDecodeError as error:
             raise _damaged(self.path, error) from error
 
-    def read(self, row: int) -> EncodedRecord:
+    def read(self, row: int, level: int = 0) -> EncodedRecord:
+        """Return a record with its caption of the level, or the first that it has."""
         batch = self.batches[row // BATCH_ROWS]
         row %= BATCH_ROWS
         try:
-            key, class_name, caption = (_string(batch[name], row) for name in ("key", "class", "caption"))
+            key, class_name = (_string(batch[name], row) for name in ("key", "class"))
+            captions = [_string(batch[columns[0]], row) for columns in self._columns[: level + 1]]
+            if not captions[level] and len(self._columns) > 1:
+                captions = [_string(batch[columns[0]], row) for columns in self._columns]
+                level = next((place for place, caption in enumerate(captions) if caption), 0)
         except UnicodeDecodeError as error:
             raise _damaged(self.path, error) from error
+        caption = captions[level]
+        _, text, scale = self._columns[captions.index(caption)]
         return EncodedRecord(
             key=key,
             class_name=class_name,
             caption=caption,
-            text_codes=_rows(batch["text"], row) if "text" in batch else None,
-            text_scale=_rows(batch["text_scale"], row) if "text_scale" in batch else None,
+            text_codes=_rows(batch[text], row) if text in batch else None,
+            text_scale=_rows(batch[scale], row) if scale in batch else None,
             latent_mean=batch["latent_mean"][row].reshape(self.latent_shape).copy(),
             latent_std=batch["latent_std"][row].reshape(self.latent_shape).copy(),
         )

@@ -1,8 +1,8 @@
 """The encoded store: captions and latents of a set, in memory-mapped Arrow IPC shards.
 
 A record is one image: key, class, caption, its encoded text (L, D) and the mean and standard deviation (C, H, W) of
-its latents. Text is int8 in groups of 64 along the width with an fp16 scale each, or fp16, or absent (encoded on the
-fly). Algorithm 1 lets t choose the next record, so reads are random.
+its latents; it may have several captions, of named levels. Text is int8 in groups of 64 along the width with an fp16
+scale each, or fp16, or absent (encoded on the fly). Algorithm 1 lets t choose the next record, so reads are random.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
-from tessera.encoded.record import EncodedRecord, TextEncodingKind, unpack_floats
+from tessera.encoded.record import LONG, EncodedRecord, TextEncodingKind, unpack_floats
 from tessera.encoded.shard import AGAIN, Layout, Shard, inspect_shard, write_shard
 from tessera.files import sha256_file
 from tessera.stages import MANIFEST, read_manifest
@@ -34,6 +34,7 @@ def write_encoded(
     latent_shape: Sequence[int],
     text_width: int,
     text_encoding: TextEncodingKind = "int8",
+    levels: Sequence[str] = (LONG,),
     shard_size: int = 2048,
     metadata: Mapping[str, str] | None = None,
 ) -> list[Path]:
@@ -41,7 +42,8 @@ def write_encoded(
     if shard_size < 1:
         raise UserError(f"shard_size must be at least 1, not {shard_size}")
     paths: list[Path] = []
-    layout: Any = {"latent_shape": latent_shape, "text_width": text_width, "text_encoding": text_encoding}
+    layout: Any = {"latent_shape": latent_shape, "text_width": text_width}
+    layout |= {"text_encoding": text_encoding, "levels": levels}
     remaining = iter(records)
     for first in remaining:
         paths.append(Path(directory) / shard_name(len(paths)))
@@ -58,7 +60,7 @@ def open_encoded(path: Path) -> "EncodedStore":
 class EncodedStore:
     """Sequence of EncodedRecord; a record is read from the mapped file when asked for, and is a copy.
 
-    records_read: how many records were read so far. latent_shape: (C, H, W). text_width: D.
+    records_read: how many records were read so far. latent_shape: (C, H, W). text_width: D. levels: of the captions.
     """
 
     def __init__(self, directory: Path):
@@ -69,7 +71,7 @@ class EncodedStore:
             raise UserError(f"{directory}: has no shards (shard-00000.arrow, ...); make them with `tessera encode`")
         self._shards: list[Shard | None] = [None] * len(self._paths)
         layout, sizes = self._inspect_all()
-        self.latent_shape, self.text_width, self.text_encoding = layout
+        self.latent_shape, self.text_width, self.text_encoding, self.levels = layout
         self.records_read = 0
         self._shard_size, self._length = sizes[0], sum(sizes)
         expected = self.manifest.counts.get("records") if self.manifest else None
@@ -89,7 +91,9 @@ class EncodedStore:
             layouts.append(layout)
             sizes.append(size)
             if layout != layouts[0]:
-                raise UserError(f"{path}: has other shapes or encodings than {self._paths[0].name}; {AGAIN}")
+                raise UserError(
+                    f"{path}: has other shapes or encodings, or levels of captions, than {self._paths[0].name}; {AGAIN}"
+                )
         # A record's shard is its index divided by the size of the first.
         for path, size in zip(self._paths, sizes):
             if size > sizes[0] or (size < sizes[0] and path is not self._paths[-1]):
@@ -117,9 +121,13 @@ class EncodedStore:
         return self._length
 
     def __getitem__(self, index: int) -> EncodedRecord:
+        return self.read(index)
+
+    def read(self, index: int, level: int = 0) -> EncodedRecord:
+        """Return record `index` with its caption of level number `level`, or the first that it has."""
         which, row = divmod(range(self._length)[index], self._shard_size)
         self.records_read += 1
-        return self._shard(which).read(row)
+        return self._shard(which).read(row, level)
 
     def keys(self, start: int = 0) -> list[str]:
         """Return the keys of the records from number `start` on; nothing else of them is read."""
@@ -130,7 +138,7 @@ class EncodedStore:
     def _shard(self, which: int) -> Shard:
         shard = self._shards[which]
         if shard is None:
-            shard = self._shards[which] = Shard(self._paths[which], self.latent_shape)
+            shard = self._shards[which] = Shard(self._paths[which], self.latent_shape, self.levels)
         return shard
 
     @property

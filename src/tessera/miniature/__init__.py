@@ -1,6 +1,6 @@
 """The miniature world: draws a scene, renders it, says it in words; no files."""
 
-from tessera.miniature.words import NUMBER_WORDS, describe, describe_short, place, plural
+from tessera.miniature.words import NUMBER_WORDS, describe, describe_medium, describe_short, place, plural
 from tessera.miniature.world import (
     BACKGROUNDS,
     COLORS,
@@ -20,6 +20,7 @@ __all__ = [
     "SHAPES",
     "WorldConfig",
     "describe",
+    "describe_medium",
     "describe_short",
     "draw_composed",
     "draw_scene",

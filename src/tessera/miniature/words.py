@@ -1,10 +1,13 @@
 """Miniature scenes in words: the long captions of paper section 3.1, from ground truth instead of a captioner.
 
-A caption tells composition, place, size, color, texture, shape and background. Several phrasings say the same facts;
-which one is chosen is a function of the address (seed, number).
+A long caption tells composition, place, size, color, texture, shape and background; a medium one leaves some of that
+out, a short one is what a person types. Several phrasings say the same facts; which one is chosen is a function of the
+address (seed, number).
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -53,24 +56,48 @@ def describe(scene: Scene, seed: int, number: int) -> str:
     return with_articles(say(scene, rng))
 
 
-def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
-    """Say a scene in a few words, as a person types a prompt: objects, perhaps with color and relation.
+def describe_medium(scene: Scene, seed: int, number: int) -> str:
+    """Return a caption that names every object and leaves out clauses of the long one: attributes, places and the
+    background are each told or not; (seed, number) draws which."""
+    rng = philox(seed, "miniature/medium", number)
+    order = rng.permutation(len(scene.objects))  # a caption must not tell which image was the base
+    things = [scene.objects[i] for i in order]
+    nouns = [_some(thing, rng) for thing in things]
+    alike = len(things) > 1 and len({(thing.shape, thing.color) for thing in things}) == 1
+    if alike:
+        told = f"{NUMBER_WORDS[len(things)]} {_pick(rng, '', f'{things[0].color} ')}{plural(things[0].shape)}"
+    elif len(things) == 2 and rng.random() < 1 / 3:
+        told = f"a {nouns[0]} {relation(*things)} a {nouns[1]}"
+    else:
+        placed = rng.random() < 0.5
+        places = [f" {place(thing.center, len(things) == 1)}" if placed else "" for thing in things]
+        told = _listed([f"a {noun}{where}" for noun, where in zip(nouns, places)])
+    told = f"{_pick(rng, 'The image shows ', 'A photo of ', '')}{told}."
+    ground = ""
+    if rng.random() < 0.5:
+        grounds = [scene.backgrounds[i] for i in order] if len(scene.backgrounds) > 1 else list(scene.backgrounds)
+        ground = f" {_ground(rng, things, grounds)}"
+    return with_articles(f"{told[0].upper()}{told[1:]}{ground}")
 
-    The address (seed, number) chooses what is told. Scenes of more than two objects, or of two alike, are told long.
+
+def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
+    """Say a scene in a few words, as a person types a prompt: objects and how many, perhaps with color and relation.
+
+    The address (seed, number) chooses what is told.
     """
     rng = philox(seed, "miniature/short", number)
-    if len(scene.objects) > 2 or (len(scene.objects) == 2 and scene.objects[0].shape == scene.objects[1].shape):
-        return describe(scene, seed, number)
     colored = rng.random() < 0.5
-    nouns = [f"a {thing.color} {thing.shape}" if colored else f"a {thing.shape}" for thing in scene.objects]
-    told = nouns[0]
-    if len(nouns) == 2:
-        first = int(rng.integers(2))  # a caption must not tell which image was the base
-        joined = relation(scene.objects[first], scene.objects[1 - first]) if rng.random() < 0.5 else "and"
-        if rng.random() < 0.5:
-            joined = joined.replace("to the ", "")
-        told = f"{nouns[first]} {joined} {nouns[1 - first]}"
-    return with_articles(f"{_pick(rng, 'a photo of ', 'a picture of ', '')}{told}")
+    things = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
+    counted = Counter((thing.color if colored else "", thing.shape) for thing in things)
+    nouns = [
+        f"a {color} {shape}" if count == 1 else f"{NUMBER_WORDS[count]} {color} {plural(shape)}"
+        for (color, shape), count in counted.items()
+    ]
+    told = _listed(nouns)
+    if len(nouns) == len(things) == 2 and rng.random() < 0.5:
+        joined = relation(*things)
+        told = f"{nouns[0]} {joined.replace('to the ', '') if rng.random() < 0.5 else joined} {nouns[1]}"
+    return with_articles(" ".join(f"{_pick(rng, 'a photo of ', 'a picture of ', '')}{told}".split()))
 
 
 def with_articles(text: str) -> str:
@@ -80,6 +107,38 @@ def with_articles(text: str) -> str:
 
 def _pick(rng: np.random.Generator, *choices: str) -> str:
     return choices[int(rng.integers(len(choices)))]
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def _some(thing: SceneObject, rng: np.random.Generator) -> str:
+    """Return an object's noun with some of its attributes, the color most often."""
+    told = rng.random(3) < (0.5, 0.5, 0.8)
+    size, texture, color = (word if t else "" for word, t in zip((thing.size, thing.texture, thing.color), told))
+    after = f" with a {texture} surface" if texture and rng.random() < 0.5 else ""
+    return " ".join(filter(None, (size, "" if after else texture, color, thing.shape))) + after
+
+
+def _ground(rng: np.random.Generator, things: Sequence[SceneObject], backgrounds: Sequence[str]) -> str:
+    """Return a sentence about what is behind one or more objects: one background, or one for each of two."""
+    grounds = [BACKGROUNDS[name][0] for name in backgrounds]
+    if len(set(grounds)) == 1:
+        behind = {1: "it", 2: "both"}.get(len(things), "them")
+        return _pick(rng, f"Behind {behind} there is {grounds[0]}.", f"The background is {grounds[0]}.")
+    name_a, name_b = _names(things)
+    return _pick(
+        rng,
+        f"The {name_a} is in front of {grounds[0]} and the {name_b} is in front of {grounds[1]}.",
+        f"Behind the {name_a} there is {grounds[0]}, behind the {name_b} there is {grounds[1]}.",
+    )
+
+
+def _names(things: Sequence[SceneObject]) -> list[str]:
+    """Return what two objects are called once they were introduced: by color too where their shapes are alike."""
+    alike = things[0].shape == things[1].shape
+    return [f"{thing.color} {thing.shape}" if alike else thing.shape for thing in things]
 
 
 def _noun(thing: SceneObject, rng: np.random.Generator) -> str:
@@ -112,17 +171,8 @@ def _describe_two(scene: Scene, rng: np.random.Generator) -> str:
     first, second = scene.objects[order]
     a, b = _noun(first, rng), _noun(second, rng)
     where_a, where_b = place(first.center), place(second.center)
-    alike, rel = first.shape == second.shape, relation(first, second)
-    name_a, name_b = (f"{thing.color} {thing.shape}" if alike else thing.shape for thing in (first, second))
-    grounds = [BACKGROUNDS[name][0] for name in scene.backgrounds[order]]
-    if len(set(grounds)) == 1:
-        ground = _pick(rng, f"Behind both there is {grounds[0]}.", f"The background is {grounds[0]}.")
-    else:
-        ground = _pick(
-            rng,
-            f"The {name_a} is in front of {grounds[0]} and the {name_b} is in front of {grounds[1]}.",
-            f"Behind the {name_a} there is {grounds[0]}, behind the {name_b} there is {grounds[1]}.",
-        )
+    rel, (name_a, name_b) = relation(first, second), _names((first, second))
+    ground = _ground(rng, (first, second), scene.backgrounds[order])
     return _pick(
         rng,
         f"The image shows two objects, a {a} {where_a} and a {b} {where_b}. {ground}",

@@ -25,14 +25,11 @@ class Arm:
     augmented: bool
     """Trains on CutMix images too (IA)."""
     train: TrainConfig
-    short_share: float = 0.0
-    """Share of the images whose caption is replaced by a short one, in [0, 1]: so that short prompts work too."""
 
     def __post_init__(self):
         if self.captioner not in CAPTIONERS:
             near, known = nearest(self.captioner, CAPTIONERS), ", ".join(CAPTIONERS)
             raise UserError(f"arm {self.name}: unknown captioner {self.captioner!r};{near} known: {known}")
-        check_ranges(self, short_share="[0, 1]")
         if not self.name.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"arm name {self.name!r}: use letters, digits, - and _ only")
         if (self.train.augment_prob > 0) != self.augmented:

@@ -9,7 +9,7 @@ from tessera.config import UserError, call, lookup
 from tessera.presets.config import RunConfig
 from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
 from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke, my_pictures
-from tessera.train.config import TrainConfig
+from tessera.train.config import TrainConfig, parse_mix
 
 RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
     make.__name__.replace("_", "-"): make
@@ -48,10 +48,16 @@ def load_run_preset(name: str, *, images: Path | None = None, with_captions: boo
 
 
 def load_train_preset(
-    name: str, *, num_images: int | None = None, seed: int | None = None, cooldown_images: int | None = None
+    name: str,
+    *,
+    num_images: int | None = None,
+    seed: int | None = None,
+    cooldown_images: int | None = None,
+    caption_mix: str | None = None,
+    caption_mix_end: str | None = None,
 ) -> TrainConfig:
-    """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed or cooldown where
-    given."""
+    """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed, cooldown or mix of
+    captions, as in "long=0.7,short=0.3", where given."""
     preset, colon, arm_name = name.partition(":")
     if preset.endswith(".py"):
         config = call(name, {}, "train preset")
@@ -65,6 +71,10 @@ def load_train_preset(
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
         config = lookup(arm_name, arms, f"arm of {preset}")
     changes: dict[str, Any] = {"num_images": num_images, "seed": seed}
+    for field, mix in (("caption_mix", caption_mix), ("caption_mix_end", caption_mix_end)):
+        changes[field] = None if mix is None else parse_mix(mix)
+    if caption_mix is not None and caption_mix_end is None:
+        config = replace(config, caption_mix_end=None)
     if cooldown_images is not None:
         changes["optim"] = replace(config.optim, cooldown_images=cooldown_images)
     return replace(config, **{field: value for field, value in changes.items() if value is not None})

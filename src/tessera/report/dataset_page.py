@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
-from tessera.curate.caption.caption import read_captions
+from tessera.curate.caption.table import read_captions
 from tessera.curate.index import Composer, ImageRow, RecipeRow, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
 from tessera.encoded.store import open_encoded

@@ -7,9 +7,10 @@ XX tells apart the configurations that a directory depends on, its inputs' inclu
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tessera.config import to_dict
-from tessera.curate.caption.caption import CaptionConfig
+from tessera.curate.caption.caption import CaptionConfig, find_captioner
 from tessera.presets.config import RunConfig
 from tessera.study.design import digest
 
@@ -35,7 +36,7 @@ def data_of(root: Path, config: RunConfig) -> Data:
     (arm,) = config.arms
     of_images = digest(to_dict(config.collect))
     mix = digest([of_images, to_dict(config.augment)])
-    words, encode = [to_dict(_words(config)), arm.short_share], to_dict(config.encode)
+    words, encode = _identity(_words(config)), to_dict(config.encode)
     assert config.prompts is not None
     return Data(
         images=root / f"images-{of_images}",
@@ -50,7 +51,6 @@ def prepare(root: Path, config: RunConfig) -> Data:
     """Make what is not there yet of the data of `config`, and return its directories."""
     from tessera.curate.augment import augment
     from tessera.curate.caption.caption import caption
-    from tessera.curate.caption.shorten import shorten
     from tessera.curate.collect.collect import collect
     from tessera.curate.encode import encode
     from tessera.prompts.miniature import prompts
@@ -63,11 +63,9 @@ def prepare(root: Path, config: RunConfig) -> Data:
     prompts(data.prompts, data.images, config.prompts)
     for encoded, recipe in ((data.plain, None), (data.augmented, data.recipe)):
         if encoded is not None:
-            captions = root / f"captions-{digest([to_dict(_words(config)), recipe and recipe.name, data.images.name])}"
-            caption(captions, data.images, _words(config), recipe=recipe)
-            if share := config.arms[0].short_share:
-                long, captions = captions, root / encoded.name.replace("encoded", "captions")
-                shorten(captions, long, data.images, share, recipe)
+            words = _words(config)
+            captions = root / f"captions-{digest([_identity(words), recipe and recipe.name, data.images.name])}"
+            caption(captions, data.images, words, recipe=recipe)
             encode(encoded, data.images, captions, config.encode, recipe=recipe)
     return data
 
@@ -75,3 +73,7 @@ def prepare(root: Path, config: RunConfig) -> Data:
 def _words(config: RunConfig) -> CaptionConfig:
     world = config.collect.world
     return CaptionConfig(captioner=config.arms[0].captioner, seed=world.seed if world else 0)
+
+
+def _identity(words: CaptionConfig) -> list[Any]:
+    return [to_dict(words), find_captioner(words.captioner).revision]

@@ -248,14 +248,19 @@ def overfit() -> Study:
 
 
 def short_captions() -> Study:
-    """Return the study of an improvement: short captions for some images, so that short prompts work too.
+    """Return the study of an improvement: short captions of some visits, so that short prompts work too.
 
     tessera study short_captions --out out/studies
     """
     shares, variants = (0.0, 0.15, 0.3, 0.5), []
     for name, config in (("ta", base()), ("ta_ia", with_ia(base()))):
-        arms = {f"{name}-{share:g}": replace(config.arms[0], short_share=share) for share in shares}
-        variants += _variants({name: replace(config, arms=(arm,)) for name, arm in arms.items()}, shares)
+        mixes: dict[str, dict[str, float]] = {
+            f"{name}-{share:g}": {"long": 1 - share, "short": share} if share else {} for share in shares
+        }
+        configs = {
+            name: retrained(config, lambda t, mix=mix: replace(t, caption_mix=mix)) for name, mix in mixes.items()
+        }
+        variants += _variants(configs, shares)
     return Study(
         name="short_captions",
         title="Short captions among the long ones",

@@ -1,4 +1,4 @@
-"""Algorithm 1: draw t, then which of the two sets, then read that one record.
+"""Algorithm 1: draw t, then which of the two sets, then read that one record, with one of its captions.
 
 Every draw has an address: block b of 4096 samples takes its draws from philox(seed, "draws", b), the noise of sample g
 comes from philox(seed, "noise", g). So sample g is the same for any batch size, any number of ranks and across any
@@ -39,11 +39,35 @@ class Sample:
     """True: the caption is replaced by the null condition (guidance dropout)."""
     self_condition: bool
     """True: a network with latent tokens gets those of a first pass."""
+    level: int
+    """Place of the caption's level among those of the mix; 0 without one."""
 
 
 _FLAGS = [(name, bool) for name in ("augmented", "drop_caption", "self_condition")]
-DRAWS = np.dtype([("number", "i8"), ("t", "f8"), ("alpha_bar", "f8"), ("index", "i8"), *_FLAGS], align=True)
+DRAWS = np.dtype(
+    [("number", "i8"), ("t", "f8"), ("alpha_bar", "f8"), ("index", "i8"), *_FLAGS, ("level", "u1")], align=True
+)
 """The draws of one of many samples; fields as in `Sample`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionMix:
+    """Probabilities of the levels of captions: `first` at sample 0, changing linearly to `last` at sample `end`."""
+
+    levels: tuple[str, ...]
+    """Names, none twice."""
+    first: tuple[float, ...]
+    """Probabilities of the levels, in [0, 1]; their sum is 1."""
+    last: tuple[float, ...]
+    """Likewise."""
+    end: int
+    """At least 1."""
+
+    def draw(self, numbers: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """Return the level of each of the samples `numbers`, as its place in `levels`, by its draw from U(0, 1)."""
+        share = np.clip(numbers / self.end, 0.0, 1.0)[:, None]
+        weights = np.array(self.first) + (np.array(self.last) - np.array(self.first)) * share  # (n, levels)
+        return (uniforms[:, None] >= np.cumsum(weights, axis=1)[:, :-1]).sum(axis=1)
 
 
 class Algorithm1:
@@ -56,6 +80,7 @@ class Algorithm1:
 
     `plain`, `augmented`: sized objects (encoded stores) or record counts; `augmented` may be None where `prob` is 0.
     `schedule`: its name or a function t -> alpha_bar. `caption_drop_prob`, `self_condition_prob`: for every sample,
+    independent of the other draws. `caption_mix` (not the paper's): the level of each sample's caption is drawn,
     independent of the other draws.
     """
 
@@ -71,10 +96,12 @@ class Algorithm1:
         end: tuple[int, float] | None = None,
         caption_drop_prob: float = 0.0,
         self_condition_prob: float = 0.0,
+        caption_mix: CaptionMix | None = None,
     ) -> None:
         self.sizes = [n if isinstance(n, int) else len(n or ()) for n in (plain, augmented)]
         self.min_t, self.prob, self.seed, self.start, self.end = min_t, prob, seed, start, end
         self.caption_drop_prob, self.self_condition_prob = caption_drop_prob, self_condition_prob
+        self.caption_mix = caption_mix
         shares = ("min_t", "prob", "caption_drop_prob", "self_condition_prob")
         check_ranges(self, **dict.fromkeys(shares, "[0, 1]"), start="[0, inf)")
         if self.sizes[0] < 1:
@@ -107,7 +134,7 @@ class Algorithm1:
         return out.view(np.recarray)
 
     def _uniforms(self, block: int, rows: int) -> np.ndarray:
-        # Rows: t, rho, caption drop, self-conditioning. The first rows do not depend on how many are drawn.
+        # Rows: t, rho, caption drop, self-conditioning, level. The first rows do not depend on how many are drawn.
         return philox(self.seed, "draws", block).random((rows, BLOCK))
 
     def _augmented(self, block: int, t: np.ndarray, rho: np.ndarray) -> np.ndarray:
@@ -130,7 +157,7 @@ class Algorithm1:
         return counts[block]
 
     def _draw_block(self, block: int) -> np.recarray:
-        t, rho, drop, keep = self._uniforms(block, 4)
+        t, rho, drop, keep, of_level = self._uniforms(block, 5)
         augmented = self._augmented(block, t, rho)
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
         # A sample's place in the endless sequence of epochs of its set: the number of earlier samples from that set.
@@ -140,7 +167,8 @@ class Algorithm1:
         index[~augmented] = self._records("plain", self.sizes[0], (numbers - augmented_before)[~augmented])
         alpha_bar = np.asarray(self.schedule(torch.from_numpy(t)), dtype=np.float64)
         flags = (augmented, drop < self.caption_drop_prob, keep < self.self_condition_prob)
-        return np.rec.fromarrays([numbers, t, alpha_bar, index, *flags], dtype=DRAWS)
+        level = self.caption_mix.draw(numbers, of_level) if self.caption_mix is not None else np.zeros(BLOCK, "u1")
+        return np.rec.fromarrays([numbers, t, alpha_bar, index, *flags, level], dtype=DRAWS)
 
     def _draw_order(self, source: str, epoch: int, size: int) -> np.ndarray:
         return philox(self.seed, f"order/{source}", epoch).permutation(size)

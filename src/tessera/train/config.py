@@ -1,6 +1,6 @@
 """The configuration of a training run, and the options that change how it runs but not what it computes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +11,7 @@ from tessera.config import UserError, check_ranges, nearest
 from tessera.diffusion.schedule import SCHEDULES
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
+from tessera.train.algorithm1 import CaptionMix
 from tessera.train.optim.config import OptimConfig
 
 
@@ -43,6 +44,11 @@ class TrainConfig:
     """p at the end, in [0, 1], reached linearly from `augment_start_image` on. None = constant, as in the paper."""
     caption_drop_prob: float = 0.1
     """Probability that a caption is replaced by the null condition, which guidance needs, in [0, 1]."""
+    caption_mix: Mapping[str, float] = field(default_factory=dict)
+    """Probability of each level of captions of images that have several: {"long": 0.7, "short": 0.3}; their sum is 1.
+    Empty = the first level of each image, `long` if it has that, as in the paper."""
+    caption_mix_end: Mapping[str, float] | None = None
+    """`caption_mix` at the end, reached linearly. None = constant."""
     self_condition_prob: float = 0.9
     """Probability that a RIN gets the latent tokens of a first pass, in [0, 1]; unused by a DiT."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -91,9 +97,42 @@ class TrainConfig:
             raise UserError(f"num_images: {self.num_images} is not {multiple}; use {near}")
         if self.device_batch_size is not None and self.batch_size % self.device_batch_size:
             raise UserError(f"device_batch_size: {self.device_batch_size} does not divide batch_size {self.batch_size}")
+        if self.caption_mix_end is not None and not self.caption_mix:
+            raise UserError('caption_mix_end: needs a caption_mix to start from, such as {"long": 1}')
+        _check_mix("caption_mix", self.caption_mix or {"long": 1.0})
+        _check_mix("caption_mix_end", self.caption_mix_end or {"long": 1.0})
         for name in ("latent_shift", "latent_scale"):
             if len(getattr(self, name)) not in (1, channels := self.model.latent_channels):
                 raise UserError(f"{name}: give one number, or one for each of the {channels} channels")
+
+    @property
+    def mix(self) -> CaptionMix | None:
+        """The levels of captions with their probabilities over the run; None = the first of each image."""
+        if not self.caption_mix:
+            return None
+        first, last = self.caption_mix, self.caption_mix_end or self.caption_mix
+        levels = tuple(dict.fromkeys((*first, *last)))
+        one, other = (tuple(mix.get(level, 0.0) for level in levels) for mix in (first, last))
+        return CaptionMix(levels=levels, first=one, last=other, end=self.num_images)
+
+
+def parse_mix(text: str) -> dict[str, float]:
+    """Return the probabilities that "long=0.7,short=0.3" says, by level. UserError where it says something else."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {level.strip(): float(weight) for level, weight in pairs}
+    except ValueError:
+        raise UserError(f"{text!r} is no mix of captions; give levels and probabilities: long=0.7,short=0.3") from None
+
+
+def _check_mix(name: str, mix: Mapping[str, float]) -> None:
+    """Raise UserError unless the mix gives levels probabilities whose sum is 1."""
+    for level, weight in mix.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+            raise UserError(f"{name}: {level!r} has the probability {weight!r}; give a number in [0, 1]")
+    if abs((total := sum(mix.values())) - 1) > 1e-6:
+        fix = ",".join(f"{level}={weight / total:.3g}" for level, weight in mix.items()) if total else "long=1"
+        raise UserError(f"{name}: the probabilities add up to {total:g}, not 1; such as {fix}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Subset
 
-from tessera.config import UserError
+from tessera.config import UserError, nearest
 from tessera.encoded.record import EncodedRecord
 from tessera.encoded.store import EncodedStore
 from tessera.models.layers import NetworkConfig
+from tessera.train.algorithm1 import CaptionMix
 
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
 NETWORKS = ("latent_codec", "text_encoder")
@@ -76,6 +77,36 @@ def _check_roles(plain: EncodedStore, augmented: EncodedStore | None) -> None:
             f"{augmented.directory}: was encoded from other images than {plain.directory} (manifests {others[:12]} and "
             f"{images[:12]}); encode both sets from one directory of `tessera collect`"
         )
+
+
+def level_numbers(mix: CaptionMix | None, store: EncodedStore) -> list[int]:
+    """Return the number in the set of each level of the mix: 0 in a set of one caption an image, whatever the mix.
+
+    Raises UserError for a level that another set does not have.
+    """
+    if mix is None or len(store.levels) == 1:
+        return [0] * (len(mix.levels) if mix is not None else 1)
+    for level in mix.levels:
+        if level not in store.levels:
+            known = f"{nearest(level, store.levels)} it has {', '.join(store.levels)}"
+            raise UserError(f"{store.directory}: caption_mix: it has no captions of the level {level!r};{known}")
+    return [store.levels.index(level) for level in mix.levels]
+
+
+def mix_note(mix: CaptionMix | None, store: EncodedStore) -> str:
+    """Return what to say of the mix: that it is off for the set, or that images have no caption of a level; or ""."""
+    if mix is None:
+        return ""
+    if len(store.levels) == 1:
+        return f"{store.directory}: has one caption an image, so caption_mix is off"
+    counts = {level: facts["captions"] for level, facts in store.facts.get("levels", {}).items()}
+    without = {level: len(store) - counts.get(level, len(store)) for level in mix.levels}
+    said = " and ".join(f"{count} have none of the level {level}" for level, count in without.items() if count)
+    return (
+        f"{store.directory}: of {len(store)} images {said}; there the first level that they have is taken"
+        if said
+        else ""
+    )
 
 
 def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -> Subset[EncodedRecord]:

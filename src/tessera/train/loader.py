@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -112,6 +112,9 @@ class HostBatch:
         return Batch(**moved, text=self.text.map(move).unpack(dtype))
 
 
+_OF_RECORD = ("augmented", "index", "level")  # draws
+
+
 @dataclass(eq=False)
 class Reader:
     """Reader of the one drawn record of each sample. Threads may share it."""
@@ -124,14 +127,15 @@ class Reader:
     """For stores without text."""
     multiple: int = 1
     """Padded lengths are multiples of it."""
+    levels: tuple[Sequence[int], Sequence[int]] = ((0,), (0,))
+    """Number in the plain and in the augmented set of each level of the algorithm's mix of captions."""
     _encoder_lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> HostBatch:
         """Read the samples `numbers`: latents drawn from the stored posterior (mean + std * noise, a fresh draw at each
         visit) and normalized; noise by address."""
         draws = self.algorithm.draws(numbers)
-        stores: Any = (self.plain, self.augmented)
-        records = [stores[augmented][index] for augmented, index in zip(draws.augmented.tolist(), draws.index.tolist())]
+        records = [self._record(*draw) for draw in zip(*(draws[name].tolist() for name in _OF_RECORD))]
         latents, noise = draw_latents(records, self.algorithm.seed, draws.number.tolist())
         text = self.text_of(records)
         return HostBatch(
@@ -145,6 +149,13 @@ class Reader:
             self_condition=torch.tensor(draws.self_condition),
             tokens=len(text.codes),
         )
+
+    def _record(self, augmented: bool, index: int, level: int) -> EncodedRecord:
+        store, level = (self.plain, self.augmented)[augmented], self.levels[augmented][level]
+        if isinstance(store, Subset):
+            store, index = cast(EncodedStore, store.dataset), store.indices[index]
+        assert store is not None
+        return store.read(index, level)
 
     def text_of(self, records: Sequence[EncodedRecord]) -> PackedText:
         """Return the stored text of records, or encode their captions. Raises UserError where neither is possible."""

@@ -6,6 +6,7 @@ with the same bytes as one that was not. Under torchrun or Slurm rank r of w tak
 
 import contextlib
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tessera.stages import Stage, find_stage, open_stage, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
-from tessera.train.dataset_checks import check_sets, without_held_out
+from tessera.train.dataset_checks import check_sets, level_numbers, mix_note, without_held_out
 from tessera.train.distributed import broadcast_from_rank0, delayed_signals, join
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
@@ -88,6 +89,9 @@ def train(
         if runtime.verify or store.byte_count < VERIFIED_BYTES:
             store.verify()
     facts = check_sets(*stores, model=config.model, encodes_text=runtime.encode_text is not None)
+    for store in stores if is_writer else ():
+        if note := mix_note(config.mix, store):
+            print(f"train: {note}", file=sys.stderr)
     facts["latent_limit"] = latent_limit(stores[0], Normalization(config.latent_shift, config.latent_scale))
     weights = None
     if init is not None and checkpoint.latest(out) is None:
@@ -108,8 +112,8 @@ def train(
 
 def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
     """Make a finished run unfinished if `config` differs in a larger num_images alone, or in its cooldown too;
-    UserError where its learning rate or augment_prob has moved to an end. Other differences are left to `find_stage`,
-    which names them."""
+    UserError where its learning rate, augment_prob or caption_mix has moved to an end. Other differences are left to
+    `find_stage`, which names them."""
     run = read_manifest(out, "train", must_be_complete=False)
     changed = [field for field, _, _ in compare(run.config, to_dict(config))]
     same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
@@ -122,6 +126,8 @@ def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) ->
         moved = f"its learning rate has fallen to its end (optim.decay is {config.optim.decay})"
     elif config.augment_prob_end is not None:
         moved = "its augment_prob has moved to augment_prob_end"
+    elif config.caption_mix_end is not None:
+        moved = "its caption_mix has moved to caption_mix_end"
     if moved is not None:
         raise UserError(f"{out}: cannot be extended, {moved}; export it and start another run from that with --init")
     if not (out / checkpoint.FOLDER / f"{had:012d}").is_dir():
@@ -166,6 +172,7 @@ class Trainer:
             end=None if config.augment_prob_end is None else (config.num_images, config.augment_prob_end),
             caption_drop_prob=config.caption_drop_prob,
             self_condition_prob=config.self_condition_prob,
+            caption_mix=config.mix,
         )
         network = initial_network(config.model, config.seed, weights)
         self.state = TrainState(network, config, device=device, runtime=self.runtime)
@@ -177,6 +184,7 @@ class Trainer:
             Normalization(config.latent_shift, config.latent_scale),
             encode_text=self.runtime.encode_text,
             multiple=COMPILED_LENGTHS if self.state.compiled else 1,
+            levels=(level_numbers(config.mix, plain), level_numbers(config.mix, augmented or plain)),
         )
         self.stepper = Stepper(out, config, self.state, algorithm, null_condition)
         self.actions = PeriodicActions(out, config, self.state, self.reader, null_condition, size, self.runtime)

@@ -4,8 +4,9 @@ import pytest
 
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.aio import aio_caption_of, mix_places
-from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.caption.captioner import iter_requests
+from tessera.curate.caption.table import read_captions
 from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import placement_at
 from tessera.files import read_table

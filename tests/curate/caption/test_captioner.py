@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tessera import cli
-from tessera.curate.caption.caption import read_captions
 from tessera.curate.caption.captioner import iter_requests
+from tessera.curate.caption.table import read_captions
 from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import compose
 from tessera.files import read_table

@@ -14,7 +14,8 @@ from PIL import Image
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.aio import mix_places
-from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_captions
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.index import read_images, read_recipe
 from tessera.stages import read_manifest

@@ -7,7 +7,8 @@ import pytest
 
 from tessera.config import UserError
 from tessera.curate.caption import model as captioning
-from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_captions
 from tessera.curate.index import read_images, read_recipe
 from tessera.files import read_table
 from tessera.images import read_rgb

@@ -1,13 +1,16 @@
 """Captions of the miniature from its ground truth."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
-from tessera.curate.caption.caption import CaptionConfig, caption, read_captions
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_captions, read_levels
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.index import read_images, read_recipe, read_scenes
+from tessera.miniature import plural
 
 
 def test_scene_tells_the_ground_truth(images, recipe, tmp_path):
@@ -44,3 +47,20 @@ def folder_of_photos(folder):
     (folder / "fox").mkdir(parents=True)
     Image.new("RGB", (20, 20), (90, 9, 9)).save(folder / "fox" / "1.png")
     return folder
+
+
+def test_short_captions_name_what_is_there(images, recipe, tmp_path):
+    scenes = read_scenes(images)
+    caption(tmp_path / "plain", images, CaptionConfig(captioner="scene"))
+    levels = read_levels(tmp_path / "plain")
+    for level in ("medium", "short"):
+        for key, text in levels[level].items():
+            assert scenes[key].objects[0].shape in text
+    assert np.mean([len(text.split()) for text in levels["short"].values()]) < 6
+    caption(tmp_path / "mixed", images, CaptionConfig(captioner="scene"), recipe=recipe)
+    mixed = read_levels(tmp_path / "mixed")
+    for row in read_recipe(recipe).rows:
+        for level in ("medium", "short"):
+            for key in (row.base, row.partner):
+                shape = scenes[key].objects[0].shape
+                assert shape in mixed[level][row.key] or plural(shape) in mixed[level][row.key]

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 from tessera.curate.caption.captioner import CaptionRequest, CaptionSource
+from tessera.curate.caption.table import Texts
 from tessera.cutmix import CROP
+from tessera.encoded.record import LONG
 from tessera.miniature import place
 from tessera.randomness import address
 from tessera.records import Placement
@@ -14,8 +16,8 @@ class Aio(CaptionSource):
 
     by_shards, said = False, "An image of <class-name>"
 
-    def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
-        return ((request.key, aio_caption_of(request, self.config.seed)) for request in requests)
+    def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, Texts]]:
+        return ((request.key, {LONG: aio_caption_of(request, self.config.seed)}) for request in requests)
 
 
 def aio_caption_of(request: CaptionRequest, seed: int) -> str:

@@ -2,9 +2,8 @@
 
 A captioner is an entry of `CAPTIONERS`, or a class of the user's own file (`tessera.curate.caption.captioner`). An
 augmented image's caption tells one scene with both objects and where they are, never that it is a composite (paper
-appendix B).
-
-captions.parquet: key, text, captioner, prompt, settings (JSON), revision; where any has one, note ("cut", "by hand").
+appendix B). An image may have several captions, such as a long and a short one (`tessera.curate.caption.table`), of
+which training draws one each time.
 """
 
 import csv
@@ -25,7 +24,9 @@ from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, Captio
 from tessera.curate.caption.imported import FromFile, captions_by_hand
 from tessera.curate.caption.model import BY_HAND, PARTS, SHARD, FromLlava, FromPart, FromServer, make_captions
 from tessera.curate.caption.scenes import FromScenes
+from tessera.curate.caption.table import CAPTIONS_TABLE, COLUMNS, LEVEL, in_order
 from tessera.curate.index import read_recipe
+from tessera.encoded.record import LONG
 from tessera.files import atomic_path, read_table, write_table
 from tessera.pretrained.answers import CUT
 from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
@@ -33,7 +34,6 @@ from tessera.pretrained.chat import RETRY, Retry
 from tessera.stages import is_complete, open_stage, read_manifest
 from tessera.workers import HERE, Engine
 
-CAPTIONS_TABLE = "captions.parquet"
 CAPTIONERS: dict[str, type[CaptionSource]] = {
     "aio": Aio,
     "scene": FromScenes,
@@ -42,7 +42,6 @@ CAPTIONERS: dict[str, type[CaptionSource]] = {
     "openai": FromServer,
 }
 """The captioners by name; `caption` takes FILE.py:NAME too."""
-COLUMNS = ("key", "text", "captioner", "prompt", "settings", "revision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +156,11 @@ def caption(
             missing = dict(zip(failed["key"].to_pylist(), failed["note"].to_pylist()))
             told = told.filter(pc.field("text").is_valid())
         else:
-            prompts = pa.repeat(captioner.prompt(None), len(texts))
-            told = pa.table({"key": list(texts), "text": list(texts.values()), "prompt": prompts})
+            order = in_order(level for each in texts.values() for level in each)
+            rows = [(key, level, each[level]) for key, each in texts.items() for level in order if level in each]
+            columns = {name: [row[i] for row in rows] for i, name in enumerate(("key", LEVEL, "text"))}
+            told = pa.table(columns | {"prompt": pa.repeat(captioner.prompt(None), len(rows))})
+            told = told.drop_columns([LEVEL]) if order in ((), (LONG,)) else told
         constant = {
             "captioner": captioner.config.captioner,
             "settings": json.dumps(captioner.settings),
@@ -167,19 +169,23 @@ def caption(
         columns = {name: told.column(name) for name in told.column_names}
         columns |= {name: pa.repeat(text, told.num_rows) for name, text in constant.items()}
         noted = "note" in columns and any(columns["note"].to_pylist())
-        made = pa.table(columns).select([*COLUMNS, *(["note"] if noted else [])])
+        leveled = [LEVEL] if LEVEL in columns else []
+        made = pa.table(columns).select(["key", *leveled, *COLUMNS[1:], *(["note"] if noted else [])])
         table = made if table is None else _in_order(pa.concat_tables([table, made], promote_options="default"), asked)
         write_table(path, table)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     kept = set(table["key"].to_pylist()) if source.by_shards else set()
     missing = {r.key: missing.get(r.key, "no answer") for r in asked if r.key not in kept} or missing
-    counts = {"records": table.num_rows, "distinct": len(table.column("text").unique())}
+    images_told = len(table.column("key").unique())
+    counts = {"records": images_told, "distinct": len(table.column("text").unique())}
+    if LEVEL in table.column_names:
+        counts |= {f"captions_{level}": count for level, count in Counter(table[LEVEL].to_pylist()).items()}
     notes: Counter[str] = Counter(table["note"].to_pylist() if "note" in table.column_names else ())
     more = {"cut": notes[CUT], "by_hand": notes[BY_HAND], "missing": len(missing)} | captioner.counts
     dataclasses.replace(stage, done=False).finish(
         counts | {name: count for name, count in more.items() if count}, missing, joint=(CAPTIONS_TABLE,)
     )
-    error = without_captions(out, out, missing, table.num_rows + len(missing), WHAT_NOW)
+    error = without_captions(out, out, missing, images_told + len(missing), WHAT_NOW)
     if missing and not skip_missing:
         raise error
 
@@ -207,13 +213,6 @@ def without_captions(where: object, out: Path, missing: Mapping[str, str], total
         f"{where}: has no caption for {len(missing)} of {total} images: {listed}; all are listed in {path}. {fix}, or"
         " leave them out with --skip-missing"
     )
-
-
-def read_captions(captions: Path) -> dict[str, str]:
-    """Return key -> text of a completed captions directory."""
-    read_manifest(captions, "caption")
-    columns = read_table(Path(captions) / CAPTIONS_TABLE, ["key", "text"]).to_pydict()
-    return dict(zip(columns["key"], columns["text"]))
 
 
 def check_made_from(directory: Path, inputs: Mapping[str, Path]) -> None:

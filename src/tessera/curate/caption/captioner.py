@@ -109,6 +109,6 @@ class CaptionSource:
         return prompt_of(placement) if self.said is None else self.said
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, Any]]:
-        """Return (key, caption) of each image: by shards in any order an `Answer`; at once, in order, a text, and
-        nothing for an image without one."""
+        """Return (key, caption) of each image: by shards in any order an `Answer`; at once, in order, its text at each
+        level (`tessera.curate.caption.table`), and nothing for an image without one."""
         raise NotImplementedError

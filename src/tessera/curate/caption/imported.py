@@ -10,9 +10,11 @@ from tessera.curate.caption.aio import mix_places
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.file import find_captions, read_captions_file
 from tessera.curate.caption.names import ImageNames, image_names, without_suffix
+from tessera.curate.caption.table import Texts
 from tessera.curate.index import read_images
 from tessera.curate.published_recipe import published_name
 from tessera.cutmix import CROP
+from tessera.encoded.record import LONG
 
 
 class FromFile(CaptionSource):
@@ -35,7 +37,7 @@ class FromFile(CaptionSource):
         self.config, self.revision = replace(call.config, file=name), name.rpartition("@")[2]
         self.settings = {"file": name}
 
-    def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, str]]:
+    def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, Texts]]:
         """Return (key, caption) of each image that has one. Raises UserError for a damaged file."""
         requests, rows = list(requests), read_images(self._images)
         names = image_names(rows)
@@ -61,7 +63,7 @@ class FromFile(CaptionSource):
             named = f"{len(others)} names of no image of the set, such as {others[0]!r}"
             self.fix = f"It has {named}; the set has names like {requests[0].base.source!r}: add or rename them"
             self.counts["names_of_other_images"] = len(others)
-        return ((request.key, texts[request.key]) for request in requests if request.key in texts)
+        return ((request.key, {LONG: texts[request.key]}) for request in requests if request.key in texts)
 
 
 def _of_mix(name: str, mixes: Mapping[str, str]) -> tuple[int, str] | None:

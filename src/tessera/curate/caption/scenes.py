@@ -1,33 +1,39 @@
-"""The captioner `scene`: long descriptions of the miniature from its ground truth (in place of paper section 3.1)."""
+"""The captioner `scene`: descriptions of the miniature from its ground truth (in place of paper section 3.1)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
 from tessera.config import UserError
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
+from tessera.curate.caption.table import Texts
 from tessera.curate.index import read_scenes
 from tessera.cutmix import CROP
-from tessera.miniature import describe, mix_scene
+from tessera.encoded.record import LONG
+from tessera.miniature import describe, describe_medium, describe_short, mix_scene
 from tessera.progress import progress
 from tessera.randomness import address
 from tessera.records import Scene
 
+LEVELS = {LONG: describe, "medium": describe_medium, "short": describe_short}
+"""The levels, each with its words."""
+
 
 class FromScenes(CaptionSource):
-    """Captions that say everything that the miniature's scenes hold; the seed draws the phrasing."""
+    """Captions of three levels: `long` says everything that the miniature's scenes hold, `medium` leaves out clauses,
+    `short` is what a person types. The seed draws the phrasings."""
 
-    by_shards, said = False, "ground truth"
+    by_shards, said, revision = False, "ground truth", "2"
 
     def __init__(self, call: CaptionCall):
         super().__init__(call)
         self._images = call.images
 
-    def answer(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple[str, str]]:
-        """Yield (key, caption). Raises UserError if the images are not the miniature, or are windows of it."""
+    def answer(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple[str, Texts]]:
+        """Yield (key, captions). Raises UserError if the images are not the miniature, or are windows of it."""
         scenes, requests = read_scenes(self._images), list(requests)
         with progress("caption", len(requests)) as bar:
             for request in requests:
-                own = address("caption", request.key)
-                yield request.key, describe(scene_of(request, scenes), self.config.seed, own)
+                scene, own = scene_of(request, scenes), address("caption", request.key)
+                yield request.key, {level: say(scene, self.config.seed, own) for level, say in LEVELS.items()}
                 bar.advance()
 
 
@@ -37,7 +43,5 @@ def scene_of(request: CaptionRequest, scenes: Mapping[str, Scene]) -> Scene:
     if placement is None or request.partner is None:
         return base
     if placement.pattern == CROP:
-        raise UserError(
-            "captioner scene does not know what a crop leaves out; use aio or import, and no short captions"
-        )
+        raise UserError("captioner scene does not know what a crop leaves out; use aio or import")
     return mix_scene(base, scenes[request.partner.key], placement, request.composer.half_view)
