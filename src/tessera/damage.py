@@ -28,7 +28,7 @@ _JPEG_IN_TIFF, _DEFLATE = 7, (8, 32946)
 
 
 def decode_jpeg(
-    data: bytes, color: str, *, lenient: bool = False, stray: int = _STRAY, smallest: Mapping[str, int] | None = None
+    data: bytes, color: str, *, lenient: bool = False, stray: int = _STRAY, smallest: Mapping[str, Any] | None = None
 ) -> NDArray[np.uint8] | None:
     """Decode a JPEG file by simplejpeg to pixels (H, W, C); None where it refuses and Pillow is to read it.
 

@@ -70,6 +70,20 @@ def test_no_folder_is_read_twice_however_links_lead(tmp_path):
     assert manifest.counts["ignored"] == 4
 
 
+def test_a_link_to_a_folder_above_leads_to_no_other_set(tmp_path):
+    put(tmp_path / "all" / "mine" / "fox" / "1.png")
+    put(tmp_path / "all" / "theirs" / "cat" / "1.png")
+    (tmp_path / "all" / "theirs" / "cat.tar").write_bytes(b"")
+    source = tmp_path / "all" / "mine"
+    (source / "up").symlink_to(tmp_path / "all")
+    (source / "fox" / "up").symlink_to(tmp_path)
+    collect(tmp_path / "out", FOLDER, source)
+    assert [row.key for row in read_images(tmp_path / "out") if row.reject is None] == ["fox/1"]
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.rejects == {"up": "a link to the folder that holds it"}
+    assert manifest.facts["ignored"] == {"fox/up/": 1}
+
+
 def test_what_is_no_image_is_counted_by_kind(tmp_path):
     source, out = tmp_path / "source", tmp_path / "out"
     put(source / "fox" / "1.png")

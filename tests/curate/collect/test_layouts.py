@@ -244,6 +244,14 @@ def test_mixed_and_unknown_layouts(pictures, tmp_path):
     fails(tmp_path / "text.parquet", "has the columns text, label; expected are the columns image")
     pq.write_table(pa.table({"image": ["a"], "label": [1]}), tmp_path / "path.parquet")
     fails(tmp_path / "path.parquet", "its column image is string, without bytes; expected")
+    for name, begin in (
+        ("gz", b"\x1f\x8b\x08"),
+        ("bz2", b"BZh91AY"),
+        ("xz", b"\xfd7zXZ\0"),
+        ("zst", b"\x28\xb5\x2f\xfd"),
+    ):
+        (tmp_path / f"{name}.tar").write_bytes(begin + bytes(600))
+        fails(tmp_path / f"{name}.tar", rf"{name}.tar: is compressed, so that it cannot be read in place; unpack it")
     (tmp_path / "cut.tar").write_bytes(make_tar(tmp_path / "whole", pictures).read_bytes()[:700])
     fails(tmp_path / "cut.tar", r"cut.tar: is not a whole tar file")
 
@@ -456,6 +464,28 @@ def test_an_only_folder_of_folders_is_in_doubt(tmp_path, wrapper):
     assert [{row.class_name for row in read_images(tmp_path / name)} for name in ("out", "one")] == [
         {"rose", "tulip"}, {"plant"}
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["fold{}", "fold_{}", "Batch-{:03d}", "part {}"])
+def test_parts_of_a_set_are_no_classes(tmp_path, part):
+    for number in (1, 2):
+        for name in ("cat", "dog"):
+            put(tmp_path / "s" / part.format(number) / name / f"{number}.jpg")
+    with pytest.raises(
+        UserError, match=r"hold the same folders of images \(cat, ...\), .*give the folder of one part, or"
+    ):
+        collect(tmp_path / "out", FOLDER, tmp_path / "s")
+    collect(tmp_path / "one", FOLDER, tmp_path / "s" / part.format(1))
+    assert {row.class_name for row in read_images(tmp_path / "one")} == {"cat", "dog"}
+    collect(tmp_path / "out", replace(FOLDER, layout="class-folders"), tmp_path / "s")
+    assert len({row.class_name for row in read_images(tmp_path / "out")}) == 2
+
+
+def test_numbered_classes_with_folders_of_their_own_are_classes(tmp_path):
+    for name in ("type1/a/1.jpg", "type2/b/1.jpg"):
+        put(tmp_path / "s" / name)
+    collect(tmp_path / "out", FOLDER, tmp_path / "s")
+    assert {row.class_name for row in read_images(tmp_path / "out")} == {"type1", "type2"}
 
 
 @pytest.mark.parametrize(

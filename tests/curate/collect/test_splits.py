@@ -21,6 +21,7 @@ from tiny.layouts import add, jpeg
     ("name", "split"),
     [
         *((name, "train") for name in ("train", "TRAIN", "Training", "seg_train", "TrainSet", "train2017", "trainval")),
+        *((name, "train") for name in ("trainVal", "TrAiN")),
         *((name, "val") for name in ("val", "valid", "Validation", "dev", "val_images", "imagesValid", "valset")),
         *((name, "test") for name in ("Test", "testing", "seg-test", "test.images", "TESTimages", "testdata")),
         *((name, None) for name in ("restrain", "étrain", "contest", "train_test", "dog", "", "latest", "vale")),

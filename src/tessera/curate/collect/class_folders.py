@@ -146,7 +146,8 @@ def _walk(source: Path, folder: str, out: Path, split: Split) -> tuple[list[Path
 
 
 def walked(folder: Path) -> Iterator[tuple[Path, list[str], list[str], bool]]:
-    """Walk a folder as `os.walk` does, through links too. A folder that comes again, then with True, is not entered."""
+    """Walk a folder as `os.walk` does, through links too, but to folders above it. A folder that comes again, then with
+    True, is not entered."""
 
     def fail(error: OSError) -> None:
         raise _cannot_be_read(error)
@@ -159,6 +160,11 @@ def walked(folder: Path) -> Iterator[tuple[Path, list[str], list[str], bool]]:
         if again:
             folders.clear()
         yield Path(place), folders, files, again
+        folders[:] = [name for name in folders if not _leads_up(Path(place) / name, folder)]
+
+
+def _leads_up(path: Path, folder: Path) -> bool:
+    return path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
 
 
 def other_splits(folder: Path, names: Iterable[str], split: Split) -> list[str]:

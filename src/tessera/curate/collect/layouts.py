@@ -109,6 +109,7 @@ class ClassFolders:
                 f"{source}: looks like a download of img2dataset, which has no classes: give --single-class NAME, or"
                 " --layout class-folders if its folders are classes"
             )
+        _check_no_parts(source, folders, out)
         return _FOLDERS
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
@@ -373,6 +374,19 @@ def _unwrapped(folder: Path, out: Path) -> Path:
             f" give {inner} if these are the classes, or --single-class {inner.name}"
         )
     return inner
+
+
+def _check_no_parts(source: Path, folders: Sequence[Path], out: Path) -> None:
+    """Raise UserError for folders such as fold1 and fold2, which differ in a number and hold the same folders."""
+    alike = {re.sub(r"\d+", "", folder.name) for folder in folders}
+    if len(folders) < 2 or alike in ({""}, {"n"}) or len(alike) > 1 or any(map(_has_images, folders)):
+        return
+    inside = [{path.name for path in _folders(folder, out) if holds_images(path)} for folder in folders]
+    if shared := sorted(set.intersection(*inside)):
+        raise UserError(
+            f"{source}: {folders[0].name} and {folders[1].name} hold the same folders of images ({shared[0]}, ...), as"
+            " parts of one set do: give the folder of one part, or --layout class-folders if they are classes"
+        )
 
 
 def _has_images(folder: Path) -> bool:

@@ -27,11 +27,12 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 def split_of(name: str) -> tuple[str, str] | None:
     """Return the split that a name says, and its frame: the name without the word and numbers; None without a split."""
-    words = _TOKENS.findall(_JOINED.sub(r"\1 \2", _CAMEL.sub(" ", name).lower()))
-    found = [word for word in words if word in _SPLIT_OF]
-    if len(found) != 1:
-        return None
-    return _SPLIT_OF[found[0]], " ".join("*" if word == found[0] else word for word in words)
+    for spelled in (_CAMEL.sub(" ", name), name):  # "trainImages"; "trainVal"
+        words = _TOKENS.findall(_JOINED.sub(r"\1 \2", spelled.lower()))
+        found = [word for word in words if word in _SPLIT_OF]
+        if len(found) == 1:
+            return _SPLIT_OF[found[0]], " ".join("*" if word == found[0] else word for word in words)
+    return None
 
 
 def says_nothing(name: str) -> bool:

@@ -20,6 +20,7 @@ from tessera.curate.collect.sources import Group, Item, Listing
 from tessera.images import READABLE
 
 _RECORDS = [2**power for power in range(15, 21)]  # bytes, of tar -b 64 to -b 2048
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\3\4")  # gzip, bzip2, xz, Zstandard, zip
 _LINK = "a link in its archive, without bytes of its own"
 
 
@@ -68,6 +69,11 @@ def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
             if problem := _problem_at_end(section, end, size):
                 raise UserError(f"{path}: is not a whole tar file{where}: {problem}; fetch it again")
     except tarfile.TarError as error:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            packed = file.read(6).startswith(_PACKED)
+        if packed:
+            raise UserError(f"{path}: is compressed{where}, so that it cannot be read in place; unpack it") from error
         raise UserError(f"{path}: is not a whole tar file{where}: {error}; fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
