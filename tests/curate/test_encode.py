@@ -201,11 +201,15 @@ def test_the_share_of_cut_captions_is_said(images, tmp_path, capsys):
 
 
 def test_errors_name_the_culprit(images, captions, mixed_captions, recipe, tmp_path):
-    with pytest.raises(UserError, match="was made from other recipe than"):
+    with pytest.raises(UserError, match=r"captions: was made without --recipe .*; run `tessera caption` again"):
         encode(tmp_path / "a", images, captions, CONFIG, recipe=recipe)
+    with pytest.raises(UserError, match=r"was made by `tessera collect`; give a directory made by `tessera augment`"):
+        encode(tmp_path / "a", images, captions, CONFIG, recipe=images)
+    with pytest.raises(UserError, match=r"was made by `tessera caption`; give a directory made by `tessera collect`"):
+        encode(tmp_path / "a", captions, images, CONFIG)
     with pytest.raises(UserError, match="multiple of 5, not 16"):
         encode(tmp_path / "a", images, captions, replace(CONFIG, latents="pixel-unshuffle:5"))
-    with pytest.raises(UserError, match="has no caption for 24 of 24 images: 'circle/000000'"):
+    with pytest.raises(UserError, match="holds captions of augmented images; give the --recipe that they were made"):
         encode(tmp_path / "a", images, mixed_captions, CONFIG)
     copy = shutil.copytree(images, tmp_path / "images")
     bad = copy / "star" / "000005.png"

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import check_ranges, to_dict
+from tessera.config import UserError, check_ranges, to_dict
 from tessera.curate.caption.caption import check_made_from, without_captions
 from tessera.curate.caption.table import Texts, in_order, read_levels
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
@@ -104,13 +104,15 @@ def encode(
     engine.check_device(device)
     out, images, captions = Path(out), Path(images), Path(captions)
     made_from, mixed = {"images": images}, None
+    size = int(read_manifest(images, "collect").config["size"])
     if recipe is not None:
-        check_made_from(Path(recipe), made_from)
+        check_made_from(Path(recipe), "augment", made_from)
         made_from["recipe"] = Path(recipe)
         mixed = read_recipe(Path(recipe))
-    check_made_from(captions, made_from)
+    check_made_from(captions, "caption", made_from)
+    if recipe is None and "recipe" in read_manifest(captions).inputs:
+        raise UserError(f"{captions}: holds captions of augmented images; give the --recipe that they were made with")
     codec, encoder = _load_frozen(config, device, load=False)
-    size = int(read_manifest(images, "collect").config["size"])
     latent_shape = codec.latent_shape(size)
     networks = {"latent_codec_sha256": codec, "text_encoder_sha256": encoder}
     hashes = {name: network.sha256 for name, network in networks.items() if network.sha256}

@@ -84,9 +84,9 @@ class Browser:
         if captions is None:
             return [Captioned(**vars(entry)) for entry in list_entries(list(self.rows.values()))]
         texts = read_captions(captions)
-        check_made_from(captions, {"images": self.workspace / "images"})
+        check_made_from(captions, "caption", {"images": self.workspace / "images"})
         if "recipe" in read_manifest(captions).inputs:
-            check_made_from(captions, {"recipe": self.workspace / "recipe"})
+            check_made_from(captions, "caption", {"recipe": self.workspace / "recipe"})
             mixes = [mix for mix in self.recipe.rows if mix.key in texts]
             entries = list_entries(list(self.rows.values()), mixes)
         else:

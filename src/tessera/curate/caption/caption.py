@@ -108,7 +108,7 @@ def caption(
     out, images = Path(out), Path(images)
     inputs = {"images": images} | ({"recipe": Path(recipe)} if recipe is not None else {})
     if recipe is not None:
-        check_made_from(Path(recipe), {"images": images})
+        check_made_from(Path(recipe), "augment", {"images": images})
     source = find_captioner(config.captioner)
     if captions_file is not None and config.captioner in ("aio", "scene"):
         raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")
@@ -215,11 +215,10 @@ def without_captions(where: object, out: Path, missing: Mapping[str, str], total
     )
 
 
-def check_made_from(directory: Path, inputs: Mapping[str, Path]) -> None:
-    """Raise UserError unless the stage output `directory` was made from the directories `inputs`, as they are now."""
-    manifest = read_manifest(directory)
+def check_made_from(directory: Path, stage: str, inputs: Mapping[str, Path]) -> None:
+    """Raise UserError unless `directory` was made by `stage` from the directories `inputs`, as they are now."""
+    manifest = read_manifest(directory, stage)
     for name, path in inputs.items():
         if manifest.inputs.get(name) != read_manifest(path).sha256:
-            raise UserError(
-                f"{directory}: was made from other {name} than {path}; run `tessera {manifest.stage}` again"
-            )
+            other = f"from other {name} than {path}" if name in manifest.inputs else f"without --{name} {path}"
+            raise UserError(f"{directory}: was made {other}; run `tessera {stage}` again")
