@@ -53,7 +53,20 @@ _ENDS = re.compile(
     r"|\n\s*#{0,3}\s*(?:user|human|assistant|gpt)\s*:",
     re.IGNORECASE,
 )
-_TOKENS = re.compile(r"<\|[a-z_]{2,30}\|>|<(?:image|pad|unk|bos|s)>|<unused\d+>", re.IGNORECASE)
+_TOKENS = re.compile(
+    r"<\|box_start\|>.*?<\|box_end\|>|<box>.*?</box>|<object>.*?</object>|</?(?:ref|phrase|grounding)>|<loc_?\d+>"
+    r"|<\|[a-z_]{2,30}\|>|<(?:image|pad|unk|bos|s)>|<unused\d+>",
+    re.IGNORECASE,
+)
+_THOUGHTS = re.compile(
+    r"^\W*(?:thinking|thoughts?|reasoning)(?: process)?\W*:"
+    r"(?:.*\n\W*(?:final )?(?:caption|answer|description)\W*:)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_CHOICES = re.compile(
+    r"^(option|caption|description|version) ?(?:1|one|a)\b[^:\n]{0,30}:\s*(.*?)\n\s*\1 ?(?:2|two|b)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
 _PREAMBLE = re.compile(
     r"^(?:(?:sure|certainly|of course|absolutely|okay|ok|great|here you go)\b[^.!:\n]{0,40}[.!,:]\s*)?"
     r"(?:here(?:'s|\u2019s| is| are)\b[^.:\n]{0,120}\b(?:captions?|descriptions?|summary|answer)\b[^.:\n]{0,80}:"
@@ -63,7 +76,7 @@ _PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
-    r"(?:^|(?<=[.!?\n]))\s*(?:(?:please )?(?:let me know|feel free)|"
+    r"(?:^|(?<=[.!?\n]))\s*\(?(?:(?:please )?(?:let me know|feel free|note that (?:i|this)\b)|note:|"
     r"i hope (?:this|that|it) (?:helps|is|meets|caption|desc)|would you like|do you want me|is there anything|"
     r"if you(?:'d|\u2019d| would| need| have| want)\b[^.?!\n]*\b(?:me|ask|help|let)\b)[^\n]*\s*$",
     re.IGNORECASE,
@@ -107,15 +120,32 @@ _REFUSALS = (
     rf"(?:unable to|can(?: not|not|'t)|could(?: not|n't)) {_ACTS}",
     r"i(?:'d| would|'m| am) (?:be )?(?:happy|glad) to (?:help|describe|assist)\b",
     r"i'm designed to\b",
-    r"error\s*:\s*(?:content|request|image|invalid|bad)\b",
+    r"(?:i|we) (?:do not|don't) know\b|(?:i'm|i am) not sure\b|i(?:'d| would) rather not\b",
+    # Questions to the user, and their own request.
+    r"(?:please )?describe (?:the|this) (?:image|photo|pict\w+)\b",
+    r"(?:what would you|how (?:can|may) i|would you like)\b",
+    r"(?:can|could) you (?:please )?(?:provide|clarify|share|upload)\b",
+    r"here(?:'s| is) the (?:image|photo|pict\w+) (?:that )?you\b",
+    # What a server or its gateway says in place of the model.
+    r"error\s*:|internal server error|too many requests|(?:\d{3} )?bad gateway|service unavailable|gateway time-?out",
+    r"rate limit|the (?:server|model) is (?:currently )?(?:overloaded|busy)|<!doctype|<html",
+    r"(?:content|safety) (?:warning|filter|policy|violation)\b|(?:no (?:caption|description|text)|object object)\W*$",
     # Nothing but these.
     r"(?:n/?a|none|null|nil|undefined|error|sorry|okay|ok|sure|yes|no|image|img|pict\w+|photo)\W*$",
     r"es tut mir leid|entschuldigung[, ]|leider kann ich|ich kann (?:das|dieses|dir|ihnen|leider)",
     r"je suis d[\u00e9e]sol|d[\u00e9e]sol\u00e9[, ]|je ne (?:peux|suis) pas|lo siento|no puedo|desculpe|n\u00e3o posso",
+    r"(?:malheureusement|helaas|lamentablemente|infelizmente|purtroppo|niestety)[, ]",
+    r"\u043a \u0441\u043e\u0436\u0430\u043b\u0435\u043d\u0438\u044e",
+    r"[^\u3002.]{0,30}(?:\u3067\u304d\u307e\u305b\u3093|\u898b\u3048\u307e\u305b\u3093)",
     r"mi dispiace|non posso|\u0438\u0437\u0432\u0438\u043d\u0438\u0442\u0435",
     r"\u5f88?\u62b1\u6b49|\uc8c4\uc1a1|przepraszam|\u5bf9\u4e0d\u8d77|\u6211(?:\u65e0\u6cd5|\u4e0d\u80fd)|\u7533\u3057\u8a33|\u3059\u307f\u307e\u305b\u3093",
 )
-_REFUSES = re.compile(rf"^\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
+# Later in the first sentence, outside of quotes.
+_UNABLE = (
+    rf"[^\"\u201c:.!?\n]{{0,100}}\b(?:(?:(?:i|we) (?:can't|cannot|can not|could not|couldn't|won't)"
+    rf"|(?:i'm|i am|we are) (?:not able to|unable to)|for me to) {_ACTS})"
+)
+_REFUSES = re.compile(rf"^\W*(?:{'|'.join((*_REFUSALS, _UNABLE))})", re.IGNORECASE)
 _SENTENCE = re.compile(
     r"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s+[^\sa-z]|[ \t]*\n|\s*$)|[\u3002\uff01\uff1f][\u300d\u201d]?"
 )
@@ -136,8 +166,12 @@ def caption_of(said: str, cut: bool = False) -> Answer:
     text = _from_json(text.strip())
     for pattern, kept in _MARKDOWN:
         text = pattern.sub(kept, text)
+    text = _CHOICES.sub(r"\2", text.strip())
+    if (match := _THOUGHTS.match(text)) and "\n" not in match[0]:
+        raise NoCaption("it is only reasoning, without an end")
+    text = _THOUGHTS.sub("", text)
     text = _CHATTER.sub("", _PREAMBLE.sub("", _AGREES.sub("", text.strip()).strip()).strip())
-    text = _unquoted(re.sub(r"\n{2,}", "\n", text))
+    text = _unquoted(re.sub(r"\n{2,}", "\n", text).strip())
     if not any(letter.isalnum() for letter in text):
         raise NoCaption("an empty answer")
     if _REFUSES.match(text.replace("\u2019", "'")):
@@ -170,11 +204,13 @@ def _from_json(text: str) -> str:
             data = ast.literal_eval(inside[1])  # Python's quotes
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return text
-    return _first_text(data) or text
+    return _first_text(data) or ""
 
 
 def _first_text(data: Any) -> str | None:
     if isinstance(data, Mapping):
+        if "error" in data:
+            return f"error: {data['error']}"
         data = [data.get(name) for name in ("caption", "description", "text", "answer")] + list(data.values())
     if isinstance(data, list | tuple):
         return next(filter(None, map(_first_text, data)), None)
