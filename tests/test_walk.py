@@ -124,7 +124,7 @@ def test_the_way_at_full_size_with_tiny_networks(tmp_path, monkeypatch, vae_fold
         "http://127.0.0.1:8000/v1": server,
     }
     lines = []
-    for title in ("At full size, on one GPU", "Captions, four ways"):
+    for title in ("At full size, on one GPU", "Captions, four ways", "Several captions of an image"):
         lines += [line for kind, text in blocks(section(title)) if kind == "sh" for line in text.splitlines()]
     done = 0
     for line in lines:

@@ -8,7 +8,7 @@ import pytest
 
 from tessera.config import UserError
 from tessera.prompts.read import load_prompts
-from tessera.prompts.rows import read_rows, split_columns
+from tessera.prompts.rows import first_captions, read_rows, split_columns
 
 TEXTS = ["a cat, asleep", 'a sign that says "no"', "ein Fuchs"]
 
@@ -95,3 +95,12 @@ def test_rows_name_their_line_and_the_columns_of_every_group(tmp_path):
     found = [(where[-6:], [row[name] for name in columns]) for where, row, columns in
              read_rows(tmp_path / "c.jsonl", ("key", "image"), ("text", "caption"))]  # fmt: skip
     assert found == [("line 1", ["1", "a"]), ("line 3", ["2", "b"])]
+
+
+def test_of_several_captions_of_an_image_the_first_is_the_prompt(tmp_path):
+    path = tmp_path / "captions.parquet"
+    rows = [{"key": f"a/{n}", "level": level, "text": f"{level} {n}"} for n in range(3) for level in ("long", "short")]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert texts_of(path) == ["long 0", "long 1", "long 2"]
+    plain = [("", {"key": "a", "text": str(n)}, ()) for n in range(3)]
+    assert list(first_captions(plain)) == plain

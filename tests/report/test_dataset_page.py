@@ -13,7 +13,7 @@ from tessera.cli import curate as cli
 from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption
-from tessera.curate.caption.table import read_captions
+from tessera.curate.caption.table import read_captions, read_levels
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.curate.index import read_images, read_recipe
@@ -117,7 +117,9 @@ def test_mixes_with_their_boxes_and_captions(made, tmp_path, name):
         assert row.key in page.text
     if name != "recipe":
         texts = read_captions(made / "captions" / "mixed")
-        assert page.captions == [texts[row.key] for row in rows]
+        levels = read_levels(made / "captions" / "mixed")
+        every = {key: " ".join(f"[{level}] {told[key]}" for level, told in levels.items()) for key in texts}
+        assert page.captions == [(texts if name == "encoded" else every)[row.key] for row in rows]
     if name == "encoded":
         for record in open_encoded(made / "encoded"):
             assert f"{len(record.text_codes)} tokens, {len(record.caption.split())} words" in page.text

@@ -102,9 +102,11 @@ def write_set(
     shape: tuple[int, ...] = SHAPE,
     inputs: dict[str, Path] | None = None,
     levels: tuple[str, ...] = (LONG,),
+    counts: dict[str, int] | None = None,
     **facts,
 ) -> Path:
-    """An encoded directory with its manifest; `facts` replace the usual ones. inputs: directories it was made from."""
+    """An encoded directory with its manifest; `facts` replace the usual ones. inputs: directories it was made from.
+    counts: captions of each level."""
     config = {"text": text, **{k: str(v) for k, v in facts.items()}}
     stage = open_stage(directory, stage="encode", config=config, inputs=inputs)
     layout = {"latent_shape": shape, "text_width": WIDTH, "text_encoding": text, "levels": levels}
@@ -117,6 +119,8 @@ def write_set(
         "null_condition": pack_floats(null),
     }
     usual[SHARD_SHA256] = {path.name: sha256_file(path) for path in sorted(directory.glob("*.arrow"))}
+    if counts is not None:
+        usual["levels"] = {level: {"captions": count} for level, count in counts.items()}
     stage.finish({"records": len(records)}, facts=usual | facts)
     return directory
 

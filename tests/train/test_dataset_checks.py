@@ -12,7 +12,7 @@ from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
 from tessera.stages import open_stage
 from tessera.train.algorithm1 import CaptionMix
-from tessera.train.dataset_checks import check_sets, level_numbers, mix_note
+from tessera.train.dataset_checks import check_mix, check_sets, level_numbers
 from tiny.training_sets import DIT, SHAPE, WIDTH, make_records, with_short, write_set
 
 
@@ -138,21 +138,25 @@ def test_a_set_by_another_path_is_the_same_set(workspace, tmp_path):
 MIX = CaptionMix(levels=("short", "long"), first=(0.5, 0.5), last=(0.5, 0.5), end=1)
 
 
-def test_levels_of_a_mix_are_found_in_the_set(tmp_path, plain):
-    counts = {"long": {"captions": 8}, "short": {"captions": 10}}
-    store = open_encoded(
-        write_set(tmp_path / "set", with_short(make_records(10)), levels=("long", "short"), captioner="x")
-    )
-    assert level_numbers(MIX, store) == [1, 0]
-    assert level_numbers(None, store) == [0]
-    assert mix_note(MIX, store) == mix_note(None, store) == ""  # its manifest does not say how many there are
+def test_levels_of_a_mix_are_found_in_the_sets(tmp_path, plain):
+    records, levels = with_short(make_records(10)), ("long", "short")
+    counts = {"long": 8, "short": 8}
+    both, one = open_encoded(write_set(tmp_path / "both", records, levels=levels)), open_encoded(plain)
+    assert level_numbers(MIX, both) == [1, 0]
+    assert level_numbers(None, both) == [0]
+    assert level_numbers(MIX, one) == [0, 0]
+    assert check_mix(MIX, both) == check_mix(None, both, one) == []  # its manifest does not say how many there are
     wrong = replace(MIX, levels=("shrt", "long"))
     with pytest.raises(UserError, match=r"no captions of the level 'shrt'; did you mean 'short'\? it has long, short"):
-        level_numbers(wrong, store)
-    store.facts["levels"] = counts
-    assert mix_note(MIX, store).endswith(
-        "set: of 10 images 2 have none of the level long; there the first level that they have is taken"
-    )
-    only = open_encoded(plain)
-    assert level_numbers(wrong, only) == [0, 0]
-    assert mix_note(MIX, only).endswith("plain: has one caption an image, so caption_mix is off")
+        check_mix(wrong, one, both)
+    off = f"{one.directory}: has one caption an image, so caption_mix is off"
+    assert check_mix(wrong, one) == [off]
+    counted = open_encoded(write_set(tmp_path / "counted", records, levels=levels, counts=counts))
+    without = "2 have none of the level short and 2 have none of the level long"
+    fallback = "there the first that they have is taken"
+    assert check_mix(MIX, counted, one) == [f"{counted.directory}: of 10 images {without}; {fallback}", off]
+    # A level that one set alone has is missing in the other.
+    third = open_encoded(write_set(tmp_path / "third", records, levels=("long", "tags")))
+    (said,) = check_mix(MIX, both, third)
+    assert said == f"{third.directory}: of 10 images 10 have none of the level short; {fallback}"
+    assert level_numbers(MIX, third) == [0, 0]

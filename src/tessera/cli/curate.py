@@ -101,6 +101,7 @@ def caption(
     captioner: str = "aio",
     recipe: Annotated[Path | None, "Directory made by augment: caption its mixed images."] = None,
     file: str | None = None,
+    captions: tuple[str, ...] = (),
     seed: Annotated[int, "Seed of the phrasings."] = 0,
     model: Annotated[str | None, "llava: a repository or folder; openai: the server's name of the model."] = None,
     server: Server = None,
@@ -119,10 +120,13 @@ def caption(
 
     Args:
         captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file), llava
-            (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server), or your own class, FILE.py:NAME.
+            (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server), your own class, FILE.py:NAME; several
+            captions an image: join (of several directories), shorten (medium and short ones by rules).
         file: For import: csv, tsv, json, jsonl or parquet with columns such as key or file_name and text or caption
             (others: FILE:NAME,TEXT); a folder with metadata.csv or .jsonl, or .txt files next to the images; or
             OWNER/NAME on the Hugging Face Hub. For the captioners that look: captions by hand for what they leave.
+        captions: Directories made by caption from the same images: for join a level and one for each, such as
+            long=captions/a short=captions/b; for shorten one.
     """
     from tessera import workers as work
     from tessera.curate.caption import caption as stage
@@ -131,7 +135,7 @@ def caption(
     where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
     places = {"engine": where, "device": device, "server": server, "concurrency": concurrency}
     limits = {"max_new_tokens": max_tokens, "skip_missing": skip_missing}
-    stage.caption(out, images, config, recipe=recipe, captions_file=file, **places, **limits)
+    stage.caption(out, images, config, recipe=recipe, captions_file=file, captions=captions, **places, **limits)
     say(out)
 
 

@@ -30,7 +30,7 @@ def mixes_in(path: str | Path, rows: Sequence[ImageRow], size: int) -> tuple[lis
     names = image_names(rows)
     found: dict[tuple[str, str, tuple[int, ...]], Placement] = {}
     strange = 0
-    for name, _ in read_captions_file(path, names):
+    for name, _, _ in read_captions_file(path, names):
         match = _BOX.fullmatch(last_part(name))
         if match is None:
             continue

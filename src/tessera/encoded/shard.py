@@ -122,7 +122,7 @@ def _check_record(record: EncodedRecord, texts: Sequence[EncodedText], layout: L
     levels = layout.levels
     if len(record.more) != len(levels) - 1 or (len(levels) > 1 and not any(text.caption for text in texts)):
         raise ValueError(f"record {record.key!r}: give captions of {', '.join(levels)}, None where there is none")
-    latents = dict.fromkeys(("latent_mean", "latent_std"), f"float16 {layout.latent_shape}")
+    latents: dict[str, str | None] = dict.fromkeys(("latent_mean", "latent_std"), f"float16 {layout.latent_shape}")
     _check_arrays(record.key, record, latents)
     for text in texts:
         length = 0 if text.text_codes is None else len(text.text_codes)

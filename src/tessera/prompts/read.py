@@ -10,7 +10,7 @@ from typing import Any
 from tessera.config import UserError, nearest
 from tessera.files import sha256_file
 from tessera.prompts.caption_sets import Rows, read_caption_set
-from tessera.prompts.rows import JSON, read_rows, split_columns
+from tessera.prompts.rows import JSON, first_captions, read_rows, split_columns
 
 SHIPPED = {"teaser": "teaser.txt", "figure4": "figure4.jsonl", "geneval": "geneval.jsonl"}
 """The paper's prompts: the 15 of its first page (appendix E), the three of Figure 4, short and extended (F), and
@@ -84,7 +84,7 @@ def read_prompts(path: str | Path, extended: bool = False, columns: tuple[str, .
         raise UserError(f"{path} holds plain prompts without extended texts: give a .jsonl file, or turn extended off")
     rows: Rows = []
     wanted = ("text", "caption", *COLUMNS) if suffix == ".parquet" else COLUMNS
-    for where, row, (column,) in read_rows(path, wanted, given=columns):
+    for where, row, (column,) in first_captions(read_rows(path, wanted, given=columns)):
         text, longer = row[column], row.get("extended")
         if not isinstance(text, str) or not (text.strip() or suffix in JSON):
             raise UserError(f"{where}: {column} is not a text: write one, or remove the row")

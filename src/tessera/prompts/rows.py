@@ -20,6 +20,8 @@ PLAIN = "prompt"
 _NOT_TEXT = (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml", ".html", ".htm", ".pkl", ".zip", ".gz")
 
 Columns = tuple[str, ...]
+Row = tuple[str, dict[str, Any], Columns]
+"""("FILE line N", row, columns found)."""
 Find = Callable[[object, Iterable[str]], Columns]
 
 
@@ -33,7 +35,7 @@ def split_columns(source: str | Path) -> tuple[Path, Columns]:
 
 def read_rows(
     path: Path, *wanted: Sequence[str], given: Columns = (), bare: bool = True, plain: bool = True
-) -> Iterator[tuple[str, dict[str, Any], Columns]]:
+) -> Iterator[Row]:
     """Yield ("FILE line N", row, columns) of each row: `columns` are those found for each group of names in `wanted`.
 
     The first name of a group that is there in upper or lower case is taken; `given` names the last ones instead. A csv
@@ -70,6 +72,17 @@ def read_rows(
         raise UserError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def first_captions(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield the rows of `read_rows`, of several captions of an image, as `tessera caption` writes them, the first."""
+    told: set[object] = set()
+    for where, row, columns in rows:
+        if "level" in row and "key" in row:
+            if row["key"] in told:
+                continue
+            told.add(row["key"])
+        yield where, row, columns
 
 
 def _find(where: object, names: Sequence[str], wanted: Sequence[str], given: str | None) -> str:

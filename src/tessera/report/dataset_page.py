@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
-from tessera.curate.caption.table import read_captions
+from tessera.curate.caption.table import read_captions, read_levels
 from tessera.curate.index import Composer, ImageRow, RecipeRow, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
 from tessera.encoded.store import open_encoded
@@ -86,20 +86,29 @@ def _texts(
     directory: Path, stage: str, rows: Sequence[ImageRow | RecipeRow], number: int, seed: int
 ) -> tuple[int, dict[str, tuple[str, str]]]:
     """Return the number of records, and key -> (caption, note) of `number` of them."""
-    captions = read_captions(directory) if stage == "caption" else {}
-    every: Any = list(captions) if stage == "caption" else open_encoded(directory) if stage == "encode" else rows
+    levels = read_levels(directory) if stage == "caption" else {}
+    captions = list(read_captions(directory)) if stage == "caption" else []
+    every: Any = captions if stage == "caption" else open_encoded(directory) if stage == "encode" else rows
     total, found = len(every), {}
     picked = philox(seed, "preview").choice(total, min(number, total), replace=False).tolist() if total else []
     for item in (every[i] for i in sorted(picked)):
         if stage == "caption":
-            text = captions[item]
-            found[item] = (text, f"{len(text.split())} words, {len(text)} characters")
+            found[item] = _joined({level: told[item] for level, told in levels.items() if item in told})
         elif stage == "encode":
             tokens = "text not stored" if item.text_codes is None else f"{len(item.text_codes)} tokens"
             found[item.key] = (item.caption, f"{tokens}, {len(item.caption.split())} words")
         else:
             found[item.key] = ("", "")
     return total, found
+
+
+def _joined(texts: Mapping[str, str]) -> tuple[str, str]:
+    """Return the captions of an image, each with its level if there are several, and a note on their lengths."""
+    if len(texts) == 1:
+        (text,) = texts.values()
+        return text, f"{len(text.split())} words, {len(text)} characters"
+    lengths = ", ".join(f"{level} {len(text.split())}" for level, text in texts.items())
+    return " ".join(f"[{level}] {text}" for level, text in texts.items()), f"words: {lengths}"
 
 
 def _sample(
@@ -130,3 +139,5 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "tokens a caption on average", f"{text['mean_tokens']:.1f}"
         yield "tokens in the longest", str(text["longest"])
         yield "of captions cut", f"{text['share_cut']:.1%}"
+    for level, of_level in manifest.facts.get("levels", {}).items():
+        yield f"level {level}", f"{of_level['captions']:,} captions of {of_level['mean_tokens']:.1f} tokens on average"

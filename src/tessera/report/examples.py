@@ -96,14 +96,14 @@ def spread(rows: Sequence[T], count: int) -> list[T]:
 
 
 def _captions(workspace: Path, keys: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """Return key -> (captioner, text) of every folder of captions/ that has the key; each pair once."""
+    """Return key -> (captioner and level, text) of every folder of captions/ that has the key; each pair once."""
     import pyarrow.compute as pc
 
     found: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(workspace.glob("captions/**/captions.parquet")):
-        table = read_table(path, ["key", "text", "captioner"]).filter(pc.field("key").isin(sorted(set(keys))))
+        table = read_table(path).filter(pc.field("key").isin(sorted(set(keys))))
         for row in table.to_pylist():
-            pair = (row["captioner"], row["text"])
+            pair = (", ".join(filter(None, (row["captioner"], row.get("level")))), row["text"])
             if pair not in found.setdefault(row["key"], []):
                 found[row["key"]].append(pair)
     return found

@@ -79,34 +79,35 @@ def _check_roles(plain: EncodedStore, augmented: EncodedStore | None) -> None:
         )
 
 
-def level_numbers(mix: CaptionMix | None, store: EncodedStore) -> list[int]:
-    """Return the number in the set of each level of the mix: 0 in a set of one caption an image, whatever the mix.
+def check_mix(mix: CaptionMix | None, *stores: EncodedStore) -> list[str]:
+    """Return what to say of the mix: for which sets it is off, and how many images have no caption of a level.
 
-    Raises UserError for a level that another set does not have.
+    A set of one caption an image is trained on as it is, whatever the mix. Raises UserError for a level that none of
+    the other sets has.
     """
-    if mix is None or len(store.levels) == 1:
-        return [0] * (len(mix.levels) if mix is not None else 1)
-    for level in mix.levels:
-        if level not in store.levels:
-            known = f"{nearest(level, store.levels)} it has {', '.join(store.levels)}"
-            raise UserError(f"{store.directory}: caption_mix: it has no captions of the level {level!r};{known}")
-    return [store.levels.index(level) for level in mix.levels]
+    several = [store for store in stores if len(store.levels) > 1] if mix is not None else []
+    known = tuple(dict.fromkeys(level for store in several for level in store.levels))
+    for level in mix.levels if mix is not None and several else ():
+        if level not in known:
+            where, near = several[0].directory, f"{nearest(level, known)} it has {', '.join(known)}"
+            raise UserError(f"{where}: caption_mix: it has no captions of the level {level!r};{near}")
+    said = []
+    for store in stores if mix is not None else ():
+        if store not in several:
+            said.append(f"{store.directory}: has one caption an image, so caption_mix is off")
+            continue
+        counts = {level: facts["captions"] for level, facts in store.facts.get("levels", {}).items()}
+        without = {level: len(store) - counts.get(level, len(store) * (level in store.levels)) for level in mix.levels}
+        told = " and ".join(f"{count} have none of the level {level}" for level, count in without.items() if count)
+        if told:
+            said.append(f"{store.directory}: of {len(store)} images {told}; there the first that they have is taken")
+    return said
 
 
-def mix_note(mix: CaptionMix | None, store: EncodedStore) -> str:
-    """Return what to say of the mix: that it is off for the set, or that images have no caption of a level; or ""."""
-    if mix is None:
-        return ""
-    if len(store.levels) == 1:
-        return f"{store.directory}: has one caption an image, so caption_mix is off"
-    counts = {level: facts["captions"] for level, facts in store.facts.get("levels", {}).items()}
-    without = {level: len(store) - counts.get(level, len(store)) for level in mix.levels}
-    said = " and ".join(f"{count} have none of the level {level}" for level, count in without.items() if count)
-    return (
-        f"{store.directory}: of {len(store)} images {said}; there the first level that they have is taken"
-        if said
-        else ""
-    )
+def level_numbers(mix: CaptionMix | None, store: EncodedStore) -> list[int]:
+    """Return the number in the set of each level of the mix; 0 for one that it does not have."""
+    levels = mix.levels if mix is not None else store.levels[:1]
+    return [store.levels.index(level) if level in store.levels else 0 for level in levels]
 
 
 def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -> Subset[EncodedRecord]:

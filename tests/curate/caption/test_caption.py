@@ -19,7 +19,10 @@ def test_recipe_of_other_images_is_refused(images, recipe, tmp_path):
 
 def test_bad_configs():
     for bad, message in (
-        ({"captioner": "blip"}, "unknown captioner 'blip'; known: aio, scene, import, llava, openai, or FILE.py:"),
+        (
+            {"captioner": "blip"},
+            "unknown captioner 'blip'; known: aio, scene, import, join, shorten, llava, openai,",
+        ),
         ({"model": "a/b"}, "the captioner is aio: llava or openai"),
         ({"seed": -1}, "seed is -1; give at least 0"),
         ({"file": "a.csv"}, "the captioner is aio: make it import"),

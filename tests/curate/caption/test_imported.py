@@ -15,7 +15,7 @@ from tessera.config import UserError
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.aio import mix_places
 from tessera.curate.caption.caption import CaptionConfig, caption
-from tessera.curate.caption.table import read_captions
+from tessera.curate.caption.table import read_captions, read_levels
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.index import read_images, read_recipe
 from tessera.stages import read_manifest
@@ -91,7 +91,7 @@ def test_import_errors(images, tmp_path):
     fails(tmp_path / "gone.csv", "no such captions file")
     fails(text("a.txt", b""), r"is none of \.csv, \.tsv, \.jsonl, \.json, \.ndjson, \.parquet; convert it")
     fails(text("a.csv", b""), "has no column key, file_name, .* path; it has none; name it: FILE:COLUMN")
-    fails(text("a.csv", b"key,words\n"), "has no column text, caption, captions, tags; it has key, words")
+    fails(text("a.csv", b"key,words\n"), "has no column text, caption, captions, long, tags; it has key, words")
     fails(text("a.csv", b"key,text\na,b,c\n"), "line 2 has not as many fields")
     fails(text("a.csv", b"key,text\na\n"), "line 2 has not as many fields")
     fails(text("a.csv", b'key,text\na,"b\n'), "is not well formed near line 1")
@@ -273,12 +273,43 @@ def test_one_folder_with_splits_serves_collect_and_caption(tmp_path, kind):
         assert list(read_captions(out).values()) == [f"{split} {name}" for name in ("cat/1", "cat/2", "dog/1")]
 
 
-def test_several_captions_of_most_images_give_the_first_and_of_few_an_error(images, tmp_path, capsys):
+def test_several_captions_of_most_images_are_levels_and_of_few_an_error(images, tmp_path, capsys):
     keys = keys_of(images)
     path = write_captions(tmp_path / "five.csv", [(key, f"{n} of {key}") for key in keys for n in range(5)])
     caption(tmp_path / "captions", images, IMPORT, captions_file=path)
     assert read_captions(tmp_path / "captions") == {key: f"0 of {key}" for key in keys}
-    assert "has several captions of 24 images; the first of each is taken" in capsys.readouterr().err
+    said = "has several captions of 24 images: the levels long, long-2, long-3, long-4, long-5"
+    assert said in capsys.readouterr().err
+    assert read_levels(tmp_path / "captions")["long-5"] == {key: f"4 of {key}" for key in keys}
+    path = write_captions(tmp_path / "two.csv", [(keys[0], "another"), *((key, f"of {key}") for key in keys)])
+    with pytest.raises(UserError, match=f"two different captions for '{keys[0]}'; leave one"):
+        caption(tmp_path / "other", images, IMPORT, captions_file=path)
+
+
+def test_levels_of_some_images_and_of_mixes(images, recipe, tmp_path, capsys):
+    keys, rows = keys_of(images), read_recipe(recipe).rows
+    lines = [{"key": key, "long": f"A thing called {key}.", "short": key if n else None} for n, key in enumerate(keys)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    caption(tmp_path / "plain", images, IMPORT, captions_file=path)
+    levels = read_levels(tmp_path / "plain")
+    assert levels["short"] == {key: key for key in keys[1:]}
+    assert list(levels["long"]) == keys
+    counts = read_manifest(tmp_path / "plain").counts
+    assert (counts["records"], counts["captions_long"], counts["captions_short"]) == (24, 24, 23)
+    caption(tmp_path / "mixed", images, IMPORT, recipe=recipe, captions_file=path)
+    mixed = read_levels(tmp_path / "mixed")
+    for row in rows:
+        left, right = (place.capitalize() for place in mix_places(row.placement))
+        said = f"{left}, {row.base}. {right}, {row.partner}."
+        assert mixed["short"].get(row.key) == (None if keys[0] in (row.base, row.partner) else said)
+        assert mixed["long"][row.key].count("A thing called") == 2
+    lines[3]["long"] = lines[3]["short"] = " "
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=f"has no caption for 1 of 24 images: '{keys[3]}'"):
+        caption(tmp_path / "less", images, IMPORT, captions_file=path)
+    caption(tmp_path / "less", images, IMPORT, captions_file=path, skip_missing=True)
+    assert keys[3] not in read_levels(tmp_path / "less")["long"]
 
 
 def test_names_of_other_images_are_counted_and_shown_beside_those_of_the_set(images, tmp_path):

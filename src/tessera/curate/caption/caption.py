@@ -22,6 +22,7 @@ from tessera.config import UserError, check_ranges, load_part, to_dict
 from tessera.curate.caption.aio import Aio
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource, iter_requests
 from tessera.curate.caption.imported import FromFile, captions_by_hand
+from tessera.curate.caption.levels import Joined, Shortened, find_runs
 from tessera.curate.caption.model import BY_HAND, PARTS, SHARD, FromLlava, FromPart, FromServer, make_captions
 from tessera.curate.caption.scenes import FromScenes
 from tessera.curate.caption.table import CAPTIONS_TABLE, COLUMNS, LEVEL, in_order
@@ -38,6 +39,8 @@ CAPTIONERS: dict[str, type[CaptionSource]] = {
     "aio": Aio,
     "scene": FromScenes,
     "import": FromFile,
+    "join": Joined,
+    "shorten": Shortened,
     "llava": FromLlava,
     "openai": FromServer,
 }
@@ -50,8 +53,8 @@ class CaptionConfig:
 
     captioner: str = "aio"
     """A name in `CAPTIONERS`: "aio": from the class name; "scene": from the miniature's ground truth; "import": from
-    a file; "llava": by a LLaVA-NeXT of this machine; "openai": by a server of OpenAI's protocol; or FILE.py:NAME, a
-    class of the user's own."""
+    a file; "join": of several runs; "shorten": of one, shorter ones by rules too; "llava": by a LLaVA-NeXT of this
+    machine; "openai": by a server of OpenAI's protocol; or FILE.py:NAME, a class of the user's own."""
     seed: int = 0
     """Address of the choice between phrasings, 0 or more."""
     file: str | None = None
@@ -83,6 +86,7 @@ def caption(
     recipe: Path | None = None,
     captions_file: Path | str | None = None,
     *,
+    captions: Sequence[str | Path] = (),
     engine: Engine = HERE,
     device: str | None = None,
     server: str | None = None,
@@ -96,6 +100,7 @@ def caption(
 
     captions_file: for the captioner `import` (default: the config's file), what `tessera.curate.caption.file` reads;
     for those that look at the images, captions by hand for images that they do not answer.
+    captions: directories that `join`, as "LEVEL=DIRECTORY", and `shorten` read; made from the same images and recipe.
     engine, device: where `llava` and a user's own class work; `openai` asks the server whose base URL is `server`, from
     where the engine says, `concurrency` questions at a time. shard: images that are done or not as a whole.
     skip_missing: images without a caption are left out. They are the manifest's rejects, with the reason, and listed in
@@ -110,7 +115,11 @@ def caption(
     if recipe is not None:
         check_made_from(Path(recipe), "augment", {"images": images})
     source = find_captioner(config.captioner)
-    if captions_file is not None and config.captioner in ("aio", "scene"):
+    runs = find_runs(config.captioner, captions)
+    for path in runs.values():
+        check_made_from(path, inputs)
+    inputs |= {f"captions {level}".strip(): path for level, path in runs.items()}
+    if captions_file is not None and config.captioner in ("aio", "scene", "join", "shorten"):
         raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")
     engine.check_device(device)
     complete = is_complete(out)
@@ -119,6 +128,7 @@ def caption(
         config=config,
         images=images,
         file=captions_file,
+        captions=runs,
         device=device,
         server=server,
         concurrency=concurrency,

@@ -1,7 +1,7 @@
 """The door for captioners: the protocol of a user's own class, and what every captioner is given."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,6 +75,7 @@ class CaptionCall:
     config: "CaptionConfig"
     images: Path
     file: Path | str | None = None
+    captions: Mapping[str, Path] = field(default_factory=dict)
     device: str | None = None
     server: str | None = None
     concurrency: int = 32

@@ -4,28 +4,40 @@ A folder has `metadata.csv` or `metadata.jsonl` (Hugging Face's ImageFolder), or
 image, of the same stem, as img2dataset and kohya's scripts write them, or WebDataset tars or Parquet files with the
 images; or it is a data set of the Hub, named OWNER/NAME, whose tables are all read. A .tsv file whose captions hold
 bare quotes, tabs or line breaks is read line by line, also without a header.
+
+Several captions of an image are of several levels (`tessera.curate.caption.table`): columns `long`, `medium`, `short`
+and `tags`, or those that are named, FILE:NAME,TEXT,TEXT; a column `level` of tables with a row for each caption; files
+`a.short.txt` next to `a.txt`; lists, whose texts are `long`, `long-2`, ...
 """
 
+import functools
 import hashlib
 import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
+from typing import Any
 
 from tessera.config import UserError
+from tessera.curate.caption.table import LEVEL, LEVEL_NAME, check_level
 from tessera.curate.collect.parquet import holds_image_column
 from tessera.curate.collect.tars import entries
+from tessera.encoded.record import LONG
 from tessera.files import sha256_file
 from tessera.hub import REPOSITORY, fetch_repository
 from tessera.images import READABLE, UNREADABLE
 from tessera.prompts.rows import MAX_FIELD, TABLES, read_rows, split_columns
 
 NAME_COLUMNS = ("key", "file_name", "image", "filename", "image_path", "file", "path")
-TEXT_COLUMNS = ("text", "caption", "captions", "tags")
+TEXT_COLUMNS = ("text", "caption", "captions", "long", "tags")
+MORE_COLUMNS = ("medium", "short", "tags")
+"""Columns of further levels, in tables that have `long`, `medium` or `short`."""
 TEXTS = (".txt", ".caption")
 """Suffixes of files with one caption, named as their images are."""
+Told = tuple[str, str, str]
+"""(name, level, text) of a caption."""
 _METADATA = ("metadata.csv", "metadata.jsonl")
 
 
@@ -64,7 +76,10 @@ def _files_in(folder: Path) -> list[Path]:
     kinds: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         suffix = path.suffix.lower()
-        paired = path.with_suffix("") in images
+        stem = path.with_suffix("")
+        paired = stem in images
+        if suffix in TEXTS and not paired:
+            paired = _split_level(str(stem), lambda base: Path(base) in images)[1] != LONG
         if path.name in _METADATA:
             kinds["metadata"].append(path)
         elif suffix in TEXTS and (paired or not images):
@@ -89,8 +104,8 @@ def _files_in(folder: Path) -> list[Path]:
     return found[0]
 
 
-def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of each caption that `find_captions` found, in order; texts stay as they are.
+def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterator[Told]:
+    """Yield (name, level, text) of each caption that `find_captions` found, in order; texts stay as they are.
 
     Names are brought to the form of keys and sources: "/" between parts, Unicode NFC, no leading "./". known: names
     that images have; in a .tsv file without quoting they tell a new row from the next line of a caption.
@@ -99,14 +114,18 @@ def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterat
     path, columns = split_columns(source)
     folder = path.is_dir()
     files = _files_in(path) if folder else [path]
+    stems = {file.with_suffix("") for file in files}
     for file in files:
         place = file.parent.relative_to(path).as_posix() if folder else "."
         suffix = file.suffix.lower()
         start = f"{place}/" if file.name in _METADATA and place != "." else ""
         own = file.relative_to(path).with_suffix("").as_posix() if folder else ""
         if folder and suffix in TEXTS:
-            rows = [(own, _decoded(str(file), file.read_bytes()))]
-        elif folder and suffix == ".json" and _is_sidecar(file):
+            stem, level = own, LONG
+            if own not in known and not _is_sidecar(file.with_suffix("")):
+                stem, level = _split_level(own, lambda base: path / base in stems or _is_sidecar(path / base))
+            rows = [(stem, level, _decoded(str(file), file.read_bytes()))]
+        elif folder and suffix == ".json" and _is_sidecar(file.with_suffix("")):
             rows = _of_json(own, str(file), file.read_bytes())
         elif suffix == ".tar":
             rows = _read_tar(file)
@@ -114,8 +133,8 @@ def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterat
             rows = _read_unquoted(file, known)
         else:
             rows = _read_table(file, columns)
-        for name, text in rows:
-            yield f"{start}{_tidy(name)}", text
+        for name, level, text in rows:
+            yield f"{start}{_tidy(name)}", check_level(level, file), text
 
 
 def _decoded(where: str, data: bytes) -> str:
@@ -125,22 +144,51 @@ def _decoded(where: str, data: bytes) -> str:
         raise UserError(f"{where}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
-def _is_sidecar(path: Path) -> bool:
-    return any(path.with_suffix(suffix).is_file() for suffix in READABLE | UNREADABLE)
+def _is_sidecar(stem: Path) -> bool:
+    """Return True if an image of this name is there."""
+    return any(stem.with_name(f"{stem.name}{suffix}").is_file() for suffix in READABLE | UNREADABLE)
 
 
-def _of_json(name: str, where: str, data: bytes) -> Iterator[tuple[str, str]]:
+def _split_level(stem: str, has: Callable[[str], bool]) -> tuple[str, str]:
+    """Return (stem of the image, level) of a text's stem: a.short is of a, if that `has` an image or a text."""
+    base, _, level = stem.rpartition(".")
+    return (base, level) if base and LEVEL_NAME.fullmatch(level) and has(base) else (stem, LONG)
+
+
+def _of_list(value: Any, level: str = LONG) -> Iterator[tuple[str, Any]]:
+    """Yield (level, text) of a text, or of each of a list."""
+    for number, text in enumerate(value if isinstance(value, list) else [value], 1):
+        yield (level if number == 1 else f"{level}-{number}"), text
+
+
+@functools.lru_cache
+def _levels(columns: tuple[str, ...], *texts: str) -> dict[str, str]:
+    """Return column -> level of a row's captions; `texts`: the first, or all that the user named."""
+    named = {column.strip().lower(): column for column in columns}
+    if len(texts) > 1:
+        wanted = {name: LONG if name in TEXT_COLUMNS[:3] else name for name in named}
+        return {column: wanted[name] for name, column in named.items() if column in texts}
+    found = {texts[0]: LONG}
+    if named.keys() & {LONG, "medium", "short"}:
+        found |= {named[level]: level for level in MORE_COLUMNS if level in named and named[level] not in found}
+    return found
+
+
+def _of_json(name: str, where: str, data: bytes) -> Iterator[Told]:
     """Yield the captions of the JSON object of one image, maybe several; none where it has no such field."""
     try:
         row = json.loads(data)
     except ValueError as error:
         raise UserError(f"{where}: is not JSON ({error}); fix it") from error
-    found = next((row[column] for column in TEXT_COLUMNS if row.get(column)), []) if isinstance(row, dict) else []
-    yield from ((name, text) for text in (found if isinstance(found, list) else [found]) if isinstance(text, str))
+    first = next((column for column in TEXT_COLUMNS if row.get(column)), None) if isinstance(row, dict) else None
+    for column, level in _levels(tuple(row), first).items() if first is not None else ():
+        yield from ((name, each, text) for each, text in _of_list(row.get(column), level) if isinstance(text, str))
 
 
-def _read_tar(path: Path) -> Iterator[tuple[str, str]]:
+def _read_tar(path: Path) -> Iterator[Told]:
     """Yield the captions in a WebDataset shard, named SHARD.tar/KEY: its .txt or .caption entries, else its .json."""
+    parts = [name.rpartition(".") for name, _, _ in entries(path)]
+    images = {stem for stem, _, suffix in parts if f".{suffix.lower()}" not in (*TEXTS, ".json")}
     told: set[str] = set()
     with open(path, "rb") as file:
         for kinds in (TEXTS, (".json",)):
@@ -150,8 +198,9 @@ def _read_tar(path: Path) -> Iterator[tuple[str, str]]:
                     continue
                 file.seek(offset)
                 data, where = file.read(size), f"{path}: entry {name!r}"
-                own = f"{path.name}/{stem}"
-                rows = _of_json(own, where, data) if kinds != TEXTS else iter([(own, _decoded(where, data))])
+                image, level = (stem, LONG) if stem in images else _split_level(stem, images.__contains__)
+                own = f"{path.name}/{image}"
+                rows = _of_json(own, where, data) if kinds != TEXTS else iter([(own, level, _decoded(where, data))])
                 for row in rows:
                     told.add(stem)
                     yield row
@@ -163,21 +212,24 @@ def _tidy(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    wanted = (NAME_COLUMNS, TEXT_COLUMNS)
-    if path.suffix.lower() == ".parquet" and len(columns) < 2 and holds_image_column([path]):
-        # Its images are known by their rows, as `tessera collect` names them.
+def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[Told]:
+    of_rows = path.suffix.lower() == ".parquet" and len(columns) < 2 and holds_image_column([path])
+    if of_rows:  # its images are known by their rows, as `tessera collect` names them
         rows = read_rows(path, TEXT_COLUMNS, given=columns)
-        for number, (_, row, (column,)) in enumerate(rows):
-            for text in row[column] if isinstance(row[column], list) else [row[column]]:
-                yield f"{path.name}:{number}", text or ""
-        return
-    for where, row, found in read_rows(path, *wanted, given=columns, bare=False, plain=False):
-        name, texts = row[found[0]], row[found[1]]
-        for text in texts if isinstance(texts, list) else [texts]:
-            if not isinstance(name, str) or not isinstance(text, str):
-                raise UserError(f"{where}: {' and '.join(found)} must be strings")
-            yield name, text
+    else:
+        wanted = (NAME_COLUMNS, TEXT_COLUMNS, *[()] * (len(columns) - 2))
+        rows = read_rows(path, *wanted, given=columns, bare=False, plain=False)
+    for number, (where, row, found) in enumerate(rows):
+        name, texts = (f"{path.name}:{number}", found) if of_rows else (row[found[0]], found[1:])
+        levels = _levels(tuple(row), *texts)
+        if found[0] == "key" and isinstance(row.get(LEVEL), str):  # a row for each caption
+            levels = {texts[0]: row[LEVEL]}
+        for column, level in levels.items():
+            for each, text in _of_list(row[column], level):
+                none = text is None and (of_rows or len(levels) > 1)
+                if not isinstance(name, str) or not (none or isinstance(text, str)):
+                    raise UserError(f"{where}: {' and '.join(found)} must be strings")
+                yield name, each, text or ""
 
 
 def _is_quoted(path: Path, columns: tuple[str, ...]) -> bool:
@@ -188,7 +240,7 @@ def _is_quoted(path: Path, columns: tuple[str, ...]) -> bool:
         return False
 
 
-def _read_unquoted(path: Path, known: Container[str]) -> Iterator[tuple[str, str]]:
+def _read_unquoted(path: Path, known: Container[str]) -> Iterator[Told]:
     """Yield rows of a .tsv file without quoting: the text is the last column, and may hold tabs and line breaks.
 
     A line begins a row when it has enough tabs and its name is a known one, or looks like one: no spaces, and a digit,
@@ -213,14 +265,14 @@ def _read_unquoted(path: Path, known: Container[str]) -> Iterator[tuple[str, str
             fields = line.split("\t", width - 1)
             if len(fields) == width and _is_name(fields[place], known):
                 if pending is not None:
-                    yield pending
+                    yield (pending[0], LONG, pending[1])
                 pending = (fields[place], fields[-1])
             elif pending is not None:
                 pending = (pending[0], f"{pending[1]}\n{line}")
             elif line:
                 raise UserError(f"{path}: line {number} has not as many fields as the header")
         if pending is not None:
-            yield pending
+            yield (pending[0], LONG, pending[1])
 
 
 def _is_name(text: str, known: Container[str]) -> bool:

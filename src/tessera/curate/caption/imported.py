@@ -10,11 +10,10 @@ from tessera.curate.caption.aio import mix_places
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.file import find_captions, read_captions_file
 from tessera.curate.caption.names import ImageNames, image_names, without_suffix
-from tessera.curate.caption.table import Texts
+from tessera.curate.caption.table import Texts, in_order
 from tessera.curate.index import read_images
 from tessera.curate.published_recipe import published_name
 from tessera.cutmix import CROP
-from tessera.encoded.record import LONG
 
 
 class FromFile(CaptionSource):
@@ -56,14 +55,14 @@ class FromFile(CaptionSource):
             texts, _ = named_captions(self._path, lambda name: _of_mix(name, mixes), known)
             if len(texts) < len(requests):
                 parts, others = named_captions(self._path, find, known)
-                whole = (r for r in requests if r.partner and {r.base.key, r.partner.key} <= parts.keys())
-                texts = {request.key: _joined(request, parts) for request in whole} | texts
+                joined = {request.key: _joined(request, parts) for request in requests}
+                texts = {key: each for key, each in joined.items() if each} | texts
         self.missing = {request.key: "" for request in requests if request.key not in texts}
         if others:
             named = f"{len(others)} names of no image of the set, such as {others[0]!r}"
             self.fix = f"It has {named}; the set has names like {requests[0].base.source!r}: add or rename them"
             self.counts["names_of_other_images"] = len(others)
-        return ((request.key, {LONG: texts[request.key]}) for request in requests if request.key in texts)
+        return ((request.key, texts[request.key]) for request in requests if request.key in texts)
 
 
 def _of_mix(name: str, mixes: Mapping[str, str]) -> tuple[int, str] | None:
@@ -72,27 +71,28 @@ def _of_mix(name: str, mixes: Mapping[str, str]) -> tuple[int, str] | None:
 
 
 def captions_by_hand(file: str | Path, images: Path) -> dict[str, str]:
-    """Return key -> text of a captions file, whose names may be keys of images or of CutMix images."""
+    """Return key -> text, the first level's, of a captions file; names may be keys of images or of CutMix images."""
     rows = read_images(images)
     names = ImageNames(rows, image_names(rows))
-    return named_captions(find_captions(file)[0], lambda name: names.find(name) or (0, name), names.exact)[0]
+    texts, _ = named_captions(find_captions(file)[0], lambda name: names.find(name) or (0, name), names.exact)
+    return {key: each[in_order(each)[0]] for key, each in texts.items()}
 
 
 def named_captions(
     path: str | Path, find: Callable[[str], tuple[int, str] | None], known: Container[str]
-) -> tuple[dict[str, str], list[str]]:
-    """Return key -> text of the captions that `find` gives a (rank, key) for their name, and the other names.
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return key -> level -> text of the captions that `find` gives a (rank, key) for their name, and the other names.
 
     Of an image's captions those of the lowest rank count, and above rank 0 only those of one name. Where most images
-    have several captions, the first of each is taken, and that is printed. Raises UserError for a file in which few
-    have two different ones.
+    have several captions of a level, such as `long`, they become the levels `long`, `long-2`, ..., and that is printed.
+    Raises UserError for a file in which few have two different ones.
     """
-    texts: dict[str, str] = {}
+    texts: dict[str, dict[str, str]] = {}
     near: dict[str, tuple[int, str]] = {}  # key -> rank and name of a caption that is above rank 0
     several: dict[str, str] = {}
     unclear: set[str] = set()
     others: list[str] = []
-    for name, text in read_captions_file(path, known):
+    for name, level, text in read_captions_file(path, known):
         rank, key = find(name) or (0, None)
         if key is None:
             others.append(name)
@@ -102,12 +102,17 @@ def named_captions(
         if rank > before:
             continue
         if rank < before or key not in texts:
-            texts[key] = text
+            texts[key] = {}
             several.pop(key, None)
             near.pop(key, None)
             if rank:
                 near[key] = rank, name
-        elif texts[key] != text:
+        told, number, each = texts[key], 1, level
+        while told.get(each, text) != text:
+            number += 1
+            each = f"{level}-{number}"
+        told[each] = text
+        if number > 1:
             several.setdefault(key, name)
             if rank and name != other:
                 unclear.add(key)
@@ -118,15 +123,19 @@ def named_captions(
     if several and 2 * len(several) < len(texts):
         raise UserError(f"{path}: has two different captions for {next(iter(several.values()))!r}; leave one")
     if several:
-        print(f"{path}: has several captions of {len(several)} images; the first of each is taken", file=sys.stderr)
+        levels = ", ".join(in_order(level for each in texts.values() for level in each))
+        print(f"{path}: has several captions of {len(several)} images: the levels {levels}", file=sys.stderr)
     return texts, others
 
 
-def _joined(request: CaptionRequest, parts: Mapping[str, str]) -> str:
-    """Join the captions of a CutMix image's two images, `parts` by key, because no captioner has seen it."""
-    placement, partner, base = request.placement, request.partner, parts[request.base.key]
+def _joined(request: CaptionRequest, parts: Mapping[str, Texts]) -> dict[str, str]:
+    """Join the captions of a CutMix image's two images, `parts` by key, at each level that both have, because no
+    captioner has seen it."""
+    placement, partner, base = request.placement, request.partner, parts.get(request.base.key, {})
     if placement is None or partner is None or placement.pattern == CROP:
-        return base
-    places = mix_places(placement, request.words)
-    told = zip(places, (base, parts[partner.key]))
-    return " ".join(f"{place.capitalize()}, {text.strip().rstrip('.')}." for place, text in told)
+        return dict(base)
+    places, other, joined = mix_places(placement, request.words), parts.get(partner.key, {}), {}
+    for level in (level for level in base if level in other):
+        told = zip(places, (base[level], other[level]))
+        joined[level] = " ".join(f"{place.capitalize()}, {text.strip().rstrip('.')}." for place, text in told)
+    return joined

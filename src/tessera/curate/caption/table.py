@@ -18,6 +18,7 @@ CAPTIONS_TABLE = "captions.parquet"
 COLUMNS = ("key", "text", "captioner", "prompt", "settings", "revision")
 LEVEL = "level"
 
+LEVEL_NAME = re.compile(r"[^\s,=:/\\]+")
 Texts = Mapping[str, str]
 """Level -> text of the captions of one image."""
 
@@ -29,7 +30,7 @@ def in_order(levels: Iterable[str]) -> tuple[str, ...]:
 
 def check_level(name: str, where: object) -> str:
     """Return the name of a level; UserError for one that flags, columns and files cannot hold."""
-    if not re.fullmatch(r"[^\s,=:/\\]+", name):
+    if not LEVEL_NAME.fullmatch(name):
         raise UserError(f"{where}: {name!r} names no level of captions; use a word such as short, without , = : or /")
     return name
 

@@ -9,7 +9,7 @@ from tessera.evaluate.quality.features import Images
 from tessera.evaluate.quality.reference import Source
 from tessera.files import read_json
 from tessera.images import read_rgb
-from tessera.prompts.rows import read_rows, split_columns
+from tessera.prompts.rows import first_captions, read_rows, split_columns
 
 TEXTS = ("text", "prompt", "caption")
 
@@ -32,7 +32,8 @@ def read_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | Non
         texts = {folder: _text(read_json(path), str(path)) for folder, path in paths.items()}
         return tuple(texts[Path(file).parent.parent] for file in images.files)
     path, columns = split_columns(prompts)
-    rows = [(where, row, row[column]) for where, row, (column,) in read_rows(path, TEXTS, given=columns)]
+    read = first_captions(read_rows(path, TEXTS, given=columns))
+    rows = [(where, row, row[column]) for where, row, (column,) in read]
     if len(rows) != len(images.files):
         raise UserError(f"{prompts}: has {len(rows)} lines for {len(images.files)} images; give one for each")
     for where, _, text in rows:
