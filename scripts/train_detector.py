@@ -6,7 +6,8 @@
 Everything is a function of --seed: scenes by address, one thread, no other source of chance. No generated image is
 ever used, and the held-out scenes ("judge/heldout") are drawn at other addresses than the training ones.
 Apart from plain renders it sees images a diffusion model may make: blurred, bent, noisy, darker; with a seam in the
-background; and things that are no shape: objects cut in half, ragged blobs, empty backgrounds, noise, shuffled patches.
+background; and things that are no shape: objects cut in half, torn, merged, of two shapes or colors, blurred
+away; ragged blobs, empty backgrounds, noise, shuffled patches.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tessera.devices import set_threads
+from tessera.evaluate.miniature import spoil
 from tessera.evaluate.miniature.calibrate import measure_judge
 from tessera.evaluate.miniature.color_objects import SIZE
 from tessera.evaluate.miniature.detector import GRID, Detector
@@ -48,21 +50,41 @@ def training_image(world: WorldConfig, number: int) -> tuple[np.ndarray, Scene]:
         factor = rng.uniform(0.75, 1)
         scene = replace(scene, objects=tuple(replace(o, diameter=o.diameter * factor) for o in scene.objects))
     image, kind = render(scene, SIZE), rng.random()
-    if kind < 0.2:  # a seam in the background: the same objects before two grounds
+    if kind < 0.16:  # a seam in the background: the same objects before two grounds
         other = render(replace(scene, backgrounds=(str(rng.choice(world.backgrounds)),)), SIZE)
         image = np.where(_box(rng)[..., None], other, image)
-    elif kind < 0.32 and scene.objects:  # one object cut through its middle is no object
-        cut, others = scene.objects[0], scene.objects[1:]
-        without = render(replace(scene, objects=others), SIZE)
-        axis = (np.arange(SIZE) + 0.5) / SIZE
-        along, middle = (axis[None, :], cut.center[0]) if rng.random() < 0.5 else (axis[:, None], cut.center[1])
-        gone = (along > middle) == (rng.random() < 0.5)
-        image = np.where(np.broadcast_to(gone, (SIZE, SIZE))[..., None], without, image)
-        scene = replace(scene, objects=others)
+    elif kind < 0.4 and scene.objects:
+        image, scene = _spoiled(scene, rng)
     elif not scene.objects and kind < 0.8:
         garbage = (_blob, _noise, _shuffled)[int(rng.integers(3))]
         image = garbage(image if garbage is _blob else render(whole, SIZE), rng)
     return image, scene
+
+
+def _spoiled(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
+    """Spoil one object, two that are alone, or the whole image; return it with the scene of the sound objects."""
+    thing, without, none = scene.objects[-1], replace(scene, objects=scene.objects[:-1]), replace(scene, objects=())
+    angle, kind, pair = rng.uniform(0, 2 * np.pi), rng.random(), len(scene.objects) == 2
+    if kind < 0.15:
+        return spoil.half_gone(scene, angle), without
+    if kind < 0.45:
+        shift, apart = [(1, 0), (0, 1), (0.7, 0.7)][int(rng.integers(3))] * rng.uniform((0.4, 0.3), (0.8, 0.6))
+        return spoil.torn(scene, angle, shift, apart), without
+    if kind < 0.65 or (kind < 0.85 and not pair):
+        color, number = str(rng.choice(list(COLORS))), int(rng.integers(len(SHAPES)))
+        other = spoil.unlike(thing, number) if rng.random() < 0.6 else replace(thing, color=color)
+        return spoil.joined(scene, angle, other), scene if other == thing else without
+    if kind < 0.72:
+        return spoil.swapped(scene, angle), scene if scene.objects[0].color == thing.color else none
+    if kind < 0.78:
+        return spoil.blended(scene, angle, rng.uniform(0, 0.45)), none
+    if kind < 0.85:
+        first, second = spoil.around_middle(scene, angle, rng.uniform(0, 0.45))
+        return render(replace(scene, objects=(first, second)), SIZE), replace(scene, objects=(second,))
+    image = render(scene, SIZE)
+    if rng.random() < 0.5:
+        return spoil.blurred(image, rng.uniform(2.6, 5)), none
+    return spoil.resampled(image, int(rng.integers(3, 7))), none
 
 
 def _box(rng: np.random.Generator) -> np.ndarray:
@@ -131,10 +153,12 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(batch, *shape, generator=generator) * (high - low) + low
 
-    # Bent, and each patch of 4 pixels a little out of place: taken from up to two pixels away.
-    bend = torch.randn(batch, 2, 7, 7, generator=generator) * uniform(-0.03, 0.06, 1, 1, 1).clamp(min=0)
-    slip = torch.randn(batch, 2, SIZE // 4, SIZE // 4, generator=generator) * uniform(-0.04, 0.05, 1, 1, 1).clamp(min=0)
+    # Bent, each patch of 4 pixels a little out of place, taken from up to two pixels away, and with ragged edges.
+    bend = torch.randn(batch, 2, 7, 7, generator=generator) * uniform(-0.03, 0.07, 1, 1, 1).clamp(min=0)
+    slip = torch.randn(batch, 2, SIZE // 4, SIZE // 4, generator=generator) * uniform(-0.04, 0.06, 1, 1, 1).clamp(min=0)
+    ragged = torch.randn(batch, 2, SIZE, SIZE, generator=generator) * uniform(-0.04, 0.05, 1, 1, 1).clamp(min=0)
     field = F.interpolate(bend, size=SIZE, mode="bilinear", align_corners=False) + F.interpolate(slip, size=SIZE)
+    field = field + ragged
     field = field.permute(0, 2, 3, 1)  # (B, 32, 32, 2)
     straight = F.affine_grid(torch.eye(2, 3).expand(batch, 2, 3), [batch, 3, SIZE, SIZE], align_corners=False)
     soft = F.grid_sample(images, straight + field, padding_mode="border", align_corners=False)

@@ -18,11 +18,14 @@ from PIL import Image
 
 from tessera.cli import main
 from tessera.config import UserError
+from tessera.evaluate.scores import read_scores
 from tessera.files import exclusive_lock, write_json
 from tessera.presets.lookup import load_run_preset
-from tessera.presets.miniature import miniature_smoke
+from tessera.presets.miniature import miniature, miniature_smoke
+from tessera.prompts.geneval import TASKS
 from tessera.run import BUSY, claim
 from tessera.run import run as run_here
+from tessera.stages import read_manifest
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
 
@@ -60,9 +63,24 @@ def test_the_whole_path(smoke):
             assert scores["numbers"][0]["metric"] == "overall"
             assert len(scores["items"]) == 12
             assert len(list((smoke / "samples" / arm / kind).glob("*/samples/*.png"))) == 12
+        drawn = sorted(path.name for path in (smoke / "learning" / arm).iterdir())
+        assert drawn == [f"{number:012d}" for number in (192, 384, 576, 768, 960)]
+        final = read_scores(smoke / "learning" / arm / drawn[-1] / "scores")
+        assert [item["tag"] for item in final.items] == [tag for tag in TASKS for _ in range(2)]
+        pixels = {(smoke / "learning" / arm / name / "samples/00000/samples/0000.png").read_bytes() for name in drawn}
+        assert len(pixels) == 5
     stages = [entry["stage"] for entry in json.loads((smoke / "stages.json").read_text())]
     assert stages[0] == "collect"
-    assert {"augment", "train ta", "train ta_ia", "generate ta", "evaluate ta_ia"} <= set(stages)
+    assert {"augment", "train ta", "train ta_ia", "generate ta", "evaluate ta_ia", "learn ta"} <= set(stages)
+
+
+def test_a_budget_that_is_too_small_is_named_in_the_report(smoke):
+    said = read_manifest(smoke / "report", "report").facts["said"]
+    assert "Nothing is drawn rightly yet: TA after 960 images (loss " in said[0]
+    enough = miniature().arms[0].train.num_images
+    assert said[0].endswith(f"The budget is too small: the preset miniature draws after {enough:,} images.")
+    page = (smoke / "report" / "index.html").read_text()
+    assert all(line.replace("'", "&#39;") in page for line in said)
 
 
 def test_arms_differ_only_by_what_they_are_about(smoke):
@@ -96,7 +114,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
 def test_killed_in_training_then_stopped_by_ctrl_c_and_resumed_the_bytes_are_the_same(smoke, tmp_path):
     other = tmp_path / "killed"
     process = start("miniature-smoke", "--out", other)
-    wait_for(other / "runs" / "ta_ia" / "checkpoints" / "000000000320")
+    wait_for(other / "runs" / "ta_ia" / "checkpoints" / "000000000192")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (other / "report").exists()

@@ -1,10 +1,11 @@
 """run: chains every stage, from images to report, in one working folder; arms train in parallel.
 
     images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  runs/ARM/  export/ARM/
-    samples/ARM/SET/  scores/ARM/SET/  report/index.html  stages.json  logs/ARM.log
+    samples/ARM/SET/  scores/ARM/SET/  few_prompts/  learning/ARM/NUMBER/  report/index.html  stages.json  logs/ARM.log
 
-Each arm (train, export, generate, evaluate) is a process of its own with its own share of the cores. A stage that is
-complete is not done again, so running the same command resumes wherever the last one stopped.
+Each arm (train, export, generate, evaluate, and few images by checkpoints on the way) is a process of its own with its
+own share of the cores. A stage that is complete is not done again, so running the same command resumes wherever the
+last one stopped.
 """
 
 import functools
@@ -13,8 +14,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.files import LOCK, TEMPORARY, atomic_path, exclusive_lock, read_json, write_json
@@ -22,9 +24,19 @@ from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
 from tessera.stages import MANIFEST, is_complete, made_otherwise, read_manifest
 
+if TYPE_CHECKING:
+    from tessera.report.sections.opening import Budget
+
 CONFIG = "config.json"
 BUSY = "another tessera run is working in this folder"
 PROMPTS = Path("prompts", "prompts.jsonl")
+FEW_PROMPTS = Path("few_prompts", "prompts.jsonl")
+LEARNING = "learning"
+LEARNING_PROMPTS = 5
+"""Prompts of each task, or without tasks prompts in all, that are drawn by checkpoints on the way."""
+_ARM_VERBS = ("train", "export", "generate", "evaluate", "learn")
+CHECKPOINTS = 5
+"""At most so many checkpoints are drawn from, evenly over the training."""
 
 
 def run(
@@ -62,8 +74,18 @@ def run(
         clock.join(out, config)
         from tessera.report.run_page import report
 
-        clock.do("report", report, out / "report", out, [arm.name for arm in config.arms])
+        arms = [arm.name for arm in config.arms]
+        clock.do("report", report, out / "report", out, arms, budget=budget_that_draws())
+        print(*read_manifest(out / "report").facts["said"], sep="\n", file=sys.stderr)
     return out / "report" / "index.html"
+
+
+def budget_that_draws() -> "Budget":
+    """Return the budget of the preset `miniature`, which is known to draw."""
+    from tessera.presets.miniature import miniature
+    from tessera.report.sections.opening import Budget
+
+    return Budget(preset="miniature", num_images=min(arm.train.num_images for arm in miniature().arms))
 
 
 def _curate(
@@ -95,6 +117,8 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
         from tessera.prompts.miniature import prompts
 
         clock.do("prompts", prompts, out / "prompts", out / "images", config.prompts)
+        few = replace(config.prompts, per_task=min(LEARNING_PROMPTS, config.prompts.per_task))
+        clock.do("prompts", prompts, out / FEW_PROMPTS.parent, out / "images", few)
         return
     from tessera.curate.caption.aio import aio_caption
     from tessera.curate.index import read_images
@@ -140,11 +164,13 @@ def run_arm(
     augmented: Path | None,
     prompts: Path,
     kinds: Sequence[str] | None = None,
+    images: Path | None = None,
 ) -> None:
     """Train, export, generate and (where there is a judge) evaluate one arm in `out`, in this process.
 
     plain, augmented: encoded sets; `augmented` is None for an arm without. prompts: a prompts file. kinds: names
-    in `config.sample_sets()` to draw; None = all.
+    in `config.sample_sets()` to draw; None = all. images: what the encoded sets were made of, for the judge to look for
+    copies; None = it does not.
     """
     from tessera.generate.folder import generate
     from tessera.train.export import export
@@ -162,14 +188,42 @@ def run_arm(
         if config.evaluate is not None:
             from tessera.evaluate.miniature.evaluate import evaluate
 
-            clock.do(f"evaluate {name}", evaluate, out / "scores" / name / kind, samples, config.evaluate)
+            scores = out / "scores" / name / kind
+            clock.do(f"evaluate {name}", evaluate, scores, samples, config.evaluate, training=images)
 
 
 def _run_arm_named(out: Path, name: str) -> None:
     config = from_dict(RunConfig, read_json(out / CONFIG), str(out / CONFIG))
     arm = next(arm for arm in config.arms if arm.name == name)
     augmented = out / "encoded" / _encoded_set(arm, True) if arm.augmented else None
-    run_arm(out, config, arm, out / "encoded" / _encoded_set(arm, False), augmented, out / PROMPTS)
+    plain = out / "encoded" / _encoded_set(arm, False)
+    run_arm(out, config, arm, plain, augmented, out / PROMPTS, images=out / "images")
+    _draw_checkpoints(out, config, arm)
+
+
+def _draw_checkpoints(out: Path, config: RunConfig, arm: Arm) -> None:
+    """Draw few prompts by the checkpoints that the arm kept, from the same noise, and judge them."""
+    from tessera.generate.folder import generate
+    from tessera.train.checkpoint import found
+    from tessera.train.export import export
+
+    clock, run, verb = Clock(out), out / "runs" / arm.name, f"learn {arm.name}"
+    kept = [int(path.name) for path in found(run)]
+    count = min(CHECKPOINTS, len(kept))
+    for images in [kept[(n + 1) * len(kept) // count - 1] for n in range(count)]:  # the last one is among them
+        place = out / LEARNING / arm.name / f"{images:012d}"
+        clock.do(verb, export, place / "export", run, config.export, num_images=images)
+        drawn = replace(config.generate, per_prompt=1, extended=config.prompts is not None)
+        prompts: Any = out / FEW_PROMPTS
+        if config.prompts is None:
+            lines = (out / PROMPTS).read_text(encoding="utf-8").splitlines()[:LEARNING_PROMPTS]
+            prompts = [json.loads(line)["prompt"] for line in lines]
+        clock.do(verb, generate, place / "samples", place / "export", prompts, drawn)
+        if config.evaluate is not None:
+            from tessera.evaluate.miniature.evaluate import evaluate
+
+            judge = replace(config.evaluate, judge_renders=0)  # its accuracy is in the scores of all prompts
+            clock.do(verb, evaluate, place / "scores", place / "samples", judge)
 
 
 class Clock:
@@ -195,7 +249,7 @@ class Clock:
         """Write stages.json: the stages in the order of the work."""
         names = ["collect", "augment", "prompts"]
         names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "encode")]
-        names += [f"{verb} {arm.name}" for verb in ("train", "export", "generate", "evaluate") for arm in config.arms]
+        names += [f"{verb} {arm.name}" for verb in _ARM_VERBS for arm in config.arms]
         write_json(out / "stages.json", [read_json(path) for path in map(self._file, names) if path.exists()])
 
     def _file(self, stage: str) -> Path:

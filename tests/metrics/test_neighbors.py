@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.metrics import PRDC, prdc
+from tessera.config import UserError
+from tessera.metrics import PRDC, nearest, prdc
 from tessera.metrics.neighbors import Points, above, parts
 from tiny.features import DEGENERATE, degenerate, features
 
@@ -147,3 +148,31 @@ def test_doubt_is_told_from_certainty():
     i, j, sure = above(np.array([[0.0, 1.0, 2.0]], np.float32), np.array([[1.0]]), np.array([[0.5]]))
     assert (i.tolist(), j.tolist(), sure.tolist()) == ([0, 0], [1, 2], [False, True])
     assert [part.stop for part in parts(5, 2**18)] == [1, 2, 3, 4, 5]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([1.0, 1e-3, 1e5]), st.sampled_from([0.0, 300.0]))
+def test_nearest_is_that_of_all_differences_with_ties_to_the_first(seed, width, scale, offset):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 4, (30, width)) * scale + offset, rng.integers(0, 3, (40, width)) * scale + offset
+    squares = np.square(a[:, None] - b[None]).sum(2)
+    distances, rows = nearest(a, b, block_entries=200)
+    np.testing.assert_array_equal(rows, squares.argmin(1))
+    np.testing.assert_allclose(distances, np.sqrt(squares.min(1)), rtol=1e-9, atol=1e-12 * scale)
+
+
+def test_nearest_sees_differences_that_float32_products_lose():
+    rng = np.random.default_rng(1)
+    others = (rng.normal(size=(500, 64)) + 1000).astype(np.float32)
+    points = others[::-1].copy()
+    points[:, 0] += 1e-3
+    distances, rows = nearest(points, others)
+    np.testing.assert_array_equal(rows, np.arange(499, -1, -1))
+    np.testing.assert_allclose(distances, np.abs(points[:, 0].astype(float) - others[::-1, 0]), rtol=1e-9)
+
+
+def test_nearest_refuses_what_does_not_fit():
+    with pytest.raises(UserError, match="features are 3 wide, those of real 2"):
+        nearest(np.zeros((4, 2)), np.zeros((4, 3)))
+    with pytest.raises(UserError, match="others: 0 images are too few"):
+        nearest(np.zeros((4, 2)), np.zeros((0, 2)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tessera.config import UserError
-from tessera.metrics import Interval, bootstrap, paired_bootstrap
+from tessera.metrics import Interval, bootstrap, bootstrap_median, paired_bootstrap
 
 
 def coverage(draw, truth, repeats=2000):
@@ -76,3 +76,20 @@ def test_clusters_of_one_kind_have_no_width():
 def test_bad_input_is_a_user_error(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+def test_median_intervals_hold_the_truth_95_times_of_100():
+    labels = np.repeat(np.arange(40), 3)
+
+    def draw(rng, seed):
+        values = np.exp(rng.normal(size=40)[labels] + 0.5 * rng.normal(size=120))
+        return bootstrap_median(values, labels, n=200, seed=seed)
+
+    assert 0.92 <= coverage(draw, 1.0, repeats=600) <= 0.98
+
+
+def test_the_median_is_the_lower_one_of_two_and_needs_a_label_for_each_value():
+    assert bootstrap_median([4.0, 1.0, 2.0, 3.0], list("abcd")).value == 2
+    assert bootstrap_median([5.0, 5.0, 5.0], [0, 1, 2]) == Interval(5.0, 5.0, 5.0)
+    with pytest.raises(UserError, match="3 values, 2 labels"):
+        bootstrap_median([1.0, 2.0, 3.0], [0, 1])

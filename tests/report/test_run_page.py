@@ -67,7 +67,7 @@ def test_every_verdict_is_beside_its_picture(workspace, page):
                 right += item["correct"]
                 wrong += not item["correct"]
     alts = [image["alt"] for image in page.images if "judged" in image["alt"]]
-    strip = 12  # the six prompts at the top are shown a second time
+    strip = 24  # the six prompts at the top, extended and short, are shown a second time
     assert len(alts) == right + wrong + strip
     body = page.html[page.html.index('id="images"') :]
     assert body.count('class="mark"') == right

@@ -44,15 +44,17 @@ def extend_prompts(
 
 
 def miniature(
-    samples: Annotated[Path, "positional", "Directory made by generate from the judge's prompts."], out: Out
+    samples: Annotated[Path, "positional", "Directory made by generate from the judge's prompts."],
+    out: Out,
+    training: Annotated[Path | None, "Directory made by collect: also look for copies of its images."] = None,
 ) -> None:
-    """Judge images of the miniature: six tasks, colors and seams, with intervals.
+    """Judge images of the miniature: six tasks, colors, seams, and copies of training images, with intervals.
 
-    Example: tessera evaluate miniature samples/ta_ia --out scores/ta_ia
+    Example: tessera evaluate miniature samples/ta_ia/extended --training images --out scores/ta_ia
     """
     from tessera.evaluate.miniature import evaluate as stage
 
-    stage.evaluate(out, samples, stage.EvaluateConfig())
+    stage.evaluate(out, samples, stage.EvaluateConfig(), training=training)
     say_scores(out)
 
 
@@ -172,6 +174,7 @@ def report(
     """
     from tessera.config import UserError
     from tessera.report import run_page, scores_page
+    from tessera.run import budget_that_draws
 
     if not paths:
         raise UserError("report: give a folder made by run, or directories of scores")
@@ -190,7 +193,7 @@ def report(
     if len(paths) > 1 or samples or force:
         raise UserError(f"{other}: has no scores.json; give directories made by `tessera evaluate`, or one made by run")
     out = out or other / "report"
-    run_page.report(out, other)
+    run_page.report(out, other, budget=budget_that_draws())
     say_report(out / "index.html")
 
 

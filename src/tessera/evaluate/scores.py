@@ -202,7 +202,16 @@ def notes(scores: Scores) -> list[str]:
         found.append(f"{facts['unclear']:.1%} of the answers are neither yes nor no, and count as no")
     cut = {name.partition("/captions_")[0]: share for name, share in facts.items() if name.endswith("_truncated")}
     found += [f"{name}: {share:.1%} of the captions are cut to what it reads" for name, share in cut.items() if share]
-    return found
+    return found + [text for text in [judge_text(facts.get("judge") or {})] if text]
+
+
+def judge_text(judge: Mapping[str, float]) -> str:
+    """Return what the miniature's judge takes for right of sound and spoiled renders, or "" where it was not tried."""
+    sound = [judge[name] for name in ("one_object", "two_objects") if name in judge]
+    spoiled = [f"{judge[name]:.2f} of {name}" for name in ("torn", "merged", "blurred") if name in judge]
+    if not sound or not spoiled:
+        return ""
+    return f"the judge takes {min(sound):.2f} of sound renders for right, {', '.join(spoiled)} ones"
 
 
 def library_versions() -> dict[str, str]:

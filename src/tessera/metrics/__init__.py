@@ -13,8 +13,8 @@ from tessera.metrics.arrays import as_features
 from tessera.metrics.frechet import Moments, frechet_distance, frechet_from_moments, frechet_left_out
 from tessera.metrics.jackknife import LeftOut, deal_blocks, jackknife, paired_jackknife
 from tessera.metrics.kernels import cmmd, cmmd_left_out, kid, kid_left_out
-from tessera.metrics.neighbors import PRDC, prdc, prdc_left_out
-from tessera.metrics.resampling import Interval, bootstrap, paired_bootstrap
+from tessera.metrics.neighbors import PRDC, nearest, prdc, prdc_left_out
+from tessera.metrics.resampling import Interval, bootstrap, bootstrap_median, paired_bootstrap
 from tessera.metrics.shares import share_difference, share_interval
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "LeftOut",
     "Moments",
     "bootstrap",
+    "bootstrap_median",
     "clip_score",
     "cmmd",
     "cmmd_left_out",
@@ -34,6 +35,7 @@ __all__ = [
     "jackknife",
     "kid",
     "kid_left_out",
+    "nearest",
     "paired_bootstrap",
     "paired_jackknife",
     "prdc",

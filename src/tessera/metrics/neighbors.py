@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage by blocks of distances, in float32 with a bound of the error."""
+"""Nearest neighbors, and precision, recall, density and coverage, by blocks of float32 distances with error bounds."""
 
 import math
 from collections.abc import Iterator
@@ -98,6 +98,28 @@ def above(halves: np.ndarray, bound: np.ndarray, slack: np.ndarray) -> tuple[np.
 def toward(values: np.ndarray, direction: float) -> np.ndarray:
     """Return float32 values that are not less extreme than those in float64."""
     return np.nextafter(values.astype(np.float32), np.float32(direction))
+
+
+def nearest(points: Any, others: Any, *, block_entries: int = BLOCK_ENTRIES) -> tuple[np.ndarray, np.ndarray]:
+    """Return distance (N,) from each of points (N, d) to its nearest one of others (M, d), and that one's row (N,).
+
+    Exact, of equally near ones the first. Memory grows with N + M, not with N M.
+    """
+    points, others = as_floats(points, "points"), as_floats(others, "others")
+    same_width(points.shape[1], others.shape[1])
+    center = others.mean(0, dtype=np.float64)
+    spread = [np.maximum(x.max(0) - center, center - x.min(0)).max(initial=0) for x in (points, others)]
+    scale = 2.0 ** np.frexp(max(spread))[1]
+    of_points, of_others = (Points(x, center, float(scale), block_entries) for x in (points, others))
+    distances, found = np.empty(len(points)), np.empty(len(points), np.int64)
+    for rows, halves, slack in of_points.blocks(of_others):
+        # Rounding may have moved the nearest one down by a slack, and another one up.
+        i, j, _ = above(halves, halves.max(1, keepdims=True).astype(np.float64) - slack, slack)
+        squares = of_points.exact(i + rows.start, of_others, j)
+        order = np.lexsort((j, squares, i))
+        first = order[np.searchsorted(i[order], np.arange(len(halves)))]
+        distances[rows], found[rows] = np.sqrt(squares[first]) * scale, j[first]
+    return distances, found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,11 +50,35 @@ def bootstrap(
     for start in range(0, n, step):
         drawn = rng.integers(len(sizes), size=(min(step, n - start), len(sizes)))
         draws[start : start + step] = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    count, tail = len(sizes), 0.0  # share of resamples to cut at each end: 2.5%, less for few clusters
-    if count > 1:
-        tail = NormalDist().cdf(-student_t(count - 1) * math.sqrt(count / (count - 1)))
+    low, high = _ends(draws, len(sizes))
+    return Interval(low, float(values.mean()), high)
+
+
+def bootstrap_median(values: Any, clusters: Sequence[Any] | np.ndarray, n: int = 1000, seed: int = 0) -> Interval:
+    """Return the median of `values` (N,), the lower one of two, with an interval as `bootstrap` makes it."""
+    values, labels = np.asarray(values, dtype=np.float64), numbered(clusters)
+    if len(values) == 0 or n < 1 or len(labels) != len(values):
+        raise UserError(
+            f"bootstrap_median: {len(values)} values, {len(labels)} labels, {n} resamples; give at least one"
+        )
+    order = np.argsort(values, kind="stable")
+    ordered, of = values[order], labels[order]
+    count, rng = int(labels.max()) + 1, philox(seed, "bootstrap")
+    draws = np.empty(n)
+    for i in range(n):
+        times = np.bincount(rng.integers(count, size=count), minlength=count)[of].cumsum()
+        draws[i] = ordered[np.searchsorted(times, times[-1] / 2)]
+    low, high = _ends(draws, count)
+    return Interval(low, float(ordered[(len(values) - 1) // 2]), high)
+
+
+def _ends(draws: np.ndarray, clusters: int) -> tuple[float, float]:
+    """Return the ends of the expanded percentile interval."""
+    tail = 0.0  # share of resamples to cut at each end: 2.5%, less for few clusters
+    if clusters > 1:
+        tail = NormalDist().cdf(-student_t(clusters - 1) * math.sqrt(clusters / (clusters - 1)))
     low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(float(low), float(values.mean()), float(high))
+    return float(low), float(high)
 
 
 def student_t(dof: int) -> float:

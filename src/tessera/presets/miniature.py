@@ -58,6 +58,12 @@ MINIATURE_WORLD = WorldConfig(
 )
 
 
+def _in_fifths(train: TrainConfig) -> TrainConfig:
+    """Keep the checkpoint after each fifth of the training, for the report to draw from."""
+    each = max(1, train.num_images // 5)
+    return replace(train, checkpoint_every_images=each, keep_every_images=each)
+
+
 def miniature() -> RunConfig:
     """Compare TA with TA+IA on the miniature world, chosen so that the paper's point shows in minutes on two cores.
 
@@ -87,7 +93,6 @@ def miniature() -> RunConfig:
         ),
         ema_decay=0.99,
         compute="bf16",
-        checkpoint_every_images=8_000,
         log_every_images=960,
         threads=1,
     )
@@ -96,8 +101,8 @@ def miniature() -> RunConfig:
         collect=CollectConfig(size=32, world=MINIATURE_WORLD),
         augment=AugmentConfig(pattern="half", half_view="centre"),
         arms=(
-            Arm(name="ta", captioner="scene", augmented=False, train=ta),
-            Arm(name="ta_ia", captioner="scene", augmented=True, train=ta_ia),
+            Arm(name="ta", captioner="scene", augmented=False, train=_in_fifths(ta)),
+            Arm(name="ta_ia", captioner="scene", augmented=True, train=_in_fifths(ta_ia)),
         ),
         export=ExportConfig(guidance_scale=2.0, sampling_steps=14, clip_denoised=0.2),
         generate=GenerateConfig(per_prompt=2, seed=7, batch_size=40, threads=1),
@@ -121,9 +126,9 @@ def miniature_paper() -> RunConfig:
         prediction="eps",
         optim=OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), warmup_images=5_000, clip_norm=1.0),
         ema_decay=0.999,
-        checkpoint_every_images=40_000,
         log_every_images=8_000,
     )
+    ta = _in_fifths(ta)
     return replace(
         base,
         augment=AugmentConfig(pattern="all"),
@@ -153,8 +158,8 @@ def miniature_smoke() -> RunConfig:
     """
     base = miniature()
     small = replace(SMALL_DIT, width=32, depth=1, heads=2, refiner_depth=1)
-    toy = {"model": small, "num_images": 960, "checkpoint_every_images": 320, "log_every_images": 320}
-    trains = [replace(arm.train, **toy, augment_start_image=320 * arm.augmented) for arm in base.arms]
+    toy = {"model": small, "num_images": 960, "log_every_images": 320}
+    trains = [_in_fifths(replace(arm.train, **toy, augment_start_image=320 * arm.augmented)) for arm in base.arms]
     return replace(
         base,
         collect=CollectConfig(size=32, world=replace(MINIATURE_WORLD, num_images=240)),
@@ -174,7 +179,7 @@ def my_pictures() -> RunConfig:
         tessera run my-pictures --images photos/ --out out/my-pictures
     """
     base = miniature()
-    train = replace(base.arms[1].train, num_images=14_400, augment_start_image=0, augment_prob=0.25)
+    train = _in_fifths(replace(base.arms[1].train, num_images=14_400, augment_start_image=0, augment_prob=0.25))
     return replace(
         base,
         collect=CollectConfig(source="my-pictures", size=32),

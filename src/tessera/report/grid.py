@@ -6,9 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tessera.evaluate.scores import judge_text
 from tessera.report.differences import STAR, Pair, about, is_better, is_clear, signed_interval, signed_text, with_minus
 from tessera.report.plots import Dots, score_plot
-from tessera.report.tables import MEANINGS, Cell, Table, is_lower_better, label, name_of, sizes_of
+from tessera.report.tables import MEANINGS, RATIOS, Cell, Table, is_lower_better, label, name_of, sizes_of
 
 NOTHING = {"value": "\u2013", "interval": "", "kind": ""}
 """A cell of what was not measured."""
@@ -128,7 +129,8 @@ def table_plot(tables: Sequence[tuple[str, Table, Sequence[int]]], alt: str) -> 
         for metric, column in zip(table.columns, zip(*(row.cells for row in table.rows))):
             bounds = [cell.bounds() for cell in column if cell is not None]
             inside = all(ends is not None and ends[0] >= 0 and ends[2] <= 1 for ends in bounds)
-            wanted += [metric] * (bool(bounds) and inside and not is_lower_better(metric))
+            is_share = inside and metric not in RATIOS and not is_lower_better(metric)
+            wanted += [metric] * (bool(bounds) and is_share)
     metrics = [metric for metric in dict.fromkeys(wanted) if wanted.count(metric) == len(tables)]
     if not metrics:
         return Markup("")
@@ -168,4 +170,6 @@ def notes(grids: Sequence[Grid], judge: Mapping[str, float] | None) -> str:
         text += f" (CutMix images score {judge['seam_cutmix']:.2f})." if "seam_cutmix" in judge else "."
         if "wrong_refused" in judge:
             text += f" It refuses {judge['wrong_refused']:.1%} of captions with one wrong fact."
+        if tried := judge_text(judge):
+            text += f" So that no image pleases it by accident: {tried}."
     return text.lstrip()

@@ -1,7 +1,8 @@
 """report: one self-contained HTML page about a workspace, the folder in which the stages of one run lie side by side.
 
     images/  recipe/  captions/NAME/  encoded/NAME/  runs/ARM/  export/ARM/
-    samples/ARM/short/  samples/ARM/extended/  scores/ARM/short/  scores/ARM/extended/  stages.json
+    samples/ARM/short/  samples/ARM/extended/  scores/ARM/short/  scores/ARM/extended/
+    learning/ARM/NUMBER/  stages.json
 
 Only what is there is shown; an arm needs its run or its samples. The page loads nothing from anywhere.
 """
@@ -21,6 +22,7 @@ from tessera.report.arms import (
     describe_arms,
     find_arms,
     loss_plot,
+    loss_points,
     scores_of,
     scores_part,
     time_bars,
@@ -28,6 +30,9 @@ from tessera.report.arms import (
 from tessera.report.examples import Example, noise_settings, noise_strip, training_examples
 from tessera.report.gallery import prompt_groups
 from tessera.report.render import group_rejects, json_text, render, write_text
+from tessera.report.sections.learning import FOLDER, SAMPLES, SCORES, Learning, checkpoints, learning
+from tessera.report.sections.nearest_pairs import NearestPairs, nearest_pairs
+from tessera.report.sections.opening import Budget, strips, too_small, what_is_drawn
 from tessera.stages import MANIFEST, Manifest, open_stage, read_manifest
 
 _COUNT = {2: "Two", 3: "Three", 4: "Four"}
@@ -57,8 +62,14 @@ class Page:
     title: str
     lead: str
     arms: Sequence[Arm] = ()
-    strip: Sequence[Mapping[str, Any]] = ()
-    """Prompts whose first images are shown at the top."""
+    strips: Sequence[Mapping[str, Any]] = ()
+    """Prompts whose first images are shown at the top, of `strips`."""
+    drawn: str = ""
+    """What is drawn rightly and what is not, in a sentence."""
+    too_small: str = ""
+    """Said of a budget that was too small to draw anything."""
+    learning: Learning | None = None
+    nearest: NearestPairs | None = None
     scores: ScoresPart | None = None
     samples: Sequence[Mapping[str, Any]] = ()
     """Kinds of prompts: {title, folded, groups of `prompt_groups`}."""
@@ -85,10 +96,15 @@ class Page:
 
 
 def report(
-    out: str | Path, workspace: str | Path, arms: Sequence[str] = (), config: ReportConfig = ReportConfig()
+    out: str | Path,
+    workspace: str | Path,
+    arms: Sequence[str] = (),
+    config: ReportConfig = ReportConfig(),
+    budget: Budget | None = None,
 ) -> None:
     """Write `out`/index.html about `arms` (none = all of the workspace); do nothing when it is there already.
 
+    budget: a training that draws, to be named where none here does. The manifest's facts hold what the page says first.
     Raises UserError for a workspace without any run or samples, an unknown arm, or unfinished inputs.
     """
     out, workspace = Path(out), Path(workspace)
@@ -104,8 +120,10 @@ def report(
     if stage.done:
         return
     manifests = {name: read_manifest(path) for name, path in inputs.items()}
-    _page(workspace, describe_arms(names), manifests, config).write(out / "index.html")
-    stage.finish(counts={"arms": len(names)})
+    page = _page(workspace, describe_arms(names), manifests, config, budget)
+    page.write(out / "index.html")
+    said = [page.too_small, page.drawn, *(page.nearest.lines if page.nearest else ())]
+    stage.finish(counts={"arms": len(names)}, facts={"said": [text for text in said if text]})
 
 
 def _stage_directories(workspace: Path, arms: Sequence[str]) -> list[Path]:
@@ -116,10 +134,13 @@ def _stage_directories(workspace: Path, arms: Sequence[str]) -> list[Path]:
     for arm in arms:
         found += [workspace / "runs" / arm, workspace / "export" / arm]
         found += [workspace / kind / arm / prompts for kind in ("samples", "scores") for prompts in KINDS]
+        found += [path / part for _, path in checkpoints(workspace, arm) for part in (SAMPLES, SCORES)]
     return [path for path in found if (path / MANIFEST).is_file()]
 
 
-def _page(workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], config: ReportConfig) -> Page:
+def _page(
+    workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], config: ReportConfig, budget: Budget | None
+) -> Page:
     scores, samples = {kind: scores_of(workspace, arms, kind) for kind in KINDS}, []
     for kind, title in KINDS.items():
         folders = {arm.name: workspace / "samples" / arm.name / kind for arm in arms}
@@ -130,14 +151,18 @@ def _page(workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], conf
     examples = training_examples(workspace, config.examples)
     drawn = [arm for kind in samples for group in kind["groups"] for p in group["prompts"] for arm in p["arms"]]
     columns = min(max((len(arm["shots"]) for arm in drawn), default=1), 2)
-    strip = [group["prompts"][0] for group in samples[0]["groups"]] if samples else []
+    kind, judged = next(((KINDS[kind].lower(), found) for kind, found in scores.items() if found), ("", {}))
     stages = read_json(workspace / "stages.json") if (workspace / "stages.json").is_file() else []
     names, logs = [arm.label for arm in arms], [workspace / "runs" / arm.name / "log.jsonl" for arm in arms]
     return Page(
         title=config.title or ("Text-to-image model" if len(arms) == 1 else " against ".join(names)),
         lead=_lead(arms, manifests, any(scores.values())),
         arms=arms,
-        strip=strip if len(strip) > 1 else [],
+        strips=strips(samples),
+        drawn=what_is_drawn(arms, judged, kind),
+        too_small=too_small(arms, judged, {arm.name: loss_points(log) for arm, log in zip(arms, logs)}, budget),
+        learning=learning(workspace, arms),
+        nearest=nearest_pairs(workspace, arms, scores),
         scores=scores_part(arms, scores),
         samples=samples,
         samples_about="Drawn by the trained model."
@@ -150,7 +175,7 @@ def _page(workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], conf
         times=time_bars({entry["stage"]: (entry["seconds"], duration_text(entry["seconds"])) for entry in stages}),
         times_note="Wall-clock time; stages of different arms may have run side by side.",
         rejects=group_rejects(manifests["images"].rejects) if "images" in manifests else [],
-        configs=[(name, json_text(manifest.config)) for name, manifest in manifests.items()],
+        configs=[(name, json_text(m.config)) for name, m in manifests.items() if not name.startswith(f"{FOLDER}/")],
         configs_about="The configuration of each directory, from its manifest.",
         shot_columns=columns,
         arm_rem=4.4 * columns,

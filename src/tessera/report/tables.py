@@ -22,6 +22,10 @@ LABELS = {  # of metrics that are not called by their name
     "both_colors": "Both colors present",
     "colors_in_relation": "Colors in the right relation",
     "seam": "Seam score",
+    "copies": "Copies",
+    "copies_ratio": "Distance to training images",
+    "pixel_copies": "Copies, in pixels",
+    "pixel_copies_ratio": "Distance to training images, in pixels",
 }
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's tasks by their tag."""
@@ -33,9 +37,18 @@ MEANINGS = {
     "colors_in_relation": "Two-object prompts, whatever the shapes",
     "seam": "How visible a CutMix boundary is in the images, 0 = not at all",
     "seam_visible": "Share of images with a visible CutMix boundary",
+    "copies": "Share of images nearer to a training image, also mirrored, than 99 of 100 held-out images are; the"
+    " judge's features",
+    "copies_ratio": "Median distance to the nearest training image over that of held-out images: 0 for copies, 1 for"
+    " images like unseen ones",
+    "pixel_copies": "The same in pixels",
+    "pixel_copies_ratio": "The same in pixels",
 }
 """The miniature's measures in the order of tables -> what each says."""
-LOWER_IS_BETTER = {name for name, (_, direction) in _QUALITY.items() if direction == "lower"} | {"seam", "seam_visible"}
+LOWER_IS_BETTER = {name for name, (_, direction) in _QUALITY.items() if direction == "lower"}
+LOWER_IS_BETTER |= {"seam", "seam_visible", "copies", "pixel_copies"}
+RATIOS = {"copies_ratio", "pixel_copies_ratio"}
+"""Measures that are no share of images, though they may lie within 0..1."""
 
 
 @dataclass(frozen=True)

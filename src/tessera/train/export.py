@@ -34,19 +34,24 @@ class ExportConfig:
         check_ranges(self, sampling_steps="[1, inf)", guidance_scale="(-inf, inf)", clip_denoised="(0, inf)")
 
 
-def export(out: Path, run: Path, config: ExportConfig | None = None) -> None:
-    """Write the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`. A complete `out`
-    is left as it is. Raises UserError for a run that is unfinished or has lost its last checkpoint."""
+def export(out: Path, run: Path, config: ExportConfig | None = None, *, num_images: int | None = None) -> None:
+    """Write the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`.
+
+    A complete `out` is left as it is. num_images: the number of a checkpoint kept on the way; None = the last one.
+    Raises UserError for a run that is unfinished or has lost that checkpoint.
+    """
     out, run, config = Path(out), Path(run), config or ExportConfig()
     manifest = read_manifest(run, "train")
-    stage = open_stage(out, stage="export", config=to_dict(config), inputs={"run": run})
+    chosen = {} if num_images is None else {"num_images": num_images}
+    stage = open_stage(out, stage="export", config=to_dict(config) | chosen, inputs={"run": run})
     if stage.done:
         return
     trained = from_dict(TrainConfig, manifest.config, where=f"{run / 'manifest.json'}: config")
-    last = run / checkpoint.FOLDER / f"{manifest.counts['num_images']:012d}"
-    if not last.is_dir():
-        raise UserError(f"{last}: the run's last checkpoint is missing; delete {run} and train again")
-    state = checkpoint.load(last)
+    place = run / checkpoint.FOLDER / f"{num_images or manifest.counts['num_images']:012d}"
+    if not place.is_dir():
+        last = "last " if num_images is None else ""
+        raise UserError(f"{place}: the run's {last}checkpoint is missing; delete {run} and train again")
+    state = checkpoint.load(place)
     prefix = "ema/" if config.weights == "ema" else "master/"
     with torch.device("meta"):
         network = build_network(trained.model)

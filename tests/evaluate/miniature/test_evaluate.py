@@ -201,7 +201,9 @@ def test_prompts_without_metadata_among_others_are_counted(tmp_path: Path, capsy
     said = "2 of 6 images: no include in their metadata, first 00002/samples/0000.png"
     assert read_scores(tmp_path / "scores").facts["passed_over"] == said
     say_scores(tmp_path / "scores")
-    assert capsys.readouterr().out.endswith(f"  passed over: {said}\n")
+    told = capsys.readouterr().out
+    assert f"  passed over: {said}\n" in told
+    assert "the judge takes 1.00 of sound renders for right, 0.00 of torn" in told
 
 
 @pytest.mark.parametrize(

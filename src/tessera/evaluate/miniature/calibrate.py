@@ -1,4 +1,4 @@
-"""The accuracy of the miniature's judge: its verdicts on rendered images whose content is known.
+"""The accuracy of the miniature's judge: its verdicts on rendered images whose content is known, sound and spoiled.
 
 The scenes lie at addresses that no training uses. scores.json holds these numbers with every score.
 """
@@ -13,6 +13,7 @@ from tessera.cutmix import compose, placement_at
 from tessera.evaluate.geneval.verdict import MIN_SCORE, judge
 from tessera.evaluate.miniature.color_objects import ColorObject, color_objects, colors_in_relation
 from tessera.evaluate.miniature.seam import seam_scores
+from tessera.evaluate.miniature.spoil import ONE, TWO
 from tessera.miniature import COLORS, SHAPES, WorldConfig, draw_composed, render
 from tessera.records import Scene
 
@@ -35,6 +36,8 @@ def measure_judge(world: WorldConfig, number: int = 400, network: "Detector | No
     counting: two to four equal objects counted. wrong_refused: a line with one wrong fact is judged wrong.
     color_objects: both colors found, in the right relation, without the network.
     seam_renders, seam_cutmix: mean seam score of these renders, and of CutMix (half) images made of them.
+    torn, merged, blurred, softened: share of spoiled renders (`spoil`) that are judged right, also for each way of
+    spoiling; it should be near 0 but for the softened ones, whose shapes can still be recognized.
     Two-object numbers are left out of a world with a single shape or color.
     """
     from tessera.evaluate.miniature.detector import detect  # loads torch
@@ -73,7 +76,18 @@ def measure_judge(world: WorldConfig, number: int = 400, network: "Detector | No
         compose(base, partner, placement_at("half", world.size, index % 2), "centre")
         for index, (base, partner) in enumerate(zip(single, np.roll(single, 1, axis=0)))
     ]
-    return out | {"seam_cutmix": float(seam_scores(np.stack(mixed)).mean())}
+    out["seam_cutmix"] = float(seam_scores(np.stack(mixed)).mean())
+    for objects, kinds in ((1, ONE), (2, TWO)) if pairs_differ else ((1, ONE),):
+        scenes = held_out(world, objects, max(1, number // 8))
+        for kind, ways in kinds.items():
+            for way, spoiled in ways.items():
+                drawn_so = np.stack([spoiled(scene, i, world.size) for i, scene in enumerate(scenes)])
+                # Where the objects lie is no matter: as the tasks "colors" and "color attribution" ask.
+                lines = [_without_position(metadata_of(scene)) for scene in scenes]
+                right = [judge(*each).correct for each in zip(lines, detect(drawn_so, network))]
+                out[f"{kind}: {way}"] = float(np.mean(right))
+            out[kind] = float(np.mean([out[f"{kind}: {way}"] for way in ways]))
+    return out
 
 
 def held_out(world: WorldConfig, objects: int, number: int, same: bool = False) -> list[Scene]:
@@ -102,6 +116,11 @@ def metadata_of(scene: Scene) -> dict[str, Any]:
     if len(clauses) == 2:
         clauses[1]["position"] = [relation_of(scene.objects[1].center, scene.objects[0].center), 0]
     return {"tag": "", "include": clauses}
+
+
+def _without_position(metadata: dict[str, Any]) -> dict[str, Any]:
+    clauses = [{k: v for k, v in clause.items() if k != "position"} for clause in metadata["include"]]
+    return {**metadata, "include": clauses}
 
 
 def altered(metadata: dict[str, Any], number: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """evaluate miniature: judge a directory of images of the miniature world, made for GenEval-like prompts.
 
 Three judges: GenEval's rules on the objects that the shipped detector finds (the six tasks); colored patches, without a
-network (are both colors of a two-object prompt there, and where asked?); and the seam score. scores.json holds every
-number with a 95% interval over prompts; its facts hold the judge's own accuracy on held-out renders.
+network (are both colors of a two-object prompt there, and where asked?); and the seam score. With the training images
+also how near the images lie to those (`memorized`). scores.json holds every number with a 95% interval over prompts;
+its facts hold the judge's own accuracy on held-out renders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from tessera.evaluate.intervals import task_numbers
 from tessera.evaluate.miniature import color_objects as colors
 from tessera.evaluate.miniature import seam
 from tessera.evaluate.miniature.calibrate import judge_accuracy, relation_of
+from tessera.evaluate.miniature.memorized import measure_copies
 from tessera.evaluate.miniature.shipped import WEIGHTS, detector_sha256
 from tessera.evaluate.samples import Samples, check_clauses, read_samples, read_square
 from tessera.evaluate.scores import Scores, write_scores
@@ -42,16 +44,20 @@ class EvaluateConfig:
     world: WorldConfig | None = None
     """The world of the judge's own accuracy; None = the shapes, colors and image size of the samples."""
     judge_renders: int = 400
-    """Held-out renders of one object, and of two, for the judge's own accuracy; at least 10."""
+    """Held-out renders of one object, and of two, for the judge's own accuracy; at least 10, or 0: not measured."""
     threads: int | None = None
     """CPU threads, at least 1. None = torch's own choice. Not part of the manifest: it only changes the speed."""
 
     def __post_init__(self):
-        check_ranges(self, judge_renders="[10, inf)", threads="[1, inf)")
+        check_ranges(self, judge_renders="[10, inf)" if self.judge_renders else "[0, 0]", threads="[1, inf)")
 
 
-def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()) -> None:
+def evaluate(
+    out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig(), *, training: Path | None = None
+) -> None:
     """Judge the directory `samples` (of `generate`) and write `out`/scores.json.
+
+    training: the directory of images that the model was trained on, for the share of copies; None = not measured.
 
     Lines without "include" (plain prompts) only get a seam score; facts count them where other lines have one. Raises
     UserError for a directory that misses images, a line that is not JSON or cannot be judged by, a class or color that
@@ -60,7 +66,8 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
     out, folder = Path(out), read_samples(samples)
     asked = {"judge_renders": config.judge_renders, "world": None if config.world is None else to_dict(config.world)}
     judge = {"metric": METRIC, "detector_sha256": detector_sha256()}
-    stage = open_stage(out, stage="evaluate", config=asked | judge, inputs={"samples": folder.directory})
+    inputs = {"samples": folder.directory} | ({} if training is None else {"images": training})
+    stage = open_stage(out, stage="evaluate", config=asked | judge, inputs=inputs)
     if stage.done:
         return
     # torch is only imported once there is something to judge.
@@ -77,15 +84,18 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
     world = config.world or _world_of(folder.lines, size)
     network = load_detector()
     items: list[dict[str, Any]] = []
+    every = np.empty((len(images), size, size, 3), np.uint8)
     with progress("evaluate", len(images)) as bar:
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
-            pixels = np.stack([read_square(folder.image(*image), size) for image in part])  # (B, S, S, 3)
+            pixels = every[start : start + len(part)]  # (B, S, S, 3)
+            for place, image in zip(pixels, part):
+                place[:] = read_square(folder.image(*image), size)
             judged = zip(part, detect(pixels, network), colors.color_objects(pixels), seam.seam_scores(pixels))
             items += [_item(folder, *each) for each in judged]
             bar.advance(len(part))
     counts = {"images": len(images), "prompts": len(folder.lines)}
-    accuracy = judge_accuracy(world, config.judge_renders)
+    accuracy = judge_accuracy(world, config.judge_renders) if config.judge_renders else {}
     facts = {"judge": accuracy, "judge_world": to_dict(world), "judge_renders": config.judge_renders, **counts}
     plain = [item["file"] for item in items if item["correct"] is None]
     if 0 < len(plain) < len(items):
@@ -106,6 +116,12 @@ def evaluate(out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig()
         },
     )
     numbers = task_numbers(items, MEASURES, protocol, TASKS.index)
+    if training is not None:
+        found, nearest, facts["held_out"] = measure_copies(every, [prompt for prompt, _ in images], training, protocol)
+        numbers += tuple(found)
+        for item, of in zip(items, nearest):
+            item["values"] |= of["values"]
+            item["nearest"] = of["nearest"]
     write_scores(out, Scores(kind="miniature", name=name, numbers=numbers, items=tuple(items), facts=facts))
     stage.finish(counts)
 

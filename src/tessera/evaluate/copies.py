@@ -1,0 +1,82 @@
+"""Copies: how near generated images lie to training images, measured by how near held-out ones lie to them.
+
+Works on tables of features, whatever made them: of each image as it is and of its variants, such as the mirrored one,
+the nearest training image counts. A model that copies draws images that lie nearer to training images than images do
+that it has never seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tessera.evaluate.intervals import share_number
+from tessera.evaluate.scores import Number, Protocol
+from tessera.metrics import bootstrap_median, nearest
+
+CLOSEST = 0.01
+"""Share of the held-out images that lie nearer to a training image than the bound of a copy."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest training image of each of N images."""
+
+    distances: np.ndarray
+    """(N,)"""
+    rows: np.ndarray
+    """(N,), rows of the training features."""
+    variants: np.ndarray
+    """(N,), the variant that is so near: 0 for the image as it is."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Distances of held-out images to their nearest training images."""
+
+    median: float
+    closest: float
+    """The 1st percentile."""
+    images: int
+
+
+def nearest_training(variants: Sequence[np.ndarray], training: np.ndarray) -> Nearest:
+    """Return the nearest of the training features (M, d) over all variants of each image, each (N, d)."""
+    found = [nearest(features, training) for features in variants]
+    distances, rows = (np.stack(part) for part in zip(*found))
+    best, images = distances.argmin(0), np.arange(distances.shape[1])
+    return Nearest(distances[best, images], rows[best, images], best)
+
+
+def yardstick(held_out: Nearest) -> Yardstick:
+    """Return the distances that those of generated images are measured by."""
+    distances = held_out.distances
+    return Yardstick(float(np.median(distances)), float(np.quantile(distances, CLOSEST)), len(distances))
+
+
+def copied(found: Nearest, by: Yardstick) -> np.ndarray:
+    """Return whether each image lies nearer to a training image than all but the closest held-out ones: bool (N,)."""
+    return found.distances < by.closest
+
+
+def copy_numbers(
+    metric: str, found: Nearest, by: Yardstick, prompts: Sequence[Any], protocol: Protocol
+) -> tuple[Number, Number]:
+    """Return (`metric`, `metric`_ratio) with intervals over prompts, the yardstick taken as it is.
+
+    The share of the images that are `copied`, 0.01 for images like the held-out ones; and the median distance to the
+    nearest training image over that of held-out images, 1 for images like them, 0 for copies.
+    """
+    share = share_number(metric, copied(found, by).astype(float).tolist(), prompts, protocol)
+    ratio = bootstrap_median(found.distances / by.median, prompts)
+    return share, Number(
+        metric=f"{metric}_ratio",
+        value=ratio.value,
+        low=ratio.low,
+        high=ratio.high,
+        interval="bootstrap over prompts",
+        n=len(found.distances),
+        clusters=len(set(prompts)),
+        protocol=replace(protocol, metric=f"{metric}_ratio"),
+    )

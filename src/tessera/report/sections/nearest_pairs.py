@@ -1,0 +1,74 @@
+"""Copies: the drawn images that lie nearest to training images, next to those."""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera.evaluate.scores import Scores
+from tessera.images import read_rgb
+from tessera.report.arms import Arm
+from tessera.report.gallery import embed
+
+_PAIRS = 12
+_ALONE = ("single_object", "colors")  # tasks that ask for one object, as training images show
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestPairs:
+    """The section of the page."""
+
+    lines: Sequence[str]
+    """A sentence for each arm."""
+    pairs: Sequence[Mapping[str, Any]]
+    """{label, color, ratio, prompt, drawn, training, flipped}, the closest first."""
+
+
+def nearest_pairs(
+    workspace: Path, arms: Sequence[Arm], kinds: Mapping[str, Mapping[str, Scores]]
+) -> NearestPairs | None:
+    """Return the closest pairs of all arms and kinds of prompts ({kind: {arm: its scores}}); None without any."""
+    every, lines = [], []
+    for arm in arms:
+        own = [
+            (item["nearest"]["features"], kind, item)
+            for kind, scores in kinds.items()
+            for item in (scores[arm.name].items if arm.name in scores else ())
+            if "nearest" in item
+        ]
+        if own:
+            lines.append(_line(arm, [item for _, _, item in own]))
+            every += [(near["ratio"], arm.name, kind, item["file"], arm, item) for near, kind, item in own]
+    pairs = []
+    for ratio, name, kind, file, arm, item in heapq.nsmallest(_PAIRS, every, key=lambda each: each[:4]):
+        near = item["nearest"]["features"]
+        drawn = read_rgb(workspace / "samples" / name / kind / file)
+        training = read_rgb(workspace / "images" / f"{near['image']}.png")
+        pairs.append(
+            {
+                "label": arm.label,
+                "color": arm.color,
+                "ratio": f"{ratio:.2f}",
+                "drawn": embed(drawn, f"{arm.label} drew this image"),
+                "training": embed(training, f"Training image {near['image']}"),
+                "name": near["image"],
+                "flipped": near["flipped"],
+            }
+        )
+    return NearestPairs(lines=lines, pairs=pairs) if pairs else None
+
+
+def _line(arm: Arm, items: Sequence[Mapping[str, Any]]) -> str:
+    """Return a sentence about an arm's images of all prompts."""
+    closer = np.mean([item["values"]["copies"] for item in items])
+    text = (
+        f"{arm.label}: {closer:.1%} of {len(items):,} images are nearer to a training image than 99% of unseen images."
+    )
+    for alone, said in ((True, "with one object"), (False, "with several")):
+        ratios = [i["nearest"]["features"]["ratio"] for i in items if (i.get("tag") in _ALONE) == alone]
+        if ratios:
+            text += f" Images of prompts {said} lie {np.median(ratios):.2f} times as far off as unseen ones."
+    return text

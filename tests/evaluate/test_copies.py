@@ -1,0 +1,52 @@
+"""Nearest training images: planted copies are found, and images like the held-out ones are none."""
+
+import numpy as np
+import pytest
+
+from tessera.evaluate.copies import CLOSEST, copied, copy_numbers, nearest_training, yardstick
+from tessera.evaluate.scores import Protocol
+
+RNG = np.random.default_rng(3)
+TRAINING = RNG.normal(size=(400, 12))
+PROTOCOL = Protocol(metric="copies", name="test")
+
+
+def near(rows, distance):
+    """Points at that distance from training rows."""
+    step = RNG.normal(size=(len(rows), 12))
+    return TRAINING[rows] + distance * step / np.linalg.norm(step, axis=1, keepdims=True)
+
+
+def test_the_nearest_of_all_variants_counts():
+    far = RNG.normal(size=(3, 12)) + 50
+    variants = [np.concatenate([near([5], 0.1), far[:2]]), np.concatenate([far[2:], near([7, 9], 0.2)])]
+    found = nearest_training(variants, TRAINING)
+    assert found.rows.tolist() == [5, 7, 9]
+    assert found.variants.tolist() == [0, 1, 1]
+    assert found.distances == pytest.approx([0.1, 0.2, 0.2])
+
+
+def test_planted_copies_are_counted_and_their_distance_is_zero():
+    by = yardstick(nearest_training([RNG.normal(size=(2000, 12))], TRAINING))
+    unseen = RNG.normal(size=(1000, 12))
+    share, ratio = copy_numbers("copies", nearest_training([unseen], TRAINING), by, list(range(1000)), PROTOCOL)
+    assert share.low <= CLOSEST <= share.high
+    assert ratio.value == pytest.approx(1, abs=0.05)
+    assert (share.metric, ratio.metric) == ("copies", "copies_ratio")
+    drawn = np.concatenate([unseen[:40], near(np.arange(60), 1e-3)])
+    found = nearest_training([drawn], TRAINING)
+    assert copied(found, by)[40:].all()
+    share, ratio = copy_numbers("copies", found, by, list(range(100)), PROTOCOL)
+    assert share.value == pytest.approx(0.6, abs=0.05)
+    assert ratio.value < 0.01
+    assert ratio.high > ratio.low >= 0
+
+
+def test_intervals_are_over_prompts():
+    by = yardstick(nearest_training([RNG.normal(size=(500, 12))], TRAINING))
+    drawn = np.repeat(RNG.normal(size=(50, 12)), 8, axis=0)  # eight equal images of each prompt
+    found = nearest_training([drawn], TRAINING)
+    apart = copy_numbers("copies", found, by, list(range(400)), PROTOCOL)[1]
+    together = copy_numbers("copies", found, by, np.repeat(np.arange(50), 8).tolist(), PROTOCOL)[1]
+    assert (together.n, together.clusters) == (400, 50)
+    assert together.high - together.low > 1.5 * (apart.high - apart.low)
