@@ -62,7 +62,7 @@ def smoke(tmp_path_factory) -> Path:
         if not (root / "smoke" / "report" / "index.html").exists():
             made = commands.tessera("run", "miniature-smoke", "--out", root / "smoke")
             assert made.stdout == f"Report: {root / 'smoke' / 'report' / 'index.html'}\n", made.stderr
-            assert "\nNothing is drawn rightly yet: TA after 960 images" in made.stderr
+            assert "Nothing is drawn rightly yet: TA after 960 images" in made.stderr
     return root / "smoke"
 
 

@@ -33,7 +33,7 @@ def miniature_scores(
     **protocol: Any,
 ) -> Scores:
     """Return the scores of `items`, as `evaluate miniature` makes them."""
-    about = {"metric": "miniature", "name": "geneval-miniature-1", "encoder_sha256": "0", "prompts_sha256": "0"}
+    about = {"metric": "miniature", "name": "geneval-miniature-2", "encoder_sha256": "0", "prompts_sha256": "0"}
     about |= {"images": len(items), "settings": {"extended": extended}, **protocol}
     facts = {"judge": dict(judge or {}), "images": len(items), "prompts": len({item["prompt"] for item in items})}
     numbers = task_numbers(items, MEASURES, Protocol(**about), TASKS.index)

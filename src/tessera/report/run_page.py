@@ -65,7 +65,7 @@ class Page:
     strips: Sequence[Mapping[str, Any]] = ()
     """Prompts whose first images are shown at the top, of `strips`."""
     drawn: str = ""
-    """What is drawn rightly and what is not, in a sentence."""
+    """A sentence about what is drawn rightly and what is not."""
     too_small: str = ""
     """Said of a budget that was too small to draw anything."""
     learning: Learning | None = None

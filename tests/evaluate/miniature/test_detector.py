@@ -34,6 +34,16 @@ def test_the_judge_is_right_about_held_out_renders():
     assert accuracy["seam_cutmix"] > 0.2
 
 
+def test_the_judge_is_not_pleased_by_torn_merged_and_blurred_objects():
+    accuracy = judge_accuracy(WORLD, 400)
+    assert accuracy["torn"] <= 0.22
+    assert accuracy["merged"] <= 0.06
+    assert accuracy["blurred"] <= 0.08
+    ways = {name: share for name, share in accuracy.items() if ": " in name and not name.startswith("softened")}
+    assert len(ways) == 14
+    assert max(ways.values()) <= 0.3, ways
+
+
 def test_a_network_that_knows_nothing_is_measured_so():
     from tessera.evaluate.miniature.calibrate import measure_judge
 

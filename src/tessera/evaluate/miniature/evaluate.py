@@ -30,7 +30,7 @@ from tessera.prompts.geneval import TASKS
 from tessera.prompts.miniature import prompts_sha256
 from tessera.stages import open_stage
 
-METRIC = "geneval-miniature-1"
+METRIC = "geneval-miniature-2"
 """Name of the protocol; a change to any rule of the judge changes it."""
 MEASURES = ("overall", *TASKS, "color_score", "both_colors", "colors_in_relation", "seam", "seam_visible")
 """Metrics of scores.json, where they were measured."""
