@@ -217,6 +217,27 @@ def test_one_folder_serves_collect_caption_and_run_with_splits_too(tmp_path, mon
     assert sorted(texts) == [f"{split}/cat in words", f"{split}/dog in words"]
 
 
+def test_images_without_a_caption_are_left_out_by_skip_missing(tmp_path, monkeypatch):
+    names = [f"{cls}/{number}" for cls in ("cat", "dog") for number in range(3)]
+    for number, name in enumerate(names):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (30 * number, 9, 9)).save(tmp_path / "photos" / f"{name}.png")
+    file = tmp_path / "captions.csv"
+    file.write_text("file_name,text\n" + "".join(f"{name}.png,{name} in words\n" for name in names[:4]))
+    monkeypatch.setattr("tessera.run._train_arms", lambda *args: pytest.fail("that is far enough"))
+    config = load_run_preset("my-pictures", images=tmp_path / "photos", with_captions=True)
+    out, given = tmp_path / "out", {"images": tmp_path / "photos", "captions": file}
+    with pytest.raises(UserError, match=r"has no caption for 2 of 6 images: 'dog/1', 'dog/2'; .*with --skip-missing"):
+        run_here(out, config, **given)
+    with pytest.raises(pytest.fail.Exception, match="far enough"):
+        run_here(out, config, **given, skip_missing=True)
+    for stage in ("captions", "encoded"):
+        manifest = read_manifest(out / stage / "plain-import")
+        assert (manifest.counts["records"], list(manifest.rejects)) == (4, names[4:])
+        listed = (out / stage / "plain-import-missing.csv").read_text().splitlines()
+        assert [line.split(",")[0] for line in listed] == ["key", *names[4:]]
+
+
 def test_my_pictures_from_any_folder(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("red fox", "grey_wolf"):
