@@ -35,6 +35,8 @@ def as_csv(delimiter, header, rows):
         ("objects.json", json.dumps([{"prompt": text, "n": i} for i, text in enumerate(TEXTS)])),
         ("by_name.json", json.dumps({f"{i:x}": {"category": "a", "prompt": text} for i, text in enumerate(TEXTS)})),
         ("inside.json", json.dumps({"prompts": TEXTS})),
+        ("versioned.json", json.dumps({"version": 1, "prompts": TEXTS})),
+        ("strings.jsonl", "\n".join(map(json.dumps, TEXTS))),
         ("lines.json", "\n".join(json.dumps({"prompt": text}) for text in TEXTS)),
         ("lines.ndjson", "\n".join(json.dumps({"caption": text}) for text in TEXTS)),
         ("plain.txt", "\n\n".join(TEXTS)),

@@ -89,7 +89,7 @@ def _find(where: object, names: Sequence[str], wanted: Sequence[str], given: str
     known = {name.strip().lower(): name for name in reversed(names)} if given is None else dict(zip(names, names))
     found = next((known[name] for name in ([given] if given is not None else wanted) if name in known), None)
     if found is None:
-        missing = ", ".join(wanted) if given is None else repr(given)
+        missing = ", ".join(dict.fromkeys(wanted)) if given is None else repr(given)
         raise UserError(f"{where}: has no column {missing}; it has {', '.join(names) or 'none'}; name it: FILE:COLUMN")
     return found
 
@@ -170,7 +170,8 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         elif len(lists) > 1 and "annotations" in lists:
             raise UserError(f"{path}: are annotations of COCO's form; give coco:{path}, or a table made of them")
         else:
-            data = data[lists[0]] if len(lists) == len(data) == 1 else [data]
+            # {"prompts": [...], "version": 1}
+            data = data[lists[0]] if len(lists) == 1 and not {name.lower() for name in data} & NAMED else [data]
     if isinstance(data, list):
         for number, item in enumerate(data, 1):
             yield where_object(f"{path} entry {number}", {PLAIN: item} if isinstance(item, str) else item)
@@ -180,7 +181,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             data = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{where} is not JSON ({error.msg}, column {error.colno}): fix or remove it") from None
-        yield where_object(where, data, "\\u" in line)
+        yield where_object(where, {PLAIN: data} if isinstance(data, str) else data, "\\u" in line)
 
 
 def where_object(where: str, data: Any, spelled: bool = True) -> tuple[str, dict[str, Any]]:

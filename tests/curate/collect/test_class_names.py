@@ -61,11 +61,18 @@ def test_class_name_files(tmp_path):
     assert read("a.txt", "red_fox\tRed fox\nb\tB\n").by_label == {"red_fox": "Red fox", "b": "B"}
     assert read("a.txt", "one\ntwo words\n").in_order == ["one", "two words"]
     assert read("a.json", '["one", "two"]').in_order == ["one", "two"]
+    for rows in ("label,name\n0,tench\n1,a fox\n", '0,tench\n"1","a fox"\n', "id,class\r\n0.0,tench\r\n1.0,a fox\r\n"):
+        assert read("a.csv", rows).by_label == {"0": "tench", "1": "a fox"}
+    assert read("a.txt", "0.0\ttench\n1.0\tfox\n").by_label == {"0": "tench", "1": "fox"}
+    assert read("a.txt", "7\ttench\n8\tfox\n").in_order == []
     for name, text, message in (
         ("b.txt", "n01440764 tench\nfree line\n", "lines with a label and lines without, such as 'free line'"),
         ("b.txt", "n01440764\n", "line 1 has no name"),
         ("b.txt", "n01440764 a\nn01440764 b\n", "line 2 names n01440764 a second time"),
         ("b.txt", "\n", "has no class names"),
+        ("b.csv", "0,tench\n1\n", "a row is '1'; expected are a label and a name"),
+        ("b.csv", "0,tench\n0,fox\n", "names a label a second time"),
+        ("b.csv", "label,name\n", "has no class names"),
         ("b.json", "{", "is not JSON"),
         ("b.json", '{"a": 1}', "expected is an object of label -> name"),
     ):
@@ -86,7 +93,21 @@ def test_names_that_two_classes_share_are_told_in_full(tmp_path):
         *((number, ("3", 3)) for number in (3, 3.0, "3", " 3\n", "3.0", "3.", Decimal(3), Decimal("3.00"))),
         *(
             (none, ("", None))
-            for none in (None, math.nan, -1, -1.0, "-1", "-1.0", Decimal(-1), "", "  ", Decimal("NaN"))
+            for none in (
+                None,
+                math.nan,
+                "nan",
+                "NaN",
+                "<NA>",
+                -1,
+                -1.0,
+                "-1",
+                "-1.0",
+                Decimal(-1),
+                "",
+                "  ",
+                Decimal("NaN"),
+            )
         ),
         *((none, ("", None)) for none in (0.5, math.inf, -math.inf, Decimal("1.25"), Decimal("Infinity"))),
         (True, ("True", None)),
@@ -147,6 +168,13 @@ def test_a_file_that_names_no_class_is_an_error(tmp_path):
     names.write_text("fox\tred fox\n")
     collect(tmp_path / "out", replace(FOLDER, class_names=str(names)), source)
     assert {row.class_name for row in read_images(tmp_path / "out")} == {"red fox", "wolf"}
+
+
+def test_numbers_of_another_file_name_nothing(tmp_path):
+    source = hub_set(tmp_path / "hub", [0.0, 1.0], None)
+    (tmp_path / "names.txt").write_text("7\ttench\n8\tfox\n")
+    with pytest.raises(UserError, match=r"names.txt does not name 2 of 2 classes \(0, 1\)"):
+        collect(tmp_path / "out", CollectConfig(source="x", size=16, class_names=str(tmp_path / "names.txt")), source)
 
 
 def test_a_file_that_is_asked_for_goes_before_the_names_of_the_set(tmp_path):

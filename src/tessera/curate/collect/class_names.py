@@ -1,11 +1,14 @@
 """Names of classes: from the layout's own mapping, a file next to it, or one that the user gives.
 
 Such a file has a line for each class, "n02099601 golden retriever" (LOC_synset_mapping.txt, synset_words.txt; synonyms
-after a comma), "label<TAB>name", or names alone in the order of the labels' numbers (classnames.txt); or it is JSON: an
-object of label -> name, a list of names, or imagenet_class_index.json.
+after a comma), "label<TAB>name", or names alone in the order of the labels' numbers (classnames.txt); or it is csv with
+a label and a name in each row, with a header or without; or it is JSON: an object of label -> name, a list of names, or
+imagenet_class_index.json.
 """
 
+import csv
 import hashlib
+import io
 import json
 import math
 import re
@@ -45,9 +48,12 @@ def read_class_names(path: Path) -> ClassNames:
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: class names cannot be read ({error}); give a UTF-8 text or JSON file") from error
-    by_label, in_order = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(path, text)
-    in_order = in_order or [by_label[label] for label in sorted(by_label)]
-    if not in_order:
+    read = {".json": _from_json, ".csv": _from_csv}.get(path.suffix.lower(), _from_lines)
+    by_label, in_order = read(path, text)
+    if by_label and all(map(WORDNET_ID.fullmatch, by_label)):  # sorted, their numbers are those of ImageNet's labels
+        in_order = [by_label[label] for label in sorted(by_label)]
+    by_label = {read_label(label)[0] or label: name for label, name in by_label.items()}
+    if not (by_label or in_order):
         raise UserError(f'{path}: has no class names; a line is "n02099601 golden retriever" or "label<TAB>name"')
     record = f"{path.name}@{hashlib.sha256(data).hexdigest()[:12]}"
     return ClassNames(path.name, by_label, in_order, record)
@@ -76,7 +82,7 @@ def read_label(value: Any) -> tuple[str, int | None]:
         value = float(value)
     if isinstance(value, float | Decimal):
         value = int(value) if math.isfinite(value) and value == int(value) else None
-    if value is None or (isinstance(value, int) and value < 0):
+    if value in (None, "nan", "NaN", "<NA>") or (isinstance(value, int) and value < 0):
         return "", None
     text = str(value)
     return text, int(text) if text.isdecimal() else None
@@ -176,6 +182,18 @@ def _from_lines(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
     if by_label and in_order:
         raise UserError(f"{path}: has lines with a label and lines without, such as {in_order[0]!r}; use one form")
     return by_label, in_order
+
+
+def _from_csv(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
+    rows = [[field.strip() for field in row] for row in csv.reader(io.StringIO(text)) if any(map(str.strip, row))]
+    if rows and {name.lower() for name in rows[0][1:2]} <= {"name", "names", "class", "class_name", "label", "text"}:
+        rows = rows[1:]
+    for row in rows:
+        if len(row) != 2 or not all(row):
+            raise UserError(f"{path}: a row is {','.join(row)!r}; expected are a label and a name, quoted if need be")
+    if len({label for label, _ in rows}) < len(rows):
+        raise UserError(f"{path}: names a label a second time")
+    return dict(rows), []
 
 
 def _from_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
