@@ -33,6 +33,14 @@ def test_stages_by_hand_and_a_directory_of_another_configuration(tmp_path, monke
     assert '"half"' in line
 
 
+def test_a_size_that_codecs_refuse_is_said_before_anything_is_collected(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("collect", "miniature", "--num-images", 4, "--size", 50, "--out", "images") == 0
+    assert "collect: encode may refuse images of 50 px" in capsys.readouterr().err
+    assert call("collect", "miniature", "--num-images", 4, "--size", 48, "--out", "other") == 0
+    assert "may refuse" not in capsys.readouterr().err
+
+
 def test_one_class_has_no_partner(tmp_path, monkeypatch):
     from PIL import Image
 

@@ -1,5 +1,6 @@
 """Verbs from images to encoded records."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,6 +51,9 @@ def collect(
 
     if size is None:
         size = 32 if source == stage.MINIATURE else 256
+    if size % 8:
+        needs = "the VAEs of the full-size models need a multiple of 8, pixel-unshuffle:4 one of 4"
+        print(f"collect: encode may refuse images of {size} px: {needs}", file=sys.stderr)
     if source == stage.MINIATURE:
         world = WorldConfig(num_images=num_images, size=size, seed=seed)
         stage.collect(out, stage.CollectConfig(size=size, world=world))

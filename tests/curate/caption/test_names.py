@@ -29,6 +29,7 @@ def names_of(*sources):
         ("train/cat/a b.jpg", 1),
         ("file:///data/cat/a%20b.jpg", 1),
         ("https://host/set/cat/a%20b.jpg", 1),
+        ("https://host/set/cat/a%20b.jpg?width=512&sig=a/b#top", 1),
         ("cat/x/../a b.jpg", 1),
     ],
 )

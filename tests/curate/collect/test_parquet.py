@@ -86,6 +86,9 @@ def test_paths_without_bytes_say_what_to_do(tmp_path):
         collect(tmp_path / "out", CollectConfig(source="a", size=16), path)
     with pytest.raises(UserError, match="holds only the paths"):
         collect(tmp_path / "out", CollectConfig(source="a", size=16, single_class="fox"), path)
+    path = table(tmp_path / "null.parquet", {"image": image, "label": [0, 1, 0]})  # as pandas writes it
+    with pytest.raises(UserError, match="holds only the paths"):
+        collect(tmp_path / "out", CollectConfig(source="a", size=16), path)
     image[1]["bytes"] = jpeg(1)
     path = table(tmp_path / "b.parquet", {"image": pa.array(image, kind), "label": ["fox"] * 3})
     collect(tmp_path / "out", CollectConfig(source="b", size=16), path)

@@ -104,7 +104,10 @@ def _shorter(name: str) -> Iterator[str]:
 
 
 def _plain(name: str) -> str:
-    """Return a name in lower case, without %20 and the like, a drive, and "." and ".." in front of it or within."""
+    """Return a name in lower case, without %20 and the like, a drive, a URL's query, and "." and ".." in front of it or
+    within."""
+    if "://" in name:
+        name = re.split(r"[?#]", name)[0]
     name = unicodedata.normalize("NFC", urllib.parse.unquote(name)).replace("\\", "/")
     parts: list[str] = []
     for part in _BEFORE.sub("", name).casefold().split("/"):

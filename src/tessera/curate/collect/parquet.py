@@ -99,6 +99,7 @@ def row_groups(paths: Sequence[Path]) -> tuple[list[RowGroup], list[str] | None]
                 columns = (group.column(place) for place in range(group.num_columns))
                 # Without statistics it is not known; rows without bytes are rejected one by one then.
                 stats = [c.statistics for c in columns if c.path_in_schema in (image, f"{image}.bytes")]
+                stats = stats if _holds_bytes(file.schema_arrow.field(image).type) else []
                 bytes_in |= any(s is None or not s.has_null_count or s.null_count < group.num_rows for s in stats)
     if groups and not bytes_in:
         raise UserError(
@@ -139,6 +140,13 @@ def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Return whether a column of images may hold bytes; pandas gives those that are all missing the type null."""
+    import pyarrow as pa
+
+    return "bytes" not in _fields(kind) or not pa.types.is_null(kind.field("bytes").type)
 
 
 def _check_columns(path: Path, schema: Any) -> None:
