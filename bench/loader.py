@@ -31,18 +31,21 @@ BATCH = 128
 RATE = 800  # images/s of one GPU
 
 
-def records(count: int, seed: int, tokens: int, width: int, shape: tuple[int, ...]) -> Iterator[EncodedRecord]:
+def records(
+    count: int, seed: int, tokens: int, width: int, shape: tuple[int, ...], fewest: int | None = None
+) -> Iterator[EncodedRecord]:
     rng = philox(seed, "bench/loader")
     noise = rng.integers(-127, 128, (4 * tokens, width), dtype=np.int8)
     latents = rng.standard_normal((64, *shape)).astype(np.float16)
     for i in range(count):
         start = int(rng.integers(0, 3 * tokens))
+        length = tokens if fewest is None else int(rng.integers(fewest, tokens + 1))
         yield EncodedRecord(
             key=f"class/{seed}-{i}",
             class_name="class",
             caption="a caption of a hundred and thirty words " * 18,
-            text_codes=noise[start : start + tokens],
-            text_scale=np.full((tokens, width // 64), 0.01, np.float16),
+            text_codes=noise[start : start + length],
+            text_scale=np.full((length, width // 64), 0.01, np.float16),
             latent_mean=latents[i % 64],
             latent_std=np.abs(latents[(i + 7) % 64]),
         )
@@ -57,8 +60,9 @@ def make_set(
     tokens: int = TOKENS,
     width: int = WIDTH,
     shape: tuple[int, ...] = SHAPE,
+    fewest: int | None = None,
 ) -> Path:
-    """Write an encoded set of random records."""
+    """Write an encoded set of random records of `tokens` text tokens each, or of `fewest` to `tokens`."""
     stage = open_stage(folder, stage="encode", config={"records": count, "seed": seed, "linked": linked})
     if stage.done:
         return folder
@@ -68,7 +72,7 @@ def make_set(
             if not path.exists():
                 os.link(folder / shard_name(0), path)
         else:
-            made = records(size, seed + 1000 * number, tokens, width, shape)
+            made = records(size, seed + 1000 * number, tokens, width, shape, fewest)
             write_shard(path, made, latent_shape=shape, text_width=width)
     facts = {"null_condition": pack_floats(np.zeros((1, width), np.float32))}
     stage.finish({"records": count}, facts=facts)

@@ -1,4 +1,7 @@
-"""Devices, threads and ranks."""
+"""Devices, threads, ranks and memory."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -40,6 +43,32 @@ def test_pick_device(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "4")
     with pytest.raises(UserError, match="rank 4 of this machine finds 4 GPUs"):
         pick_device()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_is_reused():
+    """Blocks of several MB, freed and taken again: their pages are faulted in once, not each time."""
+    code = """if True:
+        import resource
+        import sys
+        import torch
+        from tessera.devices import reuse_memory
+        def faults(times):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(times):
+                blocks = [torch.ones(2**20) for _ in range(8)]
+                del blocks
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        if sys.argv[1] == "reuse":
+            reuse_memory()
+        faults(5)
+        print(faults(20))
+    """
+    returned, reused = (
+        int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("return", "reuse")
+    )
+    assert reused < 0.1 * returned, (reused, returned)
 
 
 def test_set_threads(monkeypatch):

@@ -1,7 +1,9 @@
-"""The device, threads and ranks of this process."""
+"""The device, threads, ranks and memory of this process."""
 
+import ctypes
 import os
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from tessera.config import UserError
@@ -88,3 +90,19 @@ def set_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt`."""
+REUSED_BYTES = 2**25
+"""Blocks below this size are reused; glibc's own limit for those that are not mapped alone."""
+
+
+def reuse_memory() -> None:
+    """Let glibc keep freed memory for this process's next blocks, for the rest of its life, instead of returning it.
+
+    Fresh pages of memory take a tenth of a small network's step on a CPU. Other C libraries are left as they are.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)

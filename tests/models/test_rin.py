@@ -58,8 +58,9 @@ def test_inner_values(published):
     assert len(blocks) == 2
     time = network.time(gamma)
     close(time, tensors["outputs/time_embedding"])
-    close(torch.cat([time[:, None], state.text_cache.tokens], dim=1), tensors["outputs/cond_tokens"])
-    assert torch.equal(state.text_cache.bias[:, 0, 0] == 0, tensors["outputs/cond_mask"])
+    visible, tokens = tensors["outputs/cond_mask"], torch.cat([time[:, None], state.text_cache.tokens], dim=1)
+    assert torch.equal(state.text_cache.bias[:, 0, 0] == 0, visible)
+    close(tokens[visible], tensors["outputs/cond_tokens"][visible])
 
 
 def test_gradients_of_the_self_conditioned_loss(published):

@@ -1,7 +1,9 @@
 """The text refiner alone."""
 
+import pytest
 import torch
 
+from tessera.models import layers
 from tessera.models.layers import NetworkConfig, sincos_positions
 from tessera.models.text_refiner import TextRefiner
 from tiny.networks import make_text
@@ -24,7 +26,7 @@ def test_without_positions_word_order_does_not_matter():
 
 
 def test_positions_are_added_to_projected_text_at_any_length():
-    text = make_text(lengths=(70, 3))
+    text = make_text(lengths=(70, 70))
     network = refiner(positions=True)
     network.blocks = torch.nn.ModuleList()
     for part in (make_text(lengths=(4,)), text):  # the table grows
@@ -59,3 +61,27 @@ def test_position_table_follows_the_dtype():
     text = make_text()
     for dtype in (torch.float32, torch.bfloat16, torch.float32):
         assert network.to(dtype)(text)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_packed_tokens_compute_what_padded_ones_do(monkeypatch, heads):
+    """On a CPU the blocks see the visible tokens alone, filled up to a multiple of a few rows; gradients too."""
+    text = make_text(lengths=(6, 1, 4))
+    network = TextRefiner(NetworkConfig(text_width=12, refiner_depth=2), 16, heads, registers=2, qk_norm=True)
+    widths = []
+    network.blocks[0].mlp.register_forward_pre_hook(lambda module, inputs: widths.append(inputs[0].shape))
+
+    def run() -> list[torch.Tensor]:
+        tokens, mask = network(text)
+        network.zero_grad()
+        tokens[mask].square().sum().backward()
+        return [tokens[mask].detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+
+    monkeypatch.setattr(layers, "RAGGED_ROWS", 4)
+    packed = run()
+    monkeypatch.setattr(layers, "RAGGED_ROWS", 64)  # more than there are: padded
+    padded = run()
+    assert widths == [(20, 16), (3, 8, 16)]
+    assert len(packed) == len(padded) > 20
+    for found, expected in zip(packed, padded):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

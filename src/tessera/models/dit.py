@@ -25,6 +25,7 @@ from tessera.models.layers import (
     TimeEmbedding,
     key_bias,
     patchify,
+    ragged,
     sincos_positions_2d,
     unpatchify,
 )
@@ -163,8 +164,10 @@ class DiT(Network):
         if tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16:
             extra = -mask.shape[1] % CPU_BFLOAT16_KEYS
             tokens, mask = F.pad(tokens, (0, 0, 0, extra)), F.pad(mask, (0, extra))
+        rows = ragged(mask)
+        packed = tokens if rows is None else rows.pack(tokens)
         attentions = [block.cross_attention for block in cast(list[DiTBlock], self.blocks)]
-        keys, values = zip(*[layer.keys_values(tokens) for layer in attentions])
+        keys, values = zip(*[layer.keys_values(packed, rows) for layer in attentions])
         null_outputs = ()
         if text.null_rows:
             null_outputs = tuple(

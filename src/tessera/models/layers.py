@@ -115,6 +115,55 @@ def key_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return hidden.masked_fill_(~mask, torch.finfo(dtype).min / 2)[:, None, None]  # (B, 1, 1, L)
 
 
+RAGGED_ROWS = 128
+"""Packed tokens are filled up to a multiple of this number, so that few sizes of tensors occur: their memory is reused
+from batch to batch."""
+
+
+class Ragged:
+    """The visible tokens of a padded batch (B, L), one after another: what works on each token alone can skip the
+    padding. M of them, filled up with copies of the first, which get no gradient."""
+
+    def __init__(self, mask: Tensor):
+        """Take the mask (B, L), True = visible."""
+        self.shape, self.places = mask.shape, mask.flatten().nonzero().squeeze(1)
+        extra = -len(self.places) % RAGGED_ROWS
+        self.filled = torch.cat([self.places, self.places[:1].expand(extra)])  # (M,)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Return the visible tokens (M, D) of x (B, L, D)."""
+        return cast(Tensor, _Pack.apply(x.flatten(0, 1), self))
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Return visible tokens (M, D) in their places, with zeros at the padding: (B, L, D)."""
+        rows, length = self.shape
+        padded = x.new_zeros(rows * length, x.shape[1])
+        return padded.index_copy(0, self.places, x[: len(self.places)]).view(rows, length, -1)
+
+
+class _Pack(torch.autograd.Function):
+    """Rows of a matrix. Each gets one gradient, so that nothing has to be added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Ragged) -> Tensor:
+        ctx.rows, ctx.count = rows, len(x)
+        return x.index_select(0, rows.filled)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        places = ctx.rows.places
+        return grad.new_zeros(ctx.count, grad.shape[1]).index_copy_(0, places, grad[: len(places)]), None
+
+
+def ragged(mask: Tensor) -> Ragged | None:
+    """Return the visible tokens of `mask` (B, L) on a CPU, where they are enough fewer; None elsewhere: the count of
+    tokens would make a GPU wait."""
+    if mask.device.type != "cpu":
+        return None
+    rows = Ragged(mask)
+    return rows if len(rows.filled) < mask.numel() else None
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return softmax(query key^T / sqrt(E) + bias) value (B, N, H E).
 
@@ -158,11 +207,13 @@ class SelfAttention(nn.Module):
         self.query_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
         self.key_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Attend within x (B, N, D); bias (B, 1, 1, N) over keys or None -> (B, N, D)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, E)
-        query, key, value = qkv.unbind(0)
-        return self.out(attention(self.query_norm(query), self.key_norm(key), value, bias))
+    def forward(self, x: Tensor, bias: Tensor | None = None, rows: Ragged | None = None) -> Tensor:
+        """Attend within x (B, N, D); bias (B, 1, 1, N) over keys or None -> (B, N, D). rows: x and the result are
+        their packed tokens (M, D)."""
+        qkv = self.qkv(x) if rows is None else rows.pad(self.qkv(x))  # (B, N, 3 D)
+        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, E)
+        mixed = attention(self.query_norm(query), self.key_norm(key), value, bias)
+        return self.out(mixed if rows is None else rows.pack(mixed))
 
 
 class CrossAttention(nn.Module):
@@ -179,10 +230,11 @@ class CrossAttention(nn.Module):
         self.query_norm = QKNorm(attention_width // heads) if qk_norm else nn.Identity()
         self.key_norm = QKNorm(attention_width // heads) if qk_norm else nn.Identity()
 
-    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values (B, H, L, E) of the context (B, L, context width)."""
-        kv = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (2, B, H, L, E)
-        key, value = kv.unbind(0)
+    def keys_values(self, context: Tensor, rows: Ragged | None = None) -> tuple[Tensor, Tensor]:
+        """Return keys and values (B, H, L, E) of the context (B, L, context width), or of its tokens packed by `rows`
+        (M, context width)."""
+        kv = self.key_value(context) if rows is None else rows.pad(self.key_value(context))
+        key, value = kv.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, L, E)
         return self.key_norm(key), value
 
     def single_output(self, value: Tensor) -> Tensor:
@@ -240,9 +292,9 @@ class SelfBlock(nn.Module):
             self.attention_scale = nn.Parameter(torch.full((width,), layer_scale_init))
             self.mlp_scale = nn.Parameter(torch.full((width,), layer_scale_init))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Run the block on x (B, N, D); bias (B, 1, 1, N) over keys or None -> (B, N, D)."""
-        mixed = self.attention(self.attention_norm(x), bias)
+    def forward(self, x: Tensor, bias: Tensor | None = None, rows: Ragged | None = None) -> Tensor:
+        """Run the block on x (B, N, D); bias (B, 1, 1, N) over keys or None -> (B, N, D). rows: see the attention."""
+        mixed = self.attention(self.attention_norm(x), bias, rows)
         x = torch.addcmul(x, mixed, self.attention_scale) if self.layer_scaled else x + mixed
         mixed = self.mlp(self.mlp_norm(x))
         return torch.addcmul(x, mixed, self.mlp_scale) if self.layer_scaled else x + mixed

@@ -24,6 +24,7 @@ from tessera.models.layers import (
     key_bias,
     layer_norm,
     patchify,
+    ragged,
     sincos_positions_2d,
     unpatchify,
 )
@@ -194,8 +195,10 @@ class RIN(Network):
             level = torch.as_tensor(coherence, dtype=torch.float32, device=text.mask.device).expand(len(text.mask))
             extra = (self.coherence(level) + self.coherence_position)[:, None]  # (B, 1, D)
         tokens, mask = self.text(text, extra)  # (B, R + T, D)
+        rows = ragged(mask)
+        packed = tokens if rows is None else rows.pack(tokens)
         mask = F.pad(mask, (1, 0), value=True)  # the time token comes first: (B, 1 + R + T)
-        pairs = [block.condition.attention.keys_values(tokens) for block in cast(list[RINBlock], self.blocks)]
+        pairs = [block.condition.attention.keys_values(packed, rows) for block in cast(list[RINBlock], self.blocks)]
         keys, values = zip(*pairs)
         return TextCache(tokens=tokens, bias=key_bias(mask, tokens.dtype), keys=keys, values=values)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tessera.models.layers import NetworkConfig, SelfBlock, key_bias, sincos_positions
+from tessera.models.layers import NetworkConfig, SelfBlock, key_bias, ragged, sincos_positions
 from tessera.records import TextEncoding
 
 
@@ -85,7 +85,9 @@ class TextRefiner(nn.Module):
         if front:
             tokens = torch.cat([*front, tokens], dim=1)  # (B, n + R + T, D)
             mask = F.pad(mask, (tokens.shape[1] - mask.shape[1], 0), value=True)  # (B, n + R + T)
-        bias = key_bias(mask, tokens.dtype)
+        bias, rows = key_bias(mask, tokens.dtype), ragged(mask)
+        if rows is not None:
+            tokens = rows.pack(tokens)  # (M, D)
         for block in self.blocks:
-            tokens = block(tokens, bias)
-        return tokens, mask
+            tokens = block(tokens, bias, rows)
+        return tokens if rows is None else rows.pad(tokens), mask

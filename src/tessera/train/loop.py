@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError, compare, to_dict
-from tessera.devices import pick_device, set_threads, world_size
+from tessera.devices import pick_device, reuse_memory, set_threads, world_size
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.files import exclusive_lock, write_json
 from tessera.progress import progress
@@ -150,6 +150,8 @@ class Trainer:
     ) -> None:
         """Build the parts; `out` is not written to before `run`. `weights`: the initial ones; None = random."""
         self.out, self.config, self.runtime = out, config, runtime or RuntimeOptions()
+        if device.type == "cpu":
+            reuse_memory()
         held_out, share = config.validation_records, config.batch_size // world_size()
         self.samples_per_pass = size = min(config.device_batch_size or share, share)
         if size == 0 or share * world_size() != config.batch_size or share % size:
