@@ -253,7 +253,8 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
         "from tessera.presets.miniature import miniature_smoke, my_pictures\n"
         "def toy():\n"
         "    smoke, base = miniature_smoke(), my_pictures()\n"
-        "    train = replace(smoke.arms[1].train, num_images=96)\n"
+        "    each = {'checkpoint_every_images': 48, 'keep_every_images': 48}\n"
+        "    train = replace(smoke.arms[1].train, num_images=96, **each)\n"
         "    return replace(base, arms=(replace(base.arms[0], train=train),), export=smoke.export)\n"
     )
     with pytest.raises(SystemExit) as ended:
@@ -262,6 +263,8 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
     assert "Report:" in capsys.readouterr().out
     text = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "broken.jpg" in text
+    assert '<h2 id="learning">' in text
+    assert "after 96 images draws: An image of red fox" in text
     prompts = (tmp_path / "out" / "prompts" / "prompts.jsonl").read_text()
     assert "An image of red fox" in prompts
     assert "An image of grey wolf" in prompts

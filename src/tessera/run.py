@@ -32,8 +32,10 @@ BUSY = "another tessera run is working in this folder"
 PROMPTS = Path("prompts", "prompts.jsonl")
 FEW_PROMPTS = Path("few_prompts", "prompts.jsonl")
 LEARNING = "learning"
-LEARNING_PROMPTS = 5
-"""Prompts of each task, or without tasks prompts in all, that are drawn by checkpoints on the way."""
+LEARNING_PROMPTS = 4
+"""Prompts of each task that are drawn by checkpoints on the way."""
+CLASS_PROMPTS = 6
+"""The same where there are no tasks."""
 _ARM_VERBS = ("train", "export", "generate", "evaluate", "learn")
 CHECKPOINTS = 5
 """At most so many checkpoints are drawn from, evenly over the training."""
@@ -216,7 +218,7 @@ def _draw_checkpoints(out: Path, config: RunConfig, arm: Arm) -> None:
         drawn = replace(config.generate, per_prompt=1, extended=config.prompts is not None)
         prompts: Any = out / FEW_PROMPTS
         if config.prompts is None:
-            lines = (out / PROMPTS).read_text(encoding="utf-8").splitlines()[:LEARNING_PROMPTS]
+            lines = (out / PROMPTS).read_text(encoding="utf-8").splitlines()[:CLASS_PROMPTS]
             prompts = [json.loads(line)["prompt"] for line in lines]
         clock.do(verb, generate, place / "samples", place / "export", prompts, drawn)
         if config.evaluate is not None:
