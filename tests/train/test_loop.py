@@ -25,7 +25,7 @@ from tessera.train.loop import Trainer, train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
 from tiny.runs import STATE, Killed, before_step, contents, log_of, state_of, stop_at
-from tiny.training_sets import DIT, RIN, SHAPE, WIDTH, config_of, load_batch, make_records, write_set
+from tiny.training_sets import DIT, RIN, SHAPE, WIDTH, config_of, load_batch, make_records, with_short, write_set
 
 FAMILIES = {
     "dit-adamw-fp32": config_of(),
@@ -34,9 +34,14 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_stopped_run_ends_with_the_same_bytes(plain, augmented, tmp_path, monkeypatch, family):
-    config = FAMILIES[family]
+MIX = {"caption_mix": {"long": 0.9, "short": 0.1}, "caption_mix_end": {"short": 1.0}}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "caption-mix"])
+def test_a_stopped_run_ends_with_the_same_bytes(plain, augmented, tmp_path, monkeypatch, family, capsys):
+    config = FAMILIES.get(family) or config_of(**MIX)
+    if config.caption_mix:
+        plain = write_set(tmp_path / "set", with_short(make_records(37)), levels=("long", "short"))
     train(tmp_path / "whole", plain, augmented, config)
     with monkeypatch.context() as patch:
         stop_at(patch, 5)
@@ -49,6 +54,8 @@ def test_a_stopped_run_ends_with_the_same_bytes(plain, augmented, tmp_path, monk
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
     assert any(key.startswith("ema/") for key in state_of(tmp_path / "whole"))
     assert len(log_of(tmp_path / "whole")) == 4
+    off = f"train: {augmented}: has one caption an image, so caption_mix is off\n"
+    assert capsys.readouterr().err.count(off) == (3 if config.caption_mix else 0)
 
 
 def test_a_save_that_was_killed_costs_nothing(plain, augmented, tmp_path, monkeypatch):
@@ -452,8 +459,9 @@ def test_a_run_that_cannot_be_extended_is_left_as_it_is(plain, augmented, tmp_pa
     refused("there is no such directory", tmp_path / "absent", plain, None, config, extend=True)
 
 
-def test_a_run_whose_augmentation_has_moved_is_not_extended(plain, augmented, tmp_path):
-    config = config_of(num_images=16, optim=CONSTANT, augment_prob_end=0.9)
+@pytest.mark.parametrize("changes", [{"augment_prob_end": 0.9}, MIX])
+def test_a_run_whose_augmentation_or_captions_have_moved_is_not_extended(plain, augmented, tmp_path, changes):
+    config = config_of(num_images=16, optim=CONSTANT, **changes)
     train(tmp_path / "run", plain, augmented, config)
-    more = replace(config, num_images=32)
-    refused("augment_prob has moved to augment_prob_end", tmp_path / "run", plain, augmented, more, extend=True)
+    more, name = replace(config, num_images=32), next(iter(changes)).removesuffix("_end")
+    refused(f"{name} has moved to {name}_end", tmp_path / "run", plain, augmented, more, extend=True)

@@ -85,14 +85,16 @@ def check_mix(mix: CaptionMix | None, *stores: EncodedStore) -> list[str]:
     A set of one caption an image is trained on as it is, whatever the mix. Raises UserError for a level that none of
     the other sets has.
     """
-    several = [store for store in stores if len(store.levels) > 1] if mix is not None else []
+    if mix is None:
+        return []
+    several = [store for store in stores if len(store.levels) > 1]
     known = tuple(dict.fromkeys(level for store in several for level in store.levels))
-    for level in mix.levels if mix is not None and several else ():
+    for level in mix.levels if several else ():
         if level not in known:
             where, near = several[0].directory, f"{nearest(level, known)} it has {', '.join(known)}"
             raise UserError(f"{where}: caption_mix: it has no captions of the level {level!r};{near}")
     said = []
-    for store in stores if mix is not None else ():
+    for store in stores:
         if store not in several:
             said.append(f"{store.directory}: has one caption an image, so caption_mix is off")
             continue

@@ -162,7 +162,7 @@ def _of_list(value: Any, level: str = LONG) -> Iterator[tuple[str, Any]]:
 
 
 @functools.lru_cache
-def _levels(columns: tuple[str, ...], *texts: str) -> dict[str, str]:
+def _levels(columns: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, str]:
     """Return column -> level of a row's captions; `texts`: the first, or all that the user named."""
     named = {column.strip().lower(): column for column in columns}
     if len(texts) > 1:
@@ -181,7 +181,7 @@ def _of_json(name: str, where: str, data: bytes) -> Iterator[Told]:
     except ValueError as error:
         raise UserError(f"{where}: is not JSON ({error}); fix it") from error
     first = next((column for column in TEXT_COLUMNS if row.get(column)), None) if isinstance(row, dict) else None
-    for column, level in _levels(tuple(row), first).items() if first is not None else ():
+    for column, level in _levels(tuple(row), (first,)).items() if first is not None else ():
         yield from ((name, each, text) for each, text in _of_list(row.get(column), level) if isinstance(text, str))
 
 
@@ -221,7 +221,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[Told]:
         rows = read_rows(path, *wanted, given=columns, bare=False, plain=False)
     for number, (where, row, found) in enumerate(rows):
         name, texts = (f"{path.name}:{number}", found) if of_rows else (row[found[0]], found[1:])
-        levels = _levels(tuple(row), *texts)
+        levels = _levels(tuple(row), texts)
         if found[0] == "key" and isinstance(row.get(LEVEL), str):  # a row for each caption
             levels = {texts[0]: row[LEVEL]}
         for column, level in levels.items():
