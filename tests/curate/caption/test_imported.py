@@ -238,6 +238,8 @@ def test_captions_in_tars_and_parquet_are_those_of_their_images(tmp_path):
                 entry = tarfile.TarInfo(f"00000{n}.{suffix}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
+    pq.write_table(pa.table({"url": ["a"], "caption": ["b"]}), tars / "00000.parquet")  # as img2dataset leaves it
+    (tars / "00000_stats.json").write_text("{}")
     rows = {
         "image": [{"bytes": buffer.getvalue(), "path": f"{n}.png"} for n in range(3)],
         "label": ["cat", "dog", "cat"],

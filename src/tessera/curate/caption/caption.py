@@ -117,7 +117,7 @@ def caption(
     source = find_captioner(config.captioner)
     runs = find_runs(config.captioner, captions)
     for path in runs.values():
-        check_made_from(path, inputs)
+        check_made_from(path, "caption", inputs)
     inputs |= {f"captions {level}".strip(): path for level, path in runs.items()}
     if captions_file is not None and config.captioner in ("aio", "scene", "join", "shorten"):
         raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")

@@ -69,7 +69,8 @@ def _files_in(folder: Path) -> list[Path]:
     """List the files with a folder's captions: metadata, texts of the same stem as an image, or tables.
 
     Where images are there, texts and JSON without an image of their name are no captions; img2dataset's JSON next to
-    texts, and tables next to the folder that they list, hold no other ones. Raises UserError for none, or two kinds.
+    texts, and tables next to the folder or tar that they list, hold no other ones. Raises UserError for none, or two
+    kinds.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     images = {path.with_suffix("") for path in files if path.suffix.lower() in READABLE | UNREADABLE}
@@ -86,9 +87,7 @@ def _files_in(folder: Path) -> list[Path]:
             kinds[suffix].append(path)
         elif suffix == ".json" and paired:
             kinds["sidecars"].append(path)
-        elif (
-            suffix in (*TABLES, ".tar") and not path.with_suffix("").is_dir() and not path.name.endswith("_stats.json")
-        ):
+        elif suffix == ".tar" or (suffix in TABLES and not _is_about(path)):
             kinds["tables"].append(path)
     if any(kinds.get(suffix) for suffix in TEXTS):
         kinds.pop("sidecars", None)
@@ -102,6 +101,11 @@ def _files_in(folder: Path) -> list[Path]:
         names = " and ".join(kind[0].relative_to(folder).as_posix() for kind in found)
         raise UserError(f"{folder}: has captions of two kinds, {names}; give the file, or a folder with one of them")
     return found[0]
+
+
+def _is_about(path: Path) -> bool:
+    """Return whether a table lists the images of the folder or tar of its name, as img2dataset's do."""
+    return path.with_suffix("").is_dir() or path.with_suffix(".tar").is_file() or path.name.endswith("_stats.json")
 
 
 def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterator[Told]:
