@@ -60,7 +60,7 @@ def test_captions_of_other_images_are_not_joined(images, recipe, tmp_path):
     with pytest.raises(UserError, match="there is no such directory"):
         caption(other, images, SHORTEN, captions=[tmp_path / "gone"])
     caption(tmp_path / "plain", images, CaptionConfig())
-    with pytest.raises(UserError, match="was made from other recipe"):
+    with pytest.raises(UserError, match="was made without --recipe"):
         caption(other, images, SHORTEN, recipe=recipe, captions=[tmp_path / "plain"])
     with pytest.raises(UserError, match="was made by `tessera augment`"):
         caption(other, images, SHORTEN, captions=[recipe])
