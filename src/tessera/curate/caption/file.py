@@ -169,10 +169,11 @@ def _of_list(value: Any, level: str = LONG) -> Iterator[tuple[str, Any]]:
 def _levels(columns: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, str]:
     """Return column -> level of a row's captions; `texts`: the first, or all that the user named."""
     named = {column.strip().lower(): column for column in columns}
-    if len(texts) > 1:
+    first, *more = texts
+    if more:
         wanted = {name: LONG if name in TEXT_COLUMNS[:3] else name for name in named}
         return {column: wanted[name] for name, column in named.items() if column in texts}
-    found = {texts[0]: LONG}
+    found = {first: LONG}
     if named.keys() & {LONG, "medium", "short"}:
         found |= {named[level]: level for level in MORE_COLUMNS if level in named and named[level] not in found}
     return found
