@@ -15,6 +15,8 @@ from tessera.curate.collect.collect import CollectConfig
 from tessera.cutmix import PATTERNS
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.evaluate.miniature.likeness import LikenessConfig
+from tessera.models.dit import DiTConfig
+from tessera.models.rin import RINConfig
 from tessera.presets.config import Arm, RunConfig
 from tessera.presets.miniature import MINIATURE_WORLD, SMALL_DIT, SMALL_RIN, miniature
 from tessera.prompts.miniature import PromptConfig
@@ -24,20 +26,39 @@ from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
 BUDGET = 24_000
+WORLD = replace(MINIATURE_WORLD, num_images=8_000)
 PHASE = 6_000
 """IA comes in after a quarter of the images, as in `miniature`."""
 
 
 def base(budget: int = BUDGET) -> RunConfig:
-    """Return `miniature` with a study's prompts and budget, and TA alone."""
+    """Return `miniature` with a study's prompts and budget, and TA alone, as the studies' results were measured: the
+    rate falls by a cosine, tau is 0.4, words do not see their neighbors, and the world has 8,000 images."""
     config = miniature()
     arm = next(arm for arm in config.arms if arm.name == "ta")
+    train = replace(
+        arm.train,
+        model=_first_form(SMALL_DIT),
+        num_images=budget,
+        augment_min_t=0.4,
+        optim=replace(arm.train.optim, decay="cosine", cooldown_images=0),
+        checkpoint_every_images=8_000,
+        keep_every_images=None,
+    )
     return replace(
         config,
-        arms=(replace(arm, train=replace(arm.train, num_images=budget)),),
+        collect=CollectConfig(size=32, world=WORLD),
+        arms=(replace(arm, train=train),),
         prompts=PromptConfig(per_task=24, seed=21),
         generate=replace(config.generate, per_prompt=2, seed=21),
     )
+
+
+def _first_form(model: DiTConfig | RINConfig) -> DiTConfig | RINConfig:
+    """Return the small network before its text window, and a RIN before the start that it learns from."""
+    if isinstance(model, DiTConfig):
+        return replace(model, text_window=1)
+    return replace(model, text_window=1, conv_stem=False, sincos_start=False, zero_output=False, qk_norm=False)
 
 
 def aio(config: RunConfig) -> RunConfig:
@@ -88,7 +109,7 @@ def claims() -> Study:
     tessera study claims --arms aio ta ta_ia --out out/studies
     """
     dit = base()
-    cad = retrained(dit, lambda train: replace(train, model=SMALL_RIN))
+    cad = retrained(dit, lambda train: replace(train, model=_first_form(SMALL_RIN)))
     eps = retrained(dit, _as_the_paper)
     return Study(
         name="claims",
@@ -199,13 +220,13 @@ def claims_smoke() -> Study:
 
     tessera study claims-smoke --out out/studies-smoke
     """
-    small = replace(SMALL_DIT, width=32, depth=1, heads=2, refiner_depth=1)
+    small = replace(_first_form(SMALL_DIT), width=32, depth=1, heads=2, refiner_depth=1)
     config = retrained(
         base(960), lambda train: replace(train, model=small, checkpoint_every_images=320, log_every_images=320)
     )
     config = replace(
         config,
-        collect=CollectConfig(size=32, world=replace(MINIATURE_WORLD, num_images=240)),
+        collect=CollectConfig(size=32, world=replace(WORLD, num_images=240)),
         export=replace(config.export, sampling_steps=4),
         generate=replace(config.generate, per_prompt=1),
         prompts=PromptConfig(per_task=2, seed=21),
@@ -221,7 +242,7 @@ def overfit() -> Study:
 
     tessera study overfit --out out/studies
     """
-    small = replace(base(), collect=CollectConfig(size=32, world=replace(MINIATURE_WORLD, num_images=300)))
+    small = replace(base(), collect=CollectConfig(size=32, world=replace(WORLD, num_images=300)))
     variants: list[Variant] = []
     for name, start in (("ta", None), ("ta_ia", 4_000)):
         before = None
@@ -295,7 +316,7 @@ def noise() -> NoiseStudy:
 
     tessera study noise --out out/studies
     """
-    return NoiseStudy(world=MINIATURE_WORLD)
+    return NoiseStudy(world=WORLD)
 
 
 _TRAINED = (claims, patterns, probability, half_view, tau, phases, overfit, short_captions, schedule)
