@@ -155,7 +155,8 @@ def miniature_paper() -> RunConfig:
 def miniature_cad() -> RunConfig:
     """Run `miniature` with the paper's other network, CAD-I (a RIN), on the same data, prompts and budget of images.
 
-    A RIN learns far slower than a DiT at this size: at this budget colors and places are right, shapes blurred.
+    A RIN learns slower than a DiT at this size. This one starts as a DiT does: an output of 0, positions that differ,
+    normalized queries and keys, convolutions at both ends.
 
         tessera run miniature-cad --out out/miniature-cad
     """
