@@ -23,13 +23,23 @@ def test_blip_answers_each_question_about_the_image(tmp_path):
     assert together[0] != blip.answer(255 - IMAGE, QUESTIONS)[0] or together != blip.answer(IMAGE[:, ::-1], QUESTIONS)
     asked = {}
     blip.model.generate = lambda **inputs: asked.update(inputs) or torch.zeros(3, 1, dtype=torch.long)
-    blip.answer(IMAGE, QUESTIONS)
+    blip.answer(IMAGE, ["is there a dog ?", "is there a cat ?", "a dog is there ?"])
     assert asked["pixel_values"].shape == (3, 3, 16, 16)
     by_hand = np.asarray(Image.fromarray(IMAGE).resize((16, 16), Image.Resampling.BICUBIC))[3, 5] / 255
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
     np.testing.assert_allclose(asked["pixel_values"][2, :, 3, 5], (by_hand - mean) / std, rtol=1e-5)
     assert identity("blip", folder)["model"] == f"blip@{identity('blip', folder)['sha256'][:12]}"
     assert len(identity("blip", folder)["sha256"]) == 64
+
+
+@pytest.mark.parametrize("level", range(0, 256, 51))
+def test_blip_answers_as_if_each_question_were_the_only_one(level, tmp_path):
+    """transformers lets the decoder see padding, so that a padded question's answer would depend on the others."""
+    blip = load_vqa("blip", str(save_blip(tmp_path / "blip")), None)
+    plain = np.full((40, 56, 3), level, np.uint8)
+    questions = ["dog", "is there a cat a dog a cat is there ?"]
+    assert blip.answer(plain, questions) == [blip.answer(plain, [question])[0] for question in questions]
+    assert blip.answer(plain, questions[::-1]) == blip.answer(plain, questions)[::-1]
 
 
 def test_qwen_answers_each_question_about_the_image(tmp_path):

@@ -74,7 +74,7 @@ def test_a_model_has_one_colour_and_the_judges_take_turns(written):
             | {"values": {"dpg/fixed/overall": 100 * skill}}
             for i in range(24)
         ]
-        about = Protocol(metric="dpg/fixed/overall", name="dpg-1")
+        about = Protocol(metric="dpg/fixed/overall", name="dpg-2")
         number = Number(metric="dpg/fixed/overall", value=100 * skill, n=24, protocol=about)
         write_scores(written / f"dpg-{name}", Scores(kind="dpg", name=name, numbers=(number,), items=tuple(items)))
     paths = [written / name for name in ("a", "b", "dpg-TA+IA", "dpg-TA")]

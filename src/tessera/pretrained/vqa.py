@@ -37,27 +37,36 @@ class Vqa(Protocol):
 
 
 class BlipVqa:
-    """BLIP fine-tuned on VQA 2 (transformers). Its short answers are taken as they are."""
+    """BLIP fine-tuned on VQA 2 (transformers). Its short answers are taken as they are.
+
+    Its decoder sees every token of the question, padding too, so only questions of one length share a batch.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, device: torch.device | str = "cpu"):
         self.model, self.tokenizer, self.device = model, tokenizer, torch.device(device)
 
     @torch.inference_mode()
     def answer(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[str]:
-        """Answer greedily; the questions of one image are one batch."""
-        tokens = self.tokenizer(list(questions), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        """Answer greedily; the questions of one image that have the same number of tokens are one batch."""
+        tokens: list[list[int]] = self.tokenizer(list(questions), truncation=True)["input_ids"]
         size: int = self.model.config.vision_config.image_size
         scaled = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)  # squashed to a square
-        pixels = normalized(scaled, CLIP_MEAN, CLIP_STD).to(self.device).expand(len(questions), -1, -1, -1)
-        out = self.model.generate(
-            pixel_values=pixels,
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            max_new_tokens=_MAX_TOKENS,
-            num_beams=1,
-            do_sample=False,
-        )
-        return [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
+        pixels = normalized(scaled, CLIP_MEAN, CLIP_STD).to(self.device)
+        answers = [""] * len(questions)
+        for length in sorted(set(map(len, tokens))):
+            rows = [row for row, ids in enumerate(tokens) if len(ids) == length]
+            ids = torch.tensor([tokens[row] for row in rows], device=self.device)  # (n, length)
+            out = self.model.generate(
+                pixel_values=pixels.expand(len(rows), -1, -1, -1),
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=_MAX_TOKENS,
+                num_beams=1,
+                do_sample=False,
+            )
+            for row, text in zip(rows, self.tokenizer.batch_decode(out, skip_special_tokens=True)):
+                answers[row] = text.strip()
+        return answers
 
 
 class QwenVqa:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from metrics.test_neighbors import reference_prdc
 from tessera import cli, metrics
 from tessera.config import UserError, from_dict
 from tessera.evaluate.intervals import paired_difference
@@ -14,6 +16,7 @@ from tessera.evaluate.quality.metrics import (
     Inputs,
     QualityConfig,
     blocks_of,
+    chunks,
     dgm_eval_rows,
     load_metric,
     prdc_by,
@@ -35,7 +38,7 @@ def by_part(numbers) -> dict:
 def test_prdc_protocols_on_few_images():
     x = np.random.default_rng(0).normal(size=(19, 3))
     few = inputs(x, x + 1e-9, blocks_of(19, None, 0))
-    with pytest.raises(UserError, match="at least 20 images of each, not 19"):
+    with pytest.raises(UserError, match="19 and 19 images are too few"):
         prdc_by(few, "paper")
     precision = by_part(prdc_by(few, "full"))["precision"]
     assert (precision.value, precision.low) == (1, None)
@@ -47,16 +50,17 @@ def test_prdc_protocols_on_few_images():
 def test_intervals_of_each_prdc_protocol():
     """Without a block, of all chunks and of the drawn images alike."""
     rng = np.random.default_rng(0)
-    real, fake = rng.normal(size=(150, 3)), 1.2 * rng.normal(size=(130, 3)) + 0.3
-    blocks = blocks_of(130, [f"prompt {i // 2}" for i in range(130)], seed=4)
+    real, fake = rng.normal(size=(151, 3)), 1.2 * rng.normal(size=(133, 3)) + 0.3
+    blocks = blocks_of(133, [f"prompt {i // 2}" for i in range(133)], seed=4)
     for name in ("paper", "full", "dgm-eval"):
         found = by_part(prdc_by(inputs(real, fake, blocks, 7), name, subset=110))
-        keep = dgm_eval_rows(130, 7, "fake", 110) if name == "dgm-eval" else np.arange(130)
-        against = real[dgm_eval_rows(150, 7, "real", 110)] if name == "dgm-eval" else real
+        keep = dgm_eval_rows(133, 7, "fake", 110) if name == "dgm-eval" else np.arange(133)
+        against = real[dgm_eval_rows(151, 7, "real", 110)] if name == "dgm-eval" else real
         labels, chunks = blocks.labels[keep], 5 if name == "paper" else 1
 
         def without(block, part, fake=fake[keep], against=against, labels=labels, chunks=chunks, name=name):
-            cut = zip(*(np.array_split(x, chunks) for x in (against, fake, labels)))
+            cut = zip(*(torch.from_numpy(x).chunk(chunks) for x in (against, fake, labels)))
+            cut = [[part.numpy() for part in parts] for parts in cut]
             k = 5 if name == "dgm-eval" else 3
             return np.mean([getattr(metrics.prdc(a, b[c != block], k), part) for a, b, c in cut])
 
@@ -67,6 +71,33 @@ def test_intervals_of_each_prdc_protocol():
             assert found[part].value == pytest.approx(value)
             assert found[part].low == pytest.approx(expected.low)
             assert found[part].high == pytest.approx(min(expected.high, 1) if part != "density" else expected.high)
+
+
+def test_dgm_eval_takes_as_many_of_both_sets():
+    """As its compute_scores does: min(10,000, real, generated) of each."""
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(500, 32)), rng.normal(size=(100, 32))
+    found = by_part(prdc_by(inputs(real, fake, blocks_of(100, None, 0), 7), "dgm-eval"))
+    assert found["coverage"].protocol.settings == {"seed": 7, "images": 100}
+    chosen = real[dgm_eval_rows(500, 7, "real", 100)]
+    assert len(np.unique(chosen, axis=0)) == 100
+    for name, value in reference_prdc(chosen, fake, 5).items():
+        assert found[name].value == pytest.approx(value), name
+    against_all = by_part(prdc_by(inputs(real, fake, Blocks(None, "")), "full"))
+    assert found["coverage"].value > against_all["coverage"].value + 0.2
+
+
+@pytest.mark.parametrize("count", [20, 24, 39, 1001, 1004])
+def test_chunks_are_those_of_torch(count):
+    x = np.arange(count)
+    assert [part.tolist() for part in chunks(x, 5)] == [part.tolist() for part in torch.from_numpy(x).chunk(5)]
+
+
+@pytest.mark.parametrize("count", [16, 21, 23, 27])
+def test_the_papers_chunks_may_be_too_small(count):
+    x = np.random.default_rng(0).normal(size=(count, 3))
+    with pytest.raises(UserError, match=f"40 and {count} images are too few for it; leave it out of --prdc"):
+        prdc_by(inputs(np.random.default_rng(1).normal(size=(40, 3)), x, Blocks(None, "")), "paper")
 
 
 OWN = """

@@ -77,6 +77,23 @@ def test_features_are_kept_for_one_resizing(tmp_path):
         evaluate_quality(tmp_path / "a", samples, reference, networks, config, cache=tmp_path / "cache")
 
 
+def test_features_are_kept_for_one_version_of_pillow(tmp_path, monkeypatch):
+    """Pillow 13 resizes portrait images to other pixels than 12: only networks that it resizes for are asked again."""
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+    networks, config = nets(), QualityConfig(metrics=("fid", "fd_dinov2"))
+    networks["dinov2"].resizing = "Pillow bicubic to 224 x 224"
+    evaluate_quality(tmp_path / "a", samples, reference, networks, config, cache=tmp_path / "cache")
+    monkeypatch.setattr("PIL.__version__", "99.0")
+    for network in networks.values():
+        network.seen = 0
+    evaluate_quality(tmp_path / "b", samples, reference, networks, config, cache=tmp_path / "cache")
+    assert (networks["inception"].seen, networks["dinov2"].seen) == (24, 48)
+    monkeypatch.setattr("PIL.__version__", "98.0")
+    (folder,) = (tmp_path / "cache").iterdir()
+    with pytest.raises(UserError, match=r"no features of dinov2 .*Pillow 98\.0"):
+        evaluate_quality(tmp_path / "c", samples, folder, networks, config)
+
+
 def test_a_reference_that_changed_is_another_one(tmp_path):
     """Arrays of one shape have one size; what was encoded of the old ones is no part of the new one's features."""
     samples, reference, config = write_samples(tmp_path / "s", 0), tmp_path / "r", QualityConfig(metrics=("fid",))

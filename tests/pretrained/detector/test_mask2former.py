@@ -1,5 +1,7 @@
 """Resizing and post-processing of GenEval's detector, against formulas written out with loops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tessera.config import UserError
 from tessera.pretrained.detector.mask2former import (
     MEAN,
     STD,
+    ObjectDetector,
     box_of,
     load_detector,
     normalize,
@@ -62,13 +65,31 @@ def test_a_smaller_picture_is_not_smoothed():
 
 
 def test_normalize_and_pad():
-    pixels = torch.full((3, 10, 40), 128.0)
-    out = pad(normalize(pixels))
+    """As mmdetection 2's Pad(size_divisor=32, pad_val=128) and then Normalize, which GenEval's config has."""
+    pixels = torch.full((3, 10, 40), 200.0)
+    out = normalize(pad(pixels))
     assert out.shape == (3, 32, 64)
     for channel in range(3):
-        assert out[channel, 9, 39].item() == pytest.approx((128 - MEAN[channel]) / STD[channel], rel=1e-6)
-    assert not out[:, 10:].any()
-    assert not out[:, :, 40:].any()
+        assert out[channel, 9, 39].item() == pytest.approx((200 - MEAN[channel]) / STD[channel], rel=1e-6)
+        gray = torch.tensor((128 - MEAN[channel]) / STD[channel])
+        torch.testing.assert_close(out[channel, 10:], gray.expand(22, 64))
+        torch.testing.assert_close(out[channel, :, 40:], gray.expand(32, 24))
+
+
+def test_the_detector_sees_gray_beside_the_picture():
+    class Sees(torch.nn.Module):
+        def forward(self, pixel_values):
+            self.seen = pixel_values
+            return SimpleNamespace(
+                class_queries_logits=torch.zeros(1, 1, 81), masks_queries_logits=torch.zeros(1, 1, 8, 8)
+            )
+
+    sees = Sees()
+    ObjectDetector(sees).detect([np.zeros((480, 640, 3), np.uint8)], min_score=0.9)
+    assert sees.seen.shape == (1, 3, 800, 1088)  # 1067 wide
+    levels = sees.seen[0].double() * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    torch.testing.assert_close(levels[:, :, 1067:], torch.full((3, 800, 21), 128.0).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(levels[:, :, :1067], torch.zeros(3, 800, 1067).double(), atol=1e-4, rtol=0)
 
 
 def masks_of(*boxes, size=(32, 32), low=-8.0, high=8.0):

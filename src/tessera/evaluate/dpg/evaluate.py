@@ -24,7 +24,7 @@ from tessera.workers import work_through
 if TYPE_CHECKING:
     from tessera.pretrained.vqa import Backend
 
-METRIC = "dpg-1"
+METRIC = "dpg-2"
 """Name of the protocol; the judge's name belongs to it too."""
 CHAT = ("qwen-vl", "openai")
 """Backends that are asked for a word, and may say anything."""

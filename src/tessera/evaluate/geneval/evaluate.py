@@ -155,7 +155,7 @@ def protocol_of(samples: Samples, networks: Mapping[str, str]) -> Protocol:
         name=METRIC,
         encoder="mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco",
         encoder_sha256=networks["detector"],
-        resize="bilinear to 800 (long side at most 1333)",
+        resize="bilinear to 800 (long side at most 1333), padded with level 128",
         prompts_sha256=geneval_prompts.prompts_sha256(own),
         settings={
             "clip_sha256": networks["clip"],

@@ -23,7 +23,8 @@ from tessera.metrics.jackknife import BLOCKS
 from tessera.randomness import philox
 
 PRDC_PROTOCOLS: dict[str, int] = {"paper": 3, "full": 3, "dgm-eval": 5}
-"""Name -> k. paper: both sets cut into 5 chunks in order, averaged; full: all at once; dgm-eval: 10,000 of each."""
+"""Name -> k. paper: both sets cut into 5 chunks in order (torch.chunk), averaged; full: all at once; dgm-eval: as many
+of both, 10,000 or the smaller set's number."""
 CHUNKS = 5
 KID_SUBSET = 1000
 
@@ -165,27 +166,28 @@ def _prdc(x: Inputs, name: str) -> Result:
 
 
 def prdc_by(x: Inputs, protocol: str, subset: int = 10_000) -> list[Number]:
-    """Return precision, recall, density and coverage by one of PRDC_PROTOCOLS; subset: images of dgm-eval."""
+    """Return precision, recall, density and coverage by one of PRDC_PROTOCOLS; subset: most images of dgm-eval."""
     k, labels, how, seed = PRDC_PROTOCOLS[protocol], x.blocks.labels, x.blocks.how, x.config.seed
     real, fake, settings, parts = x.reference, x.samples, {}, 1
     if protocol == "paper":
-        parts, least = CHUNKS, CHUNKS * (k + 1)
-        if min(len(real), len(fake)) < least:
+        parts = CHUNKS
+        if any(len(cut := chunks(x, parts)) < parts or len(cut[-1]) <= k for x in (real, fake)):
             raise UserError(
-                f"prdc: the protocol 'paper' cuts both sets into {CHUNKS}, which takes at least {least} images of"
-                f" each, not {len(real)} and {len(fake)}; leave it out of --prdc"
+                f"prdc: the protocol 'paper' cuts both sets into {parts} chunks as torch.chunk does, of more than {k}"
+                f" images each; {len(real)} and {len(fake)} images are too few for it; leave it out of --prdc"
             )
     elif protocol == "dgm-eval":
-        chosen, settings = dgm_eval_rows(len(fake), seed, "fake", subset), {"seed": seed}
+        subset = min(subset, len(real), len(fake))
+        chosen, settings = dgm_eval_rows(len(fake), seed, "fake", subset), {"seed": seed, "images": subset}
         real, fake = real[dgm_eval_rows(len(real), seed, "real", subset)], fake[chosen]
         labels = None if labels is None else labels[chosen]
     if labels is not None:
-        sizes = [np.bincount(part, minlength=BLOCKS) for part in np.array_split(labels, parts)]
+        sizes = [np.bincount(part, minlength=BLOCKS) for part in chunks(labels, parts)]
         if any(part.sum() - part.max() <= k for part in sizes) or not np.sum(sizes, axis=0).all():
             labels, how = None, "none: a block holds nearly all images of a part, or none at all"
     x = replace(x, blocks=replace(x.blocks, labels=labels, how=how))
-    cut = [None] * parts if labels is None else np.array_split(labels, parts)
-    pairs = zip(np.array_split(real, parts), np.array_split(fake, parts), cut)
+    cut = [None] * parts if labels is None else chunks(labels, parts)
+    pairs = zip(chunks(real, parts), chunks(fake, parts), cut)
     found = [metrics.prdc_left_out(a, b, k, blocks, None if blocks is None else BLOCKS) for a, b, blocks in pairs]
     numbers = []
     for name in found[0]:
@@ -194,6 +196,12 @@ def prdc_by(x: Inputs, protocol: str, subset: int = 10_000) -> list[Number]:
         most = math.inf if name == "density" else 1.0
         numbers.append(_distance(x, f"{name}/{protocol}", value, protocol, settings, 0.0, most, k))
     return numbers
+
+
+def chunks(x: NDArray[Any], parts: int) -> list[NDArray[Any]]:
+    """Cut the first axis as torch.chunk does: all but the last are of one size, rounded up; there may be fewer."""
+    size = -(-len(x) // parts)
+    return [x[start : start + size] for start in range(0, len(x), size)]
 
 
 def dgm_eval_rows(count: int, seed: int, name: str, subset: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Reference images and their features, which are computed once for each network and cached by content.
 
-The metadata of a file of features name what it holds: the images' hash, the network, its resizing, and the rounding of
-floats to bytes where there were any.
+The metadata of a file of features name what it holds: the images' hash, the network, its resizing (with Pillow's
+version where Pillow resizes: 13 gives other pixels than 12), and the rounding of floats to bytes where there were any.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from tessera.config import UserError
@@ -91,7 +92,7 @@ def reference_of(
         for name, features in made.items():
             network = rest[name]
             about = {"images_sha256": source.sha256, "encoder": network.id, "encoder_sha256": network.sha256}
-            about |= {"resize": network.resizing, "rounding": how}
+            about |= {"resize": _resizing(network), "rounding": how}
             with atomic_path(folder / _name(network, how)) as temporary:
                 save_file({"features": np.ascontiguousarray(features)}, temporary, metadata=about)
     return _stored(folder, source.sha256, encoders, rounding)
@@ -103,8 +104,12 @@ def _files(folder: Path) -> list[Path]:
 
 def _name(encoder: "ImageEncoder", rounding: str) -> str:
     short = "".join(c if c.isalnum() or c in "-." else "-" for c in encoder.id.split("/")[-1].split("@")[0])
-    seen = hashlib.sha256(f"{encoder.resizing}\n{rounding}".encode()).hexdigest()
+    seen = hashlib.sha256(f"{_resizing(encoder)}\n{rounding}".encode()).hexdigest()
     return f"{short}-{encoder.sha256[:12]}-{seen[:8]}{FEATURES}"
+
+
+def _resizing(encoder: "ImageEncoder") -> str:
+    return encoder.resizing.replace("Pillow", f"Pillow {PIL.__version__}")
 
 
 def _about(path: Path) -> dict[str, str]:
@@ -130,13 +135,14 @@ def _stored(folder: Path, sha256: str, encoders: "Mapping[str, ImageEncoder]", r
         about = _about(path)
         if about["images_sha256"] == sha256 and about.get("rounding") in (BYTES, rounding):
             for name, encoder in encoders.items():
-                if (about["encoder_sha256"], about.get("resize")) == (encoder.sha256, encoder.resizing):
+                if (about["encoder_sha256"], about.get("resize")) == (encoder.sha256, _resizing(encoder)):
                     arrays = arrays or about["rounding"] != BYTES
                     found[name] = load_file(path)["features"]
     absent = [encoders[name].id for name in encoders if name not in found]
     if absent:
         raise UserError(
-            f"{folder}: has no features of {absent[0]} with these weights, its resizing and --rounding {rounding}; "
+            f"{folder}: has no features of {absent[0]} with these weights, its resizing and --rounding {rounding}"
+            f" (by Pillow {PIL.__version__}); "
             "give the images themselves"
         )
     rows = sorted({len(features) for features in found.values()})

@@ -24,6 +24,8 @@ SHORT_SIDE, LONG_SIDE = 800, 1333
 """Images are resized, keeping their ratio, until one side is this."""
 MULTIPLE = 32
 """Then padded below and at the right to a multiple of this."""
+PADDING = 128.0
+"""Level of the padding, which is standardized with the image: mmdetection 2, which GenEval checks out."""
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 MAX_OBJECTS = 100
 """The best pairs of query and class of an image."""
@@ -55,7 +57,7 @@ class ObjectDetector:
     def detect(self, images: Sequence[NDArray[np.uint8]], min_score: float) -> list[list[FoundObject]]:
         """Find the objects of each image, uint8 (H, W, 3) of one size, with a score above `min_score`; best first."""
         resized = torch.stack([resize(image) for image in images])  # (B, 3, h, w)
-        pixels = pad(normalize(resized)).to(self.device)
+        pixels = normalize(pad(resized)).to(self.device)
         out = self.model(pixel_values=pixels)
         sizes = {"padded": pixels.shape[2:], "resized": resized.shape[2:], "original": images[0].shape[:2]}
         return [
@@ -111,9 +113,9 @@ def normalize(pixels: Tensor) -> Tensor:
 
 
 def pad(pixels: Tensor) -> Tensor:
-    """Append zeros below and at the right, to multiples of 32."""
+    """Append gray below and at the right, to multiples of 32; levels 0..255."""
     height, width = pixels.shape[-2:]
-    return F.pad(pixels, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+    return F.pad(pixels, (0, -width % MULTIPLE, 0, -height % MULTIPLE), value=PADDING)
 
 
 def postprocess(

@@ -2,7 +2,8 @@
 
 It is not today's Inception-v3: average pools leave the padding out of the mean, the last block has a max pool in place
 of an average pool, and the classifier has 1008 outputs. Weights: `pt_inception-2015-12-05-6726825d.pth`, a state dict,
-or the same names in safetensors. B: images; every layer is (B, C, H, W).
+or the same names in safetensors. Images are resized as torch-fidelity does, not as pytorch-fid or clean-fid.
+B: images; every layer is (B, C, H, W).
 """
 
 from collections.abc import Mapping
