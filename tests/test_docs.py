@@ -202,8 +202,9 @@ def test_files_named_in_the_pages_are_there(page):
         assert (ROOT / path).exists() or "NAME" in path, path
 
 
-def test_each_fault_of_the_field_has_its_test():
-    tests = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "docs" / "field.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["field.md", "gpu_readiness.md"])
+def test_each_fault_has_its_test(page):
+    tests = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "docs" / page).read_text(encoding="utf-8"))
     assert tests
     for path, name in tests:
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), (path, name)
