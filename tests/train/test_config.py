@@ -35,8 +35,8 @@ from tiny.training_sets import config_of
         ({"caption_mix": {"long": 0.7, "short": 0.2}}, "add up to 0.9, not 1; such as long=0.778,short=0.222"),
         ({"caption_mix": {"long": 1.5, "short": -0.5}}, r"caption_mix: 'long' has the probability 1\.5"),
         ({"caption_mix": {"long": 0.0}}, "add up to 0, not 1; such as long=1"),
-        ({"caption_mix": {"long": 1}, "caption_mix_end": {"short": 2}}, "caption_mix_end: 'short' has the probability"),
-        ({"caption_mix_end": {"long": 1}}, "caption_mix_end: needs a caption_mix to start from"),
+        ({"caption_mix_start_image": 8}, "caption_mix_start_image: needs a caption_mix, such as"),
+        ({"caption_mix": {"long": 1}, "caption_mix_start_image": -8}, "caption_mix_start_image"),
     ],
 )
 def test_fields_out_of_range_are_named(changes, named):
@@ -44,9 +44,9 @@ def test_fields_out_of_range_are_named(changes, named):
         config_of(**changes)
 
 
-def test_a_mix_of_captions_has_the_levels_of_both_ends():
-    config = config_of(caption_mix={"long": 1}, caption_mix_end={"tags": 0.25, "long": 0.75})
-    assert config.mix == CaptionMix(levels=("long", "tags"), first=(1, 0), last=(0.75, 0.25), end=160)
+def test_a_mix_of_captions_and_where_it_begins():
+    config = config_of(caption_mix={"tags": 0.25, "long": 0.75}, caption_mix_start_image=80)
+    assert config.mix == CaptionMix(levels=("tags", "long"), weights=(0.25, 0.75), start=80)
     assert config_of().mix is None
     assert from_dict(TrainConfig, to_dict(config)) == config
 

@@ -135,16 +135,16 @@ def test_a_set_by_another_path_is_the_same_set(workspace, tmp_path):
         check(workspace / "written", tmp_path / "link")
 
 
-MIX = CaptionMix(levels=("short", "long"), first=(0.5, 0.5), last=(0.5, 0.5), end=1)
+MIX = CaptionMix(levels=("short", "long"), weights=(0.5, 0.5))
 
 
 def test_levels_of_a_mix_are_found_in_the_sets(tmp_path, plain):
     records, levels = with_short(make_records(10)), ("long", "short")
     counts = {"long": 8, "short": 8}
     both, one = open_encoded(write_set(tmp_path / "both", records, levels=levels)), open_encoded(plain)
-    assert level_numbers(MIX, both) == [1, 0]
+    assert level_numbers(MIX, both) == [0, 1, 0]
     assert level_numbers(None, both) == [0]
-    assert level_numbers(MIX, one) == [0, 0]
+    assert level_numbers(MIX, one) == [0, 0, 0]
     assert check_mix(MIX, both) == check_mix(None, both, one) == []  # its manifest does not say how many there are
     wrong = replace(MIX, levels=("shrt", "long"))
     with pytest.raises(UserError, match=r"no captions of the level 'shrt'; did you mean 'short'\? it has long, short"):
@@ -159,4 +159,4 @@ def test_levels_of_a_mix_are_found_in_the_sets(tmp_path, plain):
     third = open_encoded(write_set(tmp_path / "third", records, levels=("long", "tags")))
     (said,) = check_mix(MIX, both, third)
     assert said == f"{third.directory}: of 10 images 10 have none of the level short; {fallback}"
-    assert level_numbers(MIX, third) == [0, 0]
+    assert level_numbers(MIX, third) == [0, 0, 0]

@@ -250,10 +250,10 @@ def test_the_drawn_level_is_read_whatever_the_batch_the_ranks_and_the_other_set(
     """The plain set has its levels in another order than the mix, the augmented one has one caption an image."""
     records = with_short(make_records(37))
     plain = open_encoded(write_set(tmp_path / "set", records, levels=("long", "short")))
-    mix = CaptionMix(levels=("short", "long"), first=(0.7, 0.3), last=(0.7, 0.3), end=1)
+    mix = CaptionMix(levels=("short", "long"), weights=(0.7, 0.3))
     stores = plain, open_encoded(augmented)
     algorithm = algorithm_of(*stores, caption_mix=mix)
-    reader = Reader(algorithm, *stores, Normalization(), levels=((1, 0), (0, 0)))
+    reader = Reader(algorithm, *stores, Normalization(), levels=((0, 1, 0), (0, 0, 0)))
     numbers = np.arange(60)
     whole = reader(numbers).to("cpu", torch.float32)
     lengths = whole.text.mask.sum(1)
@@ -264,7 +264,7 @@ def test_the_drawn_level_is_read_whatever_the_batch_the_ranks_and_the_other_set(
         else:
             record, place = records[sample.index], sample.index % 5
             short = record.more[0]
-            has_short = place == 3 or (place != 4 and sample.level == 0)
+            has_short = place == 3 or (place != 4 and sample.level == 1)
             text = plain[sample.index].text if not has_short else None
             if has_short:
                 expected = short.text_codes * short.text_scale.astype(np.float32)

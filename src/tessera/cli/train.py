@@ -26,7 +26,7 @@ def train(
     extend: Annotated[bool, "Continue a finished run to --num-images; its learning rate must be constant."] = False,
     cooldown_images: Annotated[int | None, "Images at the end over which a constant learning rate falls."] = None,
     caption_mix: str | None = None,
-    caption_mix_end: Annotated[str | None, "The mix at the end, reached linearly; constant by default."] = None,
+    caption_mix_start_image: Annotated[int | None, "Images seen before the mix begins; 0 by default."] = None,
 ) -> None:
     """Train one arm of a preset on encoded sets (Algorithm 1); running again resumes from the last checkpoint.
 
@@ -53,7 +53,7 @@ def train(
         seed=seed,
         cooldown_images=cooldown_images,
         caption_mix=caption_mix,
-        caption_mix_end=caption_mix_end,
+        caption_mix_start_image=caption_mix_start_image,
     )
     encode_text, decode = _pretrained(plain, augmented, draws=config.sample_every_images is not None)
     if rank() == 0:

@@ -54,7 +54,7 @@ def load_train_preset(
     seed: int | None = None,
     cooldown_images: int | None = None,
     caption_mix: str | None = None,
-    caption_mix_end: str | None = None,
+    caption_mix_start_image: int | None = None,
 ) -> TrainConfig:
     """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed, cooldown or mix of
     captions, as in "long=0.7,short=0.3", where given."""
@@ -71,10 +71,10 @@ def load_train_preset(
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
         config = lookup(arm_name, arms, f"arm of {preset}")
     changes: dict[str, Any] = {"num_images": num_images, "seed": seed}
-    for field, mix in (("caption_mix", caption_mix), ("caption_mix_end", caption_mix_end)):
-        changes[field] = None if mix is None else parse_mix(mix)
-    if caption_mix is not None and caption_mix_end is None:
-        config = replace(config, caption_mix_end=None)
+    if caption_mix is not None:
+        changes |= {"caption_mix": parse_mix(caption_mix), "caption_mix_start_image": caption_mix_start_image or 0}
+    elif caption_mix_start_image is not None:
+        changes["caption_mix_start_image"] = caption_mix_start_image
     if cooldown_images is not None:
         changes["optim"] = replace(config.optim, cooldown_images=cooldown_images)
     return replace(config, **{field: value for field, value in changes.items() if value is not None})

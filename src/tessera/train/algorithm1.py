@@ -52,22 +52,20 @@ DRAWS = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionMix:
-    """Probabilities of the levels of captions: `first` at sample 0, changing linearly to `last` at sample `end`."""
+    """Probabilities of the levels of captions, from sample `start` on; the first level of each image before that."""
 
     levels: tuple[str, ...]
     """Names, none twice."""
-    first: tuple[float, ...]
+    weights: tuple[float, ...]
     """Probabilities of the levels, in [0, 1]; their sum is 1."""
-    last: tuple[float, ...]
-    """Likewise."""
-    end: int
-    """At least 1."""
+    start: int = 0
+    """At least 0."""
 
     def draw(self, numbers: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """Return the level of each of the samples `numbers`, as its place in `levels`, by its draw from U(0, 1)."""
-        share = np.clip(numbers / self.end, 0.0, 1.0)[:, None]
-        weights = np.array(self.first) + (np.array(self.last) - np.array(self.first)) * share  # (n, levels)
-        return (uniforms[:, None] >= np.cumsum(weights, axis=1)[:, :-1]).sum(axis=1)
+        """Return the level of each of the samples `numbers` by its draw from U(0, 1): 1 for the first of `levels`, and
+        so on; 0 for the first that its image has."""
+        level = 1 + np.searchsorted(np.cumsum(self.weights)[:-1], uniforms, side="right")
+        return np.where(numbers < self.start, 0, level)
 
 
 class Algorithm1:

@@ -47,8 +47,8 @@ class TrainConfig:
     caption_mix: Mapping[str, float] = field(default_factory=dict)
     """Probability of each level of captions of images that have several: {"long": 0.7, "short": 0.3}; their sum is 1.
     Empty = the first level of each image, `long` if it has that, as in the paper."""
-    caption_mix_end: Mapping[str, float] | None = None
-    """`caption_mix` at the end, reached linearly. None = constant."""
+    caption_mix_start_image: int = 0
+    """Images seen before `caption_mix` begins, >= 0; before that the first level of each image."""
     self_condition_prob: float = 0.9
     """Probability that a RIN gets the latent tokens of a first pass, in [0, 1]; unused by a DiT."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -83,7 +83,9 @@ class TrainConfig:
             self,
             **dict.fromkeys(counts, "[1, inf)"),
             **dict.fromkeys(shares, "[0, 1]"),
-            **dict.fromkeys(("augment_start_image", "validation_records", "seed"), "[0, inf)"),
+            **dict.fromkeys(
+                ("augment_start_image", "caption_mix_start_image", "validation_records", "seed"), "[0, inf)"
+            ),
             ema_decay="[0, 1)",
             latent_scale="(0, inf)",
         )
@@ -97,23 +99,22 @@ class TrainConfig:
             raise UserError(f"num_images: {self.num_images} is not {multiple}; use {near}")
         if self.device_batch_size is not None and self.batch_size % self.device_batch_size:
             raise UserError(f"device_batch_size: {self.device_batch_size} does not divide batch_size {self.batch_size}")
-        if self.caption_mix_end is not None and not self.caption_mix:
-            raise UserError('caption_mix_end: needs a caption_mix to start from, such as {"long": 1}')
+        if self.caption_mix_start_image and not self.caption_mix:
+            raise UserError(
+                'caption_mix_start_image: needs a caption_mix to start, such as {"long": 0.6, "short": 0.4}'
+            )
         _check_mix("caption_mix", self.caption_mix or {"long": 1.0})
-        _check_mix("caption_mix_end", self.caption_mix_end or {"long": 1.0})
         for name in ("latent_shift", "latent_scale"):
             if len(getattr(self, name)) not in (1, channels := self.model.latent_channels):
                 raise UserError(f"{name}: give one number, or one for each of the {channels} channels")
 
     @property
     def mix(self) -> CaptionMix | None:
-        """The levels of captions with their probabilities over the run; None = the first of each image."""
+        """The levels of captions with their probabilities; None = the first of each image."""
         if not self.caption_mix:
             return None
-        first, last = self.caption_mix, self.caption_mix_end or self.caption_mix
-        levels = tuple(dict.fromkeys((*first, *last)))
-        one, other = (tuple(mix.get(level, 0.0) for level in levels) for mix in (first, last))
-        return CaptionMix(levels=levels, first=one, last=other, end=self.num_images)
+        levels, weights = zip(*self.caption_mix.items())
+        return CaptionMix(levels=levels, weights=weights, start=self.caption_mix_start_image)
 
 
 def parse_mix(text: str) -> dict[str, float]:

@@ -107,9 +107,9 @@ def check_mix(mix: CaptionMix | None, *stores: EncodedStore) -> list[str]:
 
 
 def level_numbers(mix: CaptionMix | None, store: EncodedStore) -> list[int]:
-    """Return the number in the set of each level of the mix; 0 for one that it does not have."""
-    levels = mix.levels if mix is not None else store.levels[:1]
-    return [store.levels.index(level) if level in store.levels else 0 for level in levels]
+    """Return the number in the set of each level that the mix draws; 0 for the first and for one that it lacks."""
+    levels = mix.levels if mix is not None else ()
+    return [0, *(store.levels.index(level) if level in store.levels else 0 for level in levels)]
 
 
 def without_held_out(augmented: EncodedStore, plain: EncodedStore, count: int) -> Subset[EncodedRecord]:

@@ -128,7 +128,7 @@ class Reader:
     multiple: int = 1
     """Padded lengths are multiples of it."""
     levels: tuple[Sequence[int], Sequence[int]] = ((0,), (0,))
-    """Number in the plain and in the augmented set of each level of the algorithm's mix of captions."""
+    """Number in the plain and in the augmented set of each level that the algorithm draws (`level_numbers`)."""
     _encoder_lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> HostBatch:

@@ -112,7 +112,7 @@ def train(
 
 def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
     """Make a finished run unfinished if `config` differs in a larger num_images alone, or in its cooldown too;
-    UserError where its learning rate, augment_prob or caption_mix has moved to an end. Other differences are left to
+    UserError where its learning rate or augment_prob has moved to an end. Other differences are left to
     `find_stage`, which names them."""
     run = read_manifest(out, "train", must_be_complete=False)
     changed = [field for field, _, _ in compare(run.config, to_dict(config))]
@@ -126,8 +126,6 @@ def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) ->
         moved = f"its learning rate has fallen to its end (optim.decay is {config.optim.decay})"
     elif config.augment_prob_end is not None:
         moved = "its augment_prob has moved to augment_prob_end"
-    elif config.caption_mix_end is not None:
-        moved = "its caption_mix has moved to caption_mix_end"
     if moved is not None:
         raise UserError(f"{out}: cannot be extended, {moved}; export it and start another run from that with --init")
     if not (out / checkpoint.FOLDER / f"{had:012d}").is_dir():
