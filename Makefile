@@ -2,14 +2,19 @@
 #
 # PYTHON       the interpreter that makes the environment (python3)
 # VENV         where the environment goes (.venv); later calls reuse it
-# TORCH_INDEX  the address of a package index with CPU builds of torch, for machines without a GPU (none)
+# TORCH_INDEX  the address of a package index with CPU builds of torch, for Linux without a GPU (PyTorch's own)
+# GPU          1: the default build of torch, with CUDA on Linux (1 where there is an nvidia-smi)
+# SYSTEM       the system and the processor, as uname has them (this machine's)
 
 PYTHON ?= python3
 VENV ?= .venv
-TORCH_INDEX ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+GPU ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo 1)
+SYSTEM ?= $(shell uname -sm)
 
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+INSTALL = $(PIP) install --constraint constraints.txt
 SPREAD = --numprocesses auto --dist loadfile
 TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 
@@ -44,22 +49,31 @@ check: $(VENV)/.installed-dev
 package: $(BIN)/python
 	$(BIN)/python scripts/check_package.py $(TORCH_INDEX:%=--torch-index %)
 
-# Without a GPU a CPU build of torch is asked for first: the default build brings gigabytes of CUDA packages on Linux.
-# Only when the package indexes have none is the default build taken; any other failure stops here.
+# The default build of torch brings CUDA on Linux x86_64 alone, 2.7 GB of it. Without a GPU a CPU build is asked for
+# there: at the package indexes of pip's own configuration, then at TORCH_INDEX too, which has 20 s to answer. Only when
+# none has it is the default build taken, after a question where somebody can answer; any other failure stops here.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	@if command -v nvidia-smi >/dev/null 2>&1; then exit 0; fi; \
-	echo "Installing torch $(TORCH) for the CPU ..."; \
-	$(PIP) "torch==$(TORCH)+cpu" $(TORCH_INDEX:%=--extra-index-url %) 2>$(VENV)/torch.log && exit 0; \
-	if grep -q -e "No matching distribution" -e "ResolutionImpossible" $(VENV)/torch.log; then \
-		echo "No package index here has a CPU build of it (see TORCH_INDEX in README.md): taking the default build."; \
-	else cat $(VENV)/torch.log >&2; exit 1; fi
+	@if [ "$(SYSTEM)" != "Linux x86_64" ]; then exit 0; fi; \
+	if [ -z "$(GPU)" ]; then \
+		echo "Installing torch $(TORCH) for the CPU, about 0.2 GB ..."; \
+		for index in "" $(TORCH_INDEX); do \
+			$(PIP) install "torch==$(TORCH)+cpu" $${index:+--extra-index-url $$index --timeout 10 --retries 1} \
+				2>$(VENV)/torch.log && exit 0; \
+			if ! grep -q -e "No matching distribution" -e "ResolutionImpossible" $(VENV)/torch.log; then \
+				cat $(VENV)/torch.log >&2; exit 1; fi; done; \
+		echo "No CPU build of it was found, at $(TORCH_INDEX) either; TORCH_INDEX=https://... names another index."; \
+		if [ -t 0 ]; then \
+			printf "Take the default build with CUDA, about 2.7 GB in 27 packages? [y/N] "; \
+			read -r answer; case "$$answer" in [yY]*) ;; *) exit 1;; esac; fi; fi; \
+	echo "Installing torch $(TORCH) with CUDA, about 2.7 GB in 27 packages ..."; \
+	$(INSTALL) torch
 	@echo "Installing tessera ..."
-	@$(PIP) --constraint constraints.txt --editable .
+	@$(INSTALL) --quiet --quiet --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for tests ..."
-	@$(PIP) --constraint constraints.txt --editable ".[dev]"
+	@$(INSTALL) --quiet --quiet --editable ".[dev]"
 	@touch $@
 
 $(BIN)/python:

@@ -94,6 +94,14 @@ def test_every_block_says_what_it_is_and_every_line_of_a_shell_is_checked(page):
                 return all(word in targets or "=" in word for word in rest)
             case ["pip", "install", "-e", what]:
                 return what.removeprefix(".[").removesuffix("]") in extras
+            case ["uv", "run", "--no-sync", *rest]:
+                return checked(shlex.join(rest))
+            case ["uv", "venv", *_]:
+                return True
+            case ["uv", "pip", "install", "--torch-backend", "auto", *rest]:
+                return checked(shlex.join(["pip", "install", *rest]))
+            case ["pip", "install", "--constraint", file, "--editable", "."]:
+                return (ROOT / file).exists()
             case ["sbatch", script, *_]:
                 return (ROOT / script).exists()
             case [".", ".venv/bin/activate"] | ["vllm", "serve", *_]:

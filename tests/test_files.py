@@ -204,6 +204,20 @@ def test_windows_locks_the_file_by_its_own_module(tmp_path, monkeypatch):
     assert take(tmp_path) == [LOCK]
 
 
+def test_files_are_synced_as_windows_allows_it(tmp_path, monkeypatch):
+    import fcntl
+
+    def fsync(descriptor, sync=os.fsync):
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        if not os.path.isdir(f"/proc/self/fd/{descriptor}") and flags & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
 def test_the_verbs_can_be_imported_where_python_has_no_posix_modules():
     code = (
         "import os, signal, sys\n"

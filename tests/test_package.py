@@ -5,6 +5,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -35,6 +36,86 @@ def test_the_wheel_is_whole_and_passes_the_smoke_path(tmp_path):
     )
     assert done.stdout == "Report: smoke/report/index.html\n"
     assert (tmp_path / "smoke" / "report" / "index.html").is_file()
+
+
+FAKE_PYTHON = """#!/bin/sh
+echo "$*" >> "$CALLS"
+case "$*" in *+cpu*)
+  case "$ANSWER $*" in
+    own*|index*--extra-index-url*) exit 0;;
+    full*) echo "ERROR: no space left" >&2;;
+    *) echo "ERROR: No matching distribution found" >&2;;
+  esac
+  exit 1;;
+esac
+"""
+"""Python that notes how it is called; pip's own indexes have torch for the CPU, or TORCH_INDEX, or nobody."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "settings", "installs", "says"),
+    [
+        ("own", [], ["torch==V+cpu"], "for the CPU, about 0.2 GB"),
+        ("index", [], ["torch==V+cpu", "torch==V+cpu --extra-index-url URL"], "for the CPU, about 0.2 GB"),
+        ("none", [], ["torch==V+cpu", "torch==V+cpu --extra-index-url URL", "torch"], "with CUDA, about 2.7 GB"),
+        ("none", ["TORCH_INDEX="], ["torch==V+cpu", "torch"], "with CUDA, about 2.7 GB"),
+        ("full", [], ["torch==V+cpu"], "no space left"),
+        ("own", ["GPU=1"], ["torch"], "with CUDA, about 2.7 GB"),
+        ("own", ["SYSTEM=Linux aarch64"], [], "Installing tessera"),
+        ("own", ["SYSTEM=Darwin arm64", "GPU="], [], "Installing tessera"),
+    ],
+)
+def test_make_installs_the_build_of_torch_that_the_machine_can_use(tmp_path, answer, settings, installs, says):
+    binary = tmp_path / "venv" / "bin" / "python"
+    binary.parent.mkdir(parents=True)
+    binary.write_text(FAKE_PYTHON)
+    binary.chmod(0o755)
+    calls = tmp_path / "calls"
+    variables = {"GPU": "", "SYSTEM": "Linux x86_64", "TORCH_INDEX": "https://example.org/cpu"}
+    variables |= dict(setting.split("=") for setting in settings)
+    words = [f"{name}={value}" for name, value in variables.items()]
+    environment = os.environ | {"CALLS": str(calls), "ANSWER": answer}
+    done = subprocess.run(
+        ["make", "--no-print-directory", f"VENV={tmp_path / 'venv'}", *words, str(tmp_path / "venv" / ".installed")],
+        cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False,
+    )  # fmt: skip
+    assert says in done.stdout
+    made = [line.partition(" install ")[2] for line in calls.read_text().splitlines()]
+    version = load_script().pinned_torch()
+    index = "--extra-index-url https://example.org/cpu --timeout 10 --retries 1"
+    wanted = [words.replace("V+", f"{version}+").replace("--extra-index-url URL", index) for words in installs]
+    wanted = [f"--constraint constraints.txt {words}" if words == "torch" else words for words in wanted]
+    if answer == "full":
+        assert (done.returncode, made) == (2, wanted)
+        return
+    assert (done.returncode, made) == (0, [*wanted, "--constraint constraints.txt --quiet --quiet --editable ."])
+    assert "--quiet" not in "".join(made[:-1])  # progress is shown
+
+
+def test_the_dockerfile_builds_from_what_is_there_as_a_user_without_rights():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    known = {"FROM", "SHELL", "RUN", "WORKDIR", "COPY", "ARG", "USER", "ENV", "ENTRYPOINT", "CMD"}
+    assert {name for name, _ in steps} <= known
+    assert re.fullmatch(r"python:3\.\d+-slim-\w+", steps[0][1])  # a named release, not whatever is the latest
+    for name, rest in steps:
+        if name == "COPY":
+            assert all((ROOT / source).exists() for source in rest.split()[:-1])
+        if "apt-get install" in rest:
+            assert "--no-install-recommends" in rest
+            assert "rm -rf /var/lib/apt/lists/*" in rest
+        if "pip install" in rest:
+            assert "--no-cache-dir --constraint constraints.txt" in rest
+            asked = re.findall(r'"\.\[(.*)\]"', rest)[0].split(",")
+            assert set(asked) <= set(load_script().extras())
+    assert [rest for name, rest in steps if name == "USER"] == ["1000"]
+    assert [rest for name, rest in steps if name == "ENTRYPOINT"] == ['["tessera"]']
+    index = dict(rest.split("=") for name, rest in steps if name == "ARG")["TORCH_INDEX"]
+    assert f"TORCH_INDEX ?= {index}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    build = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(name in text for name in ("pyproject.toml", "README.md", "LICENSE"))  # hatchling reads them
+    assert 'readme = "README.md"' in build
 
 
 def load_script():

@@ -49,9 +49,10 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Wait until the disk has a file's bytes, or the names in a directory, which only posix lets one open."""
-    if os.name != "posix" and path.is_dir():
+    folder = path.is_dir()
+    if os.name != "posix" and folder:
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # Windows syncs no file that is open for reading
     try:
         os.fsync(descriptor)
     finally:

@@ -122,7 +122,7 @@ class _Child:
 
     def count(self) -> tuple[int, int]:
         """Return the images that an earlier call turns out to have trained on, and those since the last count."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # Windows, while it is replaced
             status = json.loads(self.status.read_bytes())
             self.note = f"{status['description']} {status['completed']}/{status['total']}"
             if status["description"] == "train":

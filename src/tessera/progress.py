@@ -88,7 +88,8 @@ class _StatusFile(Progress):
         path = Path(os.environ[STATUS_VARIABLE])
         new = path.with_name(f"{path.name}.new")
         new.write_text(json.dumps(status), encoding="utf-8")
-        new.replace(path)  # the reader sees a whole file or none
+        with contextlib.suppress(PermissionError):  # Windows, while the reader has it open; the next one gets there
+            new.replace(path)  # the reader sees a whole file or none
 
 
 class _Lines(Progress):
