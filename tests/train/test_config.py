@@ -35,7 +35,7 @@ from tiny.training_sets import config_of
         ({"caption_mix": {"long": 0.7, "short": 0.2}}, "add up to 0.9, not 1; such as long=0.778,short=0.222"),
         ({"caption_mix": {"long": 1.5, "short": -0.5}}, r"caption_mix: 'long' has the probability 1\.5"),
         ({"caption_mix": {"long": 0.0}}, "add up to 0, not 1; such as long=1"),
-        ({"caption_mix_start_image": 8}, "caption_mix_start_image: needs a caption_mix, such as"),
+        ({"caption_mix_start_image": 8}, "caption_mix_start_image: needs a caption_mix"),
         ({"caption_mix": {"long": 1}, "caption_mix_start_image": -8}, "caption_mix_start_image"),
     ],
 )
