@@ -4,7 +4,8 @@
     python bench/evaluation.py --out out/smoke   # leaves everything there; see out/smoke/report/index.html
 
 It draws with a tiny Stable Diffusion, then judges: short and extended prompts, all seven metrics of Table 1, GenEval's
-detector and colors, DPG-Bench by a tiny BLIP. Its numbers mean nothing but that the path works.
+detector and colors, DPG-Bench by a tiny BLIP, VQAScore by a tiny Qwen3-VL. Its numbers mean nothing but that the path
+works.
 Prints the seconds of each command in this one process, and of all with the imports: on the clock, and of all threads of
 the processor, which a busy machine does not stretch.
 """
@@ -48,6 +49,7 @@ def save_models(folder: Path) -> dict[str, str]:
         "jina": tiny_jina.save_jina(folder / "jina"),
         "detector": tiny_judges.save_detector(folder / "detector"),
         "blip": tiny_judges.save_blip(folder / "blip"),
+        "qwen": tiny_judges.save_qwen_vl(folder / "qwen", three=True),
     }
     return {name: str(path) for name, path in made.items()}
 
@@ -92,8 +94,9 @@ def commands(folder: Path, models: dict[str, str]) -> list[list[str]]:
     geneval = ["evaluate", "geneval", "--samples", at("samples", "short"), "--extended-samples", at("samples", "long")]
     dpg = ["evaluate", "dpg", "--samples", at("samples", "dpg"), "--questions", at("dpg_bench.csv")]
     scores = [at("scores", "quality"), at("scores", "geneval", "original"), at("scores", "geneval", "extended")]
-    scores += [at("scores", "dpg")]
-    images = [at("samples", name) for name in ("short", "short", "long", "dpg")]
+    vqascore = ["evaluate", "questions", "--benchmark", "vqascore", "--samples", at("samples", "short")]
+    scores += [at("scores", "dpg"), at("scores", "vqascore")]
+    images = [at("samples", name) for name in ("short", "short", "long", "dpg", "short")]
     return [
         ["extend-prompts", at("geneval.jsonl"), "--extender", "rules", "--out", at("prompts")],
         [*draw, *cpu, "--per-prompt", str(PER_PROMPT), "--prompts", prompts, "--out", at("samples", "short")],
@@ -102,6 +105,7 @@ def commands(folder: Path, models: dict[str, str]) -> list[list[str]]:
         [*quality, "--allow-remote-code", "--cache", at("cache"), "--out", at("scores", "quality"), *cpu],
         [*geneval, "--detector", models["detector"], "--clip", models["clip"], "--out", at("scores", "geneval"), *cpu],
         [*dpg, "--vqa", "blip", "--vqa-model", models["blip"], "--out", at("scores", "dpg"), *cpu],
+        [*vqascore, "--vqa-model", models["qwen"], "--out", at("scores", "vqascore"), *cpu],
         ["report", *scores, "--samples", *images, "--out", at("report")],
     ]
 

@@ -20,7 +20,7 @@ def test_every_metric_geneval_dpg_and_the_report_by_one_command(tmp_path):
     out = tmp_path / "smoke"
     done = subprocess.run([sys.executable, BENCH, "--out", out], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 11
+    assert len(done.stdout.splitlines()) == 12
     quality = read_scores(out / "scores" / "quality")
     wanted = {"fid", "kid", "fd_dinov2", "cmmd", "clip_score", "jina_clip_score"}
     wanted |= {f"{part}/{protocol}" for part in PARTS for protocol in ("paper", "full", "dgm-eval")}
@@ -34,13 +34,15 @@ def test_every_metric_geneval_dpg_and_the_report_by_one_command(tmp_path):
     assert {"dpg/fixed/overall", "dpg/official/overall", "dpg/fixed/level 2/relation - spatial"} <= {
         number.metric for number in dpg.numbers
     }
-    for scores in (quality, *columns, dpg):
+    vqascore = read_scores(out / "scores" / "vqascore")
+    assert [number.metric for number in vqascore.numbers] == ["vqascore"]
+    for scores in (quality, *columns, dpg, vqascore):
         assert all(math.isfinite(number.value) for number in scores.numbers)
         assert all(len(number.protocol.encoder_sha256) == 64 for number in scores.numbers)
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<img ") == 2 * 24 + 6 + 4  # the short prompts' by two judges
-    assert "24 pictures of 32 px by GenEval&#39;s prompts, against 24 of reference" in page
+    assert page.count("<img ") == 3 * 24 + 6 + 4  # the short prompts' by three judges
+    assert "24 images of 32 px by GenEval&#39;s prompts, against 24 of reference" in page
     tables = (out / "report" / "tables.md").read_text(encoding="utf-8")
-    for title in ("Table 1", "GenEval (Table 2), original", "extended by tessera-rules-1", "DPG-Bench"):
+    for title in ("Table 1", "GenEval (Table 2), original", "extended by tessera-rules-1", "DPG-Bench", "VQAScore"):
         assert title in tables
     assert json.loads((out / "report" / "manifest.json").read_text())["complete"] is True

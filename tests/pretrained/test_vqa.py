@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tessera.config import UserError
-from tessera.pretrained.vqa import identity, load_vqa
+from tessera.pretrained.vqa import identity, load_vqa, spellings
 from tiny.chat_server import ChatServer, completion, question_of
 from tiny.judges import save_blip, save_clip, save_qwen_vl
 
@@ -42,27 +42,66 @@ def test_blip_answers_as_if_each_question_were_the_only_one(level, tmp_path):
     assert blip.answer(plain, questions[::-1]) == blip.answer(plain, questions)[::-1]
 
 
-def test_qwen_answers_each_question_about_the_image(tmp_path):
-    qwen = load_vqa("qwen-vl", str(save_qwen_vl(tmp_path / "qwen")), None)
+@pytest.mark.parametrize("three", [False, True])
+def test_qwen_answers_each_question_about_the_image(three, tmp_path):
+    qwen = load_vqa("qwen-vl", str(save_qwen_vl(tmp_path / "qwen", three)), None)
     together = qwen.answer(IMAGE, QUESTIONS)
-    assert len(together) == 3
-    asked = {}
+    assert together == [qwen.answer(IMAGE, [question])[0] for question in QUESTIONS]
+    asked = []
 
     def generate(**inputs):
-        asked.update(inputs)
+        asked.append(inputs)
         return torch.cat([inputs["input_ids"], inputs["input_ids"][:, :1]], 1)
 
     qwen.model.generate = generate
     qwen.answer(IMAGE, QUESTIONS)
-    texts = qwen.tokenizer.batch_decode(asked["input_ids"])
-    places = int(asked["image_grid_thw"][0].prod()) // 4
-    assert (asked["mm_token_type_ids"].sum(1) == places).all()
-    assert all(text.count("<|image_pad|>") == places for text in texts)
-    assert texts[0].endswith(
-        "<|vision_end|>is there a dog ? Answer with one word: yes or no.<|im_end|>\n<|im_start|>assistant\n"
+    assert [len(batch["input_ids"]) for batch in asked] == [1, 2]  # "a cat", and two of one length
+    for batch in asked:
+        places = int(batch["image_grid_thw"][0].prod()) // 4
+        assert (batch["mm_token_type_ids"].sum(1) == places).all()
+        assert batch["pixel_values"].shape[0] == len(batch["input_ids"]) * 4 * places
+        assert batch["attention_mask"].all()
+    system = "" if three else "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    (text, _) = qwen.tokenizer.batch_decode(asked[1]["input_ids"])
+    assert text == (
+        f"{system}<|im_start|>user\n<|vision_start|>{'<|image_pad|>' * places}<|vision_end|>is there a dog ? "
+        "Answer with one word: yes or no.<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert texts[2].startswith("<|endoftext|>")  # padded at the left
-    assert asked["pixel_values"].shape[0] == 3 * 4 * places
+
+
+@pytest.mark.parametrize("three", [False, True])
+def test_qwen_s_probabilities_are_those_of_geneval_2_s_script(three, tmp_path):
+    """The sum over the first tokens of the answer's forms, of the softmax of the scores that `generate` gives."""
+    qwen = load_vqa("qwen-vl", str(save_qwen_vl(tmp_path / "qwen", three)), None)
+    prompts, answers = ["How many dogs? Answer in one word.", "A cat?", "How many cats? Answer in one word."], []
+    for answer, forms in {
+        "four": ["four", "Four", " four", " Four", "4", " 4"],
+        "Yes": ["Yes", "yes", " yes", " Yes"],
+        "ten": ["ten", "Ten", " ten", " Ten", "10", " 10"],
+    }.items():
+        (inputs,) = [batch for _, batch in qwen._batches(IMAGE, [prompts[len(answers)]])]
+        out = qwen.model.generate(
+            **inputs, max_new_tokens=1, do_sample=False, output_scores=True, return_dict_in_generate=True
+        )
+        probs = torch.nn.functional.softmax(out.scores[0], dim=-1)
+        answers.append((answer, sum(probs[0, qwen.tokenizer.encode(form)[0]].item() for form in forms)))
+    found = qwen.probabilities(IMAGE, prompts, [answer for answer, _ in answers])
+    assert found == pytest.approx([expected for _, expected in answers], rel=1e-4)
+    assert len({round(value, 6) for value in found}) == 3
+    assert found != pytest.approx(qwen.probabilities(255 - IMAGE, prompts, [answer for answer, _ in answers]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "forms"),
+    [
+        ("Yes", {"yes", "Yes", " yes", " Yes"}),
+        ("seven", {"seven", "Seven", " seven", " Seven", "7", " 7"}),
+        ("3", {"three", "Three", " three", " Three", "3", " 3"}),
+    ],
+)
+def test_spellings_of_an_answer(answer, forms):
+    assert len(spellings(answer)) == len(forms)
+    assert set(spellings(answer)) == forms
 
 
 def test_what_cannot_be_had(tmp_path):
@@ -106,3 +145,38 @@ def test_a_server_answers_in_the_order_of_the_questions():
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0, 8)
     assert body["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
     assert question_of(body).endswith("Answer with one word: yes or no.")
+
+
+def test_a_server_s_probabilities():
+    pytest.importorskip("openai")
+    tokens = {"Yes": -0.5, " yes": -2.0, "No": -1.5, "yes!": -3.0, "4": -1.0, "Four": -2.5}
+    with ChatServer(lambda body, n: (200, completion("Yes", tokens))) as server:
+        judge = load_vqa("openai", "m", server.address)
+        found = judge.probabilities(IMAGE, ["A dog? Answer in one word.", "How many?"], ["yes", "four"])
+    assert found == pytest.approx([np.exp(-0.5) + np.exp(-2.0), np.exp(-1.0) + np.exp(-2.5)])
+    (_, body), _ = server.requests
+    assert (body["max_tokens"], body["temperature"], body["logprobs"], body["top_logprobs"]) == (1, 0, True, 20)
+    assert question_of(body) in ("A dog? Answer in one word.", "How many?")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [(200, completion("Yes")), (400, {"error": {"message": "logprobs are not supported by this model"}})],
+)
+def test_a_server_without_log_probabilities(reply):
+    pytest.importorskip("openai")
+    with ChatServer(lambda body, n: reply) as server:
+        judge = load_vqa("openai", "m", server.address)
+        with pytest.raises(UserError, match=rf"^server {server.address}: gives no log-probabilities; .*--words"):
+            judge.probabilities(IMAGE, ["A dog?"], ["yes"])
+    assert len(server.requests) == 1  # not asked again
+
+
+def test_a_server_that_thinks_first():
+    pytest.importorskip("openai")
+    with ChatServer(lambda body, n: (200, completion("<think>", {"<think>": -0.01, "Hm": -5.0}))) as server:
+        judge = load_vqa("openai", "m", server.address)
+        with pytest.raises(UserError, match=r"begin with no answer but with '<think>'; choose a model that answers"):
+            judge.probabilities(IMAGE, ["A dog?", "A cat?"], ["yes", "yes"])
+    with ChatServer(lambda body, n: (200, completion("No", {"No": -0.01}))) as server:
+        assert load_vqa("openai", "m", server.address).probabilities(IMAGE, ["A dog?"], ["yes"]) == [0.0]

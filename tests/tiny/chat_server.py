@@ -9,9 +9,12 @@ from typing import Any
 MODEL = {"id": "stub", "object": "model", "created": 1, "owned_by": "us", "root": "lab/stub"}
 
 
-def completion(text: str | None) -> dict[str, Any]:
-    """A chat completion that says `text`."""
+def completion(text: str | None, first_token: dict[str, float] | None = None) -> dict[str, Any]:
+    """A chat completion that says `text`; first_token: the log-probabilities of its alternatives."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    if first_token is not None:
+        top = [{"token": token, "logprob": value, "bytes": None} for token, value in first_token.items()]
+        choice["logprobs"] = {"content": [top[0] | {"top_logprobs": top}]}
     return {"id": "1", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice]}
 
 

@@ -141,14 +141,16 @@ def save_blip(directory: Path) -> Path:
 QWEN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
 
 
-def save_qwen_vl(directory: Path) -> Path:
-    """A Qwen2.5-VL over single bytes."""
+def save_qwen_vl(directory: Path, three: bool = False) -> Path:
+    """A Qwen2.5-VL, or a Qwen3-VL, over single bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import (
         PreTrainedTokenizerFast,
         Qwen2_5_VLConfig,
         Qwen2_5_VLForConditionalGeneration,
         Qwen2VLImageProcessorPil,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
     )
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -176,8 +178,10 @@ def save_qwen_vl(directory: Path) -> Path:
         "pad_token_id": ids["<|endoftext|>"],
     }
     vision = {"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
-    vision |= {"fullatt_block_indexes": [1], "window_size": 56}
-    config = Qwen2_5_VLConfig(
+    of_three = {"deepstack_visual_indexes": [0], "num_position_embeddings": 16, "patch_size": 14}
+    vision |= of_three if three else {"fullatt_block_indexes": [1], "window_size": 56}
+    text |= {"head_dim": 16} if three else {}
+    config = (Qwen3VLConfig if three else Qwen2_5_VLConfig)(
         text_config=text,
         vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
@@ -185,7 +189,11 @@ def save_qwen_vl(directory: Path) -> Path:
         vision_end_token_id=ids["<|vision_end|>"],
     )
     torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    model = (Qwen3VLForConditionalGeneration if three else Qwen2_5_VLForConditionalGeneration)(config)
+    if three:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     Qwen2VLImageProcessorPil(max_pixels=56 * 56).save_pretrained(directory)

@@ -36,6 +36,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate miniature": evaluate.miniature,
     "evaluate geneval": evaluate.geneval,
     "evaluate dpg": evaluate.dpg,
+    "evaluate questions": evaluate.questions,
     "evaluate quality": evaluate.quality,
     "report": evaluate.report,
     "figure tau": evaluate.figure_tau,

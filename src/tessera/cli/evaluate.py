@@ -104,6 +104,33 @@ def dpg(
         say_scores(out)
 
 
+def questions(
+    out: ResumableOut,
+    samples: Annotated[Path, "Directory made by generate from --prompts questions:FILE."],
+    benchmark: Annotated[str, "geneval2, vqascore, or a name for a table of your own."] = "geneval2",
+    questions: Path | None = None,
+    vqa: Annotated[Literal["qwen-vl", "openai"], "Qwen3-VL or Qwen2.5-VL, or any compatible server."] = "qwen-vl",
+    vqa_model: Annotated[str | None, "Repository, folder or name on the server; Qwen3-VL-8B by default."] = None,
+    server: Server = None,
+    words: Annotated[bool, "Count answers in words, not probabilities: for servers without log-probabilities."] = False,
+    short: Annotated[Path | None, "Scores of the short prompts' images: samples of the long ones are compared."] = None,
+    device: Device = None,
+) -> None:
+    """Judge images by questions: GenEval 2's Soft-TIFA, VQAScore, your own table; torchrun: on many GPUs.
+
+    Example: tessera evaluate questions --samples samples/geneval2 --questions geneval2_data.jsonl --out scores/geneval2
+
+    Args:
+        questions: geneval2_data.jsonl, or a table with the columns prompt, question, dimension, answer; vqascore needs
+            none, and takes prompt and dimension of one.
+    """
+    from tessera.evaluate.soft_tifa import QuestionsConfig, evaluate_questions
+
+    config = QuestionsConfig(benchmark=benchmark, backend=vqa, model=vqa_model, server=server, words=words)
+    if evaluate_questions(out, samples, questions, config, short=short, device=device):
+        say_scores(out)
+
+
 def quality(
     samples: Annotated[Path, "Directory made by generate, or any directory of images."],
     reference: Annotated[Path, "Directory of images; or of their features, as the cache has them."],

@@ -22,7 +22,7 @@ from tessera.files import read_json, write_json
 
 FILE = "scores.json"
 FORMAT = 2
-Kind = Literal["quality", "geneval", "dpg", "miniature"]
+Kind = Literal["quality", "geneval", "dpg", "miniature", "questions"]
 Over = Literal["items", "tags"]
 Direction = Literal["higher", "lower"]
 
@@ -200,6 +200,11 @@ def notes(scores: Scores) -> list[str]:
     found = [f"passed over: {facts['passed_over']}"] if "passed_over" in facts else []
     if facts.get("unclear"):
         found.append(f"{facts['unclear']:.1%} of the answers are neither yes nor no, and count as no")
+    if longer := facts.get("long_minus_short"):
+        told = [
+            f"{name} {each['value']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f})" for name, each in longer.items()
+        ]
+        found.append(f"long minus short prompts on the same seeds: {', '.join(told)}")
     cut = {name.partition("/captions_")[0]: share for name, share in facts.items() if name.endswith("_truncated")}
     found += [f"{name}: {share:.1%} of the captions are cut to what it reads" for name, share in cut.items() if share]
     return found + [text for text in [judge_text(facts.get("judge") or {})] if text]

@@ -5,10 +5,11 @@ The one client of captions, prompt extension and yes-or-no questions, with one r
 
 import asyncio
 import contextlib
+import math
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +28,12 @@ WHOLE_SERVER = (401, 402, 403, 404, 405, 410)
 """Statuses that no other image changes."""
 MOST_REFUSALS = 100
 """Images in a row without a caption among their answers, after which the model is taken for one that makes none."""
+
+TOP_TOKENS = 20
+"""Alternatives of a token that a server is asked for: the most that OpenAI's protocol has."""
+NO_PROBABILITIES = (
+    "gives no log-probabilities; choose another model, or count its words with --words, under another name"
+)
 
 Key = TypeVar("Key")
 
@@ -95,7 +102,7 @@ class ChatClient:
 
     def ask(self, question: Question, **sampling: Any) -> tuple[str, bool]:
         """Return the answer to one question, and True if `max_tokens` cut it; `sampling` as in `ask_all`."""
-        answer = next(answer for _, answer in self._start([(0, question)], sampling, None))
+        answer = next(answer for _, answer in self._start([(0, question)], sampling, _text))
         return answer.text or "", answer.note == CUT
 
     def ask_all(self, questions: Iterable[tuple[Key, Question]], **sampling: Any) -> Iterator[tuple[Key, str]]:
@@ -104,7 +111,15 @@ class ChatClient:
         sampling: the protocol's own fields (max_tokens, temperature, seed). Raises UserError when the server refuses a
         question or `retry` is used up, after all that arrived before. Leaving early ends the questions under way.
         """
-        return ((key, answer.text or "") for key, answer in self._start(questions, sampling, None))
+        return ((key, answer.text or "") for key, answer in self._start(questions, sampling, _text))
+
+    def first_tokens(self, questions: Iterable[tuple[Key, Question]]) -> Iterator[tuple[Key, dict[str, float]]]:
+        """Yield (key, {token: probability}) of each question: the `TOP_TOKENS` likeliest beginnings of its answer.
+
+        Raises UserError as `ask_all` does, and for a server that gives no log-probabilities.
+        """
+        sampling = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP_TOKENS}
+        return self._start(questions, sampling, _first_tokens)
 
     def caption_all(
         self, questions: Iterable[tuple[Key, Question]], most_failures: float = 0, **sampling: Any
@@ -116,14 +131,19 @@ class ChatClient:
         question at all (404), or fails at `most_failures` in a row (0: as many as are asked at a time, at least 8).
         """
         self._failures.most = most_failures or max(self.concurrency, 8)
-        return self._start(questions, sampling, self._failures)
+        return self._start(questions, sampling, _caption, self._failures)
 
     def _start(
-        self, questions: Iterable[tuple[Key, Question]], sampling: dict[str, Any], failures: "Failures | None"
-    ) -> Iterator[tuple[Key, Answer]]:
-        answers: queue.Queue[tuple[Key, Answer] | BaseException | None] = queue.Queue()
+        self,
+        questions: Iterable[tuple[Key, Question]],
+        sampling: dict[str, Any],
+        read: Callable[[Any], Any],
+        failures: "Failures | None" = None,
+    ) -> Iterator[tuple[Key, Any]]:
+        """Ask the questions; yield (key, what `read` makes of the choice of a chat completion)."""
+        answers: queue.Queue[tuple[Key, Any] | BaseException | None] = queue.Queue()
         loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(iter(questions), sampling, answers, failures))
+        task = loop.create_task(self._ask_all(iter(questions), sampling, answers, read, failures))
 
         def run() -> None:
             try:
@@ -154,21 +174,27 @@ class ChatClient:
         questions: Iterator[tuple[Any, Question]],
         sampling: dict[str, Any],
         answers: "queue.Queue[Any]",
+        read: Callable[[Any], Any],
         failures: "Failures | None",
     ) -> None:
         async with self._openai.AsyncOpenAI(**self._access, timeout=self.retry.timeout, max_retries=0) as client:
 
             async def ask_in_turn() -> None:
                 for key, question in questions:  # shared: each worker takes the next
-                    answers.put((key, await self._ask(client, question, sampling, failures)))
+                    answers.put((key, await self._ask(client, question, sampling, read, failures)))
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(self.concurrency):
                     group.create_task(ask_in_turn())
 
     async def _ask(
-        self, client: Any, question: Question, sampling: dict[str, Any], failures: "Failures | None"
-    ) -> Answer:
+        self,
+        client: Any,
+        question: Question,
+        sampling: dict[str, Any],
+        read: Callable[[Any], Any],
+        failures: "Failures | None",
+    ) -> Any:
         openai = self._openai
         images = [{"type": "image_url", "image_url": {"url": data_uri(image)}} for image in question.images]
         content = [*images, {"type": "text", "text": question.prompt}] if images else question.prompt
@@ -182,16 +208,12 @@ class ChatClient:
             again = {"temperature": TEMPERATURE, "seed": refused} if refused else {}
             try:
                 answer = await client.chat.completions.create(model=self.model, messages=messages, **sampling | again)
-                choice = answer.choices[0]
+                told = read(answer.choices[0])
                 if failures is not None:
-                    told = _caption(choice)
                     failures.of_server = failures.of_images = 0
-                    return told
-                text = choice.message.content.strip()
-                if text:  # JSON can spell half a character, files cannot
-                    cut = CUT if choice.finish_reason == "length" else ""
-                    return Answer(text.encode(errors="replace").decode(), cut)
-                last = ValueError("an empty answer")
+                return told
+            except UserError as error:
+                raise UserError(f"server {self.address}: {error}") from None
             except NoCaption as error:
                 last, refused = error, refused + 1
                 if refused > RETRIES:
@@ -204,6 +226,8 @@ class ChatClient:
                 last = error
             except (AttributeError, IndexError, KeyError, TypeError):
                 last = ValueError(f"its answer is no chat completion of text: {str(answer)[:100]!r}")
+        if read is _first_tokens and "logprob" in str(last).lower():
+            raise UserError(f"server {self.address}: {NO_PROBABILITIES} ({_said(last)[:80]})") from last
         gone = isinstance(last, openai.APIConnectionError) and not isinstance(last, openai.APITimeoutError)
         status = getattr(last, "status_code", 200 if isinstance(last, NoCaption) else 500)
         if failures is None or gone or status in WHOLE_SERVER or failures.are_too_many(status):
@@ -229,6 +253,24 @@ class Failures:
         else:
             self.of_server, self.of_images = 0, self.of_images + 1
         return self.of_server >= self.most or self.of_images >= max(self.most, MOST_REFUSALS)
+
+
+def _text(choice: Any) -> Answer:
+    """Return the text of a choice of a chat completion. Raises ValueError for none."""
+    text = choice.message.content.strip()
+    if not text:
+        raise ValueError("an empty answer")
+    # JSON can spell half a character, files cannot.
+    return Answer(text.encode(errors="replace").decode(), CUT if choice.finish_reason == "length" else "")
+
+
+def _first_tokens(choice: Any) -> dict[str, float]:
+    """Return the likeliest first tokens of a choice and their probabilities. Raises UserError for a choice without."""
+    tokens = getattr(choice.logprobs, "content", None)
+    top = tokens[0].top_logprobs if tokens else None
+    if not top:
+        raise UserError(NO_PROBABILITIES)
+    return {token.token: math.exp(token.logprob) for token in top}
 
 
 def _caption(choice: Any) -> Answer:

@@ -1,4 +1,4 @@
-"""Published sets of captions as prompts: COCO's annotations and DPG-Bench.
+"""Published sets of captions as prompts: COCO's annotations, DPG-Bench, and tables of questions about images.
 
 The paper draws one image for each caption of ImageNet's validation set and for 30,000 of COCO's (Table 1).
 """
@@ -9,12 +9,14 @@ from typing import Any
 
 from tessera.config import UserError
 from tessera.files import read_json
+from tessera.prompts.question_tables import read_question_table
 from tessera.prompts.rows import read_rows
 from tessera.randomness import philox
 
 COCO = "coco:"
 COCO_30K = "coco-30k:"
 DPG = "dpg:"
+QUESTIONS = "questions:"
 _DRAWN = 30_000
 
 Rows = list[tuple[dict[str, Any], str]]
@@ -25,9 +27,11 @@ def read_caption_set(source: str) -> tuple[Path, Rows] | None:
 
     `coco:FILE`: COCO's captions_*.json, the first caption of every image, in the order of the images' numbers.
     `coco-30k:FILE`: those of 30,000 images, drawn once for all. `dpg:FILE`: the prompts of DPG-Bench's dpg_bench.csv.
-    Metadata holds "prompt" and "image_id" or "item_id". Raises UserError.
+    `questions:FILE`: those of a table of questions, each once. Metadata holds "prompt", and "image_id", "item_id" or
+    the long version as "extended". Raises UserError.
     """
-    for scheme, read in {DPG: _read_dpg, COCO: _read_coco, COCO_30K: _draw_coco}.items():
+    schemes = {DPG: _read_dpg, COCO: _read_coco, COCO_30K: _draw_coco, QUESTIONS: _read_questions}
+    for scheme, read in schemes.items():
         if source.startswith(scheme):
             path = Path(source.removeprefix(scheme))
             return path, read(path)
@@ -41,6 +45,14 @@ def _read_dpg(path: Path) -> Rows:
     except UserError as error:
         raise UserError(f"{error}; give DPG-Bench's dpg_bench.csv") from error
     return [({"prompt": text, "item_id": name}, text) for name, text in items.items() if name and text]
+
+
+def _read_questions(path: Path) -> Rows:
+    rows: Rows = []
+    for item in read_question_table(path, need_questions=False):
+        longer = {"extended": {"text": item.long, "extender": f"{path.name}: long"}} if item.long else {}
+        rows.append(({"prompt": item.text} | longer, item.text))
+    return rows
 
 
 def _read_coco(path: Path) -> Rows:

@@ -32,18 +32,20 @@ class Prompts:
 
 
 def load_prompts(source: str | Path | Sequence[str], extended: bool = False) -> Prompts:
-    """Read prompts: a file (`read_prompts`), a shipped set (`SHIPPED`), COCO's or DPG-Bench's captions
-    (`read_caption_set`), a directory made by `tessera caption`, a list of texts.
+    """Read prompts: a file (`read_prompts`), a shipped set (`SHIPPED`), COCO's or DPG-Bench's captions or
+    a table of questions (`read_caption_set`), a directory made by `tessera caption`, a list of texts.
 
     A file that has the name of a shipped set goes first. Raises UserError.
     """
     if not isinstance(source, str | Path):
         return _given(list(source), extended)
     own = read_caption_set(str(source))
-    if own is not None and extended:
-        raise UserError(f"{source}: captions have no extended texts; turn extended off")
     if own is not None:
         path, rows = own
+        if extended:
+            if not all("extended" in metadata for metadata, _ in rows):
+                raise UserError(f"{source}: captions have no extended texts; turn extended off")
+            rows = [(metadata, metadata["extended"]["text"]) for metadata, _ in rows]
     else:
         path, columns = split_columns(source)
         if not path.exists() and not path.suffix and path.parent == Path():

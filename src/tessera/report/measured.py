@@ -11,6 +11,7 @@ TITLES = {
     "quality": "Image quality (Table 1)",
     "geneval": "GenEval (Table 2)",
     "dpg": "DPG-Bench (Table 3)",
+    "questions": "Questions about the images",
     "miniature": "The miniature's judge",
 }
 FORCED = "Numbers of different protocols are in one table because --force says so: they do not compare."

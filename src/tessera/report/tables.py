@@ -134,7 +134,7 @@ def shown(value: float, size: float | None = None) -> str:
 def add_labels(scores: Scores) -> None:
     """Take the labels and directions of users' own metrics, which their numbers bring along, into the tables above."""
     for number in scores.numbers:
-        if number.label is not None and number.metric.split("/")[0] not in LABELS:
+        if number.label is not None and number.metric not in LABELS:
             LABELS[number.metric] = number.label
             if number.direction == "lower":
                 LOWER_IS_BETTER.add(number.metric)
@@ -142,6 +142,8 @@ def add_labels(scores: Scores) -> None:
 
 def name_of(metric: str) -> str:
     """Return a metric's name in words, with its protocol in brackets."""
+    if metric in LABELS:
+        return LABELS[metric]
     parts = _parts(metric)
     name = next((LABELS[part] for part in parts if part in LABELS), parts[-1].replace("_", " ").capitalize())
     rest = [part for part in parts if part not in LABELS and len(parts) > 1 and part != parts[-1]]

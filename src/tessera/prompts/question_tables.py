@@ -1,0 +1,87 @@
+"""Tables of questions about images: a prompt, a question, its dimension and the answer that is expected.
+
+A row each in csv, tsv, jsonl or parquet with the columns prompt, question, dimension and answer (the last two may be
+missing, and long may hold a long version of the prompt), or GenEval 2's geneval2_data.jsonl, a line for each prompt.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.config import UserError
+from tessera.prompts.rows import read_rows
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about the image of a prompt."""
+
+    text: str
+    """ "" in a table without questions."""
+    answer: str
+    """One word; "yes" where the table has none."""
+    dimension: str
+    """Its skill; "" for none."""
+
+
+@dataclass(frozen=True)
+class PromptQuestions:
+    """A prompt with its questions, in the file's order."""
+
+    text: str
+    questions: tuple[Asked, ...]
+    atoms: int | None = None
+    """The number of GenEval 2's atoms."""
+    long: str | None = None
+    """The long version of the prompt."""
+
+
+def read_question_table(path: Path, need_questions: bool = True) -> list[PromptQuestions]:
+    """Return the prompts of a table, each once.
+
+    need_questions: without them a row is a prompt and maybe a dimension. Raises UserError that names the line.
+    """
+    found: dict[str, tuple[list[Asked], int | None, str | None]] = {}
+    for where, row, _ in read_rows(Path(path), ("prompt",), plain=False):
+        row = {name.strip().lower(): value for name, value in row.items()}
+        text, longer = _text(where, row, "prompt"), row.get("long")
+        if "vqa_list" in row:
+            atoms = row.get("atom_count")
+            if text in found or not (atoms is None or type(atoms) is int):
+                raise UserError(f"{where}: each prompt stands once, with a whole number atom_count; fix the line")
+            found[text] = (list(_atoms(where, row)), atoms, None)
+            continue
+        question = _text(where, row, "question") if need_questions or row.get("question") else ""
+        asked = _asked(where, question, row.get("answer") or "yes", row.get("dimension") or "")
+        found.setdefault(text, ([], None, str(longer) if longer else None))[0].append(asked)
+    if not found:
+        raise UserError(f"{path}: holds no prompts")
+    return [PromptQuestions(text, tuple(asked), atoms, longer) for text, (asked, atoms, longer) in found.items()]
+
+
+def _text(where: str, row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: has no text {name!r}; its columns are prompt, question, dimension and answer")
+    return value.strip()
+
+
+def _atoms(where: str, row: Mapping[str, Any]) -> Iterator[Asked]:
+    """Yield the questions of a line of GenEval 2."""
+    pairs, skills = row["vqa_list"], row.get("skills")
+    if not isinstance(pairs, list) or not pairs or not isinstance(skills, list) or len(skills) != len(pairs):
+        raise UserError(f"{where}: vqa_list and skills must be lists of one length; give geneval2_data.jsonl")
+    for pair, skill in zip(pairs, skills):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UserError(f"{where}: vqa_list must hold pairs of question and answer; give geneval2_data.jsonl")
+        yield _asked(where, *pair, skill)
+
+
+def _asked(where: str, question: Any, answer: Any, dimension: Any) -> Asked:
+    if not all(isinstance(part, str) for part in (question, answer, dimension)) or len(answer.split()) != 1:
+        raise UserError(
+            f"{where}: question and dimension must be texts, answer one word, not {answer!r}: its probability is that "
+            "of its first token"
+        )
+    return Asked(question.strip(), answer.strip(), dimension.strip())

@@ -1,0 +1,313 @@
+"""Soft-TIFA, VQAScore, tables of one's own: examples worked out by hand, servers with known log-probabilities."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from prompts.test_question_tables import LINE, TABLE, write
+from tessera import cli
+from tessera.config import UserError
+from tessera.evaluate.scores import notes, read_scores, require_comparable, write_scores
+from tessera.evaluate.soft_tifa import QuestionsConfig, evaluate_questions, geometric_mean
+from tessera.report.measured import measured_tables
+from tiny.chat_server import ChatServer, completion, question_of
+from tiny.folders import tree
+from tiny.judges import save_qwen_vl
+from tiny.samples import write_samples
+
+OTHER = {
+    "prompt": "a green pig",
+    "atom_count": 2,
+    "vqa_list": [["How many pigs are in the image?", "one"], ["Is the pig green?", "Yes"]],
+    "skills": ["count", "attribute"],
+}
+SHARES = {  # of an image: the probability of each expected answer
+    "How many toys": (0.5, 0.8),
+    "Are the toys metal": (0.4, 1.0),
+    "Are there any toys": (0.1, 0.2),
+    "How many pigs": (0.9, 0.0),
+    "Is the pig green": (0.4, 0.7),
+}
+
+
+class Knows:
+    """Gives known probabilities; the second channel of the first pixel says which image it is."""
+
+    def __init__(self):
+        self.asked = []
+
+    def probabilities(self, image, prompts, answers):
+        self.asked += prompts
+        return [next(own[image[0, 0, 1]] for text, own in SHARES.items() if text in prompt) for prompt in prompts]
+
+    def answer(self, image, questions, instruction):
+        self.asked += [instruction.format(question=question) for question in questions]
+        return ["Two." if "How many" in question else "yes, it is" for question in questions]
+
+
+def paint(i, k):
+    return np.full((8, 8, 3), (i, k, 0), np.uint8)
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    knows = Knows()
+    monkeypatch.setattr("tessera.pretrained.vqa.load_vqa", lambda *args: knows)
+    monkeypatch.setattr(
+        "tessera.pretrained.vqa.identity", lambda backend, model: {"backend": backend, "model": model, "sha256": None}
+    )
+    return knows
+
+
+@pytest.fixture
+def geneval2(tmp_path):
+    return write(tmp_path / "geneval2_data.jsonl", f"{json.dumps(LINE)}\n{json.dumps(OTHER)}\n")
+
+
+def values(out):
+    return {number.metric: number.value for number in read_scores(out).numbers}
+
+
+def test_geneval_2_by_hand(tmp_path, judge, geneval2):
+    samples = write_samples(tmp_path / "samples", [LINE, OTHER], paint=paint)
+    assert evaluate_questions(tmp_path / "out", samples, geneval2)
+    toys = [(0.5 + 0.4 + 0.1) / 3, (0.8 + 1.0 + 0.2) / 3]
+    pigs = [(0.9 + 0.4) / 2, (0.0 + 0.7) / 2]
+    geometric = [(0.5 * 0.4 * 0.1) ** (1 / 3), (0.8 * 1.0 * 0.2) ** (1 / 3), (0.9 * 0.4) ** 0.5, 0.0]
+    assert values(tmp_path / "out") == pytest.approx(
+        {
+            "geneval2/am": sum(toys + pigs) / 4,
+            "geneval2/gm": sum(geometric) / 4,
+            "geneval2/am/attribute": (0.4 + 1.0 + 0.4 + 0.7) / 4,
+            "geneval2/am/count": (0.5 + 0.8 + 0.9 + 0.0) / 4,
+            "geneval2/am/object": (0.1 + 0.2) / 2,
+            "geneval2/gm/2 atoms": sum(geometric[2:]) / 2,
+            "geneval2/gm/3 atoms": sum(geometric[:2]) / 2,
+        }
+    )
+    assert judge.asked[0] == "How many toys are in the image? Answer in one word."
+    scores = read_scores(tmp_path / "out")
+    assert [number.metric for number in scores.numbers][:2] == ["geneval2/am", "geneval2/gm"]
+    assert all(number.low < number.value < number.high for number in scores.numbers)
+    protocol = scores.number("geneval2/gm").protocol
+    assert (protocol.name, protocol.encoder) == ("geneval2-1", "qwen-vl:Qwen/Qwen3-VL-8B-Instruct")
+    assert len(protocol.prompts_sha256) == 64
+    assert scores.items[3] == {
+        "prompt": 1,
+        "sample": 1,
+        "file": "00001/samples/0001.png",
+        "text": "a green pig",
+        "values": pytest.approx({"geneval2/am": pigs[1], "geneval2/gm": 0.0}),
+        "reason": "0.00: How many pigs are in the image? one",
+    }
+    (table,) = measured_tables([scores])
+    assert table.title.startswith("Questions about the images")
+    asked = len(judge.asked)
+    assert evaluate_questions(tmp_path / "out", samples, geneval2)
+    assert len(judge.asked) == asked == 10
+
+
+def test_the_geometric_mean_against_exact_ones():
+    assert geometric_mean([0.25, 1.0]) == 0.5
+    assert geometric_mean([1e-200, 1e-200, 1e-200]) == pytest.approx(1e-200)  # a product would be 0
+    assert geometric_mean([0.3, 0.0]) == 0.0
+
+
+def test_words_have_another_name(tmp_path, judge, geneval2):
+    samples = write_samples(tmp_path / "samples", [LINE, OTHER], per_prompt=1, paint=paint)
+    assert evaluate_questions(tmp_path / "soft", samples, geneval2)
+    assert evaluate_questions(tmp_path / "words", samples, geneval2, QuestionsConfig(words=True))
+    found = values(tmp_path / "words")
+    assert found.keys() == {name.replace("geneval2", "geneval2-words") for name in values(tmp_path / "soft")}
+    assert found["geneval2-words/am"] == pytest.approx((1 + 1 / 2) / 2)  # one pig, and the judge says two
+    assert found["geneval2-words/gm"] == pytest.approx(1 / 2)
+    assert len(measured_tables([read_scores(tmp_path / name) for name in ("soft", "words")])) == 2
+
+
+def test_vqascore_of_the_samples_own_prompts(tmp_path, judge, monkeypatch):
+    monkeypatch.setitem(SHARES, 'Does this figure show "A dog."? Please answer yes or no.', (0.25, 0.75))
+    monkeypatch.setitem(SHARES, 'Does this figure show "A cat."? Please answer yes or no.', (1.0, 0.5))
+    samples = write_samples(tmp_path / "samples", [{"prompt": "A dog."}, {"prompt": "A cat."}], paint=paint)
+    config = QuestionsConfig(benchmark="vqascore")
+    assert evaluate_questions(tmp_path / "out", samples, None, config)
+    assert values(tmp_path / "out") == {"vqascore": pytest.approx(0.625)}
+    number = read_scores(tmp_path / "out").number("vqascore")
+    assert number.protocol.settings["template"] == 'Does this figure show "{question}"? Please answer yes or no.'
+    table = write(tmp_path / "genai.csv", "prompt,dimension\nA dog.,basic\nA dog.,counting\nA cat.,basic\n")
+    judge.asked.clear()
+    assert evaluate_questions(tmp_path / "parts", samples, table, config)
+    assert values(tmp_path / "parts") == pytest.approx(
+        {"vqascore": 0.625, "vqascore/basic": 0.625, "vqascore/counting": 0.5}
+    )
+    assert len(judge.asked) == 4  # once for each image, whatever the dimensions
+    with pytest.raises(UserError, match="give --questions, a table of prompt, question"):
+        evaluate_questions(tmp_path / "none", samples, None)
+
+
+def test_a_table_of_one_s_own_short_and_long(tmp_path, judge, monkeypatch):
+    monkeypatch.setitem(SHARES, "Is the dog red", (0.5, 0.5))
+    monkeypatch.setitem(SHARES, "How many dogs", (0.5, 0.5))
+    monkeypatch.setitem(SHARES, "Is there a cat", (0.5, 0.75))
+    table, config = write(tmp_path / "own.csv", TABLE), QuestionsConfig(benchmark="my-bench")
+    long = {"text": "long", "extender": "own.csv: long"}
+    lines = [{"prompt": "A red dog.", "extended": long}, {"prompt": "A cat.", "extended": long}]
+    short = write_samples(tmp_path / "short", lines, paint=paint)
+    extended = write_samples(tmp_path / "long", lines, extended=True, paint=lambda i, k: paint(i, 1))
+    assert evaluate_questions(tmp_path / "scores" / "short", short, table, config)
+    found = values(tmp_path / "scores" / "short")
+    assert found == pytest.approx(
+        {"my-bench/am": 0.5625, "my-bench/gm": 0.5625, "my-bench/am/color": 0.5, "my-bench/am/count": 0.5}
+    )
+    earlier = tmp_path / "scores" / "short"
+    assert evaluate_questions(tmp_path / "scores" / "long", extended, table, config, short=earlier)
+    scores = read_scores(tmp_path / "scores" / "long")
+    told = scores.facts["long_minus_short"]
+    assert told.keys() == {"my-bench/am", "my-bench/gm"}
+    assert told["my-bench/am"]["value"] == pytest.approx(0.0625)
+    assert told["my-bench/am"]["low"] < 0.0625 < told["my-bench/am"]["high"]
+    assert notes(scores)[0].startswith("long minus short prompts on the same seeds: my-bench/am +0.06")
+    other = QuestionsConfig(benchmark="my-bench", model="another judge")
+    with pytest.raises(UserError, match=r"^short: the protocols differ \(encoder: .*judge both alike"):
+        evaluate_questions(tmp_path / "scores" / "no", extended, table, other, short=earlier)
+    write_scores(earlier, dataclasses.replace(read_scores(earlier), facts={"seed": 7}))
+    with pytest.raises(UserError, match=r"^short: its images are of seed 7, these of None; draw both with one"):
+        evaluate_questions(tmp_path / "scores" / "no", extended, table, config, short=earlier)
+    assert not (tmp_path / "scores" / "no").exists()
+
+
+def test_a_score_of_one_judge_is_in_no_column_of_another(tmp_path, judge, geneval2):
+    samples = write_samples(tmp_path / "samples", [LINE, OTHER], paint=paint)
+    for name in ("one", "two"):
+        config = QuestionsConfig(backend="openai", model=name)
+        assert evaluate_questions(tmp_path / name, samples, geneval2, config)
+    scores = [read_scores(tmp_path / name) for name in ("one", "two")]
+    first, second = (each.number("geneval2/gm") for each in scores)
+    with pytest.raises(UserError, match=r"geneval2/gm: the protocols differ \(encoder: 'openai:one' vs 'openai:two'\)"):
+        require_comparable(first, second)
+    assert len(measured_tables(scores)) == 2
+    assert len(measured_tables(scores, force=True)) == 1
+
+
+def test_the_command_with_a_server_of_known_log_probabilities(tmp_path, geneval2, capsys):
+    pytest.importorskip("openai")
+    samples = write_samples(tmp_path / "samples", [LINE, OTHER], per_prompt=1)
+    probability = {"two": 0.5, "one": 0.25, "Yes": 0.125}
+
+    def reply(body, number):
+        text = question_of(body)
+        assert text.endswith("? Answer in one word.")
+        tokens = {"Yes": math.log(0.1), " yes": math.log(0.025), "No": math.log(0.5)}
+        if text.startswith("How many"):
+            tokens = {"2": math.log(0.5), "1": math.log(0.25), "3": math.log(0.1)}
+        return 200, completion(next(iter(tokens)), tokens)
+
+    words = ["evaluate", "questions", "--samples", samples, "--questions", geneval2, "--out", tmp_path / "out"]
+    words += ["--vqa", "openai", "--vqa-model", "stub"]
+    with ChatServer(reply) as server, pytest.raises(SystemExit) as done:
+        cli.main([str(word) for word in [*words, "--server", server.address]])
+    assert done.value.code == 0, capsys.readouterr().err
+    assert "GenEval 2 GM, 3 atoms" in capsys.readouterr().out
+    two, one, yes = probability.values()
+    assert values(tmp_path / "out")["geneval2/am"] == pytest.approx(((two + 2 * yes) / 3 + (one + yes) / 2) / 2)
+    expected = ((two * yes * yes) ** (1 / 3) + (one * yes) ** 0.5) / 2
+    assert values(tmp_path / "out")["geneval2/gm"] == pytest.approx(expected)
+
+
+def test_a_server_without_log_probabilities_is_named_with_the_fix(tmp_path, geneval2, capsys):
+    pytest.importorskip("openai")
+    samples = write_samples(tmp_path / "samples", [LINE, OTHER], per_prompt=1)
+    words = ["evaluate", "questions", "--samples", samples, "--questions", geneval2, "--vqa", "openai"]
+    words += ["--vqa-model", "stub"]
+    with ChatServer(lambda body, number: (200, completion("Yes"))) as server:
+        words += ["--server", server.address]
+        with pytest.raises(SystemExit) as done:
+            cli.main([str(word) for word in [*words, "--out", tmp_path / "soft"]])
+        assert done.value.code == 2
+        told = capsys.readouterr().err
+        assert "gives no log-probabilities" in told
+        assert "--words" in told
+        assert len(told.strip().splitlines()) == 1
+        with pytest.raises(SystemExit) as done:
+            cli.main([str(word) for word in [*words, "--words", "--out", tmp_path / "words"]])
+        assert done.value.code == 0
+    assert set(values(tmp_path / "words")) >= {"geneval2-words/am", "geneval2-words/gm"}
+
+
+def test_the_real_code_of_the_judge_on_a_tiny_random_qwen3_vl(tmp_path, geneval2):
+    samples = write_samples(tmp_path / "samples", [LINE, OTHER], per_prompt=1)
+    config = QuestionsConfig(model=str(save_qwen_vl(tmp_path / "qwen", three=True)))
+    assert evaluate_questions(tmp_path / "out", samples, geneval2, config, device="cpu")
+    scores = read_scores(tmp_path / "out")
+    assert 0 < scores.number("geneval2/gm").value < scores.number("geneval2/am").value < 1
+    assert len(scores.number("geneval2/gm").protocol.encoder_sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "message"),
+    [
+        ([LINE], {}, r"has 1 prompts, .*geneval2_data\.jsonl 2, .*'a green pig'; draw from --prompts questions:"),
+        ([LINE, OTHER, {"prompt": "A dog."}], {}, "prompt 00002 is not of .*draw from --prompts questions:"),
+        ([LINE, OTHER, OTHER], {}, "has 3 prompts, .* 2, and each needs its images once"),
+        ([LINE, OTHER], {"benchmark": "GenEval 2"}, "benchmark: 'GenEval 2' must be a name of lowercase"),
+        ([LINE, OTHER], {"benchmark": "dpg"}, "dpg has rules of its own; see tessera evaluate dpg"),
+        ([LINE, OTHER], {"server": "http://127.0.0.1:9/v1"}, "qwen-vl answers in this process"),
+    ],
+)
+def test_what_does_not_fit(lines, more, message, tmp_path, judge, geneval2):
+    samples = write_samples(tmp_path / "samples", lines, paint=paint)
+    with pytest.raises(UserError, match=message) as told:
+        evaluate_questions(tmp_path / "out", samples, geneval2, QuestionsConfig(**more))
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_table_is_not_geneval_2(tmp_path, judge):
+    samples = write_samples(tmp_path / "samples", [{"prompt": "A red dog."}, {"prompt": "A cat."}], paint=paint)
+    with pytest.raises(UserError, match=r"own\.csv: is not of the form of geneval2_data\.jsonl; give --benchmark"):
+        evaluate_questions(tmp_path / "out", samples, write(tmp_path / "own.csv", TABLE))
+
+
+# A judge that needs no network, for a process of its own.
+SCRIPT = """
+import hashlib, os, sys, time
+from pathlib import Path
+from tessera.pretrained import vqa
+from tessera.evaluate.soft_tifa import evaluate_questions
+
+class Judge:
+    asked = 0
+
+    def probabilities(self, image, prompts, answers):
+        self.asked += 1
+        if self.asked > 2:
+            time.sleep(float(os.environ.get("SLOW", "0")))
+        return [hashlib.sha256(image.tobytes() + text.encode()).digest()[0] / 255 for text in prompts]
+
+vqa.load_vqa = lambda *args: Judge()
+vqa.identity = lambda backend, model: {"backend": backend, "model": "judge", "sha256": None}
+evaluate_questions(*map(Path, sys.argv[1:]), device="cpu")
+"""
+
+
+def test_killed_half_way_it_ends_with_the_same_bytes(tmp_path, geneval2):
+    samples = write_samples(tmp_path / "samples", [LINE, OTHER])
+    command = [sys.executable, "-c", SCRIPT]
+    rest = [str(samples), str(geneval2)]
+    subprocess.run([*command, str(tmp_path / "whole" / "x"), *rest], check=True)
+    out = tmp_path / "killed" / "x"
+    process = subprocess.Popen([*command, str(out), *rest], env={**os.environ, "SLOW": "60"})
+    while not (out / "answers" / "00000.json").is_file():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "scores.json").exists()
+    subprocess.run([*command, str(out), *rest], check=True)
+    assert tree(out) == tree(tmp_path / "whole" / "x")
