@@ -3,8 +3,9 @@
 Makes a plain and an augmented set of so many records each (180 text tokens of width 2048 in int8, latents 4 x 32 x 32,
 0.4 MB a record; 20,000 records are 8 GB a set), reads batches by `Reader` and `read_ahead` as training does, and says:
 how many cores 800 images/s take (processor time of the whole process, threads and all), how fast it could go, how many
-bytes a sample costs, and the same for reading a record of both sets for each sample, as the published code does. What
-the device does (text is unpacked there) is not in it. `--folder` keeps the sets for another time; they are made in
+bytes a sample costs, and the same for reading a record of both sets for each sample, as the published code does. Then,
+in turns, one caption an image against one of three drawn (of the same lengths), a ratio. What the device does (text is
+unpacked there) is not in it. `--folder` keeps the sets for another time; they are made in
 parts of 2048, `--linked` makes every file but the first a link to it, which needs a tenth of the disk.
 """
 
@@ -13,16 +14,17 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tessera.encoded.record import EncodedRecord, pack_floats
+from tessera.encoded.record import LONG, EncodedRecord, EncodedText, pack_floats
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import open_encoded, shard_name
 from tessera.randomness import philox
 from tessera.stages import open_stage
-from tessera.train.algorithm1 import Algorithm1, Normalization
+from tessera.train.algorithm1 import Algorithm1, CaptionMix, Normalization
 from tessera.train.loader import Reader, passes, read_ahead
 
 TOKENS, WIDTH, SHAPE = 180, 2048, (4, 32, 32)
@@ -51,6 +53,16 @@ def records(
         )
 
 
+def with_levels(record: EncodedRecord, levels: tuple[str, ...]) -> EncodedRecord:
+    """Return the record with a caption as long as its own at each further level."""
+    return replace(
+        record,
+        more=tuple(
+            EncodedText(f"{level} {record.caption}", record.text_codes, record.text_scale) for level in levels[1:]
+        ),
+    )
+
+
 def make_set(
     folder: Path,
     count: int,
@@ -61,8 +73,10 @@ def make_set(
     width: int = WIDTH,
     shape: tuple[int, ...] = SHAPE,
     fewest: int | None = None,
+    levels: tuple[str, ...] = (LONG,),
 ) -> Path:
-    """Write an encoded set of random records of `tokens` text tokens each, or of `fewest` to `tokens`."""
+    """Write an encoded set of random records of `tokens` text tokens each, or of `fewest` to `tokens`, at each of the
+    levels."""
     stage = open_stage(folder, stage="encode", config={"records": count, "seed": seed, "linked": linked})
     if stage.done:
         return folder
@@ -73,7 +87,8 @@ def make_set(
                 os.link(folder / shard_name(0), path)
         else:
             made = records(size, seed + 1000 * number, tokens, width, shape, fewest)
-            write_shard(path, made, latent_shape=shape, text_width=width)
+            made = (with_levels(record, levels) for record in made) if levels != (LONG,) else made
+            write_shard(path, made, latent_shape=shape, text_width=width, levels=levels)
     facts = {"null_condition": pack_floats(np.zeros((1, width), np.float32))}
     stage.finish({"records": count}, facts=facts)
     return folder
@@ -126,6 +141,26 @@ def main() -> None:
                 f"time an image, so {RATE} images/s take {RATE * cpu:.2f} cores; {1 / wall:.0f} images/s at most here",
                 flush=True,
             )
+        compare_levels(folder, min(arguments.records, SHARD), arguments.images)
+
+
+def compare_levels(folder: Path, count: int, images: int) -> None:
+    """Print the processor time and bytes a sample of one drawn of three captions, over those of the only one."""
+    levels, readers, sizes = (LONG, "medium", "short"), [], []
+    for name, has in (("one", levels[:1]), ("three", levels)):
+        store = open_encoded(make_set(folder / name, count, 2, False, levels=has))
+        weights = tuple(1 / len(has) for _ in has)
+        mix = CaptionMix(levels=has, first=weights, last=weights, end=1)
+        algorithm = Algorithm1(store, None, 0.4, 0.0, 0, "linear", caption_mix=mix)
+        numbers = (list(range(len(has))), [0])
+        readers.append(Reader(algorithm, store, None, Normalization(scale=(0.18215,)), levels=numbers))
+        draws = algorithm.draws(np.arange(64))
+        sizes.append(sum(size_of(store.read(*each)) for each in zip(draws.index.tolist(), draws.level.tolist())))
+    ratios = [np.divide(*[measure(read, images)[0] for read in reversed(readers)]) for _ in range(5)]
+    print(
+        f"one of three captions drawn, over one caption: {np.median(ratios):.3f} x the processor time (5 turns:"
+        f" {min(ratios):.3f} to {max(ratios):.3f}), {sizes[1] / sizes[0]:.3f} x the bytes a sample"
+    )
 
 
 if __name__ == "__main__":

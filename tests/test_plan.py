@@ -51,6 +51,23 @@ def test_disk_of_the_papers_sets():
     assert len(disk(PlanConfig(images=9, sets=6))) == 1 + 3 * 6 - 1
 
 
+def test_shorter_captions_add_their_own_text_alone():
+    """Medium and short ones to plain images, short ones to mixed ones; the captioner's work stays."""
+    with_levels = PlanConfig(images=1_281_167, levels=True)
+    before, after = disk(PAPER), disk(with_levels)
+    token = 2048 + 2 * 2048 // 64 + 4.6
+    assert after["encoded/plain"] - before["encoded/plain"] == pytest.approx(1_281_167 * (0.46 * 180 + 15) * token)
+    assert after["encoded/all"] - before["encoded/all"] == pytest.approx(1_281_167 * 15 * token)
+    assert after["captions/plain"] == before["captions/plain"]
+    assert after["captions/all_levels"] == pytest.approx(before["captions/all"] * 195 / 180)
+    hours, more = gpu_hours(PAPER), gpu_hours(with_levels)
+    assert more["caption"] == hours["caption"]
+    assert more["train"] == hours["train"]
+    assert hours["encode"] < more["encode"] < 1.5 * hours["encode"]
+    assert "medium captions have 46% of a long one's tokens, short ones 15" in describe(with_levels)
+    assert "medium" not in describe(PAPER)
+
+
 def test_the_text_says_what_was_counted():
     text = describe(PAPER)
     sizes, hours = disk(PAPER), gpu_hours(PAPER)
@@ -61,20 +78,22 @@ def test_the_text_says_what_was_counted():
         assert line in text
 
 
+@pytest.mark.parametrize("levels", [False, True])
 @pytest.mark.parametrize("sets", range(1, 7))
-def test_commands_parse(sets, monkeypatch):
+def test_commands_parse(sets, levels, monkeypatch):
     called = []
     stubs = {
         name: functools.wraps(verb)(lambda *args, _name=name, **kwargs: called.append(_name))
         for name, verb in cli.VERBS.items()
     }
     monkeypatch.setattr(cli, "VERBS", stubs)
-    lines = commands(PlanConfig(images=100, sets=sets))
+    lines = commands(PlanConfig(images=100, sets=sets, levels=levels))
     for line in lines:
         words = shlex.split(line)
         start = words.index("tessera.cli") if words[0] == "torchrun" else words.index("tessera")
         cli._app().cli(args=words[start + 1 :], prog="tessera")
-    assert called.count("encode") == called.count("caption") == sets
+    assert called.count("encode") == sets
+    assert called.count("caption") == (1 + levels) * sets
     assert called.count("augment") == sets - 1
     assert called[0] == "collect"
     assert called.count("train") == max(sets - 1, 1)

@@ -20,6 +20,9 @@ RECORD_BYTES = 200  # key, class, offsets
 CROP_BYTES = 115_000  # a photograph of 256 px as PNG, about
 RECIPE_BYTES = 60  # one row, compressed
 CAPTION_SHARE = 0.45  # what zstd leaves of captions
+MEDIUM_SHARE = 0.46  # of a long caption's tokens that its medium form keeps, on average
+SHORT_TOKENS = 15  # of a short caption
+LEVELS = "_levels"  # end of the name of a directory with captions of several levels
 
 CAPTIONER_PARAMETERS = 8.03e9  # llama3-llava-next-8b, its language part
 PROMPT_TOKENS = 60
@@ -41,6 +44,8 @@ class PlanConfig:
     """Encoded sets: 1 the plain one, 2 with CM all, up to 6 with each of the patterns by itself."""
     mean_tokens: float = 180.0
     """T5 tokens of a caption, on average."""
+    levels: bool = False
+    """Each image has shorter captions next to its long one, by rules (`--captioner shorten`)."""
     network: Literal["dit", "cad"] = "dit"
     """DiT-I L/2 or CAD-I L."""
     init: str | None = None
@@ -109,13 +114,23 @@ def step_flop(config: PlanConfig) -> float:
     return cad_step_flop(config.mean_tokens) if config.network == "cad" else 3 * dit_forward_flop(config.mean_tokens)
 
 
+def stored_tokens(config: PlanConfig) -> dict[str, float]:
+    """Return the tokens of all captions of an image, by set: mixed images have short ones, and no medium ones."""
+    shorter = {"plain": MEDIUM_SHARE * config.mean_tokens + SHORT_TOKENS} | dict.fromkeys(
+        config.augmented, SHORT_TOKENS
+    )
+    return {name: config.mean_tokens + config.levels * tokens for name, tokens in shorter.items()}
+
+
 def disk(config: PlanConfig) -> dict[str, float]:
     """Return the bytes of each directory."""
-    record = config.mean_tokens * (TOKEN_BYTES + BYTES_PER_TOKEN) + LATENT_BYTES + RECORD_BYTES
     caption = config.mean_tokens * BYTES_PER_TOKEN * CAPTION_SHARE
     sizes = {"images": CROP_BYTES} | {f"recipe/{name}": RECIPE_BYTES for name in config.augmented}
-    for name in ("plain", *config.augmented):
-        sizes |= {f"captions/{name}": caption, f"encoded/{name}": record}
+    for name, tokens in stored_tokens(config).items():
+        sizes[f"captions/{name}"] = caption
+        if config.levels:
+            sizes[f"captions/{name}{LEVELS}"] = tokens * BYTES_PER_TOKEN * CAPTION_SHARE
+        sizes[f"encoded/{name}"] = tokens * (TOKEN_BYTES + BYTES_PER_TOKEN) + LATENT_BYTES + RECORD_BYTES
     return {name: size * config.images for name, size in sizes.items()}
 
 
@@ -126,7 +141,7 @@ def gpu_hours(config: PlanConfig) -> dict[str, float]:
     seen = sum(1 + quadrants.get(name, 1.0) for name in ("plain", *config.augmented))
     words = config.sets * (PROMPT_TOKENS + config.mean_tokens)
     caption = 2 * CAPTIONER_PARAMETERS * (IMAGE_TOKENS * seen + words) + VISION_FLOP * seen
-    encode = config.sets * (VAE_FLOP + 2 * T5_PARAMETERS * config.mean_tokens)
+    encode = config.sets * VAE_FLOP + 2 * T5_PARAMETERS * sum(stored_tokens(config).values())
     work = {
         "caption": (config.images * caption, CAPTION_UTILIZATION),
         "encode": (config.images * encode, ENCODE_UTILIZATION),
@@ -159,11 +174,17 @@ def commands(config: PlanConfig) -> list[str]:
         if recipe:
             lines.append(f"tessera augment images --pattern {name} --out recipe/{name}")
         lines.append(f"tessera caption images {recipe}--captioner llava{where} --out captions/{name}")
-        lines.append(f"tessera encode images captions/{name} {recipe}{encoders} --out encoded/{name}")
+        told = f"captions/{name}"
+        if config.levels:
+            told += LEVELS
+            shorten = f"--captioner shorten --captions captions/{name}"
+            lines.append(f"tessera caption images {recipe}{shorten} --out {told}")
+        lines.append(f"tessera encode images {told} {recipe}{encoders} --out encoded/{name}")
     train = "tessera" if config.gpus == 1 else f"torchrun --standalone --nproc-per-node {config.gpus} -m tessera.cli"
     preset = f"{config.preset}:{'ta_ia' if config.augmented else 'ta'}"
     start = f" --init {shlex.quote(config.init)}" if config.init else ""
     length = "" if config.train_images is None else f" --num-images {config.samples}"
+    length += " --caption-mix long=0.7,short=0.3" if config.levels else ""
     for name in config.augmented or ("",):
         sets = "--plain encoded/plain" + (f" --augmented encoded/{name}" if name else "")
         lines.append(f"{train} train {preset}{start} {sets}{length} --out runs/{name or 'plain'}")
@@ -184,6 +205,8 @@ def describe(config: PlanConfig) -> str:
         lines += ["", "Money", f"  {'in all':20} {total * config.price:9.1f}, at {config.price:g} for an hour of a GPU"]
     if config.gpus > 1:
         lines += ["", f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all are busy."]
+    medium = f"medium captions have {MEDIUM_SHARE:.0%} of a long one's tokens, short ones {SHORT_TOKENS}"
+    shorter = f"\n  {medium}; training counted at long ones" if config.levels else ""
     assumed = f"""
 Assumed
   {config.gpu_tflops:g} TFLOP/s peak of a GPU; training reaches {config.utilisation:.0%} of it, captions \
@@ -191,7 +214,7 @@ Assumed
   {"CAD-I L" if config.network == "cad" else "DiT-I L/2"}, {step_flop(config) / 1e9:.0f} GFLOP a sample, \
 {config.samples:,} samples
   LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens an image; VAE and T5-XL encoders; text as int8, {TOKEN_BYTES} bytes a token
-  crops of {CROP_BYTES / 1e3:.0f} kB, {BYTES_PER_TOKEN} bytes of text a token
+  crops of {CROP_BYTES / 1e3:.0f} kB, {BYTES_PER_TOKEN} bytes of text a token{shorter}
 
 Commands"""
     return "\n".join([*lines, assumed, *(f"  {line}" for line in commands(config))])

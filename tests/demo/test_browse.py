@@ -30,7 +30,7 @@ def test_search_by_words_and_class(workspace):
     browser = Browser(workspace)
     red = browser.find("plain-scene", "RED circle")
     assert red
-    assert all("red" in e.caption and "circle" in f"{e.class_name} {e.caption}" for e in red)
+    assert all("red" in e.captions["long"] and "circle" in f"{e.class_name} {e.captions['long']}" for e in red)
     assert {e.class_name for e in browser.find("plain-scene", "", "circle")} == {"circle"}
     assert all("circle" in e.class_name for e in browser.find("augmented-scene", "", "circle"))
     assert browser.find("plain-scene", "unicorn") == []
@@ -38,11 +38,29 @@ def test_search_by_words_and_class(workspace):
         browser.find("nothing")
 
 
+def test_words_are_looked_for_in_the_captions_of_all_levels(workspace):
+    """The word "photo" is in medium and short captions alone."""
+    browser = Browser(workspace)
+    found = browser.find("plain-scene", "photo")
+    assert found
+    every = browser.find("plain-scene")
+    assert found == [e for e in every if any("photo" in text.casefold() for text in e.captions.values())]
+    assert not any("photo" in entry.captions["long"] for entry in found)
+    told = found[0].captions
+    assert list(told) == ["long", "medium", "short"]
+    shown = browser.cards(found[:1])
+    for level, text in told.items():
+        assert f"<small>{level}</small> {text}</p>" in shown
+    assert f'alt="{told["long"]}"' in shown
+    alone = browser.cards([replace(found[0], captions={"long": told["long"]})])
+    assert f'<p dir="auto">{told["long"]}</p>' in alone
+
+
 def test_every_text_is_escaped_and_a_lost_file_is_told(workspace, tmp_path):
     browser = Browser(workspace)
     entry = browser.find("plain-scene")[0]
     bad = '"><script>alert(1)</script>'
-    shown = browser.cards([replace(entry, caption=bad, class_name=bad)])
+    shown = browser.cards([replace(entry, captions={bad: bad, "short": bad}, class_name=bad)])
     assert "<script" not in shown
     assert '""' not in shown
     copy = tmp_path / "copy"

@@ -115,6 +115,8 @@ def test_levels_are_read_back_and_equal_texts_are_stored_once(tmp_path, kind):
     store = open_encoded(tmp_path)
     assert store.levels == levels
     for i, record in enumerate(made):
+        told = {"long": record.caption} | {k: text.caption for k, text in zip(levels[1:], record.more) if text}
+        assert store.captions(i) == {level: text for level, text in told.items() if text}
         wanted = [EncodedText(record.caption, record.text_codes, record.text_scale), *record.more]
         wanted = [wanted[2]] * 3 if i % 4 == 3 else wanted
         for level, text in enumerate(wanted):

@@ -42,7 +42,8 @@ def killed(*args):
 checkpoint.save = killed
 for _ in range(2):
     try:
-        loop.train(*map(Path, sys.argv[5:]), config, device="cpu", runtime=RuntimeOptions(shard=shard))
+        out, plain, *rest = map(Path, sys.argv[5:])
+        loop.train(out, plain, rest[0] if rest else None, config, device="cpu", runtime=RuntimeOptions(shard=shard))
     except KeyboardInterrupt:
         sys.exit(7)
 """

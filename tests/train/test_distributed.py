@@ -1,6 +1,7 @@
 """Several processes are one"""
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
 from tiny.ranks import assert_same, config, on_ranks
-from tiny.training_sets import DIT, RIN
+from tiny.training_sets import DIT, RIN, make_records, with_short, write_set
 
 
 def test_two_ranks_are_one(plain, augmented, tmp_path):
@@ -22,6 +23,20 @@ def test_two_ranks_are_one(plain, augmented, tmp_path):
     assert on_ranks(2, settings, tmp_path / "two", plain, augmented) == [0, 0]
     assert_same(tmp_path / "one", tmp_path / "two")
     assert read_manifest(tmp_path / "two").counts == read_manifest(tmp_path / "one").counts
+
+
+def test_a_mix_of_captions_on_two_ranks_and_then_three(tmp_path):
+    """Every sample has the caption of its address, whatever the number of ranks and across a stop."""
+    both = write_set(tmp_path / "both", with_short(make_records(37)), levels=("long", "short"))
+    settings = config(DIT, augment_prob=0.0, caption_mix={"long": 0.7, "short": 0.3}, caption_mix_end={"short": 1.0})
+    train(tmp_path / "one", both, None, settings)
+    assert on_ranks(2, settings, tmp_path / "run", both, stop=2) == [7, 7]
+    assert on_ranks(3, settings, tmp_path / "run", both) == [0, 0, 0]
+    assert_same(tmp_path / "one", tmp_path / "run")
+    without = replace(settings, caption_mix={}, caption_mix_end=None)
+    train(tmp_path / "without", both, None, without)
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "one", tmp_path / "without")
 
 
 @pytest.mark.slow

@@ -97,6 +97,7 @@ def plan(
     images: Annotated[int, "Images of the set."],
     sets: Annotated[int, "Encoded sets: 1 is the plain one, 2 with CM all, up to 6 with each pattern by itself."] = 2,
     mean_tokens: Annotated[float, "T5 tokens of a caption, on average."] = 180.0,
+    levels: Annotated[bool, "Medium and short captions by rules next to the long ones."] = False,
     network: Annotated[Literal["dit", "cad"], "dit (DiT-I L/2) or cad (CAD-I L)."] = "dit",
     init: Annotated[str | None, "Export to start from, with the tuning presets: 4000 steps of 256."] = None,
     train_images: int | None = None,

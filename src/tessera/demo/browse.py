@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.curate.caption.caption import check_made_from
-from tessera.curate.caption.table import read_captions
+from tessera.curate.caption.table import Texts, read_levels
 from tessera.curate.index import Composer, Entry, ImageRow, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
 from tessera.demo.studio import EXACT, notice
@@ -29,9 +29,9 @@ ALL = "all classes"
 
 @dataclass(frozen=True)
 class Captioned(Entry):
-    """An image of a set with its caption."""
+    """An image of a set with its captions."""
 
-    caption: str = ""
+    captions: Texts = field(default_factory=dict)
 
 
 class Browser:
@@ -66,12 +66,13 @@ class Browser:
         return sorted({row.class_name for row in self.rows.values()})
 
     def find(self, name: str, words: str = "", class_name: str = ALL) -> list[Captioned]:
-        """Return the entries of a set with every one of `words` in caption or class, upper and lower case alike."""
+        """Return the entries of a set with every one of `words` in its class and captions of all levels, upper and
+        lower case alike."""
         if name not in self.captions:
             raise UserError(f"there is no set {name!r} in {self.workspace.name}; there are: {', '.join(self.captions)}")
         if name not in self._sets:
             entries = self._read(self.captions[name])
-            self._sets[name] = [(entry, f"{entry.class_name} {entry.caption}".casefold()) for entry in entries]
+            self._sets[name] = [(e, " ".join([e.class_name, *e.captions.values()]).casefold()) for e in entries]
         wanted = words.casefold().split()
         return [
             entry
@@ -83,7 +84,10 @@ class Browser:
     def _read(self, captions: Path | None) -> list[Captioned]:
         if captions is None:
             return [Captioned(**vars(entry)) for entry in list_entries(list(self.rows.values()))]
-        texts = read_captions(captions)
+        texts: dict[str, dict[str, str]] = {}
+        for level, told in read_levels(captions).items():
+            for key, text in told.items():
+                texts.setdefault(key, {})[level] = text
         check_made_from(captions, "caption", {"images": self.workspace / "images"})
         if "recipe" in read_manifest(captions).inputs:
             check_made_from(captions, "caption", {"recipe": self.workspace / "recipe"})
@@ -91,7 +95,7 @@ class Browser:
             entries = list_entries(list(self.rows.values()), mixes)
         else:
             entries = list_entries([self.rows[key] for key in texts])
-        return [Captioned(**vars(entry), caption=texts[entry.key]) for entry in entries]
+        return [Captioned(**vars(entry), captions=texts[entry.key]) for entry in entries]
 
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
         """Return the image, uint8 (S, S, 3). Raises UserError where a file is missing or damaged."""
@@ -106,17 +110,21 @@ class Browser:
         return f'<ul class="cards">{"".join(self._card(entry) for entry in entries)}</ul>'
 
     def _card(self, entry: Captioned) -> str:
-        text, name, key = (html.escape(value) for value in (entry.caption, entry.class_name, entry.key))
+        name, key = (html.escape(value) for value in (entry.class_name, entry.key))
+        several = len(entry.captions) > 1
+        texts = [(f"<small>{html.escape(k)}</small> " * several, html.escape(v)) for k, v in entry.captions.items()]
+        told = "".join(f'<p dir="auto">{level}{text}</p>' for level, text in texts)
+        alt = texts[0][1] if texts else name
         box = about = ""
         if entry.placement is not None:
             box = "" if entry.placement.pattern == CROP else _box(entry.placement)
             about = f"<small>{html.escape(f'{entry.placement.pattern}, box {entry.placement.box}')}</small>"
         try:
             address = data_uri(thumbnail(self.pixels(entry), _THUMB), EXACT)
-            image = f'<div class="shot"><img src="{address}" alt="{text or name}" loading="lazy">{box}</div>'
+            image = f'<div class="shot"><img src="{address}" alt="{alt}" loading="lazy">{box}</div>'
         except UserError as error:
             image = notice(str(error))
-        return f'<li>{image}<b dir="auto">{name}</b><p dir="auto">{text}</p><small dir="auto">{key}</small>{about}</li>'
+        return f'<li>{image}<b dir="auto">{name}</b>{told}<small dir="auto">{key}</small>{about}</li>'
 
 
 def _box(placement: Placement) -> str:

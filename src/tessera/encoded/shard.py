@@ -238,6 +238,14 @@ class Shard:
         except UnicodeDecodeError as error:
             raise _damaged(self.path, error) from error
 
+    def captions(self, row: int) -> list[str]:
+        """Return a record's caption of each level, "" where it has none."""
+        batch = self.batches[row // BATCH_ROWS]
+        try:
+            return [_string(batch[columns[0]], row % BATCH_ROWS) for columns in self._columns]
+        except UnicodeDecodeError as error:
+            raise _damaged(self.path, error) from error
+
     def read(self, row: int, level: int = 0) -> EncodedRecord:
         """Return a record with its caption of the level, or the first that it has."""
         batch = self.batches[row // BATCH_ROWS]

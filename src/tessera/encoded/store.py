@@ -129,6 +129,12 @@ class EncodedStore:
         self.records_read += 1
         return self._shard(which).read(row, level)
 
+    def captions(self, index: int) -> dict[str, str]:
+        """Return level -> caption of the levels that record `index` has."""
+        which, row = divmod(range(self._length)[index], self._shard_size)
+        told = dict(zip(self.levels, self._shard(which).captions(row)))
+        return {level: caption for level, caption in told.items() if caption or len(told) == 1}
+
     def keys(self, start: int = 0) -> list[str]:
         """Return the keys of the records from number `start` on; nothing else of them is read."""
         first = start // self._shard_size

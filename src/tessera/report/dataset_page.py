@@ -12,7 +12,7 @@ from tessera.config import UserError
 from tessera.curate.caption.table import read_captions, read_levels
 from tessera.curate.index import Composer, ImageRow, RecipeRow, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
-from tessera.encoded.store import open_encoded
+from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.files import sha256_file
 from tessera.randomness import philox
 from tessera.report.gallery import embed
@@ -91,24 +91,38 @@ def _texts(
     every: Any = captions if stage == "caption" else open_encoded(directory) if stage == "encode" else rows
     total, found = len(every), {}
     picked = philox(seed, "preview").choice(total, min(number, total), replace=False).tolist() if total else []
-    for item in (every[i] for i in sorted(picked)):
+    for place in sorted(picked):
         if stage == "caption":
-            found[item] = _joined({level: told[item] for level, told in levels.items() if item in told})
+            key = every[place]
+            found[key] = _joined({level: told[key] for level, told in levels.items() if key in told})
         elif stage == "encode":
-            tokens = "text not stored" if item.text_codes is None else f"{len(item.text_codes)} tokens"
-            found[item.key] = (item.caption, f"{tokens}, {len(item.caption.split())} words")
+            key, told = _stored(every, place)
+            found[key] = _joined(
+                {level: text for level, (text, _) in told.items()}, [size for _, size in told.values()]
+            )
         else:
-            found[item.key] = ("", "")
+            found[every[place].key] = ("", "")
     return total, found
 
 
-def _joined(texts: Mapping[str, str]) -> tuple[str, str]:
+def _stored(store: EncodedStore, place: int) -> tuple[str, dict[str, tuple[str, str]]]:
+    """Return the key of an encoded record, and level -> (caption, its tokens in words) of the texts that it has."""
+    told: dict[str, tuple[str, str]] = {}
+    for level, caption in store.captions(place).items():
+        codes = store.read(place, store.levels.index(level)).text_codes
+        told[level] = caption, "text not stored" if codes is None else f"{len(codes)} tokens"
+    return store[place].key, told
+
+
+def _joined(texts: Mapping[str, str], tokens: Sequence[str] = ()) -> tuple[str, str]:
     """Return the captions of an image, each with its level if there are several, and a note on their lengths."""
+    words = [f"{len(text.split())} words" for text in texts.values()]
+    sizes = [f"{size}, {length}" for size, length in zip(tokens, words)] or words
     if len(texts) == 1:
         (text,) = texts.values()
-        return text, f"{len(text.split())} words, {len(text)} characters"
-    lengths = ", ".join(f"{level} {len(text.split())}" for level, text in texts.items())
-    return " ".join(f"[{level}] {text}" for level, text in texts.items()), f"words: {lengths}"
+        return text, sizes[0] if tokens else f"{sizes[0]}, {len(text)} characters"
+    lengths = "; ".join(f"{level}: {size}" for level, size in zip(texts, sizes))
+    return " ".join(f"[{level}] {text}" for level, text in texts.items()), lengths
 
 
 def _sample(
