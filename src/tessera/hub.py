@@ -15,7 +15,7 @@ import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -76,7 +76,7 @@ class ModelFolder:
         resolved = self.path.resolve()
         return resolved.name if resolved.parent.name == "snapshots" else self.sha256[:12]
 
-    def config(self, field: str, key: str, expected: str | Iterable[str], what: str) -> dict[str, Any]:
+    def config(self, field: str, key: str, expected: str | Collection[str], what: str) -> dict[str, Any]:
         """Read its config.json; UserError unless `key` is `expected` (one of them), as in every model `what`."""
         config = read_json(self.path / CONFIG_FILE)
         found = config.get(key) if isinstance(config, dict) else None

@@ -75,7 +75,8 @@ def _atoms(where: str, row: Mapping[str, Any]) -> Iterator[Asked]:
     for pair, skill in zip(pairs, skills):
         if not isinstance(pair, list) or len(pair) != 2:
             raise UserError(f"{where}: vqa_list must hold pairs of question and answer; give geneval2_data.jsonl")
-        yield _asked(where, *pair, skill)
+        question, answer = pair
+        yield _asked(where, question, answer, skill)
 
 
 def _asked(where: str, question: Any, answer: Any, dimension: Any) -> Asked:
