@@ -19,8 +19,20 @@ mkdir -p "$out" && cd "$out"
 tessera collect "$imagenet" --size 256 --out images
 tessera augment images --pattern all --out recipe
 tessera caption images --captioner aio --out captions/aio
-tessera caption images --captioner llava --engine processes --out captions/ta
-tessera caption images --captioner llava --engine processes --recipe recipe --out captions/ta_ia
+# vLLM, where it is installed, answers several times as fast as transformers does: one server with a copy on each GPU.
+llava=(--captioner llava --engine processes)
+if command -v vllm > /dev/null && [ ! -f captions/ta_ia/manifest.json ]; then
+  tessera export-captioner --out captioner
+  gpus=$nproc; [ "$gpus" = gpu ] && gpus=$(nvidia-smi --list-gpus | wc -l)
+  vllm serve captioner --limit-mm-per-prompt '{"image": 2}' --data-parallel-size "$gpus" &
+  server=$!
+  trap 'kill $server' EXIT
+  until curl --silent --fail http://127.0.0.1:8000/health; do sleep 5; kill -0 $server; done
+  llava=(--captioner openai --server http://127.0.0.1:8000/v1 --concurrency $((256 * gpus)))
+fi
+tessera caption images "${llava[@]}" --out captions/ta
+tessera caption images "${llava[@]}" --recipe recipe --out captions/ta_ia
+[ -z "${server:-}" ] || { kill "$server"; wait "$server" || true; trap - EXIT; }
 
 # Appendix A: Stable Diffusion's VAE, Flan-T5-XL.
 vae=stabilityai/sd-vae-ft-ema text=google/flan-t5-xl

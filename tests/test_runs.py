@@ -14,6 +14,7 @@ SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
 ARRAYS = {
     "sets": "--plain encoded/ta --augmented encoded/ta_ia",
     "frozen": "--latents owner/vae --text owner/t5 --engine processes",
+    "llava": "--captioner openai --server http://127.0.0.1:8000/v1",
     "longer": "--extended",
 }
 """What the scripts' arrays hold."""

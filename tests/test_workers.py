@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from tessera import workers as engines
 from tessera.config import UserError
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.encode import EncodeConfig, encode
-from tessera.workers import Engine, parse_part, run_shards
+from tessera.workers import Engine, draw_ahead, parse_part, run_shards
 from tiny.folders import tree
 from tiny.shard_work import dying, prepare
 
@@ -214,3 +215,43 @@ def test_chunks_processes_end_with_a_killed_parent(tmp_path):
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
+
+
+def test_items_are_drawn_ahead_in_order():
+    drawn = []
+
+    def items():
+        for number in range(6):
+            drawn.append((number, threading.current_thread() is threading.main_thread()))
+            yield number
+
+    ahead = draw_ahead(items(), 3)
+    assert next(ahead) == 0
+    deadline = time.monotonic() + 30
+    while len(drawn) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert drawn == [(number, False) for number in range(4)]  # the one given, and three ahead
+    assert list(ahead) == [1, 2, 3, 4, 5]
+
+
+def test_what_is_drawn_ahead_raises_its_errors_and_is_closed():
+    closed = []
+
+    def items():
+        try:
+            yield 1
+            yield 2
+            raise UserError("no third")
+        finally:
+            closed.append(True)
+
+    ahead = draw_ahead(items())
+    assert [next(ahead), next(ahead)] == [1, 2]
+    with pytest.raises(UserError, match="no third"):
+        next(ahead)
+    endless = (number for number in itertools.count())
+    ahead = draw_ahead(endless)
+    assert next(ahead) == 0
+    ahead.close()
+    assert list(endless) == []
+    assert closed == [True]

@@ -13,8 +13,9 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,6 +239,23 @@ def _follow_parent() -> None:
         os._exit(3)  # a worker left over would write next to the next call's
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def draw_ahead(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, None]:
+    """Yield `items`, which a thread draws up to `ahead` before they are asked for; raise what they raise.
+
+    Closing it ends the thread after the item that is being drawn.
+    """
+    drawn, end, pool = iter(items), object(), ThreadPoolExecutor(1)
+    try:
+        pending = deque(pool.submit(next, drawn, end) for _ in range(ahead))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, drawn, end))
+            yield item  # type: ignore[misc]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(drawn, Generator):
+            drawn.close()
 
 
 def work_through(

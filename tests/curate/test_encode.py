@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tessera import files as files_module
 from tessera.config import UserError
@@ -14,7 +15,7 @@ from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.caption.table import read_captions, read_levels
 from tessera.curate.collect.collect import CollectConfig, collect
-from tessera.curate.encode import EncodeConfig, encode
+from tessera.curate.encode import EncodeConfig, default_compute, encode
 from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import compose
 from tessera.encoded.record import quantize
@@ -279,3 +280,21 @@ def test_every_level_is_stored_and_none_changes_another(images, tmp_path):
         assert facts[name]["captions"] == 24
         assert facts[name]["longest"] == max(tokens)
         assert facts[name]["mean_tokens"] == pytest.approx(np.mean(tokens), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("latents", "text", "device", "expected"),
+    [
+        ("stabilityai/sd-vae-ft-ema", "google/flan-t5-xl", "cuda", "bf16"),
+        ("pixel-unshuffle:4", "google/flan-t5-xl", "cuda", "bf16"),
+        ("pixel-unshuffle:4", "words:64", "cuda", "fp32"),
+        ("stabilityai/sd-vae-ft-ema", "google/flan-t5-xl", "cpu", "fp32"),
+    ],
+)
+def test_networks_compute_in_bf16_on_cuda_unless_begun_otherwise(
+    latents, text, device, expected, images, captions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(encode_module, "pick_device", lambda name: torch.device(device))
+    assert default_compute(tmp_path / "new", latents, text, None) == expected
+    encode(tmp_path / "begun", images, captions, replace(CONFIG, compute="fp32"))
+    assert default_compute(tmp_path / "begun", latents, text, None) == "fp32"

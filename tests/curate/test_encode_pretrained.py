@@ -97,9 +97,9 @@ def test_a_text_that_repeats_is_encoded_once_in_the_set(images, config, t5_folde
     seen = []
 
     class Counting(T5):
-        def encode(self, texts):
+        def _batches(self, texts):
             seen.append(list(texts))
-            return super().encode(texts)
+            return super()._batches(texts)
 
     encoder = Counting(str(t5_folder), "cpu")
     monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_, **__: encoder)

@@ -14,6 +14,7 @@ from tessera.pretrained.load import (
     load_tokenizer,
     quiet,
 )
+from tessera.pretrained.text_encoders import T5_FILES
 from tiny.encoders import save_clip
 
 
@@ -92,3 +93,24 @@ def test_floats_of_pretrained_networks():
     assert check_float(torch.bfloat16, "f", "it") == torch.bfloat16
     with pytest.raises(UserError, match=r"^f: it computes in float32 or bfloat16, not float16$"):
         check_float(torch.float16, "f", "it")
+
+
+def test_on_cuda_weights_go_straight_to_the_device(t5_folder, monkeypatch):
+    """Not through the host's memory, of which eight workers at once would need eight times as much."""
+    import transformers
+
+    asked = []
+
+    class Loaded(transformers.T5EncoderModel):
+        @classmethod
+        def from_pretrained(cls, *arguments, device_map=None, **options):
+            asked.append(device_map)
+            return transformers.T5EncoderModel.from_pretrained(*arguments, **options)
+
+    monkeypatch.setattr(transformers, "Loaded", Loaded, raising=False)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    folder = find_model(str(t5_folder), T5_FILES, "text")
+    for device in ("cpu", "cuda", torch.device("cuda:1")):
+        load_network("transformers.Loaded", folder, "text", device=device)
+    assert asked == [None, {"": 3}, {"": 1}]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.config import UserError
+from tessera.encoded.record import quantize
 from tessera.pretrained.text_encoders import END, T5, Words, load_text_encoder, split_words
 from tiny.models import save_t5
 
@@ -213,3 +214,19 @@ def test_t5_without_the_libraries(t5_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r'pip install .*"diffusers>='):
         load_text_encoder(str(t5_folder))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [64, 40, 136])
+def test_codes_of_the_device_are_those_of_the_record(dtype, width, tmp_path):
+    encoder = T5(str(save_t5(tmp_path / "t5", width=width)), "cpu", dtype, batch_tokens=64)
+    found, expected = encoder.quantize(TEXTS), [quantize(array) for array in encoder.encode(TEXTS)]
+    assert len(found) == len(TEXTS)
+    for ours, theirs in zip(found, expected):
+        for one, other in zip(ours, theirs):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+    with torch.no_grad():
+        encoder.network.encoder.final_layer_norm.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="must be finite and below 8e6"):
+        encoder.quantize(["a"])

@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tessera.config import UserError
 from tessera.hub import content_hash
+from tessera.pretrained import load
 from tessera.pretrained.vae import VAE_FILES, Autoencoder, PixelUnshuffle, load_codec
 from tiny.models import save_vae
 
@@ -243,3 +245,28 @@ def test_a_vae_without_the_libraries(vae_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
     with pytest.raises(UserError, match=r'pip install .*"diffusers>='):
         load_codec(str(vae_folder))
+
+
+class Convolutions(TorchDispatchMode):
+    """The dtype of every convolution that runs within, and the memory format of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "conv" in func.__name__ and args[1].shape[-1] > 1:
+            self.seen.add((args[1].dtype, args[1].is_contiguous(memory_format=torch.channels_last)))
+        return func(*args, **(kwargs or {}))
+
+
+def test_convolutions_on_cuda_are_in_the_fastest_layout(vae_folder, monkeypatch):
+    expected, _ = Autoencoder(str(vae_folder), "cpu", torch.bfloat16).encode(IMAGES)
+    codec = Autoencoder(str(vae_folder), torch.device("cuda", 0), torch.bfloat16, load=False)
+    monkeypatch.setattr(load, "load_network", lambda *a, device, _load=load.load_network, **o: _load(*a, **o))
+    _ = codec.network
+    codec.device = torch.device("cpu")
+    with Convolutions() as convolutions:
+        found, _ = codec.encode(IMAGES)
+    assert convolutions.seen == {(torch.bfloat16, True)}
+    np.testing.assert_allclose(found, expected, atol=0.1)

@@ -109,7 +109,7 @@ def caption(
     seed: Annotated[int, "Seed of the phrasings."] = 0,
     model: Annotated[str | None, "llava: a repository or folder; openai: the server's name of the model."] = None,
     server: Server = None,
-    concurrency: Annotated[int, "For openai, questions asked at a time."] = 32,
+    concurrency: Annotated[int, "For openai, questions asked at a time."] = 256,
     device: WorkerDevice = None,
     engine: Engine = "here",
     workers: Workers = None,
@@ -166,7 +166,7 @@ def encode(
     latents: str = "pixel-unshuffle:4",
     text: str = "words:64",
     text_encoding: Literal["int8", "fp16", "none"] = "int8",
-    compute: Annotated[Literal["fp32", "bf16"], "What pretrained networks compute in."] = "fp32",
+    compute: Annotated[Literal["fp32", "bf16"] | None, "Of pretrained networks; by default bf16 on CUDA."] = None,
     device: WorkerDevice = None,
     engine: Engine = "here",
     workers: Workers = None,
@@ -186,8 +186,10 @@ def encode(
     from tessera import workers as work
     from tessera.curate import encode as stage
 
-    config = stage.EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
     where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
+    where.check_device(device)
+    compute = compute or stage.default_compute(out, latents, text, device)
+    config = stage.EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
     stage.encode(out, images, captions, config, recipe=recipe, engine=where, device=device, skip_missing=skip_missing)
     say(out)
 

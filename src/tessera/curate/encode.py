@@ -8,10 +8,12 @@ kernels round differently for differently composed batches, so images go through
 too, and a text that occurs several times in the set by itself.
 """
 
+import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,22 +25,25 @@ from tessera.config import UserError, check_ranges, to_dict
 from tessera.curate.caption.caption import check_made_from, without_captions
 from tessera.curate.caption.table import Texts, in_order, read_levels
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
+from tessera.devices import pick_device
 from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import SHARD_SHA256, shard_name
 from tessera.files import sha256_file
-from tessera.pretrained.text_encoders import TextEncoder, load_text_encoder
-from tessera.pretrained.vae import LatentCodec, load_codec
+from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, load_text_encoder
+from tessera.pretrained.vae import CODECS, LatentCodec, load_codec
 from tessera.progress import progress
 from tessera.randomness import philox
-from tessera.stages import find_stage, open_stage, read_manifest
-from tessera.workers import HERE, Engine, run_shards
+from tessera.stages import MANIFEST, find_stage, open_stage, read_manifest
+from tessera.workers import HERE, Engine, draw_ahead, run_shards
 
 _CACHE_BYTES = 512 * 2**20  # decoded images in memory: all of a small set, else about as many as a shard needs
 _BATCH = 64  # images in one call of the image codec
 _TEXT_WINDOW = 512  # records whose texts are sorted by length and encoded together
 _TEXT_BATCH = 128  # texts whose float32 encodings are in memory at a time
 _CACHED_TEXTS = 4096  # encodings of repeated texts in memory
+READERS = 4
+"""Threads that read crops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +187,16 @@ def encode(
         print(f"encode {out}: {cut}: their ends are cut off", file=sys.stderr)
 
 
+def default_compute(out: Path, latents: str, text: str, device: str | None) -> Literal["fp32", "bf16"]:
+    """Return the default of `EncodeConfig.compute` for the directory `out`: what it was begun with; otherwise bf16 for
+    pretrained networks on CUDA, and fp32."""
+    if (out / MANIFEST).exists():
+        return read_manifest(out, must_be_complete=False).config.get("compute", "fp32")
+    named = [(CODECS, latents), (TEXT_ENCODERS, text)]
+    pretrained = any(name.partition(":")[0] not in kind.families for kind, name in named)
+    return "bf16" if pretrained and pick_device(device).type == "cuda" else "fp32"
+
+
 def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) -> tuple[LatentCodec, TextEncoder]:
     dtype = None
     if config.compute == "bf16":
@@ -210,60 +225,100 @@ def _list_jobs(
 
 
 class _ShardEncoder:
-    """Work on one shard, in the process that loaded the networks."""
+    """Work on one shard, in the process that loaded the networks.
+
+    Threads read and compose images, give images and texts to the networks, and quantize what text encoders give as
+    floats, while this one writes: the networks' device never waits for the others.
+    """
 
     def __init__(self, config: EncodeConfig, device: str | None, composer: Composer, size: int, advance: Any):
         self._codec, self._encoder = _load_frozen(config, device)
         self._composer, self._size, self._advance = composer, size, advance
         self._kind: TextEncodingKind = config.text_encoding
         # A text that repeats in the set is encoded once, by itself.
-        self._repeated = functools.lru_cache(_CACHED_TEXTS)(
-            lambda text: self._stored(text, self._encoder.encode([text])[0])
-        )
+        self._repeated = functools.lru_cache(_CACHED_TEXTS)(lambda text: self._store([text], self._encode([text])))
 
     def __call__(self, shard: _Shard) -> int:
         """Write the shard and return its number of records."""
         metadata = {"latent_codec": self._codec.id, "text_encoder": self._encoder.id, "image_size": str(self._size)}
         layout: Any = {"latent_shape": self._codec.latent_shape(self._size), "text_width": self._encoder.width}
         layout |= {"text_encoding": self._kind, "levels": shard.levels}
-        write_shard(shard.path, self._records(shard), **layout, metadata=metadata)
+        with contextlib.closing(self._records(shard)) as records:
+            write_shard(shard.path, records, **layout, metadata=metadata)
         return len(shard.jobs)
 
-    def _records(self, shard: _Shard) -> Iterator[EncodedRecord]:
-        jobs, texts = shard.jobs, {}
-        for start in range(0, len(jobs), _BATCH):
-            if start % _TEXT_WINDOW == 0:
-                texts = self._texts(jobs[start : start + _TEXT_WINDOW], shard)
-            batch = jobs[start : start + _BATCH]
-            pixels = np.stack([self._composer(job.entry) for job in batch])  # (B, S, S, 3)
-            mean, std = (part.astype(np.float16) for part in self._codec.encode(pixels))  # (B, C, h, w)
-            for i, job in enumerate(batch):
-                of_level = [texts[job.captions[level]] if level in job.captions else None for level in shard.levels]
-                first = of_level[0] or EncodedText("", None, None)
-                yield EncodedRecord(
-                    key=job.entry.key,
-                    class_name=job.entry.class_name,
-                    **first._asdict(),
-                    latent_mean=mean[i],
-                    latent_std=std[i],
-                    more=tuple(of_level[1:]),
-                )
-            if self._advance is not None:
-                self._advance(len(batch))
+    def _records(self, shard: _Shard) -> Generator[EncodedRecord, None, None]:
+        texts, new = {}, []
+        with (
+            ThreadPoolExecutor(1) as quantizer,
+            ThreadPoolExecutor(READERS) as readers,
+            contextlib.closing(draw_ahead(self._computed(shard, readers, quantizer), 4)) as computed,
+        ):
+            for item in computed:
+                if isinstance(item, Future):  # of texts; a window's come before its first images
+                    new.append(item)
+                    continue
+                if new:
+                    texts, new = {text: each for stored in new for text, each in stored.result().items()}, []
+                batch, mean, std = item
+                for i, job in enumerate(batch):
+                    of_level = [texts[job.captions[level]] if level in job.captions else None for level in shard.levels]
+                    first = of_level[0] or EncodedText("", None, None)
+                    yield EncodedRecord(
+                        key=job.entry.key,
+                        class_name=job.entry.class_name,
+                        **first._asdict(),
+                        latent_mean=mean[i].astype(np.float16),
+                        latent_std=std[i].astype(np.float16),
+                        more=tuple(of_level[1:]),
+                    )
+                if self._advance is not None:
+                    self._advance(len(batch))
 
-    def _texts(self, jobs: Sequence[_Job], shard: _Shard) -> dict[str, EncodedText]:
-        """Return caption -> stored form; texts of one level are encoded together, so that no level changes another."""
-        if self._kind == "none":
-            return {caption: EncodedText(caption, None, None) for job in jobs for caption in job.captions.values()}
-        found: dict[str, EncodedText] = {}
+    def _computed(self, shard: _Shard, readers: ThreadPoolExecutor, quantizer: ThreadPoolExecutor) -> Iterator[Any]:
+        """Yield what the networks give: of each batch of images (jobs, mean, std), before those of a window futures of
+        its texts, caption -> stored form."""
+        jobs = shard.jobs
+        batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
+        with contextlib.closing(draw_ahead(self._images(batch, readers) for batch in batches)) as composed:
+            for number, (batch, images) in enumerate(zip(batches, composed)):
+                if (start := number * _BATCH) % _TEXT_WINDOW == 0:
+                    yield from self._texts(jobs[start : start + _TEXT_WINDOW], shard, quantizer)
+                yield batch, *self._codec.encode(images)  # (B, C, h, w)
+
+    def _images(self, batch: Sequence[_Job], readers: ThreadPoolExecutor) -> NDArray[np.uint8]:
+        """Return the images, uint8 (B, S, S, 3), whose crops are read in parallel, each once."""
+        crops = dict.fromkeys(file for job in batch for file in (job.entry.base, job.entry.partner) if file)
+        list(readers.map(self._composer.read, crops))
+        return np.stack([self._composer(job.entry) for job in batch])
+
+    def _texts(
+        self, jobs: Sequence[_Job], shard: _Shard, quantizer: ThreadPoolExecutor
+    ) -> "Iterator[Future[dict[str, EncodedText]]]":
+        """Yield stored forms by caption; texts of one level are encoded together, so that no level changes another."""
+        met: set[str] = set()
         for level in shard.levels:
-            told = [job.captions[level] for job in jobs if level in job.captions]
-            found |= {caption: self._repeated(caption) for caption in told if caption in shard.repeated}
-            single = sorted((caption for caption in told if caption not in found), key=len)
+            told = dict.fromkeys(job.captions[level] for job in jobs if level in job.captions)
+            new = [caption for caption in told if caption not in met]
+            met |= told.keys()
+            for caption in (caption for caption in new if caption in shard.repeated):
+                yield quantizer.submit(dict, self._repeated(caption))
+            single = sorted((caption for caption in new if caption not in shard.repeated), key=len)
             for start in range(0, len(single), _TEXT_BATCH):
                 batch = single[start : start + _TEXT_BATCH]
-                found |= {text: self._stored(text, array) for text, array in zip(batch, self._encoder.encode(batch))}
-        return found
+                yield quantizer.submit(self._store, batch, self._encode(batch))
 
-    def _stored(self, caption: str, array: NDArray[np.float32]) -> EncodedText:
-        return EncodedText(caption, *((array.astype(np.float16), None) if self._kind == "fp16" else quantize(array)))
+    def _encode(self, texts: list[str]) -> Sequence[Any]:
+        """Return what `_store` takes of each text: float32 (L, D), or codes and scales where the encoder gives them."""
+        if self._kind == "none":
+            return [(None, None)] * len(texts)
+        own = getattr(self._encoder, "quantize", None) if self._kind == "int8" else None
+        return own(texts) if own is not None else self._encoder.encode(texts)
+
+    def _store(self, texts: list[str], arrays: Sequence[Any]) -> dict[str, EncodedText]:
+        """Return caption -> stored form."""
+        half = (array if isinstance(array, tuple) else self._packed(array) for array in arrays)
+        return {text: EncodedText(text, *both) for text, both in zip(texts, half)}
+
+    def _packed(self, array: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float16] | None]:
+        return (array.astype(np.float16), None) if self._kind == "fp16" else quantize(array)

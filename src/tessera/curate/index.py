@@ -197,9 +197,9 @@ class Composer:
         return compose(base, partner, entry.placement, self.half_view)
 
     def read(self, file: str) -> NDArray[np.uint8]:
-        """Return a crop, uint8 (S, S, 3); `file` is relative to images/."""
-        if file in self._cache:
-            return self._cache[file]
+        """Return a crop, uint8 (S, S, 3); `file` is relative to images/. Threads may call it."""
+        if (known := self._cache.get(file)) is not None:
+            return known
         path = self.images / file
         pixels = read_rgb(path, fix="delete its directory and collect again")
         if self._size is not None and pixels.shape[:2] != (self._size, self._size):

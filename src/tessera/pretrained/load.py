@@ -79,6 +79,9 @@ def load_network(
     found = getattr(require(library, "hub", f"{field}: {model.id}"), name)
     if library == "transformers":
         options |= {"dtype": dtype or torch.float32, "ignore_mismatched_sizes": True}  # they are named below
+        if (where := torch.device(device)).type == "cuda":  # from the files, not through all of the host's memory
+            index = where.index if where.index is not None else torch.cuda.current_device()
+            options["device_map"] = {"": index}
     else:
         options["torch_dtype"] = dtype or torch.float32
     with _loading(model, field, advice), quiet(library):

@@ -10,13 +10,14 @@ import hashlib
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
+from tessera.encoded.record import GROUP
 from tessera.pretrained.load import Pretrained, load_tokenizer
 from tessera.pretrained.named import Kind, OwnPart, Part
 
@@ -164,12 +165,40 @@ class T5(Pretrained):
 
         Texts of nearly one length are a batch.
         """
+        encoded: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        for members, states, mask in self._batches(texts):
+            for i, row, length in zip(members, states.float().cpu().numpy(), mask.sum(1).tolist()):
+                encoded[i] = row[:length].copy()
+        return encoded
+
+    def quantize(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int8], NDArray[np.float16]]]:
+        """Encode texts as int8 codes (L, D) and fp16 scales, those of `tessera.encoded.record.quantize`.
+
+        Computed on the device: a quarter of the bytes come from there.
+        """
+        import torch
+
+        stored: list[Any] = [None] * len(texts)
+        for members, states, mask in self._batches(texts):
+            flat = states[mask.to(states.device)].float()  # (sum of L, D)
+            grouped = torch.nn.functional.pad(flat, (0, -self.width % GROUP)).unflatten(1, (-1, GROUP))
+            scale = (grouped.abs().amax(2) / 127).half()  # (sum of L, groups)
+            divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).float()
+            codes = (grouped / divisor[..., None]).round().clamp(-127, 127).to(torch.int8).flatten(1)[:, : self.width]
+            told, scales, ends = codes.cpu().numpy(), scale.cpu().numpy(), np.cumsum(mask.sum(1).numpy())[:-1]
+            if not np.isfinite(scales).all():
+                raise ValueError("text embeddings must be finite and below 8e6")
+            for i, *both in zip(members, np.split(told, ends), np.split(scales, ends)):
+                stored[i] = tuple(both)
+        return stored
+
+    def _batches(self, texts: Sequence[str]) -> "Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]":
+        """Yield (numbers of b texts, their states (b, longest L, D) on the device, mask (b, longest L) on the CPU)."""
         import torch
 
         tokens = [ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
                   for ids in self._tokenize(texts)]  # fmt: skip
         order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), i))
-        encoded: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         while order:
             longest = len(tokens[order[0]])
             count = max(self._batch_tokens // longest, 1)
@@ -181,10 +210,7 @@ class T5(Pretrained):
                 mask[row, : len(tokens[i])] = 1
             with torch.inference_mode():
                 states = self.network(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-            states = states.last_hidden_state.float().cpu().numpy()  # (b, L, D)
-            for row, i in enumerate(batch):
-                encoded[i] = states[row, : len(tokens[i])].copy()
-        return encoded
+            yield batch, states.last_hidden_state, mask.bool()
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []

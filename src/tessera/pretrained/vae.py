@@ -6,8 +6,9 @@ and exports need to store: `load_codec(codec.id)` gives an equal codec. `CODECS`
 B: images; S: their side in pixels; C, h, w: a latent's channels, height, width.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,6 +122,14 @@ class Autoencoder(Pretrained):
             raise UserError(f"latents: the config.json of {self.id} is not an AutoencoderKL's ({error})") from error
         if load:
             _ = self.network
+
+    @functools.cached_property
+    def network(self) -> Any:
+        """The network on its device; on CUDA in the layout that convolutions are fastest in."""
+        import torch
+
+        network = super().network
+        return network.to(memory_format=torch.channels_last) if self.device.type == "cuda" else network
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         side = _latent_side(size, self)

@@ -1,6 +1,7 @@
 """Captions by models: a pruned LLaVA on any engine, and a server that fails, stalls and babbles."""
 
 import shutil
+import threading
 from collections import Counter
 
 import pytest
@@ -192,3 +193,30 @@ def test_cut_answers_end_at_a_sentence_and_are_counted(images, tmp_path):
     assert list(read_captions(tmp_path / "captions").values())[:2] == ["A fox sits."] * 2
     assert read_manifest(tmp_path / "captions").counts["cut"] == 2
     assert read_table(tmp_path / "captions" / "captions.parquet")["note"].to_pylist()[:3] == ["cut", "cut", ""]
+
+
+@pytest.mark.parametrize("engine", [Engine(), Engine(kind="processes", workers=1)])
+def test_a_server_never_waits_for_the_end_of_a_part(images, tmp_path, engine):
+    """It answers twelve questions when it has twelve; parts are of five images each."""
+
+    class Together(CaptionServer):
+        twelve = threading.Barrier(12)
+
+        def reply(self, body, number):
+            self.twelve.wait(60)
+            return super().reply(body, number)
+
+    with Together() as stub:
+        caption(tmp_path / "c", images, OPENAI, server=stub.address, shard=5, concurrency=12, engine=engine)
+        assert stub.most == 12
+    assert len(read_captions(tmp_path / "c")) == 24
+
+
+def test_parts_are_written_as_soon_as_their_last_answer_is_there(images, tmp_path):
+    """So that a server that goes down leaves whole parts, and journals of those under way."""
+    out = tmp_path / "out"
+    with CaptionServer(down_after=16) as stub, pytest.raises(UserError, match="overloaded"):
+        caption(out, images, OPENAI, server=stub.address, retry=HASTY["retry"], shard=5, concurrency=2)
+    assert len(list((out / "parts").glob("*.parquet"))) == 3
+    (journal,) = (path for path in (out / "parts").glob("*.journal") if path.stat().st_size)
+    assert len(journal.read_bytes().splitlines()) >= 1

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from tessera.config import UserError
 from tessera.pretrained.answers import Answer
-from tessera.pretrained.captioner.llava import Llava, pruned_config
+from tessera.pretrained.captioner.llava import BATCH, QUESTION_TOKENS, Llava, fitting_batch, pruned_config
 from tessera.pretrained.captioner.prompt import quarter
 from tessera.pretrained.chat import Question
 
@@ -158,3 +159,47 @@ def test_drawn_answers_are_a_function_of_question_and_seed(llava):
     assert drawn[0][0] == drawn[0][1]
     assert drawn[0] != drawn[1]
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_as_many_questions_are_answered_together_as_fit(llava, monkeypatch):
+    """On an 80 GB GPU 256 questions are two calls, of nothing but tokens."""
+    calls, generate = [], llava.model.generate
+
+    def counted(**inputs):
+        calls.append(len(inputs["input_ids"]))
+        assert inputs["attention_mask"].all()
+        return generate(**inputs)
+
+    monkeypatch.setattr(llava.model, "generate", counted)
+    monkeypatch.setattr(llava, "batch", 128)
+    assert len(set(llava.describe([PLAIN] * 256, 1))) == 1
+    assert calls == [128, 128]
+
+
+def test_the_batch_is_of_the_memory(llava, llava_folder, monkeypatch):
+    assert llava.batch == BATCH  # on a CPU
+    question = 1.5 * 2 * 2 * 32 * 8 * 128 * QUESTION_TOKENS  # bytes, of llama3-llava-next-8b-hf
+    found = {gb: fitting_batch(0.9e9 * gb - 16.7e9, question) for gb in (16, 24, 40, 48, 80, 141)}
+    assert found == {16: 1, 24: 16, 40: 64, 48: 64, 80: 128, 141: 128}
+    asked = []
+    about = SimpleNamespace(total_memory=10**6)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: asked.append(device) or about)
+    assert Llava(str(llava_folder), torch.device("cuda:1")).batch < BATCH
+    assert asked == [torch.device("cuda:1")]
+
+
+def test_a_batch_that_is_too_large_is_halved_and_one_image_that_is_names_the_fix(llava, monkeypatch):
+    expected, generate, most = llava.describe([PLAIN] * 7, 3), llava.model.generate, 2
+
+    def small(**inputs):
+        if len(inputs["input_ids"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate(**inputs)
+
+    monkeypatch.setattr(llava.model, "generate", small)
+    monkeypatch.setattr(llava, "batch", 8)
+    assert llava.describe([PLAIN] * 7, 3) == expected
+    assert llava.batch == 2
+    most = 0
+    with pytest.raises(UserError, match=r"too little memory for .*; free some, give a smaller --model"):
+        llava.describe([PLAIN], 3)

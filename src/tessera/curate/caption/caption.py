@@ -90,7 +90,7 @@ def caption(
     engine: Engine = HERE,
     device: str | None = None,
     server: str | None = None,
-    concurrency: int = 32,
+    concurrency: int = 256,
     retry: Retry = RETRY,
     max_new_tokens: int = MAX_NEW_TOKENS,
     shard: int = SHARD,

@@ -78,7 +78,7 @@ class CaptionCall:
     captions: Mapping[str, Path] = field(default_factory=dict)
     device: str | None = None
     server: str | None = None
-    concurrency: int = 32
+    concurrency: int = 256
     retry: Retry = RETRY
     max_new_tokens: int = MAX_NEW_TOKENS
     again: bool = False
@@ -90,6 +90,8 @@ class CaptionSource:
 
     by_shards = True
     """True: it works in shards on the engine, and stops lose at most a shard; False: at once, from what is known."""
+    streams = False
+    """True: `answer` takes requests of one shard after another before it has answered those that it has."""
     revision = "1"
 
     def __init__(self, call: CaptionCall):

@@ -7,6 +7,7 @@ asked twice for what it has answered. An image without an answer has a part's ro
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,16 +22,20 @@ from tessera.curate.caption.captioner import CaptionCall, Captioner, CaptionRequ
 from tessera.files import read_table, write_table
 from tessera.pretrained.answers import Answer
 from tessera.pretrained.captioner.llava import Llava
-from tessera.pretrained.captioner.prompt import make_question
+from tessera.pretrained.captioner.prompt import make_question, prompt_of, shows_quarter
 from tessera.pretrained.chat import ChatClient
 from tessera.progress import progress
-from tessera.workers import Engine, run_shards
+from tessera.workers import Engine, draw_ahead, run_shards
 
 LLAVA = "llava-hf/llama3-llava-next-8b-hf"
 """The paper's captioner (appendix B)."""
 PARTS = "parts"
 SHARD = 256
 """Images in a part: what a killed process may have to do again."""
+STREAM = 16
+"""Parts that a worker process gives to a server one after another without waiting for the last answers."""
+QUESTIONS_AHEAD = 32
+"""Questions whose images are read before the server is asked."""
 COLUMNS = ("key", "text", "prompt", "note")
 BY_HAND = "by hand"
 """The prompt of a caption that the user gave for an image without an answer."""
@@ -47,18 +52,24 @@ class FromLlava(CaptionSource):
         self._max_new_tokens = call.max_new_tokens
         self.config, self.revision = replace(call.config, model=self._llava.folder.id), self._llava.revision
         self.settings = {"max_new_tokens": call.max_new_tokens, "decoding": "greedy", "compute": "bf16"}
+        self.counts = {"batch": self._llava.batch}
 
-    def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, Answer]]:
-        requests = list(requests)
-        questions = [make_question(request.image, request.placement, self._llava.side) for request in requests]
-        answers = self._llava.caption(questions, self._max_new_tokens)
-        return zip((request.key for request in requests), answers)
+    def answer(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple[str, Answer]]:
+        # Images of one question together, whose texts are of one length: a batch, read while another is answered.
+        alike = sorted(requests, key=lambda r: (prompt_of(r.placement), shows_quarter(r.placement)))
+        batches = [list(some) for _, some in itertools.groupby(alike, lambda r: shows_quarter(r.placement))]
+        size = self._llava.batch
+        batches = [some[start : start + size] for some in batches for start in range(0, len(some), size)]
+        read = ([make_question(r.image, r.placement, self._llava.side) for r in batch] for batch in batches)
+        with contextlib.closing(draw_ahead(read)) as questions:
+            for batch, asked in zip(batches, questions):
+                yield from zip((r.key for r in batch), self._llava.caption(asked, self._max_new_tokens))
 
 
 class FromServer(CaptionSource):
     """Captions by a model behind a server that speaks OpenAI's protocol."""
 
-    said = None
+    said, streams = None, True
 
     def __init__(self, call: CaptionCall):
         if call.server is None:
@@ -73,7 +84,8 @@ class FromServer(CaptionSource):
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple[str, Answer]]:
         asked = ((request.key, make_question(request.image, request.placement)) for request in requests)
         tokens = self.settings["max_new_tokens"]
-        return self._client.caption_all(asked, self._most_failures, max_tokens=tokens, temperature=0)
+        with contextlib.closing(draw_ahead(asked, QUESTIONS_AHEAD)) as ready:
+            yield from self._client.caption_all(ready, self._most_failures, max_tokens=tokens, temperature=0)
 
 
 class FromPart(CaptionSource):
@@ -125,7 +137,7 @@ class Part:
 def make_captions(
     joined: Path,
     requests: Sequence[CaptionRequest],
-    source: Callable[[CaptionCall], CaptionSource],
+    source: type[CaptionSource],
     call: CaptionCall,
     engine: Engine,
     by_hand: Mapping[str, str],
@@ -146,10 +158,15 @@ def make_captions(
     if joined.exists() and not call.again:
         return None
     total, left = (sum(len(part.requests) for part in some) for some in (own, todo))
-    prepare = functools.partial(_shard_work, source, call, by_hand)
-    with progress("caption", total, completed=total - left) as bar, run_shards(prepare, todo, engine) as results:
-        for done in results:
-            bar.advance(done)
+    here = engine.kind == "here"
+    # A server gets a next part's images while the last ones of a part are answered, so that it is never without work.
+    together = 1 if not source.streams else len(todo) if here else STREAM
+    groups = [todo[start : start + together] for start in range(0, len(todo), together or 1)]
+    with progress("caption", total, completed=total - left) as bar:
+        prepare = functools.partial(_work_on_parts, source, call, by_hand, bar.advance if here else None)
+        with run_shards(prepare, groups, engine) as results:
+            for done in results:
+                bar.advance(0 if here else done)
     for part in own:
         if part.some_missing.exists():  # until now they could be asked again
             part.some_missing.rename(part.path)
@@ -164,27 +181,66 @@ def make_captions(
         raise
 
 
-def _shard_work(
-    source: Callable[[CaptionCall], CaptionSource], call: CaptionCall, by_hand: Mapping[str, str]
-) -> Callable[[Part], int]:
-    """Make the work of a part, which writes its file and returns the number of captions."""
+def _work_on_parts(
+    source: type[CaptionSource], call: CaptionCall, by_hand: Mapping[str, str], advance: Callable[[int], None] | None
+) -> Callable[[list[Part]], int]:
+    """Make the work on parts, which writes their files and returns the number of captions; `advance` gets those of each
+    part."""
     captioner = source(call)
 
-    def work(part: Part) -> int:
-        journal = part.journal
-        keys = {request.key for request in part.requests}
-        told = {key: Answer(by_hand[key], BY_HAND) for key in keys & by_hand.keys()}
-        told |= _read_journal(journal, keys)
-        asked = [request for request in part.requests if request.key not in told]
-        if asked:
-            journal.parent.mkdir(parents=True, exist_ok=True)
-            with open(journal, "ab", buffering=0) as file:
-                if journal.stat().st_size and not journal.read_bytes().endswith(b"\n"):
-                    file.write(b"\n")  # after a line that a killed process left half written
-                for key, answer in captioner.answer(asked):
-                    told[key] = answer
-                    if answer.text is not None:
-                        file.write((json.dumps([key, *answer]) + "\n").encode())
+    def work(parts: list[Part]) -> int:
+        asking: dict[str, _Open] = {}
+
+        def requests() -> Iterator[CaptionRequest]:
+            for part in parts:
+                opened = _Open(part, by_hand)
+                asked = [request for request in part.requests if request.key not in opened.told]
+                if not asked:
+                    finish(opened)
+                asking.update(dict.fromkeys((request.key for request in asked), opened))
+                yield from asked
+
+        def finish(opened: _Open) -> None:
+            opened.write(captioner)
+            if advance is not None:
+                advance(len(opened.part.requests))
+
+        try:
+            for key, answer in captioner.answer(requests()):
+                opened = asking.pop(key)
+                opened.take(key, answer)
+                if len(opened.told) == len(opened.part.requests):
+                    finish(opened)
+        finally:
+            for opened in list(asking.values()):
+                opened.file.close()
+        return sum(len(part.requests) for part in parts)
+
+    return work
+
+
+class _Open:
+    """A part that is being worked on: its answers so far, which are in its journal too."""
+
+    def __init__(self, part: Part, by_hand: Mapping[str, str]) -> None:
+        self.part, keys = part, {request.key for request in part.requests}
+        self.told = {key: Answer(by_hand[key], BY_HAND) for key in keys & by_hand.keys()}
+        self.told |= _read_journal(part.journal, keys)
+        part.journal.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(part.journal, "ab", buffering=0)  # noqa: SIM115
+        if part.journal.stat().st_size and not part.journal.read_bytes().endswith(b"\n"):
+            self.file.write(b"\n")  # after a line that a killed process left half written
+
+    def take(self, key: str, answer: Answer) -> None:
+        """Note an answer."""
+        self.told[key] = answer
+        if answer.text is not None:
+            self.file.write((json.dumps([key, *answer]) + "\n").encode())
+
+    def write(self, captioner: CaptionSource) -> None:
+        """Write the part's file, once every image has its answer."""
+        part, told = self.part, self.told
+        self.file.close()
         notes = [told[request.key].note for request in part.requests]
         prompts = [captioner.prompt(request.placement) for request in part.requests]
         columns = {
@@ -193,15 +249,12 @@ def _shard_work(
             "prompt": [BY_HAND if note == BY_HAND else prompt for note, prompt in zip(notes, prompts)],
             "note": notes,
         }
-        complete = all(told[key].text is not None for key in keys)
+        complete = all(answer.text is not None for answer in told.values())
         path = part.path if complete else part.some_missing
         write_table(path, columns, pa.schema([(name, pa.string()) for name in COLUMNS]))
         if complete:
-            journal.unlink(missing_ok=True)
+            part.journal.unlink(missing_ok=True)
             part.some_missing.unlink(missing_ok=True)
-        return len(part.requests)
-
-    return work
 
 
 def _read_journal(path: Path, keys: set[str]) -> dict[str, Answer]:

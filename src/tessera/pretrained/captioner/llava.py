@@ -6,6 +6,7 @@ A LLaVA-NeXT checkpoint loaded with transformers' LLaVA-1.5 class sees whole ima
 
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,14 @@ LLAVA_FILES = ("model*.safetensors", "model.safetensors.index.json", "tokenizer*
                "chat_template.*")  # fmt: skip
 LLAVA_TYPES = {"llava_next": "LlavaNextForConditionalGeneration", "llava": "LlavaForConditionalGeneration"}
 NEWLINE = "image_newline"  # the one weight of LLaVA-NeXT that LLaVA-1.5's class does not have
-BATCH = 16  # questions that are answered together
+BATCH = 16
+"""Questions that are answered together where the device tells no memory."""
+MOST = 128
+"""Questions that are answered together at most: with more, each token waits for memory, not for the host."""
+QUESTION_TOKENS = 2 * 576 + 100 + MAX_NEW_TOKENS
+"""Tokens of a question and its answer, about the most that there are."""
+WORKSPACE = 1.5
+"""Memory that a question takes, in terms of its keys and values: those, and what its prefill computes with."""
 
 
 def pruned_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +56,11 @@ def read_config(folder: ModelFolder) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("model_type") not in LLAVA_TYPES:
         raise UserError(f"captioner: {folder.id} is not a {' or '.join(LLAVA_TYPES.values())} of transformers")
     return config
+
+
+def fitting_batch(free: float, each: float) -> int:
+    """Return the largest power of two, at most `MOST` and at least 1, of which as many times `each` bytes are free."""
+    return 2 ** int(math.log2(min(max(free / each, 1), MOST)))
 
 
 class Llava:
@@ -71,6 +84,8 @@ class Llava:
         self._config = pruned_config(read_config(self.folder))
         self.side: int = self._config["vision_config"]["image_size"]
         """Side of the images that it sees, in pixels; 336 for llama3-llava-next-8b-hf."""
+        self.batch = self._choose_batch()
+        """Questions that are answered together; halved where they turn out to be too many for the memory."""
         self.image_tokens: int = self._config["image_seq_length"]
         """Tokens of one image of a prompt; 576 for llama3-llava-next-8b-hf."""
         self._image_token = int(self._config.get("image_token_id", self._config.get("image_token_index", 32000)))
@@ -87,6 +102,19 @@ class Llava:
         told = told.get("image_processor", told)
         self.mean = [float(value) for value in told.get("image_mean", CLIP_MEAN)]
         self.std = [float(value) for value in told.get("image_std", CLIP_STD)]
+
+    def _choose_batch(self) -> int:
+        if self._device.type != "cuda":
+            return BATCH
+        import torch
+
+        memory = torch.cuda.get_device_properties(self._device).total_memory
+        weights = sum((self.folder.path / name).stat().st_size for name in self.folder.files if "safetensors" in name)
+        text = self._config["text_config"]
+        heads = text["num_attention_heads"]
+        width = text.get("head_dim") or text["hidden_size"] // heads
+        values = 2 * text["num_hidden_layers"] * text.get("num_key_value_heads", heads) * width * QUESTION_TOKENS
+        return fitting_batch(0.9 * memory - weights, WORKSPACE * self._dtype.itemsize * values)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -129,6 +157,21 @@ class Llava:
         """
         import torch
 
+        try:
+            return self._describe(questions, max_new_tokens, seed)
+        except torch.OutOfMemoryError as error:
+            if self.batch == 1:
+                raise UserError(
+                    f"captioner: {self._device} has too little memory for {self.folder.id} and one image; free some, "
+                    "give a smaller --model, or use a server (--captioner openai)"
+                ) from error
+        torch.cuda.empty_cache()  # outside of the handler, whose error holds tensors
+        self.batch //= 2
+        return self.describe(questions, max_new_tokens, seed)
+
+    def _describe(self, questions: Sequence[Question], max_new_tokens: int, seed: int) -> list[tuple[str, bool]]:
+        import torch
+
         tokens = [self.tokenize(question) for question in questions]
         pad = next((n for n in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if n is not None), 0)
         order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
@@ -136,7 +179,7 @@ class Llava:
         ends = set(end if isinstance(end, list) else [end])
         own = [self._device] if self._device.type == "cuda" else []
         for _, members in itertools.groupby(order, lambda i: len(tokens[i])):
-            for batch in iter(lambda: list(itertools.islice(members, 1 if seed else BATCH)), []):  # noqa: B023
+            for batch in iter(lambda: list(itertools.islice(members, 1 if seed else self.batch)), []):  # noqa: B023
                 ids = torch.tensor([tokens[i] for i in batch], device=self._device)  # (b, L)
                 pixels = self.pixels([image for i in batch for image in questions[i].images])
                 drawn = {"do_sample": True, "temperature": TEMPERATURE, "top_p": 1.0, "top_k": 0} if seed else {}

@@ -27,9 +27,14 @@ def make_question(image: NDArray[np.uint8], placement: Placement | None, side: i
 
     side: of the captioner's crops in pixels.
     """
-    if placement is None or placement.pattern == "crop" or placement.spans_frame:
+    if placement is None or not shows_quarter(placement):
         return Question(prompt_of(placement), (image,))
     return Question(prompt_of(placement), (image, quarter(image, quarter_of(placement), side)))
+
+
+def shows_quarter(placement: Placement | None) -> bool:
+    """Return whether the question shows a quarter of the frame too: that of a pasted image which does not span it."""
+    return placement is not None and placement.pattern != "crop" and not placement.spans_frame
 
 
 def prompt_of(placement: Placement | None) -> str:
