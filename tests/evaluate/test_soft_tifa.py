@@ -15,6 +15,7 @@ import pytest
 from prompts.test_question_tables import LINE, TABLE, write
 from tessera import cli
 from tessera.config import UserError
+from tessera.evaluate.intervals import mean_interval
 from tessera.evaluate.scores import notes, read_scores, require_comparable, write_scores
 from tessera.evaluate.soft_tifa import QuestionsConfig, evaluate_questions, geometric_mean
 from tessera.report.measured import measured_tables
@@ -119,6 +120,30 @@ def test_the_geometric_mean_against_exact_ones():
     assert geometric_mean([0.25, 1.0]) == 0.5
     assert geometric_mean([1e-200, 1e-200, 1e-200]) == pytest.approx(1e-200)  # a product would be 0
     assert geometric_mean([0.3, 0.0]) == 0.0
+
+
+def test_one_image_alone_has_numbers(tmp_path, judge):
+    samples = write_samples(tmp_path / "samples", [LINE], per_prompt=1, paint=paint)
+    table = write(tmp_path / "one.jsonl", json.dumps(LINE))
+    assert evaluate_questions(tmp_path / "out", samples, table)
+    number = read_scores(tmp_path / "out").number("geneval2/gm")
+    assert number.low < number.value == pytest.approx((0.5 * 0.4 * 0.1) ** (1 / 3)) < number.high
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.9])
+def test_intervals_of_soft_answers_hold_the_truth(share):
+    """100 prompts of one image and of five questions, whose probabilities lie near 0 or 1; some prompts are hard."""
+    rng = np.random.default_rng(0)
+
+    def draw(prompts):
+        ease = rng.beta(4 * share, 4 * (1 - share), (prompts, 1)).clip(0.01, 0.99)
+        shares = rng.beta(0.6 * ease, 0.6 * (1 - ease), (prompts, 5)).clip(1e-12, 1)
+        return np.exp(np.log(shares).mean(1)), shares.mean(1)
+
+    truths = [values.mean() for values in draw(200_000)]
+    found = [[mean_interval(values, range(100)) for values in draw(100)] for _ in range(500)]
+    for truth, intervals in zip(truths, zip(*found)):
+        assert 0.91 <= np.mean([one.low <= truth <= one.high for one in intervals]) <= 0.99
 
 
 def test_words_have_another_name(tmp_path, judge, geneval2):
