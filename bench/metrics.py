@@ -1,15 +1,16 @@
 """The metrics' mathematics against the usual packages: CPU seconds, memory and values, on the same arrays in one run.
 
-    python bench/metrics.py                      # FID at 2048-d, PRDC at 10,000 x 1024
+    python bench/metrics.py                      # FID at 2048-d, PRDC at 10,000 x 1024, nearest neighbors
     python bench/metrics.py --width 512 --prdc 3000x256 --skip-sqrtm
     python bench/metrics.py --only-ours 50000x1024
 
-Needs the extra `dev` (scipy, prdc). CPU seconds are of all threads. Extra memory is the peak of the process above what
-it held before; each measurement has a process of its own.
+Needs the extra `dev` (scipy, prdc with scikit-learn). CPU seconds are of all threads. Extra memory is the peak of the
+process above what it held before; each measurement has a process of its own.
 """
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import multiprocessing
@@ -109,6 +110,31 @@ def package_prdc(rows, width, dtype=np.float32):
     return lambda: {name: float(value) for name, value in compute_prdc(real, fake, 5).items()}
 
 
+def ours_nearest(rows, others, width):
+    import torch  # noqa: F401
+
+    from tessera.metrics import nearest
+
+    points, training = features(rows, width, 0), features(others, width, 1)
+    return lambda: _found(*nearest(points, training))
+
+
+def sklearn_nearest(rows, others, width):
+    from sklearn.neighbors import NearestNeighbors
+
+    points, training = features(rows, width, 0), features(others, width, 1)
+
+    def run():
+        distances, found = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(training).kneighbors(points)
+        return _found(distances[:, 0], found[:, 0])
+
+    return run
+
+
+def _found(distances, rows):
+    return {"distance": float(distances.mean()), "rows": hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()}
+
+
 def _measure(pipe, make, arguments):
     run = make(*arguments)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -136,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=2048, help="of FID's features; 0 skips FID")
     parser.add_argument("--prdc", default="10000x1024", help="ROWSxWIDTH; 0x0 skips it")
+    parser.add_argument("--nearest", default="10000x100000x1024", help="ROWSxOTHERSxWIDTH; 0x0x0 skips it")
     parser.add_argument("--skip-sqrtm", action="store_true")
     parser.add_argument("--only-ours", metavar="ROWSxWIDTH", help="our PRDC alone, at a size that prdc cannot hold")
     arguments = parser.parse_args()
@@ -168,6 +195,15 @@ def main() -> None:
             "extra_GiB": ours["extra_GiB"],
             "difference": max(abs(ours["value"][name] - exact["value"][name]) for name in ours["value"]),
             "difference_from_float32": max(abs(ours["value"][name] - package["value"][name]) for name in ours["value"]),
+        }
+    rows, others, width = map(int, arguments.nearest.split("x"))
+    if rows:
+        ours = measure(f"nearest of {rows} x {others} x {width}", ours_nearest, rows, others, width)
+        theirs = measure("  scikit-learn, brute force", sklearn_nearest, rows, others, width)
+        summary["nearest"] = {
+            "cpu_less": theirs["cpu_s"] / max(ours["cpu_s"], 0.01),
+            "extra_GiB": ours["extra_GiB"],
+            "same_rows": ours["value"]["rows"] == theirs["value"]["rows"],
         }
     print(json.dumps(summary, indent=1))
 

@@ -171,6 +171,35 @@ def test_nearest_sees_differences_that_float32_products_lose():
     np.testing.assert_allclose(distances, np.abs(points[:, 0].astype(float) - others[::-1, 0]), rtol=1e-9)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("outlier", [0, 1e4])
+def test_nearest_is_exact_at_either_precision_over_many_blocks(monkeypatch, fast, outlier):
+    """Also where float32's or bfloat16's products cannot tell the candidates apart."""
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: fast)
+    rng = np.random.default_rng(2)
+    others = rng.normal(size=(900, 48)).astype(np.float32)
+    others[300:330] = others[:30] + 1e-6 * rng.normal(size=(30, 48))  # rivals
+    others[600:630] = others[:30]  # equals, of which the first counts
+    others[700, 0] += outlier
+    points = np.concatenate([others[:30] + np.float32(1e-3), rng.normal(size=(170, 48)).astype(np.float32)])
+    squares = np.square(points[:, None].astype(float) - others[None]).sum(2)
+    distances, rows = nearest(points, others, block_entries=100 * 64)
+    np.testing.assert_array_equal(rows, squares.argmin(1))
+    np.testing.assert_allclose(distances, np.sqrt(squares.min(1)), rtol=1e-12)
+    # Without its own row, which is the nearest one otherwise.
+    squares = np.square(others[:, None].astype(float) - others[None]).sum(2)
+    np.fill_diagonal(squares, np.inf)
+    distances, rows = nearest(others[50:], others, skip=np.arange(50, 900), block_entries=100 * 64)
+    np.testing.assert_array_equal(rows, squares[50:].argmin(1))
+    np.testing.assert_allclose(distances, np.sqrt(squares[50:].min(1)), rtol=1e-12)
+
+
+def test_nearest_among_equal_points_is_the_first_of_them():
+    distances, rows = nearest(np.ones((70, 5)), np.ones((300, 5)), block_entries=64 * 64)
+    assert not distances.any()
+    assert not rows.any()
+
+
 def test_nearest_refuses_what_does_not_fit():
     with pytest.raises(UserError, match="features are 3 wide, those of real 2"):
         nearest(np.zeros((4, 2)), np.zeros((4, 3)))

@@ -46,6 +46,13 @@ def toy():
         Variant(name="ia-128", config=with_ia(config(128)), against="ta-128", value=128),
     ))
 
+def sizes():
+    few, more = (replace(config(64), collect=replace(config(64).collect, world=replace(
+        config(64).collect.world, num_images=n))) for n in (12, 40))
+    return replace(toy(), name="sizes", copies=True, scores=("copies", "overall"), variants=(
+        Variant(name="ta-12", config=few, value=12), Variant(name="ta-40", config=more, value=40, against="ta-12"),
+        Variant(name="ta_ia-12", config=with_ia(few), value=12)))
+
 def straight():
     study = toy()
     return replace(study, name="straight", variants=(replace(study.variants[1], follows=None),))
@@ -94,6 +101,19 @@ def test_a_whole_study(toy):
     speed = json.loads((folder / "out" / "toy" / "speed.json").read_text())
     assert speed["ia-128-seed0"]["num_images"] == 128
     assert len(list((folder / "out" / "data").glob("images-*"))) == 1  # cells share what they have in common
+
+
+def test_a_study_of_the_number_of_images_counts_copies_of_each_set(tmp_path):
+    (tmp_path / "toy.py").write_text(TOY)
+    study(f"{tmp_path / 'toy.py'}:sizes", "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "sizes" / "results.json").read_text())
+    table = found["tables"]["extended"]
+    assert 0 <= table["arms"]["ta-12"]["scores"]["copies"]["value"] <= 1
+    assert table["differences"]["ta-40 - ta-12"]["scores"]["copies"]["low"] >= -1
+    assert set(found["likeness"]["arms"]) == {"ta-12", "ta-40", "ta_ia-12"}
+    assert len(list((tmp_path / "out" / "data").glob("images-*"))) == 2
+    assert "Copies" in (tmp_path / "out" / "sizes" / "table.md").read_text()
+    assert "training images" not in found["plan"]["scores"]
 
 
 def manifest(cells: Path, arm: str, images: int) -> str:

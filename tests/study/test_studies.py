@@ -6,7 +6,17 @@ import pytest
 
 from tessera.config import UserError
 from tessera.cutmix import PATTERNS
-from tessera.study.studies import STUDIES, load_study, overfit, patterns, probability, schedule, short_captions, tau
+from tessera.study.studies import (
+    STUDIES,
+    how_many,
+    load_study,
+    overfit,
+    patterns,
+    probability,
+    schedule,
+    short_captions,
+    tau,
+)
 
 
 def test_every_study_is_called_as_its_name_says_and_documents_its_command():
@@ -24,6 +34,14 @@ def test_each_varies_one_thing():
     ends = {v.name: v.config.arms[0].train for v in schedule().variants}
     assert ends["rising"].augment_prob < ends["rising"].augment_prob_end
     assert ends["falling"].augment_prob > ends["falling"].augment_prob_end
+
+
+def test_how_many_varies_the_number_of_images_at_equal_images_seen():
+    study = how_many()
+    assert study.copies
+    assert len({v.config.arms[0].train.num_images for v in study.variants}) == 1
+    assert [v.config.collect.world.num_images for v in study.variants] == [v.value for v in study.variants]
+    assert {v.value for v in study.variants if v.line == "ta"} == {v.value for v in study.variants if v.line == "ta_ia"}
 
 
 def test_longer_budgets_continue_shorter_ones():

@@ -38,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate dpg": evaluate.dpg,
     "evaluate questions": evaluate.questions,
     "evaluate quality": evaluate.quality,
+    "evaluate copies": evaluate.copies,
     "report": evaluate.report,
     "figure tau": evaluate.figure_tau,
     "demo": tools.demo,

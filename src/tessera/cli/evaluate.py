@@ -189,6 +189,39 @@ def quality(
         say_scores(out)
 
 
+def copies(
+    samples: Annotated[Path, "positional", "Directory made by generate, or any directory of images."],
+    training: Annotated[Path, "Directory of the training images, such as one made by collect."],
+    out: ResumableOut,
+    held_out: Annotated[Path | None, "Images that no training saw: the yardstick; else training images are."] = None,
+    prompts: Annotated[Path | None, "A caption for each image, for intervals, if samples have none."] = None,
+    dinov2: Annotated[str, "A folder, a repository, or dinov2_vitl14_pretrain.pth."] = "facebook/dinov2-large",
+    rounding: Annotated[Literal["round", "truncate"], "Rounding of .npy images in floating point to bytes."] = "round",
+    name: Annotated[str | None, "The model's name in tables."] = None,
+    num_images: Annotated[int | None, "Training images that the model had seen, for curves over training."] = None,
+    batch_size: Annotated[int, "Images in one forward."] = 32,
+    cache: Annotated[Path | None, "Directory of training images' features."] = None,
+    device: Device = None,
+) -> None:
+    """Look for copies of training images, mirrored and zoomed ones too, by DINOv2 features; torchrun: on many GPUs.
+
+    Example: tessera evaluate copies samples/ta_ia --training images --held-out images-val --out scores/copies
+    """
+    from tessera.config import UserError
+    from tessera.devices import pick_device
+    from tessera.evaluate.copies.evaluate import CopiesConfig, evaluate_copies
+    from tessera.pretrained.features.dinov2 import load_dino
+
+    config = CopiesConfig(rounding=rounding, batch_size=batch_size)
+    for directory in (samples, training, *([] if held_out is None else [held_out])):
+        if not directory.is_dir():
+            raise UserError(f"{directory}: there is no such directory")
+    network = load_dino(dinov2, pick_device(device))
+    more = {"held_out": held_out, "prompts": prompts, "name": name, "num_images": num_images, "cache": cache}
+    if evaluate_copies(out, samples, training, network, config, **more):
+        say_scores(out)
+
+
 def report(
     paths: Annotated[tuple[Path, ...], "positional", "A folder made by run, or directories made by evaluate."],
     out: Annotated[Path | None, "Directory to make; for a working folder, its report/ by default."] = None,

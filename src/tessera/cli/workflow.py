@@ -54,7 +54,7 @@ def study(
     Example: tessera study claims --out out/studies
 
     Args:
-        name: claims, patterns, probability, half_view, tau, phases, overfit, short_captions,
+        name: claims, patterns, probability, half_view, tau, phases, overfit, how_many, short_captions,
             schedule, noise, claims-smoke, or FILE.py:FUNCTION.
     """
     from tessera.study.design import resized

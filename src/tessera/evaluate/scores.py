@@ -22,7 +22,7 @@ from tessera.files import read_json, write_json
 
 FILE = "scores.json"
 FORMAT = 2
-Kind = Literal["quality", "geneval", "dpg", "miniature", "questions"]
+Kind = Literal["quality", "geneval", "dpg", "miniature", "questions", "copies"]
 Over = Literal["items", "tags"]
 Direction = Literal["higher", "lower"]
 

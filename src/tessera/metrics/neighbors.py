@@ -13,6 +13,8 @@ from tessera.metrics.jackknife import LeftOut
 
 BLOCK_ENTRIES = 2**21
 """Distances that are held at once by default, 8 MB in float32."""
+COLUMNS, GROUP = 8192, 64
+"""Points that `nearest` compares with at once, and those of which it looks at the nearest one alone."""
 
 
 class Points:
@@ -71,14 +73,19 @@ class Points:
                 yield rows, columns, self.halves(rows, columns)
 
     def exact(self, i: np.ndarray, other: "Points", j: np.ndarray) -> np.ndarray:
-        """Return squared distances of the pairs (self_i, other_j), some at a time, in the scale of `blocks`."""
-        found = np.empty(len(i))
-        for part in parts(len(i), self.rows.shape[1]):
-            difference = np.subtract(self.rows[i[part]], other.rows[j[part]], dtype=np.float64)
-            difference *= 1 / self.scale
-            np.square(difference, out=difference)
-            found[part] = difference.sum(1)  # in NumPy's order, as others sum: it decides ties
-        return found
+        """Return squared distances of the pairs (self_i, other_j), in the scale of `blocks`."""
+        return exact_squares(self.rows, i, other.rows, j, self.scale)
+
+
+def exact_squares(rows: np.ndarray, i: np.ndarray, others: np.ndarray, j: np.ndarray, scale: float) -> np.ndarray:
+    """Return |rows_i - others_j|^2 / scale^2 of the pairs in float64, some at a time."""
+    found = np.empty(len(i))
+    for part in parts(len(i), rows.shape[1]):
+        difference = np.subtract(rows[i[part]], others[j[part]], dtype=np.float64)
+        difference *= 1 / scale
+        np.square(difference, out=difference)
+        found[part] = difference.sum(1)  # in NumPy's order, as others sum: it decides ties
+    return found
 
 
 def parts(rows: int, width: int) -> Iterator[slice]:
@@ -100,26 +107,86 @@ def toward(values: np.ndarray, direction: float) -> np.ndarray:
     return np.nextafter(values.astype(np.float32), np.float32(direction))
 
 
-def nearest(points: Any, others: Any, *, block_entries: int = BLOCK_ENTRIES) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    points: Any, others: Any, *, skip: np.ndarray | None = None, block_entries: int = 4 * BLOCK_ENTRIES
+) -> tuple[np.ndarray, np.ndarray]:
     """Return distance (N,) from each of points (N, d) to its nearest one of others (M, d), and that one's row (N,).
 
-    Exact, of equally near ones the first. Memory grows with N + M, not with N M.
+    Exact, of equally near ones the first. skip (N,): for each point a row of others that does not count, such as its
+    own; needs M > 1. Memory grows with N + M, not with N M; others are not copied.
     """
-    points, others = as_floats(points, "points"), as_floats(others, "others")
+    import torch
+
+    points, others = as_floats(points, "points"), as_floats(others, "others", 1 if skip is None else 2)
     same_width(points.shape[1], others.shape[1])
-    center = others.mean(0, dtype=np.float64)
-    spread = [np.maximum(x.max(0) - center, center - x.min(0)).max(initial=0) for x in (points, others)]
-    scale = 2.0 ** np.frexp(max(spread))[1]
-    of_points, of_others = (Points(x, center, float(scale), block_entries) for x in (points, others))
-    distances, found = np.empty(len(points)), np.empty(len(points), np.int64)
-    for rows, halves, slack in of_points.blocks(of_others):
-        # Rounding may have moved the nearest one down by a slack, and another one up.
-        i, j, _ = above(halves, halves.max(1, keepdims=True).astype(np.float64) - slack, slack)
-        squares = of_points.exact(i + rows.start, of_others, j)
-        order = np.lexsort((j, squares, i))
-        first = order[np.searchsorted(i[order], np.arange(len(halves)))]
-        distances[rows], found[rows] = np.sqrt(squares[first]) * scale, j[first]
-    return distances, found
+    center = others[:: -(-len(others) // COLUMNS)].mean(0, dtype=np.float64)  # any one near the points does
+    scale = float(2.0 ** np.frexp(max(abs(float(x)) for part in (points, others) for x in (part.min(), part.max())))[1])
+    squares, found = np.full(len(points), np.inf), np.zeros(len(points), np.int64)
+    columns = max(GROUP, min(block_entries // GROUP, COLUMNS) // GROUP * GROUP)
+    size = max(1, block_entries // columns)
+    left = [_Halves(points[start : start + size], center, scale) for start in range(0, len(points), size)]
+    for first in range(0, len(others), columns):
+        right = _Halves(others[first : first + columns], center, scale)
+        for number, part in enumerate(left):
+            rows = slice(number * size, number * size + len(part.rows))
+            halves = part.products(right)  # (n, m), m a multiple of GROUP
+            if skip is not None:
+                own = skip[rows] - first
+                inside = np.flatnonzero((own >= 0) & (own < len(right.rows)))
+                halves[inside, own[inside]] = -torch.inf
+            groups = halves.view(len(part.rows), GROUP, -1)
+            best = groups.amax(1)  # the only look at all of them
+            # Rounding may have moved the nearest one down by a slack, and another one up; earlier ones are known.
+            slack = part.slack(right)
+            known = (np.square(part.norms) - squares[rows]) / 2 - slack
+            bound = torch.from_numpy(toward(np.maximum(best.amax(1).double().numpy() - 2 * slack, known), -np.inf))
+            i, group = torch.nonzero(best.float() >= bound[:, None], as_tuple=True)
+            pair, place = torch.nonzero(groups[i, :, group].float() >= bound[i, None], as_tuple=True)
+            i, j = i[pair].numpy(), (place * best.shape[1] + group[pair]).numpy()
+            i, j = i[j < len(right.rows)], j[j < len(right.rows)]
+            far = exact_squares(part.rows, i, right.rows, j, scale)
+            order = np.lexsort((j, far, i))
+            i, j, far = i[order], j[order], far[order]
+            here = np.flatnonzero(np.diff(i, prepend=-1))  # the nearest one of each row
+            i, j, far = i[here], j[here], far[here]
+            nearer = far < squares[rows][i]
+            squares[rows][i[nearer]], found[rows][i[nearer]] = far[nearer], j[nearer] + first
+    return np.sqrt(squares) * scale, found
+
+
+class _Halves:
+    """Centered points as a table of bfloat16 where the processor multiplies it at twice the rate, else float32.
+
+    Its products with another one's rows are (|a|^2 - distance^2) / 2, in error by at most `slack`.
+    """
+
+    def __init__(self, rows: np.ndarray, center: np.ndarray, scale: float):
+        import torch
+
+        self.rows = rows
+        dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+        centered = torch.from_numpy(rows) - torch.from_numpy(center.astype(rows.dtype))
+        centered = centered.mul_(1 / scale).float()
+        self.table = centered.to(dtype)
+        self.norms = centered.norm(dim=1).double().numpy()
+        self.rounded = (centered - self.table).norm(dim=1).double().numpy()
+        # Of the sums in float32; of the squares' and the products' last rounding.
+        self.unit = torch.finfo(torch.float32).eps * (rows.shape[1] + 16) + torch.finfo(dtype).eps / 2
+
+    def products(self, other: "_Halves") -> Any:
+        """Return the products (n, m); m is rounded up to whole GROUPs, which far points fill."""
+        import torch
+
+        extra = -len(other.rows) % GROUP
+        right = torch.nn.functional.pad(other.table, (0, 0, 0, extra)) if extra else other.table
+        powers = torch.nn.functional.pad(torch.from_numpy(-np.square(other.norms) / 2), (0, extra), value=-torch.inf)
+        return torch.addmm(powers.to(right.dtype), self.table, right.T)
+
+    def slack(self, other: "_Halves") -> np.ndarray:
+        """Return the most that a product of each row can be in error. (n,)"""
+        largest, rounded = other.norms.max(), other.rounded.max()
+        from_inputs = self.rounded * largest + (self.norms + self.rounded) * rounded
+        return from_inputs + 1.05 * self.unit * largest * (self.norms + largest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ TITLES = {
     "geneval": "GenEval (Table 2)",
     "dpg": "DPG-Bench (Table 3)",
     "questions": "Questions about the images",
+    "copies": "Copies of training images",
     "miniature": "The miniature's judge",
 }
 FORCED = "Numbers of different protocols are in one table because --force says so: they do not compare."
@@ -27,7 +28,7 @@ def measured_tables(scores: Sequence[Scores], force: bool = False) -> list[Table
     """
     tables, order = [], list(MEANINGS)
     for kind, title in TITLES.items():
-        of = _of_images if kind == "quality" else _of_prompts
+        of = _of_images if kind in ("quality", "copies") else _of_prompts
         for group, apart, mixed in _groups([item for item in scores if item.kind == kind and item.numbers], force):
             found = dict.fromkeys(number.metric for item in group for number in item.numbers)
             columns = sorted(found, key=lambda metric: order.index(metric) if metric in order else 0)

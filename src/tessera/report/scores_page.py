@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
+from tessera.evaluate.copies.evaluate import PLAIN, SHEET, SHOWN
 from tessera.evaluate.quality.features import find_images
 from tessera.evaluate.scores import FILE, Scores, read_scores
-from tessera.files import sha256_file
+from tessera.files import read_json, sha256_file
+from tessera.images import read_rgb
 from tessera.report.differences import pairs_of
-from tessera.report.gallery import most_different
+from tessera.report.gallery import embed, most_different
 from tessera.report.grid import by_model
 from tessera.report.measured import ablation_tables, curve_points, measured_tables, protocol_text
 from tessera.report.plots import ARM_COLORS, Curve, curve_plot
@@ -42,6 +44,7 @@ def report_scores(out: Path, paths: Sequence[Path], samples: Sequence[Path] = ()
         raise UserError(f"samples: {len(samples)} directories for {len(paths)} scores; give one for each, in order")
     for path, folder in zip(paths, samples):
         _check_samples(path, Path(folder))
+    sheets = [file.parent / SHEET for file in files]
     config = {"scores": [sha256_file(file) for file in files], "force": force, "samples": len(samples)}
     stage = open_stage(out, stage="report", config=config)
     if stage.done:
@@ -59,6 +62,7 @@ def report_scores(out: Path, paths: Sequence[Path], samples: Sequence[Path] = ()
         "printed": [grid for grid, table in zip(grids, tables) if table.printed],
         "curves": _curves(scores, colors),
         "prompts": most_different(scores, samples, colors),
+        "closest": [_closest(item, sheet) for item, sheet in zip(scores, sheets) if sheet.is_file()],
         "protocols": [(f"{item.name}: {item.kind}", protocol_text(item)) for item in scores],
     }
     write_text(out / "tables.md", as_markdown(tables, pairs))
@@ -86,6 +90,17 @@ def _check_samples(path: Path, folder: Path) -> None:
         if found == made:
             return
         raise UserError(f"samples: {folder} is not what {path} judged; give the directories in the order of the scores")
+
+
+def _closest(scores: Scores, sheet: Path) -> dict[str, Any]:
+    """Return {name, image, lines} of the closest pairs that `evaluate copies` left next to its scores."""
+    lines = []
+    for pair in read_json(sheet.parent / SHOWN):
+        what = f" (compared: {pair['view']} with {pair['of']})" if (pair["view"], pair["of"]) != PLAIN else ""
+        lines.append(f"{pair['file']} and {pair['image']}: {pair['ratio']:.2f}{what}")
+    pixels = read_rgb(sheet)
+    alt = f"The images of {scores.name} that lie nearest to training images, each left of that image"
+    return {"name": scores.name, "image": embed(pixels, alt, max(pixels.shape)), "lines": lines}
 
 
 def _row_colors(table: Table, colors: Mapping[str, int]) -> list[int]:

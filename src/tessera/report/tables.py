@@ -24,6 +24,7 @@ LABELS = {  # of metrics that are not called by their name
     "seam": "Seam score",
     "copies": "Copies",
     "copies_ratio": "Distance to training images",
+    "authenticity": "Authentic",
     "pixel_copies": "Copies, in pixels",
     "pixel_copies_ratio": "Distance to training images, in pixels",
 }

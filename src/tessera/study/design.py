@@ -65,6 +65,8 @@ class Study:
     """Seeds for weight initialization and all random draws in training."""
     kinds: tuple[str, ...] = ("extended",)
     """The kinds of prompts that are drawn and judged: extended, short."""
+    copies: bool = False
+    """Looks for copies of training images too."""
     likeness: LikenessConfig | None = None
     """Measures the distance to held-out images too; None = not."""
     scores: tuple[str, ...] = SCORES
@@ -172,6 +174,7 @@ def plan(study: Study) -> dict[str, Any]:
     del common["arms"]
     return {
         **({} if study.likeness is None else {"likeness": to_dict(study.likeness)}),
+        **({"copies": True} if study.copies else {}),
         "study": study.name,
         "question": study.question,
         "metric": METRIC,

@@ -104,6 +104,7 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
         awaited = missing.get(before.folder) if before else None
         likeness = to_dict(study.likeness) if study.likeness else None
         task = {"kinds": list(study.kinds), "before": before.folder if before else None, "likeness": likeness}
+        task["copies"] = study.copies
         jobs.append(
             Job(
                 name=cell.name,
@@ -153,7 +154,8 @@ def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
     data = data_of(out / "data", config)
     if task["before"] is not None:
         _follow(place / "runs" / arm.name, out / "cells" / task["before"] / "runs" / arm.name, config, data)
-    run_arm(place, config, arm, data.plain, data.augmented, data.prompts / "prompts.jsonl", task["kinds"])
+    images = data.images if task["copies"] else None
+    run_arm(place, config, arm, data.plain, data.augmented, data.prompts / "prompts.jsonl", task["kinds"], images)
     if task["likeness"] is not None:
         from tessera.evaluate.miniature.likeness import LikenessConfig, held_out_prompts, likeness
         from tessera.generate.folder import generate

@@ -268,6 +268,29 @@ def overfit() -> Study:
     )
 
 
+def how_many() -> Study:
+    """Return the study of the number of training images, at equal images seen: copies, scores, distance to unseen ones.
+
+    tessera study how_many --out out/studies
+    """
+    variants: list[Variant] = []
+    for count in (100, 300, 1_000, 3_000, 8_000):
+        config = replace(base(), collect=CollectConfig(size=32, world=replace(WORLD, num_images=count)))
+        both = _variants({f"ta-{count}": config, f"ta_ia-{count}": with_ia(config)}, (count, count))
+        variants += both
+    return Study(
+        name="how_many",
+        title="How many images are enough",
+        question="From how many training images on does a model no longer copy them, and draw what was asked for; and"
+        " does image augmentation need fewer?",
+        variants=tuple(variants),
+        scores=_first("copies", "overall", "color_score", "single_object"),
+        axis="training images",
+        copies=True,
+        likeness=LikenessConfig(threads=1),
+    )
+
+
 def short_captions() -> Study:
     """Return the study of an improvement: short captions of some visits, so that short prompts work too.
 
@@ -319,7 +342,7 @@ def noise() -> NoiseStudy:
     return NoiseStudy(world=WORLD)
 
 
-_TRAINED = (claims, patterns, probability, half_view, tau, phases, overfit, short_captions, schedule)
+_TRAINED = (claims, patterns, probability, half_view, tau, phases, overfit, how_many, short_captions, schedule)
 STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
     **{study.__name__: study for study in _TRAINED},
     "noise": noise,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.evaluate.copies import Nearest, Yardstick, copied, copy_numbers, nearest_training, yardstick
+from tessera.evaluate.copies.distances import Nearest, Yardstick, copied, copy_numbers, nearest_training, yardstick
 from tessera.evaluate.miniature.likeness import held_out
 from tessera.evaluate.scores import Number, Protocol
 from tessera.files import sha256_file

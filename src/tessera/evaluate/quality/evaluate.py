@@ -4,7 +4,6 @@ One decoding of the images feeds all networks. Networks compute in float32, stat
 """
 
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from tessera.devices import rank
 from tessera.evaluate.quality.captions import read_captions, words_for
 from tessera.evaluate.quality.features import features_of, find_images
 from tessera.evaluate.quality.metrics import METRICS, Inputs, QualityConfig, blocks_of, load_metric
-from tessera.evaluate.quality.reference import find_reference, reference_of
+from tessera.evaluate.quality.reference import find_reference, reference_of, user_cache
 from tessera.evaluate.scores import Number, Scores, library_versions, write_scores
 from tessera.stages import open_stage
 
@@ -74,12 +73,11 @@ def evaluate_quality(
     if stage.done:
         shutil.rmtree(out / "work", ignore_errors=True)  # of a process that was killed here
         return True
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for searched in (images, source.images if source else None):
         if searched and searched.others and rank() == 0:
             count, first = len(searched.others), searched.others[0]
             print(f"quality: {searched.directory}: {count} files are no images, the first is {first}", file=sys.stderr)
-    work, cache = out / "work", cache or user_cache / "tessera" / "reference"
+    work, cache = out / "work", cache or user_cache()
     how = config.batch_size, config.rounding
     arguments = compared, cache, work / "reference", *how, chunk
     found = source and reference_of(source, *arguments)

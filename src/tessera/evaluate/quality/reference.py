@@ -5,6 +5,7 @@ version where Pillow resizes: 13 gives other pixels than 12), and the rounding o
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 FEATURES = ".features.safetensors"
 BYTES = "bytes"
 """The rounding of images that were bytes from the start."""
+
+
+def user_cache() -> Path:
+    """Return the directory of reference images' features in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tessera" / "reference"
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,19 @@ class Yardstick:
     images: int
 
 
-def nearest_training(variants: Sequence[np.ndarray], training: np.ndarray) -> Nearest:
-    """Return the nearest of the training features (M, d) over all variants of each image, each (N, d)."""
-    found = [nearest(features, training) for features in variants]
-    distances, rows = (np.stack(part) for part in zip(*found))
+def nearest_training(variants: Sequence[np.ndarray], training: np.ndarray, skip: np.ndarray | None = None) -> Nearest:
+    """Return the nearest of the training features (M, d) over all variants of each image, each (N, d).
+
+    skip (N,): a row of the training features that does not count for each image, such as its own.
+    """
+    return closest([Nearest(*nearest(features, training, skip=skip), np.zeros(len(features))) for features in variants])
+
+
+def closest(found: Sequence[Nearest]) -> Nearest:
+    """Return the closest one for each image of several searches, whose numbers become the variants."""
+    distances = np.stack([each.distances for each in found])
     best, images = distances.argmin(0), np.arange(distances.shape[1])
-    return Nearest(distances[best, images], rows[best, images], best)
+    return Nearest(distances[best, images], np.stack([each.rows for each in found])[best, images], best)
 
 
 def yardstick(held_out: Nearest) -> Yardstick:

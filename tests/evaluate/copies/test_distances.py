@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tessera.evaluate.copies import CLOSEST, copied, copy_numbers, nearest_training, yardstick
+from tessera.evaluate.copies.distances import CLOSEST, copied, copy_numbers, nearest_training, yardstick
 from tessera.evaluate.scores import Protocol
 
 RNG = np.random.default_rng(3)

@@ -1,0 +1,1 @@
+"""Copies: how near generated images lie to training images."""

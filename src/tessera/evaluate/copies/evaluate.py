@@ -1,0 +1,289 @@
+"""evaluate copies: which training images generated ones lie nearest to, how near, and by what yardstick.
+
+Distances are of the features of one network, DINOv2's. A generated image counts as it is, mirrored, its middle, and
+that mirrored; a training image as it is and its middle, so that copies that zoom in or out are found too. The yardstick
+is the same of held-out images; without any, of training images, each compared with all others.
+"""
+
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.config import UserError, check_ranges, to_dict
+from tessera.evaluate.copies.distances import Nearest, closest, copied, copy_numbers, nearest_training, yardstick
+from tessera.evaluate.intervals import share_number
+from tessera.evaluate.quality.captions import read_captions, words_for
+from tessera.evaluate.quality.features import Images, features_of, find_images
+from tessera.evaluate.quality.reference import FEATURES, Source, reference_of, user_cache
+from tessera.evaluate.scores import Protocol, Scores, library_versions, write_scores
+from tessera.files import atomic_path, write_json
+from tessera.images import image_grid, read_rgb, thumbnail, write_png
+from tessera.progress import duration_text, progress
+from tessera.randomness import philox
+from tessera.stages import open_stage
+
+if TYPE_CHECKING:
+    from tessera.pretrained.features.encoder import ImageEncoder
+
+METRIC = "copies-1"
+"""Name of the protocol."""
+CROP = 0.8
+"""Side of an image's middle, over its own."""
+YARDSTICK = 2000
+"""Training images that are the yardstick where no held-out ones are given."""
+PAIRS, SIDE = 24, 192
+"""Pairs on the sheet, and the side of each image on it in pixels."""
+SHEET, SHOWN = "closest.png", "closest.json"
+AT_ONCE = 16_384
+"""Images of a search that is not done again."""
+Table = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiesConfig:
+    """Options of the search for copies."""
+
+    rounding: Literal["round", "truncate"] = "round"
+    """Rounding of .npy images in floating point to bytes."""
+    batch_size: int = 32
+    """Images in one forward, at least 1."""
+    seed: int = 0
+    """Seed of the draw of the training images that are the yardstick."""
+
+    def __post_init__(self):
+        check_ranges(self, batch_size="[1, inf)", seed="[0, 2**64)")
+
+
+def _mirrored(image: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+def _middle(image: NDArray[Any]) -> NDArray[Any]:
+    height, width = (max(1, round(CROP * side)) for side in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+VIEWS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "as it is": lambda image: image,
+    "mirrored": _mirrored,
+    "its middle": _middle,
+    "its middle, mirrored": lambda image: _mirrored(_middle(image)),
+}
+"""Name of a view -> the pixels that the network is shown of an image (H, W, 3)."""
+OF_TRAINING = ("as it is", "its middle")
+PLAIN = ("as it is", "as it is")
+SEARCHES = (
+    PLAIN,
+    ("mirrored", "as it is"),
+    ("its middle", "as it is"),
+    ("its middle, mirrored", "as it is"),
+    ("as it is", "its middle"),
+    ("mirrored", "its middle"),
+)
+"""(view of a generated image, view of the training images)."""
+
+
+class View:
+    """A network that sees a part of an image, or its mirror image; otherwise an `ImageEncoder`."""
+
+    def __init__(self, encoder: "ImageEncoder", name: str):
+        self.id, self.sha256 = encoder.id, encoder.sha256
+        self.network, self.features = encoder.network, encoder.features
+        plain, self.encoder, self.view = name == "as it is", encoder, VIEWS[name]
+        middle = f", the middle being {CROP} of each side" if "middle" in name else ""
+        self.resizing = encoder.resizing if plain else f"{name}{middle}: {encoder.resizing}"
+
+    def prepare(self, image: NDArray[Any]) -> Any:
+        """Return the network's input of what is seen of (H, W, 3)."""
+        return self.encoder.prepare(self.view(image))
+
+
+def evaluate_copies(
+    out: Path,
+    samples: Path,
+    training: Path,
+    encoder: "ImageEncoder",
+    config: CopiesConfig = CopiesConfig(),
+    *,
+    held_out: Path | None = None,
+    prompts: Path | None = None,
+    name: str | None = None,
+    num_images: int | None = None,
+    cache: Path | None = None,
+    chunk: int = 256,
+) -> bool:
+    """Compare `samples` with the images of `training` into `out`/scores.json; resumable. Return True when complete.
+
+    `out`/closest.png shows the closest pairs. held_out: images that no training saw, the yardstick. prompts: a caption
+    for each image, which intervals are over; of samples of `generate` they are known; else intervals are over images.
+    The rest is as in `evaluate_quality`.
+    """
+    out, samples, cache = Path(out), Path(samples), cache or user_cache()
+    images, known = find_images(samples, "sample"), _images_of(training, "training")
+    source = Source(known.directory, known.sha256, known)
+    unseen = None if held_out is None else _images_of(held_out, "held-out")
+    if unseen is not None and unseen.sha256 == source.sha256:
+        raise UserError(f"{held_out}: holds the training images themselves; give images that no training saw")
+    captions = read_captions(images, prompts) if prompts or images.drawn else None
+    described = to_dict(config) | {
+        "metric": METRIC,
+        "samples": images.sha256,
+        "training": source.sha256,
+        "held_out": unseen and unseen.sha256,
+        "prompts": captions and hashlib.sha256("".join(f"{text}\n" for text in captions).encode()).hexdigest(),
+        "network": [encoder.id, encoder.sha256, encoder.resizing],
+        "name": name or samples.name,
+        "num_images": num_images,
+    }
+    stage = open_stage(out, stage="evaluate copies", config=described, shared=True)
+    work = out / "work"
+    if stage.done:
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed here
+        return True
+    views: Any = {view: View(encoder, view) for view in VIEWS}
+    how = config.batch_size, config.rounding
+    of_training = {view: views[view] for view in OF_TRAINING}
+    reference = reference_of(source, of_training, cache, work / "training", *how, chunk)
+    drawn = features_of(images, views, work / "samples", *how, "copies", chunk)
+    skip, yard = None, None
+    if unseen is None:
+        skip = np.sort(philox(config.seed, "copies/yardstick").permutation(len(known.files))[:YARDSTICK])
+        some = replace(known, files=tuple(known.files[row] for row in skip))
+        yard = features_of(some, views, work / "yardstick", *how, "yardstick", chunk)
+    elif found := reference_of(
+        Source(unseen.directory, unseen.sha256, unseen), views, cache, work / "held-out", *how, chunk
+    ):
+        yard = found.features
+    if reference is None or drawn is None or yard is None:
+        return False
+    against = reference.features
+    _say_cost(len(images.files) * (len(SEARCHES) + 1) + len(yard["as it is"]) * len(SEARCHES), against["as it is"])
+    by = yardstick(closest(_searches(yard, against, work / "nearest", "yardstick", skip)))
+    if not by.median:
+        raise UserError(f"{held_out or training}: half of the images are copies of other training images; give others")
+    each = _searches(drawn, against, work / "nearest", "samples")
+    found = closest(each)
+    authentic = _authentic(each[0], against["as it is"], work / "nearest")
+    clusters = captions or range(len(images.files))
+    protocol = Protocol(
+        metric="copies",
+        name=METRIC,
+        encoder=encoder.id,
+        encoder_sha256=encoder.sha256,
+        resize=encoder.resizing,
+        rounding=config.rounding if images.arrays or reference.arrays else None,
+        images=len(images.files),
+        reference=source.sha256,
+        reference_images=reference.images,
+        prompts_sha256=described["prompts"],
+        extender=images.drawn.extender if images.drawn else None,
+        settings={"yardstick": unseen.sha256 if unseen else "training images, each without itself"}
+        | {"yardstick_images": by.images, "crop": CROP},
+        versions=library_versions(),
+    )
+    numbers = list(copy_numbers("copies", found, by, clusters, protocol))
+    alone = replace(protocol, name="dgm-eval", settings={})
+    numbers.append(share_number("authenticity", authentic.astype(float).tolist(), clusters, alone))
+    items = []
+    ratios = found.distances / by.median
+    for row, (file, is_copy) in enumerate(zip(images.files, copied(found, by))):
+        folder, stem = Path(file).parent.parent.name, Path(file).stem
+        by_number = images.drawn is not None
+        view, of = SEARCHES[found.variants[row]]
+        near = {"image": known.files[found.rows[row]], "view": view, "of": of, "ratio": round(float(ratios[row]), 4)}
+        items.append(
+            {"prompt": int(folder) if by_number else row, "sample": int(stem) if by_number else 0, "file": file}
+            | {"text": captions[row] if captions else None, "nearest": near}
+            | {"values": {"copies": float(is_copy), "authenticity": float(authentic[row])}}
+        )
+    _write_sheet(out, images, known, items)
+    facts = words_for(images, source, config.rounding) | {"median": by.median, "closest": by.closest}
+    scores = Scores(kind="copies", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
+    write_scores(out, replace(scores, num_images=num_images))
+    stage.finish({"images": len(images.files), "training": reference.images, "yardstick": by.images})
+    shutil.rmtree(work, ignore_errors=True)
+    return True
+
+
+def _images_of(directory: Path, what: str) -> Images:
+    """Return the images of a directory; UserError where it holds their features, which no sheet can show."""
+    if any(Path(directory).glob(f"*{FEATURES}")):
+        raise UserError(f"{directory}: holds features; give the {what} images themselves, whose features are cached")
+    return find_images(directory, what)
+
+
+def _searches(
+    views: Mapping[str, Table], against: Mapping[str, Table], work: Path, what: str, skip: NDArray[Any] | None = None
+) -> list[Nearest]:
+    """Return what each of SEARCHES finds; `skip` as in `nearest_training`."""
+    count, found = len(views["as it is"]), []
+    with progress(f"nearest of {what}", len(SEARCHES) * count) as bar:
+        for number, (view, of) in enumerate(SEARCHES):
+            parts = []
+            for rows in _rows(count):
+                own = None if skip is None else skip[rows]
+                parts.append(_search(views[view][rows], against[of], work / f"{what}-{number}-{rows.start}.npy", own))
+                bar.advance(len(parts[-1][0]))
+            distances, nearest = (np.concatenate(part) for part in zip(*parts))
+            found.append(Nearest(distances, nearest, np.zeros(count, np.int64)))
+    return found
+
+
+def _rows(count: int) -> list[slice]:
+    return [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
+
+
+def _search(features: Table, training: Table, path: Path, skip: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
+    """Return (distances, rows) of one search, of `path` where it was done before."""
+    if not path.is_file():
+        found = nearest_training([features], training, skip)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, np.stack([found.distances, found.rows.astype(np.float64)]))
+    distances, rows = np.load(path)
+    return distances, rows.astype(np.int64)
+
+
+def _authentic(plain: Nearest, training: Table, work: Path) -> NDArray[np.bool_]:
+    """Return whether each image lies farther from its nearest training image than that one from its own: bool (N,).
+
+    The mean is AuthPct of Alaa et al. 2022 over 100, as dgm-eval computes it.
+    """
+    rows, place = np.unique(plain.rows, return_inverse=True)
+    own = [
+        _search(training[rows[part]], training, work / f"own-{part.start}.npy", rows[part])[0]
+        for part in _rows(len(rows))
+    ]
+    return np.concatenate(own)[place] < plain.distances
+
+
+def _say_cost(images: int, training: Table) -> None:
+    """Say how long searches of so many images among the training features take, by a search of a few."""
+    few = training[:4096]
+    start = time.monotonic()
+    nearest_training([few[:1024]], few)
+    seconds = (time.monotonic() - start) / (len(few[:1024]) * len(few)) * images * len(training)
+    text = f"copies: {images:,} searches among {len(training):,} x {training.shape[1]}"
+    print(f"{text}, about {duration_text(seconds)}", file=sys.stderr)
+
+
+def _write_sheet(out: Path, images: Images, training: Images, items: Sequence[Mapping[str, Any]]) -> None:
+    """Write the closest pairs, side by side, and what they are in their order."""
+    best = sorted(items, key=lambda item: (item["nearest"]["ratio"], item["file"]))[:PAIRS]
+    shown = []
+    for item in best:
+        for place, file in ((images.directory, item["file"]), (training.directory, item["nearest"]["image"])):
+            small = thumbnail(read_rgb(place / file), SIDE)
+            tile = np.full((SIDE, SIDE, 3), 255, np.uint8)
+            tile[: small.shape[0], : small.shape[1]] = small
+            shown.append(tile)
+    write_png(out / SHEET, image_grid(np.stack(shown), 6, gap=4))
+    write_json(out / SHOWN, [{"file": item["file"], **item["nearest"]} for item in best])
