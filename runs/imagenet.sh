@@ -12,6 +12,7 @@
 set -euo pipefail
 imagenet=$(realpath "${1:?say where ImageNet is}") out=${2:?say where to work}
 nproc=${NPROC:-gpu} peak=${PEAK:-989} detector=${DETECTOR:+$(realpath "$DETECTOR")}
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600  # seconds for a checkpoint after Ctrl-C or SIGTERM; torchrun's own are 30
 on_gpus() { torchrun --standalone --nproc-per-node "$nproc" -m tessera.cli "$@"; }
 mkdir -p "$out" && cd "$out"
 

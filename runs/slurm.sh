@@ -21,7 +21,7 @@ export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) WORLD_SIZE=$SLU
 
 sets=(--plain encoded/ta)
 [[ $preset != *:aio && $preset != *:ta ]] && sets+=(--augmented encoded/ta_ia)
-srun --kill-on-bad-exit=0 bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' tessera-rank \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0 bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$@"' tessera-rank \
   tessera train "$preset" "${sets[@]}" --peak-tflops 989 --out "$out" &
 wait $!
 code=$?

@@ -103,3 +103,14 @@ def test_set_threads(monkeypatch):
 )
 def test_the_peak_is_read_from_the_name(name, peak):
     assert peak_tflops(name) == peak
+
+
+def test_a_process_of_slurm_may_see_its_own_gpu_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert pick_device() == torch.device("cuda:0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")  # torchrun shows all processes the same GPUs
+    with pytest.raises(UserError, match="start no more processes than there are GPUs"):
+        pick_device()

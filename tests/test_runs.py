@@ -46,3 +46,10 @@ def test_scripts_are_bash_and_call_what_there_is(script, monkeypatch):
         (verb,) = parse(words, monkeypatch)
         assert verb.split() == words[: len(verb.split())]
         monkeypatch.undo()
+
+
+def test_srun_names_the_cores_of_a_process():
+    """Which it does not inherit from the job since Slurm 22.05."""
+    lines = [line for line in (ROOT / "runs/slurm.sh").read_text(encoding="utf-8").splitlines() if "srun " in line]
+    assert len(lines) == 1
+    assert lines[0].startswith('srun --cpus-per-task="$SLURM_CPUS_PER_TASK" ')

@@ -73,6 +73,8 @@ def pick_device(name: "str | torch.device | None" = None) -> "torch.device":
         raise UserError(f"device {name!r} is not available here; this machine has {gpus} GPUs")
     if name != "cuda" or local is None:
         return torch.device(name)
+    if gpus == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # Slurm shows each process its own GPU alone
+        return torch.device("cuda:0")
     if int(local) >= gpus:
         raise UserError(
             f"rank {local} of this machine finds {gpus} GPUs; start no more processes than there are GPUs in sight"

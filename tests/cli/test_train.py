@@ -11,6 +11,7 @@ from PIL import Image
 from tessera import devices
 from tessera.cli import train as cli_train
 from tessera.pretrained import text_encoders, vae
+from tessera.train import loop
 from tiny.commands import call
 
 PRESET = """
@@ -61,7 +62,11 @@ def test_pictures_validation_and_text_on_the_fly(folder, capsys):
 
 def test_flags(folder, capsys, monkeypatch):
     words = ["train", "mine.py:small", "--plain", "encoded/int8", "--device", "cpu"]
-    assert call(*words, "--peak-tflops", 0.1, "--verify", "--compile", "off", "--out", "runs/a") == 0
+    threads, read_ahead = [], loop.read_ahead
+    monkeypatch.setattr(loop, "read_ahead", lambda *a, **how: threads.append(how["threads"]) or read_ahead(*a, **how))
+    more = ["--peak-tflops", 0.1, "--verify", "--compile", "off", "--loader-threads", 3]
+    assert call(*words, *more, "--out", "runs/a") == 0
+    assert threads == [3]
     line = lines_of(folder / "runs/a")[-1]
     assert line["bf16_peak_share"] == pytest.approx(line["tflops"] / 0.1, rel=0.01)
     assert call("export", "runs/a", "--out", "export/a") == 0

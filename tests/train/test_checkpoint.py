@@ -6,6 +6,7 @@ import pickle
 import re
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +250,19 @@ def test_what_is_no_tensor_is_refused_before_anything_is_written(tmp_path, value
     with pytest.raises(UserError, match=re.escape(said)):
         checkpoint.save(tmp_path, 8, TENSORS | {"lr": value}, {})
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_files_that_a_network_shows_late_are_waited_for(tmp_path, monkeypatch):
+    late, exists = iter([False, False]), Path.exists
+    monkeypatch.setattr(checkpoint.time, "sleep", lambda seconds: None)
+
+    def shown(path, **how):
+        return next(late, True) if path.match("shard-*.safetensors") else exists(path, **how)
+
+    monkeypatch.setattr(Path, "exists", shown)
+    saved = checkpoint.save(tmp_path, 8, {"a": torch.ones(3)}, {})
+    assert torch.equal(checkpoint.load(saved).tensors["a"], torch.ones(3))
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)
+    late = iter([False] * 9)
+    with pytest.raises(UserError, match="all ranks need one shared folder"):
+        checkpoint.save(tmp_path, 16, {"a": torch.ones(3)}, {})

@@ -2,13 +2,16 @@
 
 import signal
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from tessera.encoded import store as store_module
+from tessera.encoded.store import open_encoded
 from tessera.stages import read_manifest
-from tessera.train import checkpoint
+from tessera.train import checkpoint, distributed
 from tessera.train.distributed import GradientExchange
 from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
@@ -106,3 +109,46 @@ def test_buckets_hold_the_gradients_of_all_passes(alone, monkeypatch, compute, b
         reference.add_gradients()
     for name, ours, theirs in zip(optimizer.names, optimizer.gradients(), reference.gradients()):
         assert torch.equal(ours, theirs), name
+
+
+def test_ranks_wait_for_each_other_for_hours_and_name_their_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *a, **o: asked.append((a, o)))
+    monkeypatch.setattr(distributed.atexit, "register", lambda function: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for device in ("cuda:1", "cpu"):
+        distributed.join(torch.device(device))
+    hours = timedelta(hours=2)
+    assert asked == [
+        (("nccl",), {"timeout": hours, "device_id": torch.device("cuda:1")}),
+        (("gloo",), {"timeout": hours, "device_id": None}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({}, False),
+        ({"TORCHELASTIC_RUN_ID": "x"}, True),
+        ({"TORCHELASTIC_RUN_ID": "x", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "119"}, True),
+        ({"TORCHELASTIC_RUN_ID": "x", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}, False),
+    ],
+)
+def test_a_stop_that_torchrun_makes_too_short_is_told(given, warned):
+    said = distributed.warn_of_short_stops(given)
+    assert (said is not None) == warned
+    assert not warned or "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600" in str(said)
+
+
+def test_each_rank_verifies_its_share(plain, monkeypatch):
+    read = []
+    monkeypatch.setattr(store_module, "sha256_file", lambda path: read.append(path.name) or "same")
+    store = open_encoded(plain)
+    names = [f"shard-{number:05d}.arrow" for number in range(8)]
+    monkeypatch.setattr(store, "_paths", [plain / name for name in names])
+    monkeypatch.setattr(type(store), "facts", {store_module.SHARD_SHA256: dict.fromkeys(names, "same")})
+    for part in range(3):
+        read.clear()
+        store.verify(part, 3)
+        assert read == names[part::3]

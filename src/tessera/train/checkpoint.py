@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ FOLDER = "checkpoints"
 META = "meta.json"
 FILE_BYTES = 500_000_000
 """Approximate size of the tensors in one file; writing it takes twice as much memory."""
+PATIENCE = 90.0
+"""Seconds that rank 0 waits for other machines' files: a network file system may show them that much later."""
 _NAME = re.compile(r"\d{12}")
 
 
@@ -123,8 +126,13 @@ def _finish_files(directory: Path) -> dict[str, str]:
     if rank() > 0:  # rank 0 continues and renames the directory
         return {}
     files = {name: digest for part in every for name, digest in part.items()}
+    deadline = time.monotonic() + PATIENCE
+    while missing := [name for name in files if not (directory / name).exists()]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
     there = {path.name for path in directory.glob("shard-*.safetensors")}
-    if there != files.keys():
+    if missing or there != files.keys():
         raise OSError(f"rank 0 sees {len(there)} of {len(files)} files; all ranks need one shared folder")
     return files
 

@@ -149,7 +149,10 @@ class RuntimeOptions:
     wandb: str | None = None
     """Log to this Weights & Biases project too; None = no."""
     verify: bool = False
-    """Read whole sets and compare checksums first, minutes for large ones; small ones are verified in any case."""
+    """Read whole sets first, each rank its share, and compare checksums, minutes for large ones; small ones in any
+    case."""
+    loader_threads: int = 2
+    """Threads that read records, >= 1; more for a file system on a network."""
     encode_text: Callable[[Sequence[str]], Sequence[np.ndarray]] | None = None
     """Captions -> an array (L, D) each, for sets without stored text."""
     decode: Callable[[torch.Tensor], np.ndarray] | None = None
@@ -159,4 +162,4 @@ class RuntimeOptions:
     weights whose network has another name than the sets' one."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, peak_tflops="(0, inf)")
+        check_ranges(self, peak_tflops="(0, inf)", loader_threads="[1, inf)")

@@ -5,7 +5,8 @@ import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -13,6 +14,19 @@ import torch
 import torch.distributed as dist
 
 from tessera.devices import rank, world_size
+
+PATIENCE = timedelta(hours=2)
+"""Time for which a rank waits for the others: they may be reading whole sets, downloading or compiling."""
+TIME_TO_STOP = 120
+"""Seconds that a step and a checkpoint may take after a signal to stop."""
+
+
+def warn_of_short_stops(environment: Mapping[str, str]) -> str | None:
+    """Return a warning if torchrun kills its processes before they can have written a checkpoint; None if not."""
+    given = environment.get(name := "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
+    if "TORCHELASTIC_RUN_ID" not in environment or not given.isdecimal() or int(given) >= TIME_TO_STOP:
+        return None
+    return f"torchrun kills a run {given} s after telling it to stop, maybe before it is saved; export {name}=600"
 
 
 def join(device: torch.device) -> bool:
@@ -24,7 +38,9 @@ def join(device: torch.device) -> bool:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        own = device if device.type == "cuda" and device.index is not None else None
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=own)
         if device.type != "cuda":
             atexit.register(dist.destroy_process_group)
     return rank() == 0

@@ -32,7 +32,6 @@ from tessera.train.algorithm1 import Algorithm1, Normalization
 EncodeText = Callable[[Sequence[str]], Sequence[np.ndarray]]
 """Captions -> one float array (L, D) each; for stores without text."""
 
-LOADER_THREADS = 2
 BATCHES_AHEAD = 4  # read before they are asked for
 
 
@@ -200,7 +199,7 @@ def read_ahead(
     read: Callable[[np.ndarray], HostBatch],
     numbers: Iterator[np.ndarray],
     *,
-    threads: int = LOADER_THREADS,
+    threads: int = 2,
     ahead: int = BATCHES_AHEAD,
     device: torch.device | None = None,
 ) -> Iterator[Iterator[HostBatch]]:

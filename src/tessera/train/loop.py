@@ -6,6 +6,7 @@ with the same bytes as one that was not. Under torchrun or Slurm rank r of w tak
 
 import contextlib
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError, compare, to_dict
-from tessera.devices import pick_device, reuse_memory, set_threads, world_size
+from tessera.devices import pick_device, rank, reuse_memory, set_threads, world_size
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.files import exclusive_lock, write_json
 from tessera.progress import progress
@@ -24,7 +25,7 @@ from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import check_mix, check_sets, level_numbers, without_held_out
-from tessera.train.distributed import broadcast_from_rank0, delayed_signals, join
+from tessera.train.distributed import broadcast_from_rank0, delayed_signals, join, warn_of_short_stops
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
@@ -75,6 +76,8 @@ def train(
     set_threads(config.threads)
     torch_device = pick_device(device)
     is_writer = join(torch_device)
+    if is_writer and torch_device.type == "cuda" and (warning := warn_of_short_stops(os.environ)):
+        print(f"train: {warning}", file=sys.stderr)
     if extend and is_writer:
         _reopen_for_more(out, config, inputs)
     found = find_stage(out, **made) if is_writer else None
@@ -85,8 +88,10 @@ def train(
         return
 
     stores = [open_encoded(folder) for folder in sets.values()]
-    for store in stores if is_writer else ():
-        if runtime.verify or store.byte_count < VERIFIED_BYTES:
+    for store in stores:
+        if runtime.verify:
+            store.verify(rank(), world_size())
+        elif is_writer and store.byte_count < VERIFIED_BYTES:
             store.verify()
     facts = check_sets(*stores, model=config.model, encodes_text=runtime.encode_text is not None)
     for note in check_mix(config.mix, *stores):
@@ -229,7 +234,7 @@ class Trainer:
         behind = STEPS_BEHIND * state.optimizer.masked
         with (
             delayed_signals() as caught,
-            read_ahead(self.reader, numbers, device=state.device) as loader,
+            read_ahead(self.reader, numbers, threads=self.runtime.loader_threads, device=state.device) as loader,
             progress("train", total, completed=state.num_images) as bar,
         ):
             while state.num_images < total:
