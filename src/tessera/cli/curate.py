@@ -11,6 +11,7 @@ from tessera.cli.options import (
     Images,
     Layout,
     Out,
+    Reuse,
     Server,
     Shard,
     SingleClass,
@@ -32,6 +33,8 @@ def collect(
     class_names: ClassNames = None,
     fast: Annotated[bool, "Decode JPEG files near the crop's size: faster, and not quite the exact pixels."] = False,
     gray_range: Annotated[bool, "Scale gray of over 8 bits by each image's own lowest and highest level."] = False,
+    reuse: Reuse = None,
+    by_hash: Annotated[bool, "For --reuse: tell files apart by their bytes, not by size, times and place."] = False,
     num_images: Annotated[int, "Images of the miniature."] = 8000,
     seed: Annotated[int, "Seed of the miniature."] = 0,
 ) -> None:
@@ -56,7 +59,7 @@ def collect(
         print(f"collect: encode may refuse images of {size} px: {needs}", file=sys.stderr)
     if source == stage.MINIATURE:
         world = WorldConfig(num_images=num_images, size=size, seed=seed)
-        stage.collect(out, stage.CollectConfig(size=size, world=world))
+        stage.collect(out, stage.CollectConfig(size=size, world=world), reuse=reuse, by_hash=by_hash)
     else:
         config = stage.CollectConfig(
             source=Path(source).resolve().name,
@@ -68,9 +71,14 @@ def collect(
             gray_range=gray_range,
             class_names=class_names,
         )
-        stage.collect(out, config, Path(source))
-    slow = read_manifest(out).facts.get("read_by_pillow")
-    say(out, f"{slow} JPEG files that simplejpeg refuses were read without --fast" if slow else "")
+        stage.collect(out, config, Path(source), reuse=reuse, by_hash=by_hash)
+    facts = read_manifest(out).facts
+    slow, grown = facts.get("read_by_pillow"), facts.get("grown")
+    notes = [f"{slow} JPEG files that simplejpeg refuses were read without --fast"] if slow else []
+    if grown:
+        counts = ", ".join(f"{grown[kind]} {kind}" for kind in ("added", "changed", "removed"))
+        notes.append(f"{counts}; they are named in {out / 'changes.json'}")
+    say(out, "; ".join(notes))
 
 
 def augment(
@@ -117,6 +125,7 @@ def caption(
     shard: Shard = None,
     max_tokens: Annotated[int, "llava, openai: tokens of the longest answer; a cut one ends at a sentence."] = 200,
     skip_missing: SkipMissing = False,
+    reuse: Reuse = None,
 ) -> None:
     """Write captions of a set, or of its CutMix images (paper section 3.1).
 
@@ -138,7 +147,7 @@ def caption(
     config = stage.CaptionConfig(captioner=captioner, seed=seed, model=model)
     where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
     places = {"engine": where, "device": device, "server": server, "concurrency": concurrency}
-    limits = {"max_new_tokens": max_tokens, "skip_missing": skip_missing}
+    limits = {"max_new_tokens": max_tokens, "skip_missing": skip_missing, "reuse": reuse}
     stage.caption(out, images, config, recipe=recipe, captions_file=file, captions=captions, **places, **limits)
     say(out)
 
@@ -173,6 +182,7 @@ def encode(
     address: Address = None,
     shard: Shard = None,
     skip_missing: SkipMissing = False,
+    reuse: Reuse = None,
 ) -> None:
     """Encode images and captions as the records that training reads.
 
@@ -190,7 +200,8 @@ def encode(
     where.check_device(device)
     compute = compute or stage.default_compute(out, latents, text, device)
     config = stage.EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
-    stage.encode(out, images, captions, config, recipe=recipe, engine=where, device=device, skip_missing=skip_missing)
+    places = {"engine": where, "device": device}
+    stage.encode(out, images, captions, config, recipe=recipe, **places, skip_missing=skip_missing, reuse=reuse)
     say(out)
 
 

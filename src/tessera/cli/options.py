@@ -24,6 +24,7 @@ Workers = Annotated[int | None, "Processes or Ray actors; one for each GPU by de
 Address = Annotated[str | None, "Of the Ray cluster."]
 Shard = Annotated[str | None, "i/n: the i-th of n tasks of an array job; the last one to end completes the directory."]
 SkipMissing = Annotated[bool, "Leave images without a caption out; they are listed in OUT-missing.csv."]
+Reuse = Annotated[Path | None, "Directory made before the set grew: only the difference is made, in OUT."]
 Server = Annotated[str | None, "OpenAI-compatible server, such as http://127.0.0.1:8000/v1; its key: OPENAI_API_KEY."]
 ExtenderModel = Annotated[
     str | None, "For llm: a repository, folder or name on the server; Llama-3.1 8B Instruct by default."

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from tessera.config import UserError, check_ranges, to_dict
 from tessera.curate.caption.caption import check_made_from, without_captions
 from tessera.curate.caption.table import Texts, in_order, read_levels
+from tessera.curate.grown import changed_since, check_same_config
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
 from tessera.devices import pick_device
 from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import write_shard
-from tessera.encoded.store import SHARD_SHA256, shard_name
+from tessera.encoded.store import SHARD_SHA256, open_encoded, shard_name
 from tessera.files import sha256_file
 from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, load_text_encoder
 from tessera.pretrained.vae import CODECS, LatentCodec, load_codec
@@ -93,12 +94,16 @@ def encode(
     device: str | None = None,
     cache_bytes: int = _CACHE_BYTES,
     skip_missing: bool = False,
+    reuse: Path | None = None,
 ) -> None:
     """Make the directory `out` of shards: a record for each image of `images`, or of `recipe`'s augmented ones.
 
     device: where pretrained networks compute, None = the best there is. With `engine.part`, the directory is complete
     once the shards of all parts are there, whichever call sees that. cache_bytes: of decoded images held in memory.
     skip_missing: images without a caption are left out; they are the manifest's rejects, listed in OUT-missing.csv.
+    reuse: a completed directory of the same configuration, made from `images` or from those whose crops `images` took
+    over. Latents of images that did not change and encodings of captions that the image had there are copied from it;
+    what pretrained networks make of other batches differs from that in the last bits.
 
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
     image_size, text (tokens per caption, of several the first, and the fraction cut to the encoder's limit), levels
@@ -126,6 +131,12 @@ def encode(
     stage = find_stage(out, **call)
     if stage is not None and stage.done:
         return
+    before = None
+    if reuse is not None:
+        check_same_config(Path(reuse), "encode", described)
+        before = (Path(reuse), changed_since(images, Path(reuse)))
+        if recipe is not None:
+            raise UserError("--reuse does without --recipe: a recipe draws its pairs anew from a set that grew")
     jobs, missing = _list_jobs(images, captions, mixed and mixed.rows, config.seed)
     total = len(jobs) + len(missing)
     error = without_captions(captions, out, missing, total, "Caption them with `tessera caption`, by hand with --file")
@@ -148,7 +159,7 @@ def encode(
     with progress("encode", total, completed=total - left) as bar:
         own = engine.kind == "here"
         composer = Composer(images, mixed.half_view if mixed else "aligned", size=size, cache_bytes=cache_bytes)
-        work = (config, device, composer, size, bar.advance if own else None)
+        work = (config, device, composer, size, before, bar.advance if own else None)
         with run_shards(functools.partial(_ShardEncoder, *work), todo, engine) as results:
             for done in results:
                 bar.advance(0 if own else done)
@@ -231,10 +242,22 @@ class _ShardEncoder:
     floats, while this one writes: the networks' device never waits for the others.
     """
 
-    def __init__(self, config: EncodeConfig, device: str | None, composer: Composer, size: int, advance: Any):
+    def __init__(
+        self,
+        config: EncodeConfig,
+        device: str | None,
+        composer: Composer,
+        size: int,
+        before: tuple[Path, set[str]] | None,
+        advance: Any,
+    ):
+        """Load the networks. before: a directory of the same configuration, and the keys of images that changed
+        since it was made."""
         self._codec, self._encoder = _load_frozen(config, device)
         self._composer, self._size, self._advance = composer, size, advance
         self._kind: TextEncodingKind = config.text_encoding
+        self._before, self._changed = (open_encoded(before[0]), before[1]) if before else (None, set())
+        self._places = {key: place for place, key in enumerate(self._before.keys())} if self._before else {}
         # A text that repeats in the set is encoded once, by itself.
         self._repeated = functools.lru_cache(_CACHED_TEXTS)(lambda text: self._store([text], self._encode([text])))
 
@@ -260,31 +283,53 @@ class _ShardEncoder:
                     continue
                 if new:
                     texts, new = {text: each for stored in new for text, each in stored.result().items()}, []
-                batch, mean, std = item
-                for i, job in enumerate(batch):
+                batch, latents = item
+                for job in batch:
+                    mean, std = latents[job.entry.key]
                     of_level = [texts[job.captions[level]] if level in job.captions else None for level in shard.levels]
                     first = of_level[0] or EncodedText("", None, None)
                     yield EncodedRecord(
                         key=job.entry.key,
                         class_name=job.entry.class_name,
                         **first._asdict(),
-                        latent_mean=mean[i].astype(np.float16),
-                        latent_std=std[i].astype(np.float16),
+                        latent_mean=mean.astype(np.float16),
+                        latent_std=std.astype(np.float16),
                         more=tuple(of_level[1:]),
                     )
                 if self._advance is not None:
                     self._advance(len(batch))
 
     def _computed(self, shard: _Shard, readers: ThreadPoolExecutor, quantizer: ThreadPoolExecutor) -> Iterator[Any]:
-        """Yield what the networks give: of each batch of images (jobs, mean, std), before those of a window futures of
-        its texts, caption -> stored form."""
+        """Yield what the networks give, or an earlier directory: of each batch of images (jobs, key -> mean and std),
+        before those of a window futures of its texts, caption -> stored form."""
         jobs = shard.jobs
+        earlier: dict[str, list[EncodedRecord]] = {}
         batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
-        with contextlib.closing(draw_ahead(self._images(batch, readers) for batch in batches)) as composed:
-            for number, (batch, images) in enumerate(zip(batches, composed)):
+        same = self._places.keys() - self._changed
+        new = [[job for job in batch if job.entry.key not in same] for batch in batches]
+        images = (self._images(some, readers) for some in new if some)
+        with contextlib.closing(draw_ahead(images)) as composed:
+            for number, (batch, some) in enumerate(zip(batches, new)):
                 if (start := number * _BATCH) % _TEXT_WINDOW == 0:
-                    yield from self._texts(jobs[start : start + _TEXT_WINDOW], shard, quantizer)
-                yield batch, *self._codec.encode(images)  # (B, C, h, w)
+                    window = jobs[start : start + _TEXT_WINDOW]
+                    earlier = {job.entry.key: self._earlier(job) for job in window if job.entry.key in self._places}
+                    known = [EncodedText(r.caption, r.text_codes, r.text_scale) for of in earlier.values() for r in of]
+                    told = {text.caption: text for text in known}
+                    yield quantizer.submit(dict, told)
+                    yield from self._texts(window, shard, quantizer, told.keys())
+                kept = (job.entry.key for job in batch if job.entry.key in same)
+                latents: dict[str, Any] = {
+                    key: (earlier[key][0].latent_mean, earlier[key][0].latent_std) for key in kept
+                }
+                if some:
+                    latents |= zip((job.entry.key for job in some), zip(*self._codec.encode(next(composed))))
+                yield batch, latents
+
+    def _earlier(self, job: _Job) -> list[EncodedRecord]:
+        """Return the record that the earlier directory has of the image, with its caption of each level."""
+        assert self._before is not None
+        levels = range(len(self._before.levels))
+        return [self._before.read(self._places[job.entry.key], level) for level in levels]
 
     def _images(self, batch: Sequence[_Job], readers: ThreadPoolExecutor) -> NDArray[np.uint8]:
         """Return the images, uint8 (B, S, S, 3), whose crops are read in parallel, each once."""
@@ -293,10 +338,11 @@ class _ShardEncoder:
         return np.stack([self._composer(job.entry) for job in batch])
 
     def _texts(
-        self, jobs: Sequence[_Job], shard: _Shard, quantizer: ThreadPoolExecutor
+        self, jobs: Sequence[_Job], shard: _Shard, quantizer: ThreadPoolExecutor, known: Set[str]
     ) -> "Iterator[Future[dict[str, EncodedText]]]":
-        """Yield stored forms by caption; texts of one level are encoded together, so that no level changes another."""
-        met: set[str] = set()
+        """Yield stored forms by caption, but of those `known`; texts of one level are encoded together, so that no
+        level changes another."""
+        met = set(known)
         for level in shard.levels:
             told = dict.fromkeys(job.captions[level] for job in jobs if level in job.captions)
             new = [caption for caption in told if caption not in met]

@@ -94,5 +94,6 @@ def test_a_picture_that_was_damaged_before_the_end_leaves_no_crop(tmp_path, monk
     interrupted(out, source, monkeypatch)
     (source / "a" / "2.png").write_bytes(b"bad")
     collect(out, FOLDER, source)
-    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "images.parquet", "manifest.json"]
+    tables = ["images.parquet", "manifest.json", "source_files.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", *tables]
     assert not (out / "a" / "2.png").exists()

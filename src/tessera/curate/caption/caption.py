@@ -8,6 +8,7 @@ which training draws one each time.
 
 import csv
 import dataclasses
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -26,10 +27,11 @@ from tessera.curate.caption.levels import Joined, Shortened, find_runs
 from tessera.curate.caption.model import BY_HAND, PARTS, SHARD, FromLlava, FromPart, FromServer, make_captions
 from tessera.curate.caption.scenes import FromScenes
 from tessera.curate.caption.table import CAPTIONS_TABLE, COLUMNS, LEVEL, in_order
+from tessera.curate.grown import changed_since, check_same_config
 from tessera.curate.index import read_recipe
 from tessera.encoded.record import LONG
 from tessera.files import atomic_path, read_table, write_table
-from tessera.pretrained.answers import CUT
+from tessera.pretrained.answers import CUT, Answer
 from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
 from tessera.pretrained.chat import RETRY, Retry
 from tessera.stages import is_complete, open_stage, read_manifest
@@ -95,6 +97,7 @@ def caption(
     max_new_tokens: int = MAX_NEW_TOKENS,
     shard: int = SHARD,
     skip_missing: bool = False,
+    reuse: Path | None = None,
 ) -> None:
     """Make `out`/captions.parquet: a caption for each image of `images`, or of `recipe`'s augmented ones if given.
 
@@ -106,6 +109,9 @@ def caption(
     skip_missing: images without a caption are left out. They are the manifest's rejects, with the reason, and listed in
     OUT-missing.csv. Without it they are a UserError: of `import` before anything is made, of the others at the end, and
     another call asks for them alone.
+    reuse: a completed captions directory of the same captioner and settings, made from `images` or from those whose
+    crops `images` took over; images that did not change have its captions. Captioners that do not look at the images do
+    without.
 
     Raises UserError: no ground truth for `scene`, images without a caption, a model or server that cannot be had, a
     user's class that fails.
@@ -147,6 +153,11 @@ def caption(
     described = to_dict(captioner.config)
     if source.by_shards:
         described |= {"revision": captioner.revision, "settings": captioner.settings}
+    if reuse is not None and source.by_shards and not complete:
+        check_same_config(Path(reuse), "caption", described)
+        changed_since(images, Path(reuse))
+        if recipe is not None:
+            raise UserError("--reuse does without --recipe: a recipe draws its pairs anew from a set that grew")
     # Each task of an array job may write the whole table: the same bytes.
     stage = open_stage(out, stage="caption", config=described, inputs=inputs, shared=engine.part is not None)
     if stage.done and not again:
@@ -159,7 +170,9 @@ def caption(
             known = set(table["key"].to_pylist()) if table is not None else set()
             by_hand = captions_by_hand(captions_file, images) if captions_file is not None else {}
             left = [request for request in asked if request.key not in known]
-            told = make_captions(path, left, source, call, engine, by_hand, shard)
+            answers = {key: Answer(text, BY_HAND) for key, text in by_hand.items()}
+            answers |= _taken_over(Path(reuse), images) if reuse is not None else {}
+            told = make_captions(path, left, source, call, engine, answers, shard)
             if told is None:  # other tasks of the array job are not done
                 return
             failed = told.filter(pc.field("text").is_null())
@@ -201,6 +214,15 @@ def caption(
 
 
 WHAT_NOW = "What is done is kept: run this again to ask for them again, or with --file for captions by hand"
+
+
+def _taken_over(reuse: Path, images: Path) -> dict[str, Answer]:
+    """Return key -> caption of the directory `reuse`, of the images that did not change since."""
+    table = read_table(reuse / CAPTIONS_TABLE)
+    changed = changed_since(images, reuse)
+    notes = table["note"].to_pylist() if "note" in table.column_names else itertools.repeat("")
+    rows = zip(table["key"].to_pylist(), table["text"].to_pylist(), notes)
+    return {key: Answer(text, note) for key, text, note in rows if key not in changed}
 
 
 def _in_order(table: pa.Table, requests: Sequence[CaptionRequest]) -> pa.Table:

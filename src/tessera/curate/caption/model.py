@@ -122,6 +122,8 @@ class Part:
 
     path: Path
     requests: list[CaptionRequest]
+    known: Mapping[str, Answer]
+    """Key -> answer of images that are not asked about."""
 
     @property
     def journal(self) -> Path:
@@ -140,18 +142,19 @@ def make_captions(
     source: type[CaptionSource],
     call: CaptionCall,
     engine: Engine,
-    by_hand: Mapping[str, str],
+    known: Mapping[str, Answer],
     shard: int = SHARD,
 ) -> pa.Table | None:
     """Return the captions of `requests` in their order, with `COLUMNS`; `source` is made in each worker.
 
     None while parts of other tasks of an array job are missing, or when another task has written the file `joined`
-    since. by_hand: key -> text of images that are not asked about. shard: images in a part.
+    since. known: key -> answer of images that are not asked about. shard: images in a part.
     """
-    parts = [
-        Part(joined.parent / PARTS / f"captions-{number:05d}.parquet", list(requests[start : start + shard]))
-        for number, start in enumerate(range(0, len(requests), shard))
-    ]
+    parts = []
+    for number, start in enumerate(range(0, len(requests), shard)):
+        some = list(requests[start : start + shard])
+        told = {request.key: known[request.key] for request in some if request.key in known}
+        parts.append(Part(joined.parent / PARTS / f"captions-{number:05d}.parquet", some, told))
     index, count = engine.part or (0, 1)
     own = parts[index::count]
     todo = [part for part in own if not part.path.exists()]
@@ -163,7 +166,7 @@ def make_captions(
     together = 1 if not source.streams else len(todo) if here else STREAM
     groups = [todo[start : start + together] for start in range(0, len(todo), together or 1)]
     with progress("caption", total, completed=total - left) as bar:
-        prepare = functools.partial(_work_on_parts, source, call, by_hand, bar.advance if here else None)
+        prepare = functools.partial(_work_on_parts, source, call, bar.advance if here else None)
         with run_shards(prepare, groups, engine) as results:
             for done in results:
                 bar.advance(0 if here else done)
@@ -182,7 +185,7 @@ def make_captions(
 
 
 def _work_on_parts(
-    source: type[CaptionSource], call: CaptionCall, by_hand: Mapping[str, str], advance: Callable[[int], None] | None
+    source: type[CaptionSource], call: CaptionCall, advance: Callable[[int], None] | None
 ) -> Callable[[list[Part]], int]:
     """Make the work on parts, which writes their files and returns the number of captions; `advance` gets those of each
     part."""
@@ -193,7 +196,7 @@ def _work_on_parts(
 
         def requests() -> Iterator[CaptionRequest]:
             for part in parts:
-                opened = _Open(part, by_hand)
+                opened = _Open(part)
                 asked = [request for request in part.requests if request.key not in opened.told]
                 if not asked:
                     finish(opened)
@@ -222,10 +225,9 @@ def _work_on_parts(
 class _Open:
     """A part that is being worked on: its answers so far, which are in its journal too."""
 
-    def __init__(self, part: Part, by_hand: Mapping[str, str]) -> None:
+    def __init__(self, part: Part) -> None:
         self.part, keys = part, {request.key for request in part.requests}
-        self.told = {key: Answer(by_hand[key], BY_HAND) for key in keys & by_hand.keys()}
-        self.told |= _read_journal(part.journal, keys)
+        self.told = {**part.known, **_read_journal(part.journal, keys)}
         part.journal.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(part.journal, "ab", buffering=0)  # noqa: SIM115
         if part.journal.stat().st_size and not part.journal.read_bytes().endswith(b"\n"):

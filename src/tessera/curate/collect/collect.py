@@ -6,6 +6,7 @@ same keys and pixels in whatever layout it comes.
 
 images.parquet has a row for every image found: key, class, file (relative to the directory; null for a reject), width
 and height (of the whole image), source (its place in the source), reject (the reason, or null).
+source_files.parquet has the state of each image's file, for a set that grows (`tessera.curate.grown`).
 The miniature adds scenes.parquet: key, scene (JSON of `tessera.records.Scene`).
 
 An interrupted collect is resumed with the crops of the same source that were made since it last changed: an unfinished
@@ -37,6 +38,7 @@ from tessera.curate.collect.class_names import (
 from tessera.curate.collect.layouts import LAYOUTS, Source, find_source
 from tessera.curate.collect.sources import BY_PILLOW, CropWork, Group, Index, hashes, index_groups, key_hash, listed
 from tessera.curate.collect.splits import Split
+from tessera.curate.grown import STATES_TABLE, Changes, check_same_config, check_states, states_schema
 from tessera.curate.index import IMAGES_TABLE, SCENES_TABLE, images_schema
 from tessera.files import TEMPORARY, write_json, write_table, writing_rows
 from tessera.images import READABLE, is_complete_png, write_png
@@ -88,17 +90,30 @@ class CollectConfig:
             raise UserError(f"size is {self.size}, but world.size is {self.world.size}: give both the same")
 
 
-def collect(out: Path, config: CollectConfig, source_dir: Path | None = None, part_size: int = 64) -> None:
+def collect(
+    out: Path,
+    config: CollectConfig,
+    source_dir: Path | None = None,
+    part_size: int = 64,
+    *,
+    reuse: Path | None = None,
+    by_hash: bool = False,
+) -> None:
     """Make the directory `out` (images/) from the miniature, or from the folder or file `source_dir`, of which a
     process takes `part_size` images at a time.
 
+    reuse: a completed images/ of the same source and configuration, from before it gained, lost or changed images: its
+    crops are linked where the image's file is as it was. changes.json then names what is not. by_hash: files are told
+    apart by their bytes, for sets that were copied, rather than by size, times and place on the disk.
     Images that are there already, from an interrupted call, are used again. Raises UserError if the source is missing,
     empty, mixed or of no known layout, two images have one key, nothing names the classes, a class has no readable
     image, or the source has changed since `out` was completed: other names, labels or sizes. Times are not compared, as
     copies differ in them, so an image edited in place to as many bytes goes unnoticed then.
     """
     if source_dir is not None:
-        _collect_source(Path(out), config, Path(source_dir), part_size)
+        _collect_source(Path(out), config, Path(source_dir), part_size, reuse and Path(reuse), by_hash)
+    elif reuse is not None or by_hash:
+        raise UserError("--reuse and --by-hash are for folders of images; the miniature is drawn anew")
     elif config.source == MINIATURE:
         _collect_miniature(Path(out), replace(config, world=config.world or WorldConfig(size=config.size)))
     else:
@@ -164,7 +179,9 @@ class _Tally:
         stage.finish(counts, self.rejects, {"classes": dict(sorted(self.good.items())), **facts})
 
 
-def _collect_source(out: Path, config: CollectConfig, source: Path, part_size: int) -> None:
+def _collect_source(
+    out: Path, config: CollectConfig, source: Path, part_size: int, reuse: Path | None, by_hash: bool
+) -> None:
     if config.source == MINIATURE:
         config = replace(config, source=source.resolve().name or "folder", world=None)
     given = None
@@ -175,6 +192,11 @@ def _collect_source(out: Path, config: CollectConfig, source: Path, part_size: i
     # What stops the work is found before the directory is begun: a corrected input may belong in it.
     stage = find_stage(out, stage="collect", config=recorded)
     done = stage is not None and stage.done
+    if reuse is not None and not done:
+        if out.resolve() == reuse.resolve():
+            raise UserError(f"{out}: is the directory to reuse, which stays as it is; choose another --out")
+        check_same_config(reuse, "collect", recorded)
+        check_states(reuse, by_hash)
     if done and not source.exists():
         return  # once all images are here, the source may be gone; as long as it is there, it must be the same
     listed.cache_clear()
@@ -200,6 +222,13 @@ def _collect_source(out: Path, config: CollectConfig, source: Path, part_size: i
     else:
         asked = config.class_names is not None
         names, taken_off = name_classes(source, labels, codes, given, found.label_names, asked)
+    # ImageNet is cropped as it always was, without regard to EXIF and ICC; people's own images as people see them.
+    upright = not (names and all(WORDNET_ID.fullmatch(label) for label in names))
+    turned = "upright" if upright else "ignored"
+    if reuse is not None and read_manifest(reuse).facts["exif_rotation"] != turned:
+        raise UserError(
+            f"{reuse}: its classes are named in another way, so that EXIF flags count now or then; leave --reuse out"
+        )
     identity = [str(source.resolve()), source.stat().st_ino]  # another folder put in its place is another source
     begun = False
     with contextlib.suppress(OSError, ValueError):
@@ -212,21 +241,24 @@ def _collect_source(out: Path, config: CollectConfig, source: Path, part_size: i
             note.touch()
     _remove_crops(out, but=keys if begun else np.empty(0, np.uint64))
     write_json(out / _NOTE, identity)
-
-    # ImageNet is cropped as it always was, without regard to EXIF and ICC; people's own images as people see them.
-    upright = not (names and all(WORDNET_ID.fullmatch(label) for label in names))
-    work = CropWork(source, out, config.size, config.fast, upright, config.gray_range)
+    work = CropWork(source, out, config.size, config.fast, upright, config.gray_range, reuse, by_hash)
+    changes = Changes(reuse) if reuse is not None else None
     parts, total = [], sum(index.count for index in indexes)
     for group, index in zip(found.groups, indexes):
         step = max(index.count, 1) if group.whole else part_size
         parts += [(group, start, min(start + step, index.count)) for start in range(0, index.count, step)]
     tally = _Tally()
-    with writing_rows(out / IMAGES_TABLE, images_schema()) as write:
+    states = writing_rows(out / STATES_TABLE, states_schema())
+    with writing_rows(out / IMAGES_TABLE, images_schema()) as write, states as write_states:
         few = total < 2 * part_size or len(parts) < 2
         chunks = map_chunks(work, parts, chunk=1, parallel_from=len(parts) + 1 if few else 2)
         with progress("collect", total) as bar, chunks as results:
             for rows in results:
-                write(tally.take([(row[0], names.get(row[1], ""), *row[2:]) for row in rows]))
+                write(tally.take([(row[0], names.get(row[1], ""), *row[2:-1]) for row in rows]))
+                pairs = [(row[0], row[-1]) for row in rows]
+                write_states(pairs)
+                if changes is not None:
+                    changes.note(pairs)
                 bar.advance(len(rows))
         write(tally.take([(name, "", None, None, None, name, reason) for name, reason in found.strays.items()]))
         _check_classes(source, tally)
@@ -236,7 +268,7 @@ def _collect_source(out: Path, config: CollectConfig, source: Path, part_size: i
     holding = {path.name for path in out.resolve().parents if path.parent == source.resolve()}
     facts = {
         "layout": found.layout,
-        "exif_rotation": "upright" if upright else "ignored",
+        "exif_rotation": turned,
         "icc_profiles": "followed" if upright else "ignored",
         "class_names": given.record if given else None,
         "source_digest": digest,
@@ -247,6 +279,8 @@ def _collect_source(out: Path, config: CollectConfig, source: Path, part_size: i
     if config.fast:
         noted = hashes(b"".join(bytes.fromhex(path.name[len(BY_PILLOW) :]) for path in out.glob(f"{BY_PILLOW}*")))
         facts["read_by_pillow"] = int(np.isin(noted, keys).sum())  # JPEG files that simplejpeg refuses
+    if changes is not None:
+        facts["grown"] = changes.write(out)
     tally.finish(stage, _ignored(found, indexes), facts)
 
 
@@ -257,7 +291,7 @@ def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | N
         if facts[fact] != now:
             raise UserError(
                 f"{source}: its {what} were changed since {out} was made: {facts[fact]} then, {now} now"
-                " (choose another --out, or delete the directory)"
+                f" (choose another --out, with --reuse {out} to make only the difference, or delete the directory)"
             )
 
 

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError
 from tessera.curate.collect.crops import RejectedImage, image_size, square_crop
-from tessera.files import TEMPORARY
+from tessera.curate.grown import content_state, file_state, read_sizes, read_states
+from tessera.files import TEMPORARY, atomic_path
 from tessera.images import is_complete_png, write_png
 
 BY_PILLOW = f"{TEMPORARY}pillow-"
@@ -162,9 +164,14 @@ class CropWork:
     fast: bool
     upright: bool
     gray_range: bool
+    reuse: Path | None = None
+    """A completed images/ whose crops are taken over where the image's file did not change."""
+    hashed: bool = False
+    """True: files are compared by their bytes, else by size, times and place."""
 
     def __call__(self, parts: Sequence[tuple[Group, int, int]]) -> list[tuple]:
-        """Write the crops of the parts; return (key, label, file, width, height, source, reject) of each image."""
+        """Write the crops of the parts; return (key, label, file, width, height, source, reject, state of the file) of
+        each image."""
         rows = []
         for group, start, stop in parts:
             with group.reader() as read:
@@ -172,27 +179,55 @@ class CropWork:
         return rows
 
     def _crop(self, read: Read, item: Item) -> tuple:
-        path = self.out / f"{item.key}.png"
+        path, state = self.out / f"{item.key}.png", ""
+        note = self.out / f"{BY_PILLOW}{key_hash(item.key).hex()}"
         try:
             if item.reject is not None:
                 raise RejectedImage(item.reject)
-            if self._is_newer(path, Path(item.path)) and is_complete_png(path):
+            state = content_state(read(item)) if self.hashed else file_state(item.path, item.offset, item.length)
+            size = self._taken_over(item.key, state, path)
+            if size is not None:
+                width, height = size
+            elif self._is_newer(path, Path(item.path)) and is_complete_png(path):
                 width, height = image_size(read(item), upright=self.upright)
             else:
                 how = {"upright": self.upright, "fast": self.fast, "gray_range": self.gray_range}
                 crop = square_crop(read(item), self.size, **how)
                 width, height = crop.width, crop.height
                 if self.fast:
-                    note = self.out / f"{BY_PILLOW}{key_hash(item.key).hex()}"
                     if crop.by_pillow:
                         note.touch()
                     else:
                         note.unlink(missing_ok=True)
                 write_png(path, crop.pixels, fast=True)
+            if self.fast and note.exists():
+                state = ""  # it is read again in a set that grew, and counted
         except RejectedImage as reason:
             path.unlink(missing_ok=True)  # of an interrupted call, when the image was readable
-            return item.key, item.label, None, None, None, item.source, str(reason)
-        return item.key, item.label, f"{item.key}.png", width, height, item.source, None
+            return item.key, item.label, None, None, None, item.source, str(reason), state
+        return item.key, item.label, f"{item.key}.png", width, height, item.source, None, state
+
+    def _taken_over(self, key: str, state: str, path: Path) -> tuple[int, int] | None:
+        """Link (or copy) an earlier crop of the same file to `path`; return the image's size, or None where that cannot
+        be."""
+        if self.reuse is None or not state or read_states(self.reuse).get(key) != state:
+            return None
+        made, size = self.reuse / f"{key}.png", read_sizes(self.reuse).get(key)
+        if size is None or not is_complete_png(made):
+            return None
+        for _ in range(2):
+            try:
+                os.link(made, path)
+                return size
+            except FileExistsError:  # of an interrupted call
+                path.unlink()
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError:  # no links here, or to another disk
+                break
+        with atomic_path(path, durable=False) as temporary:
+            shutil.copyfile(made, temporary)
+        return size
 
     def _is_newer(self, crop: Path, file: Path) -> bool:
         """Return whether a crop of an interrupted call was made from the file that has the image's place now.
