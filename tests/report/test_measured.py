@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+
+from tessera.config import UserError
 from tessera.evaluate.scores import Number, Protocol
-from tessera.report.measured import ablation_tables, curve_points, measured_tables
+from tessera.report.measured import ablation_tables, curve_points, measured_tables, seed_tables
 from tessera.report.tables import label
 from tiny.quality_scores import geneval, quality
 
@@ -95,3 +98,33 @@ def test_tables_of_pictures_say_which():
         "Image quality (Table 1): 100 images of 256 px by COCO's captions, against 30,000 of val2014",
         "Image quality (Table 1): 100 images, against 50,000",
     ]
+
+
+def test_trainings_of_one_arm_have_an_interval_over_seeds_beside_that_over_prompts():
+    """Student's t by hand: 8, 9, 10 have deviation 1 and, of 3, 9 +- 4.303 / sqrt(3)."""
+
+    def training(name, value):
+        (number,) = quality(name, value).numbers
+        return replace(quality(name, value), numbers=(replace(number, low=value - 0.3, high=value + 0.5),))
+
+    arms = {"ta": (8.0, 9.0, 10.0), "ta_ia": (5.0, 5.0, 5.0)}
+    scores = [training(f"{arm}-seed{n}", value) for arm, values in arms.items() for n, value in enumerate(values)]
+    (table,) = seed_tables(scores, 3)
+    assert [row.model for row in table.rows] == [f"{arm}, over {of}" for arm in arms for of in ("seeds", "prompts")]
+    assert "3 trainings of each arm" in table.title
+    (seeds,), (prompts,) = (row.cells for row in table.rows[:2])
+    assert (seeds.value, seeds.low) == pytest.approx((9, 9 - 4.30265 / 3**0.5), abs=1e-4)
+    assert (prompts.low, prompts.high) == pytest.approx((8.7, 9.5))
+    assert table.rows[2].cells[0].bounds() == (5, 5, 5)
+
+
+def test_trainings_that_are_not_of_one_arm_are_refused():
+    scores = [quality("ta-0", 8), quality("ta-1", 9), quality("ta-2", 9, reference="b")]
+    with pytest.raises(UserError, match="3 scores are not 2 of each arm"):
+        seed_tables(scores, 2)
+    with pytest.raises(UserError, match="3 scores are not 0 of each arm"):
+        seed_tables(scores, 0)
+    with pytest.raises(UserError, match="fid: the protocols differ"):
+        seed_tables(scores, 3)
+    with pytest.raises(UserError, match="are no trainings of one arm"):
+        seed_tables([scores[0], quality("ta-1", 9, 2000)], 2)

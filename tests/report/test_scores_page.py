@@ -187,3 +187,21 @@ def test_pictures_that_were_not_judged_are_refused(tmp_path, kind):
     if kind != "quality":
         with pytest.raises(UserError, match=r"00001/samples/0001\.png: is not a readable image"):
             report_scores(tmp_path / "again", [place], [mine])
+
+
+def test_several_trainings_of_an_arm_stand_together_and_single_ones_say_what_they_cannot(tmp_path):
+    paths = []
+    for name, fid in {"ta-0": 8.0, "ta-1": 10.0, "ta_ia-0": 5.0, "ta_ia-1": 5.5}.items():
+        write_scores(tmp_path / name, quality(name, fid))
+        paths.append(tmp_path / name)
+    report_scores(tmp_path / "each", paths)
+    for file in ("index.html", "tables.md"):
+        assert "Each model was trained once" in (tmp_path / "each" / file).read_text(encoding="utf-8")
+    command = ["report", *map(str, paths), "--seeds", "2", "--out", str(tmp_path / "both")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 0
+    text = (tmp_path / "both" / "tables.md").read_text(encoding="utf-8")
+    assert "2 trainings of each arm" in text
+    assert re.search(r"\| ta, over seeds +\| 9.00 \(\S+ to 21.71\)", text)
+    assert "trained once" not in text

@@ -227,6 +227,7 @@ def report(
     out: Annotated[Path | None, "Directory to make; for a working folder, its report/ by default."] = None,
     samples: Annotated[tuple[Path, ...], "The images of each of the scores, in the same order, for a gallery."] = (),
     force: Annotated[bool, "Put numbers of different protocols in one table."] = False,
+    seeds: Annotated[int, "Trainings of each arm by other seeds: so many scores in a row are one arm's."] = 1,
 ) -> None:
     """Write one self-contained HTML page: about a working folder, or about scores, with the paper's tables.
 
@@ -242,7 +243,7 @@ def report(
     if other is None:
         if out is None:
             raise UserError("report: give --out, a directory for the page about these scores")
-        scores_page.report_scores(out, paths, samples, force)
+        scores_page.report_scores(out, paths, samples, force, seeds)
         say_report(out / "index.html")
         return
     if not other.exists():
@@ -250,7 +251,7 @@ def report(
     inside = [str(path.parent) for path in sorted(other.glob("*/scores.json"))]
     if inside:
         raise UserError(f"{other}: has no scores.json itself; give what lies in it, as {' '.join(inside[:3])}")
-    if len(paths) > 1 or samples or force:
+    if len(paths) > 1 or samples or force or seeds != 1:
         raise UserError(f"{other}: has no scores.json; give directories made by `tessera evaluate`, or one made by run")
     out = out or other / "report"
     run_page.report(out, other, budget=budget_that_draws())

@@ -105,7 +105,7 @@ def scores_part(arms: Sequence[Arm], kinds: Mapping[str, Mapping[str, Scores]]) 
         return None
     return ScoresPart(
         about="Share of images that show what their prompt asks, as an automatic judge sees it, with 95% confidence"
-        " intervals over prompts.",
+        " intervals over prompts. Each arm was trained once: another training seed moves its scores too.",
         tiles=big,
         plot=table_plot(tables, f"Scores of {', '.join(by_label)}"),
         tables=grids,

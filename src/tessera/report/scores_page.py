@@ -13,7 +13,14 @@ from tessera.images import read_rgb
 from tessera.report.differences import pairs_of
 from tessera.report.gallery import embed, most_different
 from tessera.report.grid import by_model
-from tessera.report.measured import ablation_tables, curve_points, measured_tables, protocol_text
+from tessera.report.measured import (
+    ONE_SEED,
+    ablation_tables,
+    curve_points,
+    measured_tables,
+    protocol_text,
+    seed_tables,
+)
 from tessera.report.plots import ARM_COLORS, Curve, curve_plot
 from tessera.report.render import render, write_text
 from tessera.report.tables import Table, add_labels, label, name_of, printed_tables
@@ -26,12 +33,14 @@ def is_scores(path: Path) -> bool:
     return path.is_file() or (path / FILE).is_file()
 
 
-def report_scores(out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), force: bool = False) -> None:
+def report_scores(
+    out: Path, paths: Sequence[Path], samples: Sequence[Path] = (), force: bool = False, seeds: int = 1
+) -> None:
     """Write `out`/index.html, tables.md and tables.csv about scores; do nothing when they are there already.
 
     samples: the images of each of `paths` in the same order, shown prompt by prompt; none = numbers only. force: put
-    different protocols in one table. UserError: a damaged file, another number of samples than of scores, or other
-    images than were judged, as far as the scores' manifest tells.
+    different protocols in one table. seeds: trainings of each arm, in a row in `paths`. UserError: a damaged file,
+    another number of samples than of scores, or other images than were judged, as far as the scores' manifest tells.
     """
     out, paths = Path(out), [Path(path) for path in paths]
     files = [path / FILE if path.is_dir() else path for path in paths]
@@ -46,18 +55,20 @@ def report_scores(out: Path, paths: Sequence[Path], samples: Sequence[Path] = ()
         _check_samples(path, Path(folder))
     sheets = [file.parent / SHEET for file in files]
     config = {"scores": [sha256_file(file) for file in files], "force": force, "samples": len(samples)}
+    config |= {"seeds": seeds} if seeds != 1 else {}
+    of_arms = seed_tables(scores, seeds, force) if seeds != 1 else []
     stage = open_stage(out, stage="report", config=config)
     if stage.done:
         return
     measured = measured_tables(scores, force)
-    tables = [*measured, *ablation_tables(scores, force), *printed_tables()]
+    tables = [*of_arms, *measured, *ablation_tables(scores, force), *printed_tables()]
     pairs = [pairs_of(table, force) for table in tables]
     # A model has one color, in all plots and with all images.
     colors = {name: number % ARM_COLORS for number, name in enumerate(dict.fromkeys(item.name for item in scores))}
     grids = [by_model(table, own, _row_colors(table, colors)) for table, own in zip(tables, pairs)]
     page = {
         "title": f"Scores of {', '.join(colors)}",
-        "intervals": about_intervals(tables),
+        "intervals": f"{about_intervals(tables)} {'' if of_arms else ONE_SEED}".strip(),
         "measured": [grid for grid, table in zip(grids, tables) if not table.printed],
         "printed": [grid for grid, table in zip(grids, tables) if table.printed],
         "curves": _curves(scores, colors),
@@ -65,7 +76,7 @@ def report_scores(out: Path, paths: Sequence[Path], samples: Sequence[Path] = ()
         "closest": [_closest(item, sheet) for item, sheet in zip(scores, sheets) if sheet.is_file()],
         "protocols": [(f"{item.name}: {item.kind}", protocol_text(item)) for item in scores],
     }
-    write_text(out / "tables.md", as_markdown(tables, pairs))
+    write_text(out / "tables.md", as_markdown(tables, pairs, "" if of_arms else ONE_SEED))
     write_text(out / "tables.csv", as_csv(tables, pairs))
     write_text(out / "index.html", render("scores.html.j2", page))
     stage.finish({"scores": len(scores), "tables": len(measured)})

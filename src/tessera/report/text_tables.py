@@ -31,9 +31,10 @@ def about_intervals(tables: Sequence[Table]) -> str:
     return f"The 95% confidence intervals are over prompts: {'; '.join(found)}." if found else ""
 
 
-def as_markdown(tables: Sequence[Table], pairs: Sequence[Sequence[Pair]]) -> str:
-    """Return the tables with their differences, `pairs` in the same order."""
-    lines = ["# Scores", "", f'{about_intervals(tables)} Tables marked "as printed" are the paper\'s.'.strip(), ""]
+def as_markdown(tables: Sequence[Table], pairs: Sequence[Sequence[Pair]], note: str = "") -> str:
+    """Return the tables with their differences, `pairs` in the same order; note: a sentence above them."""
+    about = [about_intervals(tables), note, 'Tables marked "as printed" are the paper\'s.']
+    lines = ["# Scores", "", " ".join(filter(None, about)), ""]
     for table, own in zip(tables, pairs, strict=True):
         lines += [f"## {_plain(table.title)}", ""]
         lines += [_plain(table.note), ""] if table.note else []
