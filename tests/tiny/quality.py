@@ -36,6 +36,7 @@ class Moments:
 
         self.network = torch.nn.Linear(1, 1)
         self.id, self.sha256, self.resizing, self.cut, self.seen = name, name * 8, "none", "keep-end", 0
+        self.scale = 100.0
 
     def prepare(self, picture):
         import torch

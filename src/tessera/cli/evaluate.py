@@ -142,6 +142,8 @@ def quality(
     dinov2: Annotated[str, "A folder, a repository, or dinov2_vitl14_pretrain.pth."] = "facebook/dinov2-large",
     clip: Annotated[str, "CLIPScore's CLIP, a folder or a Hub name."] = "openai/clip-vit-large-patch14",
     clip336: Annotated[str, "CMMD's CLIP."] = "openai/clip-vit-large-patch14-336",
+    pickscore: Annotated[str, "PickScore's CLIP."] = "yuvalkirstain/PickScore_v1",
+    hpsv2: Annotated[str, "HPSv2 with transformers' names."] = "adams-story/HPSv2-hf",
     jina: Annotated[str, "jina-clip-v2, a folder or NAME@COMMIT."] = "jinaai/jina-clip-v2",
     jina_code: Annotated[str | None, "Commit of the repository with jina's code, where that is another one."] = None,
     allow_remote_code: Annotated[bool, "Run that code."] = False,
@@ -158,7 +160,8 @@ def quality(
     Example: tessera evaluate quality --samples samples/ta_ia --reference imagenet/val --out scores/ta_ia
 
     Args:
-        metrics: Of fid, kid, fd_dinov2, prdc, cmmd, clip_score, jina_clip_score, or FILE.py:NAME of your own.
+        metrics: Of fid, kid, fd_dinov2, prdc, cmmd, clip_score, pick_score, hpsv2, jina_clip_score,
+            or FILE.py:NAME of your own.
         inception: Published weights of FID's Inception, .pth or .safetensors: a file, or a Hub repository with it.
     """
     from tessera.config import UserError
@@ -174,6 +177,7 @@ def quality(
     from tessera.pretrained.features.networks import NETWORKS
 
     models = {"inception": inception, "dinov2": dinov2, "clip": clip, "clip336": clip336, "jina": jina}
+    models |= {"pickscore": pickscore, "hpsv2": hpsv2}
     options = {
         "clip": {"cut": "legacy-cut" if legacy_cut else "keep-end"},
         "jina": {"allow_code": allow_remote_code, "code": jina_code},

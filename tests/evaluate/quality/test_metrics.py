@@ -11,6 +11,7 @@ from metrics.test_neighbors import reference_prdc
 from tessera import cli, metrics
 from tessera.config import UserError, from_dict
 from tessera.evaluate.intervals import paired_difference
+from tessera.evaluate.quality.evaluate import evaluate_quality
 from tessera.evaluate.quality.metrics import (
     Blocks,
     Inputs,
@@ -23,7 +24,7 @@ from tessera.evaluate.quality.metrics import (
 )
 from tessera.evaluate.scores import read_scores
 from tiny.encoders import save_dino
-from tiny.quality import write_samples
+from tiny.quality import Moments, write_samples
 
 
 def inputs(real, fake, blocks, seed=0) -> Inputs:
@@ -200,3 +201,15 @@ def test_bad_settings_name_the_field(field, value):
 def test_an_unknown_metric_is_named():
     with pytest.raises(UserError, match=r"unknown metric 'fidd'; did you mean 'fid'\? .*FILE\.py"):
         load_metric("fidd")
+
+
+def test_preference_scores_have_their_network_s_scale_and_columns_of_their_own(tmp_path):
+    samples = write_samples(tmp_path / "s", 0)
+    networks = {name: Moments(name) for name in ("pickscore", "hpsv2", "clip")}
+    networks["pickscore"].scale = 20.0
+    config = QualityConfig(metrics=("pick_score", "hpsv2", "clip_score"), resamples=100)
+    evaluate_quality(tmp_path / "out", samples, samples, networks, config)
+    pick, hps, clip = (read_scores(tmp_path / "out").number(name) for name in ("pick_score", "hpsv2", "clip_score"))
+    assert hps.value == clip.value == pytest.approx(5 * pick.value)
+    assert pick.low < pick.value < pick.high
+    assert (pick.label, hps.label, pick.protocol.encoder) == ("PickScore", "HPSv2", "pickscore")

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPModel
 
 from tessera.config import UserError
-from tessera.pretrained.features.clip import load_clip
+from tessera.pretrained.features.clip import load_clip, load_preference
 from tiny.encoders import save_clip, save_dino
 
 LONG = "a red fox sits on the snow next to a small house of gray stone under a pale sky "
@@ -65,3 +65,20 @@ def test_a_folder_of_another_model_is_refused(tmp_path):
         load_clip(str(save_dino(tmp_path / "dino")))
     with pytest.raises(UserError, match=r"clip: .* has no config\.json"):
         load_clip(str(tmp_path))
+
+
+def test_preference_scores_are_the_published_code_s(clip_folder, tmp_path, monkeypatch):
+    """PickScore is transformers' logit of image and text, HPSv2 100 cos; without a tokenizer, CLIP's is taken."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    model, tokenizer = CLIPModel.from_pretrained(clip_folder).eval(), AutoTokenizer.from_pretrained(clip_folder)
+    with torch.no_grad():
+        model.logit_scale.fill_(3.0)
+    model.save_pretrained(tmp_path / "pick")
+    monkeypatch.setattr("tessera.pretrained.features.clip.fetch_repository", lambda *_: clip_folder)
+    pick, hps = (load_preference(str(tmp_path / "pick"), by_logits=by_logits) for by_logits in (True, False))
+    with torch.inference_mode():
+        image = pick.prepare(pixels)[None]
+        logit = model(pixel_values=image, **tokenizer(["a red fox"], return_tensors="pt")).logits_per_image.item()
+    for encoder, expected in ((pick, logit), (hps, 100 * logit / np.exp(3))):
+        a, b = encoder.features(image)[0], encoder.captions(["a red fox"]).features[0]
+        assert encoder.scale * (a @ b) / np.linalg.norm(a) / np.linalg.norm(b) == pytest.approx(expected, rel=1e-4)

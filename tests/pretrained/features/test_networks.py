@@ -9,7 +9,7 @@ from tessera.pretrained.features import inception
 from tessera.pretrained.features.networks import NETWORKS
 from tiny.encoders import blocky_image, save_clip, save_dino, save_inception
 
-SIDES = {"inception": 299, "dinov2": 224, "clip": 224, "clip336": 336}
+SIDES = {"inception": 299, "dinov2": 224, "clip": 224, "clip336": 336, "pickscore": 224, "hpsv2": 224}
 
 
 @pytest.mark.parametrize("key", SIDES)

@@ -212,13 +212,13 @@ def dgm_eval_rows(count: int, seed: int, name: str, subset: int) -> NDArray[np.i
 
 
 def _caption_score(x: Inputs, name: str) -> Result:
-    """Return the mean of 100 cos, at least 0, with each image's, and the share of captions that were cut."""
+    """Return the mean of the network's scale times cos, at least 0, with each image's; the share of captions cut."""
     assert x.captions is not None
     texts = list(dict.fromkeys(x.captions))
     embedded, cut = x.network.captions(texts), x.network.cut
     rows = {text: row for row, text in enumerate(texts)}
     order = [rows[text] for text in x.captions]
-    values = 100 * metrics.cosine_scores(x.samples, embedded.features[order])
+    values = x.network.scale * metrics.cosine_scores(x.samples, embedded.features[order])
     resamples, seed = x.config.resamples, x.config.seed
     interval = metrics.bootstrap(values, order, resamples, seed)
     number = Number(
@@ -272,6 +272,10 @@ METRICS: dict[str, Metric] = {
     "clip_score": Metric(
         network="clip", shows={"clip_score": ("CLIPScore", "higher")}, measure=_caption_score, captioned=True
     ),
+    "pick_score": Metric(
+        network="pickscore", shows={"pick_score": ("PickScore", "higher")}, measure=_caption_score, captioned=True
+    ),
+    "hpsv2": Metric(network="hpsv2", shows={"hpsv2": ("HPSv2", "higher")}, measure=_caption_score, captioned=True),
     "jina_clip_score": Metric(
         network="jina", shows={"jina_clip_score": ("jina-CLIPScore", "higher")}, measure=_caption_score, captioned=True
     ),

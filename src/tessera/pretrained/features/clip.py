@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tessera.hub import ModelFolder, find_model
+from tessera.hub import ModelFolder, fetch_repository, find_model
 from tessera.images import to_uint8
 from tessera.pretrained.features import encoder
 from tessera.pretrained.features.encoder import CLIP_MEAN, CLIP_STD, CaptionFeatures, ImageEncoder
@@ -17,6 +17,9 @@ from tessera.pretrained.load import load_network, load_tokenizer
 
 CLIP = "openai/clip-vit-large-patch14"
 CLIP_336 = "openai/clip-vit-large-patch14-336"
+PICKSCORE = "yuvalkirstain/PickScore_v1"
+HPSV2 = "adams-story/HPSv2-hf"
+"""HPSv2's weights (xswu/HPSv2) under transformers' names."""
 Cut = Literal["keep-end", "legacy-cut"]
 
 
@@ -83,6 +86,24 @@ def load_clip(
     """Load CLIP of a folder or of the Hub."""
     model = find_clip(name)
     return ClipEncoder(*load_parts(model, device), model.id, model.sha256, device, cut, crop_first)
+
+
+def load_preference(name: str, device: torch.device | str = "cpu", by_logits: bool = False) -> ClipEncoder:
+    """Load a CLIP that people's preferences were taught, of a folder or of the Hub; without a tokenizer, CLIP's own.
+
+    by_logits: its scores are its logits, as PickScore's; else 100 cos, as HPSv2's.
+    """
+    model = find_clip(name)
+    own = any((model.path / file).is_file() for file in ("tokenizer.json", "vocab.json"))
+    words = model if own else ModelFolder(fetch_repository(CLIP, ["*.json", "merges.txt"], "clip"), CLIP, ())
+    network, tokenizer = (
+        load_network("transformers.CLIPModel", model, "clip", device=device),
+        load_tokenizer(words, "clip"),
+    )
+    found = ClipEncoder(network, tokenizer, model.id, model.sha256, device)
+    if by_logits:
+        found.scale = float(network.logit_scale.detach().double().exp())
+    return found
 
 
 def find_clip(name: str) -> ModelFolder:

@@ -25,6 +25,8 @@ class ImageEncoder:
 
     resizing: str
     """The way in which `prepare` brings an image to the network's size, in words."""
+    scale = 100.0
+    """The score of an image and its caption over the cosine of their features."""
 
     def __init__(self, network: Any, name: str, sha256: str, device: torch.device | str):
         self.id, self.sha256 = name, sha256

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from tessera.pretrained.features.clip import CLIP, CLIP_336, load_clip
+from tessera.pretrained.features.clip import CLIP, CLIP_336, HPSV2, PICKSCORE, load_clip, load_preference
 from tessera.pretrained.features.dinov2 import DINOV2, load_dino
 from tessera.pretrained.features.encoder import ImageEncoder
 from tessera.pretrained.features.inception import FILE, load_inception
@@ -25,6 +25,8 @@ NETWORKS = {
     "dinov2": FeatureNetwork(load_dino, DINOV2),
     "clip": FeatureNetwork(load_clip, CLIP),
     "clip336": FeatureNetwork(partial(load_clip, crop_first=True), CLIP_336),
+    "pickscore": FeatureNetwork(partial(load_preference, by_logits=True), PICKSCORE),
+    "hpsv2": FeatureNetwork(load_preference, HPSV2),
     "jina": FeatureNetwork(load_jina, JINA),
 }
 """Metrics name networks by these keys."""
