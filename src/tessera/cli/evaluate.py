@@ -160,7 +160,7 @@ def quality(
     Example: tessera evaluate quality --samples samples/ta_ia --reference imagenet/val --out scores/ta_ia
 
     Args:
-        metrics: Of fid, kid, fd_dinov2, prdc, cmmd, clip_score, pick_score, hpsv2, jina_clip_score,
+        metrics: Of fid, kid, mind, fd_dinov2, prdc, cmmd, clip_score, pick_score, hpsv2, jina_clip_score,
             or FILE.py:NAME of your own.
         inception: Published weights of FID's Inception, .pth or .safetensors: a file, or a Hub repository with it.
     """

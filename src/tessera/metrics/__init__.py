@@ -16,6 +16,7 @@ from tessera.metrics.kernels import cmmd, cmmd_left_out, kid, kid_left_out
 from tessera.metrics.neighbors import PRDC, nearest, prdc, prdc_left_out
 from tessera.metrics.resampling import Interval, bootstrap, bootstrap_median, paired_bootstrap
 from tessera.metrics.shares import share_difference, share_interval
+from tessera.metrics.sliced import mind, mind_left_out
 
 __all__ = [
     "PRDC",
@@ -35,6 +36,8 @@ __all__ = [
     "jackknife",
     "kid",
     "kid_left_out",
+    "mind",
+    "mind_left_out",
     "nearest",
     "paired_bootstrap",
     "paired_jackknife",

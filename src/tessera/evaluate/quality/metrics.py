@@ -18,7 +18,7 @@ from tessera import metrics
 from tessera.config import UserError, blaming, check_ranges, load_part, lookup, nearest, part_id
 from tessera.evaluate import scores
 from tessera.evaluate.scores import Direction, LeftOutBlocks, Number
-from tessera.metrics import LeftOut
+from tessera.metrics import LeftOut, sliced
 from tessera.metrics.jackknife import BLOCKS
 from tessera.randomness import philox
 
@@ -161,6 +161,17 @@ def _cmmd(x: Inputs, name: str) -> Result:
     return Result([_distance(x, name, found, "full", {"sigma": 10.0, "scale": 1000.0}, least=0.0)])
 
 
+def _mind(x: Inputs, name: str) -> Result:
+    found, chosen = metrics.mind_left_out(x.reference, x.samples, x.blocks.labels)
+    if x.blocks.labels is not None:
+        labels = x.blocks.labels[chosen]
+        whole = np.bincount(labels, minlength=BLOCKS).all()
+        blocks = replace(x.blocks, labels=labels) if whole else Blocks(None, "none: a block holds none of the images")
+        x = replace(x, blocks=blocks)
+    settings = {"directions": sliced.DIRECTIONS, "seed": sliced.SEED}
+    return Result([_distance(x, name, found, "torch-fidelity", settings, least=0.0)])
+
+
 def _prdc(x: Inputs, name: str) -> Result:
     return Result([number for protocol in x.config.prdc for number in prdc_by(x, protocol)])
 
@@ -262,6 +273,7 @@ def _distance(
 METRICS: dict[str, Metric] = {
     "fid": Metric(network="inception", shows={"fid": ("FID", "lower")}, measure=_frechet),
     "kid": Metric(network="inception", shows={"kid": ("KID", "lower")}, measure=_kid),
+    "mind": Metric(network="inception", shows={"mind": ("MIND", "lower")}, measure=_mind),
     "fd_dinov2": Metric(network="dinov2", shows={"fd_dinov2": ("FD DINOv2", "lower")}, measure=_frechet),
     "prdc": Metric(
         network="dinov2",
