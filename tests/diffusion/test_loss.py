@@ -213,6 +213,19 @@ def test_self_conditioning_a_network_without_latent_tokens_is_an_error():
         diffusion_loss(Stateless(), make_batch(2), NULL, self_condition_keep=torch.ones(2, dtype=torch.bool))
 
 
+def test_weights_are_factors_of_the_samples_in_the_mean():
+    batch, network, weights = (
+        make_batch(4),
+        returning(torch.zeros(4, *make_batch(4).latents.shape[1:])),
+        torch.arange(4.0),
+    )
+    without, per_sample = diffusion_loss(network, batch, NULL)
+    loss, same = diffusion_loss(network, batch, NULL, weights=weights)
+    assert torch.equal(same, per_sample)
+    assert loss.item() == pytest.approx(float((per_sample * weights).sum() / 4), rel=1e-6)
+    assert loss != without
+
+
 @pytest.mark.parametrize("prediction", sch.PREDICTIONS)
 def test_micro_batches_sum_to_the_batch(prediction):
     batch = make_batch(8, dropped=torch.arange(8) % 3 == 0)

@@ -34,7 +34,7 @@ FAMILIES = {
 }
 
 
-MIX = {"caption_mix": {"long": 0.9, "short": 0.1}, "caption_mix_start_image": 80}
+MIX = {"caption_mix": {"long": 0.9, "short": 0.1}, "caption_mix_start_image": 80, "balance_loss": True}
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "caption-mix"])

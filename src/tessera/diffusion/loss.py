@@ -69,6 +69,7 @@ def diffusion_loss(
     null_condition: Tensor,
     *,
     prediction: str = "eps",
+    weights: Tensor | None = None,
     self_condition_keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return a network's mean squared error on a batch (paper Eq. 1-2): loss, and per-sample loss (B,), detached.
@@ -77,6 +78,8 @@ def diffusion_loss(
     on x0 with weight 1 / (1 - alpha_bar), which is the loss on v written in x0, since v_theta - v =
     -(x0_theta - x0) / sigma; the weight is limited to X0_WEIGHT_LIMIT. Means over channels and positions, then over
     samples, so a batch's loss is its micro-batches' losses weighted by their sizes.
+
+    `weights` (B,): factors of the samples' losses in the mean; the per-sample losses that are returned are without.
 
     `null_condition` (1, D): the encoding of "", which replaces the captions marked in `batch.dropped`.
 
@@ -96,7 +99,7 @@ def diffusion_loss(
     per_sample = (output.float() - target).square().flatten(1).mean(1)  # (B,)
     if prediction == "x0":
         per_sample = per_sample / (1 - alpha_bar).clamp_min(1 / X0_WEIGHT_LIMIT)
-    return per_sample.mean(), per_sample.detach()
+    return (per_sample if weights is None else per_sample * weights).mean(), per_sample.detach()
 
 
 def _self_condition(network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncoding, keep: Tensor) -> DenoiserState:

@@ -49,6 +49,8 @@ class TrainConfig:
     Empty = the first level of each image, `long` if it has that, as in the paper."""
     caption_mix_start_image: int = 0
     """Images seen before `caption_mix` begins, >= 0; before that the first level of each image."""
+    balance_loss: bool = False
+    """Divide each sample's loss by the running mean of its kind: see `diffusion.balance`. Not the paper's."""
     self_condition_prob: float = 0.9
     """Probability that a RIN gets the latent tokens of a first pass, in [0, 1]; unused by a DiT."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -15,6 +15,7 @@ from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 from tessera.randomness import address
 from tessera.train import checkpoint
+from tessera.diffusion.balance import LossBalance
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import same_network
 from tessera.train.distributed import GradientExchange, all_reduce_sum
@@ -49,6 +50,8 @@ class TrainState:
         if self.compiled:
             compile_blocks(self.network)
         self.ema = EMA(self.optimizer.masters, config.ema_decay)
+        levels = 1 + len(config.caption_mix)
+        self.balance = LossBalance(levels, device) if config.balance_loss else None
         self.num_images = self.skipped = self.skipped_in_a_row = 0
 
     def save(self, run: Path, window: dict[str, Any] | None, keep: int, every: int | None) -> None:
@@ -65,12 +68,15 @@ class TrainState:
         return saved.meta["window"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return master/NAME, ema/NAME, optim/NAME/FIELD: the memory itself; copies for an optimizer before a step."""
+        """Return master/NAME, ema/NAME, optim/NAME/FIELD and `loss_means`: the memory itself; copies for an optimizer
+        before a step."""
         state = self.optimizer.state_dict()
         state |= {f"ema/{name}": weight for name, weight in zip(self.optimizer.names, self.ema.weights)}
         if self.shards is not None:
             split = self.shards.split
             state = {key: split(key.split("/")[1], value) if value.ndim else value for key, value in state.items()}
+        if self.balance is not None:
+            state["loss_means"] = self.balance.means
         return state
 
 

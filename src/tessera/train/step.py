@@ -60,6 +60,9 @@ class Stepper:
         norm = state.optimizer.clip()
         values = torch.cat([losses, stopping, norm[None]])
         skip = ~torch.isfinite(values).all()
+        if state.balance is not None:
+            numbers = np.arange(state.num_images, state.num_images + self.batch_size)
+            state.balance.update(state.balance.kinds(self.algorithm.draws(numbers)), losses, skip)
         state.num_images += self.batch_size
         fraction = lr_fraction(self.optim, state.num_images, self.num_images)
         self.lr = fraction * self.optim.lr
@@ -84,11 +87,15 @@ class Stepper:
         for number, host in enumerate(loaded):
             if exchange is not None and number == len(loaded) - 1:
                 exchange.arm()
+            balance, weights = state.balance, None
+            if balance is not None:
+                weights = balance.weights(balance.kinds(self.algorithm.draws(host.numbers)))
             loss, per_sample = diffusion_loss(
                 state.network,
                 host.to(state.device, state.dtype),
                 self.null_condition,
                 prediction=self.prediction,
+                weights=weights,
                 self_condition_keep=host.self_condition if self.self_condition else None,
             )
             share = len(host.numbers) / self.batch_size

@@ -1,0 +1,54 @@
+"""The weights that let kinds of samples count alike, against sums by hand and through the trainer."""
+
+import numpy as np
+import pytest
+import torch
+
+from tessera.train.algorithm1 import Algorithm1, CaptionMix
+from tessera.diffusion.balance import BINS, RATE, LossBalance
+
+MIX = CaptionMix(levels=("long", "short"), weights=(0.5, 0.5))
+
+
+def draws_of(count):
+    algorithm = Algorithm1(101, 53, 0.4, 0.5, 5, "linear", caption_drop_prob=0.2, caption_mix=MIX)
+    return algorithm.draws(np.arange(count))
+
+
+def test_samples_alike_in_t_caption_and_image_are_one_kind():
+    draws = draws_of(2000)
+    kinds = LossBalance(3, torch.device("cpu")).kinds(draws).tolist()
+    facts = [
+        (int(t * BINS), bool(dropped)) if dropped else (int(t * BINS), level, augmented)
+        for t, dropped, level, augmented in zip(
+            draws.t.tolist(), draws.drop_caption.tolist(), draws.level.tolist(), draws.augmented.tolist()
+        )
+    ]
+    assert len(set(zip(kinds, facts))) == len(set(facts)) == len(set(kinds)) > 3 * BINS
+
+
+def test_weighted_losses_of_all_kinds_are_alike():
+    balance, no = LossBalance(1, torch.device("cpu")), torch.tensor(False)
+    kinds = torch.arange(24).repeat(40)
+    losses = (1.0 + torch.arange(24) ** 2).repeat(40)
+    assert balance.weights(kinds).eq(1).all()
+    for part in range(0, len(kinds), 24):
+        balance.update(kinds[part : part + 24], losses[part : part + 24], no)
+    weighted = losses * balance.weights(kinds)
+    assert weighted.std() < 1e-4 * weighted.mean()
+    assert weighted.mean() == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_a_running_mean_by_hand():
+    balance, no = LossBalance(1, torch.device("cpu")), torch.tensor(False)
+    balance.update(torch.tensor([3, 3, 5]), torch.tensor([1.0, 3.0, 4.0]), no)
+    assert balance.means[[3, 4, 5]].tolist() == [2, 0, 4]
+    balance.update(torch.tensor([3, 3]), torch.tensor([5.0, 7.0]), no)
+    expected = 2 + (1 - (1 - RATE) ** 2) * (6 - 2)
+    assert balance.means[3].item() == pytest.approx(expected)
+    assert balance.weights(torch.tensor([3, 5, 7])).tolist() == pytest.approx(
+        [(expected + 4) / 2 / expected, (expected + 4) / 2 / 4, 1]
+    )
+    before = balance.means.clone()
+    balance.update(torch.tensor([3, 9]), torch.tensor([torch.nan, 1.0]), torch.tensor(True))
+    assert torch.equal(balance.means, before)
