@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.train.algorithm1 import Algorithm1, CaptionMix
 from tessera.diffusion.balance import BINS, RATE, LossBalance
+from tessera.train.algorithm1 import Algorithm1, CaptionMix
 
 MIX = CaptionMix(levels=("long", "short"), weights=(0.5, 0.5))
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from tessera.config import UserError, compare, to_dict
 from tessera.devices import rank, world_size
+from tessera.diffusion.balance import LossBalance
 from tessera.models.build import DTYPES, build_network, compile_blocks, compiler_fault, resize_positions
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 from tessera.randomness import address
 from tessera.train import checkpoint
-from tessera.diffusion.balance import LossBalance
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import same_network
 from tessera.train.distributed import GradientExchange, all_reduce_sum
