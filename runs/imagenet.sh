@@ -7,7 +7,7 @@
 # encoded set of long captions (0.39 MB an image), 8 GB for every checkpoint that stays.
 # NPROC: GPUs of this machine (all of them). PEAK: a GPU's stated TFLOP/s, for the log (989: H100, H200 in bf16).
 # DETECTOR: GenEval's detector, mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco .pth (none: no scores).
-# Expected time of the trainings: 6 x about 100 hours of H200; `tessera plan` says that of the rest. Every stage that is
+# Expected time of the trainings: 6 x about 130 hours of H200; `tessera plan` says that of the rest. Every stage that is
 # done is skipped at once.
 set -euo pipefail
 imagenet=$(realpath "${1:?say where ImageNet is}") out=${2:?say where to work}

@@ -31,7 +31,7 @@ VISION_FLOP = 0.38e12  # CLIP ViT-L/14 at 336 px, one image
 CAPTION_UTILIZATION = 0.20  # short generations leave a GPU waiting for memory
 VAE_FLOP = 0.28e12  # the encoder at 256 px
 T5_PARAMETERS = 1.22e9  # flan-t5-xl's encoder
-ENCODE_UTILIZATION = 0.24
+ENCODE_UTILIZATION = 0.20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class PlanConfig:
     tables, or 4000 of 256."""
     gpu_tflops: float = PEAK_TFLOPS["H200"]
     """Peak of one GPU in TFLOP/s, dense bf16 by its data sheet."""
-    utilisation: float = 0.48
+    utilisation: float = 0.36
     """Share of that peak that training reaches."""
     gpus: int = 8
     """GPUs that work in parallel; divides the hours on the clock, and has to divide a step's samples."""
@@ -125,7 +125,7 @@ def stored_tokens(config: PlanConfig) -> dict[str, float]:
 def disk(config: PlanConfig) -> dict[str, float]:
     """Return the bytes of each directory."""
     caption = config.mean_tokens * BYTES_PER_TOKEN * CAPTION_SHARE
-    sizes = {"images": CROP_BYTES} | {f"recipe/{name}": RECIPE_BYTES for name in config.augmented}
+    sizes: dict[str, float] = {"images": CROP_BYTES} | {f"recipe/{name}": RECIPE_BYTES for name in config.augmented}
     for name, tokens in stored_tokens(config).items():
         sizes[f"captions/{name}"] = caption
         if config.levels:

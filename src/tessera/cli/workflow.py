@@ -102,7 +102,7 @@ def plan(
     init: Annotated[str | None, "Export to start from, with the tuning presets: 4000 steps of 256."] = None,
     train_images: int | None = None,
     gpu_tflops: Annotated[float, "Dense bf16 peak of a GPU by its data sheet."] = PEAK_TFLOPS["H200"],
-    utilisation: Annotated[float, "Share of that peak that training reaches."] = 0.48,
+    utilisation: Annotated[float, "Share of that peak that training reaches."] = 0.36,
     gpus: Annotated[int, "GPUs that work in parallel; a step's samples are split evenly among them."] = 8,
     price: Annotated[float | None, "Price of an hour of one GPU, in your currency; none: no money is named."] = None,
 ) -> None:

@@ -60,7 +60,7 @@ def dit_i_l2() -> TrainConfig:
     """Train DiT-I L/2 (438M) at 256 px by the same recipe, since the paper gives no other.
 
     Expected of ta_ia (paper Tables 1 and 2): FID 8.5 on ImageNet's validation set, GenEval 0.57 on extended prompts.
-    664 GFLOP an image: 1.7e20 in all, 100 hours of one H200 at 48% of its dense bf16 peak.
+    664 GFLOP an image: 1.7e20 in all, 133 hours of one H200 at 36% of its dense bf16 peak.
 
         torchrun --nproc-per-node gpu -m tessera.cli train dit-i-l2:ta_ia --plain encoded/ta \\
             --augmented encoded/ta_ia --out runs/dit-i-l2-ta_ia
