@@ -89,7 +89,7 @@ class Stepper:
                 exchange.arm()
             balance, weights = state.balance, None
             if balance is not None:
-                weights = balance.weights(balance.kinds(self.algorithm.draws(host.numbers)))
+                weights = balance.weights(balance.kinds(self.algorithm.draws(host.numbers.numpy())))
             loss, per_sample = diffusion_loss(
                 state.network,
                 host.to(state.device, state.dtype),
