@@ -31,12 +31,12 @@ def test_two_ranks_are_one(plain, augmented, tmp_path):
 def test_a_mix_of_captions_on_two_ranks_and_then_three(tmp_path):
     """Every sample has the caption of its address, whatever the number of ranks and across a stop."""
     both = write_set(tmp_path / "both", with_short(make_records(37)), levels=("long", "short"))
-    settings = config(DIT, augment_prob=0.0, caption_mix={"long": 0.7, "short": 0.3}, caption_mix_end={"short": 1.0})
+    settings = config(DIT, augment_prob=0.0, caption_mix={"long": 0.7, "short": 0.3}, caption_mix_start_image=24)
     train(tmp_path / "one", both, None, settings)
     assert on_ranks(2, settings, tmp_path / "run", both, stop=2) == [7, 7]
     assert on_ranks(3, settings, tmp_path / "run", both) == [0, 0, 0]
     assert_same(tmp_path / "one", tmp_path / "run")
-    without = replace(settings, caption_mix={}, caption_mix_end=None)
+    without = replace(settings, caption_mix={}, caption_mix_start_image=0)
     train(tmp_path / "without", both, None, without)
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "one", tmp_path / "without")
