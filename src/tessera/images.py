@@ -39,6 +39,7 @@ JPEG_COLORS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 """Pillow's modes of JPEG files -> simplejpeg's colors."""
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+_GRAY_ALPHA = 4  # color type of a PNG file
 _MAX_METADATA = 16 * 2**20  # bytes of one color profile or XMP of a PNG file
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
@@ -171,8 +172,9 @@ def _decode_png(data: bytes) -> Image.Image:
 
     Pillow 12.3 checks no checksum of pixels, and leaves what it decoded before an error in the image, where the next
     call finds it. It refuses a whole file for metadata that unpack to more than 1 MB or are damaged: without them the
-    pixels are as good. And it leaves the transparent level as it is stored while it scales gray levels of 2 and 4 bits
-    to 0..255, and colors of 16 bits to their upper 8.
+    pixels are as good. It leaves the transparent level as it is stored while it scales gray levels of 2 and 4 bits
+    to 0..255, and colors of 16 bits to their upper 8. And it makes colors of 16 bits of gray with alpha, which no
+    profile for gray fits.
     """
     try:
         image = _open(io.BytesIO(data))
@@ -187,6 +189,9 @@ def _decode_png(data: bytes) -> Image.Image:
     if not all(right for kind, _, right in _png_chunks(data) if kind == b"IDAT"):
         raise OSError("its pixels do not have their checksum")
     clear, bits = image.info.get("transparency"), data[24]
+    if image.mode == "RGBA" and data[25] == _GRAY_ALPHA:
+        kind, image = image.format, image.convert("LA")
+        image.format = kind
     if image.mode == "L" and isinstance(clear, int) and bits in (2, 4):
         image.info["transparency"] = (clear & 2**bits - 1) * 255 // (2**bits - 1)
     elif image.mode == "RGB" and isinstance(clear, tuple) and bits == 16:
@@ -249,20 +254,20 @@ def as_rgb(
     (65536, 3) of such levels from black to white, None = gray.
     """
     if image.mode.startswith("I") or image.mode == "F":
-        stored = np.asarray(image)
-        levels = np.clip(_levels(image, stored, gray_range), 0, 1)
+        stored, clear = np.asarray(image), image.info.get("transparency")
+        levels = np.clip(_levels(image, stored, gray_range, clear), 0, 1)
         ramp = levels * 255 if gray_ramp is None else gray_ramp[np.rint(levels * 65535).astype(np.uint16)]
-        clear = image.info.get("transparency")
         image = Image.fromarray(np.rint(ramp).astype(np.uint8)).convert("RGB")
         if clear is not None:
             image.putalpha(Image.fromarray(stored != clear).convert("L"))
     if over_white and image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _levels(image: Image.Image, stored: NDArray[Any], by_range: bool) -> NDArray[np.float64]:
-    """Return the gray levels of 16 or 32 bits, or floats, as fractions of white.
+def _levels(image: Image.Image, stored: NDArray[Any], by_range: bool, clear: int | None) -> NDArray[np.float64]:
+    """Return the gray levels of 16 or 32 bits, or floats, as fractions of white; the range leaves the transparent
+    level `clear` out.
 
     Pillow 12.3 gives the numbers of a TIFF file of 12 bits as they are, and does not invert those of 16 bits in which
     white is 0. Floats up to 1 are fractions, others up to 255 levels, integers of 32 bits up to 65535.
@@ -276,8 +281,8 @@ def _levels(image: Image.Image, stored: NDArray[Any], by_range: bool) -> NDArray
     if image.mode.startswith("I;16"):
         usual = [2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1]
     white = next((level for level in usual if peak <= level), peak)
-    if by_range and levels.min() < peak:
-        low, white = levels.min(), peak
+    if by_range and (seen := levels[stored != clear] if clear is not None else levels).size and seen.min() < seen.max():
+        low, white = seen.min(), seen.max()
     levels = (levels - low) / (white - low)
     return 1 - levels if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0 else levels
 

@@ -102,10 +102,12 @@ def with_chunks(png: bytes, *chunks: bytes, last: bool = False) -> bytes:
     return png[:place] + b"".join(chunks) + png[place:]
 
 
-def raw_png(samples: np.ndarray, bits: int, clear: list[int] | None = None) -> bytes:
-    """Write gray (H, W) or RGB (H, W, 3) samples of `bits` bits as PNG, with a transparent level or color."""
+def raw_png(samples: np.ndarray, bits: int, clear: list[int] | None = None, profile: bytes = b"") -> bytes:
+    """Write gray (H, W), gray with alpha (H, W, 2) or RGB (H, W, 3) samples of `bits` bits as PNG, with a transparent
+    level or color, and a color profile."""
     height, width = samples.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, bits, 2 if samples.ndim == 3 else 0, 0, 0, 0)
+    color = {1: 0, 2: 4, 3: 2}[samples[0, 0].size]
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     rows = samples.reshape(height, -1)
     if bits == 16:
         packed = rows.astype(">u2").view(np.uint8).reshape(height, -1)
@@ -114,6 +116,8 @@ def raw_png(samples: np.ndarray, bits: int, clear: list[int] | None = None) -> b
         packed = np.packbits(digits.reshape(height, -1).astype(np.uint8), axis=1)
     lines = b"".join(b"\0" + row.tobytes() for row in packed)
     chunks = [png_chunk(b"IHDR", header)]
+    if profile:
+        chunks.append(png_chunk(b"iCCP", b"mine\0\0" + zlib.compress(profile)))
     if clear is not None:
         chunks.append(png_chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear)))
     chunks += [png_chunk(b"IDAT", zlib.compress(lines)), png_chunk(b"IEND", b"")]

@@ -100,6 +100,11 @@ def test_a_gray_profile_holds_for_every_kind_of_gray(space):
         "16 bits": saved(Image.fromarray(np.full((20, 20), 55 * 257, np.uint16)), "PNG", icc_profile=linear),
         "TIFF": saved(Image.fromarray(np.full((20, 20), 55 * 257, np.uint16)), "TIFF", icc_profile=linear),
     }
+    for bits, level in ((2, 1), (4, 5)):  # both 85 of 255: at 55 nothing lies
+        data = raw_png(np.full((20, 20), level), bits, profile=linear)
+        assert np.abs(square_crop(data, 16).pixels.astype(int) - (156 if space == b"GRAY" else 85)).max() < 2, bits
+    deep = np.stack([np.full((20, 20), 55 * 257), np.full((20, 20), 65535)], -1)
+    kinds["LA, 16 bits"] = raw_png(deep, 16, profile=linear)
     wanted = 128 if space == b"GRAY" else 55  # a profile for colors says nothing of gray
     for name, data in kinds.items():
         assert np.abs(square_crop(data, 16).pixels.astype(int) - wanted).max() < 2, name

@@ -355,6 +355,9 @@ def test_gray_is_scaled_by_its_own_range_where_asked(order):
     assert square_crop(tiff, 20, gray_range=True).pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [0, 255, 128]
     png = raw_png(levels_of_12_bits(), 16)
     assert square_crop(png, 20, gray_range=True).pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [0, 255, 128]
+    unknown = np.where(np.arange(20)[:, None] < 2, 65535, levels_of_12_bits() // 2 + 1000)
+    seen = square_crop(raw_png(unknown, 16, [65535]), 20, gray_range=True).pixels[..., 0]
+    assert seen[[0, 5, 5, 15], [3, 3, 15, 3]].tolist() == [255, 0, 255, 128]  # the transparent level is none of them
     flat = raw_png(np.full((20, 20), 32768), 16)
     assert (square_crop(flat, 20, gray_range=True).pixels == 128).all()
 
