@@ -67,6 +67,44 @@ def test_a_table_of_images_and_texts_is_one_class(tmp_path):
     assert [row.key for row in read_images(tmp_path / "out")] == ["fox/0", "fox/1"]
 
 
+@pytest.mark.parametrize("names", [["0.jpg", "0.jpg"], ["cat/1.png", "dog/1.jpg"], ["t::A.jpg", "t::a.jpg"]])
+@pytest.mark.parametrize("single", ["fox", None])
+def test_images_of_one_name_are_told_by_their_rows(tmp_path, names, single):
+    """datasets keeps the last part of a path, so that those of a/1.jpg and b/1.jpg are the same."""
+    image = [{"bytes": jpeg(i), "path": name} for i, name in enumerate(names)]
+    (tmp_path / "set").mkdir()
+    for number in range(2):
+        table(tmp_path / "set" / f"{number}.parquet", {"image": image, "label": ["fox"] * 2}, row_group_size=1)
+    collect(tmp_path / "out", CollectConfig(source="a", size=16, single_class=single), tmp_path / "set")
+    stems = ("fox-0-0", "fox-0-1", "fox-1-0", "fox-1-1") if single else ("0-0", "0-1", "1-0", "1-1")
+    assert [row.key for row in read_images(tmp_path / "out")] == [f"fox/{stem}" for stem in stems]
+
+
+@pytest.mark.parametrize("column", ["img", "picture", "image_bytes", "jpeg"])
+@pytest.mark.parametrize("label", ["labels", "class", "cls"])
+def test_an_only_column_of_images_may_have_any_name(tmp_path, column, label):
+    for name, image in (("bytes", jpeg(1)), ("pairs", {"bytes": jpeg(1), "path": None})):
+        path = table(tmp_path / f"{name}.parquet", {column: [image], "text": ["a fox"], label: ["fox"]})
+        collect(tmp_path / name, CollectConfig(source="a", size=16), path)
+        assert [row.key for row in read_images(tmp_path / name)] == [f"fox/{name}-0"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": ["/home/me/1.jpg"]}, "its column image is string, without bytes: it holds only the paths"),
+        ({"image": [{"path": "/home/me/1.jpg"}]}, "without bytes: it holds only the paths"),
+        ({"image": ["https://a.example/1.jpg"]}, "give the folder of the images"),
+        ({"image_path": ["1.jpg"]}, "a table of names or URLs has no images: give their folder"),
+        ({"url": ["https://a.example/1.jpg"], "text": ["a fox"]}, "has no images: give their folder"),
+    ],
+)
+def test_tables_without_images_say_what_to_do(tmp_path, columns, message):
+    path = table(tmp_path / "a.parquet", columns)
+    with pytest.raises(UserError, match=message):
+        collect(tmp_path / "out", CollectConfig(source="a", size=16, single_class="fox"), path)
+
+
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct({"bytes": pa.binary()})])
 def test_bytes_need_no_paths(tmp_path, kind):
     data = [jpeg(i) if pa.types.is_struct(kind) is False else {"bytes": jpeg(i)} for i in range(3)]

@@ -201,12 +201,11 @@ def _collect_source(
         return  # once all images are here, the source may be gone; as long as it is there, it must be the same
     listed.cache_clear()
     found = find_source(source, out, config.single_class, config.split, config.layout)
-    indexes: list[Index] = []
-    chunks = map_chunks(index_groups, found.groups, chunk=4, parallel_from=64)
-    with progress("list", len(found.groups), "groups") as bar, chunks as results:
-        for some in results:
-            indexes += some
-            bar.advance(len(some))
+    indexes = _index(found.groups)
+    if found.by_row and len(_twice(hashes(b"".join(index.keys for index in indexes)))):
+        listed.cache_clear()
+        found = replace(found, groups=found.by_row)
+        indexes = _index(found.groups)
     labels = {label for index in indexes for label in index.labels if label}
     codes = {label: code for index in indexes for label, code in index.codes.items() if label}
     if config.single_class is None and any(is_code(label, codes) for label in labels):
@@ -284,6 +283,21 @@ def _collect_source(
     tally.finish(stage, _ignored(found, indexes), facts)
 
 
+def _index(groups: Sequence[Group]) -> list[Index]:
+    indexes: list[Index] = []
+    chunks = map_chunks(index_groups, groups, chunk=4, parallel_from=64)
+    with progress("list", len(groups), "groups") as bar, chunks as results:
+        for some in results:
+            indexes += some
+            bar.advance(len(some))
+    return indexes
+
+
+def _twice(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the keys that are there again, of sorted ones."""
+    return keys[1:][keys[1:] == keys[:-1]]
+
+
 def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | None) -> None:
     facts = read_manifest(out).facts
     names = given.record if given is not None else facts["class_names"]  # as the images, their file may be gone by now
@@ -338,7 +352,7 @@ def _ignored(found: Source, indexes: Sequence[Index]) -> Counter[str]:
 def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index]) -> NDArray[np.uint64]:
     """Return the sorted hashes of all keys. Raises UserError if two images have one key."""
     keys = hashes(b"".join(index.keys for index in indexes))
-    twice = keys[1:][keys[1:] == keys[:-1]]
+    twice = _twice(keys)
     if len(twice):
         wanted = twice[:1].tobytes()
         holding = [group for group, index in zip(groups, indexes) if wanted in index.keys]

@@ -47,6 +47,7 @@ _FOLDERS = "class folders"
 _PACKED = {".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar"}
 _MIXED = "layouts are mixed; give the folder of one of them, or --layout NAME to take one alone"
 _PACKED_SAYS = "is compressed, so that its images cannot be read in place; unpack it and give what is in it"
+_GROUPS = ("groups", "by_row")  # fields of a source
 _CHUNK = 64  # files of a user's layout that a process takes at a time
 
 
@@ -61,6 +62,8 @@ class Source:
     """Name -> reason of what may be images and cannot be used, such as images in no class folder."""
     ignored: Mapping[str, int] = field(default_factory=dict)
     """Number of other files, by kind ("*.txt") or folder ("test/")."""
+    by_row: Sequence[Group] | None = None
+    """The same groups with keys by the images' places, for images whose names turn out not to be unique."""
     label_names: Sequence[str] | None = None
     """The classes' names by number, where the files say them."""
 
@@ -243,7 +246,8 @@ class HubParquet:
     def open(self, source: Path, out: Path, split: Split) -> Source:
         files, others = _files(source, out, ".parquet")
         groups, names = row_groups(_of_split(source, files, split, others))
-        return Source("Hub parquet", groups, ignored=others, label_names=names)
+        by_row = [replace(group, by_row=True) for group in groups]
+        return Source("Hub parquet", groups, ignored=others, by_row=by_row, label_names=names)
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -290,7 +294,8 @@ def find_source(
             returned = type(found).__name__
             raise UserError(f"{source}: is not of the layout {layout}, whose open() returned {returned}")
     if single_class is not None:
-        found = replace(found, groups=[OneClassGroup(group, single_class) for group in found.groups], label_names=None)
+        one = {name: [OneClassGroup(group, single_class) for group in getattr(found, name) or ()] for name in _GROUPS}
+        found = replace(found, **one, label_names=None)
     return found
 
 

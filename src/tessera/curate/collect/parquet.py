@@ -1,5 +1,6 @@
 """Images in Parquet files as the Hugging Face Hub keeps them: `image` (bytes and path) and `label`; or a column of
-bytes alone, `image` or, as img2dataset writes it, `jpg`, `png` or `webp`.
+bytes alone, `image` or, as img2dataset writes it, `jpg`, `png` or `webp`. An only column of images may have any name,
+such as CIFAR's `img`.
 
 ImageNet's paths there are n01440764_10026_n01440764.JPEG: the last part is the class, and is no part of the name.
 """
@@ -19,8 +20,13 @@ from tessera.curate.collect.crops import RejectedImage
 from tessera.curate.collect.sources import Group, Item, Listing, Read
 
 _SYNSET_SUFFIX = re.compile(r"_(n\d{8})$")
+_ONLY_PATHS = (
+    "holds only the paths of its images, not their bytes, as datasets' to_parquet writes it; give the folder of the"
+    " images, or write it again after datasets.table.embed_table_storage"
+)
 _EXPECTED = "expected are the columns image (with bytes and path) and label"
 _IMAGE_COLUMNS = ("image", "jpg", "png", "webp")
+_LABEL_COLUMNS = ("label", "labels", "class", "cls")
 
 
 @dataclass(frozen=True)
@@ -30,17 +36,20 @@ class RowGroup(Group):
     path: Path
     number: int
     first_row: int
+    by_row: bool = False
+    """Whether images are named by their rows, because their own names are not unique."""
     whole = True
 
     def list(self) -> Listing:
         with _opened(self.path) as file:
-            names = label_names(file.schema_arrow.metadata)
             image, schema = _image_column(file.schema_arrow), file.schema_arrow
+            labeled = _label_column(schema)
+            names = label_names(schema.metadata, labeled)
             has_paths = "path" in _fields(schema.field(image).type)
-            wanted = [*([f"{image}.path"] if has_paths else []), *(["label"] if "label" in schema.names else [])]
+            wanted = [*([f"{image}.path"] if has_paths else []), *([labeled] if labeled else [])]
             table = file.read_row_group(self.number, columns=wanted)
             group = file.metadata.row_group(self.number)
-            labels = table["label"].to_pylist() if "label" in wanted else [None] * group.num_rows
+            labels = table[labeled].to_pylist() if labeled else [None] * group.num_rows
             places = table[image].to_pylist() if has_paths else [None] * group.num_rows
             columns = [group.column(number) for number in range(group.num_columns)]
             parts = (image, f"{image}.bytes")
@@ -51,14 +60,15 @@ class RowGroup(Group):
             text, code = read_label(label)
             code = None if isinstance(label, str) else code  # a name, though it has digits alone
             source = f"{self.path.name}:{self.first_row + row}"
-            stem = PurePosixPath(path.replace("\\", "/")).stem if path else f"{self.path.stem}-{self.first_row + row}"
+            by_row = f"{self.path.stem}-{self.first_row + row}"
+            stem = PurePosixPath(path.replace("\\", "/")).stem if path else by_row
             synset = _SYNSET_SUFFIX.search(stem)
             if synset:
                 text, stem = synset.group(1) if text else "", stem[: synset.start()]
             elif code is not None and names is not None and code < len(names):
                 text = names[code]
-            reject = None if text else "no label" if "label" in wanted else "no column label"
-            key = f"{safe(text) if text else 'unknown'}/{safe(stem)}"
+            reject = None if text else "no label" if labeled else "no column label"
+            key = f"{safe(text) if text else 'unknown'}/{safe(by_row if self.by_row else stem)}"
             items.append(Item(key, as_text(text), source, str(self.path), row, 0, code, reject))
         return Listing(items, length=length)
 
@@ -90,7 +100,7 @@ def row_groups(paths: Sequence[Path]) -> tuple[list[RowGroup], list[str] | None]
     for path in paths:
         with _opened(path) as file:
             _check_columns(path, file.schema_arrow)
-            names.append(label_names(file.schema_arrow.metadata))
+            names.append(label_names(file.schema_arrow.metadata, _label_column(file.schema_arrow)))
             image, row = _image_column(file.schema_arrow), 0
             for number in range(file.num_row_groups):
                 group = file.metadata.row_group(number)
@@ -102,10 +112,7 @@ def row_groups(paths: Sequence[Path]) -> tuple[list[RowGroup], list[str] | None]
                 stats = stats if _holds_bytes(file.schema_arrow.field(image).type) else []
                 bytes_in |= any(s is None or not s.has_null_count or s.null_count < group.num_rows for s in stats)
     if groups and not bytes_in:
-        raise UserError(
-            f"{paths[0]}: holds only the paths of its images, not their bytes, as datasets' to_parquet writes it; give"
-            " the folder of the images, or write it again after datasets.table.embed_table_storage"
-        )
+        raise UserError(f"{paths[0]}: {_ONLY_PATHS}")
     return groups, names[0] if names else None
 
 
@@ -124,7 +131,14 @@ def _image_column(schema: Any) -> str:
         kind = schema.field(name).type
         return "bytes" in _fields(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
-    return next((name for name in _IMAGE_COLUMNS if name in schema.names and holds(name)), "")
+    there = [name for name in schema.names if holds(name)]
+    if len(there) == 1 and "image" not in schema.names:
+        return there[0]
+    return next((name for name in _IMAGE_COLUMNS if name in there), "")
+
+
+def _label_column(schema: Any) -> str:
+    return next((name for name in _LABEL_COLUMNS if name in schema.names), "")
 
 
 def _fields(kind: Any) -> list[str]:
@@ -133,10 +147,10 @@ def _fields(kind: Any) -> list[str]:
     return [field.name for field in kind] if pa.types.is_struct(kind) else []
 
 
-def label_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
+def label_names(metadata: dict[bytes, bytes] | None, column: str = "label") -> list[str] | None:
     """Return the classes' names in the order of their numbers, where the schema's metadata has them."""
     try:
-        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
     except (KeyError, TypeError, ValueError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
@@ -153,13 +167,15 @@ def _check_columns(path: Path, schema: Any) -> None:
     import pyarrow as pa
 
     fields = {field.name: field.type for field in schema}
-    name = _image_column(schema)
+    name, label = _image_column(schema), _label_column(schema)
     if not name and "image" in fields:
-        raise UserError(f"{path}: its column image is {fields['image']}, without bytes; {_EXPECTED}")
+        told = "; of base64, write the bytes" if pa.types.is_string(fields["image"]) else ""
+        raise UserError(f"{path}: its column image is {fields['image']}, without bytes: it {_ONLY_PATHS}{told}")
     if not name:
-        raise UserError(f"{path}: has the columns {', '.join(fields)}; {_EXPECTED}")
-    if "label" in fields and pa.types.is_nested(fields["label"]):
-        raise UserError(f"{path}: its column label is {fields['label']}; wanted is one class for each image")
+        no_table = "a table of names or URLs has no images: give their folder"
+        raise UserError(f"{path}: has the columns {', '.join(fields)}; {_EXPECTED}; {no_table}")
+    if label and pa.types.is_nested(fields[label]):
+        raise UserError(f"{path}: its column {label} is {fields[label]}; wanted is one class for each image")
     if "path" in _fields(fields[name]) and pa.types.is_binary(fields[name].field("path").type):
         raise UserError(f"{path}: its column {name} has paths that are no text; {_EXPECTED}")
 
