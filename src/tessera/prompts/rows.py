@@ -55,7 +55,7 @@ def read_rows(
         if suffix == ".parquet":
             rows = _read_parquet(path, find)
         elif suffix in JSON:
-            rows = _read_json(path)
+            rows = _read_json(path) if plain else map(_with_image, _read_json(path, joined=True))
         elif delimiter := _delimiter(path, suffix, {*given, *(name for group in wanted for name in group)}):
             rows = _read_delimited(path, delimiter, bare, find)
         elif plain and suffix not in _NOT_TEXT:
@@ -89,7 +89,8 @@ def _find(where: object, names: Sequence[str], wanted: Sequence[str], given: str
     known = {name.strip().lower(): name for name in reversed(names)} if given is None else dict(zip(names, names))
     found = next((known[name] for name in ([given] if given is not None else wanted) if name in known), None)
     if found is None:
-        missing = ", ".join(dict.fromkeys(wanted)) if given is None else repr(given)
+        several = ", ".join(name for name in dict.fromkeys(wanted) if not name[-1].isdigit())
+        missing = several if given is None else repr(given)
         raise UserError(f"{where}: has no column {missing}; it has {', '.join(names) or 'none'}; name it: FILE:COLUMN")
     return found
 
@@ -155,8 +156,9 @@ def _read_parquet(path: Path, find: Find) -> Iterator[tuple[str, dict[str, Any]]
     yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a list's objects, an object's objects by their names, or the object of each line."""
+def _read_json(path: Path, joined: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a list's objects, an object's objects by their names, or the object of each line. joined: of COCO's
+    annotations each, with its image's file_name."""
     data = None
     if path.suffix.lower() == ".json":
         with contextlib.suppress(json.JSONDecodeError):  # one object a line
@@ -167,6 +169,14 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             data = [{"key": name, **value} for name, value in data.items()]
         elif len(data) > 1 and not data.keys() & NAMED and all(isinstance(value, str) for value in data.values()):
             data = [{"key": name, "text": text} for name, text in data.items()]
+        elif len(lists) > 1 and "annotations" in lists and joined:
+            try:
+                names = {image["id"]: image["file_name"] for image in data["images"]}
+                data = [{"file_name": names[each["image_id"]], **each} for each in data["annotations"]]
+            except (KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}: its images and annotations are not of COCO's form ({error}); fix it"
+                ) from error
         elif len(lists) > 1 and "annotations" in lists:
             raise UserError(f"{path}: are annotations of COCO's form; give coco:{path}, or a table made of them")
         else:
@@ -184,12 +194,25 @@ def _read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where_object(where, {PLAIN: data} if isinstance(data, str) else data, "\\u" in line)
 
 
+def _with_image(row: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Return a row of a conversation with a last column `path`: the only one of `images`, or "" as LLaVA's entries
+    without an image have none."""
+    where, data = row
+    if not data.keys() & {"conversations", "messages"}:
+        return row
+    images = data.get("images")
+    return where, {"path": images[0] if isinstance(images, list) and len(images) == 1 else "", **data}
+
+
 def where_object(where: str, data: Any, spelled: bool = True) -> tuple[str, dict[str, Any]]:
     """Return (where, data), checked to be an object; `spelled`: it may have characters that JSON spells in ASCII."""
     turns = (data.get("conversations") or data.get("messages")) if isinstance(data, dict) else None
     for turn in turns if isinstance(turns, list) else ():  # LLaVA's form: the first answer is the text
         if isinstance(turn, dict) and turn.get("from", turn.get("role")) in ("gpt", "assistant", "model"):
-            data = {**data, "text": turn.get("value", turn.get("content"))}
+            said = turn.get("value", turn.get("content"))
+            if isinstance(said, list):  # in parts
+                said = "".join(str(part.get("text") or "") for part in said if isinstance(part, dict))
+            data = {**data, "text": said}
             break
     if not isinstance(data, dict):
         raise UserError(f'{where} is not a JSON object such as {{"prompt": "..."}}: fix or remove it')

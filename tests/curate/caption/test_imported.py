@@ -91,7 +91,7 @@ def test_import_errors(images, tmp_path):
     fails(tmp_path / "gone.csv", "no such captions file")
     fails(text("a.txt", b""), r"is none of \.csv, \.tsv, \.jsonl, \.json, \.ndjson, \.parquet; convert it")
     fails(text("a.csv", b""), "has no column key, file_name, .* path; it has none; name it: FILE:COLUMN")
-    fails(text("a.csv", b"key,words\n"), "has no column text, caption, captions, long, tags; it has key, words")
+    fails(text("a.csv", b"key,words\n"), "has no column text, caption, captions, long, tags, .*; it has key, words")
     fails(text("a.csv", b"key,text\na,b,c\n"), "line 2 has not as many fields")
     fails(text("a.csv", b"key,text\na\n"), "line 2 has not as many fields")
     fails(text("a.csv", b'key,text\na,"b\n'), "is not well formed near line 1")
@@ -197,6 +197,16 @@ def test_captions_files_of_other_tools(images, tmp_path):
             for n, (key, text) in enumerate(texts.items())
         ],
         "kohya.json": {f"/home/me/set/{key}.png": {"caption": text, "tags": "1girl"} for key, text in texts.items()},
+        "swift.json": [
+            {"images": [f"{key}.png"], "messages": [
+                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": text}]}]}
+            for key, text in texts.items()
+        ],
+        "mixed.json": [
+            {"id": "text", "conversations": [{"from": "human", "value": "1 + 1"}, {"from": "gpt", "value": "2"}]},
+            *({"image": f"{key}.png", "conversations": [{"from": "gpt", "value": text}]} for key, text in texts.items())
+        ],
         "named.json": {f"{key}.png": text for key, text in texts.items()},
         "lists.json": [{"file_name": f"{key}.png", "captions": [text, "more"]} for key, text in texts.items()],
     }  # fmt: skip
@@ -204,6 +214,47 @@ def test_captions_files_of_other_tools(images, tmp_path):
         (tmp_path / name).write_text(json.dumps(content))
         caption(tmp_path / f"out-{name}", images, IMPORT, captions_file=tmp_path / name)
         assert read_captions(tmp_path / f"out-{name}") == texts, name
+
+
+@pytest.mark.parametrize("kind", ["columns", "Flickr8k.token.txt", "Flickr8k.token.tsv", "results.csv", "coco.json"])
+def test_five_captions_of_an_image_in_the_forms_of_known_sets(images, tmp_path, kind):
+    keys, path = keys_of(images), tmp_path / kind
+    told = {key: [f"{n} of {key}, 'quoted" for n in range(5)] for key in keys}
+    rows = [(key, n, text) for key, texts in told.items() for n, text in enumerate(texts)]
+    if kind == "columns":
+        path = tmp_path / "five.jsonl"
+        named = [{"filename": f"{key}.png"} | {f"caption_{n}": told[key][n] for n in range(5)} for key in keys]
+        path.write_text("\n".join(map(json.dumps, named)))
+    elif kind == "results.csv":  # Flickr30k
+        lines = ["image_name| comment_number| comment", *(f"{key}.png| {n}| {text}" for key, n, text in rows)]
+        path.write_text("\n".join(lines))
+    elif kind == "coco.json":
+        content = {
+            "images": [{"id": n, "file_name": f"{key}.png"} for n, key in enumerate(keys)],
+            "annotations": [{"id": n, "image_id": keys.index(key), "caption": text} for key, n, text in rows],
+        }
+        path.write_text(json.dumps(content))
+    else:
+        path.write_text("\n".join(f"{key}.jpg#{n}\t{text}" for key, n, text in rows))
+    caption(tmp_path / "captions", images, IMPORT, captions_file=path)
+    levels = read_levels(tmp_path / "captions")
+    assert list(levels) == ["long", "long-2", "long-3", "long-4", "long-5"]
+    for n, level in enumerate(levels.values()):
+        assert {key: text.strip() for key, text in level.items()} == {key: told[key][n] for key in keys}
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r\n\r\n", ""])
+@pytest.mark.parametrize("name", ["caption.txt", "txt", "text.txt"])
+def test_texts_next_to_images_end_at_their_words(images, tmp_path, end, name):
+    keys = keys_of(images)
+    for key in keys:
+        place = tmp_path / "mine" / f"{key}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"")
+        place.with_suffix(f".{name}").write_bytes(f"told of {key}{end}".encode())
+    (tmp_path / "mine" / "meta_lat.json").write_text('{"a": {"train_resolution": [64, 64]}}')  # no captions, of kohya
+    caption(tmp_path / "captions", images, IMPORT, captions_file=tmp_path / "mine")
+    assert read_captions(tmp_path / "captions") == {key: f"told of {key}" for key in keys}
 
 
 @pytest.mark.parametrize("kind", [".caption", ".txt", ".json", "img2dataset"])

@@ -3,11 +3,11 @@
 A folder has `metadata.csv` or `metadata.jsonl` (Hugging Face's ImageFolder), or a .txt, .caption or .json file for each
 image, of the same stem, as img2dataset and kohya's scripts write them, or WebDataset tars or Parquet files with the
 images; or it is a data set of the Hub, named OWNER/NAME, whose tables are all read. A .tsv file whose captions hold
-bare quotes, tabs or line breaks is read line by line, also without a header.
+bare quotes, tabs or line breaks is read line by line, also without a header, and so is a .txt file split at tabs.
 
 Several captions of an image are of several levels (`tessera.curate.caption.table`): columns `long`, `medium`, `short`
-and `tags`, or those that are named, FILE:NAME,TEXT,TEXT; a column `level` of tables with a row for each caption; files
-`a.short.txt` next to `a.txt`; lists, whose texts are `long`, `long-2`, ...
+and `tags`, `caption_0`, `caption_1`, ..., or those that are named, FILE:NAME,TEXT,TEXT; a column `level` of tables with
+a row for each caption; files `a.short.txt` next to `a.txt`; lists, whose texts are `long`, `long-2`, ...
 """
 
 import functools
@@ -16,7 +16,7 @@ import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from tessera.hub import REPOSITORY, fetch_repository
 from tessera.images import READABLE, UNREADABLE
 from tessera.prompts.rows import MAX_FIELD, TABLES, read_rows, split_columns
 
-NAME_COLUMNS = ("key", "file_name", "image", "filename", "image_path", "file", "path")
-TEXT_COLUMNS = ("text", "caption", "captions", "long", "tags")
+NAME_COLUMNS = ("key", "file_name", "image", "filename", "image_path", "image_name", "file", "path")
+_FIRST = ("caption_0", "caption_1", "caption0", "caption1", "text_0", "text_1")
+_NUMBERED = re.compile(r"(text|caption)_?\d")
+TEXT_COLUMNS = ("text", "caption", "captions", "long", "tags", "txt", "comment", *_FIRST)
 MORE_COLUMNS = ("medium", "short", "tags")
 """Columns of further levels, in tables that have `long`, `medium` or `short`."""
 TEXTS = (".txt", ".caption")
@@ -80,7 +82,7 @@ def _files_in(folder: Path) -> list[Path]:
         stem = path.with_suffix("")
         paired = stem in images
         if suffix in TEXTS and not paired:
-            paired = _split_level(str(stem), lambda base: Path(base) in images)[1] != LONG
+            paired = _split_level(str(stem), lambda base: Path(base) in images)[0] != str(stem)
         if path.name in _METADATA:
             kinds["metadata"].append(path)
         elif suffix in TEXTS and (paired or not images):
@@ -98,6 +100,8 @@ def _files_in(folder: Path) -> list[Path]:
             f" none of {', '.join(TABLES)}"
         )
     if len(found) > 1:
+        found = [kind for kind in found if kind != kinds["tables"] or any(map(_has_captions, kind))]
+    if len(found) > 1:
         names = " and ".join(kind[0].relative_to(folder).as_posix() for kind in found)
         raise UserError(f"{folder}: has captions of two kinds, {names}; give the file, or a folder with one of them")
     return found[0]
@@ -106,6 +110,14 @@ def _files_in(folder: Path) -> list[Path]:
 def _is_about(path: Path) -> bool:
     """Return whether a table lists the images of the folder or tar of its name, as img2dataset's do."""
     return path.with_suffix("").is_dir() or path.with_suffix(".tar").is_file() or path.name.endswith("_stats.json")
+
+
+def _has_captions(path: Path) -> bool:
+    """Return whether a table, such as one next to texts, has captions at all."""
+    try:
+        return path.suffix.lower() == ".tar" or next(_read_table(path, ()), None) is not None
+    except UserError:
+        return False
 
 
 def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterator[Told]:
@@ -133,7 +145,7 @@ def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterat
             rows = _of_json(own, str(file), file.read_bytes())
         elif suffix == ".tar":
             rows = _read_tar(file)
-        elif suffix == ".tsv" and not _is_quoted(file, columns):
+        elif (suffix == ".tsv" or _is_bare(file)) and not _is_quoted(file, columns):
             rows = _read_unquoted(file, known)
         else:
             rows = _read_table(file, columns)
@@ -143,7 +155,7 @@ def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterat
 
 def _decoded(where: str, data: bytes) -> str:
     try:
-        return data.decode("utf-8-sig").rstrip("\n")
+        return data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
@@ -156,7 +168,9 @@ def _is_sidecar(stem: Path) -> bool:
 def _split_level(stem: str, has: Callable[[str], bool]) -> tuple[str, str]:
     """Return (stem of the image, level) of a text's stem: a.short is of a, if that `has` an image or a text."""
     base, _, level = stem.rpartition(".")
-    return (base, level) if base and LEVEL_NAME.fullmatch(level) and has(base) else (stem, LONG)
+    if not base or not LEVEL_NAME.fullmatch(level) or not has(base):
+        return stem, LONG
+    return base, LONG if level in TEXT_COLUMNS[:3] else level
 
 
 def _of_list(value: Any, level: str = LONG) -> Iterator[tuple[str, Any]]:
@@ -171,12 +185,20 @@ def _levels(columns: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, str]:
     named = {column.strip().lower(): column for column in columns}
     first, *more = texts
     if more:
-        wanted = {name: LONG if name in TEXT_COLUMNS[:3] else name for name in named}
+        wanted = {name: LONG if name in TEXT_COLUMNS[:3] else name for name in named} | _numbered(named)
         return {column: wanted[name] for name, column in named.items() if column in texts}
     found = {first: LONG}
+    if _NUMBERED.fullmatch(first.strip().lower()):
+        return {named[name]: level for name, level in _numbered(named).items()}
     if named.keys() & {LONG, "medium", "short"}:
         found |= {named[level]: level for level in MORE_COLUMNS if level in named and named[level] not in found}
     return found
+
+
+def _numbered(names: Iterable[str]) -> dict[str, str]:
+    """Return the level of each of the columns caption_0, caption_1, ...: `long`, `long-2`, ..."""
+    names = sorted(name for name in names if _NUMBERED.fullmatch(name))
+    return {name: LONG if number == 1 else f"{LONG}-{number}" for number, name in enumerate(names, 1)}
 
 
 def _of_json(name: str, where: str, data: bytes) -> Iterator[Told]:
@@ -214,7 +236,8 @@ def _read_tar(path: Path) -> Iterator[Told]:
 
 
 def _tidy(name: str) -> str:
-    return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
+    name = re.sub(r"(\.[A-Za-z]{3,4})#\d+$", r"\1", name.strip())  # Flickr8k.token.txt has a.jpg#0 to a.jpg#4
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[Told]:
@@ -235,6 +258,14 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[Told]:
                 if not isinstance(name, str) or not (none or isinstance(text, str)):
                     raise UserError(f"{where}: {' and '.join(found)} must be strings")
                 yield name, each, text or ""
+
+
+def _is_bare(path: Path) -> bool:
+    """Return whether a .txt file is split at tabs."""
+    if path.suffix.lower() != ".txt":
+        return False
+    with open(path, "rb") as file:
+        return b"\t" in file.readline(MAX_FIELD)
 
 
 def _is_quoted(path: Path, columns: tuple[str, ...]) -> bool:
