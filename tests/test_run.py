@@ -236,6 +236,9 @@ def test_images_without_a_caption_are_left_out_by_skip_missing(tmp_path, monkeyp
         assert (manifest.counts["records"], list(manifest.rejects)) == (4, names[4:])
         listed = (out / stage / "plain-import-missing.csv").read_text().splitlines()
         assert [line.split(",")[0] for line in listed] == ["key", *names[4:]]
+    file.write_text("file_name,text\nanother/1.png,text\n")
+    with pytest.raises(UserError, match=r"has no caption for 6 of 6 images.*: add or rename them$"):
+        run_here(tmp_path / "none", config, **given, skip_missing=True)
 
 
 def test_my_pictures_from_any_folder(tmp_path, capsys):

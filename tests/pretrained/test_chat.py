@@ -195,6 +195,7 @@ def test_one_question_that_a_server_does_not_answer_is_set_aside_with_the_reason
         "413": [(413, b"<html>too large</html>")],
         "500": [(500, {"error": {"message": "CUDA error"}})],
         "no choices": [(200, {"choices": []})],
+        "error": [(200, {"choices": None, "error": {"code": 502, "message": "Provider returned 502"}})],
         "later": [choice("I'm sorry, I can't help"), fine],
         "cut": [choice("A fox sits. It lo", "length")],
         "parts": [choice([{"type": "text", "text": "A fox sits."}])],
@@ -208,13 +209,15 @@ def test_one_question_that_a_server_does_not_answer_is_set_aside_with_the_reason
     assert {told[name] for name in ("a", "f", "later", "parts")} == {Answer("A fox sits.")}
     assert told["cut"] == Answer("A fox sits.", "cut")
     reasons = {
-        "null": "no chat completion", "empty": "an empty answer", "filter": "the server's content filter",
-        "refused": "a refusal", "400": "bad image", "413": "Error code: 413", "500": "CUDA error",
-        "no choices": "no chat completion", "thinks": "only reasoning",
+        "null": "its answer is no chat completion of text", "empty": "an empty answer", "400": "bad image",
+        "filter": "the server's content filter", "refused": "a refusal", "413": "Error code: 413", "500": "CUDA error",
+        "no choices": "it has no choices", "error": "its answer is an error: Provider returned 502",
+        "thinks": "only reasoning",
     }  # fmt: skip
     for name, reason in reasons.items():
         assert told[name].text is None
         assert reason in told[name].note
+        assert "ChatCompletion(" not in told[name].note
     assert (counts["400"], counts["413"], counts["500"], counts["empty"], counts["later"]) == (1, 1, 3, 3, 2)
     sampled = [
         (body.get("temperature"), body.get("seed")) for _, body in server.requests if question_of(body) == "empty"

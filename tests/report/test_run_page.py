@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,23 @@ def test_page_is_self_contained_and_whole(page):
         assert anchor in page.ids
     assert "TA against TA+IA" in page.text
     assert page.html.count("<svg") == 4  # two plots, each wide and narrow
+
+
+def test_images_without_a_caption_are_listed(workspace, tmp_path):
+    shutil.copytree(workspace, tmp_path / "space", symlinks=True)
+    sets = sorted(path.parent.name for path in (tmp_path / "space" / "captions").glob("*/manifest.json"))
+    for number, name in enumerate(sets):
+        path = tmp_path / "space" / "captions" / name / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["rejects"] = {f"circle/{number}": "", "square/7": "a refusal"}
+        path.write_text(json.dumps(manifest))
+    report(tmp_path / "report", tmp_path / "space", ["ta"], ReportConfig(prompts_per_task=1, more_per_task=1))
+    text = " ".join(Page(tmp_path / "report" / "index.html").text.split())
+    assert f"Images without a caption {2 * len(sets)} left out by caption" in text
+    for number, name in enumerate(sets):
+        assert f"circle/{number} (captions/{name})" in text if len(sets) > 1 else f"circle/{number}" in text
+    assert "a refusal" in text
+    assert "no caption" in text
 
 
 def test_scores_stand_with_intervals_differences_and_the_judge(workspace, page):

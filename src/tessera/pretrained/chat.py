@@ -225,7 +225,7 @@ class ChatClient:
             except (openai.OpenAIError, ValueError) as error:  # no connection, no answer in time, no JSON
                 last = error
             except (AttributeError, IndexError, KeyError, TypeError):
-                last = ValueError(f"its answer is no chat completion of text: {str(answer)[:100]!r}")
+                last = ValueError(_no_completion(answer))
         if read is _first_tokens and "logprob" in str(last).lower():
             raise UserError(f"server {self.address}: {NO_PROBABILITIES} ({_said(last)[:80]})") from last
         gone = isinstance(last, openai.APIConnectionError) and not isinstance(last, openai.APITimeoutError)
@@ -283,6 +283,16 @@ def _caption(choice: Any) -> Answer:
     if not content and refusal:
         raise NoCaption(f"a refusal ({str(refusal)[:60]!r})")
     return caption_of(content, choice.finish_reason == "length")
+
+
+def _no_completion(answer: Any) -> str:
+    """Return what is wrong with an answer without a choice of text: the error that some servers put in its place."""
+    error = (getattr(answer, "model_extra", None) or {}).get("error")
+    error = error.get("message") if isinstance(error, dict) else error
+    if error:
+        return f"its answer is an error: {str(error)[:100]}"
+    empty = getattr(answer, "choices", None) == []
+    return f"its answer is no chat completion of text{': it has no choices' * empty}"
 
 
 def _said(error: Exception) -> str:

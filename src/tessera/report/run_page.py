@@ -82,6 +82,8 @@ class Page:
     times: Sequence[Mapping[str, Any]] = ()
     times_note: str = ""
     rejects: Sequence[Mapping[str, Any]] = ()
+    missing: Sequence[Mapping[str, Any]] = ()
+    """Images without a caption, as `rejects`."""
     configs: Sequence[tuple[str, str]] = ()
     configs_about: str = ""
     shot_columns: int = 2
@@ -175,6 +177,7 @@ def _page(
         times=time_bars({entry["stage"]: (entry["seconds"], duration_text(entry["seconds"])) for entry in stages}),
         times_note="Wall-clock time; stages of different arms may have run side by side.",
         rejects=group_rejects(manifests["images"].rejects) if "images" in manifests else [],
+        missing=group_rejects(_without_captions(manifests)),
         configs=[(name, json_text(m.config)) for name, m in manifests.items() if not name.startswith(f"{FOLDER}/")],
         configs_about="The configuration of each directory, from its manifest.",
         shot_columns=columns,
@@ -197,6 +200,16 @@ def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) 
         most = "They differ only in what is listed below; most" if many else "Most"
         return f"{first} {most} prompts ask for what no training image shows."
     return f"{first} Below is what it draws, what it learned from and how long that took."
+
+
+def _without_captions(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Return image -> reason of those that the sets of captions leave out."""
+    found = {name: manifest.rejects for name, manifest in manifests.items() if name.split("/")[0] == "captions"}
+    return {
+        f"{key} ({name})" if len(found) > 1 else key: reason or "no caption"
+        for name, rejects in found.items()
+        for key, reason in rejects.items()
+    }
 
 
 def _loss_about(arms: Sequence[Arm], manifests: Mapping[str, Manifest]) -> str:

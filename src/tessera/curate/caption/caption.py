@@ -147,7 +147,7 @@ def caption(
     mixed = read_recipe(Path(recipe)) if recipe is not None else None
     requests = iter_requests(images, mixed) if again or not complete else iter(())
     texts = {} if source.by_shards or complete else dict(captioner.answer(requests))
-    if captioner.missing and not skip_missing:
+    if captioner.missing and not (skip_missing and texts):
         total = len(texts) + len(captioner.missing)
         raise without_captions(captions_file or config.file, out, captioner.missing, total, captioner.fix)
     described = to_dict(captioner.config)
@@ -209,7 +209,7 @@ def caption(
         counts | {name: count for name, count in more.items() if count}, missing, joint=(CAPTIONS_TABLE,)
     )
     error = without_captions(out, out, missing, images_told + len(missing), WHAT_NOW)
-    if missing and not skip_missing:
+    if missing and not (skip_missing and images_told):
         raise error
 
 
@@ -241,9 +241,9 @@ def without_captions(where: object, out: Path, missing: Mapping[str, str], total
             csv.writer(file).writerows([("key", "reason", "text"), *((*item, "") for item in missing.items())])
     first = [f"{key!r} ({reason})" if reason else repr(key) for key, reason in list(missing.items())[:3]]
     listed = ", ".join(first) + (", ..." if len(missing) > 3 else "")
+    skip = ", or leave them out with --skip-missing" if len(missing) < total else ""
     return UserError(
-        f"{where}: has no caption for {len(missing)} of {total} images: {listed}; all are listed in {path}. {fix}, or"
-        " leave them out with --skip-missing"
+        f"{where}: has no caption for {len(missing)} of {total} images: {listed}; all are listed in {path}. {fix}{skip}"
     )
 
 
