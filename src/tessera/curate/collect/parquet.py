@@ -37,7 +37,7 @@ class RowGroup(Group):
     number: int
     first_row: int
     by_row: bool = False
-    """Whether images are named by their rows, because their own names are not unique."""
+    """True if images are named by their rows, because their own names are not unique."""
     whole = True
 
     def list(self) -> Listing:
