@@ -42,7 +42,7 @@ def mind_left_out(
         chosen = torch.randperm(len(fake), generator=generator)[:count].numpy()
     elif len(real) > count:
         real = real[torch.randperm(len(real), generator=generator)[:count].numpy()]
-    fake, labels = fake[chosen], None if blocks is None else blocks[chosen]
+    fake, labels = fake[chosen], np.zeros(count, np.int64) if blocks is None else blocks[chosen]
     axes = torch.randn(directions, fake.shape[1], generator=generator)
     axes /= axes.norm(dim=1, keepdim=True).clamp_min(1e-12)
     number = 0 if blocks is None else int(blocks.max()) + 1
