@@ -107,8 +107,7 @@ def published_self_conditioning(trainer: Trainer, loaded: list) -> Callable[[], 
         F.mse_loss(output.float(), batch.noise).backward()
         trainer.state.optimizer.add_gradients()
         trainer.state.optimizer.clip()
-        trainer.state.optimizer.step(1.0)
-        trainer.state.ema.update(trainer.state.optimizer.masters, 10)
+        trainer.state.optimizer.step(1.0, None, trainer.state.ema, 10)
 
     return step
 

@@ -69,12 +69,17 @@ def serve(name: str, set_folder: Path) -> None:
         print(time.process_time() - began, flush=True)
 
 
-def start(source: Path, name: str, folder: Path) -> subprocess.Popen[str]:
+def start(script: Path, source: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--serve", name, str(folder)]
+    command = [sys.executable, str(script), "--serve", *arguments]
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
     )
+
+
+def ready(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
 
 
 def turn(process: subprocess.Popen[str], steps: int) -> float:
@@ -86,12 +91,11 @@ def turn(process: subprocess.Popen[str], steps: int) -> float:
 
 
 def compare(name: str, sources: tuple[Path, Path], folder: Path, rounds: int) -> None:
-    processes = [start(source, name, folder / f"{i}") for i, source in enumerate(sources)]
+    processes = [start(Path(__file__), source, name, str(folder / f"{i}")) for i, source in enumerate(sources)]
     steps = SIZES[name]
     try:
         for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
+            ready(process)
             turn(process, 4 * steps)  # warm
         times = np.array([[turn(process, steps) for process in processes] for _ in range(rounds)]) / steps
     finally:

@@ -20,6 +20,7 @@ def train(
     device: Device = None,
     compile: Annotated[Literal["auto", "on", "off"], "Compile the blocks; auto: on a GPU, without --shard."] = "auto",
     shard: bool = False,
+    shard_optimizer: bool = False,
     peak_tflops: float | None = None,
     wandb: Annotated[str | None, "Log to this project of Weights & Biases too."] = None,
     verify: Annotated[bool, "Compare the sets with their checksums first, which takes minutes for large ones."] = False,
@@ -39,6 +40,7 @@ def train(
     Args:
         preset: PRESET:ARM, for example dit-i-l2:ta_ia, or FILE.py:FUNCTION that returns a TrainConfig.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
+        shard_optimizer: Split optimizer and averages alone (ZeRO-1), which takes time and memory off many processes.
         caption_mix: Of images with several captions, probability of each level, such as long=0.7,short=0.3; by default
             the preset's.
         peak_tflops: Dense bf16 peak of a GPU in TFLOP/s, of which the log gives the share reached; by default the data
@@ -63,6 +65,7 @@ def train(
     runtime = RuntimeOptions(
         compile={"auto": None, "on": True, "off": False}[compile],
         shard=shard,
+        shard_optimizer=shard_optimizer,
         peak_tflops=peak_tflops,
         wandb=wandb,
         verify=verify,

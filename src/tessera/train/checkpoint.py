@@ -62,8 +62,8 @@ def save(
 ) -> Path:
     """Write the state after `num_images` images, then prune with `keep` and `every`. Return its directory.
 
-    All ranks have to call it, with the same names; `meta` is rank 0's. Tensors that all ranks have are divided among
-    them, of a DTensor each writes its part. Equal states of as many ranks give equal bytes. If it is killed, its files
+    All ranks have to call it; `meta` is rank 0's. Tensors that all ranks have are divided among them, of a DTensor each
+    writes its part. Equal states of as many ranks give equal bytes. If it is killed, its files
     have another name and are removed by the next `save`. Raises UserError for a full disk, and for what is no dense
     tensor: for a number, torch 2.13's writer would make a file that is not safetensors.
     """
@@ -101,6 +101,10 @@ def _write(directory: Path, tensors: Mapping[str, Tensor], file_bytes: int) -> N
             number, filled = number + 1, 0
         file_of[name] = number
         filled += tensor.nbytes
+    if world_size() > 1:  # a plan may let any rank write any of them
+        every = [file_of] * world_size()
+        dist.all_gather_object(every, file_of)
+        file_of = {name: number for part in every for name, number in part.items()}
     writer = HuggingFaceStorageWriter(str(directory), file_of, save_distributed=True)
     state = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
@@ -180,9 +184,9 @@ def _remove_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover)
 
 
-def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoint:
+def load(directory: Path, into: Mapping[str, Tensor] | None = None, *, partial: bool = False) -> Checkpoint:
     """Read a checkpoint's directory into these tensors, in place, of DTensors this rank's part; each rank by itself.
-    None = all of it into new ones.
+    None = all of it into new ones. partial: it may have other tensors too, which other ranks read.
 
     Raises UserError where a file is damaged or missing, and where names or shapes are not those of `into`.
     """
@@ -209,7 +213,7 @@ def load(directory: Path, into: Mapping[str, Tensor] | None = None) -> Checkpoin
         into = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in there.items()}
     kinds = {
         "missing": into.keys() - there.keys(),
-        "unknown": there.keys() - into.keys(),
+        "unknown": set() if partial else there.keys() - into.keys(),
         "of another shape": {n for n, tensor in into.items() if n in there and there[n].size != tensor.shape},
     }
     said = [f"{kind}: {', '.join(sorted(n)[:3])}{', ...' * (len(n) > 3)}" for kind, n in kinds.items() if n]

@@ -146,6 +146,8 @@ class RuntimeOptions:
     """Compile each block of the network; None = on a GPU, if it can be done there and `shard` does not split it."""
     shard: bool = False
     """Split weights, optimizer and EMA over the ranks (FSDP2), for networks that do not fit otherwise."""
+    shard_optimizer: bool = False
+    """Split optimizer and EMA over the ranks, not the network (ZeRO-1): each steps its share of the tensors."""
     peak_tflops: float | None = None
     """A device's peak in TFLOP/s, dense bf16, > 0; None = that of its model in `tessera.devices.PEAK_TFLOPS`."""
     wandb: str | None = None

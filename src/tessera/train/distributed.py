@@ -5,15 +5,19 @@ import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from tessera.devices import rank, world_size
+
+if TYPE_CHECKING:
+    from tessera.train.optim.master import MasterOptimizer
 
 PATIENCE = timedelta(hours=2)
 """Time for which a rank waits for the others: they may be reading whole sets, downloading or compiling."""
@@ -66,39 +70,59 @@ def all_reduce_sum(*tensors: torch.Tensor) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def owners_of(sizes: Sequence[int]) -> list[int]:
+    """Return the rank that steps each of a network's tensors (ZeRO-1): runs of neighbors with nearly equal sums."""
+    middles = np.cumsum(sizes) - np.asarray(sizes) / 2
+    return np.minimum(middles * world_size() // max(1, sum(sizes)), world_size() - 1).astype(int).tolist()
+
+
+def send_rows(matrix: torch.Tensor, starts: Sequence[int], owners: Sequence[int]) -> None:
+    """Let each rank send the rows of its tensors to the others, in place. starts: the tensors' first rows, and the
+    number of rows."""
+    sent = []
+    for owner in sorted(set(owners)):
+        first, end = owners.index(owner), len(owners) - owners[::-1].index(owner)
+        sent.append(dist.broadcast(matrix[starts[first] : starts[end]], owner, async_op=True))
+    for work in sent:
+        work.wait()
+
+
 BUCKET_NUMBERS = 8_000_000  # gradients in one exchange: 32 MB
 
 
 class GradientExchange:
-    """Sum of the masters' gradients over the ranks, exchanged while the backward pass still computes others.
+    """Sum of the gradients over the ranks, exchanged while the backward pass still computes others.
 
-    Gradients lie in buckets, the last layers' first, since they are ready first. During the step's last backward pass
-    each network gradient is added to its master's as soon as it exists, and a full bucket is sent; always in the same
-    order on all ranks. In fp32, whatever the network computes in.
+    Neighbors in the optimizer's matrix of gradients form buckets, the last layers' first, since they are ready first.
+    During the step's last backward pass each gradient is added to the matrix as soon as it exists, and a full bucket is
+    sent; always in the same order on all ranks. In fp32, whatever the network computes in. Where each tensor has an
+    owner (ZeRO-1), a bucket goes to its owner alone.
     """
 
-    def __init__(self, masters: list[torch.Tensor], network: list[torch.Tensor], bucket: int = BUCKET_NUMBERS) -> None:
-        self.masters, self.copied = masters, masters[0] is not network[0]
-        self.members: list[list[int]] = [[]]
-        sizes = [0]
-        for i in reversed(range(len(masters))):
-            if self.members[-1] and sizes[-1] + masters[i].numel() > bucket:
+    def __init__(self, optimizer: "MasterOptimizer", bucket: int = BUCKET_NUMBERS) -> None:
+        self.optimizer, self.reduced = optimizer, optimizer.split == "optimizer"
+        starts, owners = optimizer.rows.starts, optimizer.owners
+        matrix = optimizer.gradients_of_network
+        self.members: list[list[int]] = []
+        size = 0
+        for i in reversed(range(len(owners))):
+            numel = (starts[i + 1] - starts[i]) * matrix.shape[1]
+            if not self.members or (size + numel > bucket) or owners[self.members[-1][0]] != owners[i]:
                 self.members.append([])
-                sizes.append(0)
+                size = 0
             self.members[-1].append(i)
-            sizes[-1] += masters[i].numel()
+            size += numel
         self.bucket_of = {i: b for b, members in enumerate(self.members) for i in members}
-        self.flat = [torch.zeros(size, device=masters[0].device) for size in sizes]
+        self.parts = [matrix[starts[members[-1]] : starts[members[0] + 1]] for members in self.members]
+        self.owners = [owners[members[0]] for members in self.members]
         self.armed = False
-        for i, parameter in enumerate(network):
+        for i, parameter in enumerate(optimizer.network):
             parameter.register_post_accumulate_grad_hook(functools.partial(self._ready, i))
 
     def begin(self) -> None:
-        """Make the masters' gradients views of the buckets, with zeros in them, before a step's first backward pass."""
-        for flat, members in zip(self.flat, self.members):
-            masters = [self.masters[i] for i in members]
-            for master, part in zip(masters, flat.zero_().split([m.numel() for m in masters])):
-                master.grad = part.view_as(master)
+        """Set all gradients to zero before a step's first backward pass."""
+        self.optimizer.gradients_of_network.zero_()
+        self.optimizer.present = [True] * len(self.optimizer.present)
 
     def arm(self) -> None:
         """Start sending full buckets: called before the last backward pass."""
@@ -109,20 +133,20 @@ class GradientExchange:
     def _ready(self, i: int, parameter: torch.Tensor) -> None:
         if not self.armed:
             return
-        if self.copied and parameter.grad is not None:
-            gradient = self.masters[i].grad
-            assert gradient is not None
-            gradient.add_(parameter.grad)
+        if parameter.grad is not None:
+            self.optimizer.grad_views[i].add_(parameter.grad)
             parameter.grad = None
         self.missing[self.bucket_of[i]] -= 1
         self._send()
 
     def _send(self, every: bool = False) -> None:
-        while len(self.sent) < len(self.flat) and (every or self.missing[len(self.sent)] == 0):
-            self.sent.append(dist.all_reduce(self.flat[len(self.sent)], async_op=True))
+        while len(self.sent) < len(self.parts) and (every or self.missing[len(self.sent)] == 0):
+            part, owner = self.parts[len(self.sent)], self.owners[len(self.sent)]
+            work = dist.reduce(part, owner, async_op=True) if self.reduced else dist.all_reduce(part, async_op=True)
+            self.sent.append(work)
 
     def finish(self) -> None:
-        """Wait until the masters' gradients are the sums. Parameters that got no gradient count as zero."""
+        """Wait until the owners' gradients, or all, are the sums. Parameters that got no gradient count as zero."""
         self.armed = False
         self._send(every=True)
         for work in self.sent:

@@ -74,7 +74,7 @@ class PeriodicActions:
 
     def _sample(self, grid: SampleGrid) -> None:
         """Write a grid of images by the EMA weights, to a file and to the boards."""
-        if rank() > 0 and self.state.shards is None:
+        if rank() > 0 and self.state.optimizer.split is None:
             return
         with self.state.optimizer.using(self.state.ema.weights):
             latents = grid.latents(self.state.network)

@@ -18,7 +18,7 @@ from tessera.randomness import address
 from tessera.train import checkpoint
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import same_network
-from tessera.train.distributed import GradientExchange, all_reduce_sum
+from tessera.train.distributed import GradientExchange
 from tessera.train.optim.master import EMA, MasterOptimizer, part_of
 from tessera.weights.export import load_export
 
@@ -42,14 +42,19 @@ class TrainState:
             from tessera.train.fsdp import Shards
 
             self.shards = Shards(self.network, self.dtype)
-        total = None if self.shards is None else all_reduce_sum
-        self.optimizer = MasterOptimizer(self.network, config.optim, self.dtype, total)
+        split = "network" if self.shards is not None else None
+        if runtime.shard_optimizer and world_size() > 1:
+            if split is not None:
+                raise UserError("shard: splits the optimizer too; leave out --shard or --shard-optimizer")
+            split = "optimizer"
+        self.optimizer = MasterOptimizer(self.network, config.optim, self.dtype, split)
         if world_size() > 1 and self.shards is None:
-            self.exchange = GradientExchange(self.optimizer.masters, self.optimizer.network)
+            self.exchange = GradientExchange(self.optimizer)
         self.compiled = compiles(runtime, device, self.dtype, split=self.shards is not None)
         if self.compiled:
             compile_blocks(self.network)
-        self.ema = EMA(self.optimizer.masters, config.ema_decay)
+            self.optimizer.compile()
+        self.ema = EMA(self.optimizer.weights, config.ema_decay)
         levels = 1 + len(config.caption_mix)
         self.balance = LossBalance(levels, device) if config.balance_loss else None
         self.num_images = self.skipped = self.skipped_in_a_row = 0
@@ -61,17 +66,18 @@ class TrainState:
 
     def load(self, directory: Path) -> dict[str, Any] | None:
         """Take over a checkpoint's directory. Return the log's sums."""
-        saved = checkpoint.load(directory, self.tensors())
+        saved = checkpoint.load(directory, self.tensors(), partial=self.optimizer.split == "optimizer")
         self.optimizer.load_state_dict({name: part_of(tensor) for name, tensor in saved.tensors.items()})
         self.num_images = saved.num_images
         self.skipped, self.skipped_in_a_row = saved.meta["skipped"], saved.meta["skipped_in_a_row"]
         return saved.meta["window"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return master/NAME, ema/NAME, optim/NAME/FIELD and `loss_means`: the memory itself; copies for an optimizer
-        before a step."""
+        """Return master/NAME, ema/NAME, optim/NAME/FIELD, of the tensors or parts that this rank steps, and loss_means:
+        the memory itself; copies for an optimizer before a step."""
         state = self.optimizer.state_dict()
-        state |= {f"ema/{name}": weight for name, weight in zip(self.optimizer.names, self.ema.weights)}
+        averages = self.optimizer.layout.views(self.ema.weights)
+        state |= {f"ema/{name}": average for name, average in zip(self.optimizer.names, averages)}
         if self.shards is not None:
             split = self.shards.split
             state = {key: split(key.split("/")[1], value) if value.ndim else value for key, value in state.items()}

@@ -66,11 +66,7 @@ class Stepper:
         state.num_images += self.batch_size
         fraction = lr_fraction(self.optim, state.num_images, self.num_images)
         self.lr = fraction * self.optim.lr
-        masked = state.optimizer.masked
-        state.optimizer.step(fraction, skip)
-        if masked or not skip:
-            number = state.num_images // self.batch_size - 1
-            state.ema.update(state.optimizer.masters, number, skip if masked else None)
+        state.optimizer.step(fraction, skip, state.ema, state.num_images // self.batch_size - 1)
         event = None
         if values.device.type == "cuda":
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)

@@ -1,9 +1,11 @@
 """LAMB against a reference."""
 
+import pytest
 import torch
-from torch import nn
 
-from tessera.train.optim.lamb import Lamb
+from tessera.train.optim import lamb as lamb_module
+from tessera.train.optim.lamb import Lamb, finish
+from tessera.train.optim.rows import Rows
 from tiny.gradients import tensor
 
 
@@ -22,34 +24,43 @@ def reference_lamb(weights, gradients, *, lr, betas, decay, adapt, eps=1e-6):
     return w
 
 
-def test_lamb_against_a_reference():
-    shapes = [(5, 3), (4, 4), (2, 3, 2)]
-    # One weight is huge and one tiny, so that a clipped trust ratio would be seen.
-    starts = [tensor(*s, seed=7, scale=c) for s, c in zip(shapes, (100.0, 1e-3, 1.0))]
-    params = [nn.Parameter(s.clone()) for s in starts]
-    free = nn.Parameter(tensor(6, seed=9))
-    free_start = free.detach().clone()
-    betas = (0.9, 0.99)
-    groups = [
-        {"params": params, "lr": 0.01, "weight_decay": 0.1, "adapt": True},
-        {"params": [free], "lr": 0.01, "weight_decay": 0.0, "adapt": False},
-    ]
-    lamb = Lamb(groups, betas)
-    gradients = [[tensor(*p.shape, seed=20 + step, scale=0.3) for p in (*params, free)] for step in range(5)]
-    for step in gradients:
-        for p, g in zip((*params, free), step):
-            p.grad = g.clone()
+def lamb_of(starts, adapted, *, lr, **options):
+    """LAMB on these tensors, and a function that makes a step on their gradients."""
+    rows = Rows(starts)
+    weights, grads = rows.zeros(), rows.zeros()
+    params, views = rows.views(weights), rows.views(grads)
+    torch._foreach_copy_(params, starts)
+    lamb = Lamb(params, rows, weights, grads, adapted, **options)
+    lamb.param_groups[0]["lr"] = lr
+
+    def step(gradients):
+        torch._foreach_copy_(views, gradients)
         lamb.step()
+        finish(weights, grads, lamb.factor, None, 0.0, None)
+
+    return params, step
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 512])
+def test_lamb_against_a_reference(monkeypatch, chunk_rows):
+    """Tensors of less than a row and of several, in chunks that end within them."""
+    monkeypatch.setattr(lamb_module, "CHUNK_ROWS", chunk_rows)
+    shapes = [(5, 3), (40, 64), (2, 3, 2), (6,)]
+    # One weight is huge and one tiny, so that a clipped trust ratio would be seen.
+    starts = [tensor(*s, seed=7, scale=c) for s, c in zip(shapes, (100.0, 1e-3, 1.0, 1.0))]
+    adapted, betas = [True, True, True, False], (0.9, 0.99)
+    params, step = lamb_of(starts, adapted, lr=0.01, betas=betas, weight_decay=0.1)
+    gradients = [[tensor(*s, seed=20 + n, scale=0.3) for s in shapes] for n in range(5)]
+    for each in gradients:
+        step(each)
     for i, (p, start) in enumerate(zip(params, starts)):
-        expected = reference_lamb(start, [g[i] for g in gradients], lr=0.01, betas=betas, decay=0.1, adapt=True)
-        assert torch.allclose(p.double(), expected, rtol=1e-5, atol=1e-9)
-    expected = reference_lamb(free_start, [g[3] for g in gradients], lr=0.01, betas=betas, decay=0.0, adapt=False)
-    assert torch.allclose(free.double(), expected, rtol=1e-5)
+        settings = {"lr": 0.01, "betas": betas, "decay": 0.1 * adapted[i], "adapt": adapted[i]}
+        expected = reference_lamb(start, [g[i] for g in gradients], **settings)
+        assert torch.allclose(p.double(), expected, rtol=1e-5, atol=1e-9), shapes[i]
 
 
 def test_lamb_of_a_zero_weight_steps_like_adam():
-    p = nn.Parameter(torch.zeros(3, 2))
-    lamb = Lamb([{"params": [p], "lr": 0.01, "weight_decay": 0.1}], (0.9, 0.999))
-    p.grad = tensor(3, 2)
-    lamb.step()
-    assert torch.allclose(p, -0.01 * p.grad.sign(), rtol=1e-3)
+    (p,), step = lamb_of([torch.zeros(3, 2)], [True], lr=0.01, betas=(0.9, 0.999), weight_decay=0.1)
+    gradient = tensor(3, 2)
+    step([gradient])
+    assert torch.allclose(p, -0.01 * gradient.sign(), rtol=1e-3)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tessera.train.optim.config import OptimConfig
+from tessera.train.optim.lamb import finish
 from tessera.train.optim.master import EMA, MasterOptimizer, kind
 from tiny.gradients import network_of, set_gradients, tensor
 from tiny.training_sets import DIT, RIN
@@ -69,16 +70,17 @@ def test_adamw_against_a_reference():
 
 def test_clipping_scales_the_whole_gradient():
     network = network_of()
-    optimizer = MasterOptimizer(network, OptimConfig(name="lamb", clip_norm=0.5))
+    optimizer = MasterOptimizer(network, OptimConfig(name="muon", clip_norm=0.5))
     set_gradients(network, 1)
     whole = torch.cat([p.grad.flatten() for p in network.parameters()])
     norm = optimizer.clip()
-    clipped = torch.cat([p.grad.flatten() for p in network.parameters()])
+    clipped = torch.cat([g.flatten() for g in optimizer.gradients()])
     assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-5)
     assert torch.allclose(clipped, whole * 0.5 / whole.norm(), rtol=1e-4)
-    unlimited = MasterOptimizer(network, OptimConfig(name="lamb", clip_norm=None))
+    unlimited = MasterOptimizer(network, OptimConfig(name="muon", clip_norm=None))
+    set_gradients(network, 1)
     unlimited.clip()
-    assert torch.equal(torch.cat([p.grad.flatten() for p in network.parameters()]), clipped)
+    assert torch.equal(torch.cat([g.flatten() for g in unlimited.gradients()]), whole)
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
@@ -130,7 +132,7 @@ def test_bf16_gradients_add_up_in_fp32():
     for size in (1.0, 2.0**-10, 2.0**-10):
         weight.grad = torch.full_like(weight, size)
         optimizer.add_gradients()
-    grad = optimizer.masters[optimizer.names.index("out_projection.weight")].grad
+    grad = optimizer.gradients()[optimizer.names.index("out_projection.weight")]
     assert torch.equal(grad, torch.full_like(grad, 1 + 2.0**-9))  # in bfloat16 it would still be 1
     assert weight.grad is None
 
@@ -168,14 +170,12 @@ def trained(name, *, masked, skips, scale=1.0):
     network = network_of()
     optimizer = MasterOptimizer(network, OptimConfig(name=name, lr=0.01, weight_decay=0.1))
     optimizer.masked = masked
-    average = EMA(optimizer.masters, 0.9)
+    average = EMA(optimizer.weights, 0.9)
     for step, skip in enumerate(skips):
         set_gradients(network, step, float("nan") if skip else scale)
         flag = torch.tensor(skip)
-        optimizer.step(1.0, flag)
-        if masked or not skip:
-            average.update(optimizer.masters, step, flag if masked else None)
-    return optimizer.state_dict() | {f"ema/{i}": w for i, w in enumerate(average.weights)}
+        optimizer.step(1.0, flag, average, step)
+    return optimizer.state_dict() | {"ema": average.weights}
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
@@ -204,7 +204,7 @@ def test_the_network_uses_an_average_only_for_a_while(compute):
     optimizer = MasterOptimizer(network, OptimConfig(), compute)
     before = [p.detach().clone() for p in network.parameters()]
     masters = [m.detach().clone() for m in optimizer.masters]
-    average = [torch.full_like(m, 0.5) for m in masters]
+    average = torch.full_like(optimizer.weights, 0.5)
     with contextlib.suppress(KeyError), optimizer.using(average):
         assert all((p == 0.5).all() for p in network.parameters())
         raise KeyError
@@ -215,53 +215,57 @@ def test_the_network_uses_an_average_only_for_a_while(compute):
 LATE = 10**6  # a step long after the warm-up
 
 
+def average_in(ema, weights, step):
+    finish(weights, None, None, ema.weights, ema.share(step), None)
+
+
 def test_ema_has_its_closed_form():
     start, end, decay = tensor(4, seed=1), tensor(4, seed=2), 0.9
-    ema = EMA([start], decay)
-    ema.update([end], LATE)
-    assert torch.allclose(ema.weights[0], 0.9 * start + 0.1 * end)  # the right way round: mostly the old
+    ema = EMA(start, decay)
+    average_in(ema, end, LATE)
+    assert torch.allclose(ema.weights, 0.9 * start + 0.1 * end)  # the right way round: mostly the old
     for step in range(1, 20):
-        ema.update([end], LATE + step)
-    assert torch.allclose(ema.weights[0], decay**20 * start + (1 - decay**20) * end, atol=1e-6)
+        average_in(ema, end, LATE + step)
+    assert torch.allclose(ema.weights, decay**20 * start + (1 - decay**20) * end, atol=1e-6)
 
 
 def test_ema_with_warmup_forgets_the_start():
     start, end = tensor(4, seed=1), tensor(4, seed=2)
-    ema = EMA([start], 0.9999)
+    ema = EMA(start, 0.9999)
     left = 1.0
     for step in range(60):
-        ema.update([end], step)
+        average_in(ema, end, step)
         left *= (1 + step) / (10 + step)
-    assert torch.allclose(ema.weights[0], left * start + (1 - left) * end, atol=1e-6)
+    assert torch.allclose(ema.weights, left * start + (1 - left) * end, atol=1e-6)
     assert left < 1e-6
     # The warm-up never exceeds the decay itself.
-    late = EMA([start], 0.5)
-    late.update([end], 10_000)
-    assert torch.allclose(late.weights[0], 0.5 * start + 0.5 * end)
+    late = EMA(start, 0.5)
+    average_in(late, end, 10_000)
+    assert torch.allclose(late.weights, 0.5 * start + 0.5 * end)
 
 
 def test_ema_does_not_follow_its_source():
     weight = tensor(3)
-    ema = EMA([weight], 0.9)
+    ema = EMA(weight, 0.9)
     before = weight.clone()
     weight.zero_()
-    assert torch.equal(ema.weights[0], before)
+    assert torch.equal(ema.weights, before)
 
 
 def test_ema_against_its_closed_form():
     """With weights w_k after step k, the average after n steps is d^n w_0 + (1 - d) sum_k d^(n-k) w_k."""
-    weights = [torch.zeros(3, 2)]
+    weights = torch.zeros(3, 2)
     averages = {decay: EMA(weights, decay) for decay in (0.5, 0.9, 0.999)}
     points = [tensor(3, 2, seed=50 + k).double() for k in range(8)]
     for k, point in enumerate(points):
-        weights[0].copy_(point)
+        weights.copy_(point)
         for average in averages.values():
-            average.update(weights, LATE + k)
+            average_in(average, weights, LATE + k)
     n = len(points)
     for decay, average in averages.items():
         closed = (1 - decay) * sum(decay ** (n - 1 - k) * point for k, point in enumerate(points))
-        assert torch.allclose(average.weights[0].double(), closed, atol=1e-6)
-        assert not torch.allclose(average.weights[0].double(), points[-1], atol=1e-2)  # inverted it would be this
+        assert torch.allclose(average.weights.double(), closed, atol=1e-6)
+        assert not torch.allclose(average.weights.double(), points[-1], atol=1e-2)  # inverted it would be this
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
@@ -275,7 +279,7 @@ def test_steps_skipped_on_the_device_are_as_if_they_had_not_been(name, compute, 
         network = network_of()
         optimizer = MasterOptimizer(network, OptimConfig(name=name, lr=0.01, weight_decay=0.1), compute)
         optimizer.masked = True
-        ema = EMA(optimizer.masters, 0.9)
+        ema = EMA(optimizer.weights, 0.9)
         for number in steps:
             set_gradients(network, 1 + number)
             for parameter in network.parameters() if number in poisoned else ():
@@ -283,9 +287,8 @@ def test_steps_skipped_on_the_device_are_as_if_they_had_not_been(name, compute, 
             optimizer.add_gradients()
             optimizer.clip()
             skip = torch.tensor(number in poisoned)
-            optimizer.step(1.0, skip)
-            ema.update(optimizer.masters, LATE, skip)
-        state = optimizer.state_dict() | dict(zip(optimizer.names, ema.weights))
+            optimizer.step(1.0, skip, ema, LATE)
+        state = optimizer.state_dict() | {"ema": ema.weights}
         return state | {f"network/{n}": p.detach().float() for n, p in network.named_parameters()}
 
     found, expected = trained(range(6), skipped), trained([n for n in range(6) if n not in skipped], set())

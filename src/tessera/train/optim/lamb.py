@@ -1,81 +1,138 @@
-"""LAMB, as a torch optimizer over lists of tensors."""
+"""LAMB, as a torch optimizer over the rows of one matrix, and what follows every optimizer's step in the same pass."""
 
-# pyright: reportPrivateImportUsage=false
-# torch's own optimizers are made of the _foreach_ functions; they have no public name.
-
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tessera.train.optim.rows import Rows
 
-def zero_skipped(tensors: Sequence[Tensor], skip: Tensor | None) -> None:
-    """Set gradients or updates to zero where `skip` is 1: by selection, because 0 times NaN is NaN."""
+CHUNK_ROWS = 512
+"""Rows that a CPU works on at a time, 2 MB of each matrix: they stay in its cache from the first operation to the last,
+so that each matrix is read and written once."""
+
+
+def chunks(matrix: Tensor) -> list[slice]:
+    """Return the rows of a matrix in the chunks in which its device passes over them: a GPU all at once."""
+    size = CHUNK_ROWS if matrix.device.type == "cpu" else max(1, len(matrix))
+    return [slice(first, first + size) for first in range(0, max(1, len(matrix)), size)]
+
+
+def moments(
+    weights: Tensor,
+    grads: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    decay: Tensor,
+    numbers: dict[str, Any],
+    skip: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Update Adam's means, put the step with its weight decay into `grads`, and return the norms of each row of weights
+    and step (rows,). All (rows, WIDTH), but decay (rows, 1). numbers: floats or scalars on the device. Where `skip`
+    is True the means stay and the step is 0: by selection, because 0 times NaN is NaN."""
+    n = numbers
+    if n["clip"] is not None:
+        grads.mul_(n["clip"])
     if skip is not None:
-        for tensor in tensors:
-            tensor.masked_fill_(skip > 0, 0.0)
+        grads.masked_fill_(skip, 0.0)
+    mean.lerp_(grads, n["share"])
+    square.mul_(n["beta2"]).addcmul_(grads, grads, value=n["1 - beta2"])
+    torch.div(mean, square.sqrt().mul_(n["scale"]).add_(n["eps"]), out=grads)
+    grads.addcmul_(weights, decay)
+    if skip is not None:
+        grads.masked_fill_(skip, 0.0)
+    return torch.linalg.vector_norm(weights, dim=1), torch.linalg.vector_norm(grads, dim=1)
 
 
-def update_means(means: list[Tensor], grads: list[Tensor], beta: float, skip: Tensor | None) -> None:
-    """Set means to beta means + (1 - beta) grads; unchanged where `skip` is 1, since then the gradients are zero."""
-    if skip is None:
-        torch._foreach_lerp_(means, grads, 1 - beta)
-    else:
-        torch._foreach_mul_(means, torch.where(skip > 0, 1.0, beta))
-        torch._foreach_add_(means, grads, alpha=1 - beta)
+def finish(
+    weights: Tensor,
+    update: Tensor | None,
+    factor: Tensor | None,
+    average: Tensor | None,
+    share: float | Tensor,
+    network: Tensor | None,
+) -> None:
+    """Add factor (rows, 1) * update to the weights, average them in, and round them into the network's own copy; all
+    else (rows, WIDTH). None = leave that out."""
+    if update is not None and factor is not None:
+        weights.addcmul_(update, factor)
+    if average is not None:
+        average.lerp_(weights, share)
+    if network is not None:
+        network.copy_(weights)
 
 
 class Lamb(Optimizer):
-    """LAMB (You et al. 2020, Algorithm 2): Adam's step times |w| / |step|, unclipped, where a group has `adapt`.
+    """LAMB (You et al. 2020, Algorithm 2): Adam's step times |w| / |step|, unclipped, for the tensors of `adapted`;
+    these alone decay. `step` leaves the weights to `finish`, with `factor` and the gradients, then the steps.
 
     `sum_over_ranks`: sums squared norms over the ranks that hold parts of the weights, in place; None = one holds all.
     """
 
     def __init__(
         self,
-        params: Iterable[dict[str, Any]],
+        masters: Sequence[Tensor],
+        rows: Rows,
+        weights: Tensor,
+        grads: Tensor,
+        adapted: Sequence[bool],
+        *,
         betas: tuple[float, float],
+        weight_decay: float,
         eps: float = 1e-6,
         sum_over_ranks: Callable[[Tensor], None] | None = None,
     ) -> None:
-        self.sum_over_ranks = sum_over_ranks
-        super().__init__(params, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0, "adapt": True})
-        for p in (p for group in self.param_groups for p in group["params"]):
-            step = torch.zeros((), device=p.device)
-            self.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        """Take the tensors `masters`, which lie in the matrix `weights` by the layout `rows`, as gradients in `grads`
+        do."""
+        super().__init__(masters, {"lr": 0.0})
+        self.rows, self.weights, self.grads, self.sum_over_ranks = rows, weights, grads, sum_over_ranks
+        self.betas, self.eps = betas, eps
+        self.adapted = torch.tensor(adapted, device=weights.device)
+        self.decay = (weight_decay * self.adapted)[rows.tensor][:, None]  # (rows, 1)
+        self.mean, self.square = rows.zeros(), rows.zeros()
+        self.steps = torch.zeros(len(masters), device=weights.device)
+        for master, *held in zip(masters, self.steps, rows.views(self.mean), rows.views(self.square)):
+            self.state[master] = dict(zip(("step", "exp_avg", "exp_avg_sq"), held))
+        self.clip: Tensor | None = None
+        """Factor of all gradients in the next step."""
+        self.moments: Callable[..., tuple[Tensor, Tensor]] = moments
+        self.factor = torch.zeros(len(weights), 1, device=weights.device)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        skip = getattr(self, "found_inf", None)
-        for group in self.param_groups:
-            params: list[Tensor] = group["params"]
-            grads: list[Any] = [p.grad for p in params]
-            steps, mean, square = ([self.state[p][k] for p in params] for k in ("step", "exp_avg", "exp_avg_sq"))
-            beta1, beta2 = group["betas"]
-            zero_skipped(grads, skip)
-            torch._foreach_add_(steps, 1 if skip is None else 1 - skip)
-            # A first step that is skipped leaves the count at 0: its update, which is not made, must be finite.
-            count = float(steps[0]) if skip is None else steps[0].double().clamp_min(1)
-            update_means(mean, grads, beta1, skip)
-            torch._foreach_mul_(square, beta2 if skip is None else torch.where(skip > 0, 1.0, beta2))
-            torch._foreach_addcmul_(square, grads, grads, 1 - beta2)
-            below = torch._foreach_sqrt(square)
-            torch._foreach_div_(below, (1 - beta2**count) ** 0.5)
-            torch._foreach_add_(below, group["eps"])
-            update = torch._foreach_div(mean, below)
-            torch._foreach_div_(update, 1 - beta1**count)
-            if group["weight_decay"]:
-                torch._foreach_add_(update, params, alpha=group["weight_decay"])
-            if group["adapt"]:
-                norms = torch.stack([*torch._foreach_norm(params), *torch._foreach_norm(update)])
-                if self.sum_over_ranks is not None:
-                    squares = norms.square()
-                    self.sum_over_ranks(squares)
-                    norms = squares.sqrt()
-                weights, changes = norms.chunk(2)
-                trust = torch.where((weights > 0) & (changes > 0), weights / changes, torch.ones_like(weights))
-                torch._foreach_mul_(update, list(trust.unbind()))
-            zero_skipped(update, skip)
-            torch._foreach_add_(params, update, alpha=-group["lr"])
+        found: Tensor | None = getattr(self, "found_inf", None)
+        (beta1, beta2), skip = self.betas, None if found is None else found > 0
+        self.steps += 1 if found is None else 1 - found
+        numbers: dict[str, Any] = {"1 - beta2": 1 - beta2}
+        if skip is None:
+            count = float(self.steps[0])
+            numbers |= {"share": 1 - beta1, "beta2": beta2, "clip": None if self.clip is None else float(self.clip)}
+        else:  # a first step that is skipped leaves the count at 0: its step, which is not made, must be finite
+            count = self.steps[0].double().clamp_min(1)
+            numbers |= {"share": torch.where(skip, 0.0, 1 - beta1), "beta2": torch.where(skip, 1.0, beta2)}
+            numbers["clip"] = self.clip
+        unbiased = 1 - beta1**count
+        scale, eps = unbiased / (1 - beta2**count) ** 0.5, self.eps * unbiased
+        if isinstance(scale, Tensor):
+            scale, eps = scale.float(), eps.float()
+        numbers |= {"scale": scale, "eps": eps}
+        if numbers["clip"] == 1.0 and skip is None:
+            numbers["clip"] = None
+        matrices = (self.weights, self.grads, self.mean, self.square, self.decay)
+        norms = [self.moments(*(m[part] for m in matrices), numbers, skip) for part in chunks(self.weights)]
+        squares = torch.stack([self.rows.sums(torch.cat(side).square()) for side in zip(*norms)])  # (2, tensors)
+        if self.sum_over_ranks is not None:
+            self.sum_over_ranks(squares)
+        weights, changes = squares.sqrt()
+        adapts = self.adapted & (weights > 0) & (changes > 0)
+        trust = torch.where(adapts, weights / changes, torch.ones_like(weights))
+        self.factor = (-self.param_groups[0]["lr"] * trust)[self.rows.tensor][:, None]
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy the state of each master, in their order, into the matrices."""
+        for master, held in zip(self.state, state_dict["state"].values()):
+            for name, value in held.items():
+                self.state[master][name].copy_(value)

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from tessera.config import UserError
+from tessera.devices import rank, world_size
+from tessera.train.distributed import all_reduce_sum, owners_of, send_rows
 from tessera.train.optim.config import OptimConfig
-from tessera.train.optim.lamb import Lamb
+from tessera.train.optim.lamb import Lamb, chunks, finish, moments
 from tessera.train.optim.muon import Muon
+from tessera.train.optim.rows import Rows
 
 
 def kind(name: str, parameter: Tensor) -> Literal["hidden", "matrix", "other"]:
@@ -41,9 +44,10 @@ def part_of(tensor: Tensor) -> Tensor:
 class MasterOptimizer:
     """The master weights in fp32, whatever the network computes in, and the step on them.
 
-    For an fp32 network the masters are its own parameters. For a bf16 network they are fp32 copies: `add_gradients`
-    adds the network's gradients to theirs, `step` rounds the new weights into the network. For a network that is split
-    over the ranks they are this rank's parts of its fp32 parameters.
+    Masters and gradients lie in matrices of rows. For an fp32 network the masters are its own parameters. For a bf16
+    network they are fp32 copies, which `step` rounds into it; so they are for a network that FSDP splits over the
+    ranks (`split="network"`): then of this rank's parts. With `split="optimizer"` (ZeRO-1) this rank has the masters
+    of its share of the tensors, and sends the new weights of these to the others.
     """
 
     def __init__(
@@ -51,99 +55,140 @@ class MasterOptimizer:
         network: nn.Module,
         config: OptimConfig,
         compute: torch.dtype = torch.float32,
-        sum_over_ranks: Callable[[Tensor], None] | None = None,
+        split: Literal["network", "optimizer"] | None = None,
     ) -> None:
-        """Convert `network`, in fp32, to `compute`, unless it is split over the ranks: then `sum_over_ranks` sums a
-        tensor over them, in place."""
-        self.config, self.sum_over_ranks = config, sum_over_ranks
+        """Convert `network`, in fp32, to `compute`, unless FSDP does."""
+        self.config, self.split = config, split
         own: dict[str, Tensor] = dict(network.named_parameters())
-        self.names = list(own)
-        self.copied = sum_over_ranks is None and compute != torch.float32
-        if sum_over_ranks is not None:
-            if config.name == "muon":
-                raise UserError("optim.name: muon needs whole matrices; train without --shard, or with adamw or lamb")
-            self.masters: list[Tensor] = [part_of(p.detach()) for p in own.values()]
-        elif self.copied:
-            self.masters = [p.detach().clone() for p in own.values()]
-            network.to(compute)
-        else:
-            self.masters = list(own.values())
+        initial = [part_of(p.detach()) for p in own.values()]
+        if split == "network" and config.name == "muon":
+            raise UserError("optim.name: muon needs whole matrices; train without --shard, or with adamw or lamb")
+        self.rows = Rows(initial)
+        """Layout of the whole network, or of this rank's parts of it."""
+        self.gradients_of_network = self.rows.zeros()
+        self.grad_views = self.rows.views(self.gradients_of_network)
+        self.present = [False] * len(initial)
+        """True for each gradient that a backward pass of this step has reached."""
+        self.owners = [0] * len(initial)
+        """The rank that makes the step on each tensor, in ascending order."""
+        if split == "optimizer":
+            self.owners = owners_of([tensor.numel() for tensor in initial])
+        mine = [i for i, owner in enumerate(self.owners) if split != "optimizer" or owner == rank()]
+        if not mine:
+            raise UserError(f"shard_optimizer: {len(initial)} tensors are too few for {world_size()} ranks")
+        self.names = [name for i, name in enumerate(own) if i in set(mine)]
+        """Names of the masters."""
+        self.copied = split is not None or compute != torch.float32
         self.network: list[Tensor] = list(network.parameters())
-        self.optimizers = self._build([kind(*entry) for entry in own.items()], compute)
+        flat: Tensor | None = None
+        if split != "network":
+            network.to(compute)
+            flat = self.rows.zeros(compute)
+            for parameter, view in zip(self.network, self.rows.views(flat)):
+                view.copy_(parameter.detach())
+                parameter.data = view
+        self.flat_network = flat
+        """The network's parameters in one matrix; None where FSDP holds them."""
+        part = slice(self.rows.starts[mine[0]], self.rows.starts[mine[-1] + 1])
+        layout = Rows([initial[i] for i in mine])
+        self.weights = layout.zeros() if self.copied or flat is None else flat
+        """The masters in one matrix."""
+        views = layout.views(self.weights)
+        self.own_network = None if flat is None else flat[part]
+        self.own_gradients = self.gradients_of_network[part]
+        self.masters: list[Tensor] = views if self.copied else self.network
+        if self.copied:
+            torch._foreach_copy_(views, [initial[i] for i in mine])
+        self.master_grads = [self.grad_views[i] for i in mine]
+        self.layout = layout
+        self.optimizers = self._build([kind(n, own[n]) for n in self.names], compute)
         only = self.optimizers[0]
         self.scaled = only if isinstance(only, AdamW) and only.defaults["fused"] else None
-        """The optimizer that clips within its own step, if there is one."""
-        self.buffers: dict[Tensor, Tensor] = {}
-        """Memory of each copied gradient, reused by the next step: fresh pages cost a CPU more than the sum."""
-        self.masked = self.masters[0].device.type == "cuda"
+        """The AdamW that clips within its own step, if there is one."""
+        self.lamb = only if isinstance(only, Lamb) else None
+        self.finish: Callable[..., None] = finish
+        self.masked = self.weights.device.type == "cuda"
         """True: a step is skipped on the device, so that the host does not wait for its outcome."""
+
+    def compile(self) -> None:
+        """Compile LAMB and what follows a step into two programs that read and write each number once. Only where steps
+        are skipped on the device: elsewhere the host's numbers, new in each step, would be part of the programs."""
+        if self.masked:
+            self.finish = torch.compile(finish, dynamic=False)
+            if self.lamb is not None:
+                self.lamb.moments = torch.compile(moments, dynamic=False)
 
     def _build(self, kinds: list[str], compute: torch.dtype) -> list[Optimizer]:
         hidden, matrix, other = (
             [m for m, k in zip(self.masters, kinds) if k == wanted] for wanted in ("hidden", "matrix", "other")
         )
         c = self.config
+        if c.name == "lamb":
+            total = all_reduce_sum if self.split == "network" else None
+            adapted = [k != "other" for k in kinds]
+            options = {"betas": c.betas, "weight_decay": c.weight_decay, "sum_over_ranks": total}
+            return [Lamb(self.masters, self.layout, self.weights, self.own_gradients, adapted, **options)]
         muon = c.name == "muon" and bool(hidden)
         decayed = matrix if muon else hidden + matrix
         groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": other, "weight_decay": 0.0}]
         groups = [g for g in groups if g["params"]]
-        if c.name == "lamb":
-            adapted = [g | {"adapt": g["params"] is decayed} for g in groups]
-            return [Lamb(adapted, c.betas, sum_over_ranks=self.sum_over_ranks)]
-        fused = self.masters[0].device.type in ("cpu", "cuda")
-        adamw = AdamW(groups, lr=c.lr, betas=c.betas, fused=fused or None)
-        if not muon:
-            return [adamw]
-        return [Muon(hidden, c.weight_decay, dtype=compute), adamw]
+        fused = self.weights.device.type in ("cpu", "cuda")
+        adamw = [AdamW(groups, lr=c.lr, betas=c.betas, fused=fused or None)] if groups else []
+        return [Muon(hidden, c.weight_decay, dtype=compute), *adamw] if muon else [*adamw]
 
     @torch.no_grad()
     def add_gradients(self) -> None:
         """Add the network's gradients to the masters' and clear the network's; called once per backward pass."""
-        if not self.copied and self.sum_over_ranks is None:
-            return  # autograd has added them already
-        pairs = [(m, part_of(p.grad)) for m, p in zip(self.masters, self.network) if p.grad is not None]
-        added = [(m.grad, g) for m, g in pairs if m.grad is not None]
-        if added:
-            torch._foreach_add_([m for m, _ in added], [g for _, g in added])
-        for master, grad in pairs:
-            if master.grad is None:  # in the first pass
-                buffer = self.buffers.get(master)
-                copied = grad.to(master.dtype, copy=True) if buffer is None else buffer.copy_(grad)
-                self.buffers[master] = master.grad = copied
-        for parameter in self.network:
-            parameter.grad = None
+        reached = [i for i, p in enumerate(self.network) if p.grad is not None and p.grad is not self.grad_views[i]]
+        pairs = [(i, part_of(self.network[i].grad)) for i in reached]  # type: ignore[arg-type]
+        for present, combine in ((True, torch._foreach_add_), (False, torch._foreach_copy_)):
+            some = [(self.grad_views[i], grad) for i, grad in pairs if self.present[i] == present]
+            if some:
+                combine([view for view, _ in some], [grad for _, grad in some])
+        for i in reached:
+            self.present[i], self.network[i].grad = True, None
 
     def gradients(self) -> list[Tensor]:
         """Return the masters' gradients; zero where none was computed, so that the split of a batch does not matter."""
-        for master in self.masters:
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-        return [m.grad for m in self.masters if m.grad is not None]
+        self.add_gradients()
+        for i, view in enumerate(self.grad_views):
+            if not self.present[i]:
+                view.zero_()
+                self.present[i] = True
+        for master, grad in zip(self.masters, self.master_grads):
+            master.grad = grad
+        return self.master_grads
 
     def clip(self) -> Tensor:
-        """Clip the whole gradient to `clip_norm`; return its norm before that, a scalar on the device. A fused AdamW
-        without Muon divides by the scale within `step`: that saves a pass over all gradients."""
+        """Clip the whole gradient to `clip_norm`; return its norm before that, a scalar on the device. LAMB, and a
+        fused AdamW without Muon, scale it within `step`: that saves a pass over all gradients."""
         norm = torch.nn.utils.get_total_norm(self.gradients())
-        if self.sum_over_ranks is not None:
+        if self.split is not None:
             square = norm.square()
-            self.sum_over_ranks(square)
+            all_reduce_sum(square)
             norm = square.sqrt()
         limit = self.config.clip_norm
-        if limit is not None and self.scaled is not None:
+        if limit is not None and self.lamb is not None:
+            self.lamb.clip = (limit / (norm + 1e-6)).clamp_max(1.0)
+        elif limit is not None and self.scaled is not None:
             self.scaled.grad_scale = ((norm + 1e-6) / limit).clamp_min(1.0)  # type: ignore[attr-defined]
         elif limit is not None:
             torch.nn.utils.clip_grads_with_norm_(self.masters, limit, norm)
         return norm
 
     @torch.no_grad()
-    def step(self, lr_fraction: float, skip: Tensor | None = None) -> None:
-        """Make one step at this fraction of the peak learning rates; clear the gradients. skip: a bool on the device;
-        where it is True nothing changes. None = False."""
+    def step(
+        self, lr_fraction: float, skip: Tensor | None = None, ema: "EMA | None" = None, number: int | None = None
+    ) -> None:
+        """Make one step at this fraction of the peak learning rates; clear the gradients; average the new weights into
+        `ema` as those after step `number`. skip: a bool on the device; where it is True nothing changes. None =
+        False."""
         if skip is not None and not self.masked:
             if skip:
                 self.zero_grad()
                 return
             skip = None
+        self.gradients()
         for optimizer in self.optimizers:
             optimizer.found_inf = None if skip is None else skip.float()  # type: ignore[attr-defined]
             peak = self.config.muon_lr if isinstance(optimizer, Muon) else self.config.lr
@@ -152,31 +197,54 @@ class MasterOptimizer:
             optimizer.step()
         if self.scaled is not None:
             self.scaled.grad_scale = None  # type: ignore[attr-defined]
-        self.refresh()
+        update, factor, average, share = None, None, None, 0.0
+        if self.lamb is not None:
+            self.lamb.clip, update, factor = None, self.own_gradients, self.lamb.factor
+        if ema is not None:
+            average, share = ema.weights, ema.share(number or 0, skip)
+        matrices = (self.weights, update, factor, average, self.own_network if self.copied else None)
+        for part in chunks(self.weights):
+            weights, update_, factor_, average_, network = (m if m is None else m[part] for m in matrices)
+            self.finish(weights, update_, factor_, average_, share, network)
+        self._send()
         self.zero_grad()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Round the masters into the network, if that has copies of its own."""
         if self.copied:
-            torch._foreach_copy_(self.network, self.masters)
+            self._use(self.weights)
+
+    def _use(self, weights: Tensor) -> None:
+        """Let the network have these weights, in a matrix like the masters'."""
+        if self.own_network is not None:
+            self.own_network.copy_(weights)
+        self._send(weights)
+
+    def _send(self, weights: Tensor | None = None) -> None:
+        """Bring weights to where the network has them: from its part of them to the other ranks', or, with FSDP, from
+        this matrix (None = the masters)."""
+        if self.split == "optimizer" and self.flat_network is not None:
+            send_rows(self.flat_network, self.rows.starts, self.owners)
+        elif self.split == "network":
+            views = self.masters if weights is None else self.layout.views(weights)
+            torch._foreach_copy_([part_of(p.detach()) for p in self.network], views)
 
     @contextlib.contextmanager
-    def using(self, weights: list[Tensor]) -> Iterator[None]:
-        """Let the network compute with these fp32 weights, such as an EMA, inside the context."""
-        saved = [] if self.copied else [m.detach().clone() for m in self.masters]
+    def using(self, weights: Tensor) -> Iterator[None]:
+        """Let the network compute with these fp32 weights, such as an EMA's, inside the context. All ranks have to."""
+        saved = self.weights if self.copied else self.weights.clone()
         with torch.no_grad():
-            torch._foreach_copy_(self.network if self.copied else self.masters, weights)
+            self._use(weights)
         try:
             yield
         finally:
             with torch.no_grad():
-                if saved:
-                    torch._foreach_copy_(self.masters, saved)
-            self.refresh()
+                self._use(saved)
 
     def zero_grad(self) -> None:
         """Clear the gradients of masters and network."""
+        self.present = [False] * len(self.present)
         for tensor in (*self.masters, *self.network):
             tensor.grad = None
 
@@ -203,7 +271,7 @@ class MasterOptimizer:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load a state of `state_dict`; names and shapes are those of the same network and config."""
         for name, master in zip(self.names, self.masters):
-            master.copy_(state[f"master/{name}"])
+            master.detach().copy_(state[f"master/{name}"])
         fields: dict[str, dict[str, Tensor]] = {name: {} for name in self.names}
         for key in state:
             if key.startswith("optim/"):
@@ -222,18 +290,12 @@ class EMA:
     At step n = 0, 1, ... d = min(decay, (1 + n) / (10 + n)), so that a short run's average forgets the random start.
     """
 
-    def __init__(self, weights: list[Tensor], decay: float) -> None:
+    def __init__(self, weights: Tensor, decay: float) -> None:
         self.decay = decay
-        self.weights = [w.detach().clone() for w in weights]
+        self.weights = weights.detach().clone()
 
-    @torch.no_grad()
-    def update(self, weights: list[Tensor], step: int, skip: Tensor | None = None) -> None:
-        """Average in the weights after step number `step`. skip: a bool on the device; True: nothing changes."""
+    def share(self, step: int, skip: Tensor | None = None) -> float | Tensor:
+        """Return 1 - d after step number `step`: `finish` averages in that share of the weights. 0 where `skip`, a
+        bool on the device, is True."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = [w.detach() for w in weights]
-        if skip is None:
-            torch._foreach_lerp_(self.weights, current, 1 - decay)
-        else:
-            share = torch.where(skip, 0.0, 1 - decay)
-            for average, weight in zip(self.weights, current):
-                average.lerp_(weight, share)
+        return 1 - decay if skip is None else torch.where(skip, 0.0, 1 - decay)

@@ -4,18 +4,32 @@
 # torch's own optimizers are made of the _foreach_ functions; they have no public name.
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tessera.train.optim.lamb import update_means, zero_skipped
-
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
 NEWTON_SCHULZ_STEPS = 5
 MOMENTUM = 0.95
+
+
+def zero_skipped(tensors: Sequence[Tensor], skip: Tensor | None) -> None:
+    """Set gradients or updates to zero where `skip` is 1: by selection, because 0 times NaN is NaN."""
+    if skip is not None:
+        for tensor in tensors:
+            tensor.masked_fill_(skip > 0, 0.0)
+
+
+def update_means(means: list[Tensor], grads: list[Tensor], beta: float, skip: Tensor | None) -> None:
+    """Set means to beta means + (1 - beta) grads; unchanged where `skip` is 1, since then the gradients are zero."""
+    if skip is None:
+        torch._foreach_lerp_(means, grads, 1 - beta)
+    else:
+        torch._foreach_mul_(means, torch.where(skip > 0, 1.0, beta))
+        torch._foreach_add_(means, grads, alpha=1 - beta)
 
 
 class Muon(Optimizer):
