@@ -107,7 +107,7 @@ def check_mix(mix: CaptionMix | None, *stores: EncodedStore) -> list[str]:
 
 
 def level_numbers(mix: CaptionMix | None, store: EncodedStore) -> list[int]:
-    """Return the number in the set of each level that the mix draws; 0 for the first and for one that it does not have."""
+    """Return the number in the set of each level that the mix draws; 0 for the first and for one that is not there."""
     levels = mix.levels if mix is not None else ()
     return [0, *(store.levels.index(level) if level in store.levels else 0 for level in levels)]
 
