@@ -80,7 +80,7 @@ class ModelFolder:
         """Read its config.json; UserError unless `key` is `expected` (one of them), as in every model `what`."""
         config = read_json(self.path / CONFIG_FILE)
         found = config.get(key) if isinstance(config, dict) else None
-        if found not in ([expected] if isinstance(expected, str) else expected):
+        if found not in ([expected] if isinstance(expected, str) else [*expected]):
             raise UserError(f"{field}: {self.id} is {found or 'a model of another class'}, wanted is {what}")
         return config
 

@@ -1,5 +1,7 @@
 """encode with pretrained networks: what diffusers and transformers give by hand, and equal bytes on every engine."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,8 @@ from tessera.curate.caption.table import read_captions
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.encoded.store import open_encoded
 from tessera.images import read_rgb
-from tessera.pretrained.text_encoders import T5
+from tessera.presets.lookup import load_train_preset
+from tessera.pretrained.text_encoders import PretrainedText
 from tessera.stages import read_manifest
 from tessera.workers import Engine
 from tiny.folders import tree
@@ -60,6 +63,31 @@ def test_records_are_what_the_libraries_give_by_hand(images, captions, encoded, 
     np.testing.assert_allclose(store.null_condition, null, atol=1e-6)
 
 
+def test_moments_of_the_latents_are_measured_and_normalize_where_the_vae_says_nothing(
+    encoded, images, captions, config, vae_folder, tmp_path
+):
+    store = open_encoded(encoded)
+    means, stds = (np.stack([getattr(r, n) for r in store]).astype(float) for n in ("latent_mean", "latent_std"))
+    mean = means.mean((0, 2, 3))
+    std = np.sqrt((means**2 + stds**2).mean((0, 2, 3)) - mean**2)
+    np.testing.assert_allclose(store.facts["latent_mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(store.facts["latent_std"], std, rtol=1e-5)
+    assert (store.facts["latent_shift"], store.facts["latent_scale"]) == ([0.0], [0.18215])  # its config's
+    silent = shutil.copytree(vae_folder, tmp_path / "silent")
+    said = json.loads((silent / "config.json").read_text())
+    del said["scaling_factor"]
+    (silent / "config.json").write_text(json.dumps(said))
+    encode(tmp_path / "out", images, captions, replace(config, latents=str(silent)), device="cpu")
+    facts = open_encoded(tmp_path / "out").facts
+    assert facts["latent_shift"] == facts["latent_mean"] == store.facts["latent_mean"]
+    np.testing.assert_allclose(facts["latent_scale"], 1 / std, rtol=1e-5)
+    fitted = load_train_preset("dit-i-l2:ta", fit=tmp_path / "out")
+    model = fitted.model
+    assert (model.latent_channels, model.latent_size, model.text_width) == (4, 4, 64)
+    assert (list(fitted.latent_shift), list(fitted.latent_scale)) == (facts["latent_shift"], facts["latent_scale"])
+    assert load_train_preset("dit-i-l2:ta").model.latent_size == 32
+
+
 def test_facts_name_the_models_and_their_contents(encoded, vae_folder, t5_folder):
     manifest = read_manifest(encoded, "encode")
     codec, encoder = manifest.facts["latent_codec"], manifest.facts["text_encoder"]
@@ -68,13 +96,13 @@ def test_facts_name_the_models_and_their_contents(encoded, vae_folder, t5_folder
     assert (manifest.config["latents"], manifest.config["text"]) == (codec, encoder)
     assert str(vae_folder.parent) not in (encoded / "manifest.json").read_text()
     assert manifest.facts["text"]["share_cut"] == 0
-    lengths = T5(str(t5_folder), "cpu").count_tokens([open_encoded(encoded)[i].caption for i in range(24)])
+    lengths = PretrainedText(str(t5_folder), "cpu").count_tokens([open_encoded(encoded)[i].caption for i in range(24)])
     assert manifest.facts["text"]["longest"] == max(lengths)
     assert manifest.facts["text"]["mean_tokens"] == pytest.approx(np.mean(lengths), abs=1e-3)
 
 
 def test_the_share_of_cut_captions_is_told(images, captions, config, t5_folder, tmp_path, monkeypatch):
-    short = T5(str(t5_folder), "cpu", max_tokens=60)
+    short = PretrainedText(str(t5_folder), "cpu", max_tokens=60)
     monkeypatch.setattr(encode_module, "load_text_encoder", lambda *_, **__: short)
     encode(tmp_path / "encoded", images, captions, config, device="cpu")
     texts = list(read_captions(captions).values())
@@ -96,7 +124,7 @@ def test_a_text_that_repeats_is_encoded_once_in_the_set(images, config, t5_folde
     caption(tmp_path / "aio", images, CaptionConfig())
     seen = []
 
-    class Counting(T5):
+    class Counting(PretrainedText):
         def _batches(self, texts):
             seen.append(list(texts))
             return super()._batches(texts)

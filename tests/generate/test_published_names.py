@@ -128,4 +128,9 @@ def test_offloading_takes_encoder_and_codec_back_to_the_cpu(export, monkeypatch)
         monkeypatch.setattr(part, "to", lambda device, part=part: moves.append((type(part).__name__, str(device))))
     offloaded = pipe(PROMPT, latents=noise, output_type="np").images
     np.testing.assert_array_equal(offloaded, plain)
-    assert moves == [("T5", "cpu"), ("T5", "cpu"), ("Autoencoder", "cpu"), ("Autoencoder", "cpu")]
+    assert moves == [
+        ("PretrainedText", "cpu"),
+        ("PretrainedText", "cpu"),
+        ("Autoencoder", "cpu"),
+        ("Autoencoder", "cpu"),
+    ]

@@ -14,7 +14,7 @@ from tessera.pretrained.load import (
     load_tokenizer,
     quiet,
 )
-from tessera.pretrained.text_encoders import T5_FILES
+from tessera.pretrained.text_encoders import TEXT_FILES
 from tiny.encoders import save_clip
 
 
@@ -110,7 +110,7 @@ def test_on_cuda_weights_go_straight_to_the_device(t5_folder, monkeypatch):
     monkeypatch.setattr(transformers, "Loaded", Loaded, raising=False)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    folder = find_model(str(t5_folder), T5_FILES, "text")
+    folder = find_model(str(t5_folder), TEXT_FILES, "text")
     for device in ("cpu", "cuda", torch.device("cuda:1")):
         load_network("transformers.Loaded", folder, "text", device=device)
     assert asked == [None, {"": 3}, {"": 1}]

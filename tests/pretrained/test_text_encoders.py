@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tessera.config import UserError
 from tessera.encoded.record import quantize
-from tessera.pretrained.text_encoders import END, T5, Words, load_text_encoder, split_words
-from tiny.models import save_t5
+from tessera.pretrained.text_encoders import END, PretrainedText, Words, load_text_encoder, split_words
+from tiny.models import save_t5, save_text_encoder
 
 CAPTION = "A red circle, left of a large blue star."
 
@@ -126,7 +126,7 @@ def test_encoding_is_transformers_of_each_text_alone(encoder, t5_folder):
 
 def test_neither_padding_nor_batch_matter(encoder, t5_folder, monkeypatch):
     encoded = encoder.encode(TEXTS)
-    encoder = T5(str(t5_folder), "cpu", batch_tokens=300)
+    encoder = PretrainedText(str(t5_folder), "cpu", batch_tokens=300)
     calls = []
     forward = encoder.network.forward
 
@@ -150,7 +150,7 @@ def test_null_condition_is_the_end_token(encoder, t5_folder):
 def test_cut_at_the_limit_keeps_the_end_and_is_counted(t5_folder):
     from transformers import AutoTokenizer, T5EncoderModel
 
-    encoder = T5(str(t5_folder), "cpu", max_tokens=5)
+    encoder = PretrainedText(str(t5_folder), "cpu", max_tokens=5)
     text = "a red cat left of a dog"
     assert encoder.count_tokens([text, ""]) == [8, 1]
     ids = AutoTokenizer.from_pretrained(t5_folder)(text, max_length=5, truncation=True, return_tensors="pt")
@@ -167,7 +167,7 @@ def test_bfloat16_is_near_and_float16_refused(encoder, t5_folder):
     exact, near = encoder.encode(TEXTS[:1])[0], low.encode(TEXTS[:1])[0]
     assert near.dtype == np.float32
     assert 1e-4 < np.linalg.norm(near - exact) / np.linalg.norm(exact) < 0.05
-    with pytest.raises(UserError, match="T5 computes in float32 or bfloat16, not float16"):
+    with pytest.raises(UserError, match="a text encoder computes in float32 or bfloat16, not float16"):
         load_text_encoder(str(t5_folder), "cpu", torch.float16)
 
 
@@ -198,8 +198,8 @@ def test_what_is_no_t5(t5_folder, vae_folder, tmp_path):
     fails("no-such-folder", "unknown text encoder.*words:<width>, a Hugging Face repository")
     copy = shutil.copytree(t5_folder, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    fails(copy, "is bert, wanted is a T5 of transformers")
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "bart"}))
+    fails(copy, "is bart, wanted is a text encoder of transformers: t5, umt5, clip")
     (copy / "config.json").write_text(json.dumps(config | {"num_layers": 3}))
     fails(copy, "is missing weights required by its config.json: .*block.2")
     (copy / "config.json").write_text(json.dumps(config | {"d_model": 32}))
@@ -208,6 +208,48 @@ def test_what_is_no_t5(t5_folder, vae_folder, tmp_path):
     for path in copy.glob("*tokenizer*"):
         path.unlink()
     fails(copy, r"has no tokenizer.json and no spiece.model")
+
+
+OTHERS = {"umt5": "UMT5EncoderModel", "clip": "CLIPTextModel", "bert": "BertModel", "qwen3": "Qwen3Model"}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@torch.inference_mode()
+def test_encoders_of_every_kind_are_transformers(kind, tmp_path):
+    """Each text alone, by hand; qwen3's tokenizer ends no text, so that its end token is added."""
+    import transformers
+
+    folder = save_text_encoder(tmp_path / kind, kind)
+    encoder, tokenizer = load_text_encoder(str(folder), "cpu"), transformers.AutoTokenizer.from_pretrained(folder)
+    network = getattr(transformers, OTHERS[kind]).from_pretrained(folder).eval()
+    limit = 256 if kind == "umt5" else 16
+    assert (encoder.width, encoder.max_tokens) == (24, limit)
+    texts = ["a red cat", "dog", "", "left of a dog " * (limit // 4 + 1), "dog"]
+    encoded, counts = encoder.encode(texts), encoder.count_tokens(texts)
+    for text, array, count in zip(texts, encoded, counts):
+        ids = tokenizer(text)["input_ids"] + ([2] if kind == "qwen3" else [])
+        assert count == len(ids)
+        ids = ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+        expected = network(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(array, expected, atol=2e-5)
+    assert counts[3] > limit == len(encoded[3])
+    np.testing.assert_allclose(encoder.null_condition, encoded[2][-1:], atol=1e-6)
+    near = load_text_encoder(str(folder), "cpu", torch.bfloat16).encode(texts[:1])[0]
+    assert 1e-4 < np.linalg.norm(near - encoded[0]) / np.linalg.norm(encoded[0]) < 0.05
+
+
+def test_an_encoder_without_an_end_token_or_a_tokenizer(tmp_path):
+    folder = save_text_encoder(tmp_path / "qwen3", "qwen3")
+    for path in folder.glob("*token*_config.json"):
+        path.write_text(path.read_text().replace('"eos_token": "[SEP]",', ""))
+    for path in folder.glob("special_tokens*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"the tokenizer of qwen3@.* has no end token \(eos_token\)"):
+        load_text_encoder(str(folder), "cpu")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
+        load_text_encoder(str(folder), "cpu")
 
 
 def test_t5_without_the_libraries(t5_folder, monkeypatch):
@@ -219,7 +261,7 @@ def test_t5_without_the_libraries(t5_folder, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [64, 40, 136])
 def test_codes_of_the_device_are_those_of_the_record(dtype, width, tmp_path):
-    encoder = T5(str(save_t5(tmp_path / "t5", width=width)), "cpu", dtype, batch_tokens=64)
+    encoder = PretrainedText(str(save_t5(tmp_path / "t5", width=width)), "cpu", dtype, batch_tokens=64)
     found, expected = encoder.quantize(TEXTS), [quantize(array) for array in encoder.encode(TEXTS)]
     assert len(found) == len(TEXTS)
     for ours, theirs in zip(found, expected):

@@ -218,8 +218,8 @@ def test_what_is_no_vae(vae_folder, tmp_path):
     fails(copy, "cannot be loaded")
     weights.write_bytes(whole)
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderTiny"}))
-    fails(copy, "is AutoencoderTiny, wanted is an AutoencoderKL of diffusers")
+    (copy / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderOobleck"}))
+    fails(copy, "is AutoencoderOobleck, wanted is a VAE of diffusers: AutoencoderKL, AutoencoderKLQwenImage")
     (copy / "config.json").write_text(json.dumps(config | {"layers_per_block": 2}))
     fails(copy, "is missing weights required by its config.json: .*resnets.2")
     (copy / "config.json").write_text("{")
@@ -227,6 +227,69 @@ def test_what_is_no_vae(vae_folder, tmp_path):
     fails("no-such-folder", "unknown image codec.*a Hugging Face repository")
     with pytest.raises(UserError, match="a VAE computes in float32 or bfloat16, not float16"):
         load_codec(str(vae_folder), "cpu", torch.float16)
+
+
+OTHER_VAES = {
+    "AutoencoderKL": {"latent_channels": 16, "use_quant_conv": False, "scaling_factor": 0.5, "shift_factor": 0.25},
+    "AutoencoderKLQwenImage": {
+        "base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 2], "num_res_blocks": 1, "temperal_downsample": [False, True],
+        "latents_mean": [0.5, 0, 0, 1], "latents_std": [2, 1, 4, 1],
+    },
+    "AutoencoderDC": {
+        "latent_channels": 4, "attention_head_dim": 4, "encoder_block_types": "ResBlock",
+        "decoder_block_types": "ResBlock", "encoder_block_out_channels": (8, 8, 16),
+        "decoder_block_out_channels": (8, 8, 16), "encoder_layers_per_block": (1, 1, 1),
+        "decoder_layers_per_block": (1, 1, 1), "encoder_qkv_multiscales": ((), (), ()),
+        "decoder_qkv_multiscales": ((), (), ()), "downsample_block_type": "conv", "scaling_factor": 0.4,
+    },
+    "AutoencoderTiny": {
+        "encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8),
+        "num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1),
+    },
+}  # fmt: skip
+NORMALIZATIONS = {
+    "AutoencoderKL": ((0.25,), (0.5,)),
+    "AutoencoderKLQwenImage": ((0.5, 0, 0, 1), (0.5, 1, 0.25, 1)),
+    "AutoencoderDC": ((0,), (0.4,)),
+    "AutoencoderTiny": ((0,), (1,)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_VAES)
+@torch.inference_mode()
+def test_vaes_of_every_class_are_diffusers(name, tmp_path):
+    import diffusers
+
+    folder = save_vae(tmp_path / "vae", cls=name, **OTHER_VAES[name])
+    codec, vae = load_codec(str(folder), "cpu"), getattr(diffusers, name).from_pretrained(folder).eval()
+    channels = OTHER_VAES[name].get("latent_channels", 4)
+    assert codec.latent_shape(32) == (channels, 8, 8)
+    assert codec.normalization == NORMALIZATIONS[name]
+    video = name == "AutoencoderKLQwenImage"
+    pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 127.5 - 1
+    coded = vae.encode(pixels[:, :, None] if video else pixels)
+    mean, std = codec.encode(IMAGES)
+    if "latent_dist" in coded:
+        expected = coded.latent_dist.mean.reshape(mean.shape)
+        np.testing.assert_allclose(std, coded.latent_dist.std.reshape(std.shape), rtol=1e-4)
+    else:
+        expected = coded.latent if name == "AutoencoderDC" else coded.latents
+        assert not std.any()
+    np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-5 * np.abs(mean).max())
+    assert mean.std() > 0.01
+    image = vae.decode(expected[:, :, None] if video else expected).sample.reshape(5, 3, 32, 32).permute(0, 2, 3, 1)
+    assert np.abs(codec.decode(mean) - (image.clamp(-1, 1).numpy() + 1) * 127.5).max() <= 0.51
+
+
+def test_a_config_without_normalization_says_none(vae_folder, tmp_path):
+    copy = shutil.copytree(vae_folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    del config["scaling_factor"], config["latents_mean"], config["latents_std"]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert load_codec(str(copy), "cpu", load=False).normalization is None
+    (copy / "config.json").write_text(json.dumps(config | {"latents_mean": [0.0], "latents_std": [0.0]}))
+    with pytest.raises(UserError, match=r"the config.json of copy@.* is not an AutoencoderKL's"):
+        load_codec(str(copy), "cpu", load=False)
 
 
 def test_wrong_shapes(codec):

@@ -8,9 +8,10 @@ import torch
 WORDS = ["\u2581a", "\u2581an", "\u2581of", "\u2581image", "\u2581red", "\u2581cat", "\u2581dog", "\u2581left", "ing"]
 
 
-def save_vae(folder: Path, seed: int = 0, **changes) -> Path:
-    """An AutoencoderKL of Stable Diffusion's shape, but 4 channels a group and 3 levels: 4 pixels a latent."""
-    from diffusers import AutoencoderKL
+def save_vae(folder: Path, seed: int = 0, cls: str = "AutoencoderKL", **changes) -> Path:
+    """An AutoencoderKL of Stable Diffusion's shape, but 4 channels a group and 3 levels: 4 pixels a latent; or one of
+    another class with the settings `changes`."""
+    import diffusers
 
     torch.manual_seed(seed)
     settings = {
@@ -19,8 +20,8 @@ def save_vae(folder: Path, seed: int = 0, **changes) -> Path:
         "block_out_channels": [8, 8, 16],
         "norm_num_groups": 4,
         "latent_channels": 4,
-    } | changes
-    vae = AutoencoderKL(**settings)
+    }
+    vae = getattr(diffusers, cls)(**(settings | changes if cls == "AutoencoderKL" else changes))
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -59,6 +60,40 @@ def save_t5(folder: Path, seed: int = 0, encoder_only: bool = False, width: int 
             parameter += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_text_encoder(folder: Path, kind: str, seed: int = 0) -> Path:
+    """A tiny text encoder of 16 positions: "umt5", "clip", "bert" or "qwen3", with a tokenizer of whole words."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    torch.manual_seed(seed)
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "red", "cat", "dog", "left", "of", *map(str, range(30))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    around = {"umt5": "$A [SEP]", "qwen3": "$A"}.get(kind, "[CLS] $A [SEP]")
+    tokenizer.post_processor = processors.TemplateProcessing(around, special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    special = {"pad_token": "[PAD]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    common = {"vocab_size": len(words), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    usual = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    usual |= {"max_position_embeddings": 16}
+    if kind == "umt5":
+        shape = {"d_model": 24, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+        model = transformers.UMT5EncoderModel(transformers.UMT5Config(**common, **shape))
+    elif kind == "clip":
+        model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**common, **usual))
+    elif kind == "bert":
+        model = transformers.BertForMaskedLM(transformers.BertConfig(**common, **usual))
+    else:
+        more = {"num_key_value_heads": 1, "head_dim": 12}
+        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**common, **usual, **more))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
     return folder
 
 

@@ -189,8 +189,9 @@ def encode(
     Example: tessera encode images captions/plain --out encoded/plain
 
     Args:
-        latents: Image codec, such as pixel-unshuffle:4, stabilityai/sd-vae-ft-ema or your my_parts.py:MyCodec.
-        text: Text encoder, such as words:64, google/flan-t5-xl or your my_parts.py:MyEncoder.
+        latents: Image codec: pixel-unshuffle:4, a VAE of diffusers such as stabilityai/sd-vae-ft-ema, or your
+            my_parts.py:MyCodec.
+        text: Text encoder: words:64, one of transformers such as google/flan-t5-xl, or your my_parts.py:MyEncoder.
         text_encoding: How token embeddings are stored; none: texts are encoded on the fly in training.
     """
     from tessera import workers as work

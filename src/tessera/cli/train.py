@@ -28,6 +28,7 @@ def train(
     resume: Annotated[bool, "Fail if there is no run to resume."] = False,
     extend: Annotated[bool, "Continue a finished run to --num-images; its learning rate must be constant."] = False,
     cooldown_images: Annotated[int | None, "Images at the end over which a constant learning rate falls."] = None,
+    fit: bool = False,
     caption_mix: str | None = None,
     caption_mix_start_image: Annotated[int | None, "Images seen before the mix begins; 0 by default."] = None,
 ) -> None:
@@ -39,6 +40,8 @@ def train(
 
     Args:
         preset: PRESET:ARM, for example dit-i-l2:ta_ia, or FILE.py:FUNCTION that returns a TrainConfig.
+        fit: Take the shapes of latents and texts, and the latents' normalization, from the set: for another VAE or text
+            encoder than the preset's.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
         shard_optimizer: Split optimizer and averages alone (ZeRO-1), which takes time and memory off many processes.
         caption_mix: Of images with several captions, probability of each level, such as long=0.7,short=0.3; by default
@@ -56,6 +59,7 @@ def train(
         num_images=num_images,
         seed=seed,
         cooldown_images=cooldown_images,
+        fit=plain if fit else None,
         caption_mix=caption_mix,
         caption_mix_start_image=caption_mix_start_image,
     )
@@ -92,10 +96,10 @@ def _say_arm(arm: str, plain: Path) -> None:
 def _content_hash(kind: str, model: str) -> str | None:
     """Return the hash of the files of a latent_codec or text_encoder; None if they are not on this machine."""
     from tessera.hub import content_hash
-    from tessera.pretrained.text_encoders import T5_FILES
+    from tessera.pretrained.text_encoders import TEXT_FILES
     from tessera.pretrained.vae import VAE_FILES
 
-    return content_hash(model, VAE_FILES if kind == "latent_codec" else T5_FILES)
+    return content_hash(model, VAE_FILES if kind == "latent_codec" else TEXT_FILES)
 
 
 def _pretrained(plain: Path, augmented: Path | None, device: str | None, *, draws: bool) -> tuple[Any, Any]:

@@ -29,10 +29,10 @@ from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_
 from tessera.devices import pick_device
 from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import write_shard
-from tessera.encoded.store import SHARD_SHA256, open_encoded, shard_name
+from tessera.encoded.store import SHARD_SHA256, latent_moments, open_encoded, shard_name
 from tessera.files import sha256_file
 from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, load_text_encoder
-from tessera.pretrained.vae import CODECS, LatentCodec, load_codec
+from tessera.pretrained.vae import AS_IT_IS, CODECS, LatentCodec, load_codec
 from tessera.progress import progress
 from tessera.randomness import philox
 from tessera.stages import MANIFEST, find_stage, open_stage, read_manifest
@@ -108,8 +108,9 @@ def encode(
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
     image_size, text (tokens per caption, of several the first, and the fraction cut to the encoder's limit), levels
     (the same of each level, and its number of captions, where an image has several), and for pretrained networks
-    latent_codec_sha256, text_encoder_sha256 of their files. Raises UserError for captions of other images, images
-    without a caption, a damaged image, an image side that the codec cannot take.
+    latent_codec_sha256, text_encoder_sha256 of their files, latent_mean and latent_std (measured, of each channel),
+    latent_shift and latent_scale (those of the codec's config.json, or else by the measured). Raises UserError for
+    captions of other images, images without a caption, a damaged image, an image side that the codec cannot take.
     """
     engine.check_device(device)
     out, images, captions = Path(out), Path(images), Path(captions)
@@ -189,6 +190,11 @@ def encode(
         SHARD_SHA256: {shard.path.name: sha256_file(shard.path) for shard in shards},
         "text": tokens([next(job.captions[level] for level in levels if level in job.captions) for job in jobs]),
     }
+    if codec.normalization != AS_IT_IS:
+        mean, std = latent_moments([shard.path for shard in shards], latent_shape, levels)
+        facts |= {"latent_mean": mean, "latent_std": std}
+        shift, scale = codec.normalization or (mean, [1 / each if each else 1.0 for each in std])
+        facts |= {"latent_shift": list(shift), "latent_scale": list(scale)}
     if levels != (LONG,):
         facts["levels"] = {name: {"captions": len(captions), **tokens(captions)} for name, captions in told.items()}
     counts = {"records": len(jobs), "shards": len(shards)} | ({"missing": len(missing)} if missing else {})

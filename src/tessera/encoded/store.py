@@ -52,6 +52,24 @@ def write_encoded(
     return paths
 
 
+def latent_moments(
+    paths: Iterable[Path], latent_shape: tuple[int, int, int], levels: Sequence[str] = (LONG,)
+) -> tuple[list[float], list[float]]:
+    """Return the mean and standard deviation of each channel of the latents in shards, to 6 digits."""
+    count, total, square = 0, np.zeros(latent_shape[0]), np.zeros(latent_shape[0])
+    for path in paths:
+        for batch in Shard(path, latent_shape, levels).batches:
+            mean, std = (batch[name].astype(np.float64).reshape(-1, latent_shape[0], latent_shape[1] * latent_shape[2])
+                         for name in ("latent_mean", "latent_std"))  # fmt: skip
+            count += mean.shape[0] * mean.shape[2]
+            total += mean.sum((0, 2))
+            square += (mean**2 + std**2).sum((0, 2))
+    means = total / count
+    stds = np.sqrt(np.maximum(square / count - means**2, 0))
+    means, stds = ([float(f"{value:.6g}") for value in values] for values in (means, stds))
+    return means, stds
+
+
 def open_encoded(path: Path) -> "EncodedStore":
     """Open a directory of shards. Raises UserError if it has none, is unfinished, or a shard is damaged or missing."""
     return EncodedStore(Path(path))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, call, lookup
+from tessera.encoded.store import open_encoded
 from tessera.presets.config import RunConfig
 from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
 from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke, my_pictures
@@ -55,9 +56,13 @@ def load_train_preset(
     cooldown_images: int | None = None,
     caption_mix: str | None = None,
     caption_mix_start_image: int | None = None,
+    fit: Path | None = None,
 ) -> TrainConfig:
     """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed, cooldown or mix of
-    captions, as in "long=0.7,short=0.3", where given."""
+    captions, as in "long=0.7,short=0.3", where given.
+
+    fit: an encoded set, whose shapes and normalization replace the preset's.
+    """
     preset, colon, arm_name = name.partition(":")
     if preset.endswith(".py"):
         config = call(name, {}, "train preset")
@@ -77,4 +82,11 @@ def load_train_preset(
         changes["caption_mix_start_image"] = caption_mix_start_image
     if cooldown_images is not None:
         changes["optim"] = replace(config.optim, cooldown_images=cooldown_images)
+    if fit is not None:
+        store = open_encoded(fit)
+        channels, side, _ = store.latent_shape
+        shapes = {"latent_channels": channels, "latent_size": side, "text_width": store.text_width}
+        changes["model"] = replace(config.model, **shapes)
+        for name in ("latent_shift", "latent_scale"):
+            changes[name] = tuple(store.facts.get(name, (float(name == "latent_scale"),)))
     return replace(config, **{field: value for field, value in changes.items() if value is not None})

@@ -34,10 +34,20 @@ class Pretrained:
         self.folder = find_model(name, patterns, field)
         self.id = self.folder.id
 
+    may_be_missing = ""
+    """Parameters that the files may be without: the pattern that `load_network` takes."""
+
     @functools.cached_property
     def network(self) -> Any:
         """The network on its device."""
-        return load_network(self._cls, self.folder, self._field, dtype=self.dtype, device=self.device)
+        return load_network(
+            self._cls,
+            self.folder,
+            self._field,
+            dtype=self.dtype,
+            device=self.device,
+            may_be_missing=self.may_be_missing,
+        )
 
     @property
     def sha256(self) -> str:

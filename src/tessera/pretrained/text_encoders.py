@@ -27,9 +27,20 @@ if TYPE_CHECKING:
 END = "</s>"
 """The token that ends every text, and the only one of the empty text."""
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-T5_FILES = ("model*.safetensors", "model.safetensors.index.json", "tokenizer*.json", "spiece.model", "*tokens*.json")
+_VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
+TEXT_FILES = ("model*.safetensors", "model.safetensors.index.json", "tokenizer*.json", "*tokens*.json", "merges.txt")
+TEXT_FILES += _VOCABULARIES
 BATCH_TOKENS = 64 * 256
-"""Tokens, padding included, that go through T5 at a time."""
+"""Tokens, padding included, that go through a network at a time."""
+MAX_TOKENS = 256
+"""Longest encoding by a network that sets no smaller limit."""
+
+_T5 = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}
+_CLIP = dict.fromkeys(("clip", "clip_text_model"), "CLIPTextModel")
+_BERT = dict.fromkeys(("bert", "roberta", "mpnet"), "AutoModel")
+_CAUSAL = dict.fromkeys(("qwen2", "qwen3", "llama", "gemma", "gemma2", "gemma3_text"), "AutoModel")
+ARCHITECTURES = _T5 | _CLIP | _BERT | _CAUSAL
+"""model_type of a config.json of transformers -> the class that reads its text encoder."""
 
 
 class TextEncoder(Part, Protocol):
@@ -120,19 +131,23 @@ def _word_vector(word: str, width: int) -> NDArray[np.float32]:
     return (direction * np.sqrt(width / np.square(direction).sum())).astype(np.float32)
 
 
-class T5(Pretrained):
-    """A pretrained T5 encoder and its tokenizer; paper appendix A: google/flan-t5-xl. Frozen.
+class PretrainedText(Pretrained):
+    """A pretrained text encoder of transformers and its tokenizer; paper appendix A: google/flan-t5-xl. Frozen.
 
-    Texts go in as they are. A text's encoding does not depend on the others of its batch: padding is masked, and
-    kernels may only round differently for another number of rows or columns.
+    T5, umT5, CLIP's text, BERT-like and decoder-only networks: `ARCHITECTURES`. Encoded are the last hidden states of
+    the text's tokens, those that the tokenizer puts around it included; after the tokens of a decoder-only network its
+    end token follows, which has seen all of them. A text's encoding does not depend on the others of its batch:
+    padding is masked, and kernels may only round differently for another number of rows or columns.
 
     name: a repository, a folder, or the id of one (`tessera.hub`). device: where it computes, None = the best
     there is. dtype: in what, torch.float32 (None) or torch.bfloat16; T5 overflows in float16. max_tokens: longest
-    encoding, the end token included; at least 1. load: read the weights now, not when the first text comes.
-    batch_tokens: padding included, that go through the network at a time.
+    encoding, the end token included; at least 1, None = 256, or fewer where the network has fewer positions. load: read
+    the weights now, not when the first text comes. batch_tokens: padding included, that go through the network at a
+    time.
     """
 
     null_condition = _null
+    may_be_missing = r"pooler\..*"  # of a BERT trained to fill in words
 
     def __init__(
         self,
@@ -140,20 +155,29 @@ class T5(Pretrained):
         device: "str | torch.device | None" = None,
         dtype: "torch.dtype | None" = None,
         load: bool = True,
-        max_tokens: int = 256,
+        max_tokens: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
-        if max_tokens < 1:
+        if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-        super().__init__("transformers.T5EncoderModel", name, T5_FILES, "text", "T5", device, dtype)
-        self._batch_tokens, self.max_tokens = batch_tokens, max_tokens
-        config = self.folder.config("text", "model_type", "t5", "a T5 of transformers, such as google/flan-t5-xl")
-        self.width = int(config.get("d_model", 512))  # 512 is the default of T5Config
-        if not {"tokenizer.json", "spiece.model"} & set(self.folder.files):
+        super().__init__("transformers.AutoModel", name, TEXT_FILES, "text", "a text encoder", device, dtype)
+        self._batch_tokens = batch_tokens
+        known = f"a text encoder of transformers: {', '.join(ARCHITECTURES)}"
+        config = self.folder.config("text", "model_type", ARCHITECTURES, known)
+        kind = config["model_type"]
+        self._cls, config = f"transformers.{ARCHITECTURES[kind]}", config.get("text_config") or config
+        self.width = int(config.get("d_model" if kind in _T5 else "hidden_size", 512))  # of T5Config, CLIPTextConfig
+        positions = config.get("max_position_embeddings", 77 if kind in _CLIP else MAX_TOKENS)
+        self.max_tokens = max_tokens or (MAX_TOKENS if kind in _T5 else min(MAX_TOKENS, positions))
+        if not set(_VOCABULARIES) & set(self.folder.files):
             raise UserError(f"text: {self.id} has no tokenizer.json and no spiece.model; copy its tokenizer there")
         self._tokenizer = load_tokenizer(self.folder, "text")
-        if self._tokenize([""]) != [[self._tokenizer.eos_token_id]]:
+        end = self._tokenizer.eos_token_id
+        self._end = [end] if kind in _CAUSAL and end is not None else []
+        if kind in _T5 and self._tokenize([""]) != [[end]]:
             raise UserError(f"text: the tokenizer of {self.id} does not end a text with {END}; its files are not T5's")
+        if not self._tokenize([""])[0]:
+            raise UserError(f"text: the tokenizer of {self.id} has no end token (eos_token); copy its own files there")
         if load:
             _ = self.network
 
@@ -203,7 +227,7 @@ class T5(Pretrained):
             longest = len(tokens[order[0]])
             count = max(self._batch_tokens // longest, 1)
             batch, order = order[:count], order[count:]
-            ids = torch.full((len(batch), longest), self._tokenizer.pad_token_id)  # (b, L)
+            ids = torch.full((len(batch), longest), self._tokenizer.pad_token_id or 0)  # (b, L)
             mask = torch.zeros_like(ids)
             for row, i in enumerate(batch):
                 ids[row, : len(tokens[i])] = torch.tensor(tokens[i])
@@ -213,7 +237,8 @@ class T5(Pretrained):
             yield batch, states.last_hidden_state, mask.bool()
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+        found = self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+        return [ids if ids[-1:] == self._end else [*ids, *self._end] for ids in found]
 
 
 class OwnTextEncoder(OwnPart):
@@ -257,9 +282,9 @@ TEXT_ENCODERS = Kind[TextEncoder](
     "text",
     "text encoder",
     {"words": Words},
-    T5,
+    PretrainedText,
     OwnTextEncoder,
-    known="words:<width>, a Hugging Face repository such as google/flan-t5-xl, the folder of a T5",
+    known="words:<width>, a Hugging Face repository such as google/flan-t5-xl, the folder of one",
 )
 """Families, by the first part of an id, and the other ways to name an encoder; one entry adds a family."""
 load_text_encoder = TEXT_ENCODERS.load

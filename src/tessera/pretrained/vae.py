@@ -7,6 +7,7 @@ B: images; S: their side in pixels; C, h, w: a latent's channels, height, width.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,16 +21,32 @@ from tessera.pretrained.named import Kind, OwnPart, Part
 if TYPE_CHECKING:
     import torch
 
+VAES = {
+    "AutoencoderKL": ("latent_channels", "block_out_channels"),
+    "AutoencoderKLQwenImage": ("z_dim", "dim_mult"),
+    "AutoencoderDC": ("latent_channels", "encoder_block_out_channels"),
+    "AutoencoderTiny": ("latent_channels", "encoder_block_out_channels"),
+}
+"""Class of diffusers -> the fields of its config.json with the channels of a latent, and with an entry for each of its
+resolutions."""
 VAE_FILES = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+AS_IT_IS: Normalization = ((0.0,), (1.0,))
 BATCH_PIXELS = 32 * 256 * 256
 """Pixels that go through a VAE at a time: 32 images of 256 px."""
 
 
 class LatentCodec(Part, Protocol):
-    """An image codec, as curation and generation use it.
+    """An image codec, as curation and generation use it. Its `normalization` says (shift, scale), with which
+    (latents - shift) * scale has a standard deviation of about 1; None = `encode` measures them.
 
     A user's own class (`--latents my_parts.py:MyCodec`) has `latent_shape`, `encode`, `decode` and maybe `to`.
     """
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """(shift, scale), one number or one for each channel."""
+        ...
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """Return (C, h, w) for images with a side of `size` pixels; UserError if that side cannot be coded."""
@@ -56,6 +73,7 @@ class PixelUnshuffle:
     factor: int = 4
     """Side of a block in pixels, 1 to 64."""
     sha256 = None
+    normalization = AS_IT_IS
 
     def __post_init__(self) -> None:
         if not 1 <= self.factor <= 64:
@@ -93,9 +111,10 @@ class PixelUnshuffle:
 
 
 class Autoencoder(Pretrained):
-    """A pretrained VAE of diffusers' class AutoencoderKL, such as Stable Diffusion's. Frozen.
+    """A pretrained VAE of one of diffusers' classes `VAES`, such as Stable Diffusion's. Frozen.
 
-    Latents are the VAE's own, without the factor 0.18215 of Stable Diffusion: training normalizes them.
+    Latents are the VAE's own, without the factor 0.18215 of Stable Diffusion: training normalizes them. AutoencoderDC
+    and AutoencoderTiny have no posterior; their standard deviation is 0.
     Images of a batch do not see each other; kernels may round differently for another number of them.
 
     name: a repository, a folder, or the id of one (`tessera.hub`). device: where it computes, None = the best
@@ -113,13 +132,16 @@ class Autoencoder(Pretrained):
     ) -> None:
         super().__init__("diffusers.AutoencoderKL", name, VAE_FILES, "latents", "a VAE", device, dtype)
         self._batch_pixels = batch_pixels
-        config = self.folder.config("latents", "_class_name", "AutoencoderKL", "an AutoencoderKL of diffusers")
+        config = self.folder.config("latents", "_class_name", VAES, f"a VAE of diffusers: {', '.join(VAES)}")
+        kind = config["_class_name"]
+        self._cls, (channels, sizes) = f"diffusers.{kind}", VAES[kind]
         try:
-            self._channels = int(config["latent_channels"])
-            self.factor = 2 ** (len(config["block_out_channels"]) - 1)
+            self._channels = int(config[channels])
+            self.factor = 2 ** (len(config[sizes]) - 1)
             """Pixels per latent position, along each side."""
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"latents: the config.json of {self.id} is not an AutoencoderKL's ({error})") from error
+            self.normalization = _normalization(config)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(f"latents: the config.json of {self.id} is not an {kind}'s ({error})") from error
         if load:
             _ = self.network
 
@@ -145,9 +167,9 @@ class Autoencoder(Pretrained):
             for part in self._parts(len(images), images.shape[1]):
                 pixels = torch.from_numpy(np.ascontiguousarray(images[part])).to(self.device)
                 pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # (b, 3, S, S)
-                posterior = self.network.encode(pixels.to(self.dtype)).latent_dist
-                mean[part] = posterior.mean.float().cpu().numpy()
-                std[part] = torch.exp(0.5 * posterior.logvar.float()).cpu().numpy()
+                posterior, logvar = self._posterior(pixels.to(self.dtype))
+                mean[part] = posterior.float().cpu().numpy()
+                std[part] = 0 if logvar is None else torch.exp(0.5 * logvar.float()).cpu().numpy()
         return mean, std
 
     def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
@@ -160,18 +182,45 @@ class Autoencoder(Pretrained):
         with torch.inference_mode():
             for part in self._parts(count, max(images.shape[1:3])):
                 codes = torch.from_numpy(planes[part]).to(self.device, self.dtype)
-                pixels = self.network.decode(codes).sample.float()  # (b, 3, S, S)
+                codes = codes[:, :, None] if self._is_video else codes
+                pixels = self.network.decode(codes).sample.float()  # (b, 3, S, S), or (b, 3, 1, S, S)
+                pixels = pixels[:, :, 0] if self._is_video else pixels
                 levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
                 images[part] = levels.permute(0, 2, 3, 1).cpu().numpy()
         return images
+
+    @property
+    def _is_video(self) -> bool:
+        """True: the network takes images as videos of one frame, (b, 3, 1, S, S)."""
+        return self._cls.endswith("QwenImage")
+
+    def _posterior(self, pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor | None]":
+        """Return the mean and log variance (b, C, h, w) of latents; None = they have no variance."""
+        coded = self.network.encode(pixels[:, :, None] if self._is_video else pixels)
+        if "latent_dist" not in coded:  # AutoencoderDC says latent, AutoencoderTiny latents
+            return coded[0], None
+        found = coded.latent_dist
+        return (found.mean[:, :, 0], found.logvar[:, :, 0]) if self._is_video else (found.mean, found.logvar)
 
     def _parts(self, count: int, side: int) -> list[slice]:
         step = max(self._batch_pixels // side**2, 1)
         return [slice(start, start + step) for start in range(0, count, step)]
 
 
+def _normalization(config: Mapping[str, Any]) -> Normalization | None:
+    """Return what a VAE's config.json says of its latents; None = nothing."""
+    if config.get("latents_mean") is not None:
+        means, stds = config["latents_mean"], config["latents_std"]
+        return tuple(float(mean) for mean in means), tuple(1 / float(std) for std in stds)
+    if config.get("scaling_factor") is None:
+        return None
+    return (float(config.get("shift_factor") or 0),), (float(config["scaling_factor"]),)
+
+
 class OwnCodec(OwnPart):
     """A codec of a user's own file; results are checked against `LatentCodec`."""
+
+    normalization = None
 
     def __init__(self, spec: str, device: "str | torch.device | None" = None) -> None:
         super().__init__(spec, "image codec", ("latent_shape", "encode", "decode"), device)
@@ -224,8 +273,8 @@ CODECS = Kind[LatentCodec](
     {"pixel-unshuffle": PixelUnshuffle},
     Autoencoder,
     OwnCodec,
-    known="pixel-unshuffle:<factor>, a Hugging Face repository such as stabilityai/sd-vae-ft-ema, the folder of an"
-    " AutoencoderKL",
+    known="pixel-unshuffle:<factor>, a Hugging Face repository such as stabilityai/sd-vae-ft-ema, the folder of a"
+    " VAE of diffusers",
 )
 """Families, by the first part of an id, and the other ways to name a codec; one entry adds a family."""
 load_codec = CODECS.load
