@@ -125,7 +125,7 @@ def stored_tokens(config: PlanConfig) -> dict[str, float]:
 def disk(config: PlanConfig) -> dict[str, float]:
     """Return the bytes of each directory."""
     caption = config.mean_tokens * BYTES_PER_TOKEN * CAPTION_SHARE
-    sizes: dict[str, float] = {"images": CROP_BYTES} | {f"recipe/{name}": RECIPE_BYTES for name in config.augmented}
+    sizes = {"images": float(CROP_BYTES)} | {f"recipe/{name}": float(RECIPE_BYTES) for name in config.augmented}
     for name, tokens in stored_tokens(config).items():
         sizes[f"captions/{name}"] = caption
         if config.levels:
