@@ -63,9 +63,9 @@ def save(
     """Write the state after `num_images` images, then prune with `keep` and `every`. Return its directory.
 
     All ranks have to call it; `meta` is rank 0's. Tensors that all ranks have are divided among them, of a DTensor each
-    writes its part. Equal states of as many ranks give equal bytes. If it is killed, its files
-    have another name and are removed by the next `save`. Raises UserError for a full disk, and for what is no dense
-    tensor: for a number, torch 2.13's writer would make a file that is not safetensors.
+    writes its part. Equal states of as many ranks give equal bytes. If it is killed, its files have another name and
+    are removed by the next `save`. Raises UserError for a full disk, and for what is no dense tensor: for a number,
+    torch 2.13's writer would make a file that is not safetensors.
     """
     for name, value in tensors.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
