@@ -5,7 +5,7 @@ import torch
 
 from tessera.train.optim import lamb as lamb_module
 from tessera.train.optim.lamb import Lamb, finish
-from tessera.train.optim.rows import Rows
+from tessera.train.optim.matrix import Rows
 from tiny.gradients import tensor
 
 

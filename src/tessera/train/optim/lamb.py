@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tessera.train.optim.rows import Rows
+from tessera.train.optim.matrix import Rows
 
 CHUNK_ROWS = 512
 """Rows that a CPU works on at a time, 2 MB of each matrix: they stay in its cache from the first operation to the last,

@@ -24,8 +24,8 @@ from tessera.devices import rank, world_size
 from tessera.train.distributed import all_reduce_sum, owners_of, send_rows
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.lamb import Lamb, chunks, finish, moments
+from tessera.train.optim.matrix import Rows
 from tessera.train.optim.muon import Muon
-from tessera.train.optim.rows import Rows
 
 
 def kind(name: str, parameter: Tensor) -> Literal["hidden", "matrix", "other"]:

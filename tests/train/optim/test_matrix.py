@@ -1,0 +1,27 @@
+"""Tensors in a matrix of rows: their places, views and sums."""
+
+import torch
+
+from tessera.train.optim.matrix import WIDTH, Rows
+
+SHAPES = [(3,), (2, WIDTH), (WIDTH - 1, 3), ()]
+
+
+def test_tensors_begin_rows_and_share_the_matrix():
+    rows = Rows([torch.empty(shape) for shape in SHAPES])
+    matrix = rows.zeros()
+    assert rows.starts == [0, 1, 3, 6, 7]
+    assert matrix.shape == (7, WIDTH)
+    for number, (view, shape) in enumerate(zip(rows.views(matrix), SHAPES, strict=True), start=1):
+        assert view.shape == shape
+        view.fill_(number)
+    assert matrix.count_nonzero() == 3 + 2 * WIDTH + 3 * (WIDTH - 1) + 1
+    assert [row.max().item() for row in matrix] == [1, 2, 2, 3, 3, 3, 4]
+
+
+def test_sums_are_over_each_tensor():
+    rows = Rows([torch.empty(shape) for shape in SHAPES])
+    matrix = rows.zeros()
+    values = [torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n, shape in enumerate(SHAPES)]
+    torch._foreach_copy_(rows.views(matrix), values)
+    torch.testing.assert_close(rows.sums(matrix.square().sum(1)), torch.stack([v.square().sum() for v in values]))
