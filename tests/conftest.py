@@ -3,18 +3,30 @@
 import fcntl
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ.setdefault("TESSERA_QUIET", "1")
 
 import pytest
 import torch
 
+from tessera.cli import output
 from tessera.miniature import WorldConfig
+from tessera.report import tables
 from tiny import chromium, commands
 from tiny.images import BAD_IMAGES, NOT_IMAGES, WORLD, good_image
 from tiny.models import save_llava_next, save_t5, save_vae
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def new_process():
+    """Forget what a command leaves in its process: `--json`, and the labels of users' own metrics."""
+    lower = set(tables.LOWER_IS_BETTER)
+    with patch.object(output, "as_json", False), patch.dict(tables.LABELS):
+        yield
+    tables.LOWER_IS_BETTER.intersection_update(lower)
 
 
 @pytest.fixture(scope="session")
