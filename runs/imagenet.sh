@@ -20,7 +20,7 @@ mkdir -p "$out" && cd "$out"
 tessera collect "$imagenet" --size 256 --out images
 tessera augment images --pattern all --out recipe
 tessera caption images --captioner aio --out captions/aio
-# vLLM, where it is installed, answers several times as fast as transformers does: one server with a copy on each GPU.
+# vLLM, where it is installed, is expected to answer several times as fast as transformers: one server with a copy on each GPU.
 llava=(--captioner llava --engine processes)
 if command -v vllm > /dev/null && [ ! -f captions/ta_ia/manifest.json ]; then
   tessera export-captioner --out captioner

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tessera.config import UserError, check_ranges, to_dict
 from tessera.curate.caption.caption import check_made_from, without_captions
 from tessera.curate.caption.table import Texts, in_order, read_levels
-from tessera.curate.grown import changed_since, check_same_config
+from tessera.curate.grown import changed_since
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
 from tessera.devices import pick_device
 from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
@@ -134,10 +134,7 @@ def encode(
         return
     before = None
     if reuse is not None:
-        check_same_config(Path(reuse), "encode", described)
-        before = (Path(reuse), changed_since(images, Path(reuse)))
-        if recipe is not None:
-            raise UserError("--reuse does without --recipe: a recipe draws its pairs anew from a set that grew")
+        before = Path(reuse), changed_since(images, Path(reuse), "encode", described, recipe)
     jobs, missing = _list_jobs(images, captions, mixed and mixed.rows, config.seed)
     total = len(jobs) + len(missing)
     error = without_captions(captions, out, missing, total, "Caption them with `tessera caption`, by hand with --file")

@@ -111,11 +111,15 @@ class Changes:
         return {"made_from": self.made_from, **{name: len(keys) for name, keys in kinds.items()}}
 
 
-def changed_since(images: Path, reuse: Path) -> set[str]:
+def changed_since(images: Path, reuse: Path, stage: str, config: Mapping[str, Any], recipe: Path | None) -> set[str]:
     """Return the keys of `images` whose pixels may be others than those that the directory `reuse` was made from.
 
-    Raises UserError if `reuse` was made from images that `images` neither is nor took over, or from a recipe.
+    Raises UserError if `reuse` was not made by `stage` with `config`, if it was made from images that `images` neither
+    is nor took over, and where it or this call is of a recipe.
     """
+    check_same_config(reuse, stage, config)
+    if recipe is not None:
+        raise UserError("--reuse does without --recipe: a recipe draws its pairs anew from a set that grew")
     inputs = read_manifest(reuse).inputs
     if "recipe" in inputs:
         raise UserError(f"{reuse}: is of a recipe, which draws its pairs anew from a set that grew; leave --reuse out")

@@ -28,7 +28,7 @@ from tessera.train.optim.config import OptimConfig
 BUDGET = 24_000
 WORLD = replace(MINIATURE_WORLD, num_images=8_000)
 PHASE = 6_000
-"""IA comes in after a quarter of the images, as in `miniature`."""
+"""IA comes in after a quarter of the images."""
 
 
 def base(budget: int = BUDGET) -> RunConfig:

@@ -54,15 +54,18 @@ class Stepper:
     def step(self, loaded: list[HostBatch], stop: bool = False) -> Tensor:
         """Give the device one optimizer step on the passes of a batch. stop: this rank wants to. Return what `catch_up`
         reads: each sample's loss, whether to stop, the gradient's norm (batch + 2,)."""
-        state = self.state
-        losses, stopping = self._gradients(loaded), torch.full((1,), float(stop), device=state.device)
+        state, kinds, weights = self.state, None, None
+        if state.balance is not None:
+            numbers = np.arange(state.num_images, state.num_images + self.batch_size)
+            kinds = state.balance.kinds(self.algorithm.draws(numbers))
+            weights = state.balance.weights(kinds)
+        losses, stopping = self._gradients(loaded, weights), torch.full((1,), float(stop), device=state.device)
         all_reduce_sum(losses, stopping)
         norm = state.optimizer.clip()
         values = torch.cat([losses, stopping, norm[None]])
         skip = ~torch.isfinite(values).all()
-        if state.balance is not None:
-            numbers = np.arange(state.num_images, state.num_images + self.batch_size)
-            state.balance.update(state.balance.kinds(self.algorithm.draws(numbers)), losses, skip)
+        if state.balance is not None and kinds is not None:
+            state.balance.update(kinds, losses, skip)
         state.num_images += self.batch_size
         fraction = lr_fraction(self.optim, state.num_images, self.num_images)
         self.lr = fraction * self.optim.lr
@@ -75,23 +78,23 @@ class Stepper:
         self._queue.append((values, event, state.num_images))
         return values
 
-    def _gradients(self, loaded: list[HostBatch]) -> Tensor:
-        """Add up the gradients of all passes and ranks. Return this rank's losses (batch,), 0 in the others' places."""
+    def _gradients(self, loaded: list[HostBatch], weights: Tensor | None = None) -> Tensor:
+        """Add up the gradients of all passes and ranks. Return this rank's losses (batch,), 0 in the others' places.
+
+        weights (batch,): of the samples' losses in the gradients.
+        """
         state, exchange, parts = self.state, self.state.exchange, []
         if exchange is not None:
             exchange.begin()
         for number, host in enumerate(loaded):
             if exchange is not None and number == len(loaded) - 1:
                 exchange.arm()
-            balance, weights = state.balance, None
-            if balance is not None:
-                weights = balance.weights(balance.kinds(self.algorithm.draws(host.numbers.numpy())))
             loss, per_sample = diffusion_loss(
                 state.network,
                 host.to(state.device, state.dtype),
                 self.null_condition,
                 prediction=self.prediction,
-                weights=weights,
+                weights=None if weights is None else weights[host.numbers - state.num_images],
                 self_condition_keep=host.self_condition if self.self_condition else None,
             )
             share = len(host.numbers) / self.batch_size

@@ -12,7 +12,7 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from tessera.curate.caption.levels import Joined, Shortened, find_runs
 from tessera.curate.caption.model import BY_HAND, PARTS, SHARD, FromLlava, FromPart, FromServer, make_captions
 from tessera.curate.caption.scenes import FromScenes
 from tessera.curate.caption.table import CAPTIONS_TABLE, COLUMNS, LEVEL, in_order
-from tessera.curate.grown import changed_since, check_same_config
+from tessera.curate.grown import changed_since
 from tessera.curate.index import read_recipe
 from tessera.encoded.record import LONG
 from tessera.files import atomic_path, read_table, write_table
@@ -153,11 +153,10 @@ def caption(
     described = to_dict(captioner.config)
     if source.by_shards:
         described |= {"revision": captioner.revision, "settings": captioner.settings}
+    taken_over: dict[str, Answer] = {}
     if reuse is not None and source.by_shards and not complete:
-        check_same_config(Path(reuse), "caption", described)
-        changed_since(images, Path(reuse))
-        if recipe is not None:
-            raise UserError("--reuse does without --recipe: a recipe draws its pairs anew from a set that grew")
+        changed = changed_since(images, Path(reuse), "caption", described, recipe)
+        taken_over = _read_answers(Path(reuse), but=changed)
     # Each task of an array job may write the whole table: the same bytes.
     stage = open_stage(out, stage="caption", config=described, inputs=inputs, shared=engine.part is not None)
     if stage.done and not again:
@@ -171,8 +170,7 @@ def caption(
             by_hand = captions_by_hand(captions_file, images) if captions_file is not None else {}
             left = [request for request in asked if request.key not in known]
             answers = {key: Answer(text, BY_HAND) for key, text in by_hand.items()}
-            answers |= _taken_over(Path(reuse), images) if reuse is not None else {}
-            told = make_captions(path, left, source, call, engine, answers, shard)
+            told = make_captions(path, left, source, call, engine, answers | taken_over, shard)
             if told is None:  # other tasks of the array job are not done
                 return
             failed = told.filter(pc.field("text").is_null())
@@ -216,13 +214,12 @@ def caption(
 WHAT_NOW = "What is done is kept: run this again to ask for them again, or with --file for captions by hand"
 
 
-def _taken_over(reuse: Path, images: Path) -> dict[str, Answer]:
-    """Return key -> caption of the directory `reuse`, of the images that did not change since."""
-    table = read_table(reuse / CAPTIONS_TABLE)
-    changed = changed_since(images, reuse)
+def _read_answers(captions: Path, but: Set[str]) -> dict[str, Answer]:
+    """Return key -> caption of a captions directory, without the keys `but`."""
+    table = read_table(captions / CAPTIONS_TABLE)
     notes = table["note"].to_pylist() if "note" in table.column_names else itertools.repeat("")
     rows = zip(table["key"].to_pylist(), table["text"].to_pylist(), notes)
-    return {key: Answer(text, note) for key, text, note in rows if key not in changed}
+    return {key: Answer(text, note) for key, text, note in rows if key not in but}
 
 
 def _in_order(table: pa.Table, requests: Sequence[CaptionRequest]) -> pa.Table:
