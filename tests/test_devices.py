@@ -8,7 +8,7 @@ import torch
 
 from tessera import devices
 from tessera.config import UserError
-from tessera.devices import peak_tflops, pick_device, set_threads
+from tessera.devices import is_fast_in_bf16, peak_tflops, pick_device, set_threads
 
 
 def test_rank_and_world_size(monkeypatch):
@@ -114,3 +114,27 @@ def test_a_process_of_slurm_may_see_its_own_gpu_alone(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")  # torchrun shows all processes the same GPUs
     with pytest.raises(UserError, match="start no more processes than there are GPUs"):
         pick_device()
+
+
+@pytest.mark.parametrize(
+    ("has", "fast"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "AMD EPYC 9575F", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"cpu_name": "Intel Core i7-1165G7", "avx512_bf16": False, "avx2": True}, False),
+        ({"cpu_name": "AMD Ryzen 5 5600X", "avx512_bf16": False, "avx2": True}, False),
+        ({"architecture": "arm64"}, False),
+    ],
+)
+def test_bf16_is_fast_on_some_cpus(has, fast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert is_fast_in_bf16(torch.device("cpu")) == fast
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not is_fast_in_bf16(torch.device("cpu"))
+
+
+def test_bf16_is_fast_on_gpus_that_have_it(monkeypatch):
+    for has in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert is_fast_in_bf16(torch.device("cuda")) == has

@@ -42,7 +42,7 @@ def test_every_arm_of_every_preset(name, arm):
 def test_the_published_recipe():
     config = load_train_preset("cad-i-l:ta_ia")
     assert config.num_images == 250_000 * 1024
-    assert (config.batch_size, config.ema_decay, config.compute) == (1024, 0.9999, "bf16")
+    assert (config.batch_size, config.ema_decay, config.compute) == (1024, 0.9999, "auto")
     assert (config.noise_schedule, config.augment_min_t, config.augment_prob) == ("linear", 0.4, 0.5)
     assert (config.prediction, config.caption_drop_prob, config.self_condition_prob) == ("eps", 0.1, 0.9)
     optim = config.optim

@@ -57,6 +57,23 @@ def test_it_starts_from_exactly_these_weights(plain, tmp_path, model):
     assert not torch.allclose(other["text.projection.weight"], before["text.projection.weight"])
 
 
+def test_the_faster_precision_is_that_of_the_device(plain, tmp_path, monkeypatch):
+    for fast, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(state, "is_fast_in_bf16", lambda device, fast=fast: fast)
+        for compute in ("auto", precision):
+            config = config_of(augment_prob=0.0, num_images=16, compute=compute)
+            train(tmp_path / compute / precision, plain, None, config)
+            assert read_manifest(tmp_path / compute / precision).facts["compute"] == precision
+        weights = [weights_of(tmp_path / compute / precision) for compute in ("auto", precision)]
+        assert weights[0] == weights[1]
+    assert weights_of(tmp_path / "auto" / "bf16") != weights_of(tmp_path / "auto" / "fp32")
+
+
+def weights_of(run):
+    """The bytes of a run's last weights."""
+    return next(path.read_bytes() for path in sorted(checkpoint.latest(run).glob("*.safetensors")))
+
+
 def larger_set(folder):
     """As `tiny.training_sets.write_set`, with latents of 8 x 8."""
     records = []

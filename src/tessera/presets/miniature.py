@@ -106,7 +106,6 @@ def miniature() -> RunConfig:
             clip_norm=1.0,
         ),
         ema_decay=0.99,
-        compute="bf16",
         log_every_images=960,
         threads=1,
     )

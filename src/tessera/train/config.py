@@ -56,8 +56,9 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema_decay: float = 0.9999
     """Per step, in [0, 1); lower in the first steps, so that a short run forgets its random start."""
-    compute: Literal["fp32", "bf16"] = "bf16"
-    """Precision in which the network computes; weights, optimizer and EMA are fp32 either way."""
+    compute: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision in which the network computes; weights, optimizer and EMA are fp32 either way. auto: bf16 on devices
+    where it is the faster one (`devices.is_fast_in_bf16`), the same at each start on one machine."""
     seed: int = 0
     """Seed for weight initialization and all random draws, >= 0."""
     checkpoint_every_images: int = 1_000_000

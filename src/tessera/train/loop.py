@@ -102,6 +102,7 @@ def train(
     if init is not None and checkpoint.latest(out) is None:
         weights = weights_of_export(Path(init), config, facts, runtime.content_hash)
     trainer = Trainer(out, stores[0], stores[1] if stores[1:] else None, config, torch_device, runtime, weights)
+    facts["compute"] = trainer.state.compute
     if is_writer:
         largest = 16 * trainer.state.parameter_count  # bytes of masters, EMA and the optimizer's two, fp32
         checkpoint.check_space(out, largest, trainer.checkpoints_to_come)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError, compare, to_dict
-from tessera.devices import rank, world_size
+from tessera.devices import is_fast_in_bf16, rank, world_size
 from tessera.diffusion.balance import LossBalance
 from tessera.models.build import DTYPES, build_network, compile_blocks, compiler_fault, resize_positions
 from tessera.models.dit import DiT, DiTConfig
@@ -35,7 +35,9 @@ class TrainState:
         self, network: DiT | RIN, config: TrainConfig, *, device: torch.device, runtime: RuntimeOptions
     ) -> None:
         """Take `network`, in fp32 with its initial weights, and change it in place."""
-        self.device, self.dtype = device, DTYPES[config.compute]
+        faster = "bf16" if is_fast_in_bf16(device) else "fp32"
+        self.compute = faster if config.compute == "auto" else config.compute
+        self.device, self.dtype = device, DTYPES[self.compute]
         self.network = network.to(device)
         self.parameter_count, self.shards, self.exchange = network.parameter_count, None, None
         if runtime.shard and world_size() > 1:
