@@ -1,8 +1,10 @@
 """Lines of the log, and what TensorBoard and Weights & Biases get of them."""
 
 import json
+import shutil
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from tessera.config import UserError
 from tessera.train.config import RuntimeOptions
 from tessera.train.logs import Log, TensorBoard, WandB, peak_memory, scalars
 from tessera.train.loop import train
-from tiny.runs import stop_at
+from tessera.train.optim.config import OptimConfig
+from tiny.runs import log_of, stop_at
 from tiny.training_sets import config_of
 
 
@@ -144,27 +147,46 @@ def test_tensorboard_files(tmp_path):
     ("starts", "expected"),
     [
         ([(0, 8, 16, 24), (16, 24, 32)], {0: [8, 16, 24], 16: [24, 32]}),  # stopped after a checkpoint at 16
-        ([(0, 8), (0, 8, 16)], {0: [8, 16]}),  # killed before its first checkpoint
-        ([(0, 8, 16, 24), (16, 24), (16, 24, 32)], {0: [8, 16, 24], 16: [24, 32]}),  # twice at the same place
-        ([(0, 8, 16), (16, 24, 32), (32, 40), (16, 24)], {0: [8, 16], 16: [24]}),  # its newest checkpoints deleted
-        ([(0,), (0, 8)], {0: [8]}),
+        ([(0, 8), (0, 8, 16)], {"0-2": [8, 16]}),  # killed before its first checkpoint
+        ([(0, 8, 16, 24), (16, 24), (16, 24, 32)], {0: [8, 16, 24], "16-2": [24, 32]}),  # twice at the same place
+        ([(0, 8, 16), (16, 24, 32), (32, 40), (16, 24)], {0: [8, 16], "16-2": [24]}),  # its newest checkpoints deleted
+        ([(0,), (0, 8), (0, 8), (0, 8)], {"0-4": [8]}),
+        ([(0, 8, 16), (16, 24), (0, 8, 16, 24), (16, 24)], {"0-2": [8, 16, 24], 16: [24]}),
     ],
 )
 def test_no_point_is_there_twice_after_a_resume(tmp_path, starts, expected):
     for number, (start, *steps) in enumerate(starts):
         write_board(tmp_path, start, steps, factor=1 + number)
     found = curves(tmp_path / "tensorboard")
-    assert {int(run): [step for step, _ in values["loss"]] for run, values in found.items()} == expected
-    last = starts[-1][0]
-    assert all(value == len(starts) * step for step, value in found[f"{last:012d}"]["loss"])
+    assert {run.lstrip("0"): [step for step, _ in values["loss"]] for run, values in found.items()} == {
+        str(run).lstrip("0"): steps for run, steps in expected.items()
+    }
+    assert all(value == len(starts) * step for step, value in found[max(found)]["loss"])
+
+
+def test_an_open_tensorboard_follows_a_start_that_is_repeated(tmp_path):
+    """The loader by Python, which serves where there is no TensorBoard data server, knows the files of a name."""
+    shown = EventMultiplexer()
+
+    def values() -> dict[str, list[float]]:
+        shown.AddRunsFromDirectory(str(tmp_path)).Reload()
+        return {run: [float(make_ndarray(e.tensor_proto)) for e in shown.Tensors(run, "loss")] for run in shown.Runs()}
+
+    write_board(tmp_path, 0, [8, 16])
+    assert values() == {"tensorboard/000000000000": [8, 16]}
+    write_board(tmp_path, 0, [8, 16, 24], factor=2)
+    assert values() == {"tensorboard/000000000000-2": [16, 32, 48]}
+    write_board(tmp_path, 0, [8], factor=3)
+    assert values() == {"tensorboard/000000000000-3": [24]}
 
 
 def test_what_others_put_beside_the_events_stays(tmp_path):
-    for name in ("notes.txt", "12/events", "profile/trace.json"):
+    names = ("notes.txt", "12/events", "profile/trace.json", "000000000008-mine/events")
+    for name in names:
         (tmp_path / "tensorboard" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "tensorboard" / name).write_text("mine")
     write_board(tmp_path, 0, [8])
-    assert all((tmp_path / "tensorboard" / name).exists() for name in ("notes.txt", "12/events", "profile/trace.json"))
+    assert all((tmp_path / "tensorboard" / name).exists() for name in names)
 
 
 def test_a_run_is_followed(plain, tmp_path, monkeypatch):
@@ -180,6 +202,25 @@ def test_a_run_is_followed(plain, tmp_path, monkeypatch):
     points = [point for curve in found.values() for point in curve["loss"]]
     assert points == [(n, pytest.approx(line["loss"])) for n, line in zip((40, 80), lines, strict=True)]
     assert {"grad_norm", "lr", "images_per_second", "tflops", "data_wait", "memory_gb"} <= set(found["000000000064"])
+
+
+def test_a_run_is_followed_through_resumes_of_resumes(plain, tmp_path, monkeypatch):
+    """Stopped twice, set back to an earlier checkpoint and extended: the last start's points are the log's lines."""
+    run, config = tmp_path / "run", config_of(augment_prob=0.0, num_images=80, optim=OptimConfig(decay="constant"))
+    config = replace(config, log_every_images=8, keep_checkpoints=9)
+    for step in (3, 2):  # it stops after the checkpoints at 40 and 72
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            with pytest.raises(KeyboardInterrupt):
+                train(run, plain, None, config)
+    assert set(curves(run / "tensorboard")) == {"000000000000", "000000000040"}
+    shutil.rmtree(run / "checkpoints" / f"{72:012d}")
+    train(run, plain, None, config)
+    train(run, plain, None, replace(config, num_images=120), extend=True)
+    found = curves(run / "tensorboard")
+    assert sorted(found) == ["000000000000", "000000000040-2", "000000000080"]
+    points = [step for start in sorted(found) for step, _ in found[start]["loss"]]
+    assert points == [line["num_images"] for line in log_of(run)] == list(range(8, 121, 8))
 
 
 def test_weights_and_biases_if_asked(plain, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The log of a run: log.jsonl with one line per stretch of training; the same numbers for TensorBoard and W&B."""
 
 import json
+import re
 import secrets
 import shutil
 import sys
@@ -187,16 +188,23 @@ class TensorBoard:
     """Event files in RUN/tensorboard/IMAGES: a folder, and so a curve, for each start, named by the images seen before.
 
     In one folder TensorBoard 2.21 shows the points of all files, whatever `purge_step` a later one has: those between
-    the last checkpoint and the stop would be there twice. Folders of starts that this one repeats are removed.
+    the last checkpoint and the stop would be there twice. Folders of starts that this one repeats are removed; the
+    second start at one place is IMAGES-2: an open TensorBoard that reads events by Python keeps to the files it knows
+    of a name.
     """
 
     def __init__(self, run: Path, num_images: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        for start in (run / TENSORBOARD).glob("[0-9]" * 12):
-            if int(start.name) >= num_images:
-                shutil.rmtree(start)
-        self.writer = SummaryWriter(str(run / TENSORBOARD / f"{num_images:012d}"))
+        name, repeats = f"{num_images:012d}", 0
+        for folder in (run / TENSORBOARD).glob("*"):
+            found = re.fullmatch(r"(\d{12})(?:-(\d+))?", folder.name)
+            if found is None or found[1] < name:
+                continue
+            if found[1] == name:
+                repeats = max(repeats, int(found[2] or 1))
+            shutil.rmtree(folder)
+        self.writer = SummaryWriter(str(run / TENSORBOARD / (f"{name}-{repeats + 1}" if repeats else name)))
 
     def line(self, num_images: int, values: dict[str, float]) -> None:
         for name, value in values.items():

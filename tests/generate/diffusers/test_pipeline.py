@@ -91,16 +91,21 @@ def run_python(program, *arguments, cwd=None):
 
 
 def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path, monkeypatch):
-    """By diffusers alone with the user's flag, which imports no tessera itself, and by tessera."""
+    """By diffusers alone with the user's flag, which imports no tessera itself, and by tessera; also where the folder
+    was moved to another name, saved again by what diffusers loaded, or saved in half precision."""
     expected = {}
     for kind in NETWORKS:  # both in one process: importing diffusers takes seconds
         pipe = load_pipeline(save_network(tmp_path / "export" / kind, kind), device="cpu")
         pipe.set_progress_bar_config(disable=True)
         pipe.save_pretrained(tmp_path / kind)
         expected[kind] = pixels(pipe, noise)
+    load_pipeline(tmp_path / "dit", device="cpu", dtype=torch.float16).save_pretrained(tmp_path / "half")
+    half = load_pipeline(tmp_path / "half", device="cpu")
+    half.set_progress_bar_config(disable=True)
+    expected["half"] = pixels(half, noise)
     np.save(tmp_path / "noise.npy", noise.numpy())
     program = (
-        "import sys, json, numpy as np, torch\n"
+        "import os, sys, json, numpy as np, torch\n"
         "from diffusers import DiffusionPipeline\n"
         "torch.set_num_threads(1)\n"
         "noise = torch.from_numpy(np.load('noise.npy'))\n"
@@ -113,6 +118,11 @@ def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path, 
         " for kind in sys.argv[2:]}\n"
         "flags = {'custom_pipeline': 'tessera_pipeline', 'trust_remote_code': True}\n"
         "pipes['dit-custom'] = DiffusionPipeline.from_pretrained('dit', **flags)\n"
+        "pipes['half-flag'] = DiffusionPipeline.from_pretrained('half', trust_remote_code=True, device_map='cpu')\n"
+        "pipes['rin-flag'].save_pretrained('again')\n"
+        "pipes['rin-again'] = DiffusionPipeline.from_pretrained('again', trust_remote_code=True)\n"
+        "os.rename('again', 'my model 1.5-x')\n"
+        "pipes['rin-moved'] = DiffusionPipeline.from_pretrained('./my model 1.5-x/', trust_remote_code=True)\n"
         "import tessera\n"
         "pipes |= {f'{kind}-own': tessera.load_pipeline(kind, device='cpu') for kind in sys.argv[2:]}\n"
         "for name, pipe in pipes.items():\n"
@@ -121,7 +131,8 @@ def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path, 
     )
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # diffusers copies the code there
     run_python(program, json.dumps(PROMPTS), *NETWORKS, cwd=tmp_path)
-    for file in [f"{kind}-{way}" for kind in NETWORKS for way in ("flag", "own")] + ["dit-custom"]:
+    siblings = ["dit-custom", "half-flag", "rin-again", "rin-moved"]
+    for file in [f"{kind}-{way}" for kind in NETWORKS for way in ("flag", "own")] + siblings:
         np.testing.assert_array_equal(np.load(tmp_path / f"{file}.npy"), expected[file.partition("-")[0]])
 
 
@@ -207,6 +218,8 @@ def test_the_card_is_saved_with_the_weights(pipe, tmp_path):
         "| training images seen | 1,234 |",
         "Renders of shapes.",
         "| fid | 6.16 |  |",
+        'tessera.load_pipeline("this folder or repository")',
+        'DiffusionPipeline.from_pretrained("this folder or repository", trust_remote_code=True)',
     ):
         assert text in card
     with pytest.raises(UserError, match="scores"):
