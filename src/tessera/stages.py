@@ -117,10 +117,13 @@ def find_stage(
     return _find(Path(directory), head) if (Path(directory) / MANIFEST).exists() else None
 
 
-def reopen(directory: Path, config: Mapping[str, Any]) -> None:
-    """Make a complete directory unfinished again, to be continued with `config`; its stage and inputs stay."""
-    found = read_manifest(directory)
-    _write_manifest(directory, {"stage": found.stage, "config": dict(config), "inputs": found.inputs}, complete=False)
+def reopen(directory: Path, config: Mapping[str, Any]) -> Stage:
+    """Make a directory unfinished again, to be continued with `config`; all else that its manifest says stays."""
+    found = read_manifest(directory, must_be_complete=False)
+    head = {"stage": found.stage, "config": dict(config), "inputs": found.inputs}
+    kept = {"counts": found.counts, "rejects": found.rejects, "facts": found.facts}
+    _write_manifest(directory, head, complete=False, **kept)
+    return Stage(directory, False, head)
 
 
 def _head(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Path] | None) -> dict[str, Any]:

@@ -311,3 +311,22 @@ def test_config_refuses(wrong):
 def test_config_survives_json():
     config = GenerateConfig(per_prompt=3, guidance_scale=2, sampler="dpmpp_2m")
     assert from_dict(GenerateConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_guidance_acts_where_the_export_says(tmp_path, make_export, prompts):
+    """Its own interval by default, another one where it is given."""
+    plain, chosen = make_export(tmp_path / "plain"), make_export(tmp_path / "chosen", guidance_interval=(0.0, 0.5))
+
+    def drawn(name, export, interval):
+        out = tmp_path / "samples" / name
+        generate(out, export, prompts, GenerateConfig(per_prompt=1, steps=2, guidance_interval=interval), device="cpu")
+        return pixels(out / "00001" / "samples" / "0000.png"), read_manifest(out).facts.get("guidance_interval")
+
+    everywhere, none = drawn("everywhere", plain, None)
+    half, stated = drawn("half", plain, (0.0, 0.5))
+    default, same = drawn("default", chosen, None)
+    again, whole = drawn("again", chosen, (0.0, 1.0))
+    assert (none, stated, same, whole) == (None, [0.0, 0.5], [0.0, 0.5], [0.0, 1.0])
+    assert (half != everywhere).any()
+    np.testing.assert_array_equal(default, half)
+    np.testing.assert_array_equal(again, everywhere)

@@ -13,8 +13,18 @@ from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN
 from tessera.records import TextEncoding
+from tessera.stages import Stage, open_stage, read_manifest
 from tessera.weights import export
-from tessera.weights.export import ExportInfo, load_export, save_export
+from tessera.weights.export import (
+    ExportInfo,
+    SweepRow,
+    SweepTable,
+    load_export,
+    read_settings,
+    save_export,
+    set_sampling,
+)
+from tiny.runs import Killed
 from tiny.weights import TINY_RIN, one_line
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cad_i_tiny.safetensors"
@@ -162,6 +172,58 @@ def test_impossible_settings_are_refused(tmp_path, change):
     _, info = make_export(tmp_path)
     with pytest.raises(UserError, match=next(iter(change))):
         replace(info, **change)
+
+
+ROWS = (
+    SweepRow(guidance_scale=2.5, guidance_interval=(0.1, 0.8), sampling_steps=20, scores={"fid": 5.0}),
+    SweepRow(guidance_scale=1.0, guidance_interval=(0.0, 1.0), sampling_steps=20, scores={"fid": 9.0}),
+)
+TABLE = SweepTable(chosen_by="fid", images=8, results_sha256="ef" * 32, rows=ROWS)
+
+
+def finished_export(directory):
+    stage = open_stage(directory, stage="export", config={"guidance_scale": 3.5})
+    make_export(directory)
+    stage.finish(counts={"parameters": 7}, facts={"arm": "ta_ia"})
+    return read_manifest(directory)
+
+
+def test_chosen_sampling_is_in_the_export_with_its_table(tmp_path):
+    before = finished_export(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    set_sampling(tmp_path, ROWS[0], TABLE)
+    settings = load_export(tmp_path)[1].settings
+    assert (settings.guidance_scale, settings.guidance_interval, settings.sampling_steps) == (2.5, (0.1, 0.8), 20)
+    assert settings.sweep == TABLE
+    assert (settings.arm, settings.clip_denoised) == ("ta_ia", 1.0)
+    after = read_manifest(tmp_path, "export")
+    assert after.sha256 != before.sha256  # what was drawn by the earlier defaults is not this export's
+    assert (after.config, after.counts) == (before.config, before.counts)
+    assert after.facts["arm"] == "ta_ia"
+    assert after.facts["sampling"]["guidance_scale"] == 2.5
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+    set_sampling(tmp_path, ROWS[0], TABLE)
+    assert read_manifest(tmp_path).sha256 == after.sha256
+
+
+def test_an_export_is_never_half_changed(tmp_path, monkeypatch):
+    """Whatever write the process is killed before: nobody takes the new defaults for the old export's."""
+    before = finished_export(tmp_path / "whole")
+    set_sampling(tmp_path / "whole", ROWS[0], TABLE)
+    writes = export.write_json, Stage.finish
+    for number, (place, name) in enumerate([(export, "write_json"), (Stage, "finish")]):
+        folder = tmp_path / str(number)
+        assert finished_export(folder).sha256 == before.sha256
+        monkeypatch.setattr(place, name, lambda *args, **more: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            set_sampling(folder, ROWS[0], TABLE)
+        monkeypatch.setattr(place, name, writes[number])
+        with pytest.raises(UserError, match="is unfinished"):
+            load_export(folder)
+        assert read_settings(folder).guidance_scale in (3.5, 2.5)
+        set_sampling(folder, ROWS[0], TABLE)
+        for file in ("manifest.json", "config.json"):
+            assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_networks_are_built_by_their_config():

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from tessera.images import image_grid, write_png
 from tessera.progress import progress
 from tessera.prompts.read import Prompts, load_prompts
 from tessera.stages import open_stage, read_manifest
+
+if TYPE_CHECKING:
+    from tessera.generate.pipeline import Pipeline
 
 Draw = Callable[[Sequence[str], Sequence[tuple[int, int]]], NDArray[np.uint8]]
 """Texts and their addresses (prompt index, k) -> uint8 (B, S, S, 3)."""
@@ -59,7 +62,7 @@ class GenerateConfig(FolderConfig):
 
     per_prompt: int = 2
     guidance_interval: tuple[float, float] | None = None
-    """(low, high) in t, 0 = clean, 1 = noise: guidance acts there alone. None = everywhere."""
+    """(low, high) in t, 0 = clean, 1 = noise: guidance acts there alone. None = the model's own."""
     sampler: str = "ddim"
     """A name of `tessera.diffusion.sampler.SAMPLERS`, or FILE.py:NAME of a user's own."""
     batch_size: int = 32
@@ -87,16 +90,18 @@ def generate(
     config: GenerateConfig = GenerateConfig(),
     *,
     device: str | None = None,
+    pipeline: "Pipeline | None" = None,
 ) -> Path | None:
     """Draw `config.per_prompt` images of every prompt into `out`, resume a folder, or do nothing where it is done.
 
     export: or a folder that `save_pretrained` of a pipeline wrote.
     out: None = a folder below samples/ named after the prompts and a digest of all that the images depend on.
     prompts: a file, "teaser" or "figure4", or a list of texts. device: "cuda", "mps" or "cpu"; None = the best there
-    is. Batches are whole prompts in the file's order, so neither what is drawn together nor the images' bytes depend on
-    where an earlier call stopped. Under torchrun rank r of w draws batches r, r + w, ...; no rank waits for another,
-    and the last one to finish completes the manifest. Returns the folder, or None where other ranks still draw. Raises
-    UserError for a bad prompts file, a missing export or a folder that holds something else.
+    is. pipeline: of that export, loaded before, for several folders; None = loaded here. Batches are whole prompts in
+    the file's order, so neither what is drawn together nor the images' bytes depend on where an earlier call stopped.
+    Under torchrun rank r of w draws batches r, r + w, ...; no rank waits for another, and the last one to finish
+    completes the manifest. Returns the folder, or None where other ranks still draw. Raises UserError for a bad prompts
+    file, a missing export or a folder that holds something else.
     """
     export, sampler = Path(export), get_sampler(config.sampler)
     if (export / "model_index.json").is_file():
@@ -109,18 +114,20 @@ def generate(
     if stage.done:
         return out
 
-    # torch is only imported once there is something to draw.
-    from tessera.generate.pipeline import Pipeline
-    from tessera.models.build import DTYPES
-
     set_threads(config.threads)
-    pipeline = Pipeline.load(export, device, DTYPES[config.compute], compile=config.compile)
+    if pipeline is None:  # torch is only imported once there is something to draw
+        from tessera.generate.pipeline import Pipeline
+        from tessera.models.build import DTYPES
+
+        pipeline = Pipeline.load(export, device, DTYPES[config.compute], compile=config.compile)
     info, scale = pipeline.info, config.guidance_scale
-    used = {
+    used: dict[str, Any] = {
         "steps": info.sampling_steps if config.steps is None else config.steps,
         "guidance_scale": info.guidance_scale if scale is None else scale,
     }
-    options = used | {"seed": config.seed, "guidance_interval": config.guidance_interval, "sampler": sampler}
+    if (interval := config.guidance_interval or info.guidance_interval) is not None:
+        used["guidance_interval"] = interval
+    options = used | {"seed": config.seed, "sampler": sampler}
     texts = [text for _, text in loaded.rows]
     cut = pipeline.cut_prompts(texts) if rank() == 0 else {}
     numbers = [number for number, text in enumerate(texts) if text in cut]

@@ -117,15 +117,17 @@ class Pipeline:
         """Draw normalized latents (B, C, H, W), float32, for the texts from start noise (B, C, H, W).
 
         steps, guidance_scale: None = the export's own. guidance_interval: (low, high) in t, guidance acts there alone;
-        None = everywhere. sampler: see `get_sampler`. generator: for a sampler that adds noise. Raises UserError for
-        an unknown sampler, steps < 1 or a guidance that is not a finite number.
+        None = the export's own, which is everywhere unless it was chosen. sampler: see `get_sampler`. generator: for a
+        sampler that adds noise. Raises UserError for an unknown sampler, steps < 1 or a guidance that is not a finite
+        number.
         """
         info, sampler = self.info, get_sampler(sampler) if isinstance(sampler, str) else sampler
         steps = info.sampling_steps if steps is None else steps
         scale = info.guidance_scale if guidance_scale is None else guidance_scale
+        interval = info.guidance_interval if guidance_interval is None else guidance_interval
         null = torch.as_tensor(info.null_condition).to(self.device, torch.float32)
         denoiser = Denoiser(self.network, info.prediction)
-        guided = Guided(denoiser, text, null, scale, guidance_interval, info.clip_denoised)
+        guided = Guided(denoiser, text, null, scale, interval, info.clip_denoised)
         noise, schedule = noise.to(self.device, torch.float32), get_schedule(info.noise_schedule)
         with packed_linears(self.network):
             return sampler(guided, noise, schedule, steps, generator=generator, callback=callback)

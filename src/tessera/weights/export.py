@@ -1,7 +1,7 @@
 """The export of a trained network: weights and the settings that sampling needs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,34 @@ from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 from tessera.pretrained.tensors import check_state, load_tensors
-from tessera.stages import MANIFEST, read_manifest, such_as
+from tessera.stages import MANIFEST, read_manifest, reopen, such_as
 
 WEIGHTS_FILE = "model.safetensors"
 NULL_CONDITION = "null_condition"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """Sampling settings and the scores of what was drawn by them."""
+
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+    sampling_steps: int
+    scores: Mapping[str, float]
+    """Metric -> value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepTable:
+    """The table that an export's sampling defaults were chosen from (`tessera sweep`)."""
+
+    chosen_by: str
+    """The metric whose best value counts."""
+    images: int
+    """Images drawn by each settings, of the same prompts from the same noise."""
+    results_sha256: str
+    """Hash of the sweep's results.json, which has the protocols and the intervals."""
+    rows: tuple[SweepRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +71,10 @@ class ExportSettings:
     """Default guidance; 1 = off."""
     sampling_steps: int = 250
     """Default number of sampling steps, at least 1."""
+    guidance_interval: tuple[float, float] | None = None
+    """Default (low, high) in t between which guidance acts, in [0, 1]; None = everywhere."""
+    sweep: SweepTable | None = None
+    """The table from which the three were chosen; None = they were not measured."""
     clip_denoised: float | None = None
     """Default clamp of the predicted x0, in normalized latents; None = no limit."""
     arm: str = ""
@@ -57,7 +85,8 @@ class ExportSettings:
     """(name, sha256 of its manifest) of each directory it was trained from."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, image_size="[1, inf)", sampling_steps="[1, inf)", latent_scale="(0, inf)")
+        counts = {"image_size": "[1, inf)", "sampling_steps": "[1, inf)"}
+        check_ranges(self, **counts, latent_scale="(0, inf)", guidance_interval="[0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,19 +120,48 @@ def save_export(directory: str | Path, network: DiT | RIN, info: ExportInfo) -> 
     write_json(directory / CONFIG_FILE, to_dict(ExportConfig(network=network.config, settings=info.settings)))
 
 
+def read_settings(directory: Path) -> ExportSettings:
+    """Return the settings of an export, without its weights. UserError if it is none."""
+    read_manifest(directory, "export", must_be_complete=False)
+    return _read_config(directory).settings
+
+
+def set_sampling(directory: Path, chosen: SweepRow, table: SweepTable) -> None:
+    """Make `chosen` the sampling defaults of a complete export, with the table that it was chosen from.
+
+    The export's manifest says so too: it is another export for whatever was drawn before. While it is changed, the
+    manifest is an unfinished one, so a process that is killed here leaves an export that nobody takes for the old one.
+    """
+    manifest, config = read_manifest(directory, "export", must_be_complete=False), _read_config(directory)
+    defaults = {name: getattr(chosen, name) for name in ("guidance_scale", "guidance_interval", "sampling_steps")}
+    settings = replace(config.settings, **defaults, sweep=table)
+    facts = manifest.facts | {"sampling": {**to_dict(chosen), "results_sha256": table.results_sha256}}
+    if manifest.complete and settings == config.settings and facts == manifest.facts:
+        return
+    stage = reopen(directory, manifest.config)
+    write_json(directory / CONFIG_FILE, to_dict(replace(config, settings=settings)))
+    stage.finish(counts=manifest.counts, rejects=manifest.rejects, facts=facts)
+
+
+def _read_config(directory: Path) -> ExportConfig:
+    """Return the content of config.json. UserError: it is missing, damaged, or no export's."""
+    path = Path(directory) / CONFIG_FILE
+    data = read_json(path) if path.is_file() else {}
+    if isinstance(data, dict) and "network" not in data:  # a working folder has a config.json too
+        near = such_as(Path(directory), "export")
+        raise UserError(f"{directory}: is not an export; give a directory made by `tessera export`{near}")
+    return from_dict(ExportConfig, data, where=str(path))
+
+
 def load_export(
     directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[DiT | RIN, ExportInfo]:
     """Load the network of an export on `device` in `dtype`, ready for inference, and its info. UserError: a file is
     missing, damaged or of another network."""
-    config_path, weights_path = Path(directory) / CONFIG_FILE, Path(directory) / WEIGHTS_FILE
+    weights_path = Path(directory) / WEIGHTS_FILE
     if (Path(directory) / MANIFEST).exists():  # there is none where the export is part of a pipeline's folder
         read_manifest(Path(directory), "export")
-    data = read_json(config_path) if config_path.is_file() else {}
-    if isinstance(data, dict) and "network" not in data:  # a working folder has a config.json too
-        near = such_as(Path(directory), "export")
-        raise UserError(f"{directory}: is not an export; give a directory made by `tessera export`{near}")
-    config = from_dict(ExportConfig, data, where=str(config_path))
+    config = _read_config(Path(directory))
     tensors = dict(load_tensors(weights_path, "weights"))
     null_condition, width = tensors.pop(NULL_CONDITION, None), config.network.text_width
     if null_condition is None or null_condition.shape != (1, width):

@@ -1,11 +1,14 @@
 """The model card: recipe, scores with intervals, licenses."""
 
+from dataclasses import replace
+
 import pytest
 
 from tessera.config import UserError
 from tessera.evaluate.scores import Number, Protocol, Scores, write_scores
 from tessera.generate.diffusers.card import model_card, score_lines
 from tessera.models.build import build_network
+from tessera.weights.export import SweepRow, SweepTable
 from tiny.pipelines import INFO, NETWORKS
 
 
@@ -57,3 +60,20 @@ def test_a_card_says_what_is_not_known():
     assert "license: other\nlicense_name: not-stated\n" in card
     for text in ("# CAD-I ta_ia", "Not stated by who published these weights.", "None were given.", "not stated"):
         assert text in card
+
+
+def test_a_card_has_the_table_of_its_sampling():
+    scores = {"fid": 5.25, "clip_score": 27.0}
+    rows = (
+        SweepRow(guidance_scale=2.5, guidance_interval=(0.1, 0.8), sampling_steps=20, scores=scores),
+        SweepRow(guidance_scale=1.0, guidance_interval=(0.0, 1.0), sampling_steps=10, scores={"fid": 9.0}),
+    )
+    table = SweepTable(chosen_by="fid", images=1500, results_sha256="0" * 64, rows=rows)
+    info = replace(INFO, guidance_scale=2.5, guidance_interval=(0.1, 0.8), sampling_steps=20, sweep=table)
+    card = model_card(build_network(NETWORKS["dit"]), info)
+    assert "20 steps, guidance 2.5 for t from 0.1 to 0.8, x0" in card
+    assert (
+        "\n\nGuidance and steps were chosen by fid, the first row, of these settings; 1,500 images each, of the same"
+        " prompts from the same noise.\n\n| guidance | t | steps | fid | clip_score |\n|---|---|---|---|---|\n"
+        "| 2.5 | 0.1 to 0.8 | 20 | 5.25 | 27 |\n| 1 | 0 to 1 | 10 | 9 |  |\n\n## Data" in card
+    )

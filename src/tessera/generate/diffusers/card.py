@@ -11,7 +11,7 @@ from tessera.config import UserError, to_dict
 from tessera.files import read_json
 from tessera.models.dit import DiT
 from tessera.models.rin import RIN
-from tessera.weights.export import ExportInfo
+from tessera.weights.export import ExportInfo, SweepTable
 
 OWN_PARTS = ("pixel-unshuffle", "words")
 """Families of codecs and text encoders that are part of tessera: nothing is fetched for them."""
@@ -46,6 +46,18 @@ def score_lines(scores: Mapping[str, Any] | str | Path) -> list[str]:
     return [*lines, "", f"Protocol: {'; '.join(protocols)}."] if protocols else lines
 
 
+def sweep_lines(table: SweepTable) -> list[str]:
+    """Return the table that the sampling defaults were chosen from as Markdown lines, the best of its metric first."""
+    metrics = list(dict.fromkeys(metric for row in table.rows for metric in row.scores))
+    lines = [f"| guidance | t | steps | {' | '.join(metrics)} |", "|---" * (3 + len(metrics)) + "|"]
+    for row in table.rows:
+        values = [f"{row.scores[metric]:.4g}" if metric in row.scores else "" for metric in metrics]
+        where = "{:g} to {:g}".format(*row.guidance_interval)
+        lines.append(f"| {row.guidance_scale:g} | {where} | {row.sampling_steps} | {' | '.join(values)} |")
+    about = f"Guidance and steps were chosen by {table.chosen_by}, the first row, of these settings; {table.images:,}"
+    return [f"{about} images each, of the same prompts from the same noise.", "", *lines]
+
+
 def model_card(
     network: DiT | RIN,
     info: ExportInfo,
@@ -64,6 +76,7 @@ def model_card(
     name = repo_id.split("/")[-1] if repo_id else f"{kind} {info.arm}".strip()
     shape = ", ".join(f"{key} {value}" for key, value in to_dict(network.config).items() if key != "kind")
     clip = "none" if info.clip_denoised is None else f"{info.clip_denoised:g}"
+    interval = "" if info.guidance_interval is None else " for t from {:g} to {:g}".format(*info.guidance_interval)
     recipe = {
         "network": f"{kind}, {network.parameter_count:,} parameters ({shape})",
         "arm": info.arm or "none named",
@@ -73,7 +86,7 @@ def model_card(
         "latents": f"`{info.latent_codec}`, minus {_numbers(info.latent_shift)}, times {_numbers(info.latent_scale)}",
         "text encoder": f"`{info.text_encoder}`",
         "image": f"{info.image_size} x {info.image_size} pixels",
-        "sampling": f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}, x0 clamped at: {clip}",
+        "sampling": f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}{interval}, x0 clamped at: {clip}",
     }
     inputs = [f"- {label}: `{sha256}`" for label, sha256 in info.inputs]
     if inputs:
@@ -88,6 +101,7 @@ def model_card(
         "name": name,
         "where": repo_id or "this folder or repository",
         "recipe": "\n".join(f"| {label} | {text} |" for label, text in recipe.items()),
+        "sweep": "\n".join([] if info.sweep is None else ["", *sweep_lines(info.sweep), ""]),
         "data": "\n".join([data or "Not stated by who published these weights.", "", *inputs]),
         "scores": "\n".join(["None were given."] if scores is None else score_lines(scores)),
         "weights": license or "not stated",

@@ -131,7 +131,8 @@ class TesseraPipeline(DiffusionPipeline):
                               it began, x0 (B, C, h, w) the estimate of the final latents, to look at. Where it sets
                               `pipe._interrupt = True`, sampling stops and the estimate is the result.
         sampler               a name of `tessera.diffusion.sampler.SAMPLERS`, or FILE.py:NAME of a user's own
-        guidance_interval     (low, high) in t: guidance acts there alone; None = everywhere
+        guidance_interval     (low, high) in t: guidance acts there alone; None = the export's, which is
+                              everywhere unless it was chosen; (0, 1) = everywhere
         latents               start noise (B, C, h, w) instead of drawn noise
 
         A prompt longer than the text encoder takes is cut, with a warning. Raises UserError for wrong arguments.
