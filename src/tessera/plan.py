@@ -11,6 +11,7 @@ from typing import Any, Literal
 from tessera.config import UserError, check_ranges
 from tessera.cutmix import PATTERNS
 from tessera.devices import PEAK_TFLOPS
+from tessera.presets.imagenet import TEXT, VAE
 
 TEXT_WIDTH = 2048  # flan-t5-xl
 TOKEN_BYTES = TEXT_WIDTH + 2 * TEXT_WIDTH // 64  # int8 codes and an fp16 scale for each 64 of them
@@ -168,7 +169,7 @@ def commands(config: PlanConfig) -> list[str]:
     """List the command lines in order; IMAGES stands for the folder of images."""
     lines = ["tessera collect IMAGES --out images"]
     where = "" if config.gpus == 1 else " --engine processes"  # one for each GPU
-    encoders = f"--latents stabilityai/sd-vae-ft-ema --text google/flan-t5-xl{where}"
+    encoders = f"--latents {VAE} --text {TEXT}{where}"
     for name in ("plain", *config.augmented):
         recipe = "" if name == "plain" else f"--recipe recipe/{name} "
         if recipe:

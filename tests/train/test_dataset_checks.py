@@ -12,7 +12,7 @@ from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
 from tessera.stages import open_stage
 from tessera.train.algorithm1 import CaptionMix
-from tessera.train.dataset_checks import check_mix, check_sets, level_numbers
+from tessera.train.dataset_checks import check_mix, check_normalization, check_sets, level_numbers
 from tiny.training_sets import DIT, SHAPE, WIDTH, make_records, with_short, write_set
 
 
@@ -133,6 +133,16 @@ def test_a_set_by_another_path_is_the_same_set(workspace, tmp_path):
     (tmp_path / "link").symlink_to(workspace / "written")
     with pytest.raises(UserError, match="link: is given as --plain and as --augmented"):
         check(workspace / "written", tmp_path / "link")
+
+
+def test_a_vae_that_asks_for_another_normalization_is_named(tmp_path, plain):
+    assert check_normalization(open_encoded(plain), (0.0,), (0.18215,)) == []  # the manifest says nothing of it
+    four = {"latent_shift": [0.5, 0, 0, 0.25], "latent_scale": [2.0, 1, 1, 1]}
+    store = open_encoded(write_set(tmp_path / "set", make_records(2), latent_codec="vae@0123456789ab", **four))
+    assert check_normalization(store, (0.5, 0, 0, 0.25), (2, 1, 1, 1)) == []
+    (said,) = check_normalization(store, (0.0,), (0.18215,))
+    asks = "vae@0123456789ab asks for latent_shift 0.5, 0, 0, 0.25, latent_scale 2, 1, 1, 1"
+    assert said == f"{store.directory}: {asks}; --fit takes that instead of the preset's"
 
 
 MIX = CaptionMix(levels=("short", "long"), weights=(0.5, 0.5))

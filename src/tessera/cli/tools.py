@@ -2,11 +2,14 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tessera.cli import output
 from tessera.cli.options import Device, ExtenderModel, Server
+from tessera.config import UserError
 
 
 def demo(
@@ -43,11 +46,23 @@ def demo(
 def doctor(
     folder: Annotated[Path, "positional", "Folder of the work."] = Path(),
     online: Annotated[bool, "Ask the Hub whether it gives the weights that are not on this machine."] = False,
+    vae: Annotated[tuple[str, ...], "VAEs to try on your images, by name or folder."] = (),
+    images: Annotated[Path | None, "Your images, for --vae."] = None,
+    sheet: Annotated[Path, "Contact sheet of --vae to write: the images, and what each VAE makes of them."] = Path(
+        "vaes.png"
+    ),
+    size: Annotated[int, "Side of the crops that --vae gets, in pixels."] = 256,
+    count: Annotated[int, "Images that --vae gets."] = 64,
+    device: Device = None,
 ) -> None:
     """Check what this machine can do and name the command that fixes each problem; exit code 2 if something is missing.
+    With --vae: compare VAEs on your own images instead.
 
     Example: tessera doctor out
     """
+    if vae or images is not None:
+        _try_vaes(vae, images, sheet, size, count, device)
+        return
     from tessera import doctor
 
     findings = doctor.examine(folder, online)
@@ -55,6 +70,29 @@ def doctor(
     output.say_this(doctor.describe(findings), **facts)
     if not facts["ready"]:
         sys.exit(2)
+
+
+def _try_vaes(vaes: Sequence[str], images: Path | None, sheet: Path, size: int, count: int, device: str | None) -> None:
+    """Say what each VAE leaves of the images."""
+    if images is None or not vaes:
+        raise UserError("doctor: --vae and --images go together: --vae stabilityai/sd-vae-ft-ema --images photos")
+    from tessera.curate.reconstruct import ReconstructConfig, reconstruct
+    from tessera.report.text_tables import aligned
+
+    found = reconstruct(images, vaes, sheet, ReconstructConfig(size=size, count=count), device)
+    head = ("VAE", "latents", "PSNR, dB", "worst image, dB", "mean error, of 255")
+    rows = [
+        (
+            r.vae,
+            " x ".join(map(str, r.latent_shape)),
+            f"{r.psnr:.2f}",
+            f"{r.worst_psnr:.2f}, {r.worst}",
+            f"{r.error:.2f}",
+        )
+        for r in found
+    ]
+    text = "\n".join([*aligned(head, rows), f"Sheet: {sheet}"])
+    output.say_this(text, sheet=str(sheet), vaes=[asdict(each) for each in found])
 
 
 def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], "positional", "Your shell."]) -> None:

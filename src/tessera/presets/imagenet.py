@@ -1,6 +1,7 @@
 """Presets of the paper's full-size trainings, for `tessera train`: each as aio, ta and ta_ia (paper Table 1).
 
-All follow the one published recipe, CAD-I's (docs/differences.md lists our own choices). The run's folder holds the
+All follow the one published recipe, CAD-I's (docs/differences.md lists our own choices), and were made for the latents
+of `VAE` and the texts of `TEXT`. The run's folder holds the
 loss curve, the loss on 2048 held-out records and grids of images. runs/imagenet.sh runs the whole paper in order.
 """
 
@@ -14,8 +15,12 @@ from tessera.train.optim.config import OptimConfig
 
 BATCH = 1024
 STEPS = 250_000
+VAE = "stabilityai/sd-vae-ft-ema"
+"""VAE that these presets were made for: 4 channels, 8 pixels a latent. Any other: `tessera train --fit`."""
+TEXT = "google/flan-t5-xl"
+"""Text encoder that they were made for."""
 SD_LATENT_SCALE = 0.18215
-"""Scale of the latents of Stable Diffusion's VAE."""
+"""Scale of that VAE's latents."""
 
 ARMS = ("aio", "ta", "ta_ia")
 

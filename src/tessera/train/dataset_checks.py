@@ -1,7 +1,7 @@
 """Checks that encoded sets fit the model and each other, and the augmented records that show no held-out image."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,16 @@ def _check_roles(plain: EncodedStore, augmented: EncodedStore | None) -> None:
             f"{augmented.directory}: was encoded from other images than {plain.directory} (manifests {others[:12]} and "
             f"{images[:12]}); encode both sets from one directory of `tessera collect`"
         )
+
+
+def check_normalization(store: EncodedStore, shift: Sequence[float], scale: Sequence[float]) -> list[str]:
+    """Return what to say where the set's VAE asks for another normalization of latents than the config's."""
+    ours = {"latent_shift": tuple(shift), "latent_scale": tuple(scale)}
+    if all(np.allclose(store.facts.get(name, value), value, rtol=1e-4, atol=1e-6) for name, value in ours.items()):
+        return []
+    theirs = ", ".join(f"{name} {', '.join(f'{x:.4g}' for x in store.facts.get(name, ()))}" for name in ours)
+    codec = store.facts.get("latent_codec")
+    return [f"{store.directory}: {codec} asks for {theirs}; --fit takes that instead of the preset's"]
 
 
 def check_mix(mix: CaptionMix | None, *stores: EncodedStore) -> list[str]:

@@ -24,7 +24,7 @@ from tessera.stages import Stage, find_stage, open_stage, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
-from tessera.train.dataset_checks import check_mix, check_sets, level_numbers, without_held_out
+from tessera.train.dataset_checks import check_mix, check_normalization, check_sets, level_numbers, without_held_out
 from tessera.train.distributed import broadcast_from_rank0, delayed_signals, join, warn_of_short_stops
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
@@ -94,7 +94,8 @@ def train(
         elif is_writer and store.byte_count < VERIFIED_BYTES:
             store.verify()
     facts = check_sets(*stores, model=config.model, encodes_text=runtime.encode_text is not None)
-    for note in check_mix(config.mix, *stores):
+    notes = check_normalization(stores[0], config.latent_shift, config.latent_scale)
+    for note in notes + check_mix(config.mix, *stores):
         if is_writer:
             print(f"train: {note}", file=sys.stderr)
     facts["latent_limit"] = latent_limit(stores[0], Normalization(config.latent_shift, config.latent_scale))
