@@ -10,6 +10,7 @@ from PIL import Image
 
 from tessera import devices
 from tessera.cli import train as cli_train
+from tessera.files import read_json
 from tessera.pretrained import text_encoders, vae
 from tessera.train import loop
 from tiny.commands import call
@@ -85,6 +86,30 @@ def test_flags(folder, capsys, monkeypatch):
     assert call(*words, "--init", "images", "--out", "runs/d") == 2
     said = capsys.readouterr().err
     assert "images: was made by `tessera collect`; give a directory made by `tessera export`, such as export/a" in said
+
+
+def test_held_out_images_and_the_best_average(folder, capsys):
+    words = ["train", "mine.py:small", "--plain", "encoded/int8", "--device", "cpu"]
+    assert call(*words, "--validation-records", 8, "--stop-after-no-gain", 16, "--out", "runs/a") == 0
+    assert read_json(folder / "runs/a/config.json")["validation_records"] == 8
+    assert read_json(folder / "runs/a/config.json")["stop_after_no_gain"] == 16
+    assert call("export", "runs/a", "--best", "--out", "export/a") == 0
+    assert read_json(folder / "export/a/manifest.json")["config"]["weights"] == "best"
+    wrong = {
+        (
+            "train",
+            "--validation-records",
+            0,
+            "--stop-after-no-gain",
+            16,
+        ): "stop_after_no_gain: needs the loss on held-out",
+        ("train", "--validation-records", 16): "leaves nothing to train on; encoded/int8 has 16 records; give fewer:",
+        ("export", "--best", "--weights", "online"): "export: --best means EMA weights; leave out --best or",
+    }
+    for (verb, *flags), said in wrong.items():
+        start = words if verb == "train" else ["export", "runs/a"]
+        assert call(*start, *flags, "--out", "runs/wrong") == 2
+        assert said in capsys.readouterr().err
 
 
 def test_sets_in_each_others_place(folder, capsys):

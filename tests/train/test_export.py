@@ -15,6 +15,7 @@ from tessera.train.export import ExportConfig, export
 from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tessera.weights.export import load_export
+from tiny.runs import log_of
 from tiny.training_sets import DIT, RIN, SHAPE, WIDTH, config_of
 
 
@@ -37,6 +38,20 @@ def test_weights_are_those_of_the_last_checkpoint(run, tmp_path, weights, prefix
         assert torch.equal(value, state[prefix + name])
     different = [n for n in network.state_dict() if not torch.equal(state["ema/" + n], state["master/" + n])]
     assert "out_projection.weight" in different
+
+
+def test_the_best_average_is_that_of_the_lowest_held_out_loss(run, plain, tmp_path):
+    with pytest.raises(UserError, match="run: keeps no best EMA, since no loss on held-out records was measured"):
+        export(tmp_path / "none", run, ExportConfig(weights="best"))
+    measured = config_of(num_images=40, augment_prob=0.0, validation_records=4, validate_every_images=16)
+    train(tmp_path / "run", plain, None, measured)
+    lines = [line for line in log_of(tmp_path / "run") if "validation_ema" in line]
+    lowest = min(lines, key=lambda line: line["validation_ema"]["loss"])
+    export(tmp_path / "best", tmp_path / "run", ExportConfig(weights="best"))
+    network, info = load_export(tmp_path / "best")
+    assert info.num_images == lowest["num_images"]
+    kept = checkpoint.load(tmp_path / "run" / "best" / "checkpoints" / f"{info.num_images:012d}").tensors
+    assert all(torch.equal(value, kept[f"ema/{name}"]) for name, value in network.state_dict().items())
 
 
 def test_the_average_is_the_default(run, tmp_path):
@@ -105,7 +120,7 @@ def test_a_run_that_cannot_be_exported(run, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"weights": "best"},
+        {"weights": "average"},
         {"sampling_steps": 0},
         {"guidance_scale": float("nan")},
         {"guidance_scale": float("inf")},

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tessera.cli.options import Device, GuidanceScale, Out, Steps
 from tessera.cli.output import say
+from tessera.config import UserError
 
 
 def train(
@@ -31,6 +32,10 @@ def train(
     fit: bool = False,
     caption_mix: str | None = None,
     caption_mix_start_image: Annotated[int | None, "Images seen before the mix begins; 0 by default."] = None,
+    validation_records: Annotated[
+        int | None, "Images held out, whose loss is measured, not the preset's number."
+    ] = None,
+    stop_after_no_gain: int | None = None,
 ) -> None:
     """Train one arm of a preset on encoded sets (Algorithm 1); running again resumes from the last checkpoint.
 
@@ -46,6 +51,7 @@ def train(
         shard_optimizer: Split optimizer and averages alone (ZeRO-1), which takes time and memory off many processes.
         caption_mix: Of images with several captions, probability of each level, such as long=0.7,short=0.3; by default
             the preset's.
+        stop_after_no_gain: Images after the lowest loss of the EMA on held-out images at which the run ends.
         peak_tflops: Dense bf16 peak of a GPU in TFLOP/s, of which the log gives the share reached; by default the data
             sheet's for the GPU's model, for example 989 for an H100 SXM or H200.
     """
@@ -62,6 +68,8 @@ def train(
         fit=plain if fit else None,
         caption_mix=caption_mix,
         caption_mix_start_image=caption_mix_start_image,
+        validation_records=validation_records,
+        stop_after_no_gain=stop_after_no_gain,
     )
     encode_text, decode = _pretrained(plain, augmented, device, draws=config.sample_every_images is not None)
     if rank() == 0:
@@ -147,6 +155,7 @@ def export(
     run: Annotated[Path, "positional", "Directory made by train."],
     out: Out,
     weights: Annotated[Literal["ema", "online"], "The EMA weights or the last ones."] = "ema",
+    best: Annotated[bool, "The EMA weights with the lowest loss on held-out images, not those of the end."] = False,
     guidance_scale: GuidanceScale = 3.0,
     steps: Steps = 250,
     clip_denoised: Annotated[float | None, "Limit of predicted latents' absolute value; training's by default."] = None,
@@ -157,8 +166,13 @@ def export(
     """
     from tessera.train import export as stage
 
+    if best and weights != "ema":
+        raise UserError("export: --best means EMA weights; leave out --best or --weights online")
     config = stage.ExportConfig(
-        weights=weights, guidance_scale=guidance_scale, sampling_steps=steps, clip_denoised=clip_denoised
+        weights="best" if best else weights,
+        guidance_scale=guidance_scale,
+        sampling_steps=steps,
+        clip_denoised=clip_denoised,
     )
     stage.export(out, run, config)
     say(out)

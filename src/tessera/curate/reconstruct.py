@@ -39,7 +39,7 @@ class ReconstructConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """What one VAE leaves of the images."""
+    """Losses of one VAE on the images."""
 
     vae: str
     latent_shape: tuple[int, int, int]
@@ -49,7 +49,7 @@ class Reconstruction:
     worst_psnr: float
     """The lowest of an image."""
     worst: str
-    """That image's key in the set, `class/name`."""
+    """Key of the image that has it, `class/name`."""
     error: float
     """Mean absolute difference in gray levels, 0..255."""
 

@@ -126,7 +126,7 @@ def _tuned(config: TrainConfig) -> TrainConfig:
         checkpoint_every_images=500 * 256,
         keep_every_images=None,
         log_every_images=20 * 256,
-        validation_records=0,
+        validation_records=256,
         sample_every_images=500 * 256,
     )
 

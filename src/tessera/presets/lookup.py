@@ -56,10 +56,12 @@ def load_train_preset(
     cooldown_images: int | None = None,
     caption_mix: str | None = None,
     caption_mix_start_image: int | None = None,
+    validation_records: int | None = None,
+    stop_after_no_gain: int | None = None,
     fit: Path | None = None,
 ) -> TrainConfig:
-    """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed, cooldown or mix of
-    captions, as in "long=0.7,short=0.3", where given.
+    """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed, cooldown, mix of
+    captions, as in "long=0.7,short=0.3", number of held-out records or early end, where given.
 
     fit: an encoded set, whose shapes and normalization replace the preset's.
     """
@@ -76,6 +78,7 @@ def load_train_preset(
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
         config = lookup(arm_name, arms, f"arm of {preset}")
     changes: dict[str, Any] = {"num_images": num_images, "seed": seed}
+    changes |= {"validation_records": validation_records, "stop_after_no_gain": stop_after_no_gain}
     if caption_mix is not None:
         changes |= {"caption_mix": parse_mix(caption_mix), "caption_mix_start_image": caption_mix_start_image or 0}
     elif caption_mix_start_image is not None:

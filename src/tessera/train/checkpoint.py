@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from tessera.devices import rank, world_size
 from tessera.files import TEMPORARY, read_json, sha256_file, sync, write_json
 
 FOLDER = "checkpoints"
+BEST = "best"
+"""Folder of a run in which `BestEMA` keeps checkpoints of EMA weights alone."""
 META = "meta.json"
 FILE_BYTES = 500_000_000
 """Approximate size of the tensors in one file; writing it takes twice as much memory."""
@@ -171,12 +173,17 @@ def prune(run: Path, keep: int, every: int | None = None) -> None:
     if every is not None:
         firsts = {int(path.name) // every: path for path in reversed(there)}
         stay |= {path for multiple, path in firsts.items() if multiple > 0}
-    for old in (path for path in there if path not in stay):
+    remove(path for path in there if path not in stay)
+    _remove_leftovers(run / FOLDER)
+
+
+def remove(directories: Iterable[Path]) -> None:
+    """Delete checkpoints."""
+    for old in directories:
         # Renamed first: a half-deleted directory must not look like a checkpoint.
         doomed = old.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{old.name}")
         os.rename(old, doomed)
         shutil.rmtree(doomed)
-    _remove_leftovers(run / FOLDER)
 
 
 def _remove_leftovers(folder: Path) -> None:

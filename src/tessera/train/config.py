@@ -73,6 +73,8 @@ class TrainConfig:
     """Records at the end of the plain set whose loss is measured; they and their mixes are not trained on. 0 = none."""
     validate_every_images: int | None = None
     """Images between two measurements of that loss, >= 1; None = with each checkpoint."""
+    stop_after_no_gain: int | None = None
+    """Images after the lowest loss of the EMA on those records at which the run ends, >= 1; None = never."""
     sample_every_images: int | None = None
     """Images between two grids of images sampled with the EMA weights, >= 1; None = none."""
     threads: int | None = None
@@ -81,6 +83,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ("num_images", "batch_size", "device_batch_size", "checkpoint_every_images", "keep_checkpoints")
         counts += ("keep_every_images", "log_every_images", "validate_every_images", "sample_every_images", "threads")
+        counts += ("stop_after_no_gain",)
         shares = ("augment_min_t", "augment_prob", "augment_prob_end", "caption_drop_prob", "self_condition_prob")
         check_ranges(
             self,
@@ -102,6 +105,10 @@ class TrainConfig:
             raise UserError(f"num_images: {self.num_images} is not {multiple}; use {near}")
         if self.device_batch_size is not None and self.batch_size % self.device_batch_size:
             raise UserError(f"device_batch_size: {self.device_batch_size} does not divide batch_size {self.batch_size}")
+        if self.stop_after_no_gain is not None and not self.validation_records:
+            raise UserError(
+                "stop_after_no_gain: needs the loss on held-out records; set validation_records, such as 256"
+            )
         if self.caption_mix_start_image and not self.caption_mix:
             raise UserError(
                 'caption_mix_start_image: needs a caption_mix to start, such as {"long": 0.6, "short": 0.4}'

@@ -20,8 +20,8 @@ from tessera.weights.export import ExportInfo, save_export
 class ExportConfig:
     """The choice of weights, and the sampling defaults that go with them."""
 
-    weights: Literal["ema", "online"] = "ema"
-    """The EMA weights (the paper's results) or the last ones."""
+    weights: Literal["ema", "online", "best"] = "ema"
+    """The EMA weights (the paper's results), the last ones, or the EMA with the lowest loss on held-out records."""
     guidance_scale: float = 3.0
     """w of uncond + w (cond - uncond), finite; 1 = off."""
     sampling_steps: int = 250
@@ -38,7 +38,7 @@ def export(out: Path, run: Path, config: ExportConfig | None = None, *, num_imag
     """Write the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`.
 
     A complete `out` is left as it is. num_images: the number of a checkpoint kept on the way; None = the last one.
-    Raises UserError for a run that is unfinished or has lost that checkpoint.
+    Raises UserError for a run that is unfinished, has lost that checkpoint or measured no held-out loss.
     """
     out, run, config = Path(out), Path(run), config or ExportConfig()
     manifest = read_manifest(run, "train")
@@ -48,11 +48,17 @@ def export(out: Path, run: Path, config: ExportConfig | None = None, *, num_imag
         return
     trained = from_dict(TrainConfig, manifest.config, where=f"{run / 'manifest.json'}: config")
     place = run / checkpoint.FOLDER / f"{num_images or manifest.counts['num_images']:012d}"
+    if config.weights == "best":
+        found = checkpoint.latest(run / checkpoint.BEST)
+        if found is None:
+            fix = "leave out --best, or train with --validation-records"
+            raise UserError(f"{run}: keeps no best EMA, since no loss on held-out records was measured; {fix}")
+        place = found
     if not place.is_dir():
         last = "last " if num_images is None else ""
         raise UserError(f"{place}: the run's {last}checkpoint is missing; delete {run} and train again")
     state = checkpoint.load(place)
-    prefix = "ema/" if config.weights == "ema" else "master/"
+    prefix = "master/" if config.weights == "online" else "ema/"
     with torch.device("meta"):
         network = build_network(trained.model)
     weights = {name.removeprefix(prefix): w for name, w in state.tensors.items() if name.startswith(prefix)}

@@ -106,7 +106,8 @@ def train(
     facts["compute"] = trainer.state.compute
     if is_writer:
         largest = 16 * trainer.state.parameter_count  # bytes of masters, EMA and the optimizer's two, fp32
-        checkpoint.check_space(out, largest, trainer.checkpoints_to_come)
+        best = bool(config.validation_records)  # up to three times the EMA
+        checkpoint.check_space(out, largest, trainer.checkpoints_to_come + best)
 
     busy = "another process is training in this directory"
     with exclusive_lock(out, busy) if is_writer else contextlib.nullcontext():
@@ -129,7 +130,9 @@ def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) ->
     had, moved = run.config["num_images"], None
     if config.num_images < had:
         raise UserError(f"{out}: has seen {had} images, more than num_images {config.num_images}; give a larger number")
-    if config.optim.decay != "constant":
+    if run.counts["num_images"] < had:
+        moved = "it ended before its time, as its loss on held-out records fell no more (stop_after_no_gain)"
+    elif config.optim.decay != "constant":
         moved = f"its learning rate has fallen to its end (optim.decay is {config.optim.decay})"
     elif config.augment_prob_end is not None:
         moved = "its augment_prob has moved to augment_prob_end"
@@ -166,6 +169,7 @@ class Trainer:
         if held_out >= len(plain):
             raise UserError(
                 f"validation_records: {held_out} leaves nothing to train on; {plain.directory} has {len(plain)} records"
+                "; give fewer: --validation-records"
             )
         trained = without_held_out(augmented, plain, held_out) if augmented is not None and held_out else augmented
         algorithm = Algorithm1(
@@ -209,7 +213,9 @@ class Trainer:
         out, config, state, actions = self.out, self.config, self.state, self.actions
         found = checkpoint.latest(out)
         window = state.load(found) if found is not None else None
-        unfinished = state.num_images < config.num_images
+        if actions.best is not None:
+            actions.best.resume()
+        unfinished = state.num_images < config.num_images and not actions.no_gain
         if stage:
             if unfinished:
                 actions.boards = [TensorBoard(out, state.num_images)]
@@ -226,6 +232,9 @@ class Trainer:
                     board.close()
         if stage:
             checkpoint.prune(out, 1, config.keep_every_images)
+            checkpoint.prune(out / checkpoint.BEST, 1)
+            if actions.best is not None and actions.best.num_images:
+                facts = facts | {"best": {"num_images": actions.best.num_images, "validation_ema": actions.best.loss}}
             counts = {"num_images": state.num_images, "skipped_steps": state.skipped}
             stage.finish(counts=counts | {"parameters": state.parameter_count}, facts=facts)
 
@@ -239,7 +248,7 @@ class Trainer:
             read_ahead(self.reader, numbers, threads=self.runtime.loader_threads, device=state.device) as loader,
             progress("train", total, completed=state.num_images) as bar,
         ):
-            while state.num_images < total:
+            while state.num_images < total and not self.actions.no_gain:
                 waiting = time.monotonic()
                 loaded = [next(loader) for _ in range(per_step)]
                 if log:
@@ -252,5 +261,8 @@ class Trainer:
                 if stop:
                     self.stepper.catch_up(0)
                 self.actions.run(self.stepper.lr, stop)
-                if stop and state.num_images < total:
+                if stop and state.num_images < total and not self.actions.no_gain:
                     raise KeyboardInterrupt
+        if log and self.actions.best and state.num_images < total:
+            said = f"the EMA's loss on held-out records was lowest after {self.actions.best.num_images}"
+            print(f"train: ends after {state.num_images} images: {said}", file=sys.stderr)

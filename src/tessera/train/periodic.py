@@ -1,5 +1,6 @@
 """Actions between two steps when their time has come: validation, a line of the log, a grid of images, a checkpoint."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,48 @@ import torch
 from torch import Tensor
 
 from tessera.devices import peak_tflops, rank, world_size
+from tessera.files import read_json
 from tessera.images import image_grid, write_png
 from tessera.models.flops import step_flops
+from tessera.train import checkpoint
 from tessera.train.config import RuntimeOptions, TrainConfig
+from tessera.train.distributed import broadcast_from_rank0
 from tessera.train.loader import Reader
 from tessera.train.logs import Log, TensorBoard, WandB, scalars
 from tessera.train.state import TrainState
 from tessera.train.validation import GRID_SIDE, SampleGrid, ValidationLoss
+
+
+class BestEMA:
+    """The EMA weights with the lowest loss on held-out records so far, in RUN/best, apart from the checkpoints."""
+
+    def __init__(self, run: Path, state: TrainState) -> None:
+        self.run, self.folder, self.state = run, run / checkpoint.BEST, state
+        self.num_images, self.loss = 0, float("inf")
+
+    def resume(self) -> None:
+        """Find what was the best when the state's checkpoint was written; later ones are deleted. All ranks call it."""
+        if rank() == 0:
+            there = checkpoint.found(self.folder)
+            checkpoint.remove(path for path in there if int(path.name) > self.state.num_images)
+            self.num_images = max((int(path.name) for path in checkpoint.found(self.folder)), default=0)
+        self.num_images = broadcast_from_rank0(self.num_images, self.state.device)
+        if self.num_images:
+            place = self.folder / checkpoint.FOLDER / f"{self.num_images:012d}"
+            self.loss = read_json(place / checkpoint.META)["validation_ema"]
+
+    def offer(self, loss: float | None) -> None:
+        """Keep the EMA of now if its loss is the lowest; all ranks call it with the same. None: it is not finite."""
+        if loss is None or loss >= self.loss:
+            return
+        self.num_images, self.loss = self.state.num_images, loss
+        averages = {name: tensor for name, tensor in self.state.tensors().items() if name.startswith("ema/")}
+        checkpoint.save(self.folder, self.num_images, averages, {"validation_ema": loss}, keep=sys.maxsize)
+        if rank() == 0:  # a run that is killed now resumes from the last checkpoint, and needs what was the best there
+            last = checkpoint.latest(self.run)
+            older = checkpoint.found(self.folder)[:-1]
+            before = [path for path in older if last is not None and path.name <= last.name]
+            checkpoint.remove(path for path in older if path not in before[-1:])
 
 
 class PeriodicActions:
@@ -30,9 +66,10 @@ class PeriodicActions:
         runtime: RuntimeOptions,
     ) -> None:
         self.out, self.config, self.state, self.decode = out, config, state, runtime.decode
-        self.validation = self.grid = None
+        self.validation = self.grid = self.best = None
         if config.validation_records:
             self.validation = ValidationLoss(reader, config, null_condition, samples_per_pass)
+            self.best = BestEMA(out, state)
         if config.sample_every_images is not None and runtime.decode is not None:
             self.grid = SampleGrid(reader, config, null_condition)
         gpu = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else None
@@ -48,11 +85,20 @@ class PeriodicActions:
         every = (c.log_every_images, c.checkpoint_every_images, c.validate_every_images, c.sample_every_images)
         return any(self._crossed(e) for e in every if e is not None)
 
+    @property
+    def no_gain(self) -> bool:
+        """True: the EMA was measured after the last step, and its loss on held-out records has not been lower than the
+        lowest for so many images that the run ends."""
+        if self.best is None or self.config.stop_after_no_gain is None or not self._validates:
+            return False
+        return self.state.num_images - self.best.num_images >= self.config.stop_after_no_gain
+
     def run(self, lr: float, stop: bool) -> None:
         """Do whatever is due after a step. lr: of that step; stop: save in any case."""
         config, measured = self.config, {}
-        if self.validation and self._crossed(config.validate_every_images or config.checkpoint_every_images):
+        if self.validation and self.best and self._validates:
             measured = self.validate(self.validation)
+            self.best.offer(measured["validation_ema"]["loss"])
         if self.log and (self._crossed(config.log_every_images) or measured):
             # One device's share of the FLOPs of an image of the whole batch.
             tokens = self.log.tokens / self.log.texts
@@ -62,7 +108,7 @@ class PeriodicActions:
                 board.line(self.state.num_images, scalars(line))
         if self.grid is not None and config.sample_every_images and self._crossed(config.sample_every_images):
             self._sample(self.grid)
-        if self._crossed(config.checkpoint_every_images) or stop:
+        if self._crossed(config.checkpoint_every_images) or stop or self.no_gain:
             window = self.log.window.sums if self.log else None
             self.state.save(self.out, window, config.keep_checkpoints, config.keep_every_images)
 
@@ -83,6 +129,10 @@ class PeriodicActions:
             write_png(self.out / "samples" / f"{self.state.num_images:012d}.png", image)
             for board in self.boards:
                 board.image(self.state.num_images, image)
+
+    @property
+    def _validates(self) -> bool:
+        return self._crossed(self.config.validate_every_images or self.config.checkpoint_every_images)
 
     def _crossed(self, every: int) -> bool:
         """Return whether the last step went over a multiple of `every` images, or was the last of the run."""
