@@ -174,8 +174,8 @@ def test_nearest_sees_differences_that_float32_products_lose():
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("outlier", [0, 1e4])
 def test_nearest_is_exact_at_either_precision_over_many_blocks(monkeypatch, fast, outlier):
-    """Also where float32's or bfloat16's products cannot tell the candidates apart."""
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: fast)
+    """Also where float32's or int8's products cannot tell the candidates apart."""
+    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: fast)
     rng = np.random.default_rng(2)
     others = rng.normal(size=(900, 48)).astype(np.float32)
     others[300:330] = others[:30] + 1e-6 * rng.normal(size=(30, 48))  # rivals

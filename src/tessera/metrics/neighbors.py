@@ -9,12 +9,13 @@ import numpy as np
 
 from tessera.config import UserError
 from tessera.metrics.arrays import as_floats, same_width
+from tessera.metrics.bounds import GROUP, Products, toward
 from tessera.metrics.jackknife import LeftOut
 
 BLOCK_ENTRIES = 2**21
 """Distances that are held at once by default, 8 MB in float32."""
-COLUMNS, GROUP = 8192, 64
-"""Points that `nearest` compares with at once, and those of which it looks at the nearest one alone."""
+COLUMNS = 8192
+"""Points that `nearest` compares with at once."""
 
 
 class Points:
@@ -102,13 +103,8 @@ def above(halves: np.ndarray, bound: np.ndarray, slack: np.ndarray) -> tuple[np.
     return i, j, halves.ravel()[flat] > toward(bound + slack, np.inf)[i, 0]
 
 
-def toward(values: np.ndarray, direction: float) -> np.ndarray:
-    """Return float32 values that are not less extreme than those in float64."""
-    return np.nextafter(values.astype(np.float32), np.float32(direction))
-
-
 def nearest(
-    points: Any, others: Any, *, skip: np.ndarray | None = None, block_entries: int = 4 * BLOCK_ENTRIES
+    points: Any, others: Any, *, skip: np.ndarray | None = None, block_entries: int = 2 * BLOCK_ENTRIES
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return distance (N,) from each of points (N, d) to its nearest one of others (M, d), and that one's row (N,).
 
@@ -124,26 +120,29 @@ def nearest(
     squares, found = np.full(len(points), np.inf), np.zeros(len(points), np.int64)
     columns = max(GROUP, min(block_entries // GROUP, COLUMNS) // GROUP * GROUP)
     size = max(1, block_entries // columns)
-    left = [_Halves(points[start : start + size], center, scale) for start in range(0, len(points), size)]
+    left = [Products(points[start : start + size], center, scale) for start in range(0, len(points), size)]
     for first in range(0, len(others), columns):
-        right = _Halves(others[first : first + columns], center, scale)
+        right = Products(others[first : first + columns], center, scale)
         for number, part in enumerate(left):
             rows = slice(number * size, number * size + len(part.rows))
-            halves = part.products(right)  # (n, m), m a multiple of GROUP
+            upper = part.upper_bounds(right)  # (n, m), m a multiple of GROUP
             if skip is not None:
                 own = skip[rows] - first
                 inside = np.flatnonzero((own >= 0) & (own < len(right.rows)))
-                halves[inside, own[inside]] = -torch.inf
-            groups = halves.view(len(part.rows), GROUP, -1)
+                upper[inside, own[inside]] = -torch.inf
+            groups = upper.view(len(part.rows), GROUP, -1)
             best = groups.amax(1)  # the only look at all of them
-            # Rounding may have moved the nearest one down by a slack, and another one up; earlier ones are known.
-            slack = part.slack(right)
-            known = (np.square(part.norms) - squares[rows]) / 2 - slack
-            bound = torch.from_numpy(toward(np.maximum(best.amax(1).double().numpy() - 2 * slack, known), -np.inf))
-            i, group = torch.nonzero(best.float() >= bound[:, None], as_tuple=True)
-            pair, place = torch.nonzero(groups[i, :, group].float() >= bound[i, None], as_tuple=True)
+            # The most promising one of each row tells how near the nearest one is at least.
+            limit = part.halves(squares[rows])
+            i = torch.nonzero(best.amax(1) >= torch.from_numpy(toward(limit, -np.inf)))[:, 0]
+            group = best[i].argmax(1)
+            j = groups[i, :, group].argmax(1) * best.shape[1] + group
+            i, j = i.numpy(), np.minimum(j.numpy(), len(right.rows) - 1)
+            limit[i] = np.maximum(limit[i], part.halves(exact_squares(part.rows, i, right.rows, j, scale), i))
+            bound = torch.from_numpy(toward(limit, -np.inf))
+            i, group = torch.nonzero(best >= bound[:, None], as_tuple=True)
+            pair, place = torch.nonzero(groups[i, :, group] >= bound[i, None], as_tuple=True)
             i, j = i[pair].numpy(), (place * best.shape[1] + group[pair]).numpy()
-            i, j = i[j < len(right.rows)], j[j < len(right.rows)]
             far = exact_squares(part.rows, i, right.rows, j, scale)
             order = np.lexsort((j, far, i))
             i, j, far = i[order], j[order], far[order]
@@ -152,41 +151,6 @@ def nearest(
             nearer = far < squares[rows][i]
             squares[rows][i[nearer]], found[rows][i[nearer]] = far[nearer], j[nearer] + first
     return np.sqrt(squares) * scale, found
-
-
-class _Halves:
-    """Centered points as a table of bfloat16 where the processor multiplies it at twice the rate, else float32.
-
-    Its products with another one's rows are (|a|^2 - distance^2) / 2, in error by at most `slack`.
-    """
-
-    def __init__(self, rows: np.ndarray, center: np.ndarray, scale: float):
-        import torch
-
-        self.rows = rows
-        dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
-        centered = torch.from_numpy(rows) - torch.from_numpy(center.astype(rows.dtype))
-        centered = centered.mul_(1 / scale).float()
-        self.table = centered.to(dtype)
-        self.norms = centered.norm(dim=1).double().numpy()
-        self.rounded = (centered - self.table).norm(dim=1).double().numpy()
-        # Of the sums in float32; of the squares' and the products' last rounding.
-        self.unit = torch.finfo(torch.float32).eps * (rows.shape[1] + 16) + torch.finfo(dtype).eps / 2
-
-    def products(self, other: "_Halves") -> Any:
-        """Return the products (n, m); m is rounded up to whole GROUPs, which far points fill."""
-        import torch
-
-        extra = -len(other.rows) % GROUP
-        right = torch.nn.functional.pad(other.table, (0, 0, 0, extra)) if extra else other.table
-        powers = torch.nn.functional.pad(torch.from_numpy(-np.square(other.norms) / 2), (0, extra), value=-torch.inf)
-        return torch.addmm(powers.to(right.dtype), self.table, right.T)
-
-    def slack(self, other: "_Halves") -> np.ndarray:
-        """Return the most that a product of each row can be in error. (n,)"""
-        largest, rounded = other.norms.max(), other.rounded.max()
-        from_inputs = self.rounded * largest + (self.norms + self.rounded) * rounded
-        return from_inputs + 1.05 * self.unit * largest * (self.norms + largest)
 
 
 @dataclass(frozen=True, kw_only=True)
