@@ -209,6 +209,40 @@ def test_a_table_of_one_s_own_short_and_long(tmp_path, judge, monkeypatch):
     assert not (tmp_path / "scores" / "no").exists()
 
 
+def test_unigenbench_s_short_and_long_files_pair_up_by_their_numbers(tmp_path, judge, monkeypatch):
+    """Each version has questions of its own."""
+
+    def table(name, *rows):
+        lines = ["index,prompt_en,sub_dims_en"]
+        for number, prompt, parts in rows:
+            said = json.dumps({"Testpoints": [*parts], "Testpoint Description": [*parts.values()]})
+            lines.append(f'{number},{prompt},"{said.replace(chr(34), 2 * chr(34))}"')
+        return write(tmp_path / name, "\n".join(lines) + "\n")
+
+    for part, shares in {"red": (0.5, 0.5), "snow": (1.0, 1.0), "cat": (0.5, 0.75), "sits": (0.25, 0.25)}.items():
+        monkeypatch.setitem(SHARES, part, shares)
+    color, kind, state = "Attribute - Color", "Style", "Action - State"
+    short = table("short.csv", (0, "A dog.", {color: "red"}), (1, "A pet.", {kind: "cat"}))
+    long = table(
+        "long.csv", (0, "A dog on it.", {color: "red", kind: "snow"}), (1, "A pet there.", {kind: "cat", state: "sits"})
+    )
+    config = QuestionsConfig(benchmark="unigenbench")
+    drawn = {}
+    for path, prompts in ((short, ["A dog.", "A pet."]), (long, ["A dog on it.", "A pet there."])):
+        drawn[path] = write_samples(tmp_path / path.stem, [{"prompt": text} for text in prompts], paint=paint)
+    earlier = tmp_path / "scores" / "short"
+    assert evaluate_questions(earlier, drawn[short], short, config)
+    found = values(earlier)
+    assert found["unigenbench/am/Attribute"] == found["unigenbench/am/Attribute - Color"] == pytest.approx(0.5)
+    assert evaluate_questions(tmp_path / "scores" / "long", drawn[long], long, config, short=earlier)
+    told = read_scores(tmp_path / "scores" / "long").facts["long_minus_short"]["unigenbench/am"]
+    # Of the dog 0.75 and 0.5; of the cat the mean of 0.5 and 0.75 is 0.625, and with 0.25 it is 0.4375.
+    assert told["value"] == pytest.approx((0.25 - 0.1875) / 2)
+    other = table("other.csv", (0, "A dog on it.", {color: "red"}), (2, "A pet there.", {kind: "cat"}))
+    with pytest.raises(UserError, match=r"^short: the protocols differ .prompts_sha256"):
+        evaluate_questions(tmp_path / "scores" / "no", drawn[long], other, config, short=earlier)
+
+
 def test_a_score_of_one_judge_is_in_no_column_of_another(tmp_path, judge, geneval2):
     samples = write_samples(tmp_path / "samples", [LINE, OTHER], paint=paint)
     for name in ("one", "two"):

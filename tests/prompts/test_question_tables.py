@@ -61,6 +61,41 @@ def test_its_prompts_are_drawn_once_short_and_long(tmp_path):
         load_prompts(short_alone, extended=True)
 
 
+def points(*names_and_parts):
+    names, parts = zip(*names_and_parts)
+    data = {"Primary Categories": "Art", "Testpoints": list(names), "Testpoint Description": list(parts)}
+    return json.dumps(data).replace('"', '""')
+
+
+def test_unigenbench_s_own_files(tmp_path):
+    """A row for each prompt; one of the published long file's rows has no comma between two of its points."""
+    said = points(("Attribute - Color", "red coat"), ("Style", "ink"))
+    broken = said.replace('"", ""Style', '"" ""Style')
+    assert broken != said
+    rows = f'index,prompt_en,sub_dims_en\n0,"A fox, in ink.","{broken}"\n7,A cat.,"{points(("Style", "oil"))}"\n'
+    fox, cat = read_question_table(path := write(tmp_path / "test_prompts_en.csv", rows))
+    assert (fox.pair, cat.pair, fox.text) == ("0", "7", "A fox, in ink.")
+    assert [(asked.dimension, asked.answer) for asked in fox.questions] == [
+        ("Attribute - Color", "yes"),
+        ("Style", "yes"),
+    ]
+    assert fox.questions[0].text == (
+        'The prompt was "A fox, in ink.". Does the image fulfill this part of it: "red coat" (Attribute - Color)?'
+    )
+    assert [text for _, text in load_prompts(f"questions:{path}").rows] == ["A fox, in ink.", "A cat."]
+    chinese = '{""考点"": [""属性-颜色""], ""考点对应描述"": [""红色""]}'
+    (item,) = read_question_table(write(tmp_path / "zh.csv", f'index,prompt_zh,sub_dims_zh\n3,一只狐狸,"{chinese}"\n'))
+    assert (item.pair, item.questions[0].dimension) == ("3", "属性 - 颜色")
+    for text, message in (
+        ("0,A fox.,{}\n", r"line 2: sub_dims_en is no JSON with Testpoints and Testpoint Description \(KeyError"),
+        ("0,A fox.,x\n", "line 2: sub_dims_en is no JSON with"),
+        ('0,A fox.,"{""Testpoints"": [""a""], ""Testpoint Description"": []}"\n', "not as many descriptions as points"),
+        (f'0,A fox.,"{said}"\n1,A fox.,"{said}"\n', "line 3: its prompt is that of an earlier row"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_question_table(write(tmp_path / "bad.csv", f"index,prompt_en,sub_dims_en\n{text}"))
+
+
 def test_prompts_with_a_dimension_alone(tmp_path):
     path = write(tmp_path / "bench.csv", "prompt,dimension\nA dog.,basic\nA dog.,counting\n")
     (item,) = read_question_table(path, need_questions=False)
@@ -72,7 +107,7 @@ def test_prompts_with_a_dimension_alone(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "text,question\nx,y\n", r"a\.csv: has no column prompt; it has text, question"),
+        ("a.csv", "text,question\nx,y\n", r"a\.csv: has no column prompt, prompt_en, prompt_zh; it has text"),
         ("a.csv", "prompt,question,answer\nx,y,red car\n", r"line 2: .*answer one word, not 'red car'"),
         ("a.csv", "prompt,question\n,y\n", "line 2: has no text 'prompt'"),
         ("a.csv", "prompt,question\n", "holds no prompts"),

@@ -2,13 +2,16 @@
 
 import string
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, Dinov2Config, Dinov2Model
 
 from tessera.pretrained.features.inception import state_shapes
+from tessera.pretrained.features.sscd import PREFIX, Sscd
 
 
 def inception_state(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -67,6 +70,44 @@ def save_clip(directory: Path, size: int = 32) -> Path:
     model.save_pretrained(directory)
     CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77).save_pretrained(directory)
     return directory
+
+
+def save_vision(directory: Path, kind: str, side: int = 32) -> Path:
+    """A small network of a kind of `tessera.pretrained.features.vision`, of the class whose files are published."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "image_size": side, "patch_size": 8}
+    if kind == "convnextv2":
+        config: Any = transformers.ConvNextV2Config(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 2, 1], image_size=side)
+        model: Any = transformers.ConvNextV2ForImageClassification(config)
+    elif kind == "mae":
+        decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+        config = transformers.ViTMAEConfig(**shape, **decoder, decoder_intermediate_size=32)
+        model = transformers.ViTMAEForPreTraining(config)
+    elif kind == "siglip2":
+        text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = transformers.SiglipConfig(text_config=text | {"vocab_size": 40}, vision_config=shape)
+        model = transformers.SiglipModel(config)
+    else:
+        return save_clip(directory, side)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "position_embeddings" not in name:
+                parameter += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+    return directory
+
+
+def save_sscd(path: Path) -> Path:
+    """Random weights of SSCD under its authors' names, as they publish them."""
+    torch.manual_seed(0)
+    network = Sscd()
+    state = network.state_dict()
+    for name, tensor in state.items():
+        if "running" in name:
+            tensor += 0.2 * torch.rand_like(tensor)
+    torch.save({f"{PREFIX}{name}": tensor for name, tensor in state.items()}, path)
+    return path
 
 
 def blocky_image(seed: int = 0, size: tuple[int, int] = (40, 48)) -> np.ndarray:

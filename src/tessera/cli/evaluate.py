@@ -1,5 +1,6 @@
 """The verbs that judge images, and the report."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -144,6 +145,10 @@ def quality(
     clip336: Annotated[str, "CMMD's CLIP."] = "openai/clip-vit-large-patch14-336",
     pickscore: Annotated[str, "PickScore's CLIP."] = "yuvalkirstain/PickScore_v1",
     hpsv2: Annotated[str, "HPSv2 with transformers' names."] = "adams-story/HPSv2-hf",
+    convnextv2: Annotated[str, "ConvNeXtV2, a folder or a Hub name."] = "facebook/convnextv2-base-22k-224",
+    mae: Annotated[str, "MAE."] = "facebook/vit-mae-large",
+    siglip2: Annotated[str, "SigLIP2 of one size."] = "google/siglip2-so400m-patch16-256",
+    clip_vision: Annotated[str, "CLIP of fd_clip and mind_clip."] = "openai/clip-vit-large-patch14",
     jina: Annotated[str, "jina-clip-v2, a folder or NAME@COMMIT."] = "jinaai/jina-clip-v2",
     jina_code: Annotated[str | None, "Commit of the repository with jina's code, where that is another one."] = None,
     allow_remote_code: Annotated[bool, "Run that code."] = False,
@@ -152,7 +157,7 @@ def quality(
     name: Annotated[str | None, "The model's name in tables."] = None,
     num_images: Annotated[int | None, "Training images that the model had seen, for curves over training."] = None,
     batch_size: Annotated[int, "Images in one forward."] = 32,
-    cache: Annotated[Path | None, "Directory of reference images' features."] = None,
+    cache: Annotated[Path | None, "Directory of images' features."] = None,
     device: Device = None,
 ) -> None:
     """Measure FID, FD-DINOv2, precision, recall, KID, CMMD, CLIPScore and more (Table 1); torchrun: on many GPUs.
@@ -160,8 +165,8 @@ def quality(
     Example: tessera evaluate quality --samples samples/ta_ia --reference imagenet/val --out scores/ta_ia
 
     Args:
-        metrics: Of fid, kid, mind, fd_dinov2, prdc, cmmd, clip_score, pick_score, hpsv2, jina_clip_score,
-            or FILE.py:NAME of your own.
+        metrics: Of fid, kid, mind, fd_dinov2, prdc, cmmd, clip_score, pick_score, hpsv2, jina_clip_score; fd_NETWORK
+            and mind_NETWORK of dinov2, convnextv2, mae, siglip2, clip; or FILE.py:NAME of your own.
         inception: Published weights of FID's Inception, .pth or .safetensors: a file, or a Hub repository with it.
     """
     from tessera.config import UserError
@@ -177,7 +182,8 @@ def quality(
     from tessera.pretrained.features.networks import NETWORKS
 
     models = {"inception": inception, "dinov2": dinov2, "clip": clip, "clip336": clip336, "jina": jina}
-    models |= {"pickscore": pickscore, "hpsv2": hpsv2}
+    models |= {"pickscore": pickscore, "hpsv2": hpsv2, "convnextv2": convnextv2, "mae": mae, "siglip2": siglip2}
+    models |= {"clip_vision": clip_vision}
     options = {
         "clip": {"cut": "legacy-cut" if legacy_cut else "keep-end"},
         "jina": {"allow_code": allow_remote_code, "code": jina_code},
@@ -200,14 +206,15 @@ def copies(
     held_out: Annotated[Path | None, "Images that no training saw: the yardstick; else training images are."] = None,
     prompts: Annotated[Path | None, "A caption for each image, for intervals, if samples have none."] = None,
     dinov2: Annotated[str, "A folder, a repository, or dinov2_vitl14_pretrain.pth."] = "facebook/dinov2-large",
+    sscd: Annotated[str | None, "SSCD's sscd_disc_mixup.torchvision.pt or .safetensors, for a second opinion."] = None,
     rounding: Annotated[Literal["round", "truncate"], "Rounding of .npy images in floating point to bytes."] = "round",
     name: Annotated[str | None, "The model's name in tables."] = None,
     num_images: Annotated[int | None, "Training images that the model had seen, for curves over training."] = None,
     batch_size: Annotated[int, "Images in one forward."] = 32,
-    cache: Annotated[Path | None, "Directory of training images' features."] = None,
+    cache: Annotated[Path | None, "Directory of images' features."] = None,
     device: Device = None,
 ) -> None:
-    """Look for copies of training images, mirrored and zoomed ones too, by DINOv2 features; torchrun: on many GPUs.
+    """Look for copies of training images, mirrored and zoomed ones too, by DINOv2 and SSCD; torchrun: on many GPUs.
 
     Example: tessera evaluate copies samples/ta_ia --training images --held-out images-val --out scores/copies
     """
@@ -215,14 +222,18 @@ def copies(
     from tessera.devices import pick_device
     from tessera.evaluate.copies.evaluate import CopiesConfig, evaluate_copies
     from tessera.pretrained.features.dinov2 import load_dino
+    from tessera.pretrained.features.sscd import load_sscd
 
     config = CopiesConfig(rounding=rounding, batch_size=batch_size)
     for directory in (samples, training, *([] if held_out is None else [held_out])):
         if not directory.is_dir():
             raise UserError(f"{directory}: there is no such directory")
-    network = load_dino(dinov2, pick_device(device))
+    where = pick_device(device)
+    network, second = load_dino(dinov2, where), None if sscd is None else load_sscd(sscd, where)
+    if second is None:
+        print("copies: by DINOv2 alone; --sscd adds SSCD, whose file of weights has to be given", file=sys.stderr)
     more = {"held_out": held_out, "prompts": prompts, "name": name, "num_images": num_images, "cache": cache}
-    if evaluate_copies(out, samples, training, network, config, **more):
+    if evaluate_copies(out, samples, training, network, config, sscd=second, **more):
         say_scores(out)
 
 

@@ -9,7 +9,7 @@ With `words` an answer counts 1 or 0 by what the judge says, and the numbers hav
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -100,8 +100,11 @@ def evaluate_questions(
             "extended": folder.extended,
         },
     )
-    seed = read_manifest(folder.directory, "generate").config.get("seed")
-    earlier = None if short is None else _read_short(short, protocol, seed)
+    facts = {"seed": read_manifest(folder.directory, "generate").config.get("seed")}
+    if all(item.pair for item in items):
+        facts["pairs"] = hashlib.sha256("".join(f"{item.pair}\n" for item in items).encode()).hexdigest()
+    facts = {name: value for name, value in facts.items() if value is not None}
+    earlier = None if short is None else _read_short(short, protocol, facts)
     described = {"benchmark": config.benchmark, "judge": judge, "questions_sha256": sha256, "words": config.words}
     described |= {"short": sha256_file(_file(short))} if short is not None else {}
     inputs = {"samples": folder.directory}
@@ -139,7 +142,7 @@ def evaluate_questions(
         name=out.name,
         numbers=tuple(numbers),
         items=tuple(folder.item(row["prompt"], row["sample"]) | row for row in rows),
-        facts={} if seed is None else {"seed": seed},
+        facts=facts,
     )
     if earlier is not None:
         compared = [number.metric for number in numbers if number.over is not None]
@@ -180,8 +183,10 @@ def tally(
             if geometric and item.atoms is not None:
                 _add(values, labels, geometric, f"{item.atoms} atoms", prompt, own[geometric])
             for asked, share in zip(item.questions, shares, strict=True):
-                if asked.dimension:
-                    _add(values, labels, mean, asked.dimension, prompt, share)
+                # "Attribute - Color" counts for "Attribute" too.
+                for dimension in dict.fromkeys((asked.dimension.partition(" - ")[0], asked.dimension)):
+                    if dimension:
+                        _add(values, labels, mean, dimension, prompt, share)
             worst = min(range(len(shares)), key=shares.__getitem__)
             reason = f"{shares[worst]:.2f}: {item.questions[worst].text} {item.questions[worst].answer}"
             rows.append({"prompt": prompt, "sample": k, "text": item.text, "values": own, "reason": reason})
@@ -259,15 +264,20 @@ def _file(scores: Path) -> Path:
     return scores / FILE if Path(scores).is_dir() else Path(scores)
 
 
-def _read_short(path: Path, protocol: Protocol, seed: int | None) -> Scores:
-    """Return scores of images of the short prompts. Raises UserError unless judge, prompts and seed are the same."""
+def _read_short(path: Path, protocol: Protocol, facts: Mapping[str, Any]) -> Scores:
+    """Return scores of images of the short prompts. Raises UserError unless judge, prompts and seed are the same.
+
+    Prompts that pair up by their numbers may have questions of their own.
+    """
     short = read_scores(path)
     if short.kind != "questions" or not short.numbers:
         raise UserError(f"short: {path} holds no scores by questions; judge the short prompts' images by this verb")
     first = short.numbers[0]
     unlike = comparable(first, replace(first, protocol=replace(protocol, metric=first.protocol.metric)))
-    if lines := [line for line in unlike if not line.startswith(("extender:", "settings.extended:"))]:
+    paired = "pairs" in facts and facts["pairs"] == short.facts.get("pairs")
+    may_differ = ("extender:", "settings.extended:", *(("prompts_sha256:", "settings.questions:") if paired else ()))
+    if lines := [line for line in unlike if not line.startswith(may_differ)]:
         raise UserError(f"short: the protocols differ ({'; '.join(lines)}); judge both alike")
-    if short.facts.get("seed") != seed:
+    if short.facts.get("seed") != (seed := facts.get("seed")):
         raise UserError(f"short: its images are of seed {short.facts.get('seed')}, these of {seed}; draw both with one")
     return short

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError
-from tessera.evaluate.copies.evaluate import PLAIN, SHEET, SHOWN
+from tessera.evaluate.copies.evaluate import PLAIN, SHEETS, SSCD
 from tessera.evaluate.quality.features import find_images
 from tessera.evaluate.scores import FILE, Scores, read_scores
 from tessera.files import read_json, sha256_file
@@ -53,7 +53,6 @@ def report_scores(
         raise UserError(f"samples: {len(samples)} directories for {len(paths)} scores; give one for each, in order")
     for path, folder in zip(paths, samples):
         _check_samples(path, Path(folder))
-    sheets = [file.parent / SHEET for file in files]
     config = {"scores": [sha256_file(file) for file in files], "force": force, "samples": len(samples)}
     config |= {"seeds": seeds} if seeds != 1 else {}
     of_arms = seed_tables(scores, seeds, force) if seeds != 1 else []
@@ -73,7 +72,12 @@ def report_scores(
         "printed": [grid for grid, table in zip(grids, tables) if table.printed],
         "curves": _curves(scores, colors),
         "prompts": most_different(scores, samples, colors),
-        "closest": [_closest(item, sheet) for item, sheet in zip(scores, sheets) if sheet.is_file()],
+        "closest": [
+            _closest(item, file.parent, sheet)
+            for item, file in zip(scores, files)
+            for sheet in SHEETS
+            if (file.parent / sheet).is_file()
+        ],
         "protocols": [(f"{item.name}: {item.kind}", protocol_text(item)) for item in scores],
     }
     write_text(out / "tables.md", as_markdown(tables, pairs, "" if of_arms else ONE_SEED))
@@ -103,15 +107,15 @@ def _check_samples(path: Path, folder: Path) -> None:
         raise UserError(f"samples: {folder} is not what {path} judged; give the directories in the order of the scores")
 
 
-def _closest(scores: Scores, sheet: Path) -> dict[str, Any]:
+def _closest(scores: Scores, folder: Path, sheet: str) -> dict[str, Any]:
     """Return {name, image, lines} of the closest pairs that `evaluate copies` left next to its scores."""
     lines = []
-    for pair in read_json(sheet.parent / SHOWN):
+    for pair in read_json(folder / SHEETS[sheet]):
         what = f" (compared: {pair['view']} with {pair['of']})" if (pair["view"], pair["of"]) != PLAIN else ""
         lines.append(f"{pair['file']} and {pair['image']}: {pair['ratio']:.2f}{what}")
-    pixels = read_rgb(sheet)
-    alt = f"The images of {scores.name} that lie nearest to training images, each left of that image"
-    return {"name": scores.name, "image": embed(pixels, alt, max(pixels.shape)), "lines": lines}
+    pixels, name = read_rgb(folder / sheet), f"{scores.name}, by SSCD" if SSCD in sheet else scores.name
+    alt = f"The images of {name} that lie nearest to training images, each left of that image"
+    return {"name": name, "image": embed(pixels, alt, max(pixels.shape)), "lines": lines}
 
 
 def _row_colors(table: Table, colors: Mapping[str, int]) -> list[int]:

@@ -25,6 +25,8 @@ LABELS = {  # of metrics that are not called by their name
     "copies": "Copies",
     "copies_ratio": "Distance to training images",
     "authenticity": "Authentic",
+    "sscd_copies": "Copies by SSCD",
+    "sscd_copies_ratio": "Distance to training images by SSCD",
     "pixel_copies": "Copies, in pixels",
     "pixel_copies_ratio": "Distance to training images, in pixels",
 }
@@ -47,8 +49,8 @@ MEANINGS = {
 }
 """The miniature's measures in the order of tables -> what each says."""
 LOWER_IS_BETTER = {name for name, (_, direction) in _QUALITY.items() if direction == "lower"}
-LOWER_IS_BETTER |= {"seam", "seam_visible", "copies", "pixel_copies"}
-RATIOS = {"copies_ratio", "pixel_copies_ratio"}
+LOWER_IS_BETTER |= {"seam", "seam_visible", "copies", "pixel_copies", "sscd_copies"}
+RATIOS = {"copies_ratio", "pixel_copies_ratio", "sscd_copies_ratio"}
 """Measures that are no share of images, though they may lie within 0..1."""
 
 

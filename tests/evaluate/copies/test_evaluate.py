@@ -22,8 +22,9 @@ from tessera.evaluate.scores import comparable, read_scores
 from tessera.images import read_rgb
 from tessera.miniature import WorldConfig, draw_scene, render
 from tessera.pretrained.features.encoder import ImageEncoder
+from tessera.pretrained.features.sscd import load_sscd
 from tessera.report.scores_page import report_scores
-from tiny.encoders import save_dino
+from tiny.encoders import save_dino, save_sscd
 from tiny.quality import write_samples
 
 WORLD = WorldConfig(num_images=300, size=32)
@@ -120,6 +121,46 @@ def test_planted_copies_are_found_and_shown_and_held_out_images_are_not_flagged(
     assert "Nearest training images" in page
     assert "exact.png and 00003.png: 0.00" in page
     assert "flipped.png and 00017.png: 0.00 (compared: mirrored with as it is)" in page
+
+
+def test_a_second_network_has_its_own_numbers_and_sheet(planted, tmp_path):
+    """The same network twice: all it says is said twice."""
+    paths = planted["samples"], planted["training"]
+    more = {"held_out": planted["held_out"], "cache": tmp_path / "c"}
+    evaluate_copies(tmp_path / "s", *paths, Detector(), sscd=Detector(), **more)
+    scores = read_scores(tmp_path / "s")
+    for name in ("copies", "copies_ratio"):
+        one, other = scores.number(name), scores.number(f"sscd_{name}")
+        assert (one.value, one.low, one.high) == (other.value, other.low, other.high)
+        assert other.protocol.metric == f"sscd_{name}"
+    assert all(item["nearest"] == item["sscd_nearest"] for item in scores.items)
+    assert scores.facts["median"] == scores.facts["sscd_median"]
+    for kind in ("png", "json"):
+        assert (tmp_path / "s" / f"closest.{kind}").read_bytes() == (tmp_path / f"s/closest-sscd.{kind}").read_bytes()
+    report_scores(tmp_path / "report", [tmp_path / "s"])
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Copies by SSCD" in page
+    assert "s, by SSCD" in page
+    evaluate_copies(tmp_path / "alone", *paths, Detector(), **more)
+    assert not (tmp_path / "alone" / "closest-sscd.png").exists()
+    assert [number.metric for number in read_scores(tmp_path / "alone").numbers] == [
+        number.metric for number in scores.numbers if not number.metric.startswith("sscd")
+    ]
+
+
+@pytest.mark.slow  # some 2,600 forwards of a ResNet-50
+def test_planted_copies_are_found_by_sscd_s_network_too(planted, tmp_path):
+    """Of random weights, at 64 pixels."""
+    sscd = load_sscd(save_sscd(tmp_path / "sscd.pt"), side=64)
+    paths = planted["samples"], planted["training"]
+    evaluate_copies(tmp_path / "s", *paths, Detector(), sscd=sscd, held_out=planted["held_out"], cache=tmp_path / "c")
+    scores = read_scores(tmp_path / "s")
+    items = {Path(item["file"]).stem: item for item in scores.items}
+    for kind, n in PLANTED.items():
+        assert items[kind]["sscd_nearest"]["image"] == f"{n:05d}.png", kind
+        assert items[kind]["values"]["sscd_copies"] == 1, kind
+    assert sum(item["values"]["sscd_copies"] for name, item in items.items() if name not in PLANTED) <= 8
+    assert scores.number("sscd_copies").protocol.encoder == "sscd"
 
 
 def test_authenticity_is_dgm_eval_s(planted, tmp_path):
@@ -219,5 +260,12 @@ def test_the_command_compares_by_dinov2(tmp_path, capsys):
     assert "Distance to training images" in printed.out
     assert "84 searches among 8 x 64" not in printed.out
     assert "searches among 8 x 64, about" in printed.err
+    assert "copies: by DINOv2 alone; --sscd adds SSCD" in printed.err
     assert read_scores(tmp_path / "out").number("copies").protocol.resize == "Pillow bicubic to 224 x 224"
     assert dataclasses.asdict(CopiesConfig()) == {"rounding": "round", "batch_size": 32, "seed": 0}
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--sscd", "no.pt", "--out", str(tmp_path / "b"), "--device", "cpu"])
+    assert ended.value.code != 0
+    assert "sscd: no.pt: there is no such file of weights (published as sscd_disc_mixup.torchvision.pt)" in (
+        capsys.readouterr().err
+    )

@@ -14,8 +14,8 @@ from PIL import Image
 
 from tessera import cli, metrics
 from tessera.config import UserError
-from tessera.evaluate.quality import evaluate as quality_module
 from tessera.evaluate.quality import features as pictures_module
+from tessera.evaluate.quality import reference as reference_module
 from tessera.evaluate.quality.evaluate import evaluate_quality
 from tessera.evaluate.quality.features import find_images
 from tessera.evaluate.quality.metrics import QualityConfig
@@ -70,14 +70,14 @@ def test_other_settings_are_another_protocol(tmp_path):
     cut = nets()
     cut["clip"].cut = "legacy-cut"
     for name, networks in (("keep", nets()), ("cut", cut)):
-        evaluate_quality(tmp_path / name, samples, reference, networks, config)
+        evaluate_quality(tmp_path / name, samples, reference, networks, config, cache=tmp_path / "cache")
     kept, legacy = (read_scores(tmp_path / name) for name in ("keep", "cut"))
     assert legacy.number("clip_score") is None  # another column
     assert comparable(kept.number("clip_score"), legacy.number("clip_score/legacy-cut")) == [
         "name: 'keep-end' vs 'legacy-cut'"
     ]
     with pytest.raises(UserError, match="made otherwise"):
-        evaluate_quality(tmp_path / "keep", samples, reference, cut, config)
+        evaluate_quality(tmp_path / "keep", samples, reference, cut, config, cache=tmp_path / "cache")
 
 
 CHILD = """
@@ -107,7 +107,7 @@ def test_killed_at_half_way_and_run_again_gives_the_same_bytes(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TESSERA_QUIET": "1"})
     try:
         last = time.monotonic() + 120
-        while not list((tmp_path / "out" / "work" / "samples").glob("*/00000008.npy")):
+        while not list((tmp_path / "out" / "work" / "samples").glob("*/*/00000008.npy")):
             assert child.poll() is None, "it ended before it was killed"
             assert time.monotonic() < last
             time.sleep(0.01)
@@ -145,7 +145,7 @@ def test_two_ranks_finish_with_a_new_reference(tmp_path, monkeypatch, slow):
             monkeypatch.setenv("RANK", "0")
         return whole(*args)
 
-    monkeypatch.setattr(quality_module, "features_of", features_of)
+    monkeypatch.setattr(reference_module, "features_of", features_of)
     assert run(0) is bool(slow)
     assert reached == [False] if slow else run(1)
     for name in ("scores.json", "manifest.json"):

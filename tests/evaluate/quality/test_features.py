@@ -48,7 +48,7 @@ def test_bad_folders_name_what_is_wrong(tmp_path):
     gone = samples / "00003" / "samples" / "0001.png"
     gone.unlink()
     with pytest.raises(UserError, match=r"1 of 36 files are missing, the first is 00003/samples/0001\.png"):
-        evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL)
+        evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
     gone.write_bytes((samples / "00000" / "samples" / "0000.png").read_bytes()[:60])
     with pytest.raises(UserError, match=r"00003/samples/0001\.png: is not a readable image"):
         evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL, cache=tmp_path / "cache")
@@ -57,7 +57,7 @@ def test_bad_folders_name_what_is_wrong(tmp_path):
         find_images(tmp_path / "empty", "sample")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "empty" / "b.png")
     with pytest.raises(UserError, match="has no captions for clip_score"):
-        evaluate_quality(tmp_path / "out2", tmp_path / "empty", reference, nets(), SMALL)
+        evaluate_quality(tmp_path / "out2", tmp_path / "empty", reference, nets(), SMALL, cache=tmp_path / "cache")
     found = find_images(tmp_path / "empty", "sample")
     (tmp_path / "captions.txt").write_text("one\n\ntwo\n")
     assert read_captions(found, tmp_path / "captions.txt") == ("one", "two")

@@ -8,9 +8,29 @@ from tessera.evaluate.intervals import paired_difference
 from tessera.evaluate.quality import features as pictures_module
 from tessera.evaluate.quality.evaluate import evaluate_quality
 from tessera.evaluate.quality.metrics import QualityConfig
+from tessera.evaluate.quality.reference import SAMPLES
 from tessera.evaluate.scores import comparable, read_scores
 from tessera.images import read_rgb
 from tiny.quality import SMALL, Moments, nets, write_samples
+
+
+def kept_reference(cache):
+    (folder,) = (path for path in cache.iterdir() if path.name != SAMPLES)
+    return folder
+
+
+def test_further_metrics_of_the_same_samples_read_no_image(tmp_path, monkeypatch):
+    """In another command too, by the networks that were asked before; another one sees each image once."""
+    samples, reference, networks = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1), nets()
+    found, read = {}, []
+    for name, asked in (("a", ("fid",)), ("b", ("kid", "mind")), ("c", ("fid", "kid", "mind", "fd_dinov2"))):
+        config = QualityConfig(metrics=asked, kid_subsets=3)
+        evaluate_quality(tmp_path / name, samples, reference, networks, config, cache=tmp_path / "cache")
+        found |= {(name, number.metric): number.value for number in read_scores(tmp_path / name).numbers}
+        read.append((networks["inception"].seen, networks["dinov2"].seen))
+    assert read == [(48, 0), (48, 0), (48, 48)]
+    assert found["a", "fid"] == found["c", "fid"]
+    assert found["b", "mind"] == found["c", "mind"]
 
 
 def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch):
@@ -24,8 +44,8 @@ def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch)
     other = write_samples(tmp_path / "s2", 2)
     evaluate_quality(tmp_path / "b", other, reference, nets(), SMALL, cache=tmp_path / "cache")
     assert len(read) == 72  # the reference is known by its content
-    (folder,) = (tmp_path / "cache").iterdir()
-    evaluate_quality(tmp_path / "c", samples, folder, nets(), SMALL)
+    folder = kept_reference(tmp_path / "cache")
+    evaluate_quality(tmp_path / "c", samples, folder, nets(), SMALL, cache=tmp_path / "cache")
     a, b, c = (read_scores(tmp_path / name) for name in "abc")
     assert (a.numbers, a.items) == (c.numbers, c.items)
     assert a.facts == c.facts | {"reference": "r"}
@@ -36,12 +56,12 @@ def test_one_decoding_feeds_all_and_the_reference_is_kept(tmp_path, monkeypatch)
     )
     (folder / "00.png").write_bytes(b"x")
     with pytest.raises(UserError, match="holds images and features of images; give a directory of one of them"):
-        evaluate_quality(tmp_path / "d", samples, folder, nets(), SMALL)
+        evaluate_quality(tmp_path / "d", samples, folder, nets(), SMALL, cache=tmp_path / "cache")
     (folder / "00.png").unlink()
     changed = nets()
     changed["dinov2"].sha256 = "f" * 64
     with pytest.raises(UserError, match="has no features of dinov2"):
-        evaluate_quality(tmp_path / "d", samples, folder, changed, SMALL)
+        evaluate_quality(tmp_path / "d", samples, folder, changed, SMALL, cache=tmp_path / "cache")
 
 
 def test_features_are_kept_for_one_way_to_make_bytes(tmp_path):
@@ -60,10 +80,10 @@ def test_features_are_kept_for_one_way_to_make_bytes(tmp_path):
             found[cache, rounding] = read_scores(out).number("fid").value
     assert found["shared", "round"] == found["own", "round"] != found["own", "truncate"]
     assert found["shared", "truncate"] == found["own", "truncate"]
-    (folder,) = (tmp_path / "own-round").iterdir()
+    folder = kept_reference(tmp_path / "own-round")
     config = QualityConfig(metrics=("fid",), rounding="truncate")
     with pytest.raises(UserError, match="no features of inception with these weights, its resizing and --rounding"):
-        evaluate_quality(tmp_path / "out", tmp_path / "s", folder, nets(), config)
+        evaluate_quality(tmp_path / "out", tmp_path / "s", folder, nets(), config, cache=tmp_path / "own")
 
 
 def test_features_are_kept_for_one_resizing(tmp_path):
@@ -72,7 +92,7 @@ def test_features_are_kept_for_one_resizing(tmp_path):
     evaluate_quality(tmp_path / "a", samples, reference, networks, config, cache=tmp_path / "cache")
     networks["inception"].resizing, networks["inception"].seen = "another", 0
     evaluate_quality(tmp_path / "b", samples, reference, networks, config, cache=tmp_path / "cache")
-    assert networks["inception"].seen == 48  # the reference was read anew
+    assert networks["inception"].seen == 48  # samples and reference were read anew
     with pytest.raises(UserError, match="made otherwise"):
         evaluate_quality(tmp_path / "a", samples, reference, networks, config, cache=tmp_path / "cache")
 
@@ -87,11 +107,11 @@ def test_features_are_kept_for_one_version_of_pillow(tmp_path, monkeypatch):
     for network in networks.values():
         network.seen = 0
     evaluate_quality(tmp_path / "b", samples, reference, networks, config, cache=tmp_path / "cache")
-    assert (networks["inception"].seen, networks["dinov2"].seen) == (24, 48)
+    assert (networks["inception"].seen, networks["dinov2"].seen) == (0, 48)
     monkeypatch.setattr("PIL.__version__", "98.0")
-    (folder,) = (tmp_path / "cache").iterdir()
+    folder = kept_reference(tmp_path / "cache")
     with pytest.raises(UserError, match=r"no features of dinov2 .*Pillow 98\.0"):
-        evaluate_quality(tmp_path / "c", samples, folder, networks, config)
+        evaluate_quality(tmp_path / "c", samples, folder, networks, config, cache=tmp_path / "cache")
 
 
 def test_a_reference_that_changed_is_another_one(tmp_path):

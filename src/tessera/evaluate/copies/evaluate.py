@@ -1,8 +1,9 @@
 """evaluate copies: which training images generated ones lie nearest to, how near, and by what yardstick.
 
-Distances are of the features of one network, DINOv2's. A generated image counts as it is, mirrored, its middle, and
-that mirrored; a training image as it is and its middle, so that copies that zoom in or out are found too. The yardstick
-is the same of held-out images; without any, of training images, each compared with all others.
+Distances are of the features of DINOv2, and of SSCD where its weights are given: each network has its numbers and its
+sheet. A generated image counts as it is, mirrored, its middle, and that mirrored; a training image as it is and its
+middle, so that copies that zoom in or out are found too. The yardstick is the same of held-out images; without any, of
+training images, each compared with all others.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ from tessera.evaluate.copies.distances import Nearest, closest, copied, copy_num
 from tessera.evaluate.intervals import share_number
 from tessera.evaluate.quality.captions import read_captions, words_for
 from tessera.evaluate.quality.features import Images, features_of, find_images
-from tessera.evaluate.quality.reference import FEATURES, Source, reference_of, user_cache
-from tessera.evaluate.scores import Protocol, Scores, library_versions, write_scores
+from tessera.evaluate.quality.reference import FEATURES, SAMPLES, Source, reference_of, user_cache
+from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
 from tessera.files import atomic_path, write_json
 from tessera.images import image_grid, read_rgb, thumbnail, write_png
 from tessera.progress import duration_text, progress
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
 
 METRIC = "copies-1"
 """Name of the protocol."""
+SSCD = "sscd"
+"""Name of the second network in numbers, views and files; the first one has none."""
 CROP = 0.8
 """Side of an image's middle, over its own."""
 YARDSTICK = 2000
 """Training images that are the yardstick where no held-out ones are given."""
 PAIRS, SIDE = 24, 192
 """Pairs on the sheet, and the side of each image on it in pixels."""
-SHEET, SHOWN = "closest.png", "closest.json"
+SHEETS = {"closest.png": "closest.json", f"closest-{SSCD}.png": f"closest-{SSCD}.json"}
+"""Sheet of each network -> the pairs on it."""
 AT_ONCE = 16_384
 """Images of a search that is not done again."""
 Table = NDArray[np.float32]
@@ -114,6 +118,7 @@ def evaluate_copies(
     encoder: "ImageEncoder",
     config: CopiesConfig = CopiesConfig(),
     *,
+    sscd: "ImageEncoder | None" = None,
     held_out: Path | None = None,
     prompts: Path | None = None,
     name: str | None = None,
@@ -123,9 +128,9 @@ def evaluate_copies(
 ) -> bool:
     """Compare `samples` with the images of `training` into `out`/scores.json; resumable. Return True when complete.
 
-    `out`/closest.png shows the closest pairs. held_out: images that no training saw, the yardstick. prompts: a caption
-    for each image, which intervals are over; of samples of `generate` they are known; else intervals are over images.
-    The rest is as in `evaluate_quality`.
+    `out`/closest.png shows the closest pairs. sscd: a second network, whose numbers and sheet are named after it.
+    held_out: images that no training saw, the yardstick. prompts: a caption for each image, which intervals are over;
+    of samples of `generate` they are known; else intervals are over images. The rest is as in `evaluate_quality`.
     """
     out, samples, cache = Path(out), Path(samples), cache or user_cache()
     images, known = find_images(samples, "sample"), _images_of(training, "training")
@@ -144,16 +149,19 @@ def evaluate_copies(
         "name": name or samples.name,
         "num_images": num_images,
     }
+    described |= {SSCD: [sscd.id, sscd.sha256, sscd.resizing]} if sscd else {}
     stage = open_stage(out, stage="evaluate copies", config=described, shared=True)
     work = out / "work"
     if stage.done:
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed here
         return True
-    views: Any = {view: View(encoder, view) for view in VIEWS}
+    networks = {"": encoder} | ({SSCD: sscd} if sscd else {})
+    views: Any = {prefix + view: View(network, view) for prefix, network in networks.items() for view in VIEWS}
     how = config.batch_size, config.rounding
-    of_training = {view: views[view] for view in OF_TRAINING}
+    of_training = {prefix + view: views[prefix + view] for prefix in networks for view in OF_TRAINING}
     reference = reference_of(source, of_training, cache, work / "training", *how, chunk)
-    drawn = features_of(images, views, work / "samples", *how, "copies", chunk)
+    generated = Source(images.directory, images.sha256, images)
+    drawn = reference_of(generated, views, cache / SAMPLES, work / "samples", *how, chunk, "copies")
     skip, yard = None, None
     if unseen is None:
         skip = np.sort(philox(config.seed, "copies/yardstick").permutation(len(known.files))[:YARDSTICK])
@@ -166,50 +174,58 @@ def evaluate_copies(
     if reference is None or drawn is None or yard is None:
         return False
     against = reference.features
-    _say_cost(len(images.files) * (len(SEARCHES) + 1) + len(yard["as it is"]) * len(SEARCHES), against["as it is"])
-    by = yardstick(closest(_searches(yard, against, work / "nearest", "yardstick", skip)))
-    if not by.median:
-        raise UserError(f"{held_out or training}: half of the images are copies of other training images; give others")
-    each = _searches(drawn, against, work / "nearest", "samples")
-    found = closest(each)
-    authentic = _authentic(each[0], against["as it is"], work / "nearest")
+    images_searched = len(images.files) * (len(SEARCHES) + 1) + len(yard["as it is"]) * len(SEARCHES)
+    for prefix in networks:
+        _say_cost(images_searched, against[f"{prefix}as it is"])
+    numbers: list[Number] = []
+    facts: dict[str, Any] = {}
+    items = [_item(images, row, captions) for row in range(len(images.files))]
     clusters = captions or range(len(images.files))
-    protocol = Protocol(
-        metric="copies",
-        name=METRIC,
-        encoder=encoder.id,
-        encoder_sha256=encoder.sha256,
-        resize=encoder.resizing,
-        rounding=config.rounding if images.arrays or reference.arrays else None,
-        images=len(images.files),
-        reference=source.sha256,
-        reference_images=reference.images,
-        prompts_sha256=described["prompts"],
-        extender=images.drawn.extender if images.drawn else None,
-        settings={"yardstick": unseen.sha256 if unseen else "training images, each without itself"}
-        | {"yardstick_images": by.images, "crop": CROP},
-        versions=library_versions(),
-    )
-    numbers = list(copy_numbers("copies", found, by, clusters, protocol))
-    alone = replace(protocol, name="dgm-eval", settings={})
-    numbers.append(share_number("authenticity", authentic.astype(float).tolist(), clusters, alone))
-    items = []
-    ratios = found.distances / by.median
-    for row, (file, is_copy) in enumerate(zip(images.files, copied(found, by))):
-        folder, stem = Path(file).parent.parent.name, Path(file).stem
-        by_number = images.drawn is not None
-        view, of = SEARCHES[found.variants[row]]
-        near = {"image": known.files[found.rows[row]], "view": view, "of": of, "ratio": round(float(ratios[row]), 4)}
-        items.append(
-            {"prompt": int(folder) if by_number else row, "sample": int(stem) if by_number else 0, "file": file}
-            | {"text": captions[row] if captions else None, "nearest": near}
-            | {"values": {"copies": float(is_copy), "authenticity": float(authentic[row])}}
+    for (prefix, network), sheet in zip(networks.items(), SHEETS):
+        ours, theirs = (_of_network(prefix, features) for features in (yard, against))
+        by = yardstick(closest(_searches(ours, theirs, work / f"nearest{prefix}", "yardstick", skip)))
+        if not by.median:
+            raise UserError(
+                f"{held_out or training}: half of the images are copies of other training images; give others"
+            )
+        each = _searches(_of_network(prefix, drawn.features), theirs, work / f"nearest{prefix}", "samples")
+        found = closest(each)
+        metric = "_".join([*filter(None, [prefix]), "copies"])
+        protocol = Protocol(
+            metric=metric,
+            name=METRIC,
+            encoder=network.id,
+            encoder_sha256=network.sha256,
+            resize=network.resizing,
+            rounding=config.rounding if images.arrays or reference.arrays else None,
+            images=len(images.files),
+            reference=source.sha256,
+            reference_images=reference.images,
+            prompts_sha256=described["prompts"],
+            extender=images.drawn.extender if images.drawn else None,
+            settings={"yardstick": unseen.sha256 if unseen else "training images, each without itself"}
+            | {"yardstick_images": by.images, "crop": CROP},
+            versions=library_versions(),
         )
-    _write_sheet(out, images, known, items)
-    facts = words_for(images, source, config.rounding) | {"median": by.median, "closest": by.closest}
+        numbers += copy_numbers(metric, found, by, clusters, protocol)
+        values = {metric: copied(found, by)}
+        if not prefix:
+            authentic = _authentic(each[0], theirs["as it is"], work / "nearest")
+            alone = replace(protocol, metric="authenticity", name="dgm-eval", settings={})
+            numbers.append(share_number("authenticity", authentic.astype(float).tolist(), clusters, alone))
+            values["authenticity"] = authentic
+        nearest = f"{prefix}_nearest" if prefix else "nearest"
+        for row, ratio in enumerate(found.distances / by.median):
+            view, of = SEARCHES[found.variants[row]]
+            near = {"image": known.files[found.rows[row]], "view": view, "of": of, "ratio": round(float(ratio), 4)}
+            items[row][nearest] = near
+            items[row]["values"] |= {name: float(value[row]) for name, value in values.items()}
+        _write_sheet(out, sheet, images, known, [(item["file"], item[nearest]) for item in items])
+        facts |= {f"{prefix}_{name}" if prefix else name: getattr(by, name) for name in ("median", "closest")}
+    facts = words_for(images, source, config.rounding) | facts
     scores = Scores(kind="copies", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
     write_scores(out, replace(scores, num_images=num_images))
-    stage.finish({"images": len(images.files), "training": reference.images, "yardstick": by.images})
+    stage.finish({"images": len(images.files), "training": reference.images, "yardstick": len(yard["as it is"])})
     shutil.rmtree(work, ignore_errors=True)
     return True
 
@@ -219,6 +235,19 @@ def _images_of(directory: Path, what: str) -> Images:
     if any(Path(directory).glob(f"*{FEATURES}")):
         raise UserError(f"{directory}: holds features; give the {what} images themselves, whose features are cached")
     return find_images(directory, what)
+
+
+def _item(images: Images, row: int, captions: Sequence[str] | None) -> dict[str, Any]:
+    """Return a generated image's entry in the scores, as yet without values."""
+    file = images.files[row]
+    prompt, sample = (int(Path(file).parent.parent.name), int(Path(file).stem)) if images.drawn else (row, 0)
+    text = captions[row] if captions else None
+    return {"prompt": prompt, "sample": sample, "file": file, "text": text, "values": {}}
+
+
+def _of_network(prefix: str, features: Mapping[str, Table]) -> dict[str, Table]:
+    """Return the features of the views of one network by the views' names."""
+    return {view: features[prefix + view] for view in VIEWS if prefix + view in features}
 
 
 def _searches(
@@ -275,15 +304,17 @@ def _say_cost(images: int, training: Table) -> None:
     print(f"{text}, about {duration_text(seconds)}", file=sys.stderr)
 
 
-def _write_sheet(out: Path, images: Images, training: Images, items: Sequence[Mapping[str, Any]]) -> None:
+def _write_sheet(
+    out: Path, sheet: str, images: Images, training: Images, nearest: Sequence[tuple[str, Mapping[str, Any]]]
+) -> None:
     """Write the closest pairs, side by side, and what they are in their order."""
-    best = sorted(items, key=lambda item: (item["nearest"]["ratio"], item["file"]))[:PAIRS]
+    best = sorted(nearest, key=lambda pair: (pair[1]["ratio"], pair[0]))[:PAIRS]
     shown = []
-    for item in best:
-        for place, file in ((images.directory, item["file"]), (training.directory, item["nearest"]["image"])):
+    for drawn, near in best:
+        for place, file in ((images.directory, drawn), (training.directory, near["image"])):
             small = thumbnail(read_rgb(place / file), SIDE)
             tile = np.full((SIDE, SIDE, 3), 255, np.uint8)
             tile[: small.shape[0], : small.shape[1]] = small
             shown.append(tile)
-    write_png(out / SHEET, image_grid(np.stack(shown), 6, gap=4))
-    write_json(out / SHOWN, [{"file": item["file"], **item["nearest"]} for item in best])
+    write_png(out / sheet, image_grid(np.stack(shown), 6, gap=4))
+    write_json(out / SHEETS[sheet], [{"file": drawn, **near} for drawn, near in best])

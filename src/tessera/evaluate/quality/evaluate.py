@@ -16,9 +16,9 @@ import numpy as np
 from tessera.config import UserError, part_id, to_dict
 from tessera.devices import rank
 from tessera.evaluate.quality.captions import read_captions, words_for
-from tessera.evaluate.quality.features import features_of, find_images
+from tessera.evaluate.quality.features import find_images
 from tessera.evaluate.quality.metrics import METRICS, Inputs, QualityConfig, blocks_of, load_metric
-from tessera.evaluate.quality.reference import find_reference, reference_of, user_cache
+from tessera.evaluate.quality.reference import SAMPLES, Source, find_reference, reference_of, user_cache
 from tessera.evaluate.scores import Number, Scores, library_versions, write_scores
 from tessera.stages import open_stage
 
@@ -44,8 +44,8 @@ def evaluate_quality(
     samples: a directory of `generate`, or of any images. reference: a directory of images, or of their features as the
     cache has them. networks: those that the metrics name. prompts: a file with a caption for each image, where the
     samples have none. name: in tables; the samples directory's by default. num_images: training images that the model
-    had seen, for curves. cache: of reference images' features; None = tessera/reference of the user's cache. chunk:
-    images whose features are written at once.
+    had seen, for curves. cache: of images' features; None = tessera/reference of the user's cache. chunk: images whose
+    features are written at once.
     """
     out, samples, reference, config = Path(out), Path(samples), Path(reference), config or QualityConfig()
     metrics = {metric: load_metric(metric) for metric in config.metrics}
@@ -81,11 +81,13 @@ def evaluate_quality(
     how = config.batch_size, config.rounding
     arguments = compared, cache, work / "reference", *how, chunk
     found = source and reference_of(source, *arguments)
-    features = features_of(images, needed, work / "samples", *how, "quality", chunk)
+    drawn = Source(images.directory, images.sha256, images)
+    made = reference_of(drawn, needed, cache / SAMPLES, work / "samples", *how, chunk, "quality")
     if source and found is None:  # other ranks may have done their part of it meanwhile
         found = reference_of(source, *arguments)
-    if features is None or (source and found is None):
+    if made is None or (source and found is None):
         return False
+    features = made.features
     blocks = blocks_of(len(images.files), captions, config.seed)
     facts: dict[str, Any] = {}
     numbers: list[Number] = []

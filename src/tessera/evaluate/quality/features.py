@@ -24,6 +24,7 @@ from tessera.files import atomic_path, remove_unfinished, sha256_file
 from tessera.images import READABLE, UNREADABLE, open_image, read_rgb
 from tessera.progress import progress
 from tessera.stages import MANIFEST, read_manifest
+from tessera.workers import draw_ahead
 
 if TYPE_CHECKING:
     from tessera.pretrained.features.encoder import ImageEncoder
@@ -163,8 +164,9 @@ def features_of(
                 image = read_rgb(images.directory / file, rounding=rounding)
                 return [encoder.prepare(image) for encoder in missing[start].values()]
 
-            for first in range(0, len(files) if made else 0, batch_size):
-                prepared = list(pool.map(prepare, files[first : first + batch_size]))
+            firsts = range(0, len(files) if made else 0, batch_size)
+            batches = (list(pool.map(prepare, files[first : first + batch_size])) for first in firsts)
+            for prepared in draw_ahead(batches, 1):  # the next ones are decoded while the networks compute
                 for name, rows in zip(made, zip(*prepared)):
                     made[name].append(encoders[name].features(torch.stack(rows)))
             for name, rows in made.items():

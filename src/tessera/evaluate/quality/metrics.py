@@ -270,11 +270,31 @@ def _distance(
     return replace(number, low=interval.low, high=interval.high, left_out=without)
 
 
+FURTHER = {
+    "dinov2": "DINOv2",
+    "convnextv2": "ConvNeXtV2",
+    "mae": "MAE",
+    "siglip2": "SigLIP2",
+    "clip_vision": "CLIP",
+}
+"""Networks of FDr6 but Inception -> their names in tables."""
+
+
+def _of_further(prefix: str, title: str, measure: Callable[[Inputs, str], Result]) -> dict[str, Metric]:
+    """Return a distance of the features of each of FURTHER by its name in the table."""
+    names = {network: f"{prefix}_{network.removesuffix('_vision')}" for network in FURTHER}
+    return {
+        name: Metric(network=network, shows={name: (f"{title} {FURTHER[network]}", "lower")}, measure=measure)
+        for network, name in names.items()
+    }
+
+
 METRICS: dict[str, Metric] = {
     "fid": Metric(network="inception", shows={"fid": ("FID", "lower")}, measure=_frechet),
     "kid": Metric(network="inception", shows={"kid": ("KID", "lower")}, measure=_kid),
     "mind": Metric(network="inception", shows={"mind": ("MIND", "lower")}, measure=_mind),
-    "fd_dinov2": Metric(network="dinov2", shows={"fd_dinov2": ("FD DINOv2", "lower")}, measure=_frechet),
+    **_of_further("fd", "FD", _frechet),
+    **_of_further("mind", "MIND", _mind),
     "prdc": Metric(
         network="dinov2",
         shows={name: (name.capitalize(), "higher") for name in ("precision", "recall", "density", "coverage")},

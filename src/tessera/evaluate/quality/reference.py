@@ -1,4 +1,4 @@
-"""Reference images and their features, which are computed once for each network and cached by content.
+"""Images and their features, which are computed once for each network and cached by content: references and samples.
 
 The metadata of a file of features name what it holds: the images' hash, the network, its resizing (with Pillow's
 version where Pillow resizes: 13 gives other pixels than 12), and the rounding of floats to bytes where there were any.
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tessera.pretrained.features.encoder import ImageEncoder
 
 FEATURES = ".features.safetensors"
+SAMPLES = "samples"
+"""Folder of the cache with the features of generated images, which are useless once all is measured."""
 BYTES = "bytes"
 """The rounding of images that were bytes from the start."""
 
@@ -78,10 +80,12 @@ def reference_of(
     batch_size: int,
     rounding: Literal["round", "truncate"],
     chunk: int,
+    description: str = "reference",
 ) -> Reference | None:
     """Return the features of the source; those of images come from `cache`, or are computed and put there.
 
-    So reference images are encoded once for each network, on any number of samples. None as in `features_of`.
+    So images are encoded once for each network, whatever is measured of them and against what. None as in
+    `features_of`.
     """
     from safetensors.numpy import save_file
 
@@ -92,7 +96,7 @@ def reference_of(
     rest = {name: encoder for name, encoder in encoders.items() if not (folder / _name(encoder, how)).is_file()}
     if rest:
         # In a directory of its own: the reference may have got other images since the work began.
-        made = features_of(source.images, rest, work / source.sha256[:16], batch_size, rounding, "reference", chunk)
+        made = features_of(source.images, rest, work / source.sha256[:16], batch_size, rounding, description, chunk)
         if made is None:
             return None
         for name, features in made.items():

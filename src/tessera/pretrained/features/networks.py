@@ -9,6 +9,7 @@ from tessera.pretrained.features.dinov2 import DINOV2, load_dino
 from tessera.pretrained.features.encoder import ImageEncoder
 from tessera.pretrained.features.inception import FILE, load_inception
 from tessera.pretrained.features.jina import JINA, load_jina
+from tessera.pretrained.features.vision import CONVNEXTV2, MAE, SIGLIP2, load_vision
 
 
 class FeatureNetwork(NamedTuple):
@@ -28,5 +29,9 @@ NETWORKS = {
     "pickscore": FeatureNetwork(partial(load_preference, by_logits=True), PICKSCORE),
     "hpsv2": FeatureNetwork(load_preference, HPSV2),
     "jina": FeatureNetwork(load_jina, JINA),
+    "convnextv2": FeatureNetwork(partial(load_vision, kind="convnextv2"), CONVNEXTV2),
+    "mae": FeatureNetwork(partial(load_vision, kind="mae"), MAE),
+    "siglip2": FeatureNetwork(partial(load_vision, kind="siglip2"), SIGLIP2),
+    "clip_vision": FeatureNetwork(partial(load_vision, kind="clip_vision"), CLIP),
 }
 """Metrics name networks by these keys."""
