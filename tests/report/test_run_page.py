@@ -42,6 +42,22 @@ def test_page_is_self_contained_and_whole(page):
     assert page.html.count("<svg") == 4  # two plots, each wide and narrow
 
 
+def test_arms_say_which_captions_they_mix(workspace, page, tmp_path):
+    meaning = "text augmentation: long captions that say color, size, texture, place and background"
+    assert meaning in " ".join(page.text.split()) and f"{meaning};" not in " ".join(page.text.split())
+    shutil.copytree(workspace, tmp_path / "space", symlinks=True)
+    path = tmp_path / "space" / "runs" / "ta" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for start, said in (
+        (0, "captions: 25% long, 75% short"),
+        (60_000, "captions from image 60,000 on: 25% long, 75% short"),
+    ):
+        manifest["config"] |= {"caption_mix": {"long": 0.25, "short": 0.75}, "caption_mix_start_image": start}
+        path.write_text(json.dumps(manifest))
+        report(tmp_path / f"report{start}", tmp_path / "space", ["ta"])
+        assert f"{meaning}; {said}" in " ".join(Page(tmp_path / f"report{start}" / "index.html").text.split())
+
+
 def test_images_without_a_caption_are_listed(workspace, tmp_path):
     shutil.copytree(workspace, tmp_path / "space", symlinks=True)
     sets = sorted(path.parent.name for path in (tmp_path / "space" / "captions").glob("*/manifest.json"))

@@ -8,7 +8,7 @@ Only what is there is shown; an arm needs its run or its samples. The page loads
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ def report(
     if stage.done:
         return
     manifests = {name: read_manifest(path) for name, path in inputs.items()}
-    page = _page(workspace, describe_arms(names), manifests, config, budget)
+    described = [replace(arm, meaning=_with_mix(arm, manifests)) for arm in describe_arms(names)]
+    page = _page(workspace, described, manifests, config, budget)
     page.write(out / "index.html")
     said = [page.too_small, page.drawn, *(page.nearest.lines if page.nearest else ())]
     stage.finish(counts={"arms": len(names)}, facts={"said": [text for text in said if text]})
@@ -200,6 +201,16 @@ def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) 
         most = "They differ only in what is listed below; most" if many else "Most"
         return f"{first} {most} prompts ask for what no training image shows."
     return f"{first} Below is what it draws, what it learned from and how long that took."
+
+
+def _with_mix(arm: Arm, manifests: Mapping[str, Manifest]) -> str:
+    """Return what the arm means, with the levels of captions that its training mixes."""
+    train = manifests[f"runs/{arm.name}"].config if f"runs/{arm.name}" in manifests else {}
+    mixed = [f"{share:.0%} {level}" for level, share in train.get("caption_mix", {}).items() if share]
+    if not arm.meaning or not mixed:
+        return arm.meaning
+    start = train["caption_mix_start_image"]
+    return f"{arm.meaning}; captions{f' from image {start:,} on' if start else ''}: {', '.join(mixed)}"
 
 
 def _without_captions(manifests: Mapping[str, Manifest]) -> dict[str, str]:
