@@ -5,23 +5,27 @@ Without a GPU, at reduced depth, L = 190 text tokens, random weights and data, b
       eager and with `--compile on`, against diffusers' PixArtTransformer2DModel of the same width, heads and depth with
       AdamW and EMA, once all in bf16 and once in fp32 under autocast to bf16;
   CAD-I L with our self-conditioning (first pass without gradient, on kept samples, text refined once) against a first
-      pass on all samples with the text refined again, as published.
-With a GPU: both networks at full size, compiled, at the batch sizes of `--batches`: images/s, and TFLOP/s by formula as
-a share of `--peak` (989, an H200's by its data sheet, dense bf16).
+      pass on all samples with the text refined again, as published;
+  both also with gradient checkpointing.
+With a GPU: both networks at full size, compiled, at the batch sizes of `--batches`, by turns on 16 different batches of
+20 to 300 tokens a text: images/s, and TFLOP/s by formula as a share of `--peak` (989, an H200's by its data sheet,
+dense bf16). A batch that does not fit into memory is said and left out.
 """
 
 import argparse
+import gc
+import itertools
 import math
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
-from loader import TOKENS, make_set
+from loader import make_set
 
 from tessera.diffusion.loss import drop_captions
 from tessera.diffusion.schedule import add_noise
@@ -36,28 +40,33 @@ from tessera.train.loop import Trainer
 from tessera.train.optim.config import OptimConfig
 
 CPU_BATCH = 4
+GPU_BATCHES = 16
+FEWEST, MOST = 20, 300  # tokens of a text on a GPU
 ROUNDS = 6
 
 
 def trainer_of(
-    config: TrainConfig, store: EncodedStore, batch: int, device: str, compile: bool | None = None
+    config: TrainConfig, store: EncodedStore, batch: int, device: str, **options: Any
 ) -> tuple[Trainer, list]:
-    """Return a trainer and one batch of it. compile: None = on a GPU, as `tessera train`."""
+    """Return a trainer and the first batch, on a GPU several. options: of RuntimeOptions."""
     config = replace(
         config,
         num_images=10**6 * batch,
         batch_size=batch,
-        device_batch_size=batch,
         augment_prob=0.0,
         validation_records=0,
         sample_every_images=None,
     )
-    trainer = Trainer(Path("unused"), store, None, config, torch.device(device), RuntimeOptions(compile=compile))
-    host = trainer.reader(range(batch))
-    return trainer, [host.pinned() if device == "cuda" else host]
+    runtime = RuntimeOptions(device_batch_size=batch, **options)
+    trainer = Trainer(Path("unused"), store, None, config, torch.device(device), runtime)
+    if device != "cuda":
+        return trainer, [trainer.reader(range(batch))]
+    return trainer, [trainer.reader(range(n * batch, (n + 1) * batch)).pinned() for n in range(GPU_BATCHES)]
 
 
 def pixart_step(config: DiTConfig, loaded: list, *, autocast: bool) -> Callable[[], None]:
+    from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+
     dtype = torch.float32 if autocast else torch.bfloat16
     torch.manual_seed(0)
     network = PixArtTransformer2DModel(
@@ -71,7 +80,7 @@ def pixart_step(config: DiTConfig, loaded: list, *, autocast: bool) -> Callable[
         patch_size=config.patch_size,
         caption_channels=config.text_width,
         use_additional_conditions=False,
-    ).to(dtype)
+    ).to(dtype)  # type: ignore[arg-type]
     weights = list(network.parameters())
     optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     average = [w.detach().clone() for w in weights]
@@ -87,7 +96,7 @@ def pixart_step(config: DiTConfig, loaded: list, *, autocast: bool) -> Callable[
         torch.nn.utils.clip_grad_norm_(weights, 2.0)
         optimizer.step()
         optimizer.zero_grad()
-        torch._foreach_lerp_(average, [w.detach() for w in weights], 1e-4)
+        torch._foreach_lerp_(average, [w.detach() for w in weights], 1e-4)  # type: ignore[attr-defined]
 
     return step
 
@@ -131,17 +140,20 @@ def dit_on_cpu(store: EncodedStore) -> None:
     trainer, loaded = trainer_of(config, store, CPU_BATCH, "cpu")
     compiled, _ = trainer_of(config, store, CPU_BATCH, "cpu", compile=True)
     compiled.stepper.step(loaded)  # compiles
+    less, _ = trainer_of(config, store, CPU_BATCH, "cpu", gradient_checkpointing=True)
     best = by_turns(
         {
             "eager": lambda: trainer.stepper.step(loaded),
             "compiled": lambda: compiled.stepper.step(loaded),
+            "less": lambda: less.stepper.step(loaded),
             "pure": pixart_step(dit, loaded, autocast=False),
             "autocast": pixart_step(dit, loaded, autocast=True),
         }
     )
     print(
         f"DiT-I L/2, 2 blocks, batch {CPU_BATCH}, seconds a step: eager {best['eager']:.3f}, compiled "
-        f"{best['compiled']:.3f}; PixArt {best['pure']:.3f} in pure bf16, {best['autocast']:.3f} in autocast",
+        f"{best['compiled']:.3f}; PixArt {best['pure']:.3f} in pure bf16, {best['autocast']:.3f} in autocast; "
+        f"gradient checkpointing takes {best['less'] / best['eager']:.2f} x the time of eager",
         flush=True,
     )
     for ours in ("eager", "compiled"):
@@ -151,40 +163,66 @@ def dit_on_cpu(store: EncodedStore) -> None:
 
 def cad_on_cpu(store: EncodedStore) -> None:
     rin = replace(CAD_I_L, blocks=1)
-    trainer, loaded = trainer_of(replace(cad_i_l(), model=rin), store, CPU_BATCH, "cpu")
+    config = replace(cad_i_l(), model=rin)
+    trainer, loaded = trainer_of(config, store, CPU_BATCH, "cpu")
+    less, _ = trainer_of(config, store, CPU_BATCH, "cpu", gradient_checkpointing=True)
     best = by_turns(
         {
             "ours": lambda: trainer.stepper.step(loaded),
+            "less": lambda: less.stepper.step(loaded),
             "published": published_self_conditioning(trainer, loaded),
         }
     )
     print(
         f"CAD-I L, 1 block, batch {CPU_BATCH}, LAMB: {best['ours']:.2f} s a step; with the published self-conditioning "
-        f"{best['published']:.2f} s, ratio {best['published'] / best['ours']:.2f}",
+        f"{best['published']:.2f} s, ratio {best['published'] / best['ours']:.2f}; gradient "
+        f"checkpointing takes {best['less'] / best['ours']:.2f} x the time",
         flush=True,
     )
 
 
-def on_gpu(store: EncodedStore, batches: list[int], peak: float) -> None:
+def on_gpu(store: EncodedStore, batches: list[int], peak: float, steps: int = 20) -> list[dict]:
+    """Print a line for each network and batch, and return them as dicts."""
+    rows = []
     for name, config in (("DiT-I L/2", dit_i_l2()), ("CAD-I L", cad_i_l())):
         for batch in batches:
-            trainer, loaded = trainer_of(config, store, batch, "cuda")
-            for _ in range(5):
-                trainer.stepper.step(loaded)
-            torch.cuda.synchronize()
-            began, steps = time.perf_counter(), 20
-            for _ in range(steps):
-                trainer.stepper.step(loaded)
-            torch.cuda.synchronize()
-            rate = steps * batch / (time.perf_counter() - began)
-            tflops = rate * step_flops(config.model, TOKENS, 0.9) / 1e12
-            print(
-                f"{name}, batch {batch}, {torch.cuda.get_device_name()}: {rate:.0f} images/s, {tflops:.0f} TFLOP/s, "
-                f"{tflops / peak:.0%} of {peak:.0f}; {torch.cuda.max_memory_allocated() / 1e9:.0f} GB",
-                flush=True,
-            )
-            torch.cuda.reset_peak_memory_stats()
-            del trainer, loaded
+            row = {"network": name, "batch": batch}
+            try:
+                row |= measured(*trainer_of(config, store, batch, "cuda"), steps)
+            except torch.OutOfMemoryError:
+                print(f"{name}, batch {batch}: does not fit into memory", flush=True)
+            # A trainer refers to itself by its hooks and programs, and the error above to its tensors.
+            gc.collect()
+            torch.cuda.empty_cache()
+            if "images_per_second" in row:
+                tflops = row["images_per_second"] * step_flops(config.model, row["tokens"], 0.9) / 1e12
+                row |= {"tflops": tflops, "share_of_peak": tflops / peak}
+                print(
+                    f"{name}, batch {batch}, {row['gpu']}: {row['images_per_second']:.0f} images/s, {tflops:.0f} "
+                    f"TFLOP/s, {tflops / peak:.0%} of {peak:.0f}; {row['gigabytes']:.0f} GB",
+                    flush=True,
+                )
+            rows.append(row)
+    return rows
+
+
+def measured(trainer: Trainer, loaded: list, steps: int) -> dict:
+    """Return the rate of `steps` steps after one on each batch, which compiles for all their shapes."""
+    torch.cuda.reset_peak_memory_stats()
+    for host in loaded:
+        trainer.stepper.step([host])
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for host in itertools.islice(itertools.cycle(loaded), steps):
+        trainer.stepper.step([host])
+    torch.cuda.synchronize()
+    seconds, batch = time.perf_counter() - began, len(loaded[0].numbers)
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "images_per_second": steps * batch / seconds,
+        "tokens": sum(host.tokens for host in loaded) / (len(loaded) * batch),
+        "gigabytes": torch.cuda.max_memory_allocated() / 1e9,
+    }
 
 
 def main() -> None:
@@ -195,10 +233,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
-        store = open_encoded(make_set(Path(temporary) / "set", 512, 0, False))
         if torch.cuda.is_available():
-            on_gpu(store, arguments.batches, arguments.peak)
+            made = make_set(Path(temporary) / "set", 2048, 0, False, tokens=MOST, fewest=FEWEST)
+            on_gpu(open_encoded(made), arguments.batches, arguments.peak)
         else:
+            store = open_encoded(make_set(Path(temporary) / "set", 512, 0, False))
             dit_on_cpu(store)
             cad_on_cpu(store)
 

@@ -52,7 +52,7 @@ def serve(name: str, set_folder: Path) -> None:
         adamw = OptimConfig(name="adamw", lr=1e-4)
         dit = replace(dit_i_l2(), model=replace(DIT_I_L2, depth=2, refiner_depth=1), optim=adamw)
         config = dit if name == "dit-i-l2" else replace(cad_i_l(), model=replace(CAD_I_L, blocks=1, refiner_depth=1))
-        config = replace(config, batch_size=4, device_batch_size=4)
+        config = replace(config, batch_size=4)
         made = make_set(set_folder, 64, 0, False)
     config = replace(
         config, num_images=10**9, augment_prob=0.0, validation_records=0, sample_every_images=None, threads=1

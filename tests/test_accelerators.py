@@ -98,7 +98,7 @@ RUNS = {
 
 def settings(name):
     """Ten steps of four passes each; held-out records are looked at, and texts of several lengths met."""
-    changes = {"num_images": 80, "log_every_images": 8, "device_batch_size": 2, "augment_prob": 0.0}
+    changes = {"num_images": 80, "log_every_images": 8, "augment_prob": 0.0}
     measured = {"validation_records": 5, "validate_every_images": 40, "sample_every_images": 40}
     return config_of(**changes, **measured, **RUNS[name])
 
@@ -125,7 +125,7 @@ def test_training_and_going_on(name, tmp_path, device, monkeypatch):
     By the defaults, so on a GPU by compiled blocks; and these networks differ, each with its own programs.
     """
     plain = write_set(tmp_path / "plain", make_records(37))
-    config, runtime = settings(name), RuntimeOptions(decode=drawing)
+    config, runtime = settings(name), RuntimeOptions(decode=drawing, device_batch_size=2)
     train(tmp_path / "cpu", plain, None, config, device="cpu", runtime=runtime)
     passes = []
 
@@ -157,8 +157,8 @@ def test_training_and_going_on(name, tmp_path, device, monkeypatch):
 def test_a_checkpoint_goes_from_device_to_device(name, tmp_path, device, monkeypatch):
     """Begun on the CPU, resumed there, ended on the CPU; and what the device holds is what it was given."""
     plain = write_set(tmp_path / "plain", make_records(37))
-    config = settings(name)
-    train(tmp_path / "whole", plain, None, config, device="cpu")
+    config, runtime = settings(name), RuntimeOptions(device_batch_size=2)
+    train(tmp_path / "whole", plain, None, config, device="cpu", runtime=runtime)
     original, steps = step.Stepper.step, []
 
     def counted(self, *arguments):
@@ -170,8 +170,8 @@ def test_a_checkpoint_goes_from_device_to_device(name, tmp_path, device, monkeyp
     monkeypatch.setattr(step.Stepper, "step", counted)
     for where in ("cpu", str(device)):
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "run", plain, None, config, device=where)
-    train(tmp_path / "run", plain, None, config, device="cpu")
+            train(tmp_path / "run", plain, None, config, device=where, runtime=runtime)
+    train(tmp_path / "run", plain, None, config, device="cpu", runtime=runtime)
     assert len(steps) == 10
     losses = [[line["loss"] for line in log_of(tmp_path / run)] for run in ("whole", "run")]
     assert losses[1] == pytest.approx(losses[0], rel=tolerance(config))

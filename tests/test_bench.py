@@ -1,5 +1,6 @@
-"""The whole path of evaluation by one command, `bench/evaluation.py`: what it leaves, not how long it takes."""
+"""Benchmarks: what they leave and survive, not how long things take."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -7,12 +8,35 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tessera.evaluate.scores import read_scores
 
-BENCH = Path(__file__).parents[1] / "bench" / "evaluation.py"
+FOLDER = Path(__file__).parents[1] / "bench"
+BENCH = FOLDER / "evaluation.py"
 TASKS = {"overall", "single_object", "two_object", "counting", "colors", "position", "color_attr"}
 PARTS = ("precision", "recall", "density", "coverage")
+
+
+def test_a_batch_that_does_not_fit_on_a_gpu_does_not_end_the_others(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    train_step = importlib.import_module((FOLDER / "train_step.py").stem)
+
+    def measured(network, batch, steps):
+        if batch == 256:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return {"gpu": "H100", "images_per_second": 500.0, "tokens": 160.0, "gigabytes": 60.0}
+
+    monkeypatch.setattr(train_step, "trainer_of", lambda config, store, batch, device: (config.model, batch))
+    monkeypatch.setattr(train_step, "measured", measured)
+    rows = train_step.on_gpu(None, [256, 128], 989.0)
+    assert [(row["network"], row["batch"]) for row in rows if "share_of_peak" in row] == [
+        ("DiT-I L/2", 128),
+        ("CAD-I L", 128),
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(", batch")[0] for line in said] == ["DiT-I L/2", "DiT-I L/2", "CAD-I L", "CAD-I L"]
+    assert said[0] == "DiT-I L/2, batch 256: does not fit into memory"
 
 
 @pytest.mark.slow

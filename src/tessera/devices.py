@@ -96,6 +96,12 @@ def is_fast_in_bf16(device: "torch.device") -> bool:
     return True
 
 
+def few_shapes(device: "torch.device") -> bool:
+    """Return whether tensors on `device` should have few shapes: where kernels are planned or compiled for each one, so
+    on all but CPUs."""
+    return device.type != "cpu"
+
+
 def set_threads(threads: int | None) -> None:
     """Set the number of CPU threads of torch's operations; None leaves torch's own choice."""
     if threads is None:

@@ -65,13 +65,23 @@ def test_flags(folder, capsys, monkeypatch):
     words = ["train", "mine.py:small", "--plain", "encoded/int8", "--device", "cpu"]
     threads, read_ahead = [], loop.read_ahead
     monkeypatch.setattr(loop, "read_ahead", lambda *a, **how: threads.append(how["threads"]) or read_ahead(*a, **how))
-    more = ["--peak-tflops", 0.1, "--verify", "--compile", "off", "--loader-threads", 3]
+    more = ["--peak-tflops", 0.1, "--verify", "--compile", "off", "--loader-threads", 3, "--device-batch-size", 4]
     assert call(*words, *more, "--out", "runs/a") == 0
     assert threads == [3]
     line = lines_of(folder / "runs/a")[-1]
     assert line["bf16_peak_share"] == pytest.approx(line["tflops"] / 0.1, rel=0.01)
     assert call("export", "runs/a", "--out", "export/a") == 0
-    assert call(*words, "--init", "export/a", "--seed", 4, "--out", "runs/b") == 0
+    less = ["--device-batch-size", "auto", "--gradient-checkpointing"]
+    assert call(*words, "--init", "export/a", "--seed", 4, *less, "--out", "runs/b") == 0
+    assert read_json(folder / "runs/b/device_batch_size.json") == {
+        "samples": 8,
+        "device": "cpu",
+        "ranks": 1,
+        "gradient_checkpointing": True,
+        "split": None,
+    }
+    assert call(*words, "--device-batch-size", 0, "--out", "runs/c") == 2
+    assert "device_batch_size" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert call(*words, "--wandb", "project", "--out", "runs/c") == 2
     assert "pip install wandb" in capsys.readouterr().err

@@ -139,3 +139,11 @@ def test_time_embedding_standardizes_when_asked():
     embed(torch.tensor([0.1, 0.9]))
     torch.testing.assert_close(waves[0].mean(dim=-1), torch.zeros(2), atol=1e-6, rtol=0)
     torch.testing.assert_close(waves[0].std(dim=-1), torch.ones(2))
+
+
+def test_key_counts_are_few_and_none_is_bad_for_a_kernel():
+    counts = [layers.key_count(least) for least in range(1, 513)]
+    assert all(least <= count < least + 64 for least, count in enumerate(counts, 1))
+    assert all(count % 8 == 0 and count % 128 != 64 for count in counts)
+    assert [layers.key_count(count) for count in counts] == counts
+    assert sorted(set(counts))[:8] == [16, 32, 48, 96, 128, 160, 224, 256]

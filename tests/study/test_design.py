@@ -129,6 +129,7 @@ def test_the_committed_plans_are_those_of_the_studies():
     no longer exist had their defaults. The plans' runs were judged by an earlier form of the detector.
     """
     gone = {
+        "device_batch_size": "null",
         "ema_decay": "null",
         "ema_warmup": "true",
         "ema_extra_decays": "[]",

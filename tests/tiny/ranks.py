@@ -25,7 +25,7 @@ from tessera.train import checkpoint, loop, step
 from tessera.train.config import RuntimeOptions, TrainConfig
 config = from_dict(TrainConfig, json.loads(sys.argv[1]))
 stop, kill = int(sys.argv[2]), float(sys.argv[4])
-runtime = RuntimeOptions(**{sys.argv[3]: True} if sys.argv[3] else {})
+runtime = RuntimeOptions(**json.loads(sys.argv[3]))
 last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 original, steps = step.Stepper.step, iter(range(10**6))
 def signalled(self, *args):
@@ -50,15 +50,14 @@ for _ in range(2):
 """
 
 
-def on_ranks(count, config, *paths, stop=-1, shard=False, split="", kill=-1.0) -> list[int]:
+def on_ranks(count, config, *paths, stop=-1, kill=-1.0, **options) -> list[int]:
     """Exit codes of so many processes that train together, twice (the second time all is done). The last one is told to
     stop before its step number `stop`; then they end with 7. `kill`: it is killed while the second checkpoint is saved,
-    after this share of the time that the first one took. split: an option of `RuntimeOptions` to turn on, such as
-    shard_optimizer."""
+    after this share of the time that the first one took. options: of `RuntimeOptions`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [json.dumps(to_dict(config)), str(stop), "shard" if shard else split, str(kill), *map(str, paths)]
+    arguments = [json.dumps(to_dict(config)), str(stop), json.dumps(options), str(kill), *map(str, paths)]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     processes = [
         subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=os.environ | common | {"RANK": str(rank)})

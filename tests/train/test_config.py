@@ -14,7 +14,6 @@ from tiny.training_sets import config_of
         ({"num_images": 0}, "num_images"),
         ({"num_images": 100}, "num_images: 100 is not a multiple of batch_size 8; use 96 or 104"),
         ({"batch_size": 256}, "num_images: 160 is not a multiple of batch_size 256; use 256"),
-        ({"device_batch_size": 3}, "device_batch_size"),
         ({"augment_min_t": 1.1}, "augment_min_t"),
         ({"augment_prob": -0.5}, "augment_prob"),
         ({"caption_drop_prob": 1.5}, "caption_drop_prob"),

@@ -18,9 +18,9 @@ from tiny.training_sets import DIT, RIN
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [DIT, RIN])
 def test_split_weights_are_whole_ones(plain, augmented, tmp_path, model):
-    settings = config(model, device_batch_size=2, compute="fp32")
+    settings = config(model, compute="fp32")
     train(tmp_path / "one", plain, augmented, settings)
-    assert on_ranks(2, settings, tmp_path / "split", plain, augmented, shard=True) == [0, 0]
+    assert on_ranks(2, settings, tmp_path / "split", plain, augmented, shard=True, device_batch_size=2) == [0, 0]
     assert_same(tmp_path / "one", tmp_path / "split")
     # Stopped in two parts, continued in three, then whole.
     assert on_ranks(2, settings, tmp_path / "mixed", plain, augmented, stop=1, shard=True) == [7, 7]

@@ -11,6 +11,7 @@ from tessera.config import UserError
 from tessera.diffusion.schedule import linear
 from tessera.encoded.record import quantize
 from tessera.encoded.store import open_encoded
+from tessera.models.layers import key_count
 from tessera.randomness import philox
 from tessera.train import loader as batches
 from tessera.train.algorithm1 import Algorithm1, CaptionMix, Normalization
@@ -30,19 +31,19 @@ def by_hand(texts, length):
     return torch.from_numpy(padded)
 
 
-@pytest.mark.parametrize(("width", "multiple", "length"), [(128, 1, 7), (100, 1, 7), (16, 4, 8), (64, 32, 32)])
-def test_packed_text_is_unpacked_as_padded_by_hand(width, multiple, length):
+@pytest.mark.parametrize("width", [128, 100, 16, 64])
+def test_packed_text_is_unpacked_as_padded_by_hand(width):
     texts = ragged([3, 7, 1], width)
     codes, scales = zip(*(quantize(text) for text in texts))
-    packed = PackedText.pack(codes, scales, multiple)
+    packed = PackedText.pack(codes, scales)
     assert packed.codes.dtype == torch.int8
     assert packed.codes.numel() == 11 * width  # nothing is padded before the device has it
     stored = [c * np.repeat(s.astype(np.float32), 64, axis=1)[:, :width] for c, s in zip(codes, scales)]
     for dtype in (torch.float32, torch.bfloat16):
         text = packed.unpack(dtype)
-        assert torch.equal(text.embeddings, by_hand(stored, length).to(dtype))
+        assert torch.equal(text.embeddings, by_hand(stored, 7).to(dtype))
     assert text.mask.sum(1).tolist() == [3, 7, 1]
-    assert torch.equal(text.mask, torch.arange(length) < torch.tensor([[3], [7], [1]]))
+    assert torch.equal(text.mask, torch.arange(7) < torch.tensor([[3], [7], [1]]))
 
 
 def test_text_of_fp16_stays_so_until_the_device():
@@ -99,6 +100,71 @@ def test_ranks_share_every_batch_whatever_their_number(monkeypatch, world):
         assert {n for part in mine[:half] for n in part.tolist()} <= set(range(48, 72))
         taken += [n for part in mine for n in part.tolist()]
     assert sorted(taken) == list(range(48, 96))
+
+
+@pytest.mark.parametrize("kind", ["int8", "none", "levels"])
+def test_lengths_are_those_of_the_texts_that_are_read(kind, tmp_path):
+    mix, records = None, make_records(23, text=kind if kind == "none" else "int8")
+    if kind == "levels":
+        mix, records = CaptionMix(levels=("long", "short"), weights=(0.5, 0.5)), with_short(records)
+    options = {"levels": ("long", "short")} if mix else {"text": kind}
+    store = open_encoded(write_set(tmp_path / "set", records, **options))
+    algorithm = Algorithm1(len(store), None, 0.4, 0.0, 5, "linear", caption_mix=mix)
+    levels = ((0, 1, 0),) * 2 if mix else ((0,),) * 2
+    encode = lambda captions: [np.ones((len(caption), WIDTH), np.float32) for caption in captions]  # noqa: E731
+    reader = Reader(algorithm, store, None, Normalization(), encode_text=encode, levels=levels)
+    lengths = reader.lengths(np.arange(64))
+    assert lengths.tolist() == reader(range(64)).text.mask.sum(1).tolist()
+    assert len(set(lengths.tolist())) > 1
+
+
+def test_samples_of_a_step_are_sorted_by_text_into_passes():
+    lengths = philox(0, "lengths").integers(1, 9, 48)
+    plain_order = list(passes(0, 24, 48, 8))
+    sorted_order = list(passes(0, 24, 48, 8, lambda numbers: lengths[numbers]))
+    for first in (0, 3):  # each batch has its own samples still
+        ours, theirs = (np.concatenate(order[first : first + 3]) for order in (sorted_order, plain_order))
+        assert sorted(ours) == theirs.tolist()
+        assert (np.diff(lengths[ours]) <= 0).all()
+        same = lengths[ours][1:] == lengths[ours][:-1]
+        assert (np.diff(ours)[same] > 0).all()  # in the stream's order where texts are equally long
+    whole = list(passes(0, 24, 48, 24, lambda numbers: lengths[numbers]))
+    assert np.concatenate(whole).tolist() == list(range(48))  # a single pass needs no order
+
+
+PROMPTS = (10, 22, 13, 8, 16, 16, 8, 23, 27, 28)
+"""T5 tokens of ten prompts of PartiPrompts."""
+
+
+def long_captions(draws, count):
+    """Tokens of captions as LLaVA writes them, by the paper about 180 on average."""
+    return np.clip(np.rint(draws.normal(180, 35, count)), 20, 300).astype(int)
+
+
+DISTRIBUTIONS = {
+    "prompts": lambda draws, count: draws.choice(PROMPTS, count),
+    "long": long_captions,
+    "mixed": lambda draws, count: np.where(
+        draws.random(count) < 0.7, long_captions(draws, count), draws.choice(PROMPTS, count)
+    ),
+}
+
+
+@pytest.mark.parametrize("front", [0, 16])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_sorting_takes_away_most_of_the_padding(name, front):
+    """Steps of 1024 in passes of 128, text padded as a GPU gets it; before, each pass in the stream's order was padded
+    to a multiple of 32."""
+    steps, size = 16, 128
+    lengths = DISTRIBUTIONS[name](philox(0, "padding"), 1024 * steps)
+
+    def padding(order, padded):
+        return sum(size * padded(max(lengths[part])) - lengths[part].sum() for part in order)
+
+    before = padding(passes(0, 1024, len(lengths), size), lambda longest: -(-longest // 32) * 32)
+    ordered = passes(0, 1024, len(lengths), size, lambda numbers: lengths[numbers])
+    now = padding(ordered, lambda longest: key_count(front + longest) - front)
+    assert now <= 0.6 * before, now / before
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

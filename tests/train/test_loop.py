@@ -464,3 +464,111 @@ def test_a_run_whose_augmentation_has_moved_is_not_extended(plain, augmented, tm
     train(tmp_path / "run", plain, augmented, config)
     more = replace(config, num_images=32)
     refused("augment_prob has moved to augment_prob_end", tmp_path / "run", plain, augmented, more, extend=True)
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Memory for passes of `memory["samples"]`, beyond which torch says what it says on a GPU; and the sizes of those
+    that were begun."""
+    memory, original = {"samples": 3, "begun": []}, step.diffusion_loss
+
+    def limited(network, batch, *arguments, **options):
+        memory["begun"].append(len(batch.numbers))
+        if len(batch.numbers) > memory["samples"]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(network, batch, *arguments, **options)
+
+    monkeypatch.setattr(step, "diffusion_loss", limited)
+    return memory
+
+
+@pytest.mark.parametrize("model", [DIT, RIN])
+def test_the_size_of_a_pass_may_differ_from_call_to_call(plain, augmented, tmp_path, monkeypatch, model):
+    config = config_of(model=model)
+    train(tmp_path / "whole", plain, augmented, config)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", plain, augmented, config, runtime=RuntimeOptions(device_batch_size=2))
+    runtime = RuntimeOptions(device_batch_size=4)
+    train(tmp_path / "run", plain, augmented, config, resume=True, runtime=runtime)
+    losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("whole", "run")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert read_manifest(tmp_path / "run").sha256 == read_manifest(tmp_path / "whole").sha256
+
+
+def test_the_size_of_a_pass_is_found_and_remembered(plain, augmented, tmp_path, monkeypatch, memory, capsys):
+    runtime = RuntimeOptions(device_batch_size="auto")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", plain, augmented, config_of(), runtime=runtime)
+    assert memory["begun"][:4] == [8, 4, 2, 2]  # tried, then the first step
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [f"train: memory does not suffice; continues with passes of {n} samples" for n in (4, 2)]
+    memory["begun"].clear()
+    train(tmp_path / "run", plain, augmented, config_of(), resume=True, runtime=runtime)
+    assert memory["begun"] == [2] * (4 * 13)  # of the rest alone
+    train(tmp_path / "fixed", plain, augmented, config_of(), runtime=RuntimeOptions(device_batch_size=2))
+    ours, theirs = contents(tmp_path / "run"), contents(tmp_path / "fixed")
+    assert json.loads(ours.pop("device_batch_size.json"))["samples"] == 2  # type: ignore[arg-type]
+    assert ours == theirs
+    # Where more is kept, less fits: what was found otherwise does not count.
+    trainer = Trainer(tmp_path / "run", open_encoded(plain), None, config_of(augment_prob=0.0), torch.device("cpu"))
+    assert trainer.samples_per_pass == 8
+    memory["samples"] = 8
+    more = RuntimeOptions(device_batch_size="auto", gradient_checkpointing=True)
+    stores = open_encoded(plain), None, config_of(augment_prob=0.0), torch.device("cpu")
+    assert Trainer(tmp_path / "run", *stores, more).samples_per_pass == 8
+    assert Trainer(tmp_path / "run", *stores, runtime).samples_per_pass == 2
+
+
+def test_the_longest_texts_of_the_first_steps_are_tried(plain, tmp_path, monkeypatch):
+    seen, original = [], step.Stepper.fits
+    monkeypatch.setattr(step.Stepper, "fits", lambda self, host: seen.append(host) or original(self, host))
+    config, runtime = config_of(augment_prob=0.0), RuntimeOptions(device_batch_size="auto")
+    trainer = Trainer(tmp_path, open_encoded(plain), None, config, torch.device("cpu"), runtime)
+    assert seen[0].text.mask.sum(1).tolist() == [5] * 8  # of 1 to 5
+    assert all(parameter.grad is None for parameter in trainer.state.network.parameters())
+
+
+def test_too_little_memory_ends_with_advice(plain, augmented, tmp_path, memory):
+    def advice(**options):
+        with pytest.raises(UserError) as caught:
+            train(tmp_path / "run", plain, augmented, config_of(), runtime=RuntimeOptions(**options))
+        return str(caught.value)
+
+    assert advice(device_batch_size=4) == (
+        "cpu: has too little memory for passes of 4 samples; try, in this order, --device-batch-size 2, "
+        "--gradient-checkpointing, --shard on several GPUs, a smaller model"
+    )
+    memory["samples"] = 0
+    assert advice(device_batch_size="auto", gradient_checkpointing=True) == (
+        "cpu: has too little memory for one image; try, in this order, --shard on several GPUs, a smaller model"
+    )
+
+
+def test_memory_that_runs_out_later_is_remembered(plain, augmented, tmp_path, monkeypatch, memory):
+    runtime = RuntimeOptions(device_batch_size="auto")
+    config = config_of(checkpoint_every_images=16)
+    with monkeypatch.context() as patch:
+        before_step(patch, lambda number: memory.update(samples=1) if number == 5 else None)
+        with pytest.raises(UserError, match="the next start, from the last checkpoint, has passes of 1"):
+            train(tmp_path / "run", plain, augmented, config, runtime=runtime)
+    train(tmp_path / "run", plain, augmented, config, resume=True, runtime=runtime)
+    train(tmp_path / "whole", plain, augmented, config, runtime=RuntimeOptions(device_batch_size=1))
+    losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("whole", "run")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_pass_that_does_not_divide_a_step_is_refused(plain, augmented, tmp_path):
+    with pytest.raises(UserError, match="device_batch_size: 3 does not divide a rank's 8 samples of a step; give 2"):
+        train(tmp_path / "run", plain, augmented, config_of(), runtime=RuntimeOptions(device_batch_size=3))
+
+
+def test_gradient_checkpointing_trains_the_same(plain, augmented, tmp_path):
+    for name, model in (("dit", DIT), ("rin", RIN)):
+        for keep_less in (False, True):
+            runtime = RuntimeOptions(gradient_checkpointing=keep_less)
+            train(tmp_path / f"{name}-{keep_less}", plain, augmented, config_of(model=model), runtime=runtime)
+        assert contents(tmp_path / f"{name}-True") == contents(tmp_path / f"{name}-False")

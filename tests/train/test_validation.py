@@ -32,8 +32,9 @@ def config(**changes):
     return config_of(validation_records=HELD, num_images=80, log_every_images=40, **changes)
 
 
-def trainer_of(sets, config) -> Trainer:
-    return Trainer(Path("unused"), *map(open_encoded, sets), config, torch.device("cpu"))
+def trainer_of(sets, config, size=None) -> Trainer:
+    stores, runtime = map(open_encoded, sets), RuntimeOptions(device_batch_size=size)
+    return Trainer(Path("unused"), *stores, config, torch.device("cpu"), runtime)
 
 
 def lines_of(run):
@@ -67,7 +68,7 @@ def test_nor_are_augmented_ones_of_which_they_are_the_base(sets, tmp_path, name)
 
 
 def test_times_and_noise_are_fixed_and_cover_all_levels(sets):
-    one, two = trainer_of(sets, config()), trainer_of(sets, config(device_batch_size=2, optim=config_of().optim))
+    one, two = trainer_of(sets, config()), trainer_of(sets, config(optim=config_of().optim), 2)
     assert one.actions.validation is not None
     assert two.actions.validation is not None
     whole = one.actions.validation.batch(np.arange(HELD))
@@ -86,7 +87,7 @@ def test_times_and_noise_are_fixed_and_cover_all_levels(sets):
 @pytest.mark.parametrize("model", [DIT, RIN])
 @pytest.mark.parametrize("size", [8, 4, 2])
 def test_the_loss_is_that_of_one_large_batch(sets, model, size):
-    trainer = trainer_of(sets, config(model=model, device_batch_size=size))
+    trainer = trainer_of(sets, config(model=model), size)
     held_out = trainer.actions.validation
     assert held_out is not None
     found = held_out.loss(trainer.state.network)

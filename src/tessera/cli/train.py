@@ -19,6 +19,8 @@ def train(
     seed: Annotated[int | None, "Seed, instead of the preset's."] = None,
     init: Annotated[Path | None, "Export to start from, or import-published's; at random by default."] = None,
     device: Device = None,
+    device_batch_size: Literal["auto"] | int | None = None,
+    gradient_checkpointing: Annotated[bool, "Keep less for the backward pass: a third of the memory, slower."] = False,
     compile: Annotated[Literal["auto", "on", "off"], "Compile the blocks; auto: on a GPU, without --shard."] = "auto",
     shard: bool = False,
     shard_optimizer: bool = False,
@@ -47,6 +49,8 @@ def train(
         preset: PRESET:ARM, for example dit-i-l2:ta_ia, or FILE.py:FUNCTION that returns a TrainConfig.
         fit: Take the shapes of latents and texts, and the latents' normalization, from the set: for another VAE or text
             encoder than the preset's.
+        device_batch_size: Samples in a forward pass on one device, whose gradients are added up to a step's: changes
+            rounding alone. auto: as many as fit into memory, found by trying; the default on GPUs.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
         shard_optimizer: Split optimizer and averages alone (ZeRO-1), which takes time and memory off many processes.
         caption_mix: Of images with several captions, probability of each level, such as long=0.7,short=0.3; by default
@@ -75,6 +79,8 @@ def train(
     if rank() == 0:
         _say_arm(preset.rpartition(":")[2], plain)
     runtime = RuntimeOptions(
+        device_batch_size=device_batch_size,
+        gradient_checkpointing=gradient_checkpointing,
         compile={"auto": None, "on": True, "off": False}[compile],
         shard=shard,
         shard_optimizer=shard_optimizer,

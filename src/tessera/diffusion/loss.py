@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
+from tessera.devices import few_shapes
 from tessera.diffusion.schedule import add_noise, check_prediction, to_eps, velocity
 from tessera.records import Batch, DenoiserState, TextEncoding
 
@@ -84,9 +85,10 @@ def diffusion_loss(
     `null_condition` (1, D): the encoding of "", which replaces the captions marked in `batch.dropped`.
 
     `self_condition_keep` (B,) bool turns on RIN's self-conditioning (Jabri et al. 2023, latent self-conditioning): a
-    first forward without gradient, on the marked samples only, gives the latent tokens that the second one starts
-    from; the others start from zeros. Text is refined once for both. On a GPU keep this mask on the CPU: its rows are
-    counted here. Raises UserError for a network that has no latent tokens.
+    first forward without gradient gives the latent tokens that the second one starts from on the marked samples; the
+    others start from zeros. Text is refined once for both. On a CPU only the marked samples take part in the first
+    forward; on a GPU all do, because each other number of rows costs it new plans and programs. Keep this mask on the
+    CPU. Raises UserError for a network that has no latent tokens.
     """
     check_prediction(prediction)
     latents, noise, alpha_bar = batch.latents.float(), batch.noise.float(), batch.alpha_bar.float()
@@ -105,17 +107,27 @@ def diffusion_loss(
 def _self_condition(network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncoding, keep: Tensor) -> DenoiserState:
     """Return the second forward's state: latent tokens of the first one, zeros where not kept, and refined text."""
     cache = network.encode_text(text)
-    # Not on Apple's GPUs: there it may still be read when this tensor's memory is in use again.
-    rows = keep.nonzero().squeeze(1).to(x.device, non_blocking=x.is_cuda)  # (kept,)
+    if few_shapes(x.device):
+        with torch.no_grad():
+            _, first = network(x, alpha_bar, text, DenoiserState(text_cache=cache))
+        # Without waiting on CUDA alone: Apple's GPUs may still read it when its memory is in use again.
+        kept = keep.to(x.device, non_blocking=x.is_cuda)[:, None, None]  # (B, 1, 1)
+        return DenoiserState(latent_tokens=torch.where(kept, _tokens_of(first), 0.0), text_cache=cache)
+    rows = keep.nonzero().squeeze(1)  # (kept,)
     none = len(rows) == 0
     if none:  # computed all the same, on one sample: where weights are split over ranks, all have to gather them
-        rows = torch.zeros(1, dtype=torch.long, device=x.device)
+        rows = torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
         first = DenoiserState(text_cache=cache.select(rows))
         _, first = network(x[rows], alpha_bar[rows], text.select(rows), first)
     if none:
         return DenoiserState(text_cache=cache)
-    if first.latent_tokens is None:
+    found = _tokens_of(first)
+    tokens = found.new_zeros(len(x), *found.shape[1:])  # (B, N, D)
+    return DenoiserState(latent_tokens=tokens.index_copy(0, rows, found), text_cache=cache)
+
+
+def _tokens_of(state: DenoiserState) -> Tensor:
+    if state.latent_tokens is None:
         raise UserError("self_condition_prob: this network has no latent tokens to pass on; set it to 0")
-    tokens = first.latent_tokens.new_zeros(len(x), *first.latent_tokens.shape[1:])  # (B, N, D)
-    return DenoiserState(latent_tokens=tokens.index_copy(0, rows, first.latent_tokens), text_cache=cache)
+    return state.latent_tokens

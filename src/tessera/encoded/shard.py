@@ -246,20 +246,38 @@ class Shard:
         except UnicodeDecodeError as error:
             raise _damaged(self.path, error) from error
 
-    def read(self, row: int, level: int = 0) -> EncodedRecord:
-        """Return a record with its caption of the level, or the first that it has."""
+    def length(self, row: int, level: int = 0) -> int:
+        """Return the number of tokens of what `read` returns, or bytes of its caption where no text is stored."""
         batch = self.batches[row // BATCH_ROWS]
         row %= BATCH_ROWS
+        # Without further levels no caption is read, whose page of the file is often not in memory.
+        place = self._told(batch, row, level)[1] if len(self._columns) > 1 else 0
+        caption, text, _ = self._columns[place]
+        offsets, _ = batch[text if text in batch else caption]
+        return offsets[row + 1] - offsets[row]
+
+    def _told(self, batch: dict[str, Any], row: int, level: int) -> tuple[str, int]:
+        """Return a record's caption of the level, or the first that it has, and the number of the level that stores
+        it."""
         try:
-            key, class_name = (_string(batch[name], row) for name in ("key", "class"))
             captions = [_string(batch[columns[0]], row) for columns in self._columns[: level + 1]]
             if not captions[level] and len(self._columns) > 1:
                 captions = [_string(batch[columns[0]], row) for columns in self._columns]
                 level = next((place for place, caption in enumerate(captions) if caption), 0)
         except UnicodeDecodeError as error:
             raise _damaged(self.path, error) from error
-        caption = captions[level]
-        _, text, scale = self._columns[captions.index(caption)]
+        return captions[level], captions.index(captions[level])
+
+    def read(self, row: int, level: int = 0) -> EncodedRecord:
+        """Return a record with its caption of the level, or the first that it has."""
+        batch = self.batches[row // BATCH_ROWS]
+        row %= BATCH_ROWS
+        try:
+            key, class_name = (_string(batch[name], row) for name in ("key", "class"))
+        except UnicodeDecodeError as error:
+            raise _damaged(self.path, error) from error
+        caption, place = self._told(batch, row, level)
+        _, text, scale = self._columns[place]
         return EncodedRecord(
             key=key,
             class_name=class_name,

@@ -148,6 +148,11 @@ class EncodedStore:
         self.records_read += 1
         return self._shard(which).read(row, level)
 
+    def length(self, index: int, level: int = 0) -> int:
+        """Return the number of tokens of what `read` returns, or bytes of its caption where no text is stored."""
+        which, row = divmod(range(self._length)[index], self._shard_size)
+        return self._shard(which).length(row, level)
+
     def captions(self, index: int) -> dict[str, str]:
         """Return level -> caption of the levels that record `index` has."""
         which, row = divmod(range(self._length)[index], self._shard_size)

@@ -26,6 +26,7 @@ from tessera.models.layers import (
     key_bias,
     patchify,
     ragged,
+    run_block,
     sincos_positions_2d,
     unpatchify,
 )
@@ -160,7 +161,7 @@ class DiT(Network):
 
     def encode_text(self, text: TextEncoding) -> TextCache:
         """Return refined text with its keys and values in every block, and the null rows' outputs."""
-        tokens, mask = self.text(text)  # (B, L, D)
+        tokens, mask = self.text(self.pad_text(text))  # (B, L, D)
         if tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16:
             extra = -mask.shape[1] % CPU_BFLOAT16_KEYS
             tokens, mask = F.pad(tokens, (0, 0, 0, extra)), F.pad(mask, (0, extra))
@@ -207,7 +208,8 @@ class DiT(Network):
         null_outputs = cache.null_outputs or (None,) * config.depth
         layers = zip(self.blocks, modulation.unbind(0), cache.keys, cache.values, null_outputs)
         for block, layer, key, value, null_output in layers:
-            tokens = block(tokens, layer, key, value, cache.bias, null_output)
+            inputs = (tokens, layer, key, value, cache.bias, null_output)
+            tokens = run_block(block, *inputs, checkpointing=self.gradient_checkpointing)
 
         shift, scale = (self.out_table[:, None] + time).unsqueeze(2).unbind(0)  # (B, 1, D) each
         tokens = torch.addcmul(shift, F.layer_norm(tokens, (config.width,), eps=NORM_EPS), 1 + scale)

@@ -10,8 +10,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tessera.config import UserError, check_ranges
+from tessera.devices import few_shapes
+from tessera.records import TextEncoding
 
 NORM_EPS = 1e-6
 TABLE_STD = 0.02
@@ -113,6 +116,18 @@ def key_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """
     hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return hidden.masked_fill_(~mask, torch.finfo(dtype).min / 2)[:, None, None]  # (B, 1, 1, L)
+
+
+def key_count(least: int) -> int:
+    """Return the smallest number of masked keys, at least `least`, that a GPU should be given.
+
+    From a short list (16, 32, 48, 96, 128, 160, 224, ...), because kernels are planned or compiled anew for each number
+    that occurs. All are multiples of 8, which masks of the memory-efficient kernel need, and none is 64 mod 128, where
+    cuDNN's backward pass may give NaN with a mask (torch 2.11 to 2.13, pytorch#196678).
+    """
+    step = 16 if least <= 48 else 32
+    count = -(-least // step) * step
+    return count + step if count % 128 == 64 else count
 
 
 RAGGED_ROWS = 128
@@ -300,6 +315,13 @@ class SelfBlock(nn.Module):
         return torch.addcmul(x, mixed, self.mlp_scale) if self.layer_scaled else x + mixed
 
 
+def run_block(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
+    """Return `block(*inputs)`; with checkpointing, keep only the inputs for the backward pass."""
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing random in it
+    return block(*inputs)
+
+
 class TimeEmbedding(nn.Module):
     """Embedding of a scalar in [0, 1] (B,) -> (B, width): sinusoid, Linear, SiLU, Linear.
 
@@ -327,6 +349,24 @@ class Network(nn.Module):
     """Names of the parameters that are learned tables, not matrices of a product: no weight decay, no Muon."""
 
     config: Any
+    gradient_checkpointing = False
+    """True: only the inputs of blocks are kept for the backward pass, which runs the blocks again."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Turn gradient checkpointing on for all blocks, those of the text refiner too."""
+        self.gradient_checkpointing = self.text.gradient_checkpointing = True  # type: ignore
+
+    @property
+    def front_tokens(self) -> int:
+        """Number of tokens before the text in the refiner."""
+        return 0
+
+    def pad_text(self, text: TextEncoding) -> TextEncoding:
+        """Return the text padded to a `key_count` with the tokens before it; on a CPU, as it is."""
+        if not few_shapes(text.mask.device):
+            return text
+        front = self.front_tokens
+        return text.pad_to(key_count(front + text.mask.shape[1]) - front)
 
     @property
     def parameter_count(self) -> int:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tessera.config import check_ranges
+from tessera.devices import few_shapes
 from tessera.models.layers import (
     MLP,
     TABLE_STD,
@@ -25,6 +26,7 @@ from tessera.models.layers import (
     layer_norm,
     patchify,
     ragged,
+    run_block,
     sincos_positions_2d,
     unpatchify,
 )
@@ -168,6 +170,10 @@ class RIN(Network):
         self.head = ConvResidual(config.latent_channels, config.latent_channels) if config.conv_stem else None
         self.initialize()
 
+    @property
+    def front_tokens(self) -> int:
+        return self.config.text_registers + self.config.coherence
+
     def initialize_special(self) -> None:
         with torch.no_grad():
             for table in (self.latent_tokens, self.interface_positions):
@@ -194,10 +200,13 @@ class RIN(Network):
                 coherence[len(coherence) - text.null_rows :] = 0.0
             level = torch.as_tensor(coherence, dtype=torch.float32, device=text.mask.device).expand(len(text.mask))
             extra = (self.coherence(level) + self.coherence_position)[:, None]  # (B, 1, D)
-        tokens, mask = self.text(text, extra)  # (B, R + T, D)
+        tokens, mask = self.text(self.pad_text(text), extra)  # (B, L, D) with L = R + T
+        if few_shapes(tokens.device):  # there masks of attention need a multiple of 8
+            more = -(1 + mask.shape[1]) % 8
+            tokens, mask = F.pad(tokens, (0, 0, 0, more)), F.pad(mask, (0, more))
         rows = ragged(mask)
         packed = tokens if rows is None else rows.pack(tokens)
-        mask = F.pad(mask, (1, 0), value=True)  # the time token comes first: (B, 1 + R + T)
+        mask = F.pad(mask, (1, 0), value=True)  # the time token comes first: (B, 1 + L)
         pairs = [block.condition.attention.keys_values(packed, rows) for block in cast(list[RINBlock], self.blocks)]
         keys, values = zip(*pairs)
         return TextCache(tokens=tokens, bias=key_bias(mask, tokens.dtype), keys=keys, values=values)
@@ -228,7 +237,8 @@ class RIN(Network):
             time_key, time_value = block.condition.attention.keys_values(time)  # (B, H, 1, E)
             key = torch.cat([time_key, text_key], dim=2)  # (B, H, 1 + R + T, E)
             value = torch.cat([time_value, text_value], dim=2)
-            latent, interface = block(latent, interface, key, value, cache.bias)
+            inputs = (latent, interface, key, value, cache.bias)
+            latent, interface = run_block(block, *inputs, checkpointing=self.gradient_checkpointing)
 
         patches = self.out_projection(self.out_norm(interface))  # (B, N, p p C)
         output = unpatchify(patches, config.patch_size, config.latent_size, config.latent_size)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tessera.models.layers import NetworkConfig, SelfBlock, key_bias, ragged, sincos_positions
+from tessera.models.layers import NetworkConfig, SelfBlock, key_bias, ragged, run_block, sincos_positions
 from tessera.records import TextEncoding
 
 
@@ -53,7 +53,7 @@ class TextRefiner(nn.Module):
         layer_scale_init: float = 0.1,
     ):
         super().__init__()
-        self.window = config.text_window
+        self.window, self.gradient_checkpointing = config.text_window, False
         self.projection = nn.Linear(self.window * config.text_width, width)
         self.registers = nn.Parameter(torch.zeros(registers, width)) if registers else None
         self.blocks = nn.ModuleList(
@@ -89,5 +89,5 @@ class TextRefiner(nn.Module):
         if rows is not None:
             tokens = rows.pack(tokens)  # (M, D)
         for block in self.blocks:
-            tokens = block(tokens, bias, rows)
+            tokens = run_block(block, tokens, bias, rows, checkpointing=self.gradient_checkpointing)
         return tokens if rows is None else rows.pad(tokens), mask

@@ -38,7 +38,6 @@ def cad_i_l() -> TrainConfig:
         model=CAD_I_L,
         num_images=STEPS * BATCH,
         batch_size=BATCH,
-        device_batch_size=128,
         latent_scale=(SD_LATENT_SCALE,),
         noise_schedule="linear",
         augment_min_t=0.4,
@@ -95,7 +94,7 @@ def dit_i_l2_512() -> TrainConfig:
 
 def _larger(config: TrainConfig) -> TrainConfig:
     optim = replace(config.optim, lr=config.optim.lr / 3, warmup_images=1000 * BATCH)
-    return replace(config, num_images=50_000 * BATCH, device_batch_size=32, optim=optim)
+    return replace(config, num_images=50_000 * BATCH, optim=optim)
 
 
 def cad_i_l_tune() -> TrainConfig:
@@ -120,7 +119,6 @@ def _tuned(config: TrainConfig) -> TrainConfig:
         config,
         num_images=4000 * 256,
         batch_size=256,
-        device_batch_size=64,
         optim=replace(config.optim, lr=1e-4, warmup_images=200 * 256, final_lr_fraction=0.0),
         ema_decay=0.999,
         checkpoint_every_images=500 * 256,

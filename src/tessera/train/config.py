@@ -24,8 +24,6 @@ class TrainConfig:
     """Samples seen in total, a multiple of batch_size."""
     batch_size: int = 1024
     """Samples per step, over all devices (paper section 4.1)."""
-    device_batch_size: int | None = None
-    """Samples per forward pass on one device, a micro-batch; their gradients are summed. None = no splitting."""
     latent_shift: tuple[float, ...] = (0.0,)
     """Subtracted from the stored latents; one number, or one for each channel."""
     latent_scale: tuple[float, ...] = (1.0,)
@@ -81,9 +79,8 @@ class TrainConfig:
     """CPU threads of torch; None = its own choice."""
 
     def __post_init__(self) -> None:
-        counts = ("num_images", "batch_size", "device_batch_size", "checkpoint_every_images", "keep_checkpoints")
-        counts += ("keep_every_images", "log_every_images", "validate_every_images", "sample_every_images", "threads")
-        counts += ("stop_after_no_gain",)
+        counts = ("num_images", "batch_size", "checkpoint_every_images", "keep_checkpoints", "keep_every_images")
+        counts += ("log_every_images", "validate_every_images", "sample_every_images", "threads", "stop_after_no_gain")
         shares = ("augment_min_t", "augment_prob", "augment_prob_end", "caption_drop_prob", "self_condition_prob")
         check_ranges(
             self,
@@ -103,8 +100,6 @@ class TrainConfig:
             near = f"{below} or {below + self.batch_size}" if below else str(self.batch_size)
             multiple = f"a multiple of batch_size {self.batch_size}"
             raise UserError(f"num_images: {self.num_images} is not {multiple}; use {near}")
-        if self.device_batch_size is not None and self.batch_size % self.device_batch_size:
-            raise UserError(f"device_batch_size: {self.device_batch_size} does not divide batch_size {self.batch_size}")
         if self.stop_after_no_gain is not None and not self.validation_records:
             raise UserError(
                 "stop_after_no_gain: needs the loss on held-out records; set validation_records, such as 256"
@@ -150,6 +145,13 @@ def _check_mix(name: str, mix: Mapping[str, float]) -> None:
 class RuntimeOptions:
     """The way in which a run is carried out: not part of what is trained, so it may differ from call to call."""
 
+    device_batch_size: int | Literal["auto"] | None = None
+    """Samples per forward pass on one device, a micro-batch, >= 1; their gradients are summed. "auto" = the most, up to
+    `loop.AUTO_SAMPLES`, for which memory suffices, found by trying and remembered in the run; None = so on CUDA,
+    elsewhere all of the device's share of a step."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of blocks for the backward pass, which computes the blocks again: about a third of the
+    memory, a third more time."""
     compile: bool | None = None
     """Compile each block of the network; None = on a GPU, if it can be done there and `shard` does not split it."""
     shard: bool = False
@@ -175,3 +177,5 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self, peak_tflops="(0, inf)", loader_threads="[1, inf)")
+        if self.device_batch_size != "auto":
+            check_ranges(self, device_batch_size="[1, inf)")

@@ -49,11 +49,10 @@ class PackedText:
     """(B, longest L) bool, True = real token."""
 
     @classmethod
-    def pack(cls, codes: Sequence[np.ndarray], scales: Sequence[np.ndarray] | None, multiple: int = 1) -> "PackedText":
-        """Pack ragged (L, D) arrays; the padded length is the longest, rounded up to a multiple of `multiple`."""
+    def pack(cls, codes: Sequence[np.ndarray], scales: Sequence[np.ndarray] | None) -> "PackedText":
+        """Pack ragged (L, D) arrays; the padded length is the longest."""
         lengths = np.array([len(c) for c in codes])
-        longest = -(-int(lengths.max()) // multiple) * multiple
-        mask = np.arange(longest) < lengths[:, None]  # (B, L)
+        mask = np.arange(lengths.max()) < lengths[:, None]  # (B, longest L)
         return cls(
             codes=torch.from_numpy(np.concatenate(codes)),
             scale=None if scales is None else torch.from_numpy(np.concatenate(scales)),
@@ -102,10 +101,11 @@ class HostBatch:
         return HostBatch(**pinned, text=self.text.map(Tensor.pin_memory), tokens=self.tokens)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
-        """Return the batch on `device`, text in `dtype`. From page-locked memory, this does not wait for the device."""
+        """Return the batch on `device`, text in `dtype`. From page-locked memory, this does not wait for CUDA."""
+        no_wait = torch.device(device).type == "cuda"
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+            return tensor.to(device, non_blocking=no_wait)
 
         moved = {f.name: move(getattr(self, f.name)) for f in fields(Batch) if f.name != "text"}
         return Batch(**moved, text=self.text.map(move).unpack(dtype))
@@ -124,8 +124,6 @@ class Reader:
     normalize: Normalization
     encode_text: EncodeText | None = None
     """For stores without text."""
-    multiple: int = 1
-    """Padded lengths are multiples of it."""
     levels: tuple[Sequence[int], Sequence[int]] = ((0,), (0,))
     """Number in the plain and in the augmented set of each level that the algorithm draws (`level_numbers`)."""
     _encoder_lock: Any = field(default_factory=threading.Lock)
@@ -149,12 +147,22 @@ class Reader:
             tokens=len(text.codes),
         )
 
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the lengths of the samples' texts, as `EncodedStore.length` counts, of which no text is read."""
+        draws = self.algorithm.draws(numbers)
+        places = (self._place(*draw) for draw in zip(*(draws[name].tolist() for name in _OF_RECORD)))
+        return np.array([store.length(index, level) for store, index, level in places])
+
     def _record(self, augmented: bool, index: int, level: int) -> EncodedRecord:
+        store, index, level = self._place(augmented, index, level)
+        return store.read(index, level)
+
+    def _place(self, augmented: bool, index: int, level: int) -> tuple[EncodedStore, int, int]:
         store, level = (self.plain, self.augmented)[augmented], self.levels[augmented][level]
         if isinstance(store, Subset):
             store, index = cast(EncodedStore, store.dataset), store.indices[index]
         assert store is not None
-        return store.read(index, level)
+        return store, index, level
 
     def text_of(self, records: Sequence[EncodedRecord]) -> PackedText:
         """Return the stored text of records, or encode their captions. Raises UserError where neither is possible."""
@@ -163,11 +171,11 @@ class Reader:
                 raise UserError("encoded: the store holds no text; encode it with text_encoding int8 or fp16")
             with self._encoder_lock:
                 texts = self.encode_text([r.caption for r in records])
-            return PackedText.pack([np.asarray(t, dtype=np.float32) for t in texts], None, self.multiple)
+            return PackedText.pack([np.asarray(t, dtype=np.float32) for t in texts], None)
         scales = [r.text_scale for r in records if r.text_scale is not None]
         mixed = len(scales) not in (0, len(records))  # one set is int8, the other fp16
         codes = [text for r in records if (text := r.text if mixed else r.text_codes) is not None]
-        return PackedText.pack(codes, None if mixed else scales or None, self.multiple)
+        return PackedText.pack(codes, None if mixed else scales or None)
 
 
 def draw_latents(
@@ -186,11 +194,16 @@ def draw_latents(
     return latents, noise
 
 
-def passes(start: int, batch_size: int, end: int, size: int) -> Iterator[np.ndarray]:
+def passes(
+    start: int, batch_size: int, end: int, size: int, lengths: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Iterator[np.ndarray]:
     """Yield this rank's sample numbers of each forward pass of `size`, batch by batch: in every batch
-    start + rank, start + rank + world size, ..."""
+    start + rank, start + rank + world size, ... lengths: of the samples' texts, by which those of a batch are sorted,
+    longest first, so that texts of a pass need little padding."""
     for first in range(start, end, batch_size):
         mine = np.arange(first + rank(), first + batch_size, world_size())
+        if lengths is not None and len(mine) > size:
+            mine = mine[np.argsort(-lengths(mine), kind="stable")]
         yield from np.split(mine, len(mine) // size)
 
 

@@ -12,20 +12,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tessera.config import UserError, compare, to_dict
 from tessera.devices import pick_device, rank, reuse_memory, set_threads, world_size
 from tessera.encoded.store import EncodedStore, open_encoded
-from tessera.files import exclusive_lock, write_json
+from tessera.files import exclusive_lock, read_json, write_json
 from tessera.progress import progress
 from tessera.stages import Stage, find_stage, open_stage, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import check_mix, check_normalization, check_sets, level_numbers, without_held_out
-from tessera.train.distributed import broadcast_from_rank0, delayed_signals, join, warn_of_short_stops
+from tessera.train.distributed import all_reduce_sum, broadcast_from_rank0, delayed_signals, join, warn_of_short_stops
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
@@ -34,8 +35,12 @@ from tessera.train.step import SKIPPED, Stepper
 
 STEPS_BEHIND = 1
 """Number of steps by which the host reads the outcomes of a GPU's steps later."""
-COMPILED_LENGTHS = 32
-"""Compiled blocks get texts padded to a multiple of this, so that few lengths occur."""
+AUTO_SAMPLES = 128
+"""Samples per pass beyond which a GPU gains nothing: the first number that "auto" tries."""
+AUTO_STEPS = 16
+"""Number of steps whose longest texts it tries with."""
+REMEMBERED = "device_batch_size.json"
+"""File in the run's folder: the number that "auto" found, and what it depends on."""
 VERIFIED_BYTES = 10**9
 """Sets below this size are read and compared with their checksums before the first step."""
 
@@ -143,6 +148,11 @@ def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) ->
     reopen(out, to_dict(config))
 
 
+def _divisor(number: int, most: int) -> int:
+    """Return the largest divisor of `number` that is at most `most`."""
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+
+
 class Trainer:
     """A run put together from its configuration: data, state, steps and periodic actions."""
 
@@ -161,11 +171,16 @@ class Trainer:
         if device.type == "cpu":
             reuse_memory()
         held_out, share = config.validation_records, config.batch_size // world_size()
-        self.samples_per_pass = size = min(config.device_batch_size or share, share)
-        if size == 0 or share * world_size() != config.batch_size or share % size:
+        if share == 0 or share * world_size() != config.batch_size:
+            raise UserError(f"batch_size: {config.batch_size} cannot be split over {world_size()} ranks")
+        asked = self.runtime.device_batch_size
+        if isinstance(asked, int) and share % min(asked, share):
             raise UserError(
-                f"batch_size: {config.batch_size} cannot be split over {world_size()} ranks in passes of {size}"
+                f"device_batch_size: {asked} does not divide a rank's {share} samples of a step; give "
+                f"{_divisor(share, asked)}"
             )
+        self.auto = asked == "auto" or (asked is None and device.type == "cuda")
+        self.samples_per_pass = min(asked, share) if isinstance(asked, int) else share
         if held_out >= len(plain):
             raise UserError(
                 f"validation_records: {held_out} leaves nothing to train on; {plain.directory} has {len(plain)} records"
@@ -194,11 +209,65 @@ class Trainer:
             trained,
             Normalization(config.latent_shift, config.latent_scale),
             encode_text=self.runtime.encode_text,
-            multiple=COMPILED_LENGTHS if self.state.compiled else 1,
             levels=(level_numbers(config.mix, plain), level_numbers(config.mix, augmented or plain)),
         )
         self.stepper = Stepper(out, config, self.state, algorithm, null_condition)
+        if self.auto:
+            self.samples_per_pass = self._remembered() or self._most_that_fit(share)
+        size = self.samples_per_pass
         self.actions = PeriodicActions(out, config, self.state, self.reader, null_condition, size, self.runtime)
+
+    @property
+    def _circumstances(self) -> dict[str, Any]:
+        """Conditions that decide how many samples fit into memory."""
+        device, runtime = self.state.device, self.runtime
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        split = "network" if self.state.shards is not None else self.state.optimizer.split
+        flags = {"gradient_checkpointing": runtime.gradient_checkpointing, "split": split}
+        return {"device": name, "ranks": world_size(), **flags}
+
+    def _remembered(self) -> int | None:
+        """Return the number of samples that an earlier start found under the same circumstances."""
+        found = read_json(self.out / REMEMBERED) if (self.out / REMEMBERED).is_file() else {}
+        size = found.pop("samples", None)
+        return size if found == self._circumstances else None
+
+    def _remember(self, size: int) -> None:
+        write_json(self.out / REMEMBERED, {"samples": size} | self._circumstances)
+
+    def _most_that_fit(self, share: int) -> int:
+        """Return the number of samples of a pass that fit into all ranks' memory, by trying a pass with the longest
+        texts of the first steps. Where FSDP splits the network, ranks cannot try alone, and nothing is tried."""
+        size, config = _divisor(share, AUTO_SAMPLES), self.config
+        if self.state.shards is not None:
+            return size
+        device = self.state.device
+        numbers = np.arange(min(config.num_images, AUTO_STEPS * config.batch_size))
+        longest = numbers[np.argsort(-self.reader.lengths(numbers), kind="stable")]
+        while True:
+            failed = torch.full((1,), float(not self.stepper.fits(self.reader(longest[:size]))), device=device)
+            all_reduce_sum(failed)
+            if not failed:
+                return size
+            if size == 1:
+                raise UserError(self._out_of_memory(size))
+            size = _divisor(share, size // 2)
+            if rank() == 0:
+                print(f"train: memory does not suffice; continues with passes of {size} samples", file=sys.stderr)
+
+    def _out_of_memory(self, size: int) -> str:
+        """Return what happened in a pass of `size` samples and what can be done, in the order of what it costs."""
+        runtime, options = self.runtime, []
+        if size > 1:
+            options.append(f"--device-batch-size {_divisor(self.config.batch_size // world_size(), size // 2)}")
+        if not runtime.gradient_checkpointing:
+            options.append("--gradient-checkpointing")
+        if self.state.shards is None:
+            options.append("--shard on several GPUs")
+        passes = f"passes of {size} samples" if size > 1 else "one image"
+        return f"{self._circumstances['device']}: has too little memory for {passes}; try, in this order, " + ", ".join(
+            [*options, "a smaller model"]
+        )
 
     @property
     def checkpoints_to_come(self) -> int:
@@ -221,12 +290,21 @@ class Trainer:
                 actions.boards = [TensorBoard(out, state.num_images)]
                 if self.runtime.wandb is not None:
                     actions.boards.append(WandB(out, self.runtime.wandb, to_dict(config)))
+            if self.auto:
+                self._remember(self.samples_per_pass)
             self.stepper.log = actions.log = Log(out / "log.jsonl", state.num_images, window)
             if (out / SKIPPED).exists():
                 keep_lines(out / SKIPPED, state.num_images)
         if unfinished:
             try:
                 self._loop(actions.log)
+            except torch.OutOfMemoryError as error:
+                advice, smaller = self._out_of_memory(self.samples_per_pass), self.samples_per_pass // 2
+                if self.auto and smaller and self.state.shards is None:
+                    smaller = _divisor(config.batch_size // world_size(), smaller)
+                    self._remember(smaller)
+                    advice += f"; the next start, from the last checkpoint, has passes of {smaller}"
+                raise UserError(advice) from error
             finally:
                 for board in actions.boards:
                     board.close()
@@ -240,7 +318,7 @@ class Trainer:
 
     def _loop(self, log: Log | None) -> None:
         config, state, total = self.config, self.state, self.config.num_images
-        numbers = passes(state.num_images, config.batch_size, total, self.samples_per_pass)
+        numbers = passes(state.num_images, config.batch_size, total, self.samples_per_pass, self.reader.lengths)
         per_step = config.batch_size // world_size() // self.samples_per_pass
         behind = STEPS_BEHIND * state.optimizer.masked
         with (

@@ -39,6 +39,8 @@ class TrainState:
         self.compute = faster if config.compute == "auto" else config.compute
         self.device, self.dtype = device, DTYPES[self.compute]
         self.network = network.to(device)
+        if runtime.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
         self.parameter_count, self.shards, self.exchange = network.parameter_count, None, None
         if runtime.shard and world_size() > 1:
             from tessera.train.fsdp import Shards

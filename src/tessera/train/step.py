@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.devices import rank, world_size
+from tessera.devices import world_size
 from tessera.diffusion.loss import diffusion_loss
 from tessera.models.rin import RINConfig
 from tessera.train.algorithm1 import Algorithm1
@@ -78,6 +78,33 @@ class Stepper:
         self._queue.append((values, event, state.num_images))
         return values
 
+    def fits(self, host: HostBatch) -> bool:
+        """Return whether the device's memory suffices for a pass on these samples, forward and backward, with a margin
+        of two numbers for each weight, which an optimizer may not have yet. Nothing changes but the network's
+        gradients, which are cleared."""
+        state, fits = self.state, True
+        margin = torch.empty(2 * state.optimizer.weights.numel(), device=state.device)
+        try:
+            self._pass(host)[0].backward()
+        except torch.OutOfMemoryError:
+            fits = False
+        del margin
+        state.optimizer.zero_grad()
+        if state.device.type == "cuda":
+            torch.cuda.empty_cache()  # outside of the handler, whose error holds tensors
+        return fits
+
+    def _pass(self, host: HostBatch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return `diffusion_loss` of the samples."""
+        return diffusion_loss(
+            self.state.network,
+            host.to(self.state.device, self.state.dtype),
+            self.null_condition,
+            prediction=self.prediction,
+            weights=weights,
+            self_condition_keep=host.self_condition if self.self_condition else None,
+        )
+
     def _gradients(self, loaded: list[HostBatch], weights: Tensor | None = None) -> Tensor:
         """Add up the gradients of all passes and ranks. Return this rank's losses (batch,), 0 in the others' places.
 
@@ -89,21 +116,16 @@ class Stepper:
         for number, host in enumerate(loaded):
             if exchange is not None and number == len(loaded) - 1:
                 exchange.arm()
-            loss, per_sample = diffusion_loss(
-                state.network,
-                host.to(state.device, state.dtype),
-                self.null_condition,
-                prediction=self.prediction,
-                weights=None if weights is None else weights[host.numbers - state.num_images],
-                self_condition_keep=host.self_condition if self.self_condition else None,
-            )
+            own_weights = None if weights is None else weights[host.numbers - state.num_images]
+            loss, per_sample = self._pass(host, own_weights)
             share = len(host.numbers) / self.batch_size
             # FSDP takes the ranks' mean; needed is the sum.
             (loss * (share if state.shards is None else share * world_size())).backward()
             state.optimizer.add_gradients()
             parts.append(per_sample)
         losses = torch.zeros(self.batch_size, device=state.device)
-        losses[rank() :: world_size()] = torch.cat(parts)
+        places = torch.cat([host.numbers for host in loaded]) % self.batch_size  # a rank's own, sorted by text
+        losses.index_copy_(0, places.to(state.device), torch.cat(parts))
         if exchange is not None:
             exchange.finish()
         return losses
