@@ -23,7 +23,7 @@ from tessera.files import exclusive_lock, write_json
 from tessera.presets.lookup import load_run_preset
 from tessera.presets.miniature import miniature, miniature_smoke
 from tessera.prompts.geneval import TASKS
-from tessera.run import BUSY, claim
+from tessera.run import BUSY, captions_to_draw, claim
 from tessera.run import run as run_here
 from tessera.stages import read_manifest
 
@@ -236,6 +236,9 @@ def test_images_without_a_caption_are_left_out_by_skip_missing(tmp_path, monkeyp
         assert (manifest.counts["records"], list(manifest.rejects)) == (4, names[4:])
         listed = (out / stage / "plain-import-missing.csv").read_text().splitlines()
         assert [line.split(",")[0] for line in listed] == ["key", *names[4:]]
+    drawn = [json.loads(line)["prompt"] for line in (out / "prompts" / "prompts.jsonl").read_text().splitlines()]
+    assert sorted(drawn) == [f"{name} in words" for name in names[:4]]
+    assert [text[:3] for text in drawn] == ["cat", "dog", "cat", "cat"]  # both classes, then what is left
     file.write_text("file_name,text\nanother/1.png,text\n")
     with pytest.raises(UserError, match=r"has no caption for 6 of 6 images.*: add or rename them$"):
         run_here(tmp_path / "none", config, **given, skip_missing=True)
@@ -271,3 +274,23 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
     prompts = (tmp_path / "out" / "prompts" / "prompts.jsonl").read_text()
     assert "An image of red fox" in prompts
     assert "An image of grey wolf" in prompts
+
+
+def test_prompts_without_a_judge_are_captions_of_the_largest_classes():
+    keys = {"ant": ["ant/1"], "dog": [f"dog/{n}" for n in range(5)], "cat": ["cat/1", "cat/2"]}
+    long = {key: f"long caption of {key}" for name in keys for key in keys[name]}
+    short = {key: key for key in long}
+    drawn = captions_to_draw(keys, [long, short], 5)
+    assert [text.removeprefix("long caption of ").split("/")[0] for text in drawn] == [
+        "dog",
+        "cat",
+        "ant",
+        "dog",
+        "cat",
+    ]
+    assert [text.startswith("long") for text in drawn] == [True, False, True, False, True]
+    assert len({text.removeprefix("long caption of ") for text in drawn}) == 5
+    assert captions_to_draw(keys, [dict.fromkeys(long, "the same")], 5) == ["the same"]
+    assert len(captions_to_draw(keys, [long], 100)) == 8
+    del long["ant/1"]  # has no caption
+    assert not any("ant" in text for text in captions_to_draw(keys, [long], 100))

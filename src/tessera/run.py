@@ -9,11 +9,12 @@ last one stopped.
 """
 
 import functools
+import itertools
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.files import LOCK, TEMPORARY, atomic_path, exclusive_lock, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
+from tessera.randomness import philox
 from tessera.stages import MANIFEST, is_complete, made_otherwise, read_manifest
 
 if TYPE_CHECKING:
@@ -103,7 +105,6 @@ def _curate(
     clock.do("collect", collect, images, config.collect, source)
     if any(arm.augmented for arm in config.arms):
         clock.do("augment", augment, out / "recipe", images, config.augment)
-    _make_prompts(out, config, clock)
     for name, (arm, augmented) in _sets(config).items():
         recipe = out / "recipe" if augmented else None
         texts = out / "captions" / name
@@ -111,10 +112,11 @@ def _curate(
         settings, skip = CaptionConfig(captioner=arm.captioner, seed=seed), {"skip_missing": skip_missing}
         clock.do(f"caption {name}", caption, texts, images, settings, recipe=recipe, captions_file=file, **skip)
         clock.do(f"encode {name}", encode, out / "encoded" / name, images, texts, config.encode, recipe=recipe, **skip)
+    _make_prompts(out, config, clock)
 
 
 def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
-    """Make the judge's prompts over the miniature world, or "An image of <class-name>" for a user's classes."""
+    """Make the judge's prompts over the miniature world, or take captions that an arm was trained on."""
     if config.prompts is not None:
         from tessera.prompts.miniature import prompts
 
@@ -122,15 +124,35 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
         few = replace(config.prompts, per_task=min(LEARNING_PROMPTS, config.prompts.per_task))
         clock.do("prompts", prompts, out / FEW_PROMPTS.parent, out / "images", few)
         return
-    from tessera.curate.caption.aio import aio_caption
+    from tessera.curate.caption.table import read_levels
     from tessera.curate.index import read_images
 
-    names = sorted({row.class_name for row in read_images(out / "images")})[: config.class_prompts]
-    lines = [json.dumps({"prompt": aio_caption(name), "tag": "class"}, ensure_ascii=False) for name in names]
+    levels = read_levels(out / "captions" / _encoded_set(config.arms[0], False))
+    keys: dict[str, list[str]] = {}
+    for row in read_images(out / "images"):
+        keys.setdefault(row.class_name, []).append(row.key)
+    texts = captions_to_draw(keys, list(levels.values()), config.class_prompts)
+    lines = [json.dumps({"prompt": text, "tag": "class"}, ensure_ascii=False) for text in texts]
     path, text = out / PROMPTS, "\n".join(lines) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def captions_to_draw(keys: Mapping[str, Sequence[str]], levels: Sequence[Mapping[str, str]], count: int) -> list[str]:
+    """Return up to `count` different captions: one of each class, then a second of each, those of many images first.
+
+    keys: class -> its images. levels: key -> caption, for each level of captions; they take turns.
+    """
+    largest = sorted(keys, key=lambda name: (-len(keys[name]), name))
+    captioned = [[key for key in sorted(keys[name]) if any(key in level for level in levels)] for name in largest]
+    shuffled = [philox(0, f"run/prompts/{name}").permutation(own) for name, own in zip(largest, captioned)]
+    texts: dict[str, None] = {}
+    for key in (key for row in itertools.zip_longest(*shuffled) for key in row if key is not None):
+        of_key = levels[len(texts) % len(levels)]
+        if key in of_key and len(texts) < count:
+            texts[of_key[key]] = None
+    return list(texts)
 
 
 def _encoded_set(arm: Arm, augmented: bool) -> str:

@@ -47,11 +47,11 @@ class RunConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     prompts: PromptConfig | None = None
-    """The judge's prompts; None = "An image of <class-name>", and no judge."""
+    """The judge's prompts; None = captions of training images, and no judge."""
     evaluate: EvaluateConfig | None = None
     """None = no judge: a user's own images."""
     class_prompts: int = 12
-    """Without a judge: largest number of classes that are sampled, >= 1."""
+    """Without a judge: largest number of captions that are drawn, of as many classes as possible, >= 1."""
     parallel: int = 2
     """Arms trained at the same time, each in a process, >= 1."""
 
