@@ -8,6 +8,8 @@ from tessera.cli import output, workflow
 from tessera.config import UserError
 from tessera.plan import PlanConfig, disk, to_json
 from tiny.commands import call
+from tiny.exports import write_export
+from tiny.trials import make_miniature
 
 
 @pytest.mark.parametrize(("budget", "seconds"), [(None, None), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
@@ -49,3 +51,29 @@ def test_plan_prints_text_or_json(capsys, monkeypatch):
     assert sum(printed["bytes"].values()) == pytest.approx(
         sum(disk(PlanConfig(images=600)).values()), abs=len(printed["bytes"])
     )
+
+
+def test_a_sweep_prints_its_table_and_the_choice(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(output, "as_json", False)
+    write_export(tmp_path / "export" / "mine")
+    make_miniature(tmp_path / "images")
+    flags = ["--reference", "images", "--metrics", "likeness", "--images", 6, "--device", "cpu", "--steps", 1]
+    scales = ["--guidance-scales", 1, 2, "--guidance-intervals", 0, 1, "0.25", 1]
+    assert call("sweep", "export/mine", *flags, *scales) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith(
+        "sweep: 3 settings, 6 images each, 30 evaluations of the network; 0 settings are done"
+    )
+    lines = printed.out.splitlines()
+    assert lines[0].split("|")[1].strip() == "settings"
+    assert {line.split("|")[1].strip() for line in lines[2:5]} == {
+        *("guidance 1, 1 step", "guidance 2, 1 step", "guidance 2 for t from 0.25 to 1, 1 step")
+    }
+    assert lines[-1] == "Report: sweep/mine/report/index.html"
+    assert call("sweep", "export/mine", *flags, *scales, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["chosen"]["sampling_steps"] == 1
+    assert found["export"] == "export/mine"
+    assert call("sweep", "export/mine", "--metrics", "clip_score") == 2
+    assert capsys.readouterr().err == "error: prompts: give a file of prompts, as for `tessera generate --prompts`\n"

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tessera.report.plots import Curve, Dots, curve_plot, score_plot
+from tessera.report.plots import Curve, Dots, curve_plot, score_plot, tradeoff_plot
 
 
 def svgs(markup) -> list[ElementTree.Element]:
@@ -49,6 +49,15 @@ def test_the_axis_says_what_is_varied():
     (wide, _) = svgs(curve_plot([Curve(arm="a", color=0, x=(0.2, 0.4), y=(1.0, 0.5))], "distance", "alt", "tau"))
     assert "tau" in texts(wide)
     assert "images seen in training" not in texts(wide)
+
+
+def test_points_of_a_trade_off_are_labeled():
+    curves = [
+        Curve(arm="25 steps", color=0, x=(7.0, 5.0, 6.0), y=(0.2, 0.4, 0.5)),
+        Curve(arm="50", color=1, x=(4,), y=(1,)),
+    ]
+    for svg in svgs(tradeoff_plot(curves, [["1", "1.75", "3"], ["2.25"]], ("FID", "CLIPScore"), "alt")):
+        assert {"25 steps", "50", "1.75", "3", "2.25", "FID", "CLIPScore"} <= set(texts(svg))
 
 
 def test_colors_come_from_the_page():

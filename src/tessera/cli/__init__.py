@@ -30,6 +30,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "export": train.export,
     "import-published": generate.import_published,
+    "sweep": workflow.sweep,
     "prompts": evaluate.prompts,
     "extend-prompts": evaluate.extend_prompts,
     "generate": generate.generate,

@@ -30,4 +30,5 @@ ExtenderModel = Annotated[
     str | None, "For llm: a repository, folder or name on the server; Llama-3.1 8B Instruct by default."
 ]
 GuidanceScale = Annotated[float, "Default guidance w: uncond + w (cond - uncond)."]
+Networks = Annotated[tuple[str, ...], "Weights of the metrics' networks, such as inception=FILE clip=FOLDER."]
 Steps = Annotated[int, "Default number of sampling steps."]

@@ -1,13 +1,14 @@
-"""run: every stage in one call; study: many runs as one table."""
+"""run: every stage in one call; study: many runs as one table; sweep: one export at many sampling settings."""
 
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tessera.cli.options import ClassNames, Layout, SingleClass, Split
+from tessera.cli.options import ClassNames, Device, Layout, Networks, SingleClass, Split
 from tessera.cli.output import say_report, say_this
 from tessera.config import UserError
 from tessera.devices import PEAK_TFLOPS
+from tessera.stages import read_manifest
 
 
 def run(
@@ -81,6 +82,52 @@ def study(
     if left:
         text += f"\n{len(left)} cells are not done; run the same command to resume: {', '.join(left)}"
     say_report(folder / "report" / "index.html", text, results=str(folder / "results.json"), left=left)
+
+
+def sweep(
+    export: Annotated[Path, "positional", "Directory made by export or import-published."],
+    out: Annotated[Path | None, "Working folder; sweep/EXPORT by default. Running again resumes it."] = None,
+    reference: Annotated[Path | None, "Real images, or their features; of the miniature, its own judge judges."] = None,
+    prompts: Annotated[str | None, "As for generate; the miniature brings its own."] = None,
+    extended: Annotated[bool, "Draw the extended text of each prompt."] = False,
+    guidance_scales: Annotated[tuple[float, ...], "Scales w to draw by."] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
+    guidance_intervals: Annotated[tuple[tuple[float, float], ...], "Low and high t of each interval."] = ((0.0, 1.0),),
+    steps: Annotated[tuple[int, ...], "Numbers of steps; the export's own by default."] = (),
+    metrics: tuple[str, ...] = (),
+    choose: Annotated[str | None, "Number whose best value counts; the first metric's by default."] = None,
+    networks: Networks = (),
+    images: Annotated[int, "Images of each settings, one for each prompt."] = 500,
+    seed: Annotated[int, "Image i is a function of (seed, i)."] = 0,
+    device: Device = None,
+) -> None:
+    """Draw by several guidance scales, intervals and steps, score them, and make the best the export's defaults.
+
+    Example: tessera sweep export/ta_ia --reference images --extended --guidance-scales 1 2 3 4 --steps 14 25
+
+    Args:
+        metrics: Of those of evaluate quality, fid and clip_score by default; miniature and likeness for the miniature.
+    """
+    from tessera.study.sweep import SweepConfig
+    from tessera.study.sweep import sweep as sweep_all
+    from tessera.study.trial import TrialConfig, named_networks
+
+    trial = TrialConfig(
+        prompts=prompts,
+        extended=extended,
+        reference=None if reference is None else str(reference),
+        metrics=metrics,
+        networks=named_networks(networks),
+        images=images,
+        seed=seed,
+        device=device,
+    )
+    config = SweepConfig(
+        trial=trial, guidance_scales=guidance_scales, guidance_intervals=guidance_intervals, steps=steps
+    )
+    out = out or Path("sweep") / export.resolve().name
+    page = sweep_all(out, export, config, choose)
+    chosen = read_manifest(out, "sweep").facts["chosen"]
+    say_report(page, (out / "table.md").read_text(encoding="utf-8"), chosen=chosen, export=str(export))
 
 
 def _seconds(budget: str | None) -> float | None:

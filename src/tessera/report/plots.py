@@ -146,6 +146,32 @@ def curve_plot(curves: Sequence[Curve], y_label: str, alt: str, x_label: str = "
     return _both(draw, alt, f"curve {y_label} {alt}")
 
 
+def tradeoff_plot(
+    curves: Sequence[Curve], labels: Sequence[Sequence[str]], axes_of: tuple[str, str], alt: str
+) -> Markup:
+    """Return one score against another, a line for each of `curves`, with a label at each of its points.
+
+    axes_of: names of x and y; both axes begin and end where the points do.
+    """
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        figure.set_size_inches(_NARROW if narrow else _WIDE, 3.6)
+        axes = figure.subplots()
+        marks = _marks([(curve.arm, curve.color) for curve in curves])
+        for curve, texts in zip(curves, labels):
+            color, mark = _ARMS[curve.color % ARM_COLORS], marks[curve.arm, curve.color]
+            style: dict[str, Any] = {"linestyle": _DASHES[mark], "marker": _MARKERS[mark], "markersize": 5}
+            axes.plot(curve.x, curve.y, color=color, linewidth=1.6, label=curve.arm, **style)
+            for x, y, text in zip(curve.x, curve.y, texts):
+                axes.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points", color=_SOFT)
+        axes.margins(0.08)
+        _finish(axes, axes_of[0])
+        axes.set_ylabel(axes_of[1])
+        axes.legend(loc="best")
+
+    return _both(draw, alt, f"tradeoff {axes_of} {alt}")
+
+
 def value_plot(panels: Mapping[str, Sequence[Curve]], x_label: str, alt: str) -> Markup:
     """Return scores within 0..1 over a setting, with 95% intervals as bands; a panel for each title, two in a row.
 

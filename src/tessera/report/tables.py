@@ -29,6 +29,7 @@ LABELS = {  # of metrics that are not called by their name
     "sscd_copies_ratio": "Distance to training images by SSCD",
     "pixel_copies": "Copies, in pixels",
     "pixel_copies_ratio": "Distance to training images, in pixels",
+    "likeness": "Distance to held-out images",
 }
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's tasks by their tag."""
@@ -49,7 +50,7 @@ MEANINGS = {
 }
 """The miniature's measures in the order of tables -> what each says."""
 LOWER_IS_BETTER = {name for name, (_, direction) in _QUALITY.items() if direction == "lower"}
-LOWER_IS_BETTER |= {"seam", "seam_visible", "copies", "pixel_copies", "sscd_copies"}
+LOWER_IS_BETTER |= {"seam", "seam_visible", "copies", "pixel_copies", "sscd_copies", "likeness"}
 RATIOS = {"copies_ratio", "pixel_copies_ratio", "sscd_copies_ratio"}
 """Measures that are no share of images, though they may lie within 0..1."""
 
