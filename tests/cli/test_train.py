@@ -187,3 +187,41 @@ def test_what_is_loaded_for_a_training_is_on_its_device_and_never_in_the_way_of_
     assert encode_text(["a"]) == [(gpu, ["the default of cuda:1"]), ["a"]]
     cli_train._pretrained(folder / "encoded/none", None, "cpu", draws=True)
     assert loaded["words:64"] == (torch.device("cpu"), torch.float32, {})
+
+
+def test_scores_of_the_miniature_on_the_way(folder, capfd):
+    """The judge is a process of its own, which draws and judges by the miniature's own prompts."""
+    flags = ["--evaluate-every-images", 32, "--evaluate-reference", "images", "--evaluate-images", 6]
+    train = ["train", "mine.py:small", "--plain", "encoded/int8", "--device", "cpu"]
+    assert call(*train, "--out", "runs/judged", *flags, "--evaluate-wait") == 0
+    assert "1 failed" not in capfd.readouterr().out
+    (line,) = [line for line in lines_of(folder / "runs/judged") if "scores" in line]
+    assert line["num_images"] == 32
+    assert {"overall", "color_score", "both_colors", "seam"} <= line["scores"].keys(), line
+    values = json.loads((folder / "runs/judged/evaluations/000000000032/values.json").read_text())
+    assert {name: score["value"] for name, score in values["scores"].items()} == line["scores"]
+    assert values["protocols"]["overall"]["images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--evaluate-wait"], "--evaluate-... options need --evaluate-every-images"),
+        (["--evaluate-every-images", 16], "prompts: give a file of prompts"),
+        (["--evaluate-every-images", 0, "--evaluate-reference", "images"], "evaluate_every_images is 0"),
+        (["--evaluate-every-images", 16, "--evaluate-prompts", "nowhere.txt"], "nowhere.txt: there is no such file"),
+        (["--evaluate-every-images", 16, "--evaluate-reference", "nowhere"], "nowhere: there is no such directory"),
+        (["--evaluate-every-images", 16, "--evaluate-reference", "images", "--evaluate-metrics", "color"], "unknown"),
+        (["--evaluate-every-images", 16, "--evaluate-networks", "clip"], "networks: 'clip' names no weights"),
+    ],
+)
+def test_a_judge_that_cannot_work_is_refused_before_the_first_step(folder, capsys, flags, said):
+    train = ["train", "mine.py:small", "--plain", "encoded/int8", "--out", "runs/refused", "--device", "cpu"]
+    if "--evaluate-networks" in flags:
+        (folder / "prompts.txt").write_text("a cat\na dog\n")
+        flags = [*flags, "--evaluate-prompts", "prompts.txt"]
+    assert call(*train, *flags) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (folder / "runs/refused").exists()

@@ -1,10 +1,10 @@
 """A sweep: the best settings become the export's, nothing is drawn twice, and a stopped one ends like another."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -109,7 +109,7 @@ def test_steps_are_the_exports_own_by_default(tmp_path, export, renders):
 
 
 def test_another_number_chooses_anew(tmp_path, export, monkeypatch):
-    without_weights(monkeypatch)
+    without_weights(monkeypatch, tmp_path / "user")
     (tmp_path / "prompts.txt").write_text("\n".join(f"{'long ' * n}prompt {n}" for n in range(24)))
     reference = str(make_photographs(tmp_path / "photographs"))
     trial = TrialConfig(prompts=str(tmp_path / "prompts.txt"), reference=reference, device="cpu")
@@ -192,9 +192,10 @@ def test_kill_minus_9_at_any_time(tmp_path, export, renders):
 
     whole = start(tmp_path / "whole", tmp_path / "other" / "export")
     assert whole.wait() == 0, whole.communicate()[0].decode()
-    for number in range(30):
+    for number in range(40):
         process = start(tmp_path / "sweep", export)
-        time.sleep(2 + 0.7 * number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.2**number)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if process.returncode == 0:

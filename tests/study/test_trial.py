@@ -42,7 +42,7 @@ def renders(tmp_path_factory):
 
 
 def test_scores_are_those_of_the_verbs(tmp_path, export, prompts, monkeypatch):
-    without_weights(monkeypatch)
+    without_weights(monkeypatch, tmp_path / "user")
     reference = make_photographs(tmp_path / "photographs")
     trial = Trial(TrialConfig(prompts=prompts, reference=str(reference), images=30, device="cpu", seed=3))
     found = trial.run(tmp_path / "cell", export, guidance_scale=1.5, guidance_interval=(0.0, 1.0), steps=2)

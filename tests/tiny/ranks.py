@@ -22,10 +22,11 @@ import torch
 torch.set_num_threads(1)
 from tessera.config import from_dict
 from tessera.train import checkpoint, loop, step
-from tessera.train.config import RuntimeOptions, TrainConfig
+from tessera.train.config import JudgeOptions, RuntimeOptions, TrainConfig
 config = from_dict(TrainConfig, json.loads(sys.argv[1]))
 stop, kill = int(sys.argv[2]), float(sys.argv[4])
-runtime = RuntimeOptions(**json.loads(sys.argv[3]))
+judge = from_dict(JudgeOptions, json.loads(os.environ["JUDGE"])) if "JUDGE" in os.environ else None
+runtime = RuntimeOptions(**json.loads(sys.argv[3]), judge=judge)
 last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 original, steps = step.Stepper.step, iter(range(10**6))
 def signalled(self, *args):
@@ -50,15 +51,16 @@ for _ in range(2):
 """
 
 
-def on_ranks(count, config, *paths, stop=-1, kill=-1.0, **options) -> list[int]:
+def on_ranks(count, config, *paths, stop=-1, kill=-1.0, judge=None, **options) -> list[int]:
     """Exit codes of so many processes that train together, twice (the second time all is done). The last one is told to
     stop before its step number `stop`; then they end with 7. `kill`: it is killed while the second checkpoint is saved,
-    after this share of the time that the first one took. options: of `RuntimeOptions`."""
+    after this share of the time that the first one took. judge, options: of `RuntimeOptions`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = [json.dumps(to_dict(config)), str(stop), json.dumps(options), str(kill), *map(str, paths)]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    common |= {"JUDGE": json.dumps(to_dict(judge))} if judge is not None else {}
     processes = [
         subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=os.environ | common | {"RANK": str(rank)})
         for rank in range(count)

@@ -25,8 +25,9 @@ def make_photographs(folder: Path, seed: int = 0, count: int = 24) -> Path:
     return folder
 
 
-def without_weights(monkeypatch) -> None:
-    """Let metrics load `Moments` in place of pretrained networks."""
+def without_weights(monkeypatch, cache: Path) -> None:
+    """Let metrics load `Moments` in place of pretrained networks, and keep features in `cache`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     for name in ("inception", "clip"):
         network = FeatureNetwork(lambda model, device, name=name: Moments(name), name)  # type: ignore[arg-type]
         monkeypatch.setitem(NETWORKS, name, network)

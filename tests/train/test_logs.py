@@ -262,3 +262,30 @@ def test_weights_and_biases_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         WandB(tmp_path, "project", {})
+
+
+def test_scores_have_lines_of_their_own(tmp_path):
+    """They do not hide how long the run has trained, and are known again."""
+    path = tmp_path / "log.jsonl"
+    lines = [{"num_images": 8, "loss": 1.0, "seconds": 5.0}, {"num_images": 6, "scores": {"fid": 3.0}}]
+    lines += [{"num_images": 12, "scores": None, "failed": "x"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = Log(path, 8, None)
+    assert log.scored == {6}
+    assert log.write(16, 0.1)["seconds"] >= 5.0
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["num_images"] for line in kept] == [8, 6, 16]
+
+
+def test_scores_of_fewer_images_do_not_turn_steps_back(tmp_path, monkeypatch):
+    """Weights & Biases drops what has a smaller step than the last line."""
+    calls = []
+    fake = types.ModuleType("wandb")
+    session = types.SimpleNamespace(log=lambda values, **more: calls.append((values, more)))
+    fake.init = lambda **options: session  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    board = WandB(tmp_path, "project", {})
+    board.line(80, {"loss": 1.0})
+    board.scores(40, {"scores/fid": 3.0})
+    assert calls[0] == ({"loss": 1.0, "num_images": 80}, {"step": 80})
+    assert calls[1] == ({"scores/fid": 3.0, "scores/num_images": 40}, {})

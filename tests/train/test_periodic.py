@@ -16,6 +16,7 @@ from tessera.train.loop import Trainer, train
 from tessera.train.periodic import PeriodicActions
 from tessera.train.validation import ValidationLoss
 from tiny.runs import Killed, before_step, log_of, stop_at
+from tiny.stub_judge import calls_of, stub_judge
 from tiny.training_sets import config_of
 
 
@@ -130,3 +131,11 @@ def test_a_run_ends_where_its_held_out_loss_falls_no_more(plain, tmp_path, monke
 
 def stop(*_, **__):
     raise Killed
+
+
+def test_a_run_that_ends_early_is_judged_at_its_end(plain, tmp_path, monkeypatch):
+    config = config_of(augment_prob=0.0, stop_after_no_gain=40, keep_checkpoints=9, **EVERY_16)
+    overfitting(monkeypatch, [5.0, 3.0, 4.0, None, 3.5, 1.0])
+    judge = stub_judge(tmp_path / "judge", every=64)
+    train(tmp_path / "run", plain, None, config, runtime=RuntimeOptions(judge=judge))
+    assert calls_of(tmp_path / "judge") == ["000000000064", "000000000080"]

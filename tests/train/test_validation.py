@@ -1,6 +1,8 @@
 """The loss on held-out records and the grids of images: fixed by address, and of the right weights."""
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tessera.config import UserError
 from tessera.diffusion.loss import diffusion_loss
 from tessera.encoded.store import open_encoded
-from tessera.train import checkpoint
+from tessera.train import checkpoint, validation
 from tessera.train.config import RuntimeOptions
+from tessera.train.export import export
 from tessera.train.loop import Trainer, train
 from tessera.train.optim.config import OptimConfig
+from tiny.ranks import on_ranks
+from tiny.runs import before_step, contents, log_of, state_of, stop_at
+from tiny.stub_judge import calls_of, stub_judge
 from tiny.training_sets import DIT, RIN, SHAPE, config_of, make_records, write_set
 
 HELD = 9
@@ -162,3 +169,175 @@ def test_grids_of_pictures(sets, tmp_path, model):
     assert torch.equal(seen[2], seen[0])
     train(tmp_path / "without", sets[0], None, settings)
     assert not (tmp_path / "without" / "samples").exists()
+
+
+POINTS = ["000000000040", "000000000080", "000000000120", "000000000160"]
+
+
+def judged_run(plain, run, judge, **changes) -> None:
+    """20 steps of 8, or of `changes`."""
+    settings = config_of(augment_prob=0.0, checkpoint_every_images=24, **changes)
+    train(run, plain, None, settings, runtime=RuntimeOptions(judge=judge))
+
+
+def scores_of(run) -> dict[int, dict]:
+    lines = [line for line in log_of(run) if "scores" in line]
+    assert len({line["num_images"] for line in lines}) == len(lines)
+    return {line["num_images"]: line for line in lines}
+
+
+def digest_of(weights: Path) -> int:
+    return int(hashlib.sha256(weights.read_bytes()).hexdigest()[:8], 16)
+
+
+@pytest.fixture(scope="module")
+def alone(sets, tmp_path_factory):
+    """A run without a judge."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    judged_run(sets[0], run, None)
+    return run
+
+
+def assert_same_training(run, alone) -> None:
+    """Weights, optimizer, log and manifest are those of a run without a judge, but for what it says."""
+    ours, theirs = contents(run), contents(alone)
+    assert [line for line in ours.pop("log.jsonl") if "scores" not in line] == theirs.pop("log.jsonl")  # type: ignore
+    manifests = [json.loads(files.pop("manifest.json")) for files in (ours, theirs)]  # type: ignore[arg-type]
+    manifests[0]["counts"].pop("failed_evaluations")
+    assert manifests[0] == manifests[1]
+    assert {name: text for name, text in ours.items() if not name.startswith("evaluations/")} == theirs
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_scores_of_the_ema_weights_are_logged_on_the_way(sets, alone, tmp_path, wait):
+    judged_run(sets[0], tmp_path / "run", stub_judge(tmp_path / "judge", wait=wait))
+    assert calls_of(tmp_path / "judge") == POINTS
+    found = scores_of(tmp_path / "run")
+    assert list(found) == [40, 80, 120, 160]
+    export(tmp_path / "export", alone)
+    assert found[160]["scores"] == {"fid": digest_of(tmp_path / "export" / "model.safetensors")}
+    assert len({line["scores"]["fid"] for line in found.values()}) == 4
+    assert_same_training(tmp_path / "run", alone)
+    left = {path.name for path in (tmp_path / "run" / "evaluations" / POINTS[0]).iterdir()}
+    assert left == {"values.json", "judge.log"}
+    if wait:  # each before the next line of the log
+        assert [line["num_images"] for line in log_of(tmp_path / "run")] == [40, 40, 80, 80, 120, 120, 160, 160]
+    boards = EventAccumulator(str(next((tmp_path / "run" / "tensorboard").iterdir()))).Reload()
+    assert [(event.step, event.value) for event in boards.Scalars("scores/fid")] == [
+        (images, pytest.approx(line["scores"]["fid"])) for images, line in found.items()
+    ]
+
+
+def test_training_goes_on_meanwhile(sets, alone, tmp_path, monkeypatch):
+    """The first judge waits for a file that a later step writes."""
+
+    def step(number):
+        if number == 8:
+            (tmp_path / "judge" / "later").touch()
+
+    before_step(monkeypatch, step)
+    judged_run(sets[0], tmp_path / "run", stub_judge(tmp_path / "judge", _000000000040="later"))
+    assert scores_of(tmp_path / "run")[40]["scores"] is not None
+    assert_same_training(tmp_path / "run", alone)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_failed_judge_ends_no_training(sets, alone, tmp_path, monkeypatch, capfd, wait):
+    monkeypatch.setattr(validation, "JUDGE_SECONDS", 20.0)
+    fails = dict(zip((f"_{name}" for name in POINTS), ("raise", "kill", "nothing", "garbage")))
+    judged_run(sets[0], tmp_path / "run", stub_judge(tmp_path / "judge", wait=wait, **fails))
+    found = scores_of(tmp_path / "run")
+    assert [line["scores"] for line in found.values()] == [None] * 4
+    said = [line["failed"] for line in found.values()]
+    assert said[:2] == ["no memory for this", "was killed by signal 9; most often memory ran out"]
+    assert "values.json: there is no such file" in said[2]
+    assert "is not JSON" in said[3]
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["counts"]["failed_evaluations"] == 4
+    assert "train: the judge of 000000000040 failed: no memory for this; all it said: " in capfd.readouterr().err
+    assert_same_training(tmp_path / "run", alone)
+
+
+def test_nor_does_one_that_hangs_or_cannot_be_started(sets, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "JUDGE_SECONDS", 1.0)
+    judge = stub_judge(tmp_path / "judge", every=80, _000000000160="hang")
+    judged_run(sets[0], tmp_path / "run", judge)
+    assert scores_of(tmp_path / "run")[160]["failed"] == "took longer than 1 s"
+    assert_same_training(tmp_path / "run", alone)
+    judged_run(sets[0], tmp_path / "other", replace(judge, command=(str(tmp_path / "nothing"),)))
+    assert "cannot be started: " in scores_of(tmp_path / "other")[80]["failed"]
+    assert_same_training(tmp_path / "other", alone)
+
+
+def test_nor_do_weights_that_cannot_be_written(sets, alone, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(validation, "save_export", full)
+    judged_run(sets[0], tmp_path / "run", stub_judge(tmp_path / "judge", every=80))
+    assert "weights cannot be written: [Errno 28]" in scores_of(tmp_path / "run")[80]["failed"]
+    assert calls_of(tmp_path / "judge") == []
+    assert_same_training(tmp_path / "run", alone)
+
+
+@pytest.mark.parametrize("stop", [5, 6, 11, 14])
+def test_a_resumed_run_asks_for_no_scores_twice(sets, alone, tmp_path, monkeypatch, stop):
+    judge = stub_judge(tmp_path / "judge", wait=True)
+    with monkeypatch.context() as patched:
+        stop_at(patched, stop)
+        with pytest.raises(KeyboardInterrupt):
+            judged_run(sets[0], tmp_path / "run", judge)
+    for folder in sorted((tmp_path / "run" / "checkpoints").iterdir())[-1:]:
+        shutil.rmtree(folder)  # as if it had been killed before the last checkpoint
+    judged_run(sets[0], tmp_path / "run", judge)
+    assert calls_of(tmp_path / "judge") == POINTS
+    assert list(scores_of(tmp_path / "run")) == [40, 80, 120, 160]
+    judged_run(sets[0], tmp_path / "whole", stub_judge(tmp_path / "other", wait=True))
+    assert scores_of(tmp_path / "run") == scores_of(tmp_path / "whole")
+    assert_same_training(tmp_path / "run", alone)
+
+
+def test_a_judge_that_was_stopped_goes_on_with_the_run(sets, alone, tmp_path, monkeypatch):
+    """The process ends with the training, which is no failure; it is asked again for what it had not done."""
+    judge = stub_judge(tmp_path / "judge", every=80, _000000000080="later", _000000000160="later")
+    with monkeypatch.context() as patched:
+        stop_at(patched, 12)
+        with pytest.raises(KeyboardInterrupt):
+            judged_run(sets[0], tmp_path / "run", judge)
+    assert scores_of(tmp_path / "run") == {}
+    with monkeypatch.context() as patched:
+        patched.setattr(validation.Evaluations, "wait", lambda self, *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):  # at image 160, where the judge of 80 is still awaited
+            judged_run(sets[0], tmp_path / "run", judge)
+    (tmp_path / "judge" / "later").touch()
+    judged_run(sets[0], tmp_path / "run", judge)
+    assert list(scores_of(tmp_path / "run")) == [80, 160]
+    assert [line.get("failed") for line in scores_of(tmp_path / "run").values()] == [None, None]
+    assert_same_training(tmp_path / "run", alone)
+
+
+def test_the_scores_of_a_run_are_of_one_judge(sets, tmp_path, monkeypatch):
+    judge = stub_judge(tmp_path / "judge")
+    with monkeypatch.context() as patched:
+        stop_at(patched, 6)
+        with pytest.raises(KeyboardInterrupt):
+            judged_run(sets[0], tmp_path / "run", judge)
+    with pytest.raises(UserError, match=r"evaluations: was made otherwise: seed: the directory has 1, this call has 2"):
+        judged_run(sets[0], tmp_path / "run", replace(judge, described={"seed": 2}))
+    judged_run(sets[0], tmp_path / "run", None)  # without a judge it ends as well
+    assert list(scores_of(tmp_path / "run")) == [40]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["", "shard", "shard_optimizer"])
+def test_one_rank_asks_for_the_scores_of_all(sets, alone, tmp_path, split):
+    judge = stub_judge(tmp_path / "judge", wait=True)
+    settings = config_of(augment_prob=0.0, checkpoint_every_images=24)
+    options = {split: True} if split else {}
+    assert on_ranks(2, settings, tmp_path / "run", sets[0], stop=7, judge=judge, **options) == [7, 7]
+    assert on_ranks(2, settings, tmp_path / "run", sets[0], judge=judge, **options) == [0, 0]
+    assert calls_of(tmp_path / "judge") == POINTS  # none of which takes itself for a rank
+    assert list(scores_of(tmp_path / "run")) == [40, 80, 120, 160]
+    newest, expected = state_of(tmp_path / "run"), state_of(alone)
+    assert all(torch.allclose(newest[name], expected[name], atol=1e-5) for name in expected)
+    export(tmp_path / "export", tmp_path / "run")
+    assert scores_of(tmp_path / "run")[160]["scores"]["fid"] == digest_of(tmp_path / "export" / "model.safetensors")

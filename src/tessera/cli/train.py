@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tessera.cli.options import Device, GuidanceScale, Out, Steps
+from tessera.cli.options import Device, GuidanceScale, Networks, Out, Steps
 from tessera.cli.output import say
 from tessera.config import UserError
 
@@ -38,6 +38,15 @@ def train(
         int | None, "Images held out, whose loss is measured, not the preset's number."
     ] = None,
     stop_after_no_gain: int | None = None,
+    evaluate_every_images: int | None = None,
+    evaluate_prompts: Annotated[str | None, "Prompts to draw, as for generate; the miniature brings its own."] = None,
+    evaluate_extended: Annotated[bool, "Draw their extended texts."] = False,
+    evaluate_reference: Annotated[Path | None, "Real images; of the miniature, its own judge judges."] = None,
+    evaluate_metrics: tuple[str, ...] = (),
+    evaluate_networks: Networks = (),
+    evaluate_images: Annotated[int, "Images of each evaluation, one for each prompt."] = 1000,
+    evaluate_device: Annotated[str | None, "Where they are drawn and judged; the training's device by default."] = None,
+    evaluate_wait: Annotated[bool, "Wait for the scores; by default the training continues meanwhile."] = False,
 ) -> None:
     """Train one arm of a preset on encoded sets (Algorithm 1); running again resumes from the last checkpoint.
 
@@ -56,6 +65,10 @@ def train(
         caption_mix: Of images with several captions, probability of each level, such as long=0.7,short=0.3; by default
             the preset's.
         stop_after_no_gain: Images after the lowest loss of the EMA on held-out images at which the run ends.
+        evaluate_every_images: Images between scores of what the averaged weights draw, by a process of its own, for
+            log.jsonl and the boards; none by default.
+        evaluate_metrics: Of those of evaluate quality; clip_score by default, with real images mind too, for the
+            miniature its judge.
         peak_tflops: Dense bf16 peak of a GPU in TFLOP/s, of which the log gives the share reached; by default the data
             sheet's for the GPU's model, for example 989 for an H100 SXM or H200.
     """
@@ -75,6 +88,26 @@ def train(
         validation_records=validation_records,
         stop_after_no_gain=stop_after_no_gain,
     )
+    judge = None
+    if evaluate_every_images is not None:
+        from tessera.study.trial import judge_options
+
+        judge = judge_options(
+            evaluate_every_images,
+            prompts=evaluate_prompts,
+            extended=evaluate_extended,
+            reference=evaluate_reference,
+            metrics=evaluate_metrics,
+            networks=evaluate_networks,
+            images=evaluate_images,
+            device=evaluate_device or device,
+            threads=config.threads,
+            wait=evaluate_wait,
+        )
+    elif evaluate_prompts or evaluate_reference or evaluate_metrics or evaluate_wait:
+        raise UserError(
+            "train: --evaluate-... options need --evaluate-every-images, the images between two evaluations"
+        )
     encode_text, decode = _pretrained(plain, augmented, device, draws=config.sample_every_images is not None)
     if rank() == 0:
         _say_arm(preset.rpartition(":")[2], plain)
@@ -91,6 +124,7 @@ def train(
         encode_text=encode_text,
         decode=decode,
         content_hash=_content_hash,
+        judge=judge,
     )
     train_all(out, plain, augmented, config, resume, device, init, runtime, extend)
     if rank() == 0:  # which completes the directory, after the others have ended

@@ -51,7 +51,8 @@ def speeds(study: Study, out: Path) -> dict[str, dict[str, Any]]:
     for cell in cells(study):
         place = out / "cells" / cell.folder
         log = place / "runs" / cell.variant.arm.name / "log.jsonl"
-        if not log.is_file() or not (lines := [json.loads(line) for line in log.read_text().splitlines()]):
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+        if not (lines := [line for line in lines if "seconds" in line]):  # scores of images have lines of their own
             continue
         images, seconds = lines[-1]["num_images"], lines[-1]["seconds"]
         found[cell.name] = {

@@ -1,6 +1,7 @@
 """The page of a sweep: the trade-off of its settings as a plot, their scores as a table, and the same prompts drawn."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ def sweep_page(export: str, cells: Sequence[Cell], results: Mapping[str, Any]) -
 
 
 def numbers_of(cells: Sequence[Cell], chosen_by: str) -> list[str]:
-    """Return the numbers that all cells have, `chosen_by` first."""
-    return [chosen_by, *(name for name in sorted(cells[0].scores) if name != chosen_by)]
+    """Return the numbers that all cells have: `chosen_by`, the first one of the other direction, the others."""
+    others = sorted(cells[0].scores, key=lambda name: (name != "overall", name))
+    against = [name for name in others if is_lower_better(name) != is_lower_better(chosen_by)][:1]
+    return list(dict.fromkeys([chosen_by, *against, *others]))
 
 
 def said(settings: Settings) -> str:
@@ -141,12 +144,12 @@ def _samples(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     shown = [cell for cell in alike if (cell.folder / "samples").is_dir()][:_DRAWN]
     arms = describe_arms([said(cell.settings) for cell in shown])
     folders = {arm.name: cell.folder / "samples" for arm, cell in zip(arms, shown)}
-    scores = {arm.name: _judged(cell.folder) for arm, cell in zip(arms, shown)}
+    scores = {arm.name: _judged(cell.folder, arm.label) for arm, cell in zip(arms, shown)}
     found = {name: each for name, each in scores.items() if each is not None}
     groups = prompt_groups(folders, arms, found, _PROMPTS, _MORE) if folders else []
     return [{"title": "Images", "folded": False, "groups": groups}] if groups else []
 
 
-def _judged(folder: Path) -> Scores | None:
+def _judged(folder: Path, name: str) -> Scores | None:
     path = folder / "scores" / JUDGE
-    return read_scores(path) if (path / FILE).is_file() else None
+    return replace(read_scores(path), name=name) if (path / FILE).is_file() else None

@@ -37,7 +37,7 @@ JUDGE, LIKENESS = "miniature", "likeness"
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """What is drawn and how it is scored."""
+    """The images of a trial and the metrics that score them."""
 
     prompts: str | None = None
     """As `tessera generate` takes them; None = the miniature's own."""

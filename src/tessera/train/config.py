@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -142,6 +142,24 @@ def _check_mix(name: str, mix: Mapping[str, float]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeOptions:
+    """The judge of images that the EMA weights draw on the way: a process of its own."""
+
+    evaluate_every_images: int
+    """Images between two evaluations, >= 1; there is one at the end in any case."""
+    command: tuple[str, ...]
+    """Command line, to which the folder of an evaluation is added. It draws by FOLDER/export, writes
+    {"scores": {name: {"value": number}}} to FOLDER/values.json, and ends when its standard input closes."""
+    described: Mapping[str, Any] = field(default_factory=dict)
+    """Its prompts and metrics as data; the same in all evaluations of a run."""
+    wait: bool = False
+    """Wait for the scores before the next step; otherwise train on, until the next evaluation or the end."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, evaluate_every_images="[1, inf)")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
     """The way in which a run is carried out: not part of what is trained, so it may differ from call to call."""
 
@@ -174,6 +192,9 @@ class RuntimeOptions:
     content_hash: Callable[[str, str], str | None] | None = None
     """("latent_codec" or "text_encoder", its id) -> the hash of its files, if they are on this machine; for initial
     weights whose network has another name than the sets' one."""
+
+    judge: JudgeOptions | None = None
+    """Scores of images on the way; None = none."""
 
     def __post_init__(self) -> None:
         check_ranges(self, peak_tflops="(0, inf)", loader_threads="[1, inf)")

@@ -1,5 +1,6 @@
 """The export of a finished run, from which images can be sampled: EMA weights and the settings that sampling needs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,8 @@ import torch
 from tessera.config import UserError, check_ranges, from_dict, to_dict
 from tessera.encoded.record import unpack_floats
 from tessera.models.build import build_network
+from tessera.models.dit import DiT
+from tessera.models.rin import RIN
 from tessera.stages import open_stage, read_manifest
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
@@ -58,24 +61,35 @@ def export(out: Path, run: Path, config: ExportConfig | None = None, *, num_imag
         last = "last " if num_images is None else ""
         raise UserError(f"{place}: the run's {last}checkpoint is missing; delete {run} and train again")
     state = checkpoint.load(place)
-    prefix = "master/" if config.weights == "online" else "ema/"
+    network = network_of(trained, state, "master/" if config.weights == "online" else "ema/")
+    info = info_of(trained, manifest.facts, config, state.num_images, {"run": manifest.sha256, **manifest.inputs})
+    save_export(out, network, info)
+    counts = {"num_images": state.num_images, "parameters": network.parameter_count}
+    stage.finish(counts=counts, facts={"arm": manifest.facts["arm"]})
+
+
+def network_of(trained: TrainConfig, state: checkpoint.Checkpoint, prefix: str) -> DiT | RIN:
+    """Return the network with the weights of a checkpoint whose names begin with `prefix`."""
     with torch.device("meta"):
         network = build_network(trained.model)
     weights = {name.removeprefix(prefix): w for name, w in state.tensors.items() if name.startswith(prefix)}
     network.load_state_dict(weights, assign=True)
-    facts = manifest.facts
+    return network
+
+
+def info_of(
+    trained: TrainConfig, facts: Mapping[str, Any], config: ExportConfig, num_images: int, inputs: Mapping[str, str]
+) -> ExportInfo:
+    """Return the settings of an export of a run. facts: the run's. inputs: hashes of what it was made from."""
     own: dict[str, Any] = {name: facts.get(name) for name in (*NETWORKS, *CONTENT_FACTS, "image_size", "arm")}
     for name in ("latent_shift", "latent_scale", "noise_schedule", "prediction"):
         own[name] = getattr(trained, name)
-    info = ExportInfo(
+    return ExportInfo(
         **own,
         guidance_scale=config.guidance_scale,
         sampling_steps=config.sampling_steps,
         clip_denoised=config.clip_denoised or facts.get("latent_limit"),
-        num_images=state.num_images,
-        inputs=tuple(sorted({"run": manifest.sha256, **manifest.inputs}.items())),
+        num_images=num_images,
+        inputs=tuple(sorted(inputs.items())),
         null_condition=torch.from_numpy(unpack_floats(facts["null_condition"])),
     )
-    save_export(out, network, info)
-    counts = {"num_images": state.num_images, "parameters": network.parameter_count}
-    stage.finish(counts=counts, facts={"arm": facts["arm"]})

@@ -82,13 +82,18 @@ class Log:
     | bf16_peak_share | tflops over the device's dense bf16 peak (`tessera.devices.PEAK_TFLOPS` or --peak-tflops) |
     | memory_gb | most memory in use so far: the device's, on a CPU the process's |
     | validation, validation_ema | loss on the held-out records, over all and by t, if measured; null: not finite |
+
+    Scores of images have lines of their own, written when the judge is done: num_images, seen by the weights that drew;
+    scores, by name; or failed, the judge's last words.
     """
 
     def __init__(self, path: Path, num_images: int, window: dict[str, Any] | None) -> None:
         """Drop the lines after `num_images`: the run resumes there. window: the sums of its checkpoint."""
         self.path, self.window = path, Window(window)
         kept = keep_lines(path, num_images)
-        self._before = kept[-1]["seconds"] if kept else 0.0
+        self.scored = {line["num_images"] for line in kept if "scores" in line}
+        """Images seen at the evaluations whose lines are there."""
+        self._before = next((line["seconds"] for line in reversed(kept) if "seconds" in line), 0.0)
         self._began = self._line_began = time.monotonic()
         self._line_images = num_images
         self.data_wait = 0.0
@@ -210,6 +215,10 @@ class TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(name, value, num_images)
 
+    def scores(self, num_images: int, values: dict[str, float]) -> None:
+        """Write values that belong to fewer images than were seen by now."""
+        self.line(num_images, values)
+
     def image(self, num_images: int, image: np.ndarray) -> None:
         """Write an image, uint8 (H, W, 3)."""
         self.writer.add_image("samples", image, num_images, dataformats="HWC")
@@ -234,6 +243,10 @@ class WandB:
 
     def line(self, num_images: int, values: dict[str, float]) -> None:
         self.session.log({**values, "num_images": num_images}, step=num_images)
+
+    def scores(self, num_images: int, values: dict[str, float]) -> None:
+        """Write values that belong to fewer images than were seen by now: its steps cannot go back."""
+        self.session.log({**values, "scores/num_images": num_images})
 
     def image(self, num_images: int, image: np.ndarray) -> None:
         self.session.log({"samples": self.wandb.Image(image)}, step=num_images)

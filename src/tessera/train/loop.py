@@ -32,6 +32,7 @@ from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
 from tessera.train.state import TrainState, initial_network, weights_of_export
 from tessera.train.step import SKIPPED, Stepper
+from tessera.train.validation import Evaluations
 
 STEPS_BEHIND = 1
 """Number of steps by which the host reads the outcomes of a GPU's steps later."""
@@ -295,25 +296,36 @@ class Trainer:
             self.stepper.log = actions.log = Log(out / "log.jsonl", state.num_images, window)
             if (out / SKIPPED).exists():
                 keep_lines(out / SKIPPED, state.num_images)
-        if unfinished:
-            try:
+            if self.runtime.judge is not None:
+                actions.evaluations = Evaluations(out, self.runtime.judge, actions.log, actions.boards)
+        actions.facts = facts
+        try:
+            if actions.evaluations:
+                actions.evaluations.resume(state.num_images)
+            if unfinished:
                 self._loop(actions.log)
-            except torch.OutOfMemoryError as error:
-                advice, smaller = self._out_of_memory(self.samples_per_pass), self.samples_per_pass // 2
-                if self.auto and smaller and self.state.shards is None:
-                    smaller = _divisor(config.batch_size // world_size(), smaller)
-                    self._remember(smaller)
-                    advice += f"; the next start, from the last checkpoint, has passes of {smaller}"
-                raise UserError(advice) from error
-            finally:
-                for board in actions.boards:
-                    board.close()
+            if actions.evaluations:
+                actions.evaluations.wait()
+        except torch.OutOfMemoryError as error:
+            advice, smaller = self._out_of_memory(self.samples_per_pass), self.samples_per_pass // 2
+            if self.auto and smaller and self.state.shards is None:
+                smaller = _divisor(config.batch_size // world_size(), smaller)
+                self._remember(smaller)
+                advice += f"; the next start, from the last checkpoint, has passes of {smaller}"
+            raise UserError(advice) from error
+        finally:
+            if actions.evaluations:
+                actions.evaluations.close()
+            for board in actions.boards:
+                board.close()
         if stage:
             checkpoint.prune(out, 1, config.keep_every_images)
             checkpoint.prune(out / checkpoint.BEST, 1)
             if actions.best is not None and actions.best.num_images:
                 facts = facts | {"best": {"num_images": actions.best.num_images, "validation_ema": actions.best.loss}}
             counts = {"num_images": state.num_images, "skipped_steps": state.skipped}
+            if actions.evaluations:
+                counts["failed_evaluations"] = actions.evaluations.failures
             stage.finish(counts=counts | {"parameters": state.parameter_count}, facts=facts)
 
     def _loop(self, log: Log | None) -> None:
@@ -326,6 +338,7 @@ class Trainer:
             read_ahead(self.reader, numbers, threads=self.runtime.loader_threads, device=state.device) as loader,
             progress("train", total, completed=state.num_images) as bar,
         ):
+            self.actions.stopping = lambda: bool(caught)
             while state.num_images < total and not self.actions.no_gain:
                 waiting = time.monotonic()
                 loaded = [next(loader) for _ in range(per_step)]

@@ -1,23 +1,33 @@
-"""Actions between two steps when their time has come: validation, a line of the log, a grid of images, a checkpoint."""
+"""Actions between two steps when their time has come: validation, a line of the log, a grid of images, their scores, a
+checkpoint."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tessera.config import UserError
 from tessera.devices import peak_tflops, rank, world_size
 from tessera.files import read_json
 from tessera.images import image_grid, write_png
 from tessera.models.flops import step_flops
 from tessera.train import checkpoint
-from tessera.train.config import RuntimeOptions, TrainConfig
+from tessera.train.config import JudgeOptions, RuntimeOptions, TrainConfig
 from tessera.train.distributed import broadcast_from_rank0
 from tessera.train.loader import Reader
 from tessera.train.logs import Log, TensorBoard, WandB, scalars
 from tessera.train.state import TrainState
-from tessera.train.validation import GRID_SIDE, SampleGrid, ValidationLoss
+from tessera.train.validation import (
+    EVALUATIONS,
+    GRID_SIDE,
+    Evaluations,
+    SampleGrid,
+    ValidationLoss,
+    write_weights,
+)
 
 
 class BestEMA:
@@ -74,6 +84,12 @@ class PeriodicActions:
             self.grid = SampleGrid(reader, config, null_condition)
         gpu = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else None
         self.peak = runtime.peak_tflops or (peak_tflops(gpu) if gpu else None)
+        self.judge, self.facts = runtime.judge, {}
+        """Options of the scores on the way, the same on all ranks; and facts of the run's manifest, for the judge."""
+        self.evaluations: Evaluations | None = None
+        """Scores on the way, on the writing rank."""
+        self.stopping: Callable[[], bool] = lambda: False
+        """Returns True once a signal has told this process to stop."""
         self.log: Log | None = None
         """Log of the writing rank; None on the others."""
         self.boards: list[TensorBoard | WandB] = []
@@ -83,6 +99,7 @@ class PeriodicActions:
         """True: the last step reached the time of an action."""
         c = self.config
         every = (c.log_every_images, c.checkpoint_every_images, c.validate_every_images, c.sample_every_images)
+        every += (self.judge.evaluate_every_images,) if self.judge else ()
         return any(self._crossed(e) for e in every if e is not None)
 
     @property
@@ -108,6 +125,10 @@ class PeriodicActions:
                 board.line(self.state.num_images, scalars(line))
         if self.grid is not None and config.sample_every_images and self._crossed(config.sample_every_images):
             self._sample(self.grid)
+        if self.judge and (self._crossed(self.judge.evaluate_every_images) or self.no_gain):
+            self._evaluate(self.judge)
+        elif self.evaluations:
+            self.evaluations.poll()
         if self._crossed(config.checkpoint_every_images) or stop or self.no_gain:
             window = self.log.window.sums if self.log else None
             self.state.save(self.out, window, config.keep_checkpoints, config.keep_every_images)
@@ -133,6 +154,24 @@ class PeriodicActions:
     @property
     def _validates(self) -> bool:
         return self._crossed(self.config.validate_every_images or self.config.checkpoint_every_images)
+
+    def _evaluate(self, judge: JudgeOptions) -> None:
+        """Hand the EMA weights to the judge, after it is done with those before them."""
+        place = self.out / EVALUATIONS / f"{self.state.num_images:012d}"
+        if self.evaluations:
+            self.evaluations.wait(self.stopping)
+        failed = None
+        try:
+            write_weights(place, self.state, self.config, self.facts)
+        except (UserError, OSError) as error:  # such as a full disk
+            failed = f"its weights cannot be written: {error}"
+        if self.evaluations:
+            if failed:
+                self.evaluations.conclude(place, failed)
+            else:
+                self.evaluations.ask(place)
+            if judge.wait:
+                self.evaluations.wait(self.stopping)
 
     def _crossed(self, every: int) -> bool:
         """Return whether the last step went over a multiple of `every` images, or was the last of the run."""
