@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from tessera import damage
@@ -39,12 +39,16 @@ JPEG_COLORS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 """Pillow's modes of JPEG files -> simplejpeg's colors."""
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
-_GRAY_ALPHA = 4  # color type of a PNG file
+_GRAY_ALPHA, _RGB_ALPHA = 4, 6  # color types of a PNG file
+_ALPHA: Any = ("alpha",)  # key of `image.info` of 16-bit gray; no text in a PNG file has such a name
 _MAX_METADATA = 16 * 2**20  # bytes of one color profile or XMP of a PNG file
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 # No EPS and the like: opening one starts an interpreter.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "AVIF", "JPEG2000", "HEIF", "JXL")
+
+# Pillow 12.3 knows gray of 16 bits in which white is 0 in files of the other byte order alone.
+TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
 _HEIF = re.compile(rb"....ftyp(hei[cxms]|hev[cmxs]|mif1|msf1)", re.DOTALL)
 _JXL = re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")
@@ -173,12 +177,18 @@ def _decode_png(data: bytes) -> Image.Image:
     Pillow 12.3 checks no checksum of pixels, and leaves what it decoded before an error in the image, where the next
     call finds it. It refuses a whole file for metadata that unpack to more than 1 MB or are damaged: without them the
     pixels are as good. It leaves the transparent level as it is stored while it scales gray levels of 2 and 4 bits
-    to 0..255, and colors of 16 bits to their upper 8. And it makes colors of 16 bits of gray with alpha, which no
-    profile for gray fits.
+    to 0..255, and colors of 16 bits to their upper 8. And it makes colors of 8 bits of 16-bit gray with alpha, which no
+    profile for gray fits and which have lost their range: here they become gray levels, with the alpha apart.
     """
+    deep = data[24:26] == bytes([16, _GRAY_ALPHA]) and zlib.crc32(data[12:29]) == int.from_bytes(data[29:33])
+    if deep:  # four bytes a pixel, as RGBA of 8 bits has
+        head = data[12:24] + bytes([8, _RGB_ALPHA]) + data[26:29]
+        data = data[:12] + head + zlib.crc32(head).to_bytes(4) + data[33:]
     try:
         image = _open(io.BytesIO(data))
         image.load()
+        if any(isinstance(image.info.get(name), str) for name in ("transparency", "icc_profile")):
+            raise ValueError("a text has the name under which Pillow keeps something else")
     except (MemoryError, Image.DecompressionBombError):
         raise
     except Exception:
@@ -189,9 +199,10 @@ def _decode_png(data: bytes) -> Image.Image:
     if not all(right for kind, _, right in _png_chunks(data) if kind == b"IDAT"):
         raise OSError("its pixels do not have their checksum")
     clear, bits = image.info.get("transparency"), data[24]
-    if image.mode == "RGBA" and data[25] == _GRAY_ALPHA:
-        kind, image = image.format, image.convert("LA")
-        image.format = kind
+    if deep:
+        bytes_of, info, kind = np.asarray(image), image.info, image.format  # (H, W, 4): gray's two bytes, alpha's two
+        image = Image.fromarray(bytes_of[..., 0] * np.uint16(256) + bytes_of[..., 1])
+        image.info, image.format = info | {_ALPHA: bytes_of[..., 2]}, kind
     if image.mode == "L" and isinstance(clear, int) and bits in (2, 4):
         image.info["transparency"] = (clear & 2**bits - 1) * 255 // (2**bits - 1)
     elif image.mode == "RGB" and isinstance(clear, tuple) and bits == 16:
@@ -254,20 +265,24 @@ def as_rgb(
     (65536, 3) of such levels from black to white, None = gray.
     """
     if image.mode.startswith("I") or image.mode == "F":
-        stored, clear = np.asarray(image), image.info.get("transparency")
-        levels = np.clip(_levels(image, stored, gray_range, clear), 0, 1)
+        stored, alpha = np.asarray(image), image.info.get(_ALPHA)
+        if (clear := image.info.get("transparency")) is not None:
+            alpha = np.where(stored == clear, 0, 255).astype(np.uint8)
+        levels = np.clip(_levels(image, stored, gray_range, alpha), 0, 1)
         ramp = levels * 255 if gray_ramp is None else gray_ramp[np.rint(levels * 65535).astype(np.uint16)]
         image = Image.fromarray(np.rint(ramp).astype(np.uint8)).convert("RGB")
-        if clear is not None:
-            image.putalpha(Image.fromarray(stored != clear).convert("L"))
+        if alpha is not None:
+            image.putalpha(Image.fromarray(alpha))
     if over_white and image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _levels(image: Image.Image, stored: NDArray[Any], by_range: bool, clear: int | None) -> NDArray[np.float64]:
-    """Return the gray levels of 16 or 32 bits, or floats, as fractions of white; the range leaves the transparent
-    level `clear` out.
+def _levels(
+    image: Image.Image, stored: NDArray[Any], by_range: bool, alpha: NDArray[np.uint8] | None
+) -> NDArray[np.float64]:
+    """Return the gray levels of 16 or 32 bits, or floats, as fractions of white; the range leaves out those that
+    `alpha` hides.
 
     Pillow 12.3 gives the numbers of a TIFF file of 12 bits as they are, and does not invert those of 16 bits in which
     white is 0. Floats up to 1 are fractions, others up to 255 levels, integers of 32 bits up to 65535.
@@ -281,7 +296,7 @@ def _levels(image: Image.Image, stored: NDArray[Any], by_range: bool, clear: int
     if image.mode.startswith("I;16"):
         usual = [2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1]
     white = next((level for level in usual if peak <= level), peak)
-    if by_range and (seen := levels[stored != clear] if clear is not None else levels).size and seen.min() < seen.max():
+    if by_range and (seen := levels if alpha is None else levels[alpha > 0]).size and seen.min() < seen.max():
         low, white = seen.min(), seen.max()
     levels = (levels - low) / (white - low)
     return 1 - levels if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0 else levels

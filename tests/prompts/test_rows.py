@@ -41,11 +41,21 @@ def as_csv(delimiter, header, rows):
         ("lines.ndjson", "\n".join(json.dumps({"caption": text}) for text in TEXTS)),
         ("plain.txt", "\n\n".join(TEXTS)),
         ("no_suffix", "\n".join(TEXTS)),
+        ("old_mac.txt", "\r".join(TEXTS)),
+        ("list.txt", json.dumps(TEXTS)),
+        ("indented.txt", json.dumps({"prompts": TEXTS}, indent=1)),
+        ("lines.txt", "\n".join(json.dumps({"prompt": text}) for text in TEXTS)),
     ],
 )
 def test_the_texts_of_every_format_are_found(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert texts_of(tmp_path / name) == TEXTS
+
+
+def test_plain_texts_that_begin_like_json_stay(tmp_path):
+    texts = ["[red] fox", "{a} cat", "a dog"]
+    (tmp_path / "plain.txt").write_text("\n".join(texts))
+    assert texts_of(tmp_path / "plain.txt") == texts
 
 
 def test_parquet_of_prompts_and_of_captions(tmp_path):
@@ -74,6 +84,7 @@ def test_a_column_is_chosen_behind_the_file(tmp_path):
     ("name", "content", "message"),
     [
         ("p.csv", "prompt,n\na cat,1\n,2\n", r"line 3: prompt is not a text: write one, or remove the row"),
+        ("p.csv", "prompt,prompt\na cat,a dog\n", "has more than one column prompt; rename the others"),
         ("p.csv", "prompt,n\na cat,1,2\n", "line 2 has not as many fields as the header"),
         ("p.csv", "", "has no column prompt, .*; it has none"),
         ("p.csv", "a cat\na dog\n", "has no column prompt, .*; it has a cat"),

@@ -83,6 +83,7 @@ _CHATTER = re.compile(
 )
 _AGREES = re.compile(r"^(?:sure|certainly|of course|absolutely)(?: thing)?[!.]\s+", re.IGNORECASE)
 _MARKDOWN = (
+    (re.compile(r"^\s*\\boxed\{(?:\\text\{)?([^{}]*)\}+\s*$"), r"\1"),
     (re.compile(r"</?p>|<br ?/?>", re.IGNORECASE), "\n"),
     (re.compile(r"^\s*(?:```|~~~).*$", re.MULTILINE), ""),
     (re.compile(r"^\s*(?:[-*_=]\s*){3,}$", re.MULTILINE), ""),
@@ -102,20 +103,22 @@ _REFUSALS = (
     r"(?:i |my )apolog",
     r"apologies\b",
     r"sorry\b[^.\n]{0,20}\b(?:i|we|but|can|not|unable)\b",
-    r"unfortunately[, ]+(?:i|we|this|there|the image)\b",
+    r"unfortunately[, ]+(?:i|we|it|no|this|there|you|your|the (?:image|photo|pict\w+|file))\b",
     r"(?:as|being) an? (?:ai\b|artificial|language model|large language|text-based|assistant)",
     r"(?:i'm|i am) (?:just |only )?an? (?:ai\b|language model|large language|text-based)",
     r"(?:i|we) (?:can't|cannot|can not|could not|couldn't|won't|will not|must decline|have to decline|am unable)\b",
     r"(?:i|we) (?:do not|don't) (?:see|have|feel|think)\b",
     r"i need (?:the|an|to see)\b",
-    r"(?:there (?:is|was|appears to be) )?no image (?:(?:is|was|has been|seems) )?"
+    r"(?:i (?:can )?see |there(?:'s| is| was| appears to be| seems to be) )?no image (?:(?:is|was|has been|seems) )?"
     r"(?:provided|attached|given|uploaded|included|visible|here|shown|to )",
     r"please (?:upload|provide|attach|share|send)\b",
     r"it (?:seems|looks|appears)\b[^.\n]{0,20}\b"
     r"(?:no image|(?:image|photo|pict\w+|file) (?:did|has|was|is)(?: not|n't)|you (?:have|did)(?: not|n't))\b",
     r"(?:the|this|your|that) (?:image|photo|pict\w+|file|request|content|prompt)\b[^.\n]{0,30}\b(?:did(?: not|n't) load"
     r"|(?:can(?: not|not|'t)|could(?: not|n't)) be (?:load|open|process|display|access|found|analy|describ)"
-    r"|failed to|was (?:rejected|blocked)|violates?\b)",
+    r"|failed to|was (?:rejected|blocked)|violates?\b|is missing[.,!]"
+    r"|is(?: not|n't) (?:visible|available|accessible|attached)(?: to me)?[.,!]"
+    r"|(?:appears|seems) to be (?:missing|corrupt|unavailable|inaccessible))",
     r"you (?:have|did)(?: not|n't) (?:provid|upload|attach|shar|includ)",
     rf"(?:unable to|can(?: not|not|'t)|could(?: not|n't)) {_ACTS}",
     r"i(?:'d| would|'m| am) (?:be )?(?:happy|glad) to (?:help|describe|assist)\b",

@@ -54,7 +54,7 @@ def read_rows(
     try:
         if suffix == ".parquet":
             rows = _read_parquet(path, find)
-        elif suffix in JSON:
+        elif suffix in JSON or _is_json(path, suffix):
             rows = _read_json(path) if plain else map(_with_image, _read_json(path, joined=True))
         elif delimiter := _delimiter(path, suffix, {*given, *(name for group in wanted for name in group)}):
             rows = _read_delimited(path, delimiter, bare, find)
@@ -108,9 +108,21 @@ def _delimiter(path: Path, suffix: str, wanted: set[str]) -> str | None:
     return DELIMITERS[suffix][0] if suffix in DELIMITERS else None
 
 
+def _is_json(path: Path, suffix: str) -> bool:
+    """Return whether a file of another suffix, such as .txt, holds JSON: the whole of it, or its first line."""
+    if suffix in DELIMITERS or suffix in _NOT_TEXT:
+        return False
+    with open(path, encoding="utf-8-sig") as file:
+        text = file.read(MAX_FIELD).strip()
+    for part in (text, text.partition("\n")[0]) if text[:1] in ("[", "{") else ():
+        with contextlib.suppress(ValueError):
+            return isinstance(json.loads(part), dict | list)
+    return False
+
+
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    # Only line feeds end a line: JSON may hold other Unicode line separators inside a string.
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
+    # Other Unicode line separators end no line: JSON may hold them inside a string.
+    with open(path, encoding="utf-8-sig") as file:
         yield from ((f"{path} line {number}", line) for number, line in enumerate(map(str.strip, file), 1) if line)
 
 
@@ -127,7 +139,9 @@ def _read_delimited(path: Path, delimiter: str, bare: bool, find: Find) -> Itera
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            find(path, reader.fieldnames)
+            for name in find(path, reader.fieldnames):
+                if reader.fieldnames.count(name) > 1:
+                    raise UserError(f"{path}: has more than one column {name}; rename the others")
             for row in reader:
                 where = f"{path} line {reader.line_num}"
                 if None in row or None in row.values():
@@ -160,7 +174,7 @@ def _read_json(path: Path, joined: bool = False) -> Iterator[tuple[str, dict[str
     """Yield a list's objects, an object's objects by their names, or the object of each line. joined: of COCO's
     annotations each, with its image's file_name."""
     data = None
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
         with contextlib.suppress(json.JSONDecodeError):  # one object a line
             data = json.loads(path.read_text(encoding="utf-8-sig"))
     if isinstance(data, Mapping):

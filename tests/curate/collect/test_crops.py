@@ -273,6 +273,8 @@ def test_each_flipped_bit_of_a_pngs_pixels_is_seen(image):
 
 LARGE = zlib.compress(bytes(3_000_000))
 ODDITIES = {
+    "a text of a name of Pillow's": png_chunk(b"tEXt", b"transparency\0none"),
+    "the same of a profile": png_chunk(b"iTXt", b"icc_profile\0\0\0\0\0sRGB"),
     "compressed text": png_chunk(b"zTXt", b"workflow\0\0" + LARGE),
     "compressed XMP": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LARGE),
     "international text": png_chunk(b"iTXt", b"prompt\0\1\0en\0prompt\0" + LARGE),
@@ -310,8 +312,9 @@ def test_metadata_that_matter_are_read_even_there():
     assert np.abs(quarters(crop.pixels) - BLOCKS).max() < 12
     assert (crop.width, crop.height) == (96, 64)
     clear = saved(blocks(), "PNG", transparency=tuple(BLOCKS[0, 1].tolist()))
-    pixels = square_crop(with_chunks(clear, ODDITIES["compressed text"]), 32).pixels
-    assert quarters(pixels)[0, 1].tolist() == [255, 255, 255]
+    for last, oddity in ((False, ODDITIES["compressed text"]), (True, ODDITIES["a text of a name of Pillow's"])):
+        pixels = square_crop(with_chunks(clear, oddity, last=last), 32).pixels
+        assert quarters(pixels)[0, 1].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize(("bits", "level"), [(1, 0), (1, 1), (2, 1), (2, 2), (4, 3), (4, 12), (8, 51), (16, 13107)])
@@ -358,16 +361,29 @@ def test_gray_is_scaled_by_its_own_range_where_asked(order):
     unknown = np.where(np.arange(20)[:, None] < 2, 65535, levels_of_12_bits() // 2 + 1000)
     seen = square_crop(raw_png(unknown, 16, [65535]), 20, gray_range=True).pixels[..., 0]
     assert seen[[0, 5, 5, 15], [3, 3, 15, 3]].tolist() == [255, 0, 255, 128]  # the transparent level is none of them
+    alpha = np.where(np.arange(20)[:, None] < 2, 0, 65535) + np.zeros((1, 20), int)
+    pair = raw_png(np.stack([np.where(alpha, levels_of_12_bits(), 65535), alpha], -1), 16)
+    assert square_crop(pair, 20).pixels[[0, 5, 5, 15], [3, 3, 15, 3], 0].tolist() == [255, 0, 16, 8]
+    seen = square_crop(pair, 20, gray_range=True).pixels
+    assert seen[[0, 5, 5, 15], [3, 3, 15, 3], 1].tolist() == [255, 0, 255, 128]  # Pillow leaves 16 levels of 4096
+    assert rejects(pair[:17] + b"\1" + pair[18:])  # its header's checksum is compared as everywhere
+    half = raw_png(np.stack([np.zeros((20, 20), int), np.full((20, 20), 32768)], -1), 16)
+    assert np.abs(square_crop(half, 20).pixels.astype(int) - 127).max() <= 1  # black, half transparent, on white
     flat = raw_png(np.full((20, 20), 32768), 16)
     assert (square_crop(flat, 20, gray_range=True).pixels == 128).all()
 
 
 def test_gray_in_which_white_is_0_is_inverted():
-    """Pillow 12.3 inverts it at 8 bits and leaves it at 16."""
+    """Pillow 12.3 inverts it at 8 bits, leaves it at 16, and refuses it at 16 where the high byte comes first."""
     levels = levels_of_12_bits() * 65535 // 4095
-    for bits, rows in ((8, (levels >> 8).astype(np.uint8)), (16, levels.astype("<u2"))):
-        pixels = square_crop(raw_tiff(rows.tobytes(), 20, 20, bits, photometric=0), 20).pixels
-        assert pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [255, 0, 127], bits
+    for order, bits, rows in (
+        ("<", 8, (levels >> 8).astype(np.uint8)),
+        (">", 8, (levels >> 8).astype(np.uint8)),
+        ("<", 16, levels.astype("<u2")),
+        (">", 16, levels.astype(">u2")),
+    ):
+        pixels = square_crop(raw_tiff(rows.tobytes(), 20, 20, bits, photometric=0, order=order), 20).pixels
+        assert pixels[[5, 5, 15], [3, 15, 3], 0].tolist() == [255, 0, 127], (order, bits)
 
 
 def test_a_jpeg_that_simplejpeg_refuses_is_read_by_pillow():

@@ -211,6 +211,11 @@ def test_a_set_without_one_usable_picture_is_none(tmp_path):
             add(tar, f"{i}.jpg", jpeg(i))
     with pytest.raises(UserError, match=r"none of its 3 images can be used \('a.tar/0.jpg': no class with it"):
         collect(tmp_path / "images", CollectConfig(source="a", size=16), tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        for name in ("cats", "dogs"):
+            add(tar, f"{name}/1.jpg", jpeg(1))
+    with pytest.raises(UserError, match="give --single-class NAME; if a tar's folders are the classes, unpack it"):
+        collect(tmp_path / "images", CollectConfig(source="b", size=16), tmp_path / "b.tar")
 
 
 PACKED = (("gz", b"\x1f\x8b\x08"), ("bz2", b"BZh91AY"), ("xz", b"\xfd7zXZ\0"), ("zst", b"\x28\xb5\x2f\xfd"))

@@ -77,6 +77,8 @@ def read_label(value: Any) -> tuple[str, int | None]:
     Whole floats are numbers: pandas writes a column with a gap as doubles, DuckDB its HUGEINTs and sums. Null, other
     floats and negative numbers, as the Hub's -1, are no label.
     """
+    if isinstance(value, bytes):  # as DuckDB's BLOB
+        value = value.decode("utf-8", "replace")
     value = value.strip() if isinstance(value, str) else value
     if isinstance(value, str) and re.fullmatch(r"-\d+|-?\d+\.0*", value):
         value = float(value)

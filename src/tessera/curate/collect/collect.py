@@ -329,9 +329,10 @@ def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
     if any(index.count for index in indexes):
         if not any(label for index in indexes for label in index.labels):
             first = next(item for group in found.groups for item in listed(group).items)
+            folders = "; if a tar's folders are the classes, unpack it" if first.source.count("/") > 1 else ""
             raise UserError(
                 f"{source}: none of its {sum(index.count for index in indexes)} images can be used ({first.source!r}:"
-                f" {first.reject}); if all show one class, give --single-class NAME"
+                f" {first.reject}); if all show one class, give --single-class NAME{folders}"
             )
         return
     expected = f"expected is {source}/CLASS/IMAGE"

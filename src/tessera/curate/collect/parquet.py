@@ -58,7 +58,7 @@ class RowGroup(Group):
         for row, (place, label) in enumerate(zip(places, labels)):
             path = place["path"] if place else None
             text, code = read_label(label)
-            code = None if isinstance(label, str) else code  # a name, though it has digits alone
+            code = None if isinstance(label, str | bytes) else code  # a name, though it has digits alone
             source = f"{self.path.name}:{self.first_row + row}"
             by_row = f"{self.path.stem}-{self.first_row + row}"
             stem = PurePosixPath(path.replace("\\", "/")).stem if path else by_row
