@@ -2,6 +2,7 @@
 
     python bench/evaluation.py                   # in a temporary folder
     python bench/evaluation.py --out out/smoke   # leaves everything there; see out/smoke/report/index.html
+    python bench/evaluation.py --table1 8        # all of Table 1 by networks of true size, against their forwards alone
 
 It draws with a tiny Stable Diffusion, then judges: short and extended prompts, all seven metrics of Table 1, GenEval's
 detector and colors, DPG-Bench by a tiny BLIP, VQAScore by a tiny Qwen3-VL. Its numbers mean nothing but that the path
@@ -12,6 +13,8 @@ the processor, which a busy machine does not stretch.
 
 import argparse
 import contextlib
+import functools
+import importlib
 import io
 import json
 import os
@@ -32,11 +35,8 @@ def save_models(folder: Path) -> dict[str, str]:
     sys.path.insert(0, str(TESTS))
     from transformers.utils import logging
 
-    from tiny import baselines as tiny_baselines
-    from tiny import encoders as tiny_encoders
-    from tiny import jina as tiny_jina
-    from tiny import judges as tiny_judges
-
+    names = ("baselines", "encoders", "jina", "judges")
+    tiny_baselines, tiny_encoders, tiny_jina, tiny_judges = (importlib.import_module(f"tiny.{name}") for name in names)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder.mkdir(parents=True)
@@ -140,6 +140,95 @@ def smoke(folder: Path, tell: Callable[[str, float, float], None] = lambda *_: N
         timed(f"{name} {Path(words[-1]).name}" if name == "generate" else name, lambda words=words: call(words))
 
 
+def true_networks() -> dict[str, Any]:
+    """Return Table 1's networks as large as the published ones, with random weights."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
+
+    from tessera.hub import find_model
+    from tessera.pretrained.features.clip import ClipEncoder
+    from tessera.pretrained.features.dinov2 import DinoEncoder
+    from tessera.pretrained.features.inception import Inception, InceptionEncoder
+    from tessera.pretrained.load import load_tokenizer
+
+    encoders = importlib.import_module("tiny.encoders")
+    large: dict[str, Any] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+    text: dict[str, Any] = {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = load_tokenizer(
+            find_model(str(encoders.save_clip(Path(folder) / "clip")), ["*.safetensors"], "clip"), "clip"
+        )
+
+    def clip(side: int) -> ClipEncoder:
+        vision = large | {"intermediate_size": 4096, "image_size": side, "patch_size": 14}
+        network = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768))
+        return ClipEncoder(network, tokenizer, f"clip{side}", f"{side}" * 20, crop_first=side != 224)
+
+    torch.manual_seed(0)
+    dinov2 = Dinov2Model(Dinov2Config(**large, image_size=518, patch_size=14))
+    return {
+        "inception": InceptionEncoder(Inception(encoders.inception_state()), "inception", "i" * 64, "cpu"),
+        "dinov2": DinoEncoder(dinov2, "dinov2", "d" * 64),
+        "clip": clip(224),
+        "clip336": clip(336),
+    }
+
+
+def table1(images: int) -> dict[str, float]:
+    """Return processor seconds of the networks' forwards on 256 px images and as many of the reference, of all of
+    Table 1, and of the same once more. The packing of matrices, once for each network, is part of the first two."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from tessera.evaluate.quality.evaluate import evaluate_quality
+    from tessera.evaluate.quality.metrics import QualityConfig
+    from tessera.images import read_rgb
+    from tessera.models.packing import packed_linears
+
+    sys.path.insert(0, str(TESTS))
+    networks, rng, spent = true_networks(), np.random.default_rng(0), {}
+    config = QualityConfig(metrics=("fid", "kid", "mind", "fd_dinov2", "prdc", "cmmd", "clip_score"), prdc=("full",))
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for name in ("samples", "reference"):
+            (root / name).mkdir()
+            for number in range(images):
+                small = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+                small.resize((256, 256), Image.Resampling.BICUBIC).save(root / name / f"{number:05d}.png")
+        (root / "prompts.txt").write_text("".join(f"a picture of number {number}\n" for number in range(images)))
+
+        def timed(name: str, part: Callable[[], Any]) -> None:
+            start = time.process_time()
+            part()
+            spent[name] = time.process_time() - start
+
+        files = [file for name in ("samples", "reference") for file in sorted((root / name).iterdir())]
+
+        prepared = {key: [network.prepare(read_rgb(file)) for file in files] for key, network in networks.items()}
+
+        def forwards() -> None:
+            for key, network in networks.items():
+                with packed_linears(network.network):
+                    for first in range(0, len(files), config.batch_size):
+                        network.features(torch.stack(prepared[key][first : first + config.batch_size]))
+
+        timed("the networks' forwards alone", forwards)
+
+        def measure(name: str) -> bool:
+            where, prompts = (root / name, root / "samples", root / "reference"), root / "prompts.txt"
+            return evaluate_quality(*where, networks, config, prompts=prompts, cache=root / "cache")
+
+        for name in ("Table 1", "the same, with features kept"):
+            timed(name, functools.partial(measure, name))
+    return spent
+
+
 def tell(name: str, seconds: float, cpu: float) -> None:
     print(f"{name:<24}{seconds:>9.1f}{cpu:>9.1f}", flush=True)
 
@@ -147,8 +236,17 @@ def tell(name: str, seconds: float, cpu: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a new folder to keep; a temporary one by default")
+    parser.add_argument(
+        "--table1", type=int, metavar="IMAGES", help="samples, 4 at least, and as many of the reference"
+    )
     args = parser.parse_args()
     os.environ["TESSERA_QUIET"] = "1"
+    if args.table1:
+        spent = table1(args.table1)
+        alone = next(iter(spent.values()))
+        for name, seconds in spent.items():
+            print(f"{name:<32}{seconds:>9.1f} CPU-s{seconds / alone:>9.3f} x")
+        return
     with tempfile.TemporaryDirectory() as temporary:
         if args.out is not None:
             args.out.mkdir(parents=True)

@@ -213,7 +213,7 @@ t.evaluate_copies(out, samples, training, t.Detector(), cache=cache, chunk=16)
     evaluate_copies(whole, *paths, Detector(), cache=tmp_path / "c1", chunk=16)
     arguments = [sys.executable, "-c", code, killed, *paths, tmp_path / "c2"]
     process = subprocess.Popen(arguments, env=os.environ, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list(killed.glob("work/*/*/*.npy"))) < 8:
+    while process.poll() is None and len(list(killed.glob("work/samples/*/*/*.npy"))) < 8:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
