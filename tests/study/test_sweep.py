@@ -191,7 +191,8 @@ def test_kill_minus_9_at_any_time(tmp_path, export, renders):
         return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     whole = start(tmp_path / "whole", tmp_path / "other" / "export")
-    assert whole.wait() == 0, whole.communicate()[0].decode()
+    said, _ = whole.communicate()
+    assert whole.returncode == 0, said.decode()
     for number in range(40):
         process = start(tmp_path / "sweep", export)
         with contextlib.suppress(subprocess.TimeoutExpired):
