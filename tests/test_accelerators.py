@@ -92,6 +92,11 @@ RUNS = {
     "dit-adamw": {},
     "dit-muon": {"optim": OptimConfig(name="muon", lr=3e-3, warmup_images=16)},
     "rin-lamb": {"model": RIN, "optim": OptimConfig(name="lamb", lr=3e-3, warmup_images=16)},
+    "rin-lamb-bf16": {
+        "model": RIN,
+        "optim": OptimConfig(name="lamb", lr=3e-3, warmup_images=16),
+        "compute": "bf16",
+    },
     "dit-bf16": {"model": replace(DIT, width=48), "compute": "bf16"},
 }
 

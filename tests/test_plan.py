@@ -39,6 +39,19 @@ def test_hours_of_the_papers_training():
     assert gpu_hours(PlanConfig(images=1_281_167, mean_tokens=190))["train"] == pytest.approx(133, abs=1)
 
 
+def test_hours_follow_from_the_model_of_the_gpu():
+    def hours(**gpu):
+        return gpu_hours(PlanConfig(images=1_281_167, mean_tokens=190, **gpu))
+
+    ours = hours()
+    h200, a100 = hours(gpu="H200"), hours(gpu="A100")
+    assert h200["train"] == pytest.approx(ours["train"] * 0.36 / 0.39)
+    assert h200["encode"] == ours["encode"]
+    assert hours(gpu="H100", network="cad")["train"] == pytest.approx(hours(network="cad")["train"] * 0.36 / 0.38)
+    assert {name: a100[name] / ours[name] for name in ours} == pytest.approx(dict.fromkeys(ours, 989 / 312))
+    assert hours(gpu="A100", gpu_tflops=989, utilisation=0.36) == pytest.approx(ours)
+
+
 def test_disk_of_the_papers_sets():
     sizes = disk(PAPER)
     # 180 tokens of 2112 bytes, and 16 kB of latents, before captions and keys.
@@ -139,6 +152,7 @@ def test_bad_plans():
         ({"sets": 7}, "sets is 7"),
         ({"network": "unet"}, "network is 'unet'; give one of 'dit', 'cad'"),
         ({"utilisation": 2}, "utilisation is 2"),
+        ({"gpu": "H20O"}, "gpu: 'H20O' is not known; did you mean 'H20'"),
         ({"gpus": 0}, "gpus is 0; give a number above 0"),
         ({"gpus": 6}, "gpus is 6: 1024 samples of a step cannot be split so; give 4"),
         ({"gpus": 512, "init": "export"}, "gpus is 512: 256 samples .* give 256"),

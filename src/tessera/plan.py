@@ -8,7 +8,7 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tessera.config import UserError, check_ranges
+from tessera.config import UserError, check_ranges, nearest
 from tessera.cutmix import PATTERNS
 from tessera.devices import PEAK_TFLOPS
 from tessera.presets.imagenet import TEXT, VAE
@@ -33,6 +33,9 @@ CAPTION_UTILIZATION = 0.20  # short generations leave a GPU waiting for memory
 VAE_FLOP = 0.28e12  # the encoder at 256 px
 T5_PARAMETERS = 1.22e9  # flan-t5-xl's encoder
 ENCODE_UTILIZATION = 0.20
+TRAIN_UTILIZATION = {("H100", "dit"): 0.35, ("H100", "cad"): 0.38, ("H200", "dit"): 0.39, ("H200", "cad"): 0.42}
+"""Share of its peak that training reaches on a model of GPU, by a roofline of its products, memory and attention."""
+OTHER_UTILIZATION = 0.36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +57,12 @@ class PlanConfig:
     train_images: int | None = None
     """Samples seen in training, rounded up to whole steps. None = the preset's: 250,000 steps of 1024 as in the paper's
     tables, or 4000 of 256."""
-    gpu_tflops: float = PEAK_TFLOPS["H200"]
-    """Peak of one GPU in TFLOP/s, dense bf16 by its data sheet."""
-    utilisation: float = 0.36
-    """Share of that peak that training reaches."""
+    gpu: str | None = None
+    """Model of the GPUs, a name of `tessera.devices.PEAK_TFLOPS`. None = an H100 or H200."""
+    gpu_tflops: float | None = None
+    """Peak of one GPU in TFLOP/s, dense bf16. None = the model's by its data sheet."""
+    utilisation: float | None = None
+    """Share of that peak that training reaches. None = as estimated for the model in TRAIN_UTILIZATION."""
     gpus: int = 8
     """GPUs that work in parallel; divides the hours on the clock, and has to divide a step's samples."""
     price: float | None = None
@@ -66,9 +71,25 @@ class PlanConfig:
     def __post_init__(self):
         positive = dict.fromkeys(("images", "mean_tokens", "train_images", "gpu_tflops", "gpus", "price"), "(0, inf)")
         check_ranges(self, **positive, utilisation="(0, 1]", sets=f"[1, {2 + len(PATTERNS)}]")
+        if self.gpu not in (None, *PEAK_TFLOPS):
+            known = ", ".join(PEAK_TFLOPS)
+            raise UserError(
+                f"gpu: {self.gpu!r} is not known;{nearest(str(self.gpu), PEAK_TFLOPS)} known: {known}; or give its "
+                "--gpu-tflops"
+            )
         if self.batch % self.gpus:
             below = max(n for n in range(1, self.gpus) if self.batch % n == 0)
             raise UserError(f"gpus is {self.gpus}: {self.batch} samples of a step cannot be split so; give {below}")
+
+    @property
+    def peak(self) -> float:
+        """Peak of one GPU in TFLOP/s."""
+        return self.gpu_tflops or PEAK_TFLOPS[self.gpu or "H200"]
+
+    @property
+    def train_utilization(self) -> float:
+        """Share of the peak that training reaches."""
+        return self.utilisation or TRAIN_UTILIZATION.get((self.gpu or "", self.network), OTHER_UTILIZATION)
 
     @property
     def augmented(self) -> tuple[str, ...]:
@@ -146,9 +167,9 @@ def gpu_hours(config: PlanConfig) -> dict[str, float]:
     work = {
         "caption": (config.images * caption, CAPTION_UTILIZATION),
         "encode": (config.images * encode, ENCODE_UTILIZATION),
-        "train": (config.samples * step_flop(config), config.utilisation),
+        "train": (config.samples * step_flop(config), config.train_utilization),
     }
-    hours = {name: flop / (config.gpu_tflops * 1e12 * share) / 3600 for name, (flop, share) in work.items()}
+    hours = {name: flop / (config.peak * 1e12 * share) / 3600 for name, (flop, share) in work.items()}
     return hours | {"in all": hours["caption"] + hours["encode"] + hours["train"] * config.trainings}
 
 
@@ -156,7 +177,8 @@ def to_json(config: PlanConfig) -> dict[str, Any]:
     """Return the plan for scripts; hours of `train` are those of one training, money is null without a price."""
     hours = gpu_hours(config)
     return {
-        "asked": asdict(config) | {"train_images": config.samples},
+        "asked": asdict(config)
+        | {"train_images": config.samples, "gpu_tflops": config.peak, "utilisation": config.train_utilization},
         "bytes": {name: round(size) for name, size in disk(config).items()},
         "gpu_hours": hours,
         "trainings": config.trainings,
@@ -210,7 +232,7 @@ def describe(config: PlanConfig) -> str:
     shorter = f"\n  {medium}; training counted at long ones" if config.levels else ""
     assumed = f"""
 Assumed
-  {config.gpu_tflops:g} TFLOP/s peak of a GPU; training reaches {config.utilisation:.0%} of it, captions \
+  {config.peak:g} TFLOP/s peak of a GPU; training reaches {config.train_utilization:.0%} of it, captions \
 {CAPTION_UTILIZATION:.0%}, encoding {ENCODE_UTILIZATION:.0%}
   {"CAD-I L" if config.network == "cad" else "DiT-I L/2"}, {step_flop(config) / 1e9:.0f} GFLOP a sample, \
 {config.samples:,} samples

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from tessera.cli.options import ClassNames, Device, Layout, Networks, SingleClass, Split
 from tessera.cli.output import say_report, say_this
 from tessera.config import UserError
-from tessera.devices import PEAK_TFLOPS
 from tessera.stages import read_manifest
 
 
@@ -148,8 +147,9 @@ def plan(
     network: Annotated[Literal["dit", "cad"], "dit (DiT-I L/2) or cad (CAD-I L)."] = "dit",
     init: Annotated[str | None, "Export to start from, with the tuning presets: 4000 steps of 256."] = None,
     train_images: int | None = None,
-    gpu_tflops: Annotated[float, "Dense bf16 peak of a GPU by its data sheet."] = PEAK_TFLOPS["H200"],
-    utilisation: Annotated[float, "Share of that peak that training reaches."] = 0.36,
+    gpu: Annotated[str | None, "Model of the GPUs, such as H200, A100 or RTX 4090; an H100 or H200 by default."] = None,
+    gpu_tflops: Annotated[float | None, "Dense bf16 peak of a GPU; by default the data sheet's."] = None,
+    utilisation: Annotated[float | None, "Share of that peak that training reaches; by default estimated."] = None,
     gpus: Annotated[int, "GPUs that work in parallel; a step's samples are split evenly among them."] = 8,
     price: Annotated[float | None, "Price of an hour of one GPU, in your currency; none: no money is named."] = None,
 ) -> None:
