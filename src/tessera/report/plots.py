@@ -201,6 +201,36 @@ def value_plot(panels: Mapping[str, Sequence[Curve]], x_label: str, alt: str) ->
     return _both(draw, alt, f"values {x_label} {alt}")
 
 
+def loss_panels(panels: Mapping[str, Sequence[Curve]], alt: str) -> Markup:
+    """Return lines over images seen, a panel with its own range for each title, two in a row; one legend for all."""
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        columns = 1 if narrow or len(panels) == 1 else 2
+        rows = -(-len(panels) // columns)
+        figure.set_size_inches(_NARROW if narrow else _WIDE, 0.6 + 2.1 * rows)
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        marks = _marks([(curve.arm, curve.color) for curves in panels.values() for curve in curves])
+        shown = {}
+        for (title, curves), axes in zip(panels.items(), grid):
+            for curve in curves:
+                color, dash = _ARMS[curve.color % ARM_COLORS], _DASHES[marks[curve.arm, curve.color]]
+                marker = "o" if len(curve.x) == 1 else None
+                (shown[curve.arm],) = axes.plot(
+                    curve.x, curve.y, color=color, linestyle=dash, linewidth=1.6, marker=marker
+                )
+            axes.set_title(title, loc="left", fontsize="medium")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
+            axes.set_xlim(left=0)
+            _finish(axes, "images seen")
+        for axes in grid:  # a last place without a panel
+            axes.remove()
+        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=2 if narrow else 4)
+
+    return _both(draw, alt, f"panels {alt}")
+
+
 def _finish(axes: "Axes", x_label: str) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: _short(value))
     axes.grid()

@@ -30,6 +30,7 @@ from tessera.report.arms import (
 from tessera.report.examples import Example, noise_settings, noise_strip, training_examples
 from tessera.report.gallery import prompt_groups
 from tessera.report.render import group_rejects, json_text, render, write_text
+from tessera.report.sections.held_out import HeldOut, held_out
 from tessera.report.sections.learning import FOLDER, SAMPLES, SCORES, Learning, checkpoints, learning
 from tessera.report.sections.nearest_pairs import NearestPairs, nearest_pairs
 from tessera.report.sections.opening import Budget, strips, too_small, what_is_drawn
@@ -76,6 +77,7 @@ class Page:
     samples_about: str = ""
     loss: Any = None
     loss_about: str = ""
+    held_out: HeldOut | None = None
     examples: Sequence[Example] = ()
     noise: Mapping[str, Any] | None = None
     """The strip of noise levels (`noise_strip`) and "about"."""
@@ -173,6 +175,7 @@ def _page(
         else "All arms draw the same prompts from the same noise.",
         loss=loss_plot(zip(arms, logs), f"Training loss of {', '.join(names)}"),
         loss_about=_loss_about(arms, manifests),
+        held_out=held_out(zip(arms, logs)),
         examples=examples,
         noise=_noise(workspace, arms, examples),
         times=time_bars({entry["stage"]: (entry["seconds"], duration_text(entry["seconds"])) for entry in stages}),
