@@ -126,9 +126,11 @@ def test_a_users_study_is_a_function(tmp_path):
 def test_the_committed_plans_are_those_of_the_studies():
     """Fields that configurations got later have their defaults there; all that was said still holds, but for intervals:
     those of the plans, a bootstrap's, were too narrow near 0 and 1, so it and its two settings are gone. Fields that
-    no longer exist had their defaults. The plans' runs were judged by an earlier form of the detector.
+    no longer exist had their defaults, and so had `compute`, whose default is by the machine now. The plans' runs were
+    judged by an earlier form of the detector.
     """
     gone = {
+        "compute": '"bf16"',
         "device_batch_size": "null",
         "ema_decay": "null",
         "ema_warmup": "true",
