@@ -22,7 +22,7 @@ from tessera.encoded.record import quantize
 from tessera.encoded.store import open_encoded
 from tessera.files import sha256_file
 from tessera.images import read_rgb
-from tessera.pretrained.text_encoders import Words
+from tessera.pretrained.text_encoders import Words, split_words
 from tessera.pretrained.vae import PixelUnshuffle
 from tessera.stages import read_manifest
 from tessera.workers import Engine
@@ -72,7 +72,7 @@ def test_records_of_pictures(images, captions, tmp_path):
     assert np.array_equal(store.null_condition, words.null_condition)
     manifest = read_manifest(tmp_path / "encoded", "encode")
     assert manifest.counts == {"records": 24, "shards": 3}
-    assert {**manifest.facts, "null_condition": None, "text": None, "levels": None} == {
+    assert {**manifest.facts, "null_condition": None, "text": None, "levels": None, "vocabulary": None} == {
         "captioner": "scene",
         "latent_codec": "pixel-unshuffle:2",
         "text_encoder": "words:32",
@@ -83,11 +83,15 @@ def test_records_of_pictures(images, captions, tmp_path):
         "shard_sha256": {path.name: sha256_file(path) for path in sorted((tmp_path / "encoded").glob("*.arrow"))},
         "text": None,
         "levels": None,
+        "vocabulary": None,
     }
     lengths = words.count_tokens(list(texts.values()))
     assert manifest.facts["text"]["mean_tokens"] == pytest.approx(np.mean(lengths), abs=1e-3)
     assert manifest.facts["text"]["longest"] == max(lengths)
     assert manifest.facts["text"]["share_cut"] == 0
+    assert manifest.facts["text"]["usual_tokens"] == [min(lengths), max(lengths)]  # of 24
+    told = " ".join(text for of_level in read_levels(captions).values() for text in of_level.values())
+    assert manifest.facts["vocabulary"] == sorted(set(split_words(told)))
 
 
 def test_records_of_mixes_are_composed_from_their_row(images, recipe, mixed_captions, tmp_path):

@@ -6,6 +6,8 @@ import numpy as np
 
 from tessera.demo.drawing import Drawer, Request
 from tessera.generate.folder import GenerateConfig, generate
+from tessera.weights.export import CaptionsSeen
+from tiny.exports import write_export
 
 ASKED = {"prompt": "a red circle", "guidance_scale": 2.0, "steps": 5, "seed": 7, "count": 3}
 
@@ -59,3 +61,11 @@ def test_stop_before_and_while(workspace):
     assert threading.active_count() == before
     *_, last = drawer.draw(Request(**ASKED), threading.Event())
     assert last.state == "done"
+
+
+def test_a_prompt_unlike_the_captions_is_noted(tmp_path):
+    seen = CaptionsSeen(tokens=(3, 9), vocabulary=("a", "red", "circle"))
+    drawer = Drawer(write_export(tmp_path / "export", captions=seen), "cpu")
+    assert drawer.cut_note("a red circle") == ""
+    assert drawer.cut_note("a scarlet circle") == "Words of no training caption mean nothing to this model: 'scarlet'."
+    assert drawer.cut_note("red " * 300).startswith("The prompt has 301 tokens")

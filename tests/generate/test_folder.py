@@ -16,6 +16,7 @@ from tessera.generate.folder import GenerateConfig, generate
 from tessera.generate.pipeline import Pipeline
 from tessera.prompts.read import read_prompts
 from tessera.stages import read_manifest
+from tessera.weights.export import CaptionsSeen
 from tiny.folders import tree
 
 LINES = [
@@ -235,6 +236,19 @@ def test_prompts_that_are_cut_are_said(tmp_path, export, capsys):
     assert said in capsys.readouterr().err
     generate(tmp_path / "none", export, ["a circle"], config, device="cpu")
     assert "cut" not in capsys.readouterr().err
+
+
+def test_prompts_unlike_the_captions_are_said_once(tmp_path, make_export, capsys):
+    seen = CaptionsSeen(tokens=(4, 9), vocabulary=("a", "circle", "red"))
+    export, config = (
+        make_export(tmp_path / "export", captions=seen),
+        GenerateConfig(per_prompt=2, steps=1, batch_size=2),
+    )
+    generate(tmp_path / "some", export, ["a red circle", "a scarlet circle", "a scarlet"], config, device="cpu")
+    note = "generate: words of no training caption mean nothing to this model: 'scarlet'\n"
+    assert capsys.readouterr().err.count(note) == 1
+    generate(tmp_path / "none", export, ["a red circle"], config, device="cpu")
+    assert "caption" not in capsys.readouterr().err
 
 
 def test_plain_text_prompts(tmp_path, export):

@@ -5,6 +5,7 @@ import torch
 from tessera.config import UserError
 from tessera.generate.pipeline import SAMPLES_PER_PROMPT, Pipeline, sample_noise
 from tessera.randomness import philox
+from tessera.weights.export import CaptionsSeen
 
 PROMPTS = ["a red circle", "a blue square to the left of a green heart on pale yellow sand", "a star", "two moons", "x"]
 ADDRESSES = [(0, 0), (1, 0), (1, 1), (7, 0), (70_000, 3)]
@@ -107,3 +108,26 @@ def test_half_precision_weights_draw_nearly_the_same(export, pipeline):
     half = Pipeline.load(export, device="cpu", dtype=torch.bfloat16)
     difference = half.images(PROMPTS, ADDRESSES).astype(int) - pipeline.images(PROMPTS, ADDRESSES).astype(int)
     assert np.abs(difference).mean() < 8
+
+
+def test_prompts_unlike_the_captions_are_noted(make_export, tmp_path):
+    words = ("a", "an", "and", "apple", "circle", "of", "red")
+    seen = CaptionsSeen(tokens=(6, 8), vocabulary=words)
+    pipeline = Pipeline.load(make_export(tmp_path / "known", captions=seen), device="cpu")
+    assert pipeline.unlike_captions(["a red circle and an apple", "A red apple."]) == ""  # 7 and 4 tokens
+    assert pipeline.unlike_captions(["a scarlet apple and a red Kitten"]) == (
+        "words of no training caption mean nothing to this model: 'scarlet', 'kitten'"
+    )
+    many = pipeline.unlike_captions([f"a red circle of unknown{n}" for n in range(7)])
+    assert many.endswith("'unknown0', 'unknown1', 'unknown2', 'unknown3', 'unknown4' and 2 more")
+    assert pipeline.unlike_captions(["circle", "circle", "a red circle of red", " ".join(12 * ["red"])]) == (
+        "1 of 3 prompts are short for a model that learned from captions of 6 to 8 tokens; "
+        "1 of 3 prompts are long for a model that learned from captions of 6 to 8 tokens"
+    )
+    assert pipeline.unlike_captions(["red"]).startswith("the prompt is short for a model")
+    reads_all = make_export(tmp_path / "any", captions=CaptionsSeen(tokens=(2, 8)))
+    assert Pipeline.load(reads_all, device="cpu").unlike_captions(["a scarlet kitten"]) == ""
+
+
+def test_without_facts_about_captions_nothing_is_noted(pipeline):
+    assert pipeline.unlike_captions(["", "word " * 1000]) == ""

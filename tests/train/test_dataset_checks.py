@@ -2,18 +2,28 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tessera.config import UserError
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_levels
+from tessera.curate.collect.collect import CollectConfig, collect
+from tessera.curate.encode import EncodeConfig, encode
 from tessera.encoded.record import pack_floats
 from tessera.encoded.store import open_encoded
+from tessera.miniature import WorldConfig
+from tessera.pretrained.text_encoders import Words
 from tessera.randomness import philox
 from tessera.stages import open_stage
 from tessera.train.algorithm1 import CaptionMix
-from tessera.train.dataset_checks import check_mix, check_normalization, check_sets, level_numbers
-from tiny.training_sets import DIT, SHAPE, WIDTH, make_records, with_short, write_set
+from tessera.train.dataset_checks import captions_seen, check_mix, check_normalization, check_sets, level_numbers
+from tessera.train.export import export
+from tessera.train.loop import train
+from tessera.weights.export import load_export
+from tiny.training_sets import DIT, SHAPE, WIDTH, config_of, make_records, with_short, write_set
 
 
 def check(plain: Path, augmented: Path | None, shape=SHAPE, width=WIDTH):
@@ -170,3 +180,40 @@ def test_levels_of_a_mix_are_found_in_the_sets(tmp_path, plain):
     (said,) = check_mix(MIX, both, third)
     assert said == f"{third.directory}: of 10 images 10 have none of the level short; {fallback}"
     assert level_numbers(MIX, third) == [0, 0, 0]
+
+
+def told(**facts):
+    """A set whose manifest holds these facts."""
+    return SimpleNamespace(facts=facts)
+
+
+def test_captions_seen_are_those_that_are_drawn():
+    text, levels = {"usual_tokens": [20, 33]}, {"short": {"usual_tokens": [3, 6]}, "medium": {"usual_tokens": [9, 12]}}
+    plain = told(text=text, levels={"long": text, **levels}, vocabulary=["red", "a"])
+    mixed = told(text={"usual_tokens": [30, 60]}, vocabulary=["a", "left"])
+    assert captions_seen(None, plain) == {"tokens": [20, 33], "vocabulary": ["a", "red"]}
+    assert captions_seen(None, plain, mixed) == {"tokens": [20, 60], "vocabulary": ["a", "left", "red"]}
+    mix = CaptionMix(levels=("long", "short", "medium"), weights=(0.5, 0.5, 0.0))
+    assert captions_seen(mix, plain, mixed)["tokens"] == [3, 60]
+    assert captions_seen(None, plain, told(text={"mean_tokens": 3.0})) is None
+    assert captions_seen(None, told()) is None
+
+
+def test_an_export_knows_what_the_captions_were_like(tmp_path):
+    world = WorldConfig(num_images=10, size=16, shapes=("circle", "square"), colors=("red", "blue"))
+    collect(tmp_path / "images", CollectConfig(size=16, world=world))
+    caption(tmp_path / "captions", tmp_path / "images", CaptionConfig(captioner="scene"))
+    settings = EncodeConfig(latents="pixel-unshuffle:4", text=f"words:{WIDTH}")
+    encode(tmp_path / "plain", tmp_path / "images", tmp_path / "captions", settings)
+    model = replace(DIT, latent_channels=48, latent_size=4)
+    mix = {"caption_mix": {"long": 0.5, "short": 0.5}}
+    for name, more in (("long", {}), ("both", mix)):
+        config = config_of(model=model, augment_prob=0.0, num_images=8, **more)
+        train(tmp_path / "runs" / name, tmp_path / "plain", None, config)
+        export(tmp_path / "exports" / name, tmp_path / "runs" / name)
+    long, both = (load_export(tmp_path / "exports" / name)[1].captions for name in ("long", "both"))
+    levels = read_levels(tmp_path / "captions")
+    counts = {name: Words(WIDTH).count_tokens(list(texts.values())) for name, texts in levels.items()}
+    assert long.tokens == (min(counts["long"]), max(counts["long"]))
+    assert both.tokens == (min(counts["short"]), max(counts["long"]))
+    assert "circle" in both.vocabulary

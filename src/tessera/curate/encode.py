@@ -31,7 +31,7 @@ from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodin
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import SHARD_SHA256, latent_moments, open_encoded, shard_name
 from tessera.files import sha256_file
-from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, load_text_encoder
+from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, Words, load_text_encoder, split_words
 from tessera.pretrained.vae import AS_IT_IS, CODECS, LatentCodec, load_codec
 from tessera.progress import progress
 from tessera.randomness import philox
@@ -42,6 +42,8 @@ _CACHE_BYTES = 512 * 2**20  # decoded images in memory: all of a small set, else
 _BATCH = 64  # images in one call of the image codec
 _TEXT_WINDOW = 512  # records whose texts are sorted by length and encoded together
 _TEXT_BATCH = 128  # texts whose float32 encodings are in memory at a time
+USUAL = (1, 99)
+"""Percentiles between which the lengths of most captions lie."""
 _CACHED_TEXTS = 4096  # encodings of repeated texts in memory
 READERS = 4
 """Threads that read crops."""
@@ -107,7 +109,8 @@ def encode(
 
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
     image_size, text (tokens per caption, of several the first, and the fraction cut to the encoder's limit), levels
-    (the same of each level, and its number of captions, where an image has several), and for pretrained networks
+    (the same of each level, and its number of captions, where an image has several), vocabulary (of an encoder that
+    knows no other words), and for pretrained networks
     latent_codec_sha256, text_encoder_sha256 of their files, latent_mean and latent_std (measured, of each channel),
     latent_shift and latent_scale (those of the codec's config.json, or else by the measured). Raises UserError for
     captions of other images, images without a caption, a damaged image, an image side that the codec cannot take.
@@ -173,6 +176,7 @@ def encode(
             "mean_tokens": round(float(lengths.mean()), 3),
             "longest": int(lengths.max()),
             "share_cut": round(float((lengths > encoder.max_tokens).mean()), 6),
+            "usual_tokens": np.percentile(lengths, USUAL, method="nearest").tolist(),
         }
 
     facts = {
@@ -194,6 +198,8 @@ def encode(
         facts |= {"latent_shift": list(shift), "latent_scale": list(scale)}
     if levels != (LONG,):
         facts["levels"] = {name: {"captions": len(captions), **tokens(captions)} for name, captions in told.items()}
+    if isinstance(encoder, Words):
+        facts["vocabulary"] = sorted({word for caption in distinct for word in split_words(caption)})
     counts = {"records": len(jobs), "shards": len(shards)} | ({"missing": len(missing)} if missing else {})
     stage.finish(counts, missing, facts)
     if share := facts["text"]["share_cut"]:

@@ -99,11 +99,13 @@ class Drawer:
         return Pipeline.load(self.export, self.device)
 
     def cut_note(self, prompt: str) -> str:
-        """Return a note on a prompt that is longer than the text encoder takes, or ""."""
+        """Return a note on a prompt that is longer than the text encoder takes, or unlike the training's captions, or
+        ""."""
         for count in self.pipeline.cut_prompts([prompt]).values():
             limit = self.pipeline.text_encoder.max_tokens
             return f"The prompt has {count:,} tokens; the model read the first {limit:,}."
-        return ""
+        note = self.pipeline.unlike_captions([prompt])
+        return f"{note[:1].upper()}{note[1:]}{'.' if note else ''}"
 
     def draw(self, request: Request, stop: threading.Event) -> Iterator[Update]:
         """Draw until done or `stop` is set; yield updates, the last one with the state that says which.

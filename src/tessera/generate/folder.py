@@ -137,6 +137,8 @@ def generate(
             f" that the text encoder reads; the first is number {numbers[0]}, of {cut[texts[numbers[0]]]} tokens",
             file=sys.stderr,
         )
+    if note := pipeline.unlike_captions(texts) if rank() == 0 else "":
+        print(f"generate: {note}", file=sys.stderr)
     if not draw_folder(out, loaded, config, lambda texts, addresses: pipeline.images(texts, addresses, **options)):
         return None
     stage.finish(counts=counts(config, loaded), facts=used | {"image_size": info.image_size})

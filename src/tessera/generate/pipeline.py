@@ -21,7 +21,7 @@ from tessera.diffusion.sampler import Sampler, get_sampler
 from tessera.diffusion.schedule import get_schedule
 from tessera.models.build import compile_blocks
 from tessera.models.packing import packed_linears
-from tessera.pretrained.text_encoders import load_text_encoder
+from tessera.pretrained.text_encoders import load_text_encoder, split_words
 from tessera.pretrained.vae import load_codec
 from tessera.randomness import address, philox
 from tessera.records import TextEncoding
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SAMPLES_PER_PROMPT = 2**20
 """Addresses of each prompt: image k of prompt i draws its noise at i * SAMPLES_PER_PROMPT + k."""
+FAR = 1.5
+"""A prompt is far from the captions where it is shorter or longer than theirs by more than this factor."""
 
 
 def sample_noise(shape: Sequence[int], addresses: Sequence[tuple[int, int]], seed: int) -> Tensor:
@@ -100,6 +102,26 @@ class Pipeline:
         distinct = list(dict.fromkeys(prompts))
         lengths = self.text_encoder.count_tokens(distinct)
         return {text: length for text, length in zip(distinct, lengths) if length > self.text_encoder.max_tokens}
+
+    def unlike_captions(self, prompts: Sequence[str]) -> str:
+        """Return a note on the prompts that are unlike the captions of the training, or "": words that none of
+        them has, where the text encoder knows no others, and lengths far from theirs."""
+        seen = self.info.captions
+        if seen is None:
+            return ""
+        distinct, notes, (low, high) = list(dict.fromkeys(prompts)), [], seen.tokens
+        words = dict.fromkeys(word for text in distinct if seen.vocabulary for word in split_words(text))
+        unknown = [repr(word) for word in words if word not in set(seen.vocabulary)]
+        if unknown:
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            notes.append(f"words of no training caption mean nothing to this model: {', '.join(unknown[:5])}{more}")
+        lengths = self.text_encoder.count_tokens(distinct)
+        far = {"short": sum(n < low / FAR for n in lengths), "long": sum(n > high * FAR for n in lengths)}
+        for word, count in far.items():
+            if count:
+                which = f"{count} of {len(distinct)} prompts are" if len(distinct) > 1 else "the prompt is"
+                notes.append(f"{which} {word} for a model that learned from captions of {low} to {high} tokens")
+        return "; ".join(notes)
 
     @torch.inference_mode()
     def sample(

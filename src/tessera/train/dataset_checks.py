@@ -57,6 +57,23 @@ def check_sets(
     return {"arm": arm, "latent_shape": list(latent_shape), **kept}
 
 
+def captions_seen(mix: CaptionMix | None, *stores: EncodedStore) -> dict[str, Any] | None:
+    """Return what the captions of a training are like, the fields of `weights.export.CaptionsSeen`; None where a set
+    does not tell."""
+    usual, words = [], set()
+    for store in stores:
+        levels = {"": store.facts["text"]} if "text" in store.facts else {}
+        if mix is not None:
+            told = store.facts.get("levels", {})
+            levels |= {name: told[name] for name, share in zip(mix.levels, mix.weights) if share and name in told}
+        if not all("usual_tokens" in level for level in levels.values()) or not levels:
+            return None
+        usual += [level["usual_tokens"] for level in levels.values()]
+        words |= set(store.facts.get("vocabulary", ()))
+    shortest, longest = zip(*usual)
+    return {"tokens": [min(shortest), max(longest)], "vocabulary": sorted(words)}
+
+
 def _check_roles(plain: EncodedStore, augmented: EncodedStore | None) -> None:
     """Raise UserError for swapped sets, one set given twice, and sets of different images, as far as their manifests
     tell: `tessera encode` names its inputs there, `write_encoded` alone does not."""

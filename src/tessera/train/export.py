@@ -16,7 +16,7 @@ from tessera.stages import open_stage, read_manifest
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
 from tessera.train.dataset_checks import CONTENT_FACTS, NETWORKS
-from tessera.weights.export import ExportInfo, save_export
+from tessera.weights.export import CaptionsSeen, ExportInfo, save_export
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,8 @@ def info_of(
     own: dict[str, Any] = {name: facts.get(name) for name in (*NETWORKS, *CONTENT_FACTS, "image_size", "arm")}
     for name in ("latent_shift", "latent_scale", "noise_schedule", "prediction"):
         own[name] = getattr(trained, name)
+    if "captions_seen" in facts:
+        own["captions"] = from_dict(CaptionsSeen, facts["captions_seen"], where="the run's facts")
     return ExportInfo(
         **own,
         guidance_scale=config.guidance_scale,

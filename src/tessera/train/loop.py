@@ -25,7 +25,14 @@ from tessera.stages import Stage, find_stage, open_stage, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
-from tessera.train.dataset_checks import check_mix, check_normalization, check_sets, level_numbers, without_held_out
+from tessera.train.dataset_checks import (
+    captions_seen,
+    check_mix,
+    check_normalization,
+    check_sets,
+    level_numbers,
+    without_held_out,
+)
 from tessera.train.distributed import all_reduce_sum, broadcast_from_rank0, delayed_signals, join, warn_of_short_stops
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
@@ -104,6 +111,8 @@ def train(
     for note in notes + check_mix(config.mix, *stores):
         if is_writer:
             print(f"train: {note}", file=sys.stderr)
+    if (seen := captions_seen(config.mix, *stores)) is not None:
+        facts["captions_seen"] = seen
     facts["latent_limit"] = latent_limit(stores[0], Normalization(config.latent_shift, config.latent_scale))
     weights = None
     if init is not None and checkpoint.latest(out) is None:

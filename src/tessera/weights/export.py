@@ -46,6 +46,16 @@ class SweepTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionsSeen:
+    """Lengths and words of the captions that a network was trained on."""
+
+    tokens: tuple[int, int]
+    """The 1st and 99th percentile of their lengths, in the text encoder's tokens; of several levels the widest."""
+    vocabulary: tuple[str, ...] = ()
+    """Their words, for a text encoder to which other words mean nothing; empty = it knows words by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportSettings:
     """The settings of an export's config.json, apart from the network's shape."""
 
@@ -81,6 +91,8 @@ class ExportSettings:
     """The paper's arm it was trained as, e.g. "ta_ia"; "" = none."""
     num_images: int = 0
     """Training images it has seen."""
+    captions: CaptionsSeen | None = None
+    """None = not known."""
     inputs: tuple[tuple[str, str], ...] = ()
     """(name, sha256 of its manifest) of each directory it was trained from."""
 

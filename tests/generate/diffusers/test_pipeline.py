@@ -22,6 +22,7 @@ from tessera.generate.diffusers.model import TesseraTransformer
 from tessera.generate.diffusers.pipeline import TesseraPipeline, load_pipeline
 from tessera.generate.folder import GenerateConfig, generate
 from tessera.generate.pipeline import Pipeline, step_generators
+from tessera.weights.export import CaptionsSeen
 from tiny.pipelines import ADDRESSES, INFO, NETWORKS, PROMPTS, generators, levels, pixels, save_network
 
 LANGUAGES = [
@@ -487,6 +488,14 @@ def test_mistakes_in_a_call_are_named_in_one_line(pipe, arguments, named):
         pipe(**({"prompt": "a fox"} | arguments))
     assert "\n" not in str(raised.value)
     assert pipe("a fox", height=16, width=16).images[0].size == (16, 16)
+
+
+def test_a_prompt_unlike_the_captions_draws_a_warning(tmp_path, make_export):
+    seen = CaptionsSeen(tokens=(3, 9), vocabulary=("a", "fox"))
+    pipe = load_pipeline(make_export(tmp_path / "export", captions=seen))
+    with pytest.warns(UserWarning, match="mean nothing to this model: 'kitten'") as found:
+        pipe(["a fox", "a kitten"], negative_prompt="dogs")
+    assert [warning.filename for warning in found] == [__file__]
 
 
 def test_a_long_prompt_is_cut_with_a_warning(pipe, noise):

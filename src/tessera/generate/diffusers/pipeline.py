@@ -156,6 +156,8 @@ class TesseraPipeline(DiffusionPipeline):
         rows = [text for text in prompts for _ in range(num_images_per_prompt)]
         noise, generators = _start_noise(drawer, len(rows), generator, latents)
         _warn_of_cuts(drawer, [*prompts, *(negatives or [])])
+        if note := drawer.unlike_captions(prompts):
+            warnings.warn(note, stacklevel=3)  # the line that calls the pipeline, behind torch's no_grad
         text = drawer.encode(rows)  # (B, L, D)
         if negatives is not None and guidance != 1:
             each = negatives * len(prompts) if len(negatives) == 1 else negatives
