@@ -7,30 +7,50 @@ import pytest
 
 from tessera import cli
 from tessera.config import UserError
-from tessera.plan import (
-    PlanConfig,
-    cad_step_flop,
-    commands,
-    describe,
-    disk,
-    dit_forward_flop,
-    gpu_hours,
-    to_json,
-)
+from tessera.plan import PlanConfig, commands, describe, disk, gpu_hours, memory, step_flop, to_json
 from tessera.presets.lookup import load_train_preset
 
 PAPER = PlanConfig(images=1_281_167)
 
 
-@pytest.mark.parametrize(("tokens", "forward", "step"), [(128, 210, 630), (190, 221, 664), (256, 234, 701)])
-def test_flops_of_dit(tokens, forward, step):
-    assert dit_forward_flop(tokens) / 1e9 == pytest.approx(forward, abs=1)
-    assert 3 * dit_forward_flop(tokens) / 1e9 == pytest.approx(step, abs=1)
+@pytest.mark.parametrize(
+    ("network", "tokens", "step"),
+    [("dit", 128, 630), ("dit", 190, 664), ("dit", 256, 701), ("cad", 128, 636), ("cad", 190, 651), ("cad", 256, 667)],
+)
+def test_flops_of_a_step(network, tokens, step):
+    assert step_flop(PlanConfig(images=9, network=network, mean_tokens=tokens)) / 1e9 == pytest.approx(step, abs=1)
 
 
-@pytest.mark.parametrize(("tokens", "step"), [(128, 636), (190, 651), (256, 667)])
-def test_flops_of_cad(tokens, step):
-    assert cad_step_flop(tokens) / 1e9 == pytest.approx(step, abs=0.5)
+def test_small_networks_have_their_own_presets():
+    plans = [PlanConfig(images=20_000, network=network, gpus=1, init=init) for network, init in SMALL]
+    assert [plan.preset for plan in plans] == ["dit-i-s", "dit-i-b", "dit-i-b"]
+    assert [plan.samples for plan in plans] == [5_120_000, 10_240_000, 10_240_000]
+    # By hand: 12 blocks of 28 N D^2 + 4 N^2 D and cross-attention of 180 tokens, times three.
+    n, tokens = 256, 180
+    for plan, d in zip(plans, (384, 768)):
+        block = 28 * n * d**2 + 4 * n**2 * d + 4 * tokens * d**2 + 4 * n * tokens * d
+        assert 1 < step_flop(plan) / (3 * 12 * block) < 1.25  # the rest: text, time and both ends
+    assert "train dit-i-s:ta_ia --plain encoded/plain" in commands(plans[0])[-1]
+
+
+SMALL = (("dit-s", None), ("dit-b", None), ("dit-b", "export/mine"))
+
+
+def test_what_fits_into_a_gpu():
+    found = {gib: memory(PlanConfig(images=9, network="dit-s", gpus=1, gpu_memory=gib)) for gib in (0.5, 12, 24)}
+    assert found[12]["state"] == pytest.approx(22 * 33_900_560)
+    assert found[0.5]["fits"] == 0
+    for gib in (12, 24):
+        needed = [found[gib]["state"] + n * found[gib]["activations of an image"] for n in (1, 2)]
+        assert 256 % found[gib]["fits"] == 0
+        room = 0.9 * gib * 2**30
+        assert found[gib]["state"] + found[gib]["fits"] * (needed[1] - needed[0]) <= room
+        assert found[gib]["state"] + 2 * found[gib]["fits"] * (needed[1] - needed[0]) > room
+    told = describe(PlanConfig(images=9, network="dit-s", gpus=1, gpu_memory=12))
+    assert f"in 12 GiB, 10% of it kept free: --device-batch-size {found[12]['fits']:.0f} fits" in told
+    assert "not even one image fits: train with --gradient-checkpointing" in describe(
+        PlanConfig(images=9, network="dit-s", gpus=1, gpu_memory=0.5)
+    )
 
 
 def test_hours_of_the_papers_training():

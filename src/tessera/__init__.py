@@ -17,8 +17,9 @@ def load_pipeline(
 ) -> "TesseraPipeline":
     """Return a trained model as a diffusers pipeline: `tessera.load_pipeline("export/ta_ia")("a red fox").images[0]`.
 
-    path_or_repo: a folder of `tessera export`, one of the pipeline's `save_pretrained`, or a Hub repository owner/name
-    with the files of either. device: None = the best there is. dtype of the weights: None = float32.
+    path_or_repo: a folder of `tessera export` or its single file, a folder of the pipeline's `save_pretrained`, or a
+    Hub repository owner/name with the files of either folder. device: None = the best there is. dtype of the weights:
+    None = float32.
     Raises UserError for what is none of these, or where the extra `hub` is not installed.
     """
     from tessera.extras import require

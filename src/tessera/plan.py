@@ -11,7 +11,11 @@ from typing import Any, Literal
 from tessera.config import UserError, check_ranges, nearest
 from tessera.cutmix import PATTERNS
 from tessera.devices import PEAK_TFLOPS
+from tessera.models.flops import step_flops
+from tessera.models.memory import activation_bytes, state_bytes
 from tessera.presets.imagenet import TEXT, VAE
+from tessera.presets.lookup import load_train_preset
+from tessera.train.config import TrainConfig
 
 TEXT_WIDTH = 2048  # flan-t5-xl
 TOKEN_BYTES = TEXT_WIDTH + 2 * TEXT_WIDTH // 64  # int8 codes and an fp16 scale for each 64 of them
@@ -36,6 +40,15 @@ ENCODE_UTILIZATION = 0.20
 TRAIN_UTILIZATION = {("H100", "dit"): 0.35, ("H100", "cad"): 0.38, ("H200", "dit"): 0.39, ("H200", "cad"): 0.42}
 """Share of its peak that training reaches on a model of GPU, by a roofline of its products, memory and attention."""
 OTHER_UTILIZATION = 0.36
+MEMORY_SHARE = 0.9  # of a GPU's; the rest is for kernels' workspaces and the allocator's gaps
+
+NETWORKS = {
+    "dit": ("dit-i-l2", "DiT-I L/2"),
+    "cad": ("cad-i-l", "CAD-I L"),
+    "dit-s": ("dit-i-s", "DiT-I S/2"),
+    "dit-b": ("dit-i-b", "DiT-I B/2"),
+}
+"""Network -> its training preset, and its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +63,13 @@ class PlanConfig:
     """T5 tokens of a caption, on average."""
     levels: bool = False
     """Each image has shorter captions next to its long one, by rules (`--captioner shorten`)."""
-    network: Literal["dit", "cad"] = "dit"
-    """DiT-I L/2 or CAD-I L."""
+    network: Literal["dit", "cad", "dit-s", "dit-b"] = "dit"
+    """DiT-I L/2, CAD-I L, or DiT-I S/2 or B/2 for small sets."""
     init: str | None = None
     """Weights to start from, an export: the preset is then the one for tuning. None = at random."""
     train_images: int | None = None
     """Samples seen in training, rounded up to whole steps. None = the preset's: 250,000 steps of 1024 as in the paper's
-    tables, or 4000 of 256."""
+    tables, 4000 of 256 for tuning, and fewer for small networks."""
     gpu: str | None = None
     """Model of the GPUs, a name of `tessera.devices.PEAK_TFLOPS`. None = an H100 or H200."""
     gpu_tflops: float | None = None
@@ -65,11 +78,15 @@ class PlanConfig:
     """Share of that peak that training reaches. None = as estimated for the model in TRAIN_UTILIZATION."""
     gpus: int = 8
     """GPUs that work in parallel; divides the hours on the clock, and has to divide a step's samples."""
+    gpu_memory: float | None = None
+    """Memory of one GPU in GiB, for which the images of a pass are found that fit. None = not asked."""
     price: float | None = None
     """Price of an hour of one GPU, in any currency. None = unknown, and no money is named."""
 
     def __post_init__(self):
-        positive = dict.fromkeys(("images", "mean_tokens", "train_images", "gpu_tflops", "gpus", "price"), "(0, inf)")
+        positive = dict.fromkeys(
+            ("images", "mean_tokens", "train_images", "gpu_tflops", "gpus", "gpu_memory", "price"), "(0, inf)"
+        )
         check_ranges(self, **positive, utilisation="(0, 1]", sets=f"[1, {2 + len(PATTERNS)}]")
         if self.gpu not in (None, *PEAK_TFLOPS):
             known = ", ".join(PEAK_TFLOPS)
@@ -99,18 +116,25 @@ class PlanConfig:
     @property
     def preset(self) -> str:
         """Preset of `tessera train`, without the arm."""
-        return ("dit-i-l2" if self.network == "dit" else "cad-i-l") + ("-tune" if self.init else "")
+        name = NETWORKS[self.network][0]
+        return f"{name}-tune" if self.init and self.network in ("dit", "cad") else name
+
+    @property
+    def training(self) -> TrainConfig:
+        """The preset's configuration, of the arm with augmented images."""
+        return load_train_preset(f"{self.preset}:ta_ia")
 
     @property
     def batch(self) -> int:
         """Samples of a training step of the preset, shared out evenly among the GPUs."""
-        return 256 if self.init else 1024
+        return self.training.batch_size
 
     @property
     def samples(self) -> int:
         """Samples that each training sees: those of the preset, or as asked in whole steps."""
-        steps = -(-self.train_images // self.batch) if self.train_images else 4000 if self.init else 250_000
-        return steps * self.batch
+        if self.train_images is None:
+            return self.training.num_images
+        return -(-self.train_images // self.batch) * self.batch
 
     @property
     def trainings(self) -> int:
@@ -118,22 +142,10 @@ class PlanConfig:
         return max(len(self.augmented), 1)
 
 
-def dit_forward_flop(tokens: float) -> float:
-    """Count one forward of DiT-I L/2 (width 1024, 24 blocks) on one sample: 256 image tokens, `tokens` of text."""
-    n, d = 256, 1024
-    block = 28 * n * d**2 + 4 * n**2 * d + 4 * tokens * d**2 + 4 * n * tokens * d
-    text = 2 * tokens * TEXT_WIDTH * d + 2 * (24 * tokens * d**2 + 4 * tokens**2 * d)
-    return 24 * block + text
-
-
-def cad_step_flop(tokens: float) -> float:
-    """Count a training step of CAD-I L on one sample, with self-conditioning, between the counts at 128 and 256."""
-    return 1e9 * (636 + (667 - 636) * (tokens - 128) / 128)
-
-
 def step_flop(config: PlanConfig) -> float:
     """Count a training step on one sample; the backward pass counts as two forward ones."""
-    return cad_step_flop(config.mean_tokens) if config.network == "cad" else 3 * dit_forward_flop(config.mean_tokens)
+    training = config.training
+    return step_flops(training.model, config.mean_tokens, training.self_condition_prob)
 
 
 def stored_tokens(config: PlanConfig) -> dict[str, float]:
@@ -173,6 +185,18 @@ def gpu_hours(config: PlanConfig) -> dict[str, float]:
     return hours | {"in all": hours["caption"] + hours["encode"] + hours["train"] * config.trainings}
 
 
+def memory(config: PlanConfig) -> dict[str, float]:
+    """Return the bytes of a training's state and of one image's activations in bf16, and "fits": the images of a pass,
+    a divisor of the step's samples for each GPU, that a GPU of `gpu_memory` has room for; 0 = not even one."""
+    training = config.training
+    one = activation_bytes(training.model, 2, round(config.mean_tokens)) / 2
+    state = state_bytes(training.model, training.optim.name)
+    room = (config.gpu_memory or 0) * 2**30 * MEMORY_SHARE - state
+    share = config.batch // config.gpus
+    fits = max((n for n in range(1, share + 1) if share % n == 0 and n * one <= room), default=0)
+    return {"state": state, "activations of an image": one, "fits": fits}
+
+
 def to_json(config: PlanConfig) -> dict[str, Any]:
     """Return the plan for scripts; hours of `train` are those of one training, money is null without a price."""
     hours = gpu_hours(config)
@@ -183,6 +207,7 @@ def to_json(config: PlanConfig) -> dict[str, Any]:
         "gpu_hours": hours,
         "trainings": config.trainings,
         "money": None if config.price is None else hours["in all"] * config.price,
+        "memory": None if config.gpu_memory is None else memory(config),
         "commands": commands(config),
     }
 
@@ -226,6 +251,20 @@ def describe(config: PlanConfig) -> str:
     lines[-1] += each
     if config.price is not None:
         lines += ["", "Money", f"  {'in all':20} {total * config.price:9.1f}, at {config.price:g} for an hour of a GPU"]
+    if config.gpu_memory is not None:
+        found = memory(config)
+        fits = found.pop("fits")
+        said = (
+            f"--device-batch-size {fits:.0f} fits"
+            if fits
+            else "not even one image fits: train with --gradient-checkpointing or a smaller network"
+        )
+        lines += [
+            "",
+            "Memory of a GPU in training",
+            *(f"  {name:23} {_bytes(size):>9}" for name, size in found.items()),
+        ]
+        lines += [f"  in {config.gpu_memory:g} GiB, {1 - MEMORY_SHARE:.0%} of it kept free: {said}"]
     if config.gpus > 1:
         lines += ["", f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all are busy."]
     medium = f"medium captions have {MEDIUM_SHARE:.0%} of a long one's tokens, short ones {SHORT_TOKENS}"
@@ -234,7 +273,7 @@ def describe(config: PlanConfig) -> str:
 Assumed
   {config.peak:g} TFLOP/s peak of a GPU; training reaches {config.train_utilization:.0%} of it, captions \
 {CAPTION_UTILIZATION:.0%}, encoding {ENCODE_UTILIZATION:.0%}
-  {"CAD-I L" if config.network == "cad" else "DiT-I L/2"}, {step_flop(config) / 1e9:.0f} GFLOP a sample, \
+  {NETWORKS[config.network][1]}, {step_flop(config) / 1e9:.0f} GFLOP a sample, \
 {config.samples:,} samples
   LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens an image; VAE and T5-XL encoders; text as int8, {TOKEN_BYTES} bytes a token
   crops of {CROP_BYTES / 1e3:.0f} kB, {BYTES_PER_TOKEN} bytes of text a token{shorter}

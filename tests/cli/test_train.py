@@ -13,6 +13,7 @@ from tessera.cli import train as cli_train
 from tessera.files import read_json
 from tessera.pretrained import text_encoders, vae
 from tessera.train import loop
+from tessera.weights.export import load_export
 from tiny.commands import call
 
 PRESET = """
@@ -70,7 +71,8 @@ def test_flags(folder, capsys, monkeypatch):
     assert threads == [3]
     line = lines_of(folder / "runs/a")[-1]
     assert line["bf16_peak_share"] == pytest.approx(line["tflops"] / 0.1, rel=0.01)
-    assert call("export", "runs/a", "--out", "export/a") == 0
+    assert call("export", "runs/a", "--out", "export/a", "--single-file") == 0
+    assert load_export("export/a.safetensors")[1].settings == load_export("export/a")[1].settings
     less = ["--device-batch-size", "auto", "--gradient-checkpointing"]
     assert call(*words, "--init", "export/a", "--seed", 4, *less, "--out", "runs/b") == 0
     assert read_json(folder / "runs/b/device_batch_size.json") == {

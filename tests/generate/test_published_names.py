@@ -25,7 +25,7 @@ from tessera.generate.pipeline import sample_noise
 from tessera.pretrained.text_encoders import load_text_encoder
 from tessera.pretrained.vae import load_codec
 from tessera.records import TextEncoding
-from tessera.weights.export import load_export
+from tessera.weights.export import load_export, save_single_file
 from tessera.weights.published import load_published
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cad_i_tiny.safetensors"
@@ -99,6 +99,10 @@ def test_generate_and_the_pipeline_draw_what_the_parts_draw_by_hand(export, hub,
     pipe = tessera.load_pipeline(export, device="cpu")
     pipe.set_progress_bar_config(disable=True)
     assert np.abs(np.asarray(pipe(PROMPT, latents=noise).images[0]) - expected).max() <= 1
+    save_single_file(export, tmp_path / "single.safetensors")
+    single = tessera.load_pipeline(tmp_path / "single.safetensors", device="cpu")
+    single.set_progress_bar_config(disable=True)
+    assert np.abs(np.asarray(single(PROMPT, latents=noise).images[0]) - expected).max() <= 1
     pipe.save_pretrained(tmp_path / "saved")
     again = tessera.load_pipeline(tmp_path / "saved", device="cpu")
     again.set_progress_bar_config(disable=True)

@@ -1,6 +1,7 @@
 """Exports come back bitwise; every mistake is one line that names it."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tessera.config import UserError
 from tessera.models.build import build_network
-from tessera.models.dit import DiT, DiTConfig
-from tessera.models.rin import RIN
+from tessera.models.dit import DIT_I_B2, DiT, DiTConfig
+from tessera.models.rin import CAD_I_L, RIN
 from tessera.records import TextEncoding
 from tessera.stages import Stage, open_stage, read_manifest
 from tessera.weights import export
@@ -22,6 +23,7 @@ from tessera.weights.export import (
     load_export,
     read_settings,
     save_export,
+    save_single_file,
     set_sampling,
 )
 from tiny.runs import Killed
@@ -144,6 +146,48 @@ def test_many_wrong_tensors_are_counted(tmp_path):
     with pytest.raises(UserError, match=r"missing text\.blocks\.0.* and \d+ more") as error:
         load_export(tmp_path)
     assert len(one_line(error)) < 500
+
+
+@pytest.mark.parametrize("config", [DIT, TINY_RIN])
+def test_a_single_file_is_the_export(tmp_path, config):
+    stage = open_stage(tmp_path / "export", stage="export", config={})
+    network, info = make_export(tmp_path / "export", config)
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(UserError, match="is unfinished"):
+        save_single_file(tmp_path / "export", path)
+    stage.finish(counts={})
+    save_single_file(tmp_path / "export", path)
+    loaded, its = load_export(path)
+    assert vars(its.settings) == vars(info.settings)
+    assert torch.equal(its.null_condition, info.null_condition)
+    assert torch.equal(outputs(loaded), outputs(network))
+    assert load_file(path).keys() == load_file(tmp_path / "export" / "model.safetensors").keys()
+
+
+def test_every_tensor_is_in_the_documented_key_map():
+    """Keys of the full-size networks against the rows of docs/serve.md: `blocks.N.mlp` stands for all below it."""
+    rows = re.findall(r"^\| `([\w.]+)`", (Path(__file__).parents[2] / "docs" / "serve.md").read_text(), re.MULTILINE)
+    unused = set(rows)
+    stems = (replace(DIT_I_B2, conv_stem=True), replace(CAD_I_L, coherence=True, conv_stem=True))
+    for config in (DIT_I_B2, CAD_I_L, *stems):
+        with torch.device("meta"):
+            keys = [export.NULL_CONDITION, *build_network(config).state_dict()]
+        for key in keys:
+            found = [row for row in rows if f"{re.sub('[.][0-9]+[.]', '.N.', key)}.".startswith(f"{row}.")]
+            assert found, key
+            unused -= set(found)
+    assert not unused
+
+
+def test_what_is_no_single_file(tmp_path):
+    finished_export(tmp_path / "export")
+    with pytest.raises(UserError, match=r"a\.ckpt: a single file is one of safetensors; name it .*a\.safetensors"):
+        save_single_file(tmp_path / "export", tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"model\.safetensors: is not an export"):
+        load_export(tmp_path / "export" / "model.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(b"0123456789")
+    with pytest.raises(UserError, match=r"b\.safetensors: is damaged, or no safetensors file"):
+        load_export(tmp_path / "b.safetensors")
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -199,6 +199,7 @@ def export(
     guidance_scale: GuidanceScale = 3.0,
     steps: Steps = 250,
     clip_denoised: Annotated[float | None, "Limit of predicted latents' absolute value; training's by default."] = None,
+    single_file: Annotated[bool, "Also write OUT.safetensors: weights and configuration in one file."] = False,
 ) -> None:
     """Turn a finished run into usable weights.
 
@@ -215,4 +216,8 @@ def export(
         clip_denoised=clip_denoised,
     )
     stage.export(out, run, config)
+    if single_file:
+        from tessera.weights.export import save_single_file
+
+        save_single_file(out, out.with_name(f"{out.name}.safetensors"))
     say(out)

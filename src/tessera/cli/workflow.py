@@ -144,13 +144,14 @@ def plan(
     sets: Annotated[int, "Encoded sets: 1 is the plain one, 2 with CM all, up to 6 with each pattern by itself."] = 2,
     mean_tokens: Annotated[float, "T5 tokens of a caption, on average."] = 180.0,
     levels: Annotated[bool, "Medium and short captions by rules next to the long ones."] = False,
-    network: Annotated[Literal["dit", "cad"], "dit (DiT-I L/2) or cad (CAD-I L)."] = "dit",
+    network: Annotated[Literal["dit", "cad", "dit-s", "dit-b"], "DiT-I L/2, CAD-I L, DiT-I S/2 or B/2."] = "dit",
     init: Annotated[str | None, "Export to start from, with the tuning presets: 4000 steps of 256."] = None,
     train_images: int | None = None,
     gpu: Annotated[str | None, "Model of the GPUs, such as H200, A100 or RTX 4090; an H100 or H200 by default."] = None,
     gpu_tflops: Annotated[float | None, "Dense bf16 peak of a GPU; by default the data sheet's."] = None,
     utilisation: Annotated[float | None, "Share of that peak that training reaches; by default estimated."] = None,
     gpus: Annotated[int, "GPUs that work in parallel; a step's samples are split evenly among them."] = 8,
+    gpu_memory: Annotated[float | None, "GiB of one GPU, for which the images of a pass are found that fit."] = None,
     price: Annotated[float | None, "Price of an hour of one GPU, in your currency; none: no money is named."] = None,
 ) -> None:
     """Estimate what a set of some size takes: disk, GPU-hours, money, and the command lines.

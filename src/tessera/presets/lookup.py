@@ -10,6 +10,7 @@ from tessera.encoded.store import open_encoded
 from tessera.presets.config import RunConfig
 from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
 from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke, my_pictures
+from tessera.presets.small_sets import SMALL_PRESETS
 from tessera.train.config import TrainConfig, parse_mix
 
 RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
@@ -72,7 +73,7 @@ def load_train_preset(
             raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a TrainConfig")
     else:
         preset = preset.replace("_", "-")
-        made = lookup(preset, RUN_PRESETS | TRAIN_PRESETS)()
+        made = lookup(preset, RUN_PRESETS | TRAIN_PRESETS | SMALL_PRESETS)()
         arms = arms_of(made) if isinstance(made, TrainConfig) else {arm.name: arm.train for arm in made.arms}
         if not colon:
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")

@@ -1,10 +1,13 @@
 """The export of a trained network: weights and the settings that sampling needs."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +22,8 @@ from tessera.stages import MANIFEST, read_manifest, reopen, such_as
 
 WEIGHTS_FILE = "model.safetensors"
 NULL_CONDITION = "null_condition"
+METADATA = "tessera"
+"""Key in the header of a single file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,21 @@ def save_export(directory: str | Path, network: DiT | RIN, info: ExportInfo) -> 
     write_json(directory / CONFIG_FILE, to_dict(ExportConfig(network=network.config, settings=info.settings)))
 
 
+def save_single_file(export: Path, path: Path) -> None:
+    """Write a complete export as one safetensors file, for `load_export`.
+
+    It has the tensors of model.safetensors by the same names, and in the header's metadata, under "tessera", the
+    content of config.json. UserError for another directory, or a file of another name.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: a single file is one of safetensors; name it {path.with_suffix('.safetensors')}")
+    read_manifest(export, "export")
+    config = _read_config(export)
+    tensors = dict(load_tensors(export / WEIGHTS_FILE, "weights"))
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", METADATA: json.dumps(to_dict(config))})
+
+
 def read_settings(directory: Path) -> ExportSettings:
     """Return the settings of an export, without its weights. UserError if it is none."""
     read_manifest(directory, "export", must_be_complete=False)
@@ -156,21 +176,32 @@ def set_sampling(directory: Path, chosen: SweepRow, table: SweepTable) -> None:
 
 
 def _read_config(directory: Path) -> ExportConfig:
-    """Return the content of config.json. UserError: it is missing, damaged, or no export's."""
+    """Return the content of config.json, or of a single file's header. UserError: missing, damaged, or no export's."""
     path = Path(directory) / CONFIG_FILE
     data = read_json(path) if path.is_file() else {}
+    if Path(directory).is_file():
+        path, data = Path(directory), _header(Path(directory))
     if isinstance(data, dict) and "network" not in data:  # a working folder has a config.json too
         near = such_as(Path(directory), "export")
         raise UserError(f"{directory}: is not an export; give a directory made by `tessera export`{near}")
     return from_dict(ExportConfig, data, where=str(path))
 
 
+def _header(path: Path) -> Any:
+    """Return the configuration in a single file's header; {} without one."""
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: is damaged, or no safetensors file ({error}); write it again") from error
+
+
 def load_export(
     directory: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[DiT | RIN, ExportInfo]:
     """Load the network of an export on `device` in `dtype`, ready for inference, and its info. UserError: a file is
-    missing, damaged or of another network."""
-    weights_path = Path(directory) / WEIGHTS_FILE
+    missing, damaged or of another network. directory: of `tessera export`, or its single file."""
+    weights_path = Path(directory) if Path(directory).is_file() else Path(directory) / WEIGHTS_FILE
     if (Path(directory) / MANIFEST).exists():  # there is none where the export is part of a pipeline's folder
         read_manifest(Path(directory), "export")
     config = _read_config(Path(directory))

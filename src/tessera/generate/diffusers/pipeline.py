@@ -356,7 +356,8 @@ def _as_output(drawer: Pipeline, latents: Tensor, output_type: str) -> Any:
 def load_pipeline(
     path_or_repo: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> TesseraPipeline:
-    """Load the model of an export, of a folder of `save_pretrained`, or of a Hub repository with the files of either.
+    """Load the model of an export (its folder or single file), of a folder of `save_pretrained`, or of a Hub repository
+    with the files of either folder.
 
     device: None = the best there is. dtype of the weights: None = float32.
     """
@@ -364,7 +365,7 @@ def load_pipeline(
         raise UserError(f"dtype: {dtype!r} is not a floating torch dtype, give for example torch.bfloat16")
     chosen = pick_device(device)
     folder = Path(path_or_repo)
-    if not folder.is_dir():
+    if not folder.exists():
         folder = fetch(str(path_or_repo))
     if (folder / INDEX_FILE).is_file():
         kind = _class_of(read_json(folder / INDEX_FILE))
