@@ -273,14 +273,22 @@ def overfit() -> Study:
 
 def how_many() -> Study:
     """Return the study of the number of training images, at equal images seen: copies, scores, distance to unseen ones.
+    It trains as `miniature` does today, on long captions alone.
 
     tessera study how_many --out out/studies
     """
     variants: list[Variant] = []
+    today = {arm.name: arm for arm in miniature().arms}
     for count in (100, 300, 1_000, 3_000, 8_000):
-        config = replace(base(), collect=CollectConfig(size=32, world=replace(WORLD, num_images=count)))
-        both = _variants({f"ta-{count}": config, f"ta_ia-{count}": with_ia(config)}, (count, count))
-        variants += both
+        set_of = CollectConfig(size=32, world=replace(WORLD, num_images=count))
+        configs = {}
+        for name in ("ta", "ta_ia"):
+            train = replace(today[name].train, num_images=BUDGET, caption_mix={}, caption_mix_start_image=0)
+            optim = replace(train.optim, cooldown_images=BUDGET // 6)
+            train = replace(train, optim=optim, checkpoint_every_images=8_000, keep_every_images=None)
+            arm = replace(today[name], train=train)
+            configs[f"{name}-{count}"] = replace(base(), collect=set_of, arms=(arm,))
+        variants += _variants(configs, (count, count))
     return Study(
         name="how_many",
         title="How many images are enough",
