@@ -271,6 +271,9 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
     assert "broken.jpg" in text
     assert '<h2 id="learning">' in text
     assert "after 96 images draws: An image of red fox" in text
+    copies = text.split('<h2 id="copies">')[1].split("</section>")[0]
+    assert "nearer to a training image than 99% of training images are to another one" in copies
+    assert copies.count("drew this image") == 8
     prompts = (tmp_path / "out" / "prompts" / "prompts.jsonl").read_text()
     assert "An image of red fox" in prompts
     assert "An image of grey wolf" in prompts

@@ -190,11 +190,11 @@ def run_arm(
     kinds: Sequence[str] | None = None,
     images: Path | None = None,
 ) -> None:
-    """Train, export, generate and (where there is a judge) evaluate one arm in `out`, in this process.
+    """Train, export, generate and evaluate one arm in `out`, in this process.
 
     plain, augmented: encoded sets; `augmented` is None for an arm without. prompts: a prompts file. kinds: names
-    in `config.sample_sets()` to draw; None = all. images: what the encoded sets were made of, for the judge to look for
-    copies; None = it does not.
+    in `config.sample_sets()` to draw; None = all. images: what the encoded sets were made of, to look for copies among
+    the drawn images: by the judge or, without one, by their pixels; None = nobody looks.
     """
     from tessera.generate.folder import generate
     from tessera.train.export import export
@@ -214,6 +214,16 @@ def run_arm(
 
             scores = out / "scores" / name / kind
             clock.do(f"evaluate {name}", evaluate, scores, samples, config.evaluate, training=images)
+        elif images is not None:
+            from tessera.evaluate.copies.evaluate import evaluate_copies
+            from tessera.evaluate.copies.pixels import Pixels
+            from tessera.report.sections.nearest_pairs import COPIES
+
+            scores, cache = out / "scores" / name / COPIES, {"cache": out / "scores" / "features"}
+            try:
+                clock.do(f"evaluate {name}", evaluate_copies, scores, samples, images, Pixels(), name=name, **cache)
+            except UserError as error:  # of a single image, say, or of equal ones: no reason to go without the rest
+                print(f"evaluate {name}: looks for no copies: {error}", file=sys.stderr)
 
 
 def _run_arm_named(out: Path, name: str) -> None:

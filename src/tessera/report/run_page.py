@@ -32,9 +32,9 @@ from tessera.report.gallery import prompt_groups
 from tessera.report.render import group_rejects, json_text, render, write_text
 from tessera.report.sections.held_out import HeldOut, held_out
 from tessera.report.sections.learning import FOLDER, SAMPLES, SCORES, Learning, checkpoints, learning
-from tessera.report.sections.nearest_pairs import NearestPairs, nearest_pairs
+from tessera.report.sections.nearest_pairs import COPIES, NearestPairs, nearest_pairs
 from tessera.report.sections.opening import Budget, strips, too_small, what_is_drawn
-from tessera.stages import MANIFEST, Manifest, open_stage, read_manifest
+from tessera.stages import MANIFEST, Manifest, is_complete, open_stage, read_manifest
 
 _COUNT = {2: "Two", 3: "Three", 4: "Four"}
 
@@ -139,6 +139,7 @@ def _stage_directories(workspace: Path, arms: Sequence[str]) -> list[Path]:
     for arm in arms:
         found += [workspace / "runs" / arm, workspace / "export" / arm]
         found += [workspace / kind / arm / prompts for kind in ("samples", "scores") for prompts in KINDS]
+        found += [path for path in [workspace / "scores" / arm / COPIES] if is_complete(path)]
         found += [path / part for _, path in checkpoints(workspace, arm) for part in (SAMPLES, SCORES)]
     return [path for path in found if (path / MANIFEST).is_file()]
 

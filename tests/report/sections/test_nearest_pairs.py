@@ -3,8 +3,10 @@
 import numpy as np
 from PIL import Image
 
+from tessera.evaluate.scores import Scores, write_scores
 from tessera.report.arms import describe_arms
 from tessera.report.sections.nearest_pairs import nearest_pairs
+from tessera.stages import open_stage
 from tiny.scores import judged, miniature_scores
 
 ARMS = describe_arms(["ta", "ta_ia"])
@@ -51,3 +53,28 @@ def test_scores_without_training_images_have_no_section(tmp_path):
     plain = miniature_scores("ta", [judged(0, 0, "colors", True)])
     assert nearest_pairs(tmp_path, ARMS, {"short": {"ta": plain}}) is None
     assert nearest_pairs(tmp_path, ARMS, {}) is None
+
+
+def test_copies_by_pixels_of_an_arm_without_a_judge(tmp_path):
+    items = []
+    for number, (view, ratio) in enumerate((("as it is", 0.9), ("its middle, mirrored", 0.1))):
+        near = {"image": f"cat/{number}.png", "view": view, "of": "as it is", "ratio": ratio}
+        file = f"{number:05d}/samples/0000.png"
+        values = {"copies": float(number), "authenticity": 1.0}
+        items.append({"prompt": number, "sample": 0, "file": file, "text": "a", "nearest": near, "values": values})
+        put(tmp_path / "samples" / "ta" / "short" / file, number)
+        put(tmp_path / "images" / near["image"], 100 + number)
+    scores = tmp_path / "scores" / "ta" / "copies"
+    stage = open_stage(scores, stage="evaluate copies", config={})
+    write_scores(scores, Scores(kind="copies", name="ta", numbers=(), items=tuple(items)))
+    assert nearest_pairs(tmp_path, ARMS, {"short": {}}) is None
+    stage.finish(counts={})
+    found = nearest_pairs(tmp_path, ARMS, {"short": {}})
+    assert [(pair["name"], pair["ratio"], pair["flipped"]) for pair in found.pairs] == [
+        ("cat/1", "0.10", True),
+        ("cat/0", "0.90", False),
+    ]
+    assert found.lines == [
+        "TA: 50.0% of 2 images are nearer to a training image than 99% of training images are to another one."
+    ]
+    assert "by their pixels at 16 x 16, without brightness" in found.about

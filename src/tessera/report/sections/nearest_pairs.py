@@ -8,12 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from tessera.evaluate.scores import Scores
+from tessera.evaluate.scores import Scores, read_scores
 from tessera.images import read_rgb
 from tessera.report.arms import Arm
 from tessera.report.gallery import embed
+from tessera.stages import is_complete
 
+COPIES = "copies"
+"""Scores of an arm without a judge."""
 _PAIRS = 12
+_BY_JUDGE = (
+    "in the judge's features. The number is their distance over the median distance of unseen images: 0 is a copy, 1 as"
+    " far off as an image that the model has never seen."
+)
+_BY_PIXELS = (
+    "by their pixels at 16 x 16, without brightness and contrast. The number is their distance over the median distance"
+    " of a training image to the nearest other one: 0 is a copy, 1 as far off as training images are from each other."
+)
 _ALONE = ("single_object", "colors")  # tasks that ask for one object, as training images show
 
 
@@ -23,6 +34,8 @@ class NearestPairs:
 
     lines: Sequence[str]
     """A sentence for each arm."""
+    about: str
+    """The distance, and its yardstick."""
     pairs: Sequence[Mapping[str, Any]]
     """{label, color, ratio, prompt, drawn, training, flipped}, the closest first."""
 
@@ -38,13 +51,12 @@ def nearest_pairs(
             for kind, scores in kinds.items()
             for item in (scores[arm.name].items if arm.name in scores else ())
             if "nearest" in item
-        ]
+        ] + _by_pixels(workspace / "scores" / arm.name / COPIES)
         if own:
             lines.append(_line(arm, [item for _, _, item in own]))
-            every += [(near["ratio"], arm.name, kind, item["file"], arm, item) for near, kind, item in own]
+            every += [(near["ratio"], arm.name, kind, item["file"], arm, near) for near, kind, item in own]
     pairs = []
-    for ratio, name, kind, file, arm, item in heapq.nsmallest(_PAIRS, every, key=lambda each: each[:4]):
-        near = item["nearest"]["features"]
+    for ratio, name, kind, file, arm, near in heapq.nsmallest(_PAIRS, every, key=lambda each: each[:4]):
         drawn = read_rgb(workspace / "samples" / name / kind / file)
         training = read_rgb(workspace / "images" / f"{near['image']}.png")
         pairs.append(
@@ -58,15 +70,28 @@ def nearest_pairs(
                 "flipped": near["flipped"],
             }
         )
-    return NearestPairs(lines=lines, pairs=pairs) if pairs else None
+    judged = any(kinds.values())
+    return NearestPairs(lines=lines, pairs=pairs, about=_BY_JUDGE if judged else _BY_PIXELS) if pairs else None
+
+
+def _by_pixels(scores: Path) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """Return (nearest training image, kind of prompts, item) of each image in complete scores of `evaluate copies`; []
+    without any."""
+    found = []
+    for item in read_scores(scores).items if is_complete(scores) else ():
+        near = item["nearest"]
+        image = str(Path(near["image"]).with_suffix(""))
+        found.append(({"image": image, "flipped": "mirrored" in near["view"], "ratio": near["ratio"]}, "short", item))
+    return found
 
 
 def _line(arm: Arm, items: Sequence[Mapping[str, Any]]) -> str:
     """Return a sentence about an arm's images of all prompts."""
     closer = np.mean([item["values"]["copies"] for item in items])
-    text = (
-        f"{arm.label}: {closer:.1%} of {len(items):,} images are nearer to a training image than 99% of unseen images."
-    )
+    text = f"{arm.label}: {closer:.1%} of {len(items):,} images are nearer to a training image than 99% of "
+    if not any("tag" in item for item in items):  # not a judge's
+        return f"{text}training images are to another one."
+    text += "unseen images."
     for alone, said in ((True, "with one object"), (False, "with several")):
         ratios = [i["nearest"]["features"]["ratio"] for i in items if (i.get("tag") in _ALONE) == alone]
         if ratios:
