@@ -161,7 +161,8 @@ def miniature_cad() -> RunConfig:
     """Run `miniature` with the paper's other network, CAD-I (a RIN), on the same data, prompts and budget of images.
 
     A RIN learns slower than a DiT at this size. This one starts as a DiT does: an output of 0, positions that differ,
-    normalized queries and keys, convolutions at both ends.
+    normalized queries and keys, convolutions at both ends. Expected: single objects >= 0.9 in both arms, both colors of
+    two-object prompts >= 0.95 in TA+IA and <= 0.05 in TA.
 
         tessera run miniature-cad --out out/miniature-cad
     """
