@@ -99,7 +99,10 @@ def test_the_parts_did_the_work(folder):
         ),
         ("caption out/miniature-smoke/images --captioner bad.py:Empty --out o", r"has no method describe"),
         ("encode out/miniature-smoke/images captions/mine --text bad.py:Empty --out o", "has no"),
-        ("generate out/miniature-smoke/export/ta fox --sampler bad.py:broken --out o", r"bad\.py:broken: line \d+: "),
+        (
+            'generate out/miniature-smoke/export/ta "a red circle" --sampler bad.py:broken --out o',
+            r"bad\.py:broken: line \d+: ",
+        ),
         ("collect photos --layout bad.py:Empty --out o", "has no method open"),
         ("evaluate quality --samples samples/heun --reference photos --metrics bad.py:Empty --out o", "network"),
     ],

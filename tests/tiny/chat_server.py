@@ -1,6 +1,7 @@
 """A server on loopback that speaks OpenAI's protocol."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,12 @@ def question_of(body: dict[str, Any]) -> str:
     """The text of a request."""
     content = body["messages"][0]["content"]
     return content if isinstance(content, str) else content[-1]["text"]
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), OSError):  # a client that ended in the middle
+            super().handle_error(request, client_address)
 
 
 class ChatServer:
@@ -78,7 +85,7 @@ class ChatServer:
                     with outer.lock:
                         outer.at_once -= 1
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = _Server(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.address = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()

@@ -69,7 +69,7 @@ def test_with_scales_of_the_wrong_group(monkeypatch):
     original = batches.PackedText.unpack
     wrong = lambda text, dtype: original(replace(text, scale=text.scale.flip(1)), dtype)  # noqa: E731
     monkeypatch.setattr(batches.PackedText, "unpack", wrong)
-    red(test_loader.test_packed_text_is_unpacked_as_padded_by_hand, 128, 1, 7)
+    red(test_loader.test_packed_text_is_unpacked_as_padded_by_hand, 128)
 
 
 def test_with_a_bucket_that_is_never_sent(monkeypatch):

@@ -115,7 +115,8 @@ def trainers(run: Path) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the processes in Linux's /proc")
 def test_slurm_and_torchrun_on_two_nodes_with_preemption(folder):
     run = folder / "runs" / "slurm"
-    job = {"SLURM_JOB_ID": str(free_port(20000) - 20000), "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}
+    job = {"SLURM_JOB_ID": str(free_port(20000) - 20000), "SLURM_JOB_NODELIST": "n[1-2]"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "8"}
     script = ["bash", str(ROOT / "runs" / "slurm.sh"), "mine.py:small", str(run)]
     (code,) = carried_out([script], run, True, job)
     assert code != 0

@@ -152,7 +152,7 @@ def evaluate_questions(
     write_scores(out, scores)
     answers = folder.per_prompt * sum(len(item.questions) for item in items)
     counts = {"images": len(items) * folder.per_prompt, "prompts": len(items), "answers": answers}
-    stage.finish(counts, facts={"metric": protocol.name})
+    stage.finish(counts, facts={"metric": protocol.name}, joint=(FILE,))
     return True
 
 

@@ -228,6 +228,29 @@ def test_ranks_that_finish_the_columns_in_another_order_complete_them(tmp_path, 
     assert (tmp_path / "out" / "extended" / "scores.json").is_file()
 
 
+def test_ranks_that_end_at_the_same_time_leave_each_other_the_scores(tmp_path, sees_paint, monkeypatch):
+    """Both see all verdicts; one finishes the directory while the other writes scores.json."""
+    samples = write_samples(tmp_path / "short", LINES, paint=paint)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def run(number):
+        monkeypatch.setenv("RANK", str(number))
+        return evaluate_geneval(tmp_path / "out", samples, sees_paint)
+
+    def replace(source, target, plain=os.replace):
+        if str(target).endswith("scores.json") and not ended:
+            ended.append(None)
+            ended[0] = run(0)
+        plain(source, target)
+
+    ended: list = []
+    monkeypatch.setattr("tessera.files.os.replace", replace)
+    assert not run(0)
+    assert run(1)
+    assert ended == [True]
+    assert (tmp_path / "out" / "original" / "scores.json").is_file()
+
+
 @pytest.mark.slow
 def test_killed_half_way_gives_the_same_bytes(tmp_path, networks):
     samples = write_samples(tmp_path / "short", LINES, paint=paint)

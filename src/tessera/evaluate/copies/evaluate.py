@@ -24,7 +24,7 @@ from tessera.evaluate.intervals import share_number
 from tessera.evaluate.quality.captions import read_captions, words_for
 from tessera.evaluate.quality.features import Images, features_of, find_images
 from tessera.evaluate.quality.reference import FEATURES, SAMPLES, Source, reference_of, user_cache
-from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
+from tessera.evaluate.scores import FILE, Number, Protocol, Scores, library_versions, write_scores
 from tessera.files import atomic_path, write_json
 from tessera.images import image_grid, read_rgb, thumbnail, write_png
 from tessera.progress import duration_text, progress
@@ -225,7 +225,8 @@ def evaluate_copies(
     facts = words_for(images, source, config.rounding) | facts
     scores = Scores(kind="copies", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
     write_scores(out, replace(scores, num_images=num_images))
-    stage.finish({"images": len(images.files), "training": reference.images, "yardstick": len(yard["as it is"])})
+    counts = {"images": len(images.files), "training": reference.images, "yardstick": len(yard["as it is"])}
+    stage.finish(counts, joint=(FILE,))
     shutil.rmtree(work, ignore_errors=True)
     return True
 

@@ -16,7 +16,7 @@ from tessera.evaluate.dpg.questions import LEVEL_1, Item, read_questions
 from tessera.evaluate.dpg.tally import Answers, Tally, fixed, official
 from tessera.evaluate.intervals import MOST, share_number
 from tessera.evaluate.samples import Samples, read_samples
-from tessera.evaluate.scores import Number, Protocol, Scores, write_scores
+from tessera.evaluate.scores import FILE, Number, Protocol, Scores, write_scores
 from tessera.files import sha256_file
 from tessera.stages import open_stage
 from tessera.workers import work_through
@@ -112,7 +112,7 @@ def evaluate_dpg(
     )
     write_scores(out, scores)
     counts = {"images": len(order) * folder.per_prompt, "prompts": len(order), "answers": len(said)}
-    stage.finish(counts, facts={"metric": METRIC})
+    stage.finish(counts, facts={"metric": METRIC}, joint=(FILE,))
     return True
 
 

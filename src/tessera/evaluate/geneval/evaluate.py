@@ -19,7 +19,7 @@ from tessera.devices import pick_device, world_size
 from tessera.evaluate.geneval import verdict as geneval
 from tessera.evaluate.intervals import task_numbers
 from tessera.evaluate.samples import Samples, check_clauses, read_samples
-from tessera.evaluate.scores import Protocol, Scores, read_scores, write_scores
+from tessera.evaluate.scores import FILE, Protocol, Scores, read_scores, write_scores
 from tessera.files import sha256_file
 from tessera.prompts import geneval as geneval_prompts
 from tessera.stages import open_stage
@@ -94,7 +94,7 @@ def evaluate_geneval(
         found = task_numbers(rows, METRICS, protocol_of(folders[name], networks))
         write_scores(out / name, Scores(kind="geneval", name=out.name, numbers=found, items=tuple(rows)))
     images, prompts = sum(map(len, columns.values())), sum(len(folder.lines) for folder in folders.values())
-    stage.finish({"images": images, "prompts": prompts}, facts={"metric": METRIC})
+    stage.finish({"images": images, "prompts": prompts}, facts={"metric": METRIC}, joint=(FILE,))
     return True
 
 

@@ -19,7 +19,7 @@ from tessera.evaluate.quality.captions import read_captions, words_for
 from tessera.evaluate.quality.features import find_images
 from tessera.evaluate.quality.metrics import METRICS, Inputs, QualityConfig, blocks_of, load_metric
 from tessera.evaluate.quality.reference import SAMPLES, Source, find_reference, reference_of, user_cache
-from tessera.evaluate.scores import Number, Scores, library_versions, write_scores
+from tessera.evaluate.scores import FILE, Number, Scores, library_versions, write_scores
 from tessera.stages import open_stage
 
 if TYPE_CHECKING:
@@ -127,6 +127,6 @@ def evaluate_quality(
     scores = Scores(kind="quality", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
     write_scores(out, replace(scores, num_images=num_images))
     counts = {"images": len(images.files), "numbers": len(numbers)}
-    stage.finish(counts | ({"reference": found.images} if found else {}))
+    stage.finish(counts | ({"reference": found.images} if found else {}), joint=(FILE,))
     shutil.rmtree(work, ignore_errors=True)  # last: until then a killed process loses nothing
     return True
