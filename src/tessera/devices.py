@@ -85,7 +85,7 @@ def pick_device(name: "str | torch.device | None" = None) -> "torch.device":
 
 def is_fast_in_bf16(device: "torch.device") -> bool:
     """Return whether matrix products are faster in bf16 than in fp32 on a device: GPUs that have it, CPUs with AMX, and
-    AMD's with AVX-512 BF16. Intel's without AMX take 1.5 times as long in bf16, those without either 10 times."""
+    AMD's with AVX-512 BF16. What bf16 costs on others: docs/results.md, "Speed"."""
     import torch
 
     if device.type == "cuda":

@@ -66,6 +66,8 @@ def test_stop_before_and_while(workspace):
 def test_a_prompt_unlike_the_captions_is_noted(tmp_path):
     seen = CaptionsSeen(tokens=(3, 9), vocabulary=("a", "red", "circle"))
     drawer = Drawer(write_export(tmp_path / "export", captions=seen), "cpu")
-    assert drawer.cut_note("a red circle") == ""
-    assert drawer.cut_note("a scarlet circle") == "Words of no training caption mean nothing to this model: 'scarlet'."
-    assert drawer.cut_note("red " * 300).startswith("The prompt has 301 tokens")
+    assert drawer.prompt_note("a red circle") == ""
+    assert (
+        drawer.prompt_note("a scarlet circle") == "Words of no training caption mean nothing to this model: 'scarlet'."
+    )
+    assert drawer.prompt_note("red " * 300).startswith("The prompt has 301 tokens")

@@ -98,7 +98,7 @@ class Drawer:
 
         return Pipeline.load(self.export, self.device)
 
-    def cut_note(self, prompt: str) -> str:
+    def prompt_note(self, prompt: str) -> str:
         """Return a note on a prompt that is longer than the text encoder takes, or unlike the training's captions, or
         ""."""
         for count in self.pipeline.cut_prompts([prompt]).values():

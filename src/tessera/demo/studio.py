@@ -170,7 +170,7 @@ class Studio:
                     return
                 yield Shown(_progress(update, number, len(names)), preview, drawing=True)
             new += self._save(drawer, name, request, images[name])
-        notes = [self.drawers[name].cut_note(request.prompt) for name in names]
+        notes = [self.drawers[name].prompt_note(request.prompt) for name in names]
         told = "".join(notice(note) for note in dict.fromkeys(notes) if note)
         yield Shown(told or status("Done."), preview, new)
 

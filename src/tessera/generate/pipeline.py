@@ -110,8 +110,9 @@ class Pipeline:
         if seen is None:
             return ""
         distinct, notes, (low, high) = list(dict.fromkeys(prompts)), [], seen.tokens
-        words = dict.fromkeys(word for text in distinct if seen.vocabulary for word in split_words(text))
-        unknown = [repr(word) for word in words if word not in set(seen.vocabulary)]
+        known = set(seen.vocabulary)
+        words = dict.fromkeys(word for text in distinct if known for word in split_words(text))
+        unknown = [repr(word) for word in words if word not in known]
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             notes.append(f"words of no training caption mean nothing to this model: {', '.join(unknown[:5])}{more}")
