@@ -1,6 +1,6 @@
 """Imports point down, the columns of floor 3 join only through directories on disk, and modules are easy to find.
 
-floor 5   presets < plan < jobs < run < study < demo < doctor < cli
+floor 5   presets < measure < plan < jobs < run < study < demo < doctor < cli
 floor 4   report/
 floor 3   curate/  ->  train/  ->  generate/  ->  evaluate/
 floor 2   pretrained < weights < prompts
@@ -28,7 +28,7 @@ FLOORS = [
     ["pretrained", "weights", "prompts"],
     ["curate", "train", "generate", "evaluate"],
     ["report"],
-    ["presets", "plan", "jobs", "run", "study", "demo", "doctor", "cli", "__main__"],
+    ["presets", "measure", "plan", "jobs", "run", "study", "demo", "doctor", "cli", "__main__"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 ORDERED = {0, 2, 5}  # on these floors a module may import those before it

@@ -163,7 +163,7 @@ def test_money_is_the_users_price():
     hours = gpu_hours(paid)
     expected = 2.5 * (hours["caption"] + hours["encode"] + 2 * hours["train"])
     assert to_json(paid)["money"] == pytest.approx(expected) == pytest.approx(2.5 * gpu_hours(paid)["in all"])
-    assert f"{expected:.1f}, at 2.5 for an hour of a GPU" in describe(paid)
+    assert f"{expected:.1f}  assumed, at 2.5 for an hour of a GPU" in describe(paid)
 
 
 def test_bad_plans():

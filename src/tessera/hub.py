@@ -111,14 +111,20 @@ def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
     return _repository(name, patterns, field)
 
 
-def content_hash(name: str, patterns: Sequence[str]) -> str | None:
-    """Return `find_model(...).sha256` of a model that lies on this machine; None for others: nothing is fetched."""
+def at_hand(name: str, patterns: Sequence[str]) -> ModelFolder | None:
+    """Return `find_model(...)` of a model that lies on this machine; None for others: nothing is fetched."""
     try:
         if Path(name).is_dir() or _FOLDER_ID.fullmatch(name):
-            return find_model(name, patterns, "").sha256
-        return _repository(name, patterns, "", local_files_only=True).sha256
+            return find_model(name, patterns, "")
+        return _repository(name, patterns, "", local_files_only=True)
     except UserError:
         return None
+
+
+def content_hash(name: str, patterns: Sequence[str]) -> str | None:
+    """Return the hash of the files of a model that lies on this machine; None for others."""
+    folder = at_hand(name, patterns)
+    return None if folder is None else folder.sha256
 
 
 def model_places() -> list[Path]:

@@ -1,12 +1,12 @@
 """plan: disk, GPU-hours, money and command lines for a set of some size, before anything is started.
 
 Counts of floating-point operations are of the networks' own shapes; everything else that is assumed is a constant here,
-and printed. FLOP = 2 multiply-adds.
+and printed. Speeds are assumed too, or measured on this machine (`tessera.measure`). FLOP = 2 multiply-adds.
 """
 
 import shlex
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tessera.config import UserError, check_ranges, nearest
 from tessera.cutmix import PATTERNS
@@ -16,6 +16,9 @@ from tessera.models.memory import activation_bytes, state_bytes
 from tessera.presets.imagenet import TEXT, VAE
 from tessera.presets.lookup import load_train_preset
 from tessera.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from tessera.measure import Measured
 
 TEXT_WIDTH = 2048  # flan-t5-xl
 TOKEN_BYTES = TEXT_WIDTH + 2 * TEXT_WIDTH // 64  # int8 codes and an fp16 scale for each 64 of them
@@ -168,8 +171,18 @@ def disk(config: PlanConfig) -> dict[str, float]:
     return {name: size * config.images for name, size in sizes.items()}
 
 
-def gpu_hours(config: PlanConfig) -> dict[str, float]:
-    """Return the GPU-hours of each stage that needs a GPU, and "in all"; `train` is one training."""
+def stage_flops(config: PlanConfig) -> dict[str, float]:
+    """Count each stage's work on one image of the plain set with its caption, or in training on one sample."""
+    return {
+        "caption": 2 * CAPTIONER_PARAMETERS * (IMAGE_TOKENS + PROMPT_TOKENS + config.mean_tokens) + VISION_FLOP,
+        "encode": VAE_FLOP + 2 * T5_PARAMETERS * config.mean_tokens,
+        "train": step_flop(config),
+    }
+
+
+def gpu_hours(config: PlanConfig, measured: "Measured | None" = None) -> dict[str, float]:
+    """Return the GPU-hours of each stage that needs a GPU, and "in all"; `train` is one training. measured: the speed
+    of stages that takes the place of the assumed one."""
     # The captioner sees one image of the plain set and of CM 1/2, and a quadrant too of other patterns: of "all", 3/4.
     quadrants = {"plain": 0.0, "all": 0.75, "half": 0.0}
     seen = sum(1 + quadrants.get(name, 1.0) for name in ("plain", *config.augmented))
@@ -181,7 +194,11 @@ def gpu_hours(config: PlanConfig) -> dict[str, float]:
         "encode": (config.images * encode, ENCODE_UTILIZATION),
         "train": (config.samples * step_flop(config), config.train_utilization),
     }
-    hours = {name: flop / (config.peak * 1e12 * share) / 3600 for name, (flop, share) in work.items()}
+    speed = {name: config.peak * 1e12 * share for name, (_, share) in work.items()}  # FLOP/s
+    if measured is not None:
+        one = stage_flops(config)
+        speed |= {name: rate * one[name] for name, rate in measured.images_per_second.items()}
+    hours = {name: flop / speed[name] / 3600 for name, (flop, _) in work.items()}
     return hours | {"in all": hours["caption"] + hours["encode"] + hours["train"] * config.trainings}
 
 
@@ -197,9 +214,9 @@ def memory(config: PlanConfig) -> dict[str, float]:
     return {"state": state, "activations of an image": one, "fits": fits}
 
 
-def to_json(config: PlanConfig) -> dict[str, Any]:
+def to_json(config: PlanConfig, measured: "Measured | None" = None) -> dict[str, Any]:
     """Return the plan for scripts; hours of `train` are those of one training, money is null without a price."""
-    hours = gpu_hours(config)
+    hours = gpu_hours(config, measured)
     return {
         "asked": asdict(config)
         | {"train_images": config.samples, "gpu_tflops": config.peak, "utilisation": config.train_utilization},
@@ -208,6 +225,7 @@ def to_json(config: PlanConfig) -> dict[str, Any]:
         "trainings": config.trainings,
         "money": None if config.price is None else hours["in all"] * config.price,
         "memory": None if config.gpu_memory is None else memory(config),
+        "measured": None if measured is None else asdict(measured),
         "commands": commands(config),
     }
 
@@ -239,18 +257,22 @@ def commands(config: PlanConfig) -> list[str]:
     return lines
 
 
-def describe(config: PlanConfig) -> str:
-    """Return the whole plan as text."""
-    sizes, hours, runs = disk(config), gpu_hours(config), config.trainings
+def describe(config: PlanConfig, measured: "Measured | None" = None) -> str:
+    """Return the whole plan as text; each row says whether it rests on what is assumed or was measured."""
+    sizes, hours, runs = disk(config), gpu_hours(config, measured), config.trainings
     total = hours["in all"]
     each = f", of which each of the {runs} runs trains {hours['train']:.1f}" if runs > 1 else ""
     sizes["in all"] = sum(sizes.values())
+    rates = measured.images_per_second if measured else {}
+    basis = {name: "measured" if name in rates else "assumed" for name in hours}
+    basis["in all"] = "measured" if len(rates) == len(hours) - 1 else "in part measured" if rates else "assumed"
     lines = [f"{config.images:,} images, {config.sets} sets, {config.mean_tokens:g} tokens a caption"]
-    lines += ["", "Disk", *(f"  {name:20} {_bytes(size):>9}" for name, size in sizes.items())]
-    lines += ["", "GPU-hours", *(f"  {name:20} {value:9.1f}" for name, value in hours.items())]
+    lines += ["", "Disk", *(f"  {name:20} {_bytes(size):>9}  assumed" for name, size in sizes.items())]
+    lines += ["", "GPU-hours", *(f"  {name:20} {value:9.1f}  {basis[name]}" for name, value in hours.items())]
     lines[-1] += each
     if config.price is not None:
-        lines += ["", "Money", f"  {'in all':20} {total * config.price:9.1f}, at {config.price:g} for an hour of a GPU"]
+        paid = f"  {'in all':20} {total * config.price:9.1f}  {basis['in all']}"
+        lines += ["", "Money", f"{paid}, at {config.price:g} for an hour of a GPU"]
     if config.gpu_memory is not None:
         found = memory(config)
         fits = found.pop("fits")
@@ -262,17 +284,24 @@ def describe(config: PlanConfig) -> str:
         lines += [
             "",
             "Memory of a GPU in training",
-            *(f"  {name:23} {_bytes(size):>9}" for name, size in found.items()),
+            *(f"  {name:23} {_bytes(size):>9}  assumed" for name, size in found.items()),
         ]
         lines += [f"  in {config.gpu_memory:g} GiB, {1 - MEMORY_SHARE:.0%} of it kept free: {said}"]
     if config.gpus > 1:
         lines += ["", f"  On {config.gpus} GPUs: {total / config.gpus:.1f} hours on the clock, if all are busy."]
+    if measured is not None:
+        lines += ["", *_measured(config, measured)]
     medium = f"medium captions have {MEDIUM_SHARE:.0%} of a long one's tokens, short ones {SHORT_TOKENS}"
     shorter = f"\n  {medium}; training counted at long ones" if config.levels else ""
+    shares = {
+        "train": f"training reaches {config.train_utilization:.0%} of it",
+        "caption": f"captions {CAPTION_UTILIZATION:.0%}",
+        "encode": f"encoding {ENCODE_UTILIZATION:.0%}",
+    }
+    speeds = ", ".join(said for name, said in shares.items() if name not in rates)
     assumed = f"""
 Assumed
-  {config.peak:g} TFLOP/s peak of a GPU; training reaches {config.train_utilization:.0%} of it, captions \
-{CAPTION_UTILIZATION:.0%}, encoding {ENCODE_UTILIZATION:.0%}
+  {config.peak:g} TFLOP/s peak of a GPU; {speeds or "no share of it, as all was measured"}
   {NETWORKS[config.network][1]}, {step_flop(config) / 1e9:.0f} GFLOP a sample, \
 {config.samples:,} samples
   LLaVA-NeXT 8B with {IMAGE_TOKENS} tokens an image; VAE and T5-XL encoders; text as int8, {TOKEN_BYTES} bytes a token
@@ -280,6 +309,22 @@ Assumed
 
 Commands"""
     return "\n".join([*lines, assumed, *(f"  {line}" for line in commands(config))])
+
+
+def _measured(config: PlanConfig, measured: "Measured") -> list[str]:
+    """Return the lines on what was measured."""
+    peak, flops = config.gpu_tflops or measured.peak_tflops, stage_flops(config)
+    told = f"peak {peak:g} TFLOP/s" if peak else "whose peak is not known (--gpu-tflops)"
+    lines = [f"Measured on this machine ({measured.device}, {told})"]
+    for stage in ("train", "encode", "caption"):
+        said, rate = measured.how[stage], measured.images_per_second.get(stage)
+        if rate is None:
+            lines.append(f"  {stage:8} not measured: {said}")
+            continue
+        share = f", {rate * flops[stage] / (peak * 1e12):.0%} of the peak" if peak else ""
+        lines.append(f"  {stage:8} {rate:.3g} images/s{share}; {said}")
+    lines[1] += f"; at most {_bytes(measured.memory)} of memory" * bool(measured.memory)
+    return [*lines, f"  check    {measured.check}"]
 
 
 def _bytes(size: float) -> str:

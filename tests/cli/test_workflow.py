@@ -6,7 +6,9 @@ import pytest
 
 from tessera.cli import output, workflow
 from tessera.config import UserError
+from tessera.measure import Measured
 from tessera.plan import PlanConfig, disk, to_json
+from tessera.presets.small_sets import dit_i_b
 from tiny.commands import call
 from tiny.exports import write_export
 from tiny.trials import make_miniature
@@ -51,6 +53,19 @@ def test_plan_prints_text_or_json(capsys, monkeypatch):
     assert sum(printed["bytes"].values()) == pytest.approx(
         sum(disk(PlanConfig(images=600)).values()), abs=len(printed["bytes"])
     )
+
+
+def test_plan_measures_the_preset_with_a_gpus_share_of_a_step(capsys, monkeypatch):
+    monkeypatch.setattr(output, "as_json", False)
+    found = Measured(
+        device="cpu", peak_tflops=None, agrees=True, check="fine", images_per_second={"train": 2.0}, memory=0,
+        how=dict.fromkeys(("train", "encode", "caption"), "so"),
+    )  # fmt: skip
+    asked = []
+    monkeypatch.setattr("tessera.measure.measure", lambda *args: asked.append(args) or found)
+    workflow.plan(images=600, network="dit-b", gpus=4, mean_tokens=99, measure=True)
+    assert asked == [(dit_i_b(), 64, 99)]
+    assert "  train    2 images/s; so" in capsys.readouterr().out
 
 
 def test_a_sweep_prints_its_table_and_the_choice(tmp_path, capsys, monkeypatch):

@@ -153,17 +153,26 @@ def plan(
     gpus: Annotated[int, "GPUs that work in parallel; a step's samples are split evenly among them."] = 8,
     gpu_memory: Annotated[float | None, "GiB of one GPU, for which the images of a pass are found that fit."] = None,
     price: Annotated[float | None, "Price of an hour of one GPU, in your currency; none: no money is named."] = None,
+    measure: Annotated[
+        bool, "Measure this machine first: 20 steps, encoder, captioner; and compare it with its CPU."
+    ] = False,
 ) -> None:
     """Estimate what a set of some size takes: disk, GPU-hours, money, and the command lines.
 
     Example: tessera plan --images 1281167 --sets 2 --mean-tokens 180
+    Example: tessera plan --images 20000 --network dit-s --gpus 1 --measure
 
     Args:
         train_images: Samples seen in training, in place of the preset's: 250,000 steps of 1024 without --init. Rounded
             up to whole steps.
     """
-    options = locals()
+    options, found = locals(), None
+    del options["measure"]
     from tessera import plan
 
     config = plan.PlanConfig(**options)
-    say_this(plan.describe(config), **plan.to_json(config))
+    if measure:
+        from tessera import measure as machine
+
+        found = machine.measure(config.training, config.batch // config.gpus, config.mean_tokens)
+    say_this(plan.describe(config, found), **plan.to_json(config, found))
