@@ -60,7 +60,7 @@ def parse(words, monkeypatch):
         for name, verb in cli.VERBS.items()
     }
     monkeypatch.setattr(cli, "VERBS", stubs)
-    cli._app().cli(args=words, prog="tessera")
+    cli.parse.app(cli.VERBS, cli.GROUPS).cli(args=words, prog="tessera")
     return called
 
 

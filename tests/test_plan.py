@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_commands_parse(sets, levels, monkeypatch):
     for line in lines:
         words = shlex.split(line)
         start = words.index("tessera.cli") if words[0] == "torchrun" else words.index("tessera")
-        cli._app().cli(args=words[start + 1 :], prog="tessera")
+        cli.parse.app(cli.VERBS, cli.GROUPS).cli(args=words[start + 1 :], prog="tessera")
     assert called.count("encode") == sets
     assert called.count("caption") == (1 + levels) * sets
     assert called.count("augment") == sets - 1
@@ -182,3 +183,16 @@ def test_bad_plans():
     ):
         with pytest.raises(UserError, match=message):
             PlanConfig(**{"images": 5} | bad)
+
+
+def test_a_budget_that_shows_each_image_too_often_is_said():
+    assert "each image is seen 200 times\n" in describe(PAPER)
+    said = describe(PlanConfig(images=6000))
+    assert "each image is seen 42,667 times, far more than the paper's 200" in said
+    assert "try --network dit-s for up to 20,000 images or --train-images 15360000\n" in said
+    small = PlanConfig(images=500, network="dit-s")
+    assert "10,240 times" in describe(small)
+    assert "--network" not in describe(small).split("Assumed")[0]
+    enough = replace(PlanConfig(images=6000), train_images=15_360_000)
+    assert "seen 2,560 times\n" in describe(enough)
+    assert to_json(enough)["views"] == 2560

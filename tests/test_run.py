@@ -202,6 +202,29 @@ def test_a_mistyped_folder_does_not_hold_the_place_of_the_right_one(tmp_path, mo
         run_all(out, load_run_preset("my-pictures", images=tmp_path), images=tmp_path)
 
 
+def test_captions_that_cannot_be_read_are_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "cat" / "1.png")
+    config = load_run_preset("my-pictures", images=tmp_path / "photos", with_captions=True)
+    (tmp_path / "other.csv").write_text("pic,words\n1.png,a cat\n")
+    (tmp_path / "none.csv").write_text("file_name,text\n")
+    for name, said in (("nosuch", "no such captions file"), ("other", "has no column key"), ("none", "no captions")):
+        with pytest.raises(UserError, match=said):
+            run_here(tmp_path / "out", config, images=tmp_path / "photos", captions=tmp_path / f"{name}.csv")
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_unreadable_files_does_not_hold_the_place_of_the_right_one(tmp_path, monkeypatch):
+    for place in ("bad/cat", "good/cat", "good/dog"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / place / "1.png")
+    (tmp_path / "bad" / "cat" / "1.png").write_text("no image")
+    monkeypatch.setattr("tessera.run._train_arms", lambda *args: pytest.fail("that is far enough"))
+    for name, error, why in (("bad", UserError, "no readable image"), ("good", pytest.fail.Exception, "far enough")):
+        with pytest.raises(error, match=why):
+            run_here(tmp_path / "out", load_run_preset("my-pictures", images=tmp_path / name), images=tmp_path / name)
+
+
 @pytest.mark.parametrize("flags", [{}, {"split": "test"}, {"single_class": "pet"}])
 def test_one_folder_serves_collect_caption_and_run_with_splits_too(tmp_path, monkeypatch, flags):
     for number, name in enumerate(f"{split}/{cls}" for split in ("Training", "Testing") for cls in ("cat", "dog")):

@@ -10,7 +10,7 @@ import tessera
 from tessera import files
 from tessera.config import UserError
 from tessera.files import read_json
-from tessera.stages import find_stage, open_stage, read_manifest
+from tessera.stages import find_exports, find_stage, open_stage, read_manifest, the_export
 
 CONFIG = {"size": 32, "shapes": ("circle", "star"), "model": {"width": 8, "lr": 0.1}}
 
@@ -234,3 +234,31 @@ def test_a_stage_is_found_without_writing(tmp_path):
     with pytest.raises(UserError, match="size"):
         find_stage(tmp_path / "images", stage="collect", config=CONFIG | {"size": 64})
     assert (tmp_path / "images" / "manifest.json").read_bytes() != before
+
+
+def test_what_a_run_has_begun_is_resumed_by_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"arms": [], "collect": {}}')
+    for place in ("images", "runs/ta", "captions/plain"):
+        open_stage(tmp_path / place, stage="train", config={})
+        said = rf"is unfinished; run `tessera run PRESET --out \S*{tmp_path.name}` again to resume it$"
+        with pytest.raises(UserError, match=said):
+            read_manifest(tmp_path / place)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is unfinished; run `tessera train` again"):
+        read_manifest(tmp_path / "runs" / "ta")
+
+
+def test_exports_near_a_folder_and_the_one_that_is_meant(tmp_path):
+    run = tmp_path / "out" / "mine"
+    assert the_export(run) == run
+    finished(run / "images")
+    assert the_export(run) == run
+    made = [run / "export" / name for name in ("ta", "ta_ia")]
+    open_stage(made[0], stage="export", config={}).finish({})
+    open_stage(made[1], stage="export", config={})
+    assert the_export(run) == the_export(made[0]) == made[0]  # the other one is unfinished
+    assert find_exports(tmp_path) == find_exports(tmp_path / "out") == made[:1]
+    open_stage(made[1], stage="export", config={}).finish({})
+    with pytest.raises(UserError, match=f"mine: has several exports; give one of {made[0]}, {made[1]}$"):
+        the_export(run)
+    assert the_export(run, or_last=True) == made[1]

@@ -37,7 +37,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
 def call(command: str) -> None:
     words = shlex.split(command)
     assert words[0] == "tessera"
-    cli._app().cli(args=words[1:], prog="tessera")
+    cli.parse.app(cli.VERBS, cli.GROUPS).cli(args=words[1:], prog="tessera")
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ ENCODE_UTILIZATION = 0.20
 TRAIN_UTILIZATION = {("H100", "dit"): 0.35, ("H100", "cad"): 0.38, ("H200", "dit"): 0.39, ("H200", "cad"): 0.42}
 """Share of its peak that training reaches on a model of GPU, by a roofline of its products, memory and attention."""
 OTHER_UTILIZATION = 0.36
+MANY_VIEWS = 2560  # of an image: dit-i-s on the smallest set that it is for
 MEMORY_SHARE = 0.9  # of a GPU's; the rest is for kernels' workspaces and the allocator's gaps
 
 NETWORKS = {
@@ -151,6 +152,11 @@ def step_flop(config: PlanConfig) -> float:
     return step_flops(training.model, config.mean_tokens, training.self_condition_prob)
 
 
+def views(config: PlanConfig) -> float:
+    """Return how often each training shows each image of the set, plain or mixed."""
+    return config.samples / config.images
+
+
 def stored_tokens(config: PlanConfig) -> dict[str, float]:
     """Return the tokens of all captions of an image, by set: mixed images have short ones, and no medium ones."""
     shorter = {"plain": MEDIUM_SHARE * config.mean_tokens + SHORT_TOKENS} | dict.fromkeys(
@@ -223,6 +229,7 @@ def to_json(config: PlanConfig, measured: "Measured | None" = None) -> dict[str,
         "bytes": {name: round(size) for name, size in disk(config).items()},
         "gpu_hours": hours,
         "trainings": config.trainings,
+        "views": views(config),
         "money": None if config.price is None else hours["in all"] * config.price,
         "memory": None if config.gpu_memory is None else memory(config),
         "measured": None if measured is None else asdict(measured),
@@ -270,6 +277,7 @@ def describe(config: PlanConfig, measured: "Measured | None" = None) -> str:
     lines += ["", "Disk", *(f"  {name:20} {_bytes(size):>9}  assumed" for name, size in sizes.items())]
     lines += ["", "GPU-hours", *(f"  {name:20} {value:9.1f}  {basis[name]}" for name, value in hours.items())]
     lines[-1] += each
+    lines += [f"  each image is seen {views(config):,.0f} times{_too_often(config)}"]
     if config.price is not None:
         paid = f"  {'in all':20} {total * config.price:9.1f}  {basis['in all']}"
         lines += ["", "Money", f"{paid}, at {config.price:g} for an hour of a GPU"]
@@ -325,6 +333,15 @@ def _measured(config: PlanConfig, measured: "Measured") -> list[str]:
         lines.append(f"  {stage:8} {rate:.3g} images/s{share}; {said}")
     lines[1] += f"; at most {_bytes(measured.memory)} of memory" * bool(measured.memory)
     return [*lines, f"  check    {measured.check}"]
+
+
+def _too_often(config: PlanConfig) -> str:
+    """Return a warning of a budget far beyond what the presets give a set of the size they are made for, or ""."""
+    if views(config) <= MANY_VIEWS:
+        return ""
+    smaller = [] if config.network.endswith(("-s", "-b")) else ["--network dit-s for up to 20,000 images"]
+    fewer = f"--train-images {MANY_VIEWS * config.images:,.0f}".replace(",", "")
+    return f", far more than the paper's 200: it may learn them by heart; try {' or '.join([*smaller, fewer])}"
 
 
 def _bytes(size: float) -> str:

@@ -24,12 +24,11 @@ from tessera.files import LOCK, TEMPORARY, atomic_path, exclusive_lock, read_jso
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
 from tessera.randomness import philox
-from tessera.stages import MANIFEST, is_complete, made_otherwise, read_manifest
+from tessera.stages import CONFIG, MANIFEST, is_complete, made_otherwise, read_manifest
 
 if TYPE_CHECKING:
     from tessera.report.sections.opening import Budget
 
-CONFIG = "config.json"
 BUSY = "another tessera run is working in this folder"
 PROMPTS = Path("prompts", "prompts.jsonl")
 FEW_PROMPTS = Path("few_prompts", "prompts.jsonl")
@@ -64,6 +63,10 @@ def run(
     check(out, config)  # before the lock, which would make the folder
     if not is_complete(out / "report"):
         _check_shapes(config)
+    if captions is not None:
+        from tessera.curate.caption.file import check_captions
+
+        check_captions(captions)
     with exclusive_lock(out, BUSY):
         claim(out, config)
         clock = Clock(out)

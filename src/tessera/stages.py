@@ -7,6 +7,7 @@ times and no absolute paths, so equal work gives equal bytes on any machine.
 import contextlib
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from tessera.devices import rank
 from tessera.files import LOCK, TEMPORARY, make_directory, read_json, remove_unfinished, sha256_file, write_json
 
 MANIFEST = "manifest.json"
+CONFIG = "config.json"
+"""File with the configuration, in a working folder of `tessera run` and in a run of `tessera train`."""
 FORMAT = 1
 """Version of the manifest and of the files that it describes; a directory of another one is refused."""
 
@@ -176,8 +179,37 @@ def read_manifest(
             near = f", which turns this run into one: tessera export {directory} --out DIR"
         raise UserError(f"{directory}: was made by `tessera {manifest.stage}`; give a directory made by {wanted}{near}")
     if must_be_complete and not manifest.complete:
-        raise UserError(f"{directory}: is unfinished; run `tessera {manifest.stage}` again to resume it")
+        place = run_folder(path.parent)
+        verb = manifest.stage if place is None else f"run PRESET --out {place}"
+        raise UserError(f"{directory}: is unfinished; run `tessera {verb}` again to resume it")
     return manifest
+
+
+def run_folder(directory: Path) -> Path | None:
+    """Return the working folder of `tessera run` that a stage's directory lies in; None where it lies in none."""
+    for folder in list(Path(directory).resolve().parents)[:4]:
+        with contextlib.suppress(UserError, OSError):
+            if read_json(folder / CONFIG).keys() >= {"arms", "collect"}:
+                return Path(os.path.relpath(folder))
+    return None
+
+
+def find_exports(folder: Path) -> list[Path]:
+    """Return the finished exports in their usual places below `folder`, and below out/ of it."""
+    places = ("export", "export/*", "*/export/*", "out/*/export/*")
+    found = dict.fromkeys(path.parent for place in places for path in sorted(folder.glob(f"{place}/{MANIFEST}")))
+    return [path for path in found if is_complete(path) and read_manifest(path).stage == "export"]
+
+
+def the_export(given: Path, *, or_last: bool = False) -> Path:
+    """Return `given`, or the one export below it if it is a folder without a manifest, such as one made by `tessera
+    run`. or_last: of several the last one, which is a UserError with their names otherwise."""
+    if (given / MANIFEST).exists() or not given.is_dir():
+        return given
+    found = [path for path in find_exports(given) if path.parent.name == "export"]
+    if len(found) > 1 and not or_last:
+        raise UserError(f"{given}: has several exports; give one of {', '.join(map(str, found))}")
+    return found[-1] if found else given
 
 
 def such_as(folder: Path, *stages: str) -> str:

@@ -49,6 +49,23 @@ def test_one_prompt_prints_where_its_picture_is(export, tmp_path, capsys, monkey
     assert capsys.readouterr().out.splitlines() == [f"mine/00000/samples/000{k}.png" for k in range(3)]
 
 
+def test_a_prompt_without_an_export_finds_the_only_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("generate", "a red apple") == 2
+    assert "'a red apple' is no directory here; give an export before the prompt" in capsys.readouterr().err
+    write_export(tmp_path / "out" / "fruit" / "export" / "ta")
+    assert call("generate", "a red apple", "--device", "cpu", "--seed", 5) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[0] == "generate: draws 'a red apple' by out/fruit/export/ta"
+    assert call("generate", "out/fruit", "a red apple", "--device", "cpu", "--seed", 5) == 0
+    assert capsys.readouterr().out == said.out  # the same image
+    write_export(tmp_path / "out" / "fruit" / "export" / "ta_ia")
+    both = "one of out/fruit/export/ta, out/fruit/export/ta_ia\n"
+    for words in (["a red apple"], ["out/fruit", "a red apple"]):
+        assert call("generate", *words) == 2
+        assert capsys.readouterr().err.endswith(both)
+
+
 def test_shipped_prompts_by_name(export, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call("generate", export, "--prompts", "figure4", "--extended", "--out", "drawn", "--device", "cpu") == 0

@@ -7,6 +7,7 @@ import pytest
 
 from tessera.cli import VERBS
 from tessera.prompts.extend import ExtendConfig
+from tessera.stages import open_stage
 from tiny.commands import call, tessera
 
 
@@ -26,6 +27,16 @@ def test_the_demo_is_served_with_the_extender_that_was_asked_for(flags, extender
     assert call("demo", tmp_path, "--port", 7000, *flags) == 0
     ((export, given),) = served
     assert (export, given["port"], given["extender"]) == (tmp_path, 7000, extender)
+
+
+def test_the_demo_of_a_working_folder_is_that_of_its_last_arm(tmp_path, monkeypatch):
+    served = []
+    monkeypatch.setattr("tessera.demo.serve.serve", lambda export, **given: served.append(export))
+    monkeypatch.setattr("os._exit", sys.exit)
+    for arm in ("ta", "ta_ia"):
+        open_stage(tmp_path / "export" / arm, stage="export", config={}).finish({})
+    assert call("demo", tmp_path) == 0
+    assert served == [tmp_path / "export" / "ta_ia"]  # the other one is drawn with it
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -135,7 +135,7 @@ def test_sets_in_each_others_place(folder, capsys):
     for given, said in (
         (["--plain", "encoded/mixed", "--augmented", "encoded/int8"], "encoded/mixed: holds augmented images"),
         ([*good, "--augmented", "encoded/none"], "encoded/none: holds plain images"),
-        (good, "augment_prob: 0.5 needs an augmented set"),
+        (good, "train: mine.py:aio_ia trains on CutMix images too; give --augmented, a set encoded with --recipe"),
     ):
         capsys.readouterr()
         assert call(*words, *given, "--out", "runs/wrong") == 2
@@ -143,8 +143,10 @@ def test_sets_in_each_others_place(folder, capsys):
     assert call("train", "mine.py:small", *good, "--augmented", "encoded/mixed", "--out", "runs/wrong") == 2
     assert "leave out --augmented" in capsys.readouterr().err
     assert not (folder / "runs/wrong").exists()
-    assert call(*words, *good, "--augmented", "encoded/mixed", "--out", "runs/right") == 0
-    assert "has captions by scene: this trains the arm ta_ia, not aio_ia" in capsys.readouterr().err
+    assert call(*words, *good, "--augmented", "encoded/mixed", "--out", "runs/right", "--num-images", 10) == 0
+    said = capsys.readouterr().err
+    assert "has captions by scene: this trains the arm ta_ia, not aio_ia" in said
+    assert "train: --num-images 10 is rounded up to 16 images, whole batches of 8" in said
 
 
 def test_what_is_loaded_for_a_training_is_on_its_device_and_never_in_the_way_of_its_steps(folder, monkeypatch):

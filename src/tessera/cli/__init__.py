@@ -6,15 +6,16 @@ where an error was raised.
 """
 
 import errno
+import json
 import os
 import shutil
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import NoReturn
 
-from tessera.cli import curate, evaluate, generate, output, tools, train, workflow
+from tessera.cli import curate, evaluate, generate, output, parse, tools, train, workflow
 from tessera.config import UserError, nearest
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -61,7 +62,7 @@ DESCRIPTION = (
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command and end the process: the entry point."""
     args = list(sys.argv[1:] if args is None else args)
-    if args in (["--version"], ["-V"]):
+    if args in (["--version"], ["-V"], ["version"]):
         import tessera
 
         print(tessera.__version__)
@@ -69,15 +70,19 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     output.as_json, debugging = output.FLAG in args, os.environ.get("TESSERA_DEBUG") == "1"
     args = [_at_home(word) for word in args if word != output.FLAG]
     try:
-        if args in (["--help"], ["-h"]):
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        if args in (["--help"], ["-h"], []):
             print(_overview(), flush=True)
             sys.exit(0)
-        _check_verb(args)
+        verb = _find_verb(args)
+        if verb:
+            parse.check_flags(verb, VERBS[verb], args[len(verb.split()) :])
         from tessera.signals import stopping
 
         with stopping():
             try:
-                _app().cli(args=args, prog="tessera", description=DESCRIPTION)
+                parse.call(VERBS, GROUPS, args, DESCRIPTION)
             except SystemExit:  # a verb's help ends so; if nobody reads it, that shows when it is written
                 sys.stdout.flush()
                 raise
@@ -124,11 +129,12 @@ def _at_home(word: str) -> str:
     return flag + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
-def _check_verb(args: Sequence[str]) -> None:
-    """Raise UserError for an unknown verb. Missing words, and those with a dash, are tyro's to judge."""
+def _find_verb(args: Sequence[str]) -> str:
+    """Return the verb of a command line, or "" where a group's second word is missing or a dash comes first, which are
+    tyro's to judge. Raises UserError for an unknown one."""
     first, second = [*(word.replace("_", "-") for word in args[:2]), "-", "-"][:2]
     if first.startswith("-"):
-        return
+        return ""
     firsts = list(dict.fromkeys(verb.split()[0] for verb in VERBS))
     if first not in firsts:
         groups = {verb.split()[-1]: verb for verb in VERBS}  # for `tessera quality`
@@ -138,31 +144,7 @@ def _check_verb(args: Sequence[str]) -> None:
     verb = f"{first} {second}"
     if group and not second.startswith("-") and verb not in group:
         raise UserError(f"unknown verb {' '.join(args[:2])!r};{nearest(verb, group)} known: {', '.join(group)}")
-
-
-def _app() -> Any:
-    import tyro
-
-    app = tyro.extras.SubcommandApp()
-    groups = {name: tyro.extras.SubcommandApp() for name in GROUPS}
-    for name, verb in VERBS.items():
-        group, _, rest = name.rpartition(" ")
-        (groups[group] if group else app).command(name=rest)(_for_tyro(verb))
-    for name, group in groups.items():
-        app.command(group, name=name, help=GROUPS[name])
-    return app
-
-
-def _for_tyro(verb: Callable[..., None]) -> Callable[..., None]:
-    """Replace the strings in annotations (`tessera.cli.options`) by tyro's marks, so that verbs are read without it."""
-    import tyro
-
-    for name, hint in verb.__annotations__.items():
-        marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, str)]
-        if marks:
-            said = [tyro.conf.Positional if mark == "positional" else tyro.conf.arg(help=mark) for mark in marks]
-            verb.__annotations__[name] = Annotated[hint.__origin__, *said]
-    return verb
+    return (verb if verb in group else "") if group else first
 
 
 def _nobody_reads() -> bool:
@@ -178,5 +160,7 @@ def _nobody_reads() -> bool:
 
 
 def _fail(message: str, code: int, prefix: str = "error: ") -> NoReturn:
+    if output.as_json:
+        print(json.dumps({"error": message}), flush=True)
     print(f"{prefix}{message}", file=sys.stderr)
     sys.exit(code)

@@ -1,11 +1,13 @@
 """The verbs from usable weights to images."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tessera.cli.options import Device, GuidanceScale, Out, Steps
 from tessera.cli.output import say, say_files
 from tessera.config import UserError
+from tessera.stages import find_exports, the_export
 
 
 def import_published(
@@ -31,7 +33,7 @@ def import_published(
 
 
 def generate(
-    export: Annotated[Path | None, "positional", "Directory made by export."] = None,
+    export: Annotated[Path | None, "positional", "Directory made by export, or by run."] = None,
     prompt: Annotated[str | None, "positional", "One prompt; prints where its images are."] = None,
     prompts: str | None = None,
     model: Annotated[str | None, "Instead of an export, a diffusers pipeline: a repository or a folder."] = None,
@@ -82,7 +84,9 @@ def generate(
         return
     if export is None or size is not None or spacing is not None:
         raise UserError("give an export, or --model with a diffusers pipeline, which alone takes --size and --spacing")
-    source = prompts if prompt is None else [prompt]
+    if prompt is None and prompts is None and not export.exists():
+        export, prompt = _any_export(str(export)), str(export)
+    export, source = the_export(export), prompts if prompt is None else [prompt]
     if source is None or (prompts is not None and prompt is not None):
         raise UserError('give either a prompt, or --prompts with a file, "teaser" or "figure4"')
     from tessera.generate.folder import GenerateConfig
@@ -99,3 +103,13 @@ def generate(
         say(made)
     else:
         say_files(sorted((made / "00000" / "samples").iterdir()))
+
+
+def _any_export(prompt: str) -> Path:
+    """Return the only export nearby, for a command line that names none. Raises UserError for none or several."""
+    found = find_exports(Path())
+    if len(found) == 1:
+        print(f"generate: draws {prompt!r} by {found[0]}", file=sys.stderr)
+        return found[0]
+    named = f"one of {', '.join(map(str, found))}" if found else "a directory made by `tessera export`"
+    raise UserError(f"generate: {prompt!r} is no directory here; give an export before the prompt: {named}")

@@ -13,7 +13,7 @@ from tessera.config import UserError
 
 
 def demo(
-    export: Annotated[Path, "positional", "Directory made by export or import-published."],
+    export: Annotated[Path, "positional", "Directory made by export, import-published or run."],
     beside: Annotated[Path | None, "Second export to draw side by side; by default another of the same folder."] = None,
     workspace: Annotated[Path | None, "Folder with images/ and runs/; the one around the export by default."] = None,
     host: str = "127.0.0.1",
@@ -33,7 +33,9 @@ def demo(
     """
     from tessera.demo.serve import serve
     from tessera.prompts.extend import ExtendConfig
+    from tessera.stages import the_export
 
+    export = the_export(export, or_last=True)
     chosen = None
     if extender or extender_model or extender_server:
         chosen = ExtendConfig(extender=extender or "llm", model=extender_model, server=extender_server)
@@ -100,6 +102,6 @@ def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], "positional", "Y
 
     Example: tessera completion bash > ~/.local/share/bash-completion/completions/tessera
     """
-    from tessera import cli
+    from tessera.cli import GROUPS, VERBS, parse
 
-    cli._app().cli(args=["--tyro-print-completion", shell], prog="tessera")
+    parse.app(VERBS, GROUPS).cli(args=["--tyro-print-completion", shell], prog="tessera")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tessera.cli.options import ClassNames, Device, Layout, Networks, SingleClass, Split
 from tessera.cli.output import say_report, say_this
 from tessera.config import UserError
-from tessera.stages import read_manifest
+from tessera.stages import read_manifest, the_export
 
 
 def run(
@@ -123,6 +123,7 @@ def sweep(
     config = SweepConfig(
         trial=trial, guidance_scales=guidance_scales, guidance_intervals=guidance_intervals, steps=steps
     )
+    export = the_export(export)
     out = out or Path("sweep") / export.resolve().name
     page = sweep_all(out, export, config, choose)
     chosen = read_manifest(out, "sweep").facts["chosen"]

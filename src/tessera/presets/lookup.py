@@ -62,7 +62,8 @@ def load_train_preset(
     fit: Path | None = None,
 ) -> TrainConfig:
     """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed, cooldown, mix of
-    captions, as in "long=0.7,short=0.3", number of held-out records or early end, where given.
+    captions, as in "long=0.7,short=0.3", number of held-out records or early end, where given. The budget is rounded up
+    to whole batches.
 
     fit: an encoded set, whose shapes and normalization replace the preset's.
     """
@@ -78,7 +79,7 @@ def load_train_preset(
         if not colon:
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
         config = lookup(arm_name, arms, f"arm of {preset}")
-    changes: dict[str, Any] = {"num_images": num_images, "seed": seed}
+    changes: dict[str, Any] = {"num_images": num_images and whole_batches(num_images, config.batch_size), "seed": seed}
     changes |= {"validation_records": validation_records, "stop_after_no_gain": stop_after_no_gain}
     if caption_mix is not None:
         changes |= {"caption_mix": parse_mix(caption_mix), "caption_mix_start_image": caption_mix_start_image or 0}
@@ -94,3 +95,8 @@ def load_train_preset(
         for name in ("latent_shift", "latent_scale"):
             changes[name] = tuple(store.facts.get(name, (float(name == "latent_scale"),)))
     return replace(config, **{field: value for field, value in changes.items() if value is not None})
+
+
+def whole_batches(num_images: int, batch_size: int) -> int:
+    """Return `num_images`, rounded up to whole batches."""
+    return -(-num_images // batch_size) * batch_size

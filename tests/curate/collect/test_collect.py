@@ -80,7 +80,7 @@ def test_miniature_in_processes_is_the_same(images, world, tmp_path, monkeypatch
     assert tree(tmp_path / "images") == tree(images)
 
 
-def test_a_messy_folder_is_collected_and_its_rejects_named(messy, bad_images, tmp_path):
+def test_a_messy_folder_is_collected_and_its_rejects_named(messy, bad_images, tmp_path, capsys):
     out = tmp_path / "images"
     collect(out, FOLDER, messy)
     table = pq.read_table(out / "images.parquet").to_pylist()
@@ -90,7 +90,10 @@ def test_a_messy_folder_is_collected_and_its_rejects_named(messy, bad_images, tm
     assert rejects == {name: reason for name, (_, reason) in bad_images.items()}
 
     manifest = read_manifest(out, "collect")
-    assert manifest.counts == {"images": 293, "classes": 5, "rejected": 7, "ignored": 7}
+    small = sum(min(row["width"], row["height"]) < 16 for row in table if row["reject"] is None)
+    assert manifest.counts == {"images": 293, "classes": 5, "rejected": 7, "ignored": 7, "enlarged": small}
+    said = f"collect: {small} of 293 images are smaller than 16 px and were enlarged; a smaller --size keeps their d"
+    assert said in capsys.readouterr().err
     assert {source.split("/")[-1]: reason for source, reason in manifest.rejects.items()} == rejects
     assert manifest.facts["folders_without_images"] == ["docs"]
     assert set(manifest.facts["classes"]) == {"red fox", "grey cat", "Café noir", "\u732b", "a.b"}

@@ -1,5 +1,6 @@
 """The captioner `aio`, "An image of <class-name>": the paper's baseline (section 3.1)."""
 
+import re
 from collections.abc import Iterable
 
 from tessera.curate.caption.captioner import CaptionRequest, CaptionSource
@@ -34,6 +35,11 @@ def aio_caption_of(request: CaptionRequest, seed: int) -> str:
 def aio_caption(class_name: str) -> str:
     """Return the paper's baseline caption."""
     return f"An image of {class_name}"
+
+
+def lower_article(text: str) -> str:
+    """Return a text that stands within a sentence: a capital article at its start becomes a small one."""
+    return text[0].lower() + text[1:] if re.match(r"(?:A|An|The)\b", text) else text
 
 
 def mix_places(placement: Placement, words: tuple[str, str] | None = None) -> tuple[str, str]:

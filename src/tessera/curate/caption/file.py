@@ -67,6 +67,13 @@ def find_captions(file: str | Path) -> tuple[str, str]:
     return str(snapshot), f"{file}@{snapshot.name[:12]}"
 
 
+def check_captions(file: str | Path) -> None:
+    """Raise UserError for what `read_captions_file` would say of its first row, or if there is none."""
+    path, _ = find_captions(file)
+    if next(read_captions_file(path), None) is None:
+        raise UserError(f"{file}: has no captions; give a file with a row for each image")
+
+
 def _files_in(folder: Path) -> list[Path]:
     """List the files with a folder's captions: metadata, texts of the same stem as an image, or tables.
 

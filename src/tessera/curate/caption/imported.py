@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tessera.config import UserError
-from tessera.curate.caption.aio import mix_places
+from tessera.curate.caption.aio import lower_article, mix_places
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.file import find_captions, read_captions_file
 from tessera.curate.caption.names import ImageNames, image_names, without_suffix
@@ -14,6 +14,7 @@ from tessera.curate.caption.table import Texts, in_order
 from tessera.curate.index import read_images
 from tessera.curate.published_recipe import published_name
 from tessera.cutmix import CROP
+from tessera.randomness import address
 
 
 class FromFile(CaptionSource):
@@ -55,7 +56,7 @@ class FromFile(CaptionSource):
             texts, _ = named_captions(self._path, lambda name: _of_mix(name, mixes), known)
             if len(texts) < len(requests):
                 parts, others = named_captions(self._path, find, known)
-                joined = {request.key: _joined(request, parts) for request in requests}
+                joined = {request.key: _joined(request, parts, self.config.seed) for request in requests}
                 texts = {key: each for key, each in joined.items() if each} | texts
         self.missing = {request.key: "" for request in requests if request.key not in texts}
         if others:
@@ -128,14 +129,17 @@ def named_captions(
     return texts, others
 
 
-def _joined(request: CaptionRequest, parts: Mapping[str, Texts]) -> dict[str, str]:
+def _joined(request: CaptionRequest, parts: Mapping[str, Texts], seed: int) -> dict[str, str]:
     """Join the captions of a CutMix image's two images, `parts` by key, at each level that both have, because no
-    captioner has seen it."""
+    captioner has seen it. Which comes first is drawn: a caption must not tell which image was the base."""
     placement, partner, base = request.placement, request.partner, parts.get(request.base.key, {})
     if placement is None or partner is None or placement.pattern == CROP:
         return dict(base)
     places, other, joined = mix_places(placement, request.words), parts.get(partner.key, {}), {}
     for level in (level for level in base if level in other):
-        told = zip(places, (base[level], other[level]))
-        joined[level] = " ".join(f"{place.capitalize()}, {text.strip().rstrip('.')}." for place, text in told)
+        told = [*zip(places, (base[level], other[level]))]
+        told = told[::-1] if address(seed, "caption", request.key) % 2 == 1 else told
+        joined[level] = " ".join(
+            f"{place.capitalize()}, {lower_article(text.strip()).rstrip('.')}." for place, text in told
+        )
     return joined

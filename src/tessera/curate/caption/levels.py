@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tessera.config import UserError
-from tessera.curate.caption.aio import aio_caption, aio_caption_of
+from tessera.curate.caption.aio import aio_caption, aio_caption_of, lower_article
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.table import Texts, check_level, in_order, read_levels
 from tessera.cutmix import CROP
@@ -124,7 +124,7 @@ def shorten(text: str) -> str:
     opening = _OPENING.match(first)
     first = first[opening.end() :] if opening and opening.end() < len(first) else first
     first = _clauses(first)[0] or text.strip()
-    return first[0].lower() + first[1:] if re.match(r"(?:A|An|The)\b", first) else first
+    return lower_article(first)
 
 
 def drop_clauses(text: str, rng: np.random.Generator) -> str:

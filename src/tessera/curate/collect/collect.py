@@ -17,6 +17,8 @@ import contextlib
 import functools
 import hashlib
 import json
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -136,7 +138,7 @@ def _collect_miniature(out: Path, config: CollectConfig) -> None:
     keys = [scene_key(world, number) for number in range(world.num_images)]
     write_table(out / SCENES_TABLE, {"key": keys, "scene": scenes})
     rows = [(key, key.split("/")[0], f"{key}.png", world.size, world.size, MINIATURE, None) for key in keys]
-    tally = _Tally()
+    tally = _Tally(world.size)
     with writing_rows(out / IMAGES_TABLE, images_schema()) as write:
         write(tally.take(rows))
     tally.finish(stage, ignored={}, facts={})
@@ -157,16 +159,19 @@ def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[s
 class _Tally:
     """Counts of rows as they pass."""
 
-    def __init__(self):
+    def __init__(self, size: int):
+        self.size = size
         self.good: Counter[str] = Counter()
+        self.enlarged = 0
         self.bad: dict[str, tuple[str, str]] = {}
         """Class -> source and reason of its first reject."""
         self.rejects: dict[str, str] = {}
 
     def take(self, rows: Sequence[tuple]) -> Sequence[tuple]:
-        for _, name, _, _, _, source, reject in rows:
+        for _, name, _, width, height, source, reject in rows:
             if reject is None:
                 self.good[name] += 1
+                self.enlarged += min(width, height) < self.size
             else:
                 self.rejects[source] = reject
                 self.bad.setdefault(name, (source, reject))
@@ -175,6 +180,7 @@ class _Tally:
     def finish(self, stage: Stage, ignored: Mapping[str, int], facts: dict[str, Any]) -> None:
         counts = {"images": self.good.total(), "classes": len(self.good)}
         counts |= {"rejected": len(self.rejects), "ignored": sum(ignored.values())}
+        counts |= {"enlarged": self.enlarged} if self.enlarged else {}
         facts |= {"ignored": dict(sorted(ignored.items()))} if ignored else {}
         stage.finish(counts, self.rejects, {"classes": dict(sorted(self.good.items())), **facts})
 
@@ -246,7 +252,7 @@ def _collect_source(
     for group, index in zip(found.groups, indexes):
         step = max(index.count, 1) if group.whole else part_size
         parts += [(group, start, min(start + step, index.count)) for start in range(0, index.count, step)]
-    tally = _Tally()
+    tally = _Tally(config.size)
     states = writing_rows(out / STATES_TABLE, states_schema())
     with writing_rows(out / IMAGES_TABLE, images_schema()) as write, states as write_states:
         few = total < 2 * part_size or len(parts) < 2
@@ -260,7 +266,9 @@ def _collect_source(
                     changes.note(pairs)
                 bar.advance(len(rows))
         write(tally.take([(name, "", None, None, None, name, reason) for name, reason in found.strays.items()]))
-        _check_classes(source, tally)
+    if not tally.good:
+        shutil.rmtree(out)  # nothing of it can be used, whatever source is given next
+    _check_classes(source, tally)
     listed.cache_clear()
     empty = (group for group, index in zip(found.groups, indexes) if not index.count)
     barren = {name for group in empty for name in getattr(group, "folders", ())} - {""}
@@ -281,6 +289,11 @@ def _collect_source(
     if changes is not None:
         facts["grown"] = changes.write(out)
     tally.finish(stage, _ignored(found, indexes), facts)
+    if tally.enlarged:
+        said = (
+            f"{tally.enlarged:,} of {tally.good.total():,} images are smaller than {config.size} px and were enlarged"
+        )
+        print(f"collect: {said}; a smaller --size keeps their detail as it is", file=sys.stderr)
 
 
 def _index(groups: Sequence[Group]) -> list[Index]:
