@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tessera.metrics import bounds
-from tessera.metrics.bounds import GROUP, Products
+from tessera.metrics.bounds import GROUP, Products, room_for
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -18,8 +18,8 @@ def test_they_hold_for_every_pair_and_are_narrow(monkeypatch, fast, width):
     a, b = ((rng.normal(size=(rows, width)) * spectrum + 7).astype(np.float32) for rows in (50, 71))
     b[3], b[4:8], b[9] = 7.0, b[4], b[9] + 300
     center, scale = np.full(width, 7.0), 4.0
-    left, right = Products(a, center, scale), Products(b, center, scale)
-    upper = left.upper_bounds(right).double().numpy()
+    left, right = Products(a, center, scale, alike=True), Products(b, center, scale)
+    upper = left.upper_bounds(right, room_for(50 * 2 * GROUP)).double().numpy()
     assert upper.shape == (50, 2 * GROUP)
     assert (upper[:, 71:] == -np.inf).all()
     exact = left.halves(np.square(a[:, None].astype(float) - b).sum(2).T / scale**2).T

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,9 +172,18 @@ def test_nearest_sees_differences_that_float32_products_lose():
     np.testing.assert_allclose(distances, np.abs(points[:, 0].astype(float) - others[::-1, 0]), rtol=1e-9)
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    """Torch's threads during a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("outlier", [0, 1e4])
-def test_nearest_is_exact_at_either_precision_over_many_blocks(monkeypatch, fast, outlier):
+def test_nearest_is_exact_at_either_precision_over_many_blocks(threads, monkeypatch, fast, outlier):
     """Also where float32's or int8's products cannot tell the candidates apart."""
     monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: fast)
     rng = np.random.default_rng(2)
@@ -192,6 +202,7 @@ def test_nearest_is_exact_at_either_precision_over_many_blocks(monkeypatch, fast
     distances, rows = nearest(others[50:], others, skip=np.arange(50, 900), block_entries=100 * 64)
     np.testing.assert_array_equal(rows, squares[50:].argmin(1))
     np.testing.assert_allclose(distances, np.sqrt(squares[50:].min(1)), rtol=1e-12)
+    assert torch.get_num_threads() == threads
 
 
 def test_nearest_among_equal_points_is_the_first_of_them():

@@ -21,17 +21,18 @@ class Products:
     Codes are of turned points, whose entries are of one size whatever the spectrum is, so that little is lost.
     """
 
-    def __init__(self, rows: np.ndarray, center: np.ndarray, scale: float):
+    def __init__(self, rows: np.ndarray, center: np.ndarray, scale: float, alike: bool = False):
+        """Prepare points (N, d); alike: the codes of each PIECE are of one step, the widest that its points need."""
         import torch
 
         self.rows = rows
-        made = [_coded(rows[start : start + PIECE], center, scale) for start in range(0, len(rows), PIECE)]
+        made = [_coded(rows[start : start + PIECE], center, scale, alike) for start in range(0, len(rows), PIECE)]
         self.table, self.steps, norms, error = (torch.cat(part) for part in zip(*made))
         self.norms, self.error = norms.double().numpy(), error.double().numpy()
 
-    def upper_bounds(self, other: "Products") -> Any:
+    def upper_bounds(self, other: "Products", room: tuple[Any, Any]) -> Any:
         """Return at least (|a|^2 - distance^2) / 2 of all pairs, float32 (n, m); m is rounded up to whole GROUPs, whose
-        further ones are -inf."""
+        further ones are -inf. Of at most a PIECE of points, whose codes are alike, in `room_for` n m entries."""
         import torch
 
         extra = -len(other.rows) % GROUP
@@ -42,18 +43,27 @@ class Products:
         slack = self.error.max() * other.norms + (longest + self.error.max()) * other.error
         slack = (1 + 2 * unit) * slack + unit * np.square(longest + other.norms)
         rest = pad(torch.from_numpy(toward(slack - np.square(other.norms) / 2, np.inf)), (0, extra), value=-torch.inf)
+        products, bounds = (part[: len(self.table) * len(right)].view(-1, len(right)) for part in room)
         if self.table.dtype == torch.float32:
-            return torch.addmm(rest, self.table, right.T)
-        products = torch._int_mm(self.table, right.T)  # pyright: ignore[reportPrivateImportUsage]
-        products = products.float().mul_(self.steps)
-        return torch.addcmul(rest, products, pad(other.steps[:, 0], (0, extra)), out=products)
+            return torch.addmm(rest, self.table, right.T, out=bounds)
+        torch._int_mm(self.table, right.T, out=products)  # pyright: ignore[reportPrivateImportUsage]
+        steps = pad(other.steps[:, 0], (0, extra))
+        return torch.addcmul(rest, bounds.copy_(products), steps, value=float(self.steps[0]), out=bounds)
 
-    def halves(self, squares: np.ndarray, rows: Any = slice(None)) -> np.ndarray:
-        """Return (|a|^2 - squares) / 2 of some rows."""
-        return (np.square(self.norms[rows]) - squares) / 2
+    def halves(self, squares: np.ndarray) -> np.ndarray:
+        """Return (|a|^2 - squares) / 2 of each row."""
+        return (np.square(self.norms) - squares) / 2
 
 
-def _coded(rows: np.ndarray, center: np.ndarray, scale: float) -> tuple[Any, Any, Any, Any]:
+def room_for(entries: int) -> tuple[Any, Any]:
+    """Return memory for the products and bounds of so many pairs, int32 and float32, to be filled again and again:
+    fresh pages cost as much time as the sums."""
+    import torch
+
+    return torch.empty(entries, dtype=torch.int32), torch.empty(entries)
+
+
+def _coded(rows: np.ndarray, center: np.ndarray, scale: float, alike: bool) -> tuple[Any, Any, Any, Any]:
     """Return centered rows (n, d) as codes, the steps of the codes (n, 1), the norms, and the codes' errors (n,)."""
     import torch
 
@@ -63,7 +73,9 @@ def _coded(rows: np.ndarray, center: np.ndarray, scale: float) -> tuple[Any, Any
     if not torch.cpu._is_vnni_supported():
         return points, norms[:, None], norms, torch.zeros_like(norms)
     turned, unit = _turned(points)
-    steps = (turned.abs().amax(1, keepdim=True) / 127).clamp_min_(torch.finfo(torch.float32).tiny)
+    largest = turned.abs().amax(1, keepdim=True)
+    largest = largest.amax().expand_as(largest) if alike else largest
+    steps = (largest / 127).clamp_min_(torch.finfo(torch.float32).tiny)
     codes = (turned / steps).round_()
     error = torch.linalg.vector_norm(turned.addcmul_(codes, steps, value=-1), dim=1).add_(norms, alpha=unit)
     return torch.nn.functional.pad(codes.to(torch.int8), (0, -codes.shape[1] % 4)), steps, norms, error

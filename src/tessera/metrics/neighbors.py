@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from tessera.config import UserError
 from tessera.metrics.arrays import as_floats, same_width
-from tessera.metrics.bounds import GROUP, Products, toward
+from tessera.metrics.bounds import GROUP, PIECE, Products, room_for, toward
 from tessera.metrics.jackknife import LeftOut
 
 BLOCK_ENTRIES = 2**21
@@ -104,12 +106,16 @@ def above(halves: np.ndarray, bound: np.ndarray, slack: np.ndarray) -> tuple[np.
 
 
 def nearest(
-    points: Any, others: Any, *, skip: np.ndarray | None = None, block_entries: int = 2 * BLOCK_ENTRIES
+    points: Any, others: Any, *, skip: np.ndarray | None = None, block_entries: int = BLOCK_ENTRIES
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return distance (N,) from each of points (N, d) to its nearest one of others (M, d), and that one's row (N,).
 
     Exact, of equally near ones the first. skip (N,): for each point a row of others that does not count, such as its
-    own; needs M > 1. Memory grows with N + M, not with N M; others are not copied.
+    own; needs M > 1. Memory grows with N + M, not with N M; others are not copied. block_entries: pairs that a thread
+    holds at once.
+
+    Each of torch's threads takes points of its own. Threads that share every sum wait for each other by spinning, which
+    costs several times as much as the sums where the processor has other work.
     """
     import torch
 
@@ -117,40 +123,76 @@ def nearest(
     same_width(points.shape[1], others.shape[1])
     center = others[:: -(-len(others) // COLUMNS)].mean(0, dtype=np.float64)  # any one near the points does
     scale = float(2.0 ** np.frexp(max(abs(float(x)) for part in (points, others) for x in (part.min(), part.max())))[1])
-    squares, found = np.full(len(points), np.inf), np.zeros(len(points), np.int64)
+    best = np.full(len(points), np.inf), np.zeros(len(points), np.int64)
     columns = max(GROUP, min(block_entries // GROUP, COLUMNS) // GROUP * GROUP)
-    size = max(1, block_entries // columns)
-    left = [Products(points[start : start + size], center, scale) for start in range(0, len(points), size)]
-    for first in range(0, len(others), columns):
-        right = Products(others[first : first + columns], center, scale)
-        for number, part in enumerate(left):
-            rows = slice(number * size, number * size + len(part.rows))
-            upper = part.upper_bounds(right)  # (n, m), m a multiple of GROUP
-            if skip is not None:
-                own = skip[rows] - first
-                inside = np.flatnonzero((own >= 0) & (own < len(right.rows)))
-                upper[inside, own[inside]] = -torch.inf
-            groups = upper.view(len(part.rows), GROUP, -1)
-            best = groups.amax(1)  # the only look at all of them
-            # The most promising one of each row tells how near the nearest one is at least.
-            limit = part.halves(squares[rows])
-            i = torch.nonzero(best.amax(1) >= torch.from_numpy(toward(limit, -np.inf)))[:, 0]
-            group = best[i].argmax(1)
-            j = groups[i, :, group].argmax(1) * best.shape[1] + group
-            i, j = i.numpy(), np.minimum(j.numpy(), len(right.rows) - 1)
-            limit[i] = np.maximum(limit[i], part.halves(exact_squares(part.rows, i, right.rows, j, scale), i))
-            bound = torch.from_numpy(toward(limit, -np.inf))
-            i, group = torch.nonzero(best >= bound[:, None], as_tuple=True)
-            pair, place = torch.nonzero(groups[i, :, group] >= bound[i, None], as_tuple=True)
-            i, j = i[pair].numpy(), (place * best.shape[1] + group[pair]).numpy()
-            far = exact_squares(part.rows, i, right.rows, j, scale)
-            order = np.lexsort((j, far, i))
-            i, j, far = i[order], j[order], far[order]
-            here = np.flatnonzero(np.diff(i, prepend=-1))  # the nearest one of each row
-            i, j, far = i[here], j[here], far[here]
-            nearer = far < squares[rows][i]
-            squares[rows][i[nearer]], found[rows][i[nearer]] = far[nearer], j[nearer] + first
-    return np.sqrt(squares) * scale, found
+    size = min(PIECE, max(1, block_entries // columns))
+    threads = torch.get_num_threads()
+    rooms = [room_for(size * columns) for _ in range(threads)]
+
+    def search(part: Products, right: Products, rows: slice, first: int) -> None:
+        room = rooms.pop()
+        own = None if skip is None else skip[rows] - first
+        _search(part, right, part.upper_bounds(right, room), own, first, scale, [of_all[rows] for of_all in best])
+        rooms.append(room)
+
+    starts = range(0, len(others), columns)
+    slices = [slice(start, start + size) for start in range(0, len(points), size)]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            left = list(pool.map(lambda rows: Products(points[rows], center, scale, alike=True), slices))
+            prepared = (pool.submit(Products, others[first : first + columns], center, scale) for first in starts)
+            coming = next(prepared)
+            for first in starts:
+                right, coming = coming.result(), next(prepared, coming)
+                list(pool.map(search, left, repeat(right), slices, repeat(first)))
+    finally:
+        torch.set_num_threads(threads)
+    return np.sqrt(best[0]) * scale, best[1]
+
+
+def _search(
+    part: Products,
+    right: Products,
+    upper: Any,
+    own: np.ndarray | None,
+    first: int,
+    scale: float,
+    best: list[np.ndarray],
+) -> None:
+    """Put nearer ones into `best`, the squared distance and the row (n,) of each point of `part`.
+
+    upper (n, m): bounds of them, changed; first: row of the first of `right`; own (n,): the ones that do not count.
+    """
+    import torch
+
+    squares, found = best
+    if own is not None:
+        inside = np.flatnonzero((own >= 0) & (own < len(right.rows)))
+        upper[inside, own[inside]] = -torch.inf
+    groups = upper.view(len(upper), GROUP, -1)
+    highest = groups.amax(1)  # the only look at all of them
+
+    def take(i: np.ndarray, j: np.ndarray) -> None:
+        far = exact_squares(part.rows, i, right.rows, j, scale)
+        order = np.lexsort((j, far, i))
+        order = order[np.diff(i[order], prepend=-1) > 0]  # the nearest one of each point
+        i, j, far = i[order], j[order] + first, far[order]
+        nearer = (far < squares[i]) | (far == squares[i]) & (j < found[i])
+        squares[i[nearer]], found[i[nearer]] = far[nearer], j[nearer]
+
+    def bound() -> Any:
+        return torch.from_numpy(toward(part.halves(squares), -np.inf))
+
+    # The most promising one of each point tells how near the nearest one is at least.
+    i = torch.nonzero(highest.amax(1) >= bound())[:, 0]
+    group = highest[i].argmax(1)
+    j = groups[i, :, group].argmax(1) * highest.shape[1] + group
+    take(i.numpy(), j.numpy())
+    upper[i, j] = -torch.inf
+    least = bound()
+    i, group = torch.nonzero(highest >= least[:, None], as_tuple=True)
+    pair, place = torch.nonzero(groups[i, :, group] >= least[i, None], as_tuple=True)
+    take(i[pair].numpy(), (place * highest.shape[1] + group[pair]).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
