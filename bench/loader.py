@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tessera.encoded.record import LONG, EncodedRecord, EncodedText, pack_floats
+from tessera.encoded.record import GROUP, LONG, EncodedRecord, EncodedText, pack_floats
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import open_encoded, shard_name
 from tessera.randomness import philox
 from tessera.stages import open_stage
 from tessera.train.algorithm1 import Algorithm1, CaptionMix, Normalization
+from tessera.train.dataset_checks import level_numbers
 from tessera.train.loader import Reader, passes, read_ahead
 
 TOKENS, WIDTH, SHAPE = 180, 2048, (4, 32, 32)
@@ -47,7 +48,7 @@ def records(
             class_name="class",
             caption="a caption of a hundred and thirty words " * 18,
             text_codes=noise[start : start + length],
-            text_scale=np.full((length, width // 64), 0.01, np.float16),
+            text_scale=np.full((length, -(-width // GROUP)), 0.01, np.float16),
             latent_mean=latents[i % 64],
             latent_std=np.abs(latents[(i + 7) % 64]),
         )
@@ -89,7 +90,8 @@ def make_set(
             made = records(size, seed + 1000 * number, tokens, width, shape, fewest)
             made = (with_levels(record, levels) for record in made) if levels != (LONG,) else made
             write_shard(path, made, latent_shape=shape, text_width=width, levels=levels)
-    facts = {"null_condition": pack_floats(np.zeros((1, width), np.float32))}
+    facts = {"null_condition": pack_floats(np.zeros((1, width), np.float32)), "image_size": 8 * shape[1]}
+    facts |= dict.fromkeys(("latent_codec", "text_encoder"), "random")
     stage.finish({"records": count}, facts=facts)
     return folder
 
@@ -150,13 +152,14 @@ def compare_levels(folder: Path, count: int, images: int) -> None:
     for name, has in (("one", levels[:1]), ("three", levels)):
         store = open_encoded(make_set(folder / name, count, 2, False, levels=has))
         weights = tuple(1 / len(has) for _ in has)
-        mix = CaptionMix(levels=has, first=weights, last=weights, end=1)
+        mix = CaptionMix(levels=has, weights=weights)
         algorithm = Algorithm1(store, None, 0.4, 0.0, 0, "linear", caption_mix=mix)
-        numbers = (list(range(len(has))), [0])
-        readers.append(Reader(algorithm, store, None, Normalization(scale=(0.18215,)), levels=numbers))
+        numbers = level_numbers(mix, store)
+        readers.append(Reader(algorithm, store, None, Normalization(scale=(0.18215,)), levels=(numbers, (0,))))
         draws = algorithm.draws(np.arange(64))
-        sizes.append(sum(size_of(store.read(*each)) for each in zip(draws.index.tolist(), draws.level.tolist())))
-    ratios = [np.divide(*[measure(read, images)[0] for read in reversed(readers)]) for _ in range(5)]
+        drawn = zip(draws.index.tolist(), draws.level.tolist())
+        sizes.append(sum(size_of(store.read(index, numbers[level])) for index, level in drawn))
+    ratios = [three / one for one, three in ([measure(read, images)[0] for read in readers] for _ in range(5))]
     print(
         f"one of three captions drawn, over one caption: {np.median(ratios):.3f} x the processor time (5 turns:"
         f" {min(ratios):.3f} to {max(ratios):.3f}), {sizes[1] / sizes[0]:.3f} x the bytes a sample"

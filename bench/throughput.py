@@ -57,11 +57,11 @@ class Device:
         return mean, mean
 
 
-def make_images(folder: Path) -> None:
-    """Write a class folder of images with the detail of photographs, and collect them."""
+def make_images(folder: Path, count: int = IMAGES) -> None:
+    """Write a class folder of images with the detail of photographs, and collect them as folder/images."""
     rng = np.random.default_rng(1)
     (folder / "photos" / "a").mkdir(parents=True)
-    for number in range(IMAGES):
+    for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).resize((SIDE, SIDE), 3)
         coarse.save(folder / "photos" / "a" / f"{number}.jpg", quality=90)
     collect(folder / "images", CollectConfig(source="photos", size=SIDE, single_class=None), folder / "photos")
@@ -94,7 +94,7 @@ def caption_share(folder: Path) -> float:
     import sys
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from tiny.chat_server import ChatServer, completion
+    from tiny.chat_server import ChatServer, completion  # pyright: ignore[reportMissingImports]
 
     slots, answers = threading.Semaphore(CAPACITY), []
 

@@ -18,7 +18,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from tessera.models.rin import CAD_I_L
 from tessera.presets.imagenet import cad_i_l, dit_i_l2
 from tessera.records import DenoiserState
 from tessera.train.config import RuntimeOptions, TrainConfig
+from tessera.train.loader import HostBatch
 from tessera.train.loop import Trainer
 from tessera.train.optim.config import OptimConfig
 
@@ -43,12 +44,11 @@ CPU_BATCH = 4
 GPU_BATCHES = 16
 FEWEST, MOST = 20, 300  # tokens of a text on a GPU
 ROUNDS = 6
+NETWORKS = {"DiT-I L/2": dit_i_l2, "CAD-I L": cad_i_l}
 
 
-def trainer_of(
-    config: TrainConfig, store: EncodedStore, batch: int, device: str, **options: Any
-) -> tuple[Trainer, list]:
-    """Return a trainer and the first batch, on a GPU several. options: of RuntimeOptions."""
+def trainer_of(config: TrainConfig, store: EncodedStore, batch: int, device: str, **options: Any) -> Trainer:
+    """Return a trainer of steps of one pass. options: of RuntimeOptions."""
     config = replace(
         config,
         num_images=10**6 * batch,
@@ -58,10 +58,14 @@ def trainer_of(
         sample_every_images=None,
     )
     runtime = RuntimeOptions(device_batch_size=batch, **options)
-    trainer = Trainer(Path("unused"), store, None, config, torch.device(device), runtime)
-    if device != "cuda":
-        return trainer, [trainer.reader(range(batch))]
-    return trainer, [trainer.reader(range(n * batch, (n + 1) * batch)).pinned() for n in range(GPU_BATCHES)]
+    return Trainer(Path("unused"), store, None, config, torch.device(device), runtime)
+
+
+def batches_of(trainer: Trainer, count: int) -> list[HostBatch]:
+    """Return the first batches of a trainer whose pass is its batch, ready for its device."""
+    size = trainer.samples_per_pass
+    read = [trainer.reader(range(n * size, (n + 1) * size)) for n in range(count)]
+    return [batch.pinned() for batch in read] if trainer.state.device.type == "cuda" else read
 
 
 def pixart_step(config: DiTConfig, loaded: list, *, autocast: bool) -> Callable[[], None]:
@@ -137,10 +141,11 @@ def dit_on_cpu(store: EncodedStore) -> None:
     adamw = OptimConfig(name="adamw", lr=1e-4)
     dit = replace(DIT_I_L2, depth=2, refiner_depth=0)
     config = replace(dit_i_l2(), model=dit, optim=adamw)
-    trainer, loaded = trainer_of(config, store, CPU_BATCH, "cpu")
-    compiled, _ = trainer_of(config, store, CPU_BATCH, "cpu", compile=True)
+    trainer = trainer_of(config, store, CPU_BATCH, "cpu")
+    loaded = batches_of(trainer, 1)
+    compiled = trainer_of(config, store, CPU_BATCH, "cpu", compile=True)
     compiled.stepper.step(loaded)  # compiles
-    less, _ = trainer_of(config, store, CPU_BATCH, "cpu", gradient_checkpointing=True)
+    less = trainer_of(config, store, CPU_BATCH, "cpu", gradient_checkpointing=True)
     best = by_turns(
         {
             "eager": lambda: trainer.stepper.step(loaded),
@@ -164,8 +169,9 @@ def dit_on_cpu(store: EncodedStore) -> None:
 def cad_on_cpu(store: EncodedStore) -> None:
     rin = replace(CAD_I_L, blocks=1)
     config = replace(cad_i_l(), model=rin)
-    trainer, loaded = trainer_of(config, store, CPU_BATCH, "cpu")
-    less, _ = trainer_of(config, store, CPU_BATCH, "cpu", gradient_checkpointing=True)
+    trainer = trainer_of(config, store, CPU_BATCH, "cpu")
+    loaded = batches_of(trainer, 1)
+    less = trainer_of(config, store, CPU_BATCH, "cpu", gradient_checkpointing=True)
     best = by_turns(
         {
             "ours": lambda: trainer.stepper.step(loaded),
@@ -181,19 +187,27 @@ def cad_on_cpu(store: EncodedStore) -> None:
     )
 
 
-def on_gpu(store: EncodedStore, batches: list[int], peak: float, steps: int = 20) -> list[dict]:
-    """Print a line for each network and batch, and return them as dicts."""
+def on_gpu(
+    store: EncodedStore,
+    batches: list[int],
+    peak: float,
+    steps: int = 20,
+    networks: Mapping[str, Callable[[], TrainConfig]] = NETWORKS,
+    device: str = "cuda",
+) -> list[dict]:
+    """Print a line for each network and batch, and return them as dicts. device: "cpu" for small networks."""
     rows = []
-    for name, config in (("DiT-I L/2", dit_i_l2()), ("CAD-I L", cad_i_l())):
+    for name, make in networks.items():
+        config = make()
         for batch in batches:
             row = {"network": name, "batch": batch}
             try:
-                row |= measured(*trainer_of(config, store, batch, "cuda"), steps)
+                row |= measured(trainer_of(config, store, batch, device), steps)
             except torch.OutOfMemoryError:
                 print(f"{name}, batch {batch}: does not fit into memory", flush=True)
             # A trainer refers to itself by its hooks and programs, and the error above to its tensors.
             gc.collect()
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # nothing where CUDA was never begun
             if "images_per_second" in row:
                 tflops = row["images_per_second"] * step_flops(config.model, row["tokens"], 0.9) / 1e12
                 row |= {"tflops": tflops, "share_of_peak": tflops / peak}
@@ -206,22 +220,28 @@ def on_gpu(store: EncodedStore, batches: list[int], peak: float, steps: int = 20
     return rows
 
 
-def measured(trainer: Trainer, loaded: list, steps: int) -> dict:
-    """Return the rate of `steps` steps after one on each batch, which compiles for all their shapes."""
-    torch.cuda.reset_peak_memory_stats()
+def measured(trainer: Trainer, steps: int) -> dict:
+    """Return the rate of `steps` steps on `GPU_BATCHES` batches, after one on each, which compiles for their shapes."""
+    loaded, on_cuda = batches_of(trainer, GPU_BATCHES), trainer.state.device.type == "cuda"
+
+    def finished() -> float:
+        if on_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
     for host in loaded:
         trainer.stepper.step([host])
-    torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = finished()
     for host in itertools.islice(itertools.cycle(loaded), steps):
         trainer.stepper.step([host])
-    torch.cuda.synchronize()
-    seconds, batch = time.perf_counter() - began, len(loaded[0].numbers)
+    seconds, batch = finished() - began, trainer.samples_per_pass
     return {
-        "gpu": torch.cuda.get_device_name(),
+        "gpu": torch.cuda.get_device_name() if on_cuda else "CPU",
         "images_per_second": steps * batch / seconds,
         "tokens": sum(host.tokens for host in loaded) / (len(loaded) * batch),
-        "gigabytes": torch.cuda.max_memory_allocated() / 1e9,
+        "gigabytes": torch.cuda.max_memory_allocated() / 1e9 if on_cuda else 0.0,
     }
 
 

@@ -33,6 +33,7 @@ from tessera.train.state import TrainState, initial_network
 from tessera.weights.export import ExportInfo, save_export
 
 sys.path.insert(0, str(Path(__file__).parent))
+from tiny import ranks
 from tiny.networks import CONFIGS, make_inputs, make_network
 from tiny.training_sets import DIT, RIN, config_of, make_records, write_set
 
@@ -156,6 +157,27 @@ def test_training_and_going_on(name, tmp_path, device, monkeypatch):
         assert len(theirs) == 2
         assert ours == close(theirs)
     assert len(list((tmp_path / "there" / "samples").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", [DIT, RIN], ids=["dit", "rin"])
+def test_two_ranks_of_compiled_blocks_are_two_without(model, compute, tmp_path):
+    """Gradients are exchanged while compiled backward passes run: by NCCL on two GPUs, else by gloo on the CPU, where
+    blocks are traced as for a GPU."""
+    plain = write_set(tmp_path / "plain", make_records(37))
+    settings = ranks.config(model, augment_prob=0.0, compute=compute)
+    where = {"device": "cuda"} if torch.cuda.device_count() >= 2 else {}
+    for compiled in (False, True):
+        out = tmp_path / str(compiled)
+        assert ranks.on_ranks(2, settings, out, plain, compile=compiled, device_batch_size=3, **where) == [0, 0]
+    expected, found = log_of(tmp_path / "False"), log_of(tmp_path / "True")
+    assert len(expected) == 3
+    close = functools.partial(pytest.approx, rel=1e-2 if compute == "bf16" or where else 1e-5)
+    for field in ("loss", "grad_norm"):
+        assert [line[field] for line in found] == close([line[field] for line in expected])
+    validation = [[line["validation"]["loss"] for line in log] for log in (found, expected)]
+    assert validation[0] == close(validation[1])
 
 
 @pytest.mark.parametrize("name", RUNS)

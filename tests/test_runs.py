@@ -41,7 +41,7 @@ def test_scripts_are_bash_and_call_what_there_is(script, monkeypatch):
     subprocess.run(["bash", "-n", str(script)], check=True)
     text = script.read_text(encoding="utf-8")
     commands = commands_of(text)
-    assert commands
+    assert commands or "bench/first_hour.py" in text  # whose commands a test of it runs
     for words in commands:
         (verb,) = parse(words, monkeypatch)
         assert verb.split() == words[: len(verb.split())]

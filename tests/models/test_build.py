@@ -11,7 +11,7 @@ from torch._dynamo import config as dynamo
 from torch._dynamo.exc import SkipFrame
 
 from tessera.config import UserError, from_dict, to_dict
-from tessera.models.build import build_network, compile_blocks, compiler_fault, resize_positions
+from tessera.models.build import build_network, compile_blocks, compile_whole, compiler_fault, resize_positions
 from tessera.models.dit import DIT_I_B2, DIT_I_L2, DIT_I_S2, DIT_I_XL2, DiT, DiTConfig
 from tessera.models.rin import CAD_I_BASE, CAD_I_L, RIN, RINConfig
 from tessera.records import DenoiserState, TextEncoding
@@ -254,16 +254,16 @@ def outputs(network):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compile_it", [compile_blocks, compile_whole])
 @pytest.mark.parametrize("name", ["dit", "rin"])
-def test_compiled_is_eager(name, backend, monkeypatch):
-    """ "eager" traces the blocks without a compiler: the graph is whole, and guards hold for other lengths."""
-    compile = functools.partialmethod(nn.Module.compile, backend=backend, fullgraph=True)
-    monkeypatch.setattr(nn.Module, "compile", compile)
+def test_compiled_is_eager(name, compile_it, backend, monkeypatch):
+    """ "eager" traces without a compiler: graphs do not break, and guards hold for other lengths."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend, fullgraph=True))
     network = make_network(CONFIGS[name]).eval()
     names = list(network.state_dict())
     with torch.inference_mode():
         eager = outputs(network)
-        compile_blocks(network)
+        compile_it(network)
         compiled = outputs(network)
     assert list(network.state_dict()) == names
     for ours, theirs in zip(compiled, eager):

@@ -15,6 +15,7 @@ from tessera.train.optim.config import OptimConfig
 from tiny.runs import log_of, state_of
 from tiny.training_sets import DIT, config_of
 
+PATIENCE = 300  # seconds; tracing a RIN takes each process a dozen of a core of its own
 SCRIPT = """
 import functools, json, os, signal, sys, threading, time
 from pathlib import Path
@@ -27,8 +28,14 @@ config = from_dict(TrainConfig, json.loads(sys.argv[1]))
 stop, kill = int(sys.argv[2]), float(sys.argv[4])
 judge = from_dict(JudgeOptions, json.loads(os.environ["JUDGE"])) if "JUDGE" in os.environ else None
 runtime = RuntimeOptions(**json.loads(sys.argv[3]), judge=judge)
-# Traced as for a GPU, with gradients in the program, but without the compiler, which takes a minute.
-torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")
+device = os.environ["DEVICE"]
+if device == "cpu":  # traced as for a GPU, with gradients in the program, but without the compiler: it takes a minute
+    torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")
+if runtime.compile and device == "cpu":  # and with a GPU's few shapes: each further one costs seconds of tracing
+    from tessera.diffusion import loss
+    from tessera.models import layers, rin
+    for module in (loss, layers, rin):
+        module.few_shapes = lambda device: True
 last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 original, steps = step.Stepper.step, iter(range(10**6))
 def signalled(self, *args):
@@ -49,13 +56,13 @@ checkpoint.save = killed
 for _ in range(2):
     try:
         out, plain, *rest = map(Path, sys.argv[5:])
-        loop.train(out, plain, rest[0] if rest else None, config, device="cpu", runtime=runtime)
+        loop.train(out, plain, rest[0] if rest else None, config, device=device, runtime=runtime)
     except KeyboardInterrupt:
         sys.exit(7)
 """
 
 
-def on_ranks(count, config, *paths, stop=-1, kill=-1.0, judge=None, **options) -> list[int]:
+def on_ranks(count, config, *paths, stop=-1, kill=-1.0, judge=None, device="cpu", **options) -> list[int]:
     """Exit codes of so many processes that train together, twice (the second time all is done). The last one is told to
     stop before its step number `stop`; then they end with 7. `kill`: it is killed while the second checkpoint is saved,
     after this share of the time that the first one took. judge, options: of `RuntimeOptions`."""
@@ -63,14 +70,16 @@ def on_ranks(count, config, *paths, stop=-1, kill=-1.0, judge=None, **options) -
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = [json.dumps(to_dict(config)), str(stop), json.dumps(options), str(kill), *map(str, paths)]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "DEVICE": device}
     common |= {"JUDGE": json.dumps(to_dict(judge))} if judge is not None else {}
     processes = [
-        subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=os.environ | common | {"RANK": str(rank)})
-        for rank in range(count)
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *arguments], env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in map(str, range(count))
     ]
     try:
-        return [process.wait(120) for process in processes]
+        return [process.wait(PATIENCE) for process in processes]
     finally:
         for process in processes:
             process.kill()

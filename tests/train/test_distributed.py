@@ -58,14 +58,6 @@ def test_two_ranks_and_then_three_are_one(plain, augmented, tmp_path, model, siz
     assert_same(tmp_path / "one", run)
 
 
-@pytest.mark.slow
-def test_two_ranks_of_compiled_blocks_are_one_without(plain, augmented, tmp_path):
-    """Which is how several GPUs train: gradients are exchanged while compiled backward passes run."""
-    train(tmp_path / "one", plain, augmented, config(DIT))
-    assert on_ranks(2, config(DIT), tmp_path / "two", plain, augmented, compile=True, device_batch_size=3) == [0, 0]
-    assert_same(tmp_path / "one", tmp_path / "two")
-
-
 @pytest.mark.parametrize("model", [DIT, RIN])
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])
 def test_each_rank_steps_its_share_of_the_tensors(plain, augmented, tmp_path, model, compute):

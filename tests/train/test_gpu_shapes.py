@@ -3,7 +3,9 @@
 The GPU is "meta", a device that every machine has, or a CPU that is treated like one.
 """
 
+import functools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +23,12 @@ from tessera.models import layers, rin
 from tessera.randomness import philox
 from tessera.records import TextEncoding
 from tessera.train.algorithm1 import Algorithm1, Normalization
+from tessera.train.config import RuntimeOptions
 from tessera.train.loader import Reader, passes
+from tessera.train.loop import Trainer
+from tessera.train.optim.master import MasterOptimizer
 from tiny.networks import CONFIGS, make_inputs, make_network
-from tiny.training_sets import DIT, RIN, WIDTH, make_records, write_set
+from tiny.training_sets import DIT, RIN, WIDTH, config_of, make_records, write_set
 
 BATCH, SIZE, PASSES = 32, 8, 200
 NETWORKS = {"dit": replace(DIT, depth=1), "rin": replace(RIN, text_registers=16)}
@@ -93,6 +98,36 @@ def test_generation_gives_attention_few_shapes(name, shapes):
             guided = Guided(Denoiser(network, "eps"), TextEncoding.stack(texts).to("meta"), null, 3.0)
             ddim(guided, noise, get_schedule("linear"), 1)
     check(shapes[0], 2)  # a DiT's null rows skip their cross-attention
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo's own
+@pytest.mark.parametrize("compile_it", [True, "whole"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fifty_steps_take_few_compiled_programs(name, compile_it, reader, monkeypatch):
+    """On a CPU that is treated as a GPU; `compile_it` as in RuntimeOptions."""
+    made = []
+
+    def backend(graph, _inputs):
+        made.append(graph)
+        return graph.forward
+
+    for module in (layers, rin, loss_module):
+        monkeypatch.setattr(module, "few_shapes", lambda device: True)
+    monkeypatch.setattr(MasterOptimizer, "compile", lambda self: None)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    config = config_of(model=NETWORKS[name], num_images=50 * SIZE, batch_size=SIZE, augment_prob=0.0)
+    runtime = RuntimeOptions(compile=compile_it, device_batch_size=SIZE)
+    trainer = Trainer(Path("unused"), reader.plain, None, config, torch.device("cpu"), runtime)
+    numbers = passes(0, SIZE, 50 * SIZE, SIZE, trainer.reader.lengths)
+    lengths = set()
+    for _ in range(50):
+        host = trainer.reader(next(numbers))
+        lengths.add(host.text.mask.shape[1])
+        trainer.stepper.step([host])
+    torch.compiler.reset()
+    assert len(lengths) > 8
+    assert 0 < len(made) <= 4
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -21,7 +21,7 @@ def train(
     device: Device = None,
     device_batch_size: Literal["auto"] | int | None = None,
     gradient_checkpointing: Annotated[bool, "Keep less for the backward pass: a third of the memory, slower."] = False,
-    compile: Annotated[Literal["auto", "on", "off"], "Compile the blocks; auto: on a GPU, without --shard."] = "auto",
+    compile: Literal["auto", "on", "off", "whole"] = "auto",
     shard: bool = False,
     shard_optimizer: bool = False,
     peak_tflops: float | None = None,
@@ -60,6 +60,8 @@ def train(
             encoder than the preset's.
         device_batch_size: Samples in a forward pass on one device, whose gradients are added up to a step's: changes
             rounding alone. auto: as many as fit into memory, found by trying; the default on GPUs.
+        compile: Compile the blocks; auto: on a GPU, without --shard. whole: the network as one program, which takes
+            minutes; steps on one GPU are expected to be faster, on several they exchange gradients after all others.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
         shard_optimizer: Split optimizer and averages alone (ZeRO-1), which takes time and memory off many processes.
         caption_mix: Of images with several captions, probability of each level, such as long=0.7,short=0.3; by default
@@ -120,7 +122,7 @@ def train(
     runtime = RuntimeOptions(
         device_batch_size=device_batch_size,
         gradient_checkpointing=gradient_checkpointing,
-        compile={"auto": None, "on": True, "off": False}[compile],
+        compile={"auto": None, "on": True, "off": False, "whole": "whole"}[compile],
         shard=shard,
         shard_optimizer=shard_optimizer,
         peak_tflops=peak_tflops,

@@ -1,6 +1,6 @@
 """Networks built from their configs, and compiled blocks."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
+from tessera.models.text_refiner import TextCache
+from tessera.records import DenoiserState, TextEncoding
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Precisions in which a network can compute, by their names in configs."""
@@ -32,6 +34,51 @@ def compile_blocks(network: DiT | RIN, programs: int = PROGRAMS) -> None:
     config.recompile_limit = max(config.recompile_limit, programs)
     for block in cast(nn.ModuleList, network.blocks):
         block.compile()  # with fullgraph=True, a call beyond the limit would end the run
+
+
+def compile_whole(network: DiT | RIN, programs: int = PROGRAMS) -> None:
+    """Compile the network's forward and `encode_text`, each as one program, in place.
+
+    The compiler then sees the text refiner, the keys and values of all blocks, modulation and both ends too. A program
+    is for one number of rows, and for texts of all lengths, which are padded before it. With gradients, all of them are
+    there at the end of the backward pass alone, so that ranks exchange nothing meanwhile.
+    """
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, programs)
+    forward, encode = torch.compile(network.forward), torch.compile(network.encode_text)
+
+    def prepared(text: TextEncoding) -> TextEncoding:
+        return text if torch.compiler.is_compiling() else _any_length(network.pad_text(text))
+
+    def encode_text(text: TextEncoding, *more: Any) -> TextCache:
+        cache = encode(prepared(text), *more)
+        return cache if torch.compiler.is_compiling() else _any_length_cached(cache)
+
+    def whole(
+        x: Tensor, alpha_bar: Tensor, text: TextEncoding, state: DenoiserState | None = None
+    ) -> tuple[Tensor, DenoiserState]:
+        cached = state is not None and state.text_cache is not None
+        return forward(x, alpha_bar, text if cached else prepared(text), state)
+
+    network.encode_text, network.forward = encode_text, whole  # type: ignore[method-assign]
+
+
+def _any_length(text: TextEncoding) -> TextEncoding:
+    """Tell the compiler that the length of the text (B, L) varies: else the first one gets a program of its own."""
+    from torch._dynamo import maybe_mark_dynamic
+
+    for tensor in (text.embeddings, text.mask):
+        maybe_mark_dynamic(tensor, 1)
+    return text
+
+
+def _any_length_cached(cache: TextCache) -> TextCache:
+    from torch._dynamo import maybe_mark_dynamic
+
+    for tensor, dimension in ((cache.tokens, 1), (cache.bias, 3), *((t, 2) for t in (*cache.keys, *cache.values))):
+        maybe_mark_dynamic(tensor, dimension)
+    return cache
 
 
 def compiler_fault(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -172,8 +172,8 @@ class _Pack(torch.autograd.Function):
 
 def ragged(mask: Tensor) -> Ragged | None:
     """Return the visible tokens of `mask` (B, L) on a CPU, where they are enough fewer; None elsewhere: the count of
-    tokens would make a GPU wait."""
-    if mask.device.type != "cpu":
+    tokens would make a GPU wait, and break a compiled program."""
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     rows = Ragged(mask)
     return rows if len(rows.filled) < mask.numel() else None
@@ -362,8 +362,9 @@ class Network(nn.Module):
         return 0
 
     def pad_text(self, text: TextEncoding) -> TextEncoding:
-        """Return the text padded to a `key_count` with the tokens before it; on a CPU, as it is."""
-        if not few_shapes(text.mask.device):
+        """Return the text padded to a `key_count` with the tokens before it; on a CPU, and within a compiled program,
+        which is for any length, as it is."""
+        if not few_shapes(text.mask.device) or torch.compiler.is_compiling():
             return text
         front = self.front_tokens
         return text.pad_to(key_count(front + text.mask.shape[1]) - front)

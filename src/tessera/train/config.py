@@ -170,8 +170,9 @@ class RuntimeOptions:
     gradient_checkpointing: bool = False
     """Keep only the inputs of blocks for the backward pass, which computes the blocks again: about a third of the
     memory, a third more time."""
-    compile: bool | None = None
-    """Compile each block of the network; None = on a GPU, if it can be done there and `shard` does not split it."""
+    compile: bool | Literal["whole"] | None = None
+    """Compile each block of the network, or the "whole" network as one program; None = each block on a GPU, if it can
+    be done there and `shard` does not split it."""
     shard: bool = False
     """Split weights, optimizer and EMA over the ranks (FSDP2), for networks that do not fit otherwise."""
     shard_optimizer: bool = False

@@ -11,7 +11,7 @@ from torch import Tensor
 from tessera.config import UserError, compare, to_dict
 from tessera.devices import is_fast_in_bf16, rank, world_size
 from tessera.diffusion.balance import LossBalance
-from tessera.models.build import DTYPES, build_network, compile_blocks, compiler_fault, resize_positions
+from tessera.models.build import DTYPES, build_network, compile_blocks, compile_whole, compiler_fault, resize_positions
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 from tessera.randomness import address
@@ -56,7 +56,7 @@ class TrainState:
             self.exchange = GradientExchange(self.optimizer)
         self.compiled = compiles(runtime, device, self.dtype, split=self.shards is not None)
         if self.compiled:
-            compile_blocks(self.network)
+            (compile_whole if runtime.compile == "whole" else compile_blocks)(self.network)
             self.optimizer.compile()
         self.ema = EMA(self.optimizer.weights, config.ema_decay)
         levels = 1 + len(config.caption_mix)
