@@ -344,3 +344,16 @@ def test_guidance_acts_where_the_export_says(tmp_path, make_export, prompts):
     assert (half != everywhere).any()
     np.testing.assert_array_equal(default, half)
     np.testing.assert_array_equal(again, everywhere)
+
+
+def test_a_folder_of_wide_images_says_so_and_a_wrong_size_ends_before_any(tmp_path, make_export, prompts):
+    several = make_export(tmp_path / "export", sizes=("16x16", "24x8"))
+    generate(tmp_path / "wide", several, prompts, GenerateConfig(per_prompt=1, size="24x8"), device="cpu")
+    with Image.open(tmp_path / "wide" / "00000" / "samples" / "0000.png") as image:
+        assert image.size == (24, 8)
+    assert read_manifest(tmp_path / "wide").config["size"] == "24x8"
+    with pytest.raises(UserError, match="size: '8x24' is none that this model was trained at"):
+        generate(tmp_path / "tall", several, prompts, GenerateConfig(per_prompt=1, size="8x24"), device="cpu")
+    assert not list((tmp_path / "tall").glob("0*"))
+    generate(tmp_path / "square", several, prompts, GenerateConfig(per_prompt=1), device="cpu")
+    assert "size" not in read_manifest(tmp_path / "square").config

@@ -131,3 +131,16 @@ def test_prompts_unlike_the_captions_are_noted(make_export, tmp_path):
 
 def test_without_facts_about_captions_nothing_is_noted(pipeline):
     assert pipeline.unlike_captions(["", "word " * 1000]) == ""
+
+
+def test_images_of_the_sizes_that_it_was_trained_at(make_export, tmp_path, pipeline):
+    """Wide ones are drawn from the same address; the square's are what they are without."""
+    several = Pipeline.load(make_export(tmp_path / "export", sizes=("16x16", "24x8", "8x24")), device="cpu")
+    for size, shape in (("24x8", (8, 24)), ("8x24", (24, 8)), ("16x16", (16, 16))):
+        drawn = several.images(PROMPTS, ADDRESSES, seed=3, size=size)
+        assert drawn.shape == (5, *shape, 3)
+    np.testing.assert_array_equal(drawn, several.images(PROMPTS, ADDRESSES, seed=3))
+    with pytest.raises(UserError, match="size: '32x8' is none that this model was trained at; give one of 16x16, 24x8"):
+        several.images(PROMPTS, ADDRESSES, size="32x8")
+    with pytest.raises(UserError, match=r"give one of 16x16$"):
+        pipeline.images(PROMPTS, ADDRESSES, size="24x8")

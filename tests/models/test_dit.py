@@ -52,13 +52,14 @@ def plain_dit(network, x, alpha_bar, caption):
     time = network.time.out(F.silu(network.time.hidden(torch.cat([angles.cos(), angles.sin()]))))
     shared = network.time_modulation(F.silu(time)).view(6, -1)
 
-    p, side = config.patch_size, config.latent_size // config.patch_size
+    p = config.patch_size
+    rows, columns = x.shape[1] // p, x.shape[2] // p
     tokens = []
-    for row in range(side):
-        for column in range(side):
+    for row in range(rows):
+        for column in range(columns):
             patch = x[:, row * p : (row + 1) * p, column * p : (column + 1) * p]
             tokens.append(network.patch_embedding(patch.permute(1, 2, 0).flatten()))
-    h = torch.stack(tokens) + sincos_positions_2d(side, side, config.width)
+    h = torch.stack(tokens) + sincos_positions_2d(rows, columns, config.width)
     for block, table in zip(network.blocks, network.modulation_tables):
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = table + shared
         h = h + gate * block.attention_scale * attend(block.attention, norm(h) * scale + shift, None)
@@ -69,7 +70,7 @@ def plain_dit(network, x, alpha_bar, caption):
 
     output = torch.empty_like(x)
     for i, patch in enumerate(patches):
-        row, column = divmod(i, side)
+        row, column = divmod(i, columns)
         output[:, row * p : (row + 1) * p, column * p : (column + 1) * p] = patch.view(p, p, -1).permute(2, 0, 1)
     return output
 
@@ -138,3 +139,30 @@ def test_computed_positions_spread_over_the_smaller_grid():
     assert torch.equal(positions[::2, ::2].reshape(4, -1), small.positions)
     assert torch.equal(large.positions, sincos_positions_2d(4, 4, DIT.width, step=0.5))
     assert not torch.equal(build_network(replace(DIT, latent_size=8)).positions, large.positions)
+
+
+def test_buckets_have_the_positions_of_a_larger_square():
+    """Row r, column c of any height and width is where it is in a square of the same spacing."""
+    network, larger = (DiT(replace(DIT, latent_size=size)) for size in (4, 12))
+    for height, width in ((2, 12), (12, 4), (6, 2)):
+        rows, columns = height // 2, width // 2
+        expected = larger.positions.view(6, 6, -1)[:rows, :columns].flatten(0, 1)
+        assert torch.equal(network.positions_of(height, width), expected)
+    assert torch.equal(network.positions_of(4, 4), network.positions)
+    moved = network.to(torch.bfloat16)
+    moved.reset_buffers()
+    assert moved.positions_of(2, 12).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(2, 12), (8, 4), (6, 2)])
+@torch.no_grad()
+def test_latents_of_any_height_and_width_go_through_the_plain_formula(shape):
+    network = make_network(DIT_TINY)
+    _, alpha_bar, text = make_inputs()
+    x = torch.randn(len(alpha_bar), DIT_TINY.latent_channels, *shape, generator=torch.Generator().manual_seed(0))
+    output, _ = network(x, alpha_bar, text)
+    for i in range(len(x)):
+        caption = text.embeddings[i][text.mask[i]]
+        assert torch.allclose(output[i], plain_dit(network, x[i], alpha_bar[i], caption), atol=1e-4)
+    with pytest.raises(ValueError, match="this network takes latents"):
+        network(torch.cat([x, x[:, :, :1]], dim=2), alpha_bar, text)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tessera.config import UserError
 from tessera.hub import content_hash
 from tessera.pretrained import load
-from tessera.pretrained.vae import VAE_FILES, Autoencoder, PixelUnshuffle, load_codec
+from tessera.pretrained.vae import VAE_FILES, Autoencoder, PixelUnshuffle, load_codec, shape_of_latents
 from tiny.models import save_vae
 
 
@@ -71,8 +71,20 @@ def test_load_by_id():
 def test_images_of_the_wrong_kind():
     with pytest.raises(ValueError, match="uint8"):
         PixelUnshuffle().encode(np.zeros((1, 8, 8, 3), np.float32))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"\(1, 8, 4, 3\)"):
-        PixelUnshuffle().encode(np.zeros((1, 8, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"\(1, 8, 4, 4\)"):
+        PixelUnshuffle().encode(np.zeros((1, 8, 4, 4), np.uint8))
+    with pytest.raises(UserError, match="multiple of 4, not 6"):
+        PixelUnshuffle().encode(np.zeros((1, 8, 6, 3), np.uint8))
+
+
+def test_images_that_are_no_squares():
+    """Every pixel is where it was."""
+    wide = np.random.default_rng(0).integers(0, 256, (2, 8, 20, 3), dtype=np.uint8)
+    mean, _ = PixelUnshuffle().encode(wide)
+    assert mean.shape == (2, 48, 2, 5) == (2, *shape_of_latents(PixelUnshuffle(), 20, 8))
+    assert np.array_equal(PixelUnshuffle().decode(mean), wide)
+    left, _ = PixelUnshuffle().encode(wide[:, :, :8])
+    assert np.array_equal(mean[..., :2], left)
 
 
 # ---- the VAE
@@ -91,13 +103,15 @@ def by_hand(folder):
     return AutoencoderKL.from_pretrained(folder).eval()
 
 
+@pytest.mark.parametrize("width", [32, 20])
 @torch.inference_mode()
-def test_encode_is_diffusers_posterior(codec, vae_folder):
-    pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 127.5 - 1
+def test_encode_is_diffusers_posterior(codec, vae_folder, width):
+    images = IMAGES[:, :, :width]
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     posterior = by_hand(vae_folder).encode(pixels).latent_dist
-    mean, std = codec.encode(IMAGES)
+    mean, std = codec.encode(images)
     assert mean.dtype == std.dtype == np.float32
-    assert mean.shape == std.shape == (5, *codec.latent_shape(32)) == (5, 4, 8, 8)
+    assert mean.shape == std.shape == (5, *shape_of_latents(codec, width, 32)) == (5, 4, 8, width // 4)
     np.testing.assert_allclose(mean, posterior.mean.numpy(), rtol=0, atol=1e-6 * np.abs(mean).max())
     np.testing.assert_allclose(std, posterior.std.numpy(), rtol=1e-5)
     assert mean.std() > 0.05

@@ -94,6 +94,20 @@ def with_short(records: list[EncodedRecord]) -> list[EncodedRecord]:
     return made
 
 
+SHAPES = (SHAPE, (4, 2, 6), (4, 6, 2))
+"""Of buckets: latents of 4 x 4, 2 x 6 and 6 x 2."""
+
+
+def in_buckets(records: list[EncodedRecord]) -> list[EncodedRecord]:
+    """The records with their latents cut to one of `SHAPES` and repeated, for write_set(shapes=SHAPES)."""
+    made = []
+    for i, record in enumerate(records):
+        shape = SHAPES[i % 7 % 3]
+        mean, std = (np.resize(part, shape) for part in (record.latent_mean, record.latent_std))
+        made.append(replace(record, latent_mean=mean, latent_std=std))
+    return made
+
+
 def write_set(
     directory: Path,
     records: list[EncodedRecord],
@@ -103,13 +117,14 @@ def write_set(
     inputs: dict[str, Path] | None = None,
     levels: tuple[str, ...] = (LONG,),
     counts: dict[str, int] | None = None,
+    shapes: tuple[tuple[int, int, int], ...] = (),
     **facts,
 ) -> Path:
     """An encoded directory with its manifest; `facts` replace the usual ones. inputs: directories it was made from.
     counts: captions of each level."""
     config = {"text": text, **{k: str(v) for k, v in facts.items()}}
     stage = open_stage(directory, stage="encode", config=config, inputs=inputs)
-    layout = {"latent_shape": shape, "text_width": WIDTH, "text_encoding": text, "levels": levels}
+    layout = {"latent_shape": shape, "text_width": WIDTH, "text_encoding": text, "levels": levels, "shapes": shapes}
     write_encoded(directory, records, **layout, shard_size=64)
     null = philox(0, "null").standard_normal((1, WIDTH))
     usual = {

@@ -33,6 +33,7 @@ def collect(
     class_names: ClassNames = None,
     fast: Annotated[bool, "Decode JPEG files near the crop's size: faster, and not quite the exact pixels."] = False,
     gray_range: Annotated[bool, "Scale gray of over 8 bits by each image's own lowest and highest level."] = False,
+    buckets: Annotated[bool, "Crops of several aspect ratios, of about size x size pixels, not squares."] = False,
     reuse: Reuse = None,
     by_hash: Annotated[bool, "For --reuse: tell files apart by their bytes, not by size, times and place."] = False,
     num_images: Annotated[int, "Images of the miniature."] = 8000,
@@ -59,7 +60,7 @@ def collect(
         print(f"collect: encode may refuse images of {size} px: {needs}", file=sys.stderr)
     if source == stage.MINIATURE:
         world = WorldConfig(num_images=num_images, size=size, seed=seed)
-        stage.collect(out, stage.CollectConfig(size=size, world=world), reuse=reuse, by_hash=by_hash)
+        stage.collect(out, stage.CollectConfig(size=size, world=world, buckets=buckets), reuse=reuse, by_hash=by_hash)
     else:
         config = stage.CollectConfig(
             source=Path(source).resolve().name,
@@ -69,6 +70,7 @@ def collect(
             layout=layout,
             fast=fast,
             gray_range=gray_range,
+            buckets=buckets,
             class_names=class_names,
         )
         stage.collect(out, config, Path(source), reuse=reuse, by_hash=by_hash)

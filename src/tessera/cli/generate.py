@@ -44,7 +44,9 @@ def generate(
     guidance_scale: Annotated[float | None, "Guidance w; the export's by default."] = None,
     guidance_interval: tuple[float, float] | None = None,
     sampler: Annotated[str, "ddim, ddpm, dpmpp_2m, or your own: FILE.py:FUNCTION."] = "ddim",
-    size: Annotated[int | None, "For --model: side of the images in pixels; the pipeline's own by default."] = None,
+    size: Annotated[
+        str | None, "WIDTHxHEIGHT, of the sizes it was trained at; for --model the side, in pixels."
+    ] = None,
     spacing: Literal["trailing"] | None = None,
     seed: Annotated[int, "Image k of prompt i is a function of (seed, i, k)."] = 0,
     batch_size: Annotated[int | None, "Images drawn at once; 32, or 4 with --model, by default."] = None,
@@ -79,11 +81,13 @@ def generate(
             )
         from tessera.generate.baselines import BaselineConfig, generate_baseline
 
-        if generate_baseline(out, model, prompts, BaselineConfig(size=size, spacing=spacing, **given), device=device):
+        if generate_baseline(
+            out, model, prompts, BaselineConfig(size=_side(size), spacing=spacing, **given), device=device
+        ):
             say(out)
         return
-    if export is None or size is not None or spacing is not None:
-        raise UserError("give an export, or --model with a diffusers pipeline, which alone takes --size and --spacing")
+    if export is None or spacing is not None:
+        raise UserError("give an export, or --model with a diffusers pipeline, which alone takes --spacing")
     if prompt is None and prompts is None and not export.exists():
         export, prompt = _any_export(str(export)), str(export)
     export, source = the_export(export), prompts if prompt is None else [prompt]
@@ -94,7 +98,7 @@ def generate(
 
     given = {"per_prompt": 4 if prompt is None else 1} | given
     config = GenerateConfig(
-        guidance_interval=guidance_interval, sampler=sampler, compute=compute, compile=compile, **given
+        guidance_interval=guidance_interval, sampler=sampler, size=size, compute=compute, compile=compile, **given
     )
     made = generate_all(out, export, source, config, device=device)
     if made is None:
@@ -113,3 +117,9 @@ def _any_export(prompt: str) -> Path:
         return found[0]
     named = f"one of {', '.join(map(str, found))}" if found else "a directory made by `tessera export`"
     raise UserError(f"generate: {prompt!r} is no directory here; give an export before the prompt: {named}")
+
+
+def _side(size: str | None) -> int | None:
+    if size is not None and not size.isdecimal():
+        raise UserError(f"size is {size!r}; with --model, give the side of the images in pixels, such as 512")
+    return None if size is None else int(size)

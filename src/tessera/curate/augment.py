@@ -81,7 +81,13 @@ def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool =
     Raises UserError if all images are of one class or smaller than 16 px, or the user's own pattern fails.
     """
     out, images = Path(out), Path(images)
-    size = int(read_manifest(images, "collect").config["size"])
+    collected = read_manifest(images, "collect").config
+    if collected.get("buckets"):
+        raise UserError(
+            f"{images}: has crops of several aspect ratios, and CutMix pastes squares into squares; train an arm of "
+            "plain images, such as ta, or collect without --buckets"
+        )
+    size = int(collected["size"])
     patterns = find_patterns(config.pattern)
     captions = None
     if config.from_captions is not None:

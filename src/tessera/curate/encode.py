@@ -22,17 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, check_ranges, to_dict
+from tessera.curate.buckets import Size, bucket_of, bucket_sizes
 from tessera.curate.caption.caption import check_made_from, without_captions
 from tessera.curate.caption.table import Texts, in_order, read_levels
 from tessera.curate.grown import changed_since
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
 from tessera.devices import pick_device
 from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
-from tessera.encoded.shard import write_shard
+from tessera.encoded.shard import Shard, write_shard
 from tessera.encoded.store import SHARD_SHA256, latent_moments, open_encoded, shard_name
 from tessera.files import sha256_file
 from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, Words, load_text_encoder, split_words
-from tessera.pretrained.vae import AS_IT_IS, CODECS, LatentCodec, load_codec
+from tessera.pretrained.vae import AS_IT_IS, CODECS, LatentCodec, load_codec, shape_of_latents
 from tessera.progress import progress
 from tessera.randomness import philox
 from tessera.stages import MANIFEST, find_stage, open_stage, read_manifest
@@ -75,6 +76,8 @@ class _Job(NamedTuple):
 
     entry: Entry
     captions: Texts
+    bucket: int = 0
+    """Number of its size among the set's."""
 
 
 class _Shard(NamedTuple):
@@ -110,7 +113,8 @@ def encode(
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
     image_size, text (tokens per caption, of several the first, and the fraction cut to the encoder's limit), levels
     (the same of each level, and its number of captions, where an image has several), vocabulary (of an encoder that
-    knows no other words), and for pretrained networks
+    knows no other words), buckets (WIDTHxHEIGHT -> records, of a set of several aspect ratios), and for pretrained
+    networks
     latent_codec_sha256, text_encoder_sha256 of their files, latent_mean and latent_std (measured, of each channel),
     latent_shift and latent_scale (those of the codec's config.json, or else by the measured). Raises UserError for
     captions of other images, images without a caption, a damaged image, an image side that the codec cannot take.
@@ -118,7 +122,9 @@ def encode(
     engine.check_device(device)
     out, images, captions = Path(out), Path(images), Path(captions)
     made_from, mixed = {"images": images}, None
-    size = int(read_manifest(images, "collect").config["size"])
+    collected = read_manifest(images, "collect").config
+    size = int(collected["size"])
+    buckets = bucket_sizes(size) if collected.get("buckets") else ()
     if recipe is not None:
         check_made_from(Path(recipe), "augment", made_from)
         made_from["recipe"] = Path(recipe)
@@ -128,6 +134,7 @@ def encode(
         raise UserError(f"{captions}: holds captions of augmented images; give the --recipe that they were made with")
     codec, encoder = _load_frozen(config, device, load=False)
     latent_shape = codec.latent_shape(size)
+    shapes = tuple(shape_of_latents(codec, *each) for each in buckets)
     networks = {"latent_codec_sha256": codec, "text_encoder_sha256": encoder}
     hashes = {name: network.sha256 for name, network in networks.items() if network.sha256}
     described = to_dict(replace(config, latents=codec.id, text=encoder.id)) | hashes
@@ -138,7 +145,7 @@ def encode(
     before = None
     if reuse is not None:
         before = Path(reuse), changed_since(images, Path(reuse), "encode", described, recipe)
-    jobs, missing = _list_jobs(images, captions, mixed and mixed.rows, config.seed)
+    jobs, missing = _list_jobs(images, captions, mixed and mixed.rows, config.seed, buckets)
     total = len(jobs) + len(missing)
     error = without_captions(captions, out, missing, total, "Caption them with `tessera caption`, by hand with --file")
     if missing and not (skip_missing and jobs):
@@ -159,8 +166,9 @@ def encode(
     total, left = (sum(len(shard.jobs) for shard in some) for some in (mine, todo))
     with progress("encode", total, completed=total - left) as bar:
         own = engine.kind == "here"
-        composer = Composer(images, mixed.half_view if mixed else "aligned", size=size, cache_bytes=cache_bytes)
-        work = (config, device, composer, size, before, bar.advance if own else None)
+        half_view, side = mixed.half_view if mixed else "aligned", None if buckets else size
+        composer = Composer(images, half_view, size=side, cache_bytes=cache_bytes)
+        work = (config, device, composer, size, buckets, before, bar.advance if own else None)
         with run_shards(functools.partial(_ShardEncoder, *work), todo, engine) as results:
             for done in results:
                 bar.advance(0 if own else done)
@@ -192,12 +200,15 @@ def encode(
         "text": tokens([next(job.captions[level] for level in levels if level in job.captions) for job in jobs]),
     }
     if codec.normalization != AS_IT_IS:
-        mean, std = latent_moments([shard.path for shard in shards], latent_shape, levels)
+        mean, std = latent_moments(Shard(shard.path, latent_shape, levels, shapes) for shard in shards)
         facts |= {"latent_mean": mean, "latent_std": std}
         shift, scale = codec.normalization or (mean, [1 / each if each else 1.0 for each in std])
         facts |= {"latent_shift": list(shift), "latent_scale": list(scale)}
     if levels != (LONG,):
         facts["levels"] = {name: {"captions": len(captions), **tokens(captions)} for name, captions in told.items()}
+    if buckets:
+        records = Counter(job.bucket for job in jobs)
+        facts["buckets"] = {f"{w}x{h}": records[number] for number, (w, h) in enumerate(buckets) if number in records}
     if isinstance(encoder, Words):
         facts["vocabulary"] = sorted({word for caption in distinct for word in split_words(caption)})
     counts = {"records": len(jobs), "shards": len(shards)} | ({"missing": len(missing)} if missing else {})
@@ -229,10 +240,12 @@ def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) ->
 
 
 def _list_jobs(
-    images: Path, captions: Path, mixes: Sequence[RecipeRow] | None, seed: int
+    images: Path, captions: Path, mixes: Sequence[RecipeRow] | None, seed: int, buckets: Sequence[Size]
 ) -> tuple[list[_Job], dict[str, str]]:
     """Return all records to make, in their shuffled order, and key -> reason of the images without a caption."""
-    entries, levels = list_entries(read_images(images), mixes), read_levels(captions)
+    rows, levels = read_images(images), read_levels(captions)
+    entries = list_entries(rows, mixes)
+    bucket = {row.key: bucket_of(row.width or 1, row.height or 1, buckets) for row in rows} if buckets else {}
     reasons = read_manifest(captions).rejects
     told = {
         entry.key: {level: texts[entry.key] for level, texts in levels.items() if entry.key in texts}
@@ -241,7 +254,15 @@ def _list_jobs(
     missing = {key: reasons.get(key, "") for key, texts in told.items() if not texts}
     entries = [entry for entry in entries if told[entry.key]]
     shuffled = [entries[i] for i in philox(seed, "encode/order").permutation(len(entries))]
-    return [_Job(entry, told[entry.key]) for entry in shuffled], missing
+    return [_Job(entry, told[entry.key], bucket.get(entry.key, 0)) for entry in shuffled], missing
+
+
+def _alike(jobs: Sequence[_Job]) -> list[list[_Job]]:
+    """Return the jobs of each bucket among these, in their order."""
+    found: dict[int, list[_Job]] = {}
+    for job in jobs:
+        found.setdefault(job.bucket, []).append(job)
+    return [*found.values()]
 
 
 class _ShardEncoder:
@@ -257,13 +278,14 @@ class _ShardEncoder:
         device: str | None,
         composer: Composer,
         size: int,
+        buckets: Sequence[Size],
         before: tuple[Path, set[str]] | None,
         advance: Any,
     ):
         """Load the networks. before: a directory of the same configuration, and the keys of images that changed
         since it was made."""
         self._codec, self._encoder = _load_frozen(config, device)
-        self._composer, self._size, self._advance = composer, size, advance
+        self._composer, self._size, self._buckets, self._advance = composer, size, buckets, advance
         self._kind: TextEncodingKind = config.text_encoding
         self._before, self._changed = (open_encoded(before[0]), before[1]) if before else (None, set())
         self._places = {key: place for place, key in enumerate(self._before.keys())} if self._before else {}
@@ -275,6 +297,7 @@ class _ShardEncoder:
         metadata = {"latent_codec": self._codec.id, "text_encoder": self._encoder.id, "image_size": str(self._size)}
         layout: Any = {"latent_shape": self._codec.latent_shape(self._size), "text_width": self._encoder.width}
         layout |= {"text_encoding": self._kind, "levels": shard.levels}
+        layout["shapes"] = [shape_of_latents(self._codec, *each) for each in self._buckets]
         with contextlib.closing(self._records(shard)) as records:
             write_shard(shard.path, records, **layout, metadata=metadata)
         return len(shard.jobs)
@@ -316,7 +339,7 @@ class _ShardEncoder:
         batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
         same = self._places.keys() - self._changed
         new = [[job for job in batch if job.entry.key not in same] for batch in batches]
-        images = (self._images(some, readers) for some in new if some)
+        images = (self._images(part, readers) for some in new for part in _alike(some))
         with contextlib.closing(draw_ahead(images)) as composed:
             for number, (batch, some) in enumerate(zip(batches, new)):
                 if (start := number * _BATCH) % _TEXT_WINDOW == 0:
@@ -330,8 +353,8 @@ class _ShardEncoder:
                 latents: dict[str, Any] = {
                     key: (earlier[key][0].latent_mean, earlier[key][0].latent_std) for key in kept
                 }
-                if some:
-                    latents |= zip((job.entry.key for job in some), zip(*self._codec.encode(next(composed))))
+                for part in _alike(some):
+                    latents |= zip((job.entry.key for job in part), zip(*self._codec.encode(next(composed))))
                 yield batch, latents
 
     def _earlier(self, job: _Job) -> list[EncodedRecord]:
@@ -341,10 +364,16 @@ class _ShardEncoder:
         return [self._before.read(self._places[job.entry.key], level) for level in levels]
 
     def _images(self, batch: Sequence[_Job], readers: ThreadPoolExecutor) -> NDArray[np.uint8]:
-        """Return the images, uint8 (B, S, S, 3), whose crops are read in parallel, each once."""
+        """Return the images of one bucket, uint8 (B, H, W, 3), whose crops are read in parallel, each once."""
         crops = dict.fromkeys(file for job in batch for file in (job.entry.base, job.entry.partner) if file)
         list(readers.map(self._composer.read, crops))
-        return np.stack([self._composer(job.entry) for job in batch])
+        pixels = [self._composer(job.entry) for job in batch]
+        for job, image in zip(batch, pixels if self._buckets else ()):
+            wide, high = self._buckets[job.bucket]
+            if image.shape[:2] != (high, wide):
+                path = self._composer.images / job.entry.base
+                raise UserError(f"{path}: is not {wide} x {high}; delete its directory and collect again")
+        return np.stack(pixels)
 
     def _texts(
         self, jobs: Sequence[_Job], shard: _Shard, quantizer: ThreadPoolExecutor, known: Set[str]

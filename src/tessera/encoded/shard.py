@@ -1,8 +1,9 @@
-"""One shard of the encoded store: a memory-mapped Arrow IPC file of records of equal shapes.
+"""One shard of the encoded store: a memory-mapped Arrow IPC file of records.
 
 Its columns are numpy views of the mapped file, found once, so that a record, read in any order, costs little more than
 its own copying. A set of several captions an image has more columns for each further level, "caption/LEVEL",
-"text/LEVEL", "text_scale/LEVEL"; a text that an earlier level of the record has too is stored there alone.
+"text/LEVEL", "text_scale/LEVEL"; a text that an earlier level of the record has too is stored there alone. A set of
+buckets of aspect ratios has a column "bucket", and latents of any length.
 """
 
 import contextlib
@@ -32,6 +33,8 @@ class Layout(NamedTuple):
     text_encoding: TextEncodingKind
     levels: tuple[str, ...] = (LONG,)
     """Levels of captions, at least one of which every image has."""
+    shapes: tuple[tuple[int, int, int], ...] = ()
+    """Shapes of latents by bucket; () = all have `latent_shape`."""
 
 
 def write_shard(
@@ -42,14 +45,16 @@ def write_shard(
     text_width: int,
     text_encoding: TextEncodingKind = "int8",
     levels: Sequence[str] = (LONG,),
+    shapes: Sequence[tuple[int, int, int]] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write one Arrow IPC file, atomically, 64 records at a time. Equal records give equal bytes.
 
-    latent_shape: (C, H, W). levels: of the captions of a record. metadata: more for the schema, which holds the shapes.
+    latent_shape: (C, H, W). levels: of the captions of a record. shapes: of latents by bucket. metadata: more for
+    the schema, which holds the shapes.
     Raises ValueError for a record of another shape or dtype, and for no record at all.
     """
-    layout = Layout(tuple(latent_shape), text_width, text_encoding, tuple(levels))  # type: ignore
+    layout = Layout(tuple(latent_shape), text_width, text_encoding, tuple(levels), tuple(shapes))  # type: ignore
     schema = _schema(layout, metadata or {})
     remaining = iter(records)
     written = 0
@@ -68,7 +73,7 @@ def write_shard(
 
 
 def _schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
-    latent_shape, text_width, text_encoding, levels = layout
+    latent_shape, text_width, text_encoding, levels, shapes = layout
 
     def required(name: str, kind: pa.DataType) -> pa.Field:
         return pa.field(name, kind, nullable=False)
@@ -86,11 +91,15 @@ def _schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
             fields.append(tokens(text, pa.float16(), text_width))
         elif text_encoding != "none":
             raise UserError(f"text_encoding must be int8, fp16 or none, not {text_encoding!r}")
+    if shapes:
+        fields.append(required("bucket", pa.uint8()))
     for name in ("latent_mean", "latent_std"):
-        fields.append(required(name, pa.list_(required("item", pa.float16()), int(np.prod(latent_shape)))))
+        length = -1 if shapes else int(np.prod(latent_shape))  # -1: any
+        fields.append(required(name, pa.list_(required("item", pa.float16()), length)))
     own = {"format": _FORMAT, "latent_shape": json.dumps(list(latent_shape)), "text_width": str(text_width)}
     own |= {"text_encoding": text_encoding, "text_group": str(GROUP)}
     own |= {"levels": json.dumps(list(levels))} if levels != (LONG,) else {}
+    own |= {"latent_shapes": json.dumps(shapes)} if shapes else {}
     return pa.schema(fields, metadata=dict(sorted({**metadata, **own}.items())))
 
 
@@ -122,7 +131,8 @@ def _check_record(record: EncodedRecord, texts: Sequence[EncodedText], layout: L
     levels = layout.levels
     if len(record.more) != len(levels) - 1 or (len(levels) > 1 and not any(text.caption for text in texts)):
         raise ValueError(f"record {record.key!r}: give captions of {', '.join(levels)}, None where there is none")
-    latents: dict[str, str | None] = dict.fromkeys(("latent_mean", "latent_std"), f"float16 {layout.latent_shape}")
+    shape = record.latent_mean.shape if record.latent_mean.shape in layout.shapes else layout.latent_shape
+    latents: dict[str, str | None] = dict.fromkeys(("latent_mean", "latent_std"), f"float16 {shape}")
     _check_arrays(record.key, record, latents)
     for text in texts:
         length = 0 if text.text_codes is None else len(text.text_codes)
@@ -154,6 +164,8 @@ def _column(
     if attribute in EncodedText._fields:
         place = layout.levels.index(level) if level else 0
         values = [getattr(each[place], attribute) for each in texts]
+    elif name == "bucket":
+        return pa.array([layout.shapes.index(row.latent_mean.shape) for row in rows], type=field.type)  # type: ignore
     else:
         values = [getattr(row, attribute) for row in rows]
     if pa.types.is_string(field.type):
@@ -161,7 +173,11 @@ def _column(
     if pa.types.is_fixed_size_list(field.type):
         flat = pa.array(np.stack(values).reshape(-1))
         return pa.FixedSizeListArray.from_arrays(flat, type=field.type)
+    if pa.types.is_floating(field.type.value_type):
+        values = [value.reshape(-1) for value in values]
     offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int32)
+    if pa.types.is_floating(field.type.value_type):
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values)), type=field.type)
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(values).reshape(-1)), type=field.type.value_type)
     return pa.ListArray.from_arrays(pa.array(offsets), tokens, type=field.type)
 
@@ -195,7 +211,8 @@ def inspect_shard(path: Path) -> tuple[Layout, int]:
             raise UserError(f"{path}: is not a shard of tessera; {AGAIN}")
         shape, width = json.loads(data[b"latent_shape"]), int(data[b"text_width"])
         levels = tuple(json.loads(data.get(b"levels", f'["{LONG}"]')))
-        layout = Layout(tuple(shape), width, data[b"text_encoding"].decode(), levels)  # type: ignore
+        shapes = tuple(tuple(each) for each in json.loads(data.get(b"latent_shapes", "[]")))
+        layout = Layout(tuple(shape), width, data[b"text_encoding"].decode(), levels, shapes)  # type: ignore
         if not reader.schema.equals(_schema(layout, {})):  # their metadata are not compared
             raise ValueError("its columns are not those of its shapes")
         batches = reader.num_record_batches
@@ -208,8 +225,14 @@ class Shard:
     The file is closed at once: the mapping lives as long as a view does, and thousands of shards need no descriptors.
     """
 
-    def __init__(self, path: Path, latent_shape: tuple[int, int, int], levels: Sequence[str] = (LONG,)):
-        self.path, self.latent_shape = path, latent_shape
+    def __init__(
+        self,
+        path: Path,
+        latent_shape: tuple[int, int, int],
+        levels: Sequence[str] = (LONG,),
+        shapes: Sequence[tuple[int, int, int]] = (),
+    ):
+        self.path, self.latent_shape, self.shapes = path, latent_shape, shapes
         self._columns = [_columns_of(levels, level) for level in range(len(levels))]
         with _opened(path) as reader:
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
@@ -221,15 +244,20 @@ class Shard:
 
     @staticmethod
     def _view(column: pa.Array) -> Any:
-        """Return (offsets, bytes) of strings, (offsets, (tokens, width)) of text, (rows, numbers) of latents."""
+        """Return (offsets, bytes) of strings, (offsets, (tokens, width)) of text, (rows, numbers) of latents; of
+        buckets their numbers, and (offsets, numbers) of latents."""
         if isinstance(column, pa.FixedSizeListArray):
             return column.values.to_numpy().reshape(len(column), -1)
+        if isinstance(column, pa.UInt8Array):
+            return column.to_numpy()
         offsets = np.frombuffer(column.buffers()[1], dtype=np.int32)[: len(column) + 1]
         if (np.diff(offsets) < 0).any():
             raise ValueError("offsets are not in order")
         if isinstance(column, pa.StringArray):
             return offsets.tolist(), memoryview(column.buffers()[2] or b"")
         tokens = column.values
+        if isinstance(tokens, pa.HalfFloatArray):
+            return offsets.tolist(), tokens.to_numpy()
         return offsets.tolist(), tokens.values.to_numpy().reshape(len(tokens), tokens.type.list_size)
 
     def every_key(self) -> list[str]:
@@ -284,9 +312,29 @@ class Shard:
             caption=caption,
             text_codes=_rows(batch[text], row) if text in batch else None,
             text_scale=_rows(batch[scale], row) if scale in batch else None,
-            latent_mean=batch["latent_mean"][row].reshape(self.latent_shape).copy(),
-            latent_std=batch["latent_std"][row].reshape(self.latent_shape).copy(),
+            latent_mean=self._latents(batch, "latent_mean", row),
+            latent_std=self._latents(batch, "latent_std", row),
         )
+
+    def _latents(self, batch: dict[str, Any], name: str, row: int) -> np.ndarray:
+        if not self.shapes:
+            return batch[name][row].reshape(self.latent_shape).copy()
+        return _rows(batch[name], row).reshape(self.shapes[batch["bucket"][row]])
+
+    def buckets(self) -> np.ndarray:
+        """Return the number of each record's bucket, of a shard that has some."""
+        return np.concatenate([batch["bucket"] for batch in self.batches])
+
+    def latents(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield means and standard deviations, fp16 (n, C, H W) each, of records of one shape."""
+        channels = self.latent_shape[0]
+        for batch in self.batches:
+            if not self.shapes:
+                columns = (batch["latent_mean"], batch["latent_std"])
+                yield tuple(column.reshape(len(column), channels, -1) for column in columns)  # type: ignore
+            for row in range(len(batch["bucket"]) if self.shapes else 0):
+                pair = (self._latents(batch, name, row) for name in ("latent_mean", "latent_std"))
+                yield tuple(part.reshape(1, channels, -1) for part in pair)  # type: ignore
 
 
 def _string(column: tuple[list[int], memoryview], row: int) -> str:

@@ -5,6 +5,7 @@ its latents; it may have several captions, of named levels. Text is int8 in grou
 scale each, or fp16, or absent (encoded on the fly). Algorithm 1 lets t choose the next record, so reads are random.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ def write_encoded(
     text_width: int,
     text_encoding: TextEncodingKind = "int8",
     levels: Sequence[str] = (LONG,),
+    shapes: Sequence[tuple[int, int, int]] = (),
     shard_size: int = 2048,
     metadata: Mapping[str, str] | None = None,
 ) -> list[Path]:
@@ -43,7 +45,7 @@ def write_encoded(
         raise UserError(f"shard_size must be at least 1, not {shard_size}")
     paths: list[Path] = []
     layout: Any = {"latent_shape": latent_shape, "text_width": text_width}
-    layout |= {"text_encoding": text_encoding, "levels": levels}
+    layout |= {"text_encoding": text_encoding, "levels": levels, "shapes": shapes}
     remaining = iter(records)
     for first in remaining:
         paths.append(Path(directory) / shard_name(len(paths)))
@@ -52,18 +54,14 @@ def write_encoded(
     return paths
 
 
-def latent_moments(
-    paths: Iterable[Path], latent_shape: tuple[int, int, int], levels: Sequence[str] = (LONG,)
-) -> tuple[list[float], list[float]]:
+def latent_moments(shards: Iterable[Shard]) -> tuple[list[float], list[float]]:
     """Return the mean and standard deviation of each channel of the latents in shards, to 6 digits."""
-    count, total, square = 0, np.zeros(latent_shape[0]), np.zeros(latent_shape[0])
-    for path in paths:
-        for batch in Shard(path, latent_shape, levels).batches:
-            mean, std = (batch[name].astype(np.float64).reshape(-1, latent_shape[0], latent_shape[1] * latent_shape[2])
-                         for name in ("latent_mean", "latent_std"))  # fmt: skip
-            count += mean.shape[0] * mean.shape[2]
-            total += mean.sum((0, 2))
-            square += (mean**2 + std**2).sum((0, 2))
+    count, total, square = 0, np.zeros(1), np.zeros(1)
+    for mean, std in (pair for shard in shards for pair in shard.latents()):
+        mean, std = mean.astype(np.float64), std.astype(np.float64)
+        count += mean.shape[0] * mean.shape[2]
+        total = total + mean.sum((0, 2))
+        square = square + (mean**2 + std**2).sum((0, 2))
     means = total / count
     stds = np.sqrt(np.maximum(square / count - means**2, 0))
     means, stds = ([float(f"{value:.6g}") for value in values] for values in (means, stds))
@@ -79,6 +77,7 @@ class EncodedStore:
     """Sequence of EncodedRecord; a record is read from the mapped file when asked for, and is a copy.
 
     records_read: how many records were read so far. latent_shape: (C, H, W). text_width: D. levels: of the captions.
+    shapes: of latents by bucket of aspect ratios, of a set that has some; latent_shape is then the square's.
     """
 
     def __init__(self, directory: Path):
@@ -89,7 +88,7 @@ class EncodedStore:
             raise UserError(f"{directory}: has no shards (shard-00000.arrow, ...); make them with `tessera encode`")
         self._shards: list[Shard | None] = [None] * len(self._paths)
         layout, sizes = self._inspect_all()
-        self.latent_shape, self.text_width, self.text_encoding, self.levels = layout
+        self.latent_shape, self.text_width, self.text_encoding, self.levels, self.shapes = layout
         self.records_read = 0
         self._shard_size, self._length = sizes[0], sum(sizes)
         expected = self.manifest.counts.get("records") if self.manifest else None
@@ -168,8 +167,15 @@ class EncodedStore:
     def _shard(self, which: int) -> Shard:
         shard = self._shards[which]
         if shard is None:
-            shard = self._shards[which] = Shard(self._paths[which], self.latent_shape, self.levels)
+            shard = self._shards[which] = Shard(self._paths[which], self.latent_shape, self.levels, self.shapes)
         return shard
+
+    @functools.cached_property
+    def buckets(self) -> np.ndarray:
+        """The number of each record's bucket (records,) uint8; all 0 in a set without buckets."""
+        if not self.shapes:
+            return np.zeros(len(self), np.uint8)
+        return np.concatenate([self._shard(which).buckets() for which in range(len(self._paths))])
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class GenerateConfig(FolderConfig):
     """(low, high) in t, 0 = clean, 1 = noise: guidance acts there alone. None = the model's own."""
     sampler: str = "ddim"
     """A name of `tessera.diffusion.sampler.SAMPLERS`, or FILE.py:NAME of a user's own."""
+    size: str | None = None
+    """WIDTHxHEIGHT in pixels, of those that the network was trained at. None = the square."""
     batch_size: int = 32
     compute: Literal["fp32", "bf16"] = "fp32"
     """The network's number format; the sampler's own arithmetic is fp32 either way."""
@@ -109,6 +111,8 @@ def generate(
     loaded = load_prompts(prompts, config.extended)
     described = describe(config, loaded, sampler=part_id(config.sampler, SAMPLERS))
     del described["threads"]
+    if config.size is None:
+        del described["size"]
     out = _fresh_folder(loaded.name, described, export) if out is None else Path(out)
     stage = open_stage(out, stage="generate", config=described, inputs={"export": export}, shared=world_size() > 1)
     if stage.done:
@@ -127,7 +131,8 @@ def generate(
     }
     if (interval := config.guidance_interval or info.guidance_interval) is not None:
         used["guidance_interval"] = interval
-    options = used | {"seed": config.seed, "sampler": sampler}
+    options = used | {"seed": config.seed, "sampler": sampler, "size": config.size}
+    pipeline.shape_at(config.size)
     texts = [text for _, text in loaded.rows]
     cut = pipeline.cut_prompts(texts) if rank() == 0 else {}
     numbers = [number for number, text in enumerate(texts) if text in cut]

@@ -22,7 +22,7 @@ from tessera.diffusion.schedule import get_schedule
 from tessera.models.build import compile_blocks
 from tessera.models.packing import packed_linears
 from tessera.pretrained.text_encoders import load_text_encoder, split_words
-from tessera.pretrained.vae import load_codec
+from tessera.pretrained.vae import load_codec, shape_of_latents
 from tessera.randomness import address, philox
 from tessera.records import TextEncoding
 from tessera.weights.export import ExportInfo, load_export
@@ -167,14 +167,30 @@ class Pipeline:
             self.codec.to("cpu")
         return images
 
-    def images(
-        self, prompts: Sequence[str], addresses: Sequence[tuple[int, int]], *, seed: int = 0, **options: Any
-    ) -> np.ndarray:
-        """Draw uint8 (B, S, S, 3): one image per prompt of the batch, its noise drawn at (seed, its address).
+    def shape_at(self, size: str | None) -> tuple[int, ...]:
+        """Return the shape of one image's latents at a size that the network was trained at; None = the square's.
+        Raises UserError for another size."""
+        if size is None:
+            return self.latent_shape
+        square = f"{self.info.image_size}x{self.info.image_size}"
+        if size not in (known := self.info.sizes or (square,)):
+            raise UserError(f"size: {size!r} is none that this model was trained at; give one of {', '.join(known)}")
+        return shape_of_latents(self.codec, *map(int, size.split("x")))
 
-        options: steps, guidance_scale, guidance_interval, sampler and callback of `sample`.
+    def images(
+        self,
+        prompts: Sequence[str],
+        addresses: Sequence[tuple[int, int]],
+        *,
+        seed: int = 0,
+        size: str | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draw uint8 (B, H, W, 3): one image per prompt of the batch, its noise drawn at (seed, its address).
+
+        size: see `shape_at`. options: steps, guidance_scale, guidance_interval, sampler and callback of `sample`.
         """
         if not prompts or len(prompts) != len(addresses):
             raise UserError(f"{len(prompts)} prompts and {len(addresses)} addresses: give one address for each image")
-        noise, generators = sample_noise(self.latent_shape, addresses, seed), step_generators(addresses, seed)
+        noise, generators = sample_noise(self.shape_at(size), addresses, seed), step_generators(addresses, seed)
         return self.decode(self.sample(self.encode(prompts), noise, generator=generators, **options))

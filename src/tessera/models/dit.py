@@ -120,9 +120,11 @@ class DiTBlock(nn.Module):
 class DiT(Network):
     """The denoiser DiT-I."""
 
+    ANY_SIZE = True
     TABLES = ("modulation_tables", "out_table")
     config: DiTConfig
     positions: Tensor
+    _positions_of: dict[tuple[int, int], Tensor]
 
     def __init__(self, config: DiTConfig):
         super().__init__()
@@ -146,6 +148,17 @@ class DiT(Network):
         step = (self.config.position_grid or side) / side
         positions = sincos_positions_2d(side, side, self.config.width, weight.device, step=step)
         self.positions = positions.to(weight.dtype)  # (N, D)
+        self._positions_of = {}
+
+    def positions_of(self, height: int, width: int) -> Tensor:
+        """Return the positions (N, D) of latents of another size than the config's, for buckets of aspect ratios: as
+        far apart as there, from 0 on."""
+        config, known = self.config, self._positions_of.get((height, width))
+        if known is None or known.device != self.positions.device or known.dtype != self.positions.dtype:
+            step, patch = (config.position_grid or config.grid_side) / config.grid_side, config.patch_size
+            known = sincos_positions_2d(height // patch, width // patch, config.width, self.positions.device, step=step)
+            known = self._positions_of[height, width] = known.to(self.positions.dtype)
+        return known
 
     def initialize_special(self) -> None:
         """Start modulation as the identity at any noise level, with gates of 1: LayerScale alone keeps branches small.
@@ -194,15 +207,18 @@ class DiT(Network):
     ) -> tuple[Tensor, DenoiserState]:
         """Call the network once.
 
-        x: noisy latents (B, C, H, W). alpha_bar (B,): their signal power. text: B captions; unused where `state` has a
-        text cache. Returns the prediction (B, C, H, W) in x's dtype and the state for the next step.
+        x: noisy latents (B, C, H, W); sides may differ from the config's (`positions_of`). alpha_bar (B,): their
+        signal power. text: B captions; unused where `state` has a text cache. Returns the prediction (B, C, H, W) in
+        x's dtype and the state for the next step.
         """
         config = self.config
-        self.check_latents(x)
+        height, wide = self.check_latents(x)
+        square = height == wide == config.latent_size
         cache = state.text_cache if state is not None and state.text_cache is not None else self.encode_text(text)
         dtype = self.patch_embedding.weight.dtype
 
-        tokens = self.patch_embedding(patchify(self.stem(x.to(dtype)), config.patch_size)) + self.positions  # (B, N, D)
+        positions = self.positions if square else self.positions_of(height, wide)
+        tokens = self.patch_embedding(patchify(self.stem(x.to(dtype)), config.patch_size)) + positions  # (B, N, D)
         time = self.time(alpha_bar)  # (B, D)
         modulation = self.modulation(time)  # (depth, 6, B, 1, D)
         null_outputs = cache.null_outputs or (None,) * config.depth
@@ -214,7 +230,7 @@ class DiT(Network):
         shift, scale = (self.out_table[:, None] + time).unsqueeze(2).unbind(0)  # (B, 1, D) each
         tokens = torch.addcmul(shift, F.layer_norm(tokens, (config.width,), eps=NORM_EPS), 1 + scale)
         patches = self.out_projection(tokens)  # (B, N, p p C)
-        output = unpatchify(patches, config.patch_size, config.latent_size, config.latent_size)  # (B, C, H, W)
+        output = unpatchify(patches, config.patch_size, height, wide)  # (B, C, H, W)
         if self.head is not None:
             output = self.head(output, x.to(dtype))
         return output.to(x.dtype), DenoiserState(text_cache=cache)

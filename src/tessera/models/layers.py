@@ -401,8 +401,17 @@ class Network(nn.Module):
     def initialize_special(self) -> None:
         """Set the initial values that differ from `initialize`'s table."""
 
-    def check_latents(self, x: Tensor) -> None:
-        """Raise ValueError unless x is (B, C, H, W) as the config says."""
-        channels, size = self.config.latent_channels, self.config.latent_size
-        if x.shape[1:] != (channels, size, size):
+    ANY_SIZE = False
+    """True: takes latents of any height and width that are multiples of the patch."""
+
+    def check_latents(self, x: Tensor) -> tuple[int, int]:
+        """Return height and width of x. ValueError unless x is (B, C, H, W) as the config says."""
+        config = self.config
+        channels, size = config.latent_channels, config.latent_size
+        height, width = x.shape[-2:]
+        sized = height == width == size
+        if self.ANY_SIZE and not sized:
+            sized = height % config.patch_size == width % config.patch_size == 0
+        if x.ndim != 4 or x.shape[1] != channels or not sized:
             raise ValueError(f"x is {tuple(x.shape)}; this network takes latents (B, {channels}, {size}, {size})")
+        return height, width

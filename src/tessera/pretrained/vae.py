@@ -49,11 +49,14 @@ class LatentCodec(Part, Protocol):
         ...
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """Return (C, h, w) for images with a side of `size` pixels; UserError if that side cannot be coded."""
+        """Return (C, h, w) for square images of `size` pixels; UserError if that side cannot be coded."""
         ...
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Encode uint8 (B, S, S, 3); return the posterior's mean and standard deviation, each float32 (B, C, h, w)."""
+        """Encode uint8 (B, H, W, 3); return the posterior's mean and standard deviation, each float32 (B, C, h, w).
+
+        A codec of your own gets squares, unless the set has several aspect ratios.
+        """
         ...
 
     def decode(self, latents: ArrayLike) -> NDArray[np.uint8]:
@@ -92,11 +95,11 @@ class PixelUnshuffle:
         pass
 
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Encode uint8 (B, S, S, 3); return (mean, std), float32 (B, 3 factor^2, S / factor, S / factor); std is 0."""
+        """Encode uint8 (B, H, W, 3); return (mean, std), float32 (B, 3 factor^2, H / factor, W / factor); std is 0."""
         _check_images(images)
-        channels, side, _ = self.latent_shape(images.shape[1])
-        blocks = images.reshape(-1, side, self.factor, side, self.factor, 3)  # (B, h, f, w, f, 3)
-        planes = blocks.transpose(0, 5, 2, 4, 1, 3).reshape(-1, channels, side, side)  # (B, 3 f f, h, w)
+        channels, high, wide = shape_of_latents(self, *images.shape[2:0:-1])
+        blocks = images.reshape(-1, high, self.factor, wide, self.factor, 3)  # (B, h, f, w, f, 3)
+        planes = blocks.transpose(0, 5, 2, 4, 1, 3).reshape(-1, channels, high, wide)  # (B, 3 f f, h, w)
         mean = planes.astype(np.float32) / np.float32(127.5) - np.float32(1)
         return mean, np.zeros_like(mean)
 
@@ -161,10 +164,10 @@ class Autoencoder(Pretrained):
         import torch
 
         _check_images(images)
-        shape = (len(images), *self.latent_shape(images.shape[1]))
+        shape = (len(images), *shape_of_latents(self, *images.shape[2:0:-1]))
         mean, std = np.empty(shape, np.float32), np.empty(shape, np.float32)
         with torch.inference_mode():
-            for part in self._parts(len(images), images.shape[1]):
+            for part in self._parts(len(images), max(images.shape[1:3])):
                 pixels = torch.from_numpy(np.ascontiguousarray(images[part])).to(self.device)
                 pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # (b, 3, S, S)
                 posterior, logvar = self._posterior(pixels.to(self.dtype))
@@ -233,7 +236,7 @@ class OwnCodec(OwnPart):
     def encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with self.blaming():
             mean, std = (np.asarray(part, np.float32) for part in self.part.encode(images))
-            shape = (len(images), *map(int, self.part.latent_shape(images.shape[1])))
+            shape = (len(images), *shape_of_latents(self, *images.shape[2:0:-1]))
             if mean.shape != shape or std.shape != shape:
                 raise UserError(f"encode() must return (mean, std) of shape {shape}, not {mean.shape}, {std.shape}")
         return mean, std
@@ -246,6 +249,12 @@ class OwnCodec(OwnPart):
         return images
 
 
+def shape_of_latents(codec: LatentCodec, width: int, height: int) -> tuple[int, int, int]:
+    """Return (C, h, w) for images of `width` x `height` pixels; UserError if a side cannot be coded."""
+    channels, rows, _ = codec.latent_shape(height)
+    return channels, rows, codec.latent_shape(width)[2]
+
+
 def _latent_side(size: int, codec: PixelUnshuffle | Autoencoder) -> int:
     if size < 1 or size % codec.factor:
         raise UserError(f"latents: {codec.id} needs an image side that is a multiple of {codec.factor}, not {size}")
@@ -253,8 +262,8 @@ def _latent_side(size: int, codec: PixelUnshuffle | Autoencoder) -> int:
 
 
 def _check_images(images: NDArray[np.uint8]) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
-        raise ValueError(f"images must be uint8 (B, S, S, 3), not {images.dtype} {images.shape}")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"images must be uint8 (B, H, W, 3), not {images.dtype} {images.shape}")
 
 
 def _check_latents(latents: ArrayLike, channels: int, codec_id: str) -> NDArray[np.float32]:

@@ -216,13 +216,17 @@ def latent_limit(store: EncodedStore, normalize: Normalization) -> float:
     """
     places = np.unique(np.linspace(0, len(store) - 1, LIMIT_RECORDS).astype(int)).tolist()
     records = [store[place] for place in places]
-    means = torch.from_numpy(np.stack([r.latent_mean for r in records])).double()  # (n, C, H, W)
-    stds = torch.from_numpy(np.stack([r.latent_std for r in records])).double()
-    finite = (means.isfinite() & stds.isfinite()).flatten(1).all(1)  # (n,)
-    if not finite.all():
-        bad = records[int(finite.int().argmin())].key
-        raise UserError(f"{store.directory}: the latents of record {bad!r} are not finite; encode the set in fp32")
-    means, stds = normalize(means), Normalization(scale=normalize.scale)(stds)
+    for record in records:
+        if not (np.isfinite(record.latent_mean).all() and np.isfinite(record.latent_std).all()):
+            raise UserError(
+                f"{store.directory}: the latents of record {record.key!r} are not finite; encode the set in fp32"
+            )
+
+    def joined(latents: list[np.ndarray]) -> torch.Tensor:  # (1, C, 1, n H W): heights and widths may differ
+        return torch.from_numpy(np.concatenate([x.reshape(1, len(x), 1, -1) for x in latents], axis=3)).double()
+
+    means = normalize(joined([record.latent_mean for record in records]))
+    stds = Normalization(scale=normalize.scale)(joined([record.latent_std for record in records]))
     spread = (means.var((0, 2, 3), correction=0) + stds.square().mean((0, 2, 3))).sqrt()  # (C,): law of total variance
     usual = means.mean((0, 2, 3)).abs() + 3 * spread
     largest = (means.abs() + 3 * stds).amax((0, 2, 3))

@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 from tessera.config import UserError, nearest
 from tessera.encoded.record import EncodedRecord
 from tessera.encoded.store import EncodedStore
+from tessera.models.dit import DiTConfig
 from tessera.models.layers import NetworkConfig
 from tessera.train.algorithm1 import CaptionMix
 
@@ -28,12 +29,22 @@ def check_sets(
     `encodes_text`: an encoder is available, so a set may be without text."""
     latent_shape, text_width = (model.latent_channels, model.latent_size, model.latent_size), model.text_width
     _check_roles(plain, augmented)
+    if augmented is not None and (plain.shapes or augmented.shapes):
+        fix = "train an arm of plain images, such as ta, without --augmented"
+        raise UserError(f"{(plain if plain.shapes else augmented).directory}: has buckets of aspect ratios; {fix}")
     for store in (plain,) if augmented is None else (plain, augmented):
         where = store.directory
         if store.text_encoding == "none" and not encodes_text:
             raise UserError(f"{where}: holds no text; encode it with text_encoding int8 or fp16")
         if tuple(store.latent_shape) != latent_shape:
             raise UserError(f"{where}: latents are {tuple(store.latent_shape)}, the model's config says {latent_shape}")
+        if store.shapes and not isinstance(model, DiTConfig):
+            raise UserError(
+                f"{where}: has buckets of aspect ratios, and a CAD-I learns a position for each patch of one square; "
+                "train a DiT-I, or collect without --buckets"
+            )
+        if uneven := [shape for shape in store.shapes if shape[1] % model.patch_size or shape[2] % model.patch_size]:
+            raise UserError(f"{where}: latents of {uneven[0]} are no whole patches of {model.patch_size}")
         if store.text_width != text_width:
             raise UserError(f"{where}: text is {store.text_width} wide, the model's config has text_width {text_width}")
         for name in SHARED_FACTS:
@@ -53,7 +64,7 @@ def check_sets(
     arm = "aio" if plain.facts.get("captioner") == "aio" else "ta"
     if augmented is not None:
         arm += "_ia"
-    kept = {name: plain.facts[name] for name in (*SHARED_FACTS, *CONTENT_FACTS) if name in plain.facts}
+    kept = {name: plain.facts[name] for name in (*SHARED_FACTS, *CONTENT_FACTS, "buckets") if name in plain.facts}
     return {"arm": arm, "latent_shape": list(latent_shape), **kept}
 
 

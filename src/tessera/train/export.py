@@ -84,6 +84,7 @@ def info_of(
     own: dict[str, Any] = {name: facts.get(name) for name in (*NETWORKS, *CONTENT_FACTS, "image_size", "arm")}
     for name in ("latent_shift", "latent_scale", "noise_schedule", "prediction"):
         own[name] = getattr(trained, name)
+    own["sizes"] = tuple(facts.get("buckets", ()))
     if "captions_seen" in facts:
         own["captions"] = from_dict(CaptionsSeen, facts["captions_seen"], where="the run's facts")
     return ExportInfo(

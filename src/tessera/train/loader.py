@@ -129,8 +129,8 @@ class Reader:
     _encoder_lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> HostBatch:
-        """Read the samples `numbers`: latents drawn from the stored posterior (mean + std * noise, a fresh draw at each
-        visit) and normalized; noise by address."""
+        """Read the samples `numbers`, of one bucket: latents drawn from the stored posterior (mean + std * noise, a
+        fresh draw at each visit) and normalized; noise by address."""
         draws = self.algorithm.draws(numbers)
         records = [self._record(*draw) for draw in zip(*(draws[name].tolist() for name in _OF_RECORD))]
         latents, noise = draw_latents(records, self.algorithm.seed, draws.number.tolist())
@@ -152,6 +152,13 @@ class Reader:
         draws = self.algorithm.draws(numbers)
         places = (self._place(*draw) for draw in zip(*(draws[name].tolist() for name in _OF_RECORD)))
         return np.array([store.length(index, level) for store, index, level in places])
+
+    def buckets(self, numbers: np.ndarray) -> np.ndarray | None:
+        """Return the number of each sample's bucket of aspect ratios; None where the sets have no buckets."""
+        if not self.plain.shapes:
+            return None
+        draws = self.algorithm.draws(numbers)
+        return self.plain.buckets[draws.index]
 
     def _record(self, augmented: bool, index: int, level: int) -> EncodedRecord:
         store, index, level = self._place(augmented, index, level)
@@ -195,16 +202,24 @@ def draw_latents(
 
 
 def passes(
-    start: int, batch_size: int, end: int, size: int, lengths: Callable[[np.ndarray], np.ndarray] | None = None
+    start: int,
+    batch_size: int,
+    end: int,
+    size: int,
+    lengths: Callable[[np.ndarray], np.ndarray] | None = None,
+    buckets: Callable[[np.ndarray], np.ndarray | None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield this rank's sample numbers of each forward pass of `size`, batch by batch: in every batch
     start + rank, start + rank + world size, ... lengths: of the samples' texts, by which those of a batch are sorted,
-    longest first, so that texts of a pass need little padding."""
+    longest first, so that texts of a pass need little padding. buckets: of the samples; a pass is of one, so that some
+    have fewer samples, and their number differs."""
     for first in range(start, end, batch_size):
         mine = np.arange(first + rank(), first + batch_size, world_size())
         if lengths is not None and len(mine) > size:
             mine = mine[np.argsort(-lengths(mine), kind="stable")]
-        yield from np.split(mine, len(mine) // size)
+        of = buckets(mine) if buckets is not None else None
+        for members in [mine] if of is None else (mine[of == bucket] for bucket in np.unique(of)):
+            yield from (members[first : first + size] for first in range(0, len(members), size))
 
 
 @contextlib.contextmanager

@@ -191,6 +191,10 @@ class Trainer:
             )
         self.auto = asked == "auto" or (asked is None and device.type == "cuda")
         self.samples_per_pass = min(asked, share) if isinstance(asked, int) else share
+        if plain.shapes and self.runtime.shard:
+            raise UserError(
+                "shard: ranks that share a network make equally many passes, which buckets do not; leave it out"
+            )
         if held_out >= len(plain):
             raise UserError(
                 f"validation_records: {held_out} leaves nothing to train on; {plain.directory} has {len(plain)} records"
@@ -254,6 +258,8 @@ class Trainer:
         device = self.state.device
         numbers = np.arange(min(config.num_images, AUTO_STEPS * config.batch_size))
         longest = numbers[np.argsort(-self.reader.lengths(numbers), kind="stable")]
+        if (buckets := self.reader.buckets(longest)) is not None:
+            longest = longest[buckets == np.bincount(buckets).argmax()]
         while True:
             failed = torch.full((1,), float(not self.stepper.fits(self.reader(longest[:size]))), device=device)
             all_reduce_sum(failed)
@@ -339,8 +345,10 @@ class Trainer:
 
     def _loop(self, log: Log | None) -> None:
         config, state, total = self.config, self.state, self.config.num_images
-        numbers = passes(state.num_images, config.batch_size, total, self.samples_per_pass, self.reader.lengths)
-        per_step = config.batch_size // world_size() // self.samples_per_pass
+        numbers = passes(
+            state.num_images, config.batch_size, total, self.samples_per_pass, self.reader.lengths, self.reader.buckets
+        )
+        share = config.batch_size // world_size()
         behind = STEPS_BEHIND * state.optimizer.masked
         with (
             delayed_signals() as caught,
@@ -350,7 +358,9 @@ class Trainer:
             self.actions.stopping = lambda: bool(caught)
             while state.num_images < total and not self.actions.no_gain:
                 waiting = time.monotonic()
-                loaded = [next(loader) for _ in range(per_step)]
+                loaded = []
+                while sum(len(batch.numbers) for batch in loaded) < share:
+                    loaded.append(next(loader))
                 if log:
                     log.data_wait += time.monotonic() - waiting
                     log.tokens += sum(batch.tokens for batch in loaded)

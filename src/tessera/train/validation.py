@@ -79,9 +79,10 @@ class ValidationLoss:
         """Return the mean loss, and its means by quarters of t, over all ranks. None: a quarter without records, or a
         loss that is not finite; it is up to the steps to end such a run."""
         losses = self.null_condition.new_zeros(self.count, dtype=torch.float32)
-        together = world_size() * self.samples_per_pass
-        for first in range(0, self.count, together):  # equally often on every rank: a split network needs all of them
-            rows = np.arange(first, min(first + together, self.count))
+        together, buckets = world_size() * self.samples_per_pass, self.reader.plain.buckets[self.first :]
+        alike = [np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)]
+        parts = [some[first : first + together] for some in alike for first in range(0, len(some), together)]
+        for rows in parts:  # equally many on every rank: a split network needs all of them
             mine = rows[rank() :: world_size()]
             if not len(mine):  # computed like the others, but not counted
                 mine = rows[:1]
@@ -100,7 +101,7 @@ class ValidationLoss:
 
 
 class SampleGrid:
-    """Grid of images of the first captions that are held out; without any, of the whole set."""
+    """Grid of images of the first captions that are held out; without any, of the whole set. They are square."""
 
     def __init__(self, reader: Reader, config: TrainConfig, null_condition: Tensor) -> None:
         self.reader, self.null_condition, self.prediction = reader, null_condition, config.prediction
@@ -109,7 +110,7 @@ class SampleGrid:
         self.text = reader.text_of(records).unpack(null_condition.dtype).to(null_condition.device)
         self.limit = latent_limit(reader.plain, reader.normalize)
         addresses = [philox(reader.algorithm.seed, "sample grid", i) for i in range(len(records))]
-        noise = [draws.standard_normal(records[0].latent_mean.shape, dtype=np.float32) for draws in addresses]
+        noise = [draws.standard_normal(reader.plain.latent_shape, dtype=np.float32) for draws in addresses]
         self.noise = torch.from_numpy(np.stack(noise)).to(null_condition.device)
 
     @torch.no_grad()

@@ -78,6 +78,8 @@ class ExportSettings:
     """Content hash of the text encoder's files; None likewise."""
     image_size: int
     """Side of the images in pixels, at least 1."""
+    sizes: tuple[str, ...] = ()
+    """Sizes that it was trained at, "WIDTHxHEIGHT" in pixels, where they are several; () = the square alone."""
     latent_shift: tuple[float, ...] = (0.0,)
     """Normalized latents are (codec's latents - shift) * scale; one number, or one per channel."""
     latent_scale: tuple[float, ...] = (1.0,)

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, check_ranges, lookup, part_id, to_dict
+from tessera.curate.buckets import Size, bucket_of, bucket_sizes
 from tessera.curate.collect.class_folders import WORDNET_ID, as_text
 from tessera.curate.collect.class_names import (
     ClassNames,
@@ -70,6 +71,8 @@ class CollectConfig:
     gray_range: bool = False
     """Gray levels of more than 8 bits from the lowest to the highest of each image become black to white, as for 12-bit
     values in files of 16 bits; else white is the highest that the file's bits can say."""
+    buckets: bool = False
+    """Crops of several aspect ratios and about the square's area (`tessera.curate.buckets`), instead of squares."""
     layout: str | None = None
     """A layout of `tessera.curate.collect.layouts` or "FILE.py:NAME" for one of the user's own; None = the one that is
     there."""
@@ -84,6 +87,12 @@ class CollectConfig:
             raise UserError("source is empty: give miniature or a name for the folder")
         if self.single_class is not None and not self.single_class.strip():
             raise UserError("single_class is empty: give the class's name")
+        if self.buckets:
+            bucket_sizes(self.size)
+            if self.fast:
+                raise UserError("fast: decodes near the side of a square; leave out --fast or --buckets")
+            if self.world is not None:
+                raise UserError("buckets: the miniature is square; leave out --buckets")
         if self.layout is not None and ".py:" not in self.layout:
             lookup(self.layout, LAYOUTS, "layout")
         if self.world is not None and self.source != MINIATURE:
@@ -123,7 +132,9 @@ def collect(
 
 
 def _collect_miniature(out: Path, config: CollectConfig) -> None:
-    stage = open_stage(out, stage="collect", config=to_dict(config))
+    recorded = to_dict(config)
+    del recorded["buckets"]
+    stage = open_stage(out, stage="collect", config=recorded)
     if stage.done:
         return
     world = config.world
@@ -138,7 +149,7 @@ def _collect_miniature(out: Path, config: CollectConfig) -> None:
     keys = [scene_key(world, number) for number in range(world.num_images)]
     write_table(out / SCENES_TABLE, {"key": keys, "scene": scenes})
     rows = [(key, key.split("/")[0], f"{key}.png", world.size, world.size, MINIATURE, None) for key in keys]
-    tally = _Tally(world.size)
+    tally = _Tally([(world.size, world.size)])
     with writing_rows(out / IMAGES_TABLE, images_schema()) as write:
         write(tally.take(rows))
     tally.finish(stage, ignored={}, facts={})
@@ -159,8 +170,9 @@ def _render_all(world: WorldConfig, out: Path, numbers: Sequence[int]) -> list[s
 class _Tally:
     """Counts of rows as they pass."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, sizes: Sequence[Size]):
+        """Take the sizes of crops, in which images are counted that are smaller."""
+        self.sizes = sizes
         self.good: Counter[str] = Counter()
         self.enlarged = 0
         self.bad: dict[str, tuple[str, str]] = {}
@@ -171,7 +183,8 @@ class _Tally:
         for _, name, _, width, height, source, reject in rows:
             if reject is None:
                 self.good[name] += 1
-                self.enlarged += min(width, height) < self.size
+                wide, high = self.sizes[bucket_of(width, height, self.sizes)]
+                self.enlarged += width < wide or height < high
             else:
                 self.rejects[source] = reject
                 self.bad.setdefault(name, (source, reject))
@@ -195,6 +208,9 @@ def _collect_source(
         given = read_class_names(Path(config.class_names))
         config = replace(config, class_names=given.record)
     recorded = to_dict(replace(config, layout=config.layout and part_id(config.layout, LAYOUTS)))
+    sizes = bucket_sizes(config.size) if config.buckets else ()
+    if not sizes:
+        del recorded["buckets"]
     # What stops the work is found before the directory is begun: a corrected input may belong in it.
     stage = find_stage(out, stage="collect", config=recorded)
     done = stage is not None and stage.done
@@ -246,13 +262,13 @@ def _collect_source(
             note.touch()
     _remove_crops(out, but=keys if begun else np.empty(0, np.uint64))
     write_json(out / _NOTE, identity)
-    work = CropWork(source, out, config.size, config.fast, upright, config.gray_range, reuse, by_hash)
+    work = CropWork(source, out, config.size, config.fast, upright, config.gray_range, sizes, reuse, by_hash)
     changes = Changes(reuse) if reuse is not None else None
     parts, total = [], sum(index.count for index in indexes)
     for group, index in zip(found.groups, indexes):
         step = max(index.count, 1) if group.whole else part_size
         parts += [(group, start, min(start + step, index.count)) for start in range(0, index.count, step)]
-    tally = _Tally(config.size)
+    tally = _Tally(sizes or ((config.size, config.size),))
     states = writing_rows(out / STATES_TABLE, states_schema())
     with writing_rows(out / IMAGES_TABLE, images_schema()) as write, states as write_states:
         few = total < 2 * part_size or len(parts) < 2
@@ -291,7 +307,8 @@ def _collect_source(
     tally.finish(stage, _ignored(found, indexes), facts)
     if tally.enlarged:
         said = (
-            f"{tally.enlarged:,} of {tally.good.total():,} images are smaller than {config.size} px and were enlarged"
+            f"{tally.enlarged:,} of {tally.good.total():,} images are smaller than "
+            f"{'their bucket' if sizes else f'{config.size} px'} and were enlarged"
         )
         print(f"collect: {said}; a smaller --size keeps their detail as it is", file=sys.stderr)
 

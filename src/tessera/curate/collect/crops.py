@@ -1,4 +1,4 @@
-"""Square RGB crops of any image file, or the reason for rejecting it.
+"""RGB crops of any image file, or the reason for rejecting it.
 
 Images come from users, so every format trap is handled here once: truncated and empty files, other things named .jpg,
 palettes, transparency, CMYK, 16 bits, rotation flags, animations, and files that unpack to gigabytes.
@@ -6,7 +6,7 @@ palettes, transparency, CMYK, 16 bits, rotation flags, animations, and files tha
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from tessera.config import UserError
+from tessera.curate.buckets import Size, bucket_of
 from tessera.curate.collect.color_profiles import corrected, gray_ramp, rgb_of_inks
 from tessera.damage import decode_jpeg
 from tessera.images import JPEG_COLORS, MAX_PIXELS, UNREADABLE, as_rgb, is_jpeg, open_image
 
-_LONGEST = 16  # times the shorter side: of a longer image only a part is scaled, or it would fill the memory
+_LONGEST = 16  # times what the crop shows: of a longer image only a part is scaled, or it would fill the memory
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
@@ -33,10 +34,10 @@ class RejectedImage(ValueError):
 
 @dataclass(frozen=True)
 class Crop:
-    """A square crop and the size of the image it was cut from."""
+    """A crop and the size of the image it was cut from."""
 
     pixels: NDArray[np.uint8]
-    """(S, S, 3) RGB."""
+    """(S, S, 3) RGB, of a bucket (H, W, 3)."""
     width: int
     """The whole image's, upright, in pixels."""
     height: int
@@ -45,10 +46,16 @@ class Crop:
 
 
 def square_crop(
-    source: Path | bytes, size: int, *, upright: bool = True, fast: bool = False, gray_range: bool = False
+    source: Path | bytes,
+    size: int,
+    *,
+    upright: bool = True,
+    fast: bool = False,
+    gray_range: bool = False,
+    buckets: Sequence[Size] = (),
 ) -> Crop:
     """Return the image in a file (or its bytes) with its shorter side scaled to `size` px, and of that the central
-    square.
+    square; or, with `buckets`, scaled to cover the one with the nearest aspect ratio, and the center of that size.
 
     The recipe of the published ImageNet pipelines, pixel for pixel: to RGB, Pillow's bicubic filter over the whole
     image, the long side rounded down, the center rounded to even. Transparency goes over white, gray and 16-bit
@@ -56,7 +63,7 @@ def square_crop(
     upright: as viewers show it, first turned by its EXIF flag (Pillow turns TIFF files in any case), its colors those
     of its ICC profile. fast: JPEG files go through simplejpeg, which decodes them at the smallest eighth that still has
     `size` px, and only the square is scaled; pixels then differ a little.
-    gray_range: see `tessera.images.as_rgb`.
+    gray_range: see `tessera.images.as_rgb`. buckets: not with `fast`.
     Raises RejectedImage with the reason.
     """
     with _opened(source) as image:
@@ -83,7 +90,8 @@ def square_crop(
             whole = inks or exact
             if whole is image or whole.mode != "RGB":  # else as_rgb would only copy it
                 whole = as_rgb(whole, over_white=True, gray_range=gray_range, gray_ramp=ramp)
-            square = _exact_square(_upright(whole, turn), size)
+            whole = _upright(whole, turn)
+            square = _exact_crop(whole, buckets[bucket_of(*whole.size, buckets)] if buckets else (size, size))
         if upright:
             square = corrected(square, image)
         return Crop(np.asarray(square), *_turned(image.size, turn), fast and found is None)
@@ -103,18 +111,20 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _exact_square(image: Image.Image, size: int) -> Image.Image:
-    shorter, longer = sorted(image.size)
-    long_side = int(size * longer / shorter)
-    across = image.width > image.height
-    start = round((long_side - size) / 2)
-    if longer > _LONGEST * shorter:  # a strip: only the part that the crop shows is scaled
+def _exact_crop(image: Image.Image, size: Size) -> Image.Image:
+    (width, height), (wide, high) = image.size, size
+    across = width * high > height * wide  # cut at its left and right
+    shorter, longer = (height, width) if across else (width, height)
+    fit, cut = (high, wide) if across else (wide, high)
+    long_side = max(int(fit * longer / shorter), cut)
+    start = round((long_side - cut) / 2)
+    if longer * fit > _LONGEST * shorter * cut:  # a strip: only the part that the crop shows is scaled
         scale = longer / long_side
-        part = (start * scale, (start + size) * scale)
+        part = (start * scale, (start + cut) * scale)
         box = (part[0], 0, part[1], shorter) if across else (0, part[0], shorter, part[1])
-        return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    scaled = image.resize((long_side, size) if across else (size, long_side), Image.Resampling.BICUBIC)
-    return scaled.crop((start, 0, start + size, size) if across else (0, start, size, start + size))
+        return image.resize(size, Image.Resampling.BICUBIC, box=box)
+    scaled = image.resize((long_side, fit) if across else (fit, long_side), Image.Resampling.BICUBIC)
+    return scaled.crop((start, 0, start + wide, high) if across else (0, start, wide, start + high))
 
 
 def _fast_square(pixels: NDArray[np.uint8], size: int) -> Image.Image:

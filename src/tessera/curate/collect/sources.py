@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
+from tessera.curate.buckets import Size
 from tessera.curate.collect.crops import RejectedImage, image_size, square_crop
 from tessera.curate.grown import content_state, file_state, read_sizes, read_states
 from tessera.files import TEMPORARY, atomic_path
@@ -164,6 +165,7 @@ class CropWork:
     fast: bool
     upright: bool
     gray_range: bool
+    buckets: tuple[Size, ...] = ()
     reuse: Path | None = None
     """A completed images/ whose crops are taken over where the image's file did not change."""
     hashed: bool = False
@@ -192,7 +194,7 @@ class CropWork:
                 width, height = image_size(read(item), upright=self.upright)
             else:
                 how = {"upright": self.upright, "fast": self.fast, "gray_range": self.gray_range}
-                crop = square_crop(read(item), self.size, **how)
+                crop = square_crop(read(item), self.size, **how, buckets=self.buckets)
                 width, height = crop.width, crop.height
                 if self.fast:
                     if crop.by_pillow:
