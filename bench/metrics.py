@@ -2,7 +2,8 @@
 
     python bench/metrics.py                      # FID at 2048-d, PRDC at 10,000 x 1024, nearest neighbors
     python bench/metrics.py --width 512 --prdc 3000x256 --skip-sqrtm
-    python bench/metrics.py --only-ours 50000x1024
+    python bench/metrics.py --only-ours 50000x1024           # PRDC
+    python bench/metrics.py --only-ours 2000x1280000x1024    # nearest neighbors, after the estimate of their time
 
 Needs the extra `dev` (scipy, prdc with scikit-learn). CPU seconds are of all threads. Extra memory is the peak of the
 process above what it held before; each measurement has a process of its own.
@@ -119,6 +120,19 @@ def ours_nearest(rows, others, width):
     return lambda: _found(*nearest(points, training))
 
 
+def ours_announced(rows, others, width):
+    from tessera.evaluate.copies.distances import nearest_training, search_seconds
+
+    points, training = features(rows, width, 0), features(others, width, 1)
+    print(f"announced: {search_seconds([rows], training):.1f} s", flush=True)
+
+    def run():
+        found = nearest_training([points], training)
+        return _found(found.distances, found.rows)
+
+    return run
+
+
 def sklearn_nearest(rows, others, width):
     from sklearn.neighbors import NearestNeighbors
 
@@ -164,12 +178,13 @@ def main() -> None:
     parser.add_argument("--prdc", default="10000x1024", help="ROWSxWIDTH; 0x0 skips it")
     parser.add_argument("--nearest", default="10000x100000x1024", help="ROWSxOTHERSxWIDTH; 0x0x0 skips it")
     parser.add_argument("--skip-sqrtm", action="store_true")
-    parser.add_argument("--only-ours", metavar="ROWSxWIDTH", help="our PRDC alone, at a size that prdc cannot hold")
+    parser.add_argument("--only-ours", metavar="ROWS[xOTHERS]xWIDTH", help="alone, at a size that packages cannot hold")
     arguments = parser.parse_args()
     summary = {}
     if arguments.only_ours:
-        rows, width = map(int, arguments.only_ours.split("x"))
-        summary["prdc"] = measure(f"PRDC {rows} x {width}", ours_prdc, rows, width)
+        shape = tuple(map(int, arguments.only_ours.split("x")))
+        name, make = ("PRDC", ours_prdc) if len(shape) == 2 else ("nearest", ours_announced)
+        summary[name] = measure(f"{name} {arguments.only_ours}", make, *shape)
         print(json.dumps(summary))
         return
     if arguments.width:

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from tessera.evaluate.copies.distances import CLOSEST, copied, copy_numbers, nearest_training, yardstick
+from tessera.evaluate.copies import distances
+from tessera.evaluate.copies.distances import (
+    AT_ONCE,
+    CLOSEST,
+    copied,
+    copy_numbers,
+    nearest_training,
+    search_seconds,
+    yardstick,
+)
 from tessera.evaluate.scores import Protocol
 
 RNG = np.random.default_rng(3)
@@ -50,3 +59,20 @@ def test_intervals_are_over_prompts():
     together = copy_numbers("copies", found, by, np.repeat(np.arange(50), 8).tolist(), PROTOCOL)[1]
     assert (together.n, together.clusters) == (400, 50)
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize("rows", [50, 3 * AT_ONCE])
+def test_the_time_of_searches_is_that_of_preparing_and_comparing(monkeypatch, rows):
+    clock = [0.0]
+
+    def took(images, among):
+        return 1e-3 * among + 1e-6 * images * among
+
+    def nearest(points, others):
+        clock[0] += took(len(points), len(others))
+
+    monkeypatch.setattr(distances, "nearest", nearest)
+    monkeypatch.setattr(distances.time, "monotonic", lambda: clock[0])
+    several = [200, 200, AT_ONCE + 5000]
+    expected = 2 * took(200, rows) + took(AT_ONCE, rows) + took(5000, rows)
+    assert search_seconds(several, np.zeros((rows, 2))) == pytest.approx(expected, rel=0.03)

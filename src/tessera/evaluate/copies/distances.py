@@ -5,6 +5,8 @@ the nearest training image counts. A model that copies draws images that lie nea
 that it has never seen.
 """
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +19,8 @@ from tessera.metrics import bootstrap_median, nearest
 
 CLOSEST = 0.01
 """Share of the held-out images that lie nearer to a training image than the bound of a copy."""
+AT_ONCE = 16_384
+"""Images of a search that is not done again."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,24 @@ def nearest_training(variants: Sequence[np.ndarray], training: np.ndarray, skip:
     skip (N,): a row of the training features that does not count for each image, such as its own.
     """
     return closest([Nearest(*nearest(features, training, skip=skip), np.zeros(len(features))) for features in variants])
+
+
+def search_seconds(images: Sequence[int], training: np.ndarray) -> float:
+    """Return about how long searches of so many images each take among training features (M, d), AT_ONCE at a time.
+
+    By searches of a few among a few: the training features are prepared, and then compared with each image.
+    """
+    few = training[:AT_ONCE]
+
+    def seconds(count: int) -> float:
+        start = time.monotonic()
+        nearest(few[:count], few)
+        return time.monotonic() - start
+
+    prepared = min(seconds(1), seconds(1))  # the first one loads the library
+    compared = max(0.0, seconds(4096) - prepared) / len(few[:4096])
+    each = [prepared * math.ceil(count / AT_ONCE) + compared * count for count in images]
+    return sum(each) * len(training) / len(few)
 
 
 def closest(found: Sequence[Nearest]) -> Nearest:

@@ -9,7 +9,6 @@ training images, each compared with all others.
 import hashlib
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, check_ranges, to_dict
-from tessera.evaluate.copies.distances import Nearest, closest, copied, copy_numbers, nearest_training, yardstick
+from tessera.evaluate.copies.distances import (
+    AT_ONCE,
+    Nearest,
+    closest,
+    copied,
+    copy_numbers,
+    nearest_training,
+    search_seconds,
+    yardstick,
+)
 from tessera.evaluate.intervals import share_number
 from tessera.evaluate.quality.captions import read_captions, words_for
 from tessera.evaluate.quality.features import Images, features_of, find_images
@@ -46,8 +54,6 @@ PAIRS, SIDE = 24, 192
 """Pairs on the sheet, and the side of each image on it in pixels."""
 SHEETS = {"closest.png": "closest.json", f"closest-{SSCD}.png": f"closest-{SSCD}.json"}
 """Sheet of each network -> the pairs on it."""
-AT_ONCE = 16_384
-"""Images of a search that is not done again."""
 Table = NDArray[np.float32]
 
 
@@ -174,9 +180,9 @@ def evaluate_copies(
     if reference is None or drawn is None or yard is None:
         return False
     against = reference.features
-    images_searched = len(images.files) * (len(SEARCHES) + 1) + len(yard["as it is"]) * len(SEARCHES)
+    searched = [len(images.files)] * (len(SEARCHES) + 1) + [len(yard["as it is"])] * len(SEARCHES)
     for prefix in networks:
-        _say_cost(images_searched, against[f"{prefix}as it is"])
+        _say_cost(searched, against[f"{prefix}as it is"])
     numbers: list[Number] = []
     facts: dict[str, Any] = {}
     items = [_item(images, row, captions) for row in range(len(images.files))]
@@ -295,14 +301,10 @@ def _authentic(plain: Nearest, training: Table, work: Path) -> NDArray[np.bool_]
     return np.concatenate(own)[place] < plain.distances
 
 
-def _say_cost(images: int, training: Table) -> None:
-    """Say how long searches of so many images among the training features take, by a search of a few."""
-    few = training[:4096]
-    start = time.monotonic()
-    nearest_training([few[:1024]], few)
-    seconds = (time.monotonic() - start) / (len(few[:1024]) * len(few)) * images * len(training)
-    text = f"copies: {images:,} searches among {len(training):,} x {training.shape[1]}"
-    print(f"{text}, about {duration_text(seconds)}", file=sys.stderr)
+def _say_cost(images: Sequence[int], training: Table) -> None:
+    """Say how long searches of so many images each among the training features take."""
+    text = f"copies: {sum(images):,} searches among {len(training):,} x {training.shape[1]}"
+    print(f"{text}, about {duration_text(search_seconds(images, training))}", file=sys.stderr)
 
 
 def _write_sheet(
