@@ -20,7 +20,7 @@ from tessera.evaluate.scores import notes, read_scores, require_comparable, writ
 from tessera.evaluate.soft_tifa import QuestionsConfig, evaluate_questions, geometric_mean
 from tessera.report.measured import measured_tables
 from tiny.chat_server import ChatServer, completion, question_of
-from tiny.folders import tree
+from tiny.folders import end_together, tree
 from tiny.judges import save_qwen_vl
 from tiny.samples import write_samples
 
@@ -145,6 +145,12 @@ def test_intervals_of_soft_answers_hold_the_truth(share):
     found = [[mean_interval(values, range(100)) for values in draw(100)] for _ in range(300)]
     for truth, intervals in zip(truths, zip(*found)):
         assert 0.91 <= np.mean([one.low <= truth <= one.high for one in intervals]) <= 0.99
+
+
+def test_ranks_that_end_at_the_same_time_leave_each_other_the_scores(tmp_path, judge, geneval2, monkeypatch):
+    samples = write_samples(tmp_path / "samples", [LINE, OTHER], paint=paint)
+    assert end_together(monkeypatch, lambda: evaluate_questions(tmp_path / "out", samples, geneval2)) == (True, True)
+    assert (tmp_path / "out" / "scores.json").is_file()
 
 
 def test_words_have_another_name(tmp_path, judge, geneval2):

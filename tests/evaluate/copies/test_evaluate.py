@@ -25,6 +25,7 @@ from tessera.pretrained.features.encoder import ImageEncoder
 from tessera.pretrained.features.sscd import load_sscd
 from tessera.report.scores_page import report_scores
 from tiny.encoders import save_dino, save_sscd
+from tiny.folders import end_together
 from tiny.quality import write_samples
 
 WORLD = WorldConfig(num_images=300, size=32)
@@ -195,6 +196,18 @@ def test_yardsticks_are_protocols_and_prompts_are_what_intervals_are_over(plante
     assert [line.split(":")[0] for line in comparable(a, b)] == ["settings.yardstick"]
     assert (a.n, a.clusters) == (24, 12)
     assert not comparable(*(read_scores(tmp_path / name).number("authenticity") for name in "ab"))
+
+
+def test_of_ranks_that_see_everything_at_the_same_time_one_searches(planted, tmp_path, monkeypatch):
+    def evaluate():
+        out, cache = tmp_path / "out", tmp_path / "c"
+        return evaluate_copies(out, planted["samples"], planted["training"], Detector(), cache=cache, chunk=64)
+
+    assert end_together(monkeypatch, evaluate) == (False, True)
+    monkeypatch.undo()
+    evaluate_copies(tmp_path / "one", planted["samples"], planted["training"], Detector(), cache=tmp_path / "c")
+    assert (tmp_path / "out" / "scores.json").read_bytes() == (tmp_path / "one" / "scores.json").read_bytes()
+    assert not (tmp_path / "out" / "work").exists()
 
 
 @pytest.mark.slow  # two processes

@@ -18,7 +18,7 @@ from tessera.config import UserError
 from tessera.evaluate.dpg.evaluate import DpgConfig, evaluate_dpg
 from tessera.evaluate.scores import notes, read_scores
 from tessera.prompts.read import load_prompts
-from tiny.folders import tree
+from tiny.folders import end_together, tree
 from tiny.judges import save_blip
 from tiny.samples import write_samples
 
@@ -130,6 +130,13 @@ def test_three_ranks_make_what_one_process_makes(tmp_path, judge, questions, mon
         monkeypatch.setenv("RANK", rank)
         assert evaluate_dpg(tmp_path / "three" / "scores", samples, questions, config) is complete
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
+
+
+def test_ranks_that_end_at_the_same_time_leave_each_other_the_scores(tmp_path, judge, questions, monkeypatch):
+    samples = write_samples(tmp_path / "samples", LINES, paint=paint)
+    out = tmp_path / "out"
+    assert end_together(monkeypatch, lambda: evaluate_dpg(out, samples, questions, DpgConfig())) == (True, True)
+    assert (out / "scores.json").is_file()
 
 
 @pytest.mark.slow

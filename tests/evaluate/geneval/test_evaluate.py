@@ -19,7 +19,7 @@ from tessera.evaluate.scores import Extender, comparable, read_scores
 from tessera.pretrained.detector.mask2former import FoundObject, box_of
 from tessera.prompts import geneval as geneval_prompts
 from tessera.prompts.read import load_prompts
-from tiny.folders import tree
+from tiny.folders import end_together, tree
 from tiny.judges import save_clip, save_detector
 from tiny.samples import write_samples
 
@@ -229,25 +229,8 @@ def test_ranks_that_finish_the_columns_in_another_order_complete_them(tmp_path, 
 
 
 def test_ranks_that_end_at_the_same_time_leave_each_other_the_scores(tmp_path, sees_paint, monkeypatch):
-    """Both see all verdicts; one finishes the directory while the other writes scores.json."""
     samples = write_samples(tmp_path / "short", LINES, paint=paint)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-
-    def run(number):
-        monkeypatch.setenv("RANK", str(number))
-        return evaluate_geneval(tmp_path / "out", samples, sees_paint)
-
-    def replace(source, target, plain=os.replace):
-        if str(target).endswith("scores.json") and not ended:
-            ended.append(None)
-            ended[0] = run(0)
-        plain(source, target)
-
-    ended: list = []
-    monkeypatch.setattr("tessera.files.os.replace", replace)
-    assert not run(0)
-    assert run(1)
-    assert ended == [True]
+    assert end_together(monkeypatch, lambda: evaluate_geneval(tmp_path / "out", samples, sees_paint)) == (True, True)
     assert (tmp_path / "out" / "original" / "scores.json").is_file()
 
 

@@ -22,6 +22,7 @@ from tessera.evaluate.quality.metrics import QualityConfig
 from tessera.evaluate.scores import comparable, read_scores
 from tessera.stages import Stage
 from tiny.encoders import save_clip, save_dino, save_inception
+from tiny.folders import end_together
 from tiny.quality import SMALL, nets, write_samples
 
 
@@ -151,6 +152,17 @@ def test_two_ranks_finish_with_a_new_reference(tmp_path, monkeypatch, slow):
     for name in ("scores.json", "manifest.json"):
         assert (tmp_path / "one" / "out" / name).read_bytes() == (tmp_path / "two" / "out" / name).read_bytes()
     assert not (tmp_path / "two" / "out" / "work").exists()
+
+
+def test_ranks_that_end_at_the_same_time_leave_each_other_the_scores(tmp_path, monkeypatch):
+    samples, reference = write_samples(tmp_path / "s", 0), write_samples(tmp_path / "r", 1)
+
+    def evaluate():
+        return evaluate_quality(tmp_path / "out", samples, reference, nets(), SMALL, cache=tmp_path / "c", chunk=4)
+
+    assert end_together(monkeypatch, evaluate) == (True, True)
+    assert (tmp_path / "out" / "scores.json").is_file()
+    assert not (tmp_path / "out" / "work").exists()
 
 
 def test_killed_after_its_scores_it_encodes_nothing_again(tmp_path, monkeypatch):

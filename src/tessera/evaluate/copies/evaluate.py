@@ -10,6 +10,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, check_ranges, to_dict
+from tessera.devices import world_size
 from tessera.evaluate.copies.distances import (
     AT_ONCE,
     Nearest,
@@ -32,12 +34,12 @@ from tessera.evaluate.intervals import share_number
 from tessera.evaluate.quality.captions import read_captions, words_for
 from tessera.evaluate.quality.features import Images, features_of, find_images
 from tessera.evaluate.quality.reference import FEATURES, SAMPLES, Source, reference_of, user_cache
-from tessera.evaluate.scores import FILE, Number, Protocol, Scores, library_versions, write_scores
-from tessera.files import atomic_path, write_json
+from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
+from tessera.files import atomic_path, exclusive_lock, write_json
 from tessera.images import image_grid, read_rgb, thumbnail, write_png
 from tessera.progress import duration_text, progress
 from tessera.randomness import philox
-from tessera.stages import open_stage
+from tessera.stages import is_complete, open_stage
 
 if TYPE_CHECKING:
     from tessera.pretrained.features.encoder import ImageEncoder
@@ -179,62 +181,71 @@ def evaluate_copies(
         yard = found.features
     if reference is None or drawn is None or yard is None:
         return False
-    against = reference.features
-    searched = [len(images.files)] * (len(SEARCHES) + 1) + [len(yard["as it is"])] * len(SEARCHES)
-    for prefix in networks:
-        _say_cost(searched, against[f"{prefix}as it is"])
-    numbers: list[Number] = []
-    facts: dict[str, Any] = {}
-    items = [_item(images, row, captions) for row in range(len(images.files))]
-    clusters = captions or range(len(images.files))
-    for (prefix, network), sheet in zip(networks.items(), SHEETS):
-        ours, theirs = (_of_network(prefix, features) for features in (yard, against))
-        by = yardstick(closest(_searches(ours, theirs, work / f"nearest{prefix}", "yardstick", skip)))
-        if not by.median:
-            raise UserError(
-                f"{held_out or training}: half of the images are copies of other training images; give others"
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive_lock(out, "another process searches"))
+        except UserError:
+            if world_size() == 1:
+                raise
+            return False  # another rank has seen everything too, and searches
+        if is_complete(out):
+            return True
+        against = reference.features
+        searched = [len(images.files)] * (len(SEARCHES) + 1) + [len(yard["as it is"])] * len(SEARCHES)
+        for prefix in networks:
+            _say_cost(searched, against[f"{prefix}as it is"])
+        numbers: list[Number] = []
+        facts: dict[str, Any] = {}
+        items = [_item(images, row, captions) for row in range(len(images.files))]
+        clusters = captions or range(len(images.files))
+        for (prefix, network), sheet in zip(networks.items(), SHEETS):
+            ours, theirs = (_of_network(prefix, features) for features in (yard, against))
+            by = yardstick(closest(_searches(ours, theirs, work / f"nearest{prefix}", "yardstick", skip)))
+            if not by.median:
+                raise UserError(
+                    f"{held_out or training}: half of the images are copies of other training images; give others"
+                )
+            each = _searches(_of_network(prefix, drawn.features), theirs, work / f"nearest{prefix}", "samples")
+            found = closest(each)
+            metric = "_".join([*filter(None, [prefix]), "copies"])
+            protocol = Protocol(
+                metric=metric,
+                name=METRIC,
+                encoder=network.id,
+                encoder_sha256=network.sha256,
+                resize=network.resizing,
+                rounding=config.rounding if images.arrays or reference.arrays else None,
+                images=len(images.files),
+                reference=source.sha256,
+                reference_images=reference.images,
+                prompts_sha256=described["prompts"],
+                extender=images.drawn.extender if images.drawn else None,
+                settings={"yardstick": unseen.sha256 if unseen else "training images, each without itself"}
+                | {"yardstick_images": by.images, "crop": CROP},
+                versions=library_versions(),
             )
-        each = _searches(_of_network(prefix, drawn.features), theirs, work / f"nearest{prefix}", "samples")
-        found = closest(each)
-        metric = "_".join([*filter(None, [prefix]), "copies"])
-        protocol = Protocol(
-            metric=metric,
-            name=METRIC,
-            encoder=network.id,
-            encoder_sha256=network.sha256,
-            resize=network.resizing,
-            rounding=config.rounding if images.arrays or reference.arrays else None,
-            images=len(images.files),
-            reference=source.sha256,
-            reference_images=reference.images,
-            prompts_sha256=described["prompts"],
-            extender=images.drawn.extender if images.drawn else None,
-            settings={"yardstick": unseen.sha256 if unseen else "training images, each without itself"}
-            | {"yardstick_images": by.images, "crop": CROP},
-            versions=library_versions(),
-        )
-        numbers += copy_numbers(metric, found, by, clusters, protocol)
-        values = {metric: copied(found, by)}
-        if not prefix:
-            authentic = _authentic(each[0], theirs["as it is"], work / "nearest")
-            alone = replace(protocol, metric="authenticity", name="dgm-eval", settings={})
-            numbers.append(share_number("authenticity", authentic.astype(float).tolist(), clusters, alone))
-            values["authenticity"] = authentic
-        nearest = f"{prefix}_nearest" if prefix else "nearest"
-        for row, ratio in enumerate(found.distances / by.median):
-            view, of = SEARCHES[found.variants[row]]
-            near = {"image": known.files[found.rows[row]], "view": view, "of": of, "ratio": round(float(ratio), 4)}
-            items[row][nearest] = near
-            items[row]["values"] |= {name: float(value[row]) for name, value in values.items()}
-        _write_sheet(out, sheet, images, known, [(item["file"], item[nearest]) for item in items])
-        facts |= {f"{prefix}_{name}" if prefix else name: getattr(by, name) for name in ("median", "closest")}
-    facts = words_for(images, source, config.rounding) | facts
-    scores = Scores(kind="copies", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
-    write_scores(out, replace(scores, num_images=num_images))
-    counts = {"images": len(images.files), "training": reference.images, "yardstick": len(yard["as it is"])}
-    stage.finish(counts, joint=(FILE,))
-    shutil.rmtree(work, ignore_errors=True)
-    return True
+            numbers += copy_numbers(metric, found, by, clusters, protocol)
+            values = {metric: copied(found, by)}
+            if not prefix:
+                authentic = _authentic(each[0], theirs["as it is"], work / "nearest")
+                alone = replace(protocol, metric="authenticity", name="dgm-eval", settings={})
+                numbers.append(share_number("authenticity", authentic.astype(float).tolist(), clusters, alone))
+                values["authenticity"] = authentic
+            nearest = f"{prefix}_nearest" if prefix else "nearest"
+            for row, ratio in enumerate(found.distances / by.median):
+                view, of = SEARCHES[found.variants[row]]
+                near = {"image": known.files[found.rows[row]], "view": view, "of": of, "ratio": round(float(ratio), 4)}
+                items[row][nearest] = near
+                items[row]["values"] |= {name: float(value[row]) for name, value in values.items()}
+            _write_sheet(out, sheet, images, known, [(item["file"], item[nearest]) for item in items])
+            facts |= {f"{prefix}_{name}" if prefix else name: getattr(by, name) for name in ("median", "closest")}
+        facts = words_for(images, source, config.rounding) | facts
+        scores = Scores(kind="copies", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
+        write_scores(out, replace(scores, num_images=num_images))
+        counts = {"images": len(images.files), "training": reference.images, "yardstick": len(yard["as it is"])}
+        stage.finish(counts)
+        shutil.rmtree(work, ignore_errors=True)
+        return True
 
 
 def _images_of(directory: Path, what: str) -> Images:
