@@ -58,9 +58,11 @@ def ours_interval(width, *_):
 
     real, fake = (features(5 * width, width, seed) for seed in (0, 1))
     blocks = deal_blocks(range(len(fake)))
+    assert blocks is not None
 
     def run():
         interval = jackknife(frechet_left_out(real, fake, blocks), np.bincount(blocks))
+        assert interval is not None
         return [interval.low, interval.value, interval.high]
 
     return run
@@ -91,7 +93,7 @@ def sqrtm_frechet(width, *_):
     a, b = moments(width)
 
     def run():
-        root = np.trace(sqrtm(a.covariance @ b.covariance).real)
+        root = np.trace(np.real(sqrtm(a.covariance @ b.covariance)))
         return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * root)
 
     return run
