@@ -144,7 +144,8 @@ def test_a_users_own_sampler(export, tmp_path, monkeypatch, capsys):
 
 def test_help_names_every_sampler(capsys):
     assert call("generate", "--help") == 0
-    assert f" {', '.join(SAMPLERS)}, or your own: FILE.py:FUNCTION." in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f" {', '.join(SAMPLERS)}, or your own: FILE.py:FUNCTION." in said
 
 
 @pytest.mark.parametrize("name", SAVE)

@@ -33,7 +33,7 @@ def test_guidance_1_computes_the_conditional_branch_only(name):
         return toy(x, alpha_bar, text)
 
     off = sample(name, network, scale=1.0, text=texts(), null=NULL, steps=4)
-    assert rows == [(3, (3, 4))] * 4
+    assert rows == [(3, (3, 4))] * (7 if name == "heun" else 4)
     assert torch.equal(off, sample(name, network, text=texts(), steps=4))
     almost = sample(name, network, scale=1 + 1e-6, text=texts(), null=NULL, steps=4)
     torch.testing.assert_close(almost, off, rtol=1e-3, atol=1e-3)

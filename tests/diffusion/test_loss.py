@@ -77,10 +77,10 @@ def returning(output):
     return lambda x, alpha_bar, text, state=None: (output, DenoiserState())
 
 
-@pytest.mark.parametrize(("prediction", "name"), [("eps", "noise"), ("v", "v"), ("x0", "latents")])
-def test_zero_output_costs_the_target_s_power_and_the_target_nothing(prediction, name):
+@pytest.mark.parametrize("prediction", sch.PREDICTIONS)
+def test_zero_output_costs_the_target_s_power_and_the_target_nothing(prediction):
     batch = make_batch(low=1 / X0_WEIGHT_LIMIT)
-    target = sch.velocity(batch.latents, batch.noise, batch.alpha_bar) if name == "v" else getattr(batch, name)
+    target = sch.target(prediction, batch.latents, batch.noise, batch.alpha_bar)
     loss, per_sample = diffusion_loss(returning(torch.zeros_like(target)), batch, NULL, prediction=prediction)
     weight = 1 / (1 - batch.alpha_bar) if prediction == "x0" else 1
     torch.testing.assert_close(per_sample, weight * target.square().mean((1, 2, 3)))
@@ -99,7 +99,8 @@ def gaussian_batch(alpha_bar: float, deviation: float) -> Batch:
 @pytest.mark.parametrize("prediction", sch.PREDICTIONS)
 @pytest.mark.parametrize("alpha_bar", [0.1, 0.5, 0.9])
 def test_the_ideal_denoiser_of_gaussian_data_has_the_known_minimum(prediction, alpha_bar):
-    """Data N(1, s^2): the posterior variance of eps is alpha^2 s^2 / total, of v s^2 / total (total = x_t's)."""
+    """Data N(1, s^2): the posterior variance of eps is alpha^2 s^2 / total, of v s^2 / total, of the
+    velocity (alpha + sigma)^2 s^2 / total (total = x_t's)."""
     s = 0.7
     batch = gaussian_batch(alpha_bar, s)
     total = alpha_bar * s**2 + 1 - alpha_bar
@@ -107,9 +108,10 @@ def test_the_ideal_denoiser_of_gaussian_data_has_the_known_minimum(prediction, a
     def ideal(x, alpha_bar_rows, text, state=None, scale=1.0):
         eps = scale * (1 - alpha_bar) ** 0.5 * (x - alpha_bar**0.5) / total
         x0 = sch.to_x0("eps", eps, x, alpha_bar)
-        return {"eps": eps, "x0": x0, "v": sch.velocity(x0, eps, alpha_bar)}[prediction], DenoiserState()
+        return sch.target(prediction, x0, eps, alpha_bar), DenoiserState()
 
-    known = (alpha_bar if prediction == "eps" else 1) * s**2 / total
+    of_velocity = (alpha_bar**0.5 + (1 - alpha_bar) ** 0.5) ** 2
+    known = {"eps": alpha_bar, "velocity": of_velocity}.get(prediction, 1) * s**2 / total
     if prediction == "x0":  # v's, as long as the weight 1 / (1 - alpha_bar) is below its limit
         known *= min(1, X0_WEIGHT_LIMIT * (1 - alpha_bar))
     loss, _ = diffusion_loss(ideal, batch, NULL, prediction=prediction)
@@ -124,7 +126,7 @@ def test_the_weight_of_x0_makes_it_the_loss_on_v():
     x = sch.add_noise(batch.latents, batch.noise, batch.alpha_bar)
     guess = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
     on_x0, _ = diffusion_loss(returning(guess), batch, NULL, prediction="x0")
-    v = sch.velocity(guess, sch.to_eps("x0", guess, x, batch.alpha_bar), batch.alpha_bar)
+    v = sch.target("v", guess, sch.to_eps("x0", guess, x, batch.alpha_bar), batch.alpha_bar)
     on_v, _ = diffusion_loss(returning(v), batch, NULL, prediction="v")
     torch.testing.assert_close(on_x0, on_v)
 
@@ -275,8 +277,7 @@ def test_a_low_precision_network_is_compared_in_float32():
 def test_a_denoiser_gives_eps(prediction):
     batch = make_batch(6, low=0.1)
     x = sch.add_noise(batch.latents, batch.noise, batch.alpha_bar)
-    v = sch.velocity(batch.latents, batch.noise, batch.alpha_bar)
-    output = {"eps": batch.noise, "x0": batch.latents, "v": v}[prediction]
+    output = sch.target(prediction, batch.latents, batch.noise, batch.alpha_bar)
     eps, state = Denoiser(returning(output), prediction)(x, batch.alpha_bar, batch.text)
     torch.testing.assert_close(eps, batch.noise, rtol=1e-4, atol=1e-4)
     assert isinstance(state, DenoiserState)

@@ -53,7 +53,7 @@ def test_data_that_is_one_point_is_found_exactly(name, schedule, steps):
     torch.testing.assert_close(result, POINT.expand_as(NOISE), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
 @pytest.mark.parametrize("schedule", list(sch.SCHEDULES))
 def test_unit_gaussian_data_is_its_own_noise(name, schedule):
     """For N(0, 1) the ideal eps is sigma x, every x_t has unit variance and the flow stands still as N grows."""
@@ -65,7 +65,13 @@ def test_unit_gaussian_data_is_its_own_noise(name, schedule):
 
 @pytest.mark.parametrize(
     ("name", "schedule", "order"),
-    [("ddim", sch.linear, 1), ("ddim", sch.scaled_linear, 1), ("ddim", even, 1), ("dpmpp_2m", even, 2)],
+    [
+        ("ddim", sch.linear, 1),
+        ("ddim", sch.scaled_linear, 1),
+        ("ddim", even, 1),
+        ("dpmpp_2m", even, 2),
+        ("heun", sch.flow, 2),
+    ],
 )
 def test_the_error_falls_at_the_sampler_s_order(name, schedule, order):
     exact = gaussian_solution(NOISE, 0.5, 0.6, schedule)
@@ -115,10 +121,13 @@ def their_kind(prediction):
     return {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[prediction]
 
 
+OF_DDIM = [prediction for prediction in sch.PREDICTIONS if prediction != "velocity"]
+
+
 @pytest.mark.parametrize("schedule", DISCRETE)
 @pytest.mark.parametrize("steps", [1, 10, 50])
 @pytest.mark.parametrize("clip", [None, 0.8])
-@pytest.mark.parametrize("prediction", sch.PREDICTIONS)
+@pytest.mark.parametrize("prediction", OF_DDIM)
 def test_ddim_is_diffusers_ddim(schedule, steps, clip, prediction):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(
@@ -152,6 +161,26 @@ def test_ddpm_is_diffusers_ddpm(schedule, steps, clip):
     expected = reference(scheduler, toy, steps, generator=rng(5))
     ours = ddpm(Guided(toy, clip=clip), NOISE, sch.SCHEDULES[schedule], steps, generator=rng(5))
     torch.testing.assert_close(ours, expected, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 50])
+def test_euler_on_a_flow_is_diffusers_flow_match_euler(steps):
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[1 - k / steps for k in range(steps)])
+    x = NOISE
+    for t in scheduler.timesteps:
+        alpha_bar = sch.flow(t.double() / 1000)
+        power = alpha_bar.sqrt() + (1 - alpha_bar).sqrt()
+        velocity = toy((power * x).float(), alpha_bar.float().expand(len(x)))[0]
+        x = scheduler.step(velocity, t, x).prev_sample
+    ours = sample("euler", Denoiser(toy, "velocity"), schedule=sch.flow, steps=steps)
+    torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-4)
+
+
+def test_euler_is_ddim():
+    for schedule in (sch.flow, sch.cosine):
+        assert torch.equal(*(sample(name, toy, schedule=schedule, steps=9) for name in ("euler", "ddim")))
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # theirs, with NumPy 2
@@ -190,7 +219,7 @@ def test_predictions_of_one_network_agree(name):
 
     def as_v(x, alpha_bar, text, state=None):
         x0 = as_x0(x, alpha_bar, text)[0]
-        return sch.velocity(x0, sch.to_eps("x0", x0, x, alpha_bar), alpha_bar), DenoiserState()
+        return sch.target("v", x0, sch.to_eps("x0", x0, x, alpha_bar), alpha_bar), DenoiserState()
 
     results = [
         sample(name, denoise, schedule=sch.scaled_linear, steps=12)
@@ -217,7 +246,8 @@ def test_the_denoiser_is_called_at_t_1_minus_k_over_n(name):
         return toy(x, alpha_bar)
 
     sample(name, network, steps=4)
-    expected = torch.tensor([1e-9, 0.25, 0.5, 0.75])[:, None].expand(4, 3)
+    calls = [1e-9, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75] if name == "heun" else [1e-9, 0.25, 0.5, 0.75]
+    expected = torch.tensor(calls)[:, None].expand(-1, 3)
     torch.testing.assert_close(torch.stack(seen), expected, rtol=1e-6, atol=0)
 
 

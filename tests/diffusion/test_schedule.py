@@ -88,7 +88,7 @@ def test_conversions_are_round_trips_in_float64(alpha_bars, prediction, seed):
     alpha_bar = torch.tensor(alpha_bars, dtype=torch.float64)
     x0, eps = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x = sch.add_noise(x0, eps, alpha_bar)
-    output = {"eps": eps, "x0": x0, "v": sch.velocity(x0, eps, alpha_bar)}[prediction]
+    output = sch.target(prediction, x0, eps, alpha_bar)
     close = {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(sch.to_x0(prediction, output, x, alpha_bar), x0, **close)
     torch.testing.assert_close(sch.to_eps(prediction, output, x, alpha_bar), eps, **close)
@@ -100,6 +100,35 @@ def test_a_float_alpha_bar_is_that_of_every_sample():
     torch.testing.assert_close(sch.add_noise(x0, eps, 0.3), x)
     torch.testing.assert_close(sch.to_x0("eps", eps, x, 0.3), x0)
     assert sch.to_eps("x0", x0, x, 0.3).dtype == torch.float32
+
+
+def test_targets_are_the_papers():
+    x0, eps, alpha_bar = torch.tensor([2.0]), torch.tensor([-1.0]), 0.64
+    wanted = {"eps": -1.0, "x0": 2.0, "v": 0.8 * -1 - 0.6 * 2, "velocity": -1.0 - 2.0}
+    assert {p: sch.target(p, x0, eps, alpha_bar).item() for p in sch.PREDICTIONS} == pytest.approx(wanted)
+
+
+def test_flow_is_the_straight_path_scaled_to_unit_power():
+    x0, eps = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for t in (0.01, 0.3, 0.5, 0.9):
+        alpha_bar = float(sch.flow(t))
+        shrink = alpha_bar**0.5 + (1 - alpha_bar) ** 0.5
+        torch.testing.assert_close(sch.add_noise(x0, eps, alpha_bar) / shrink, (1 - t) * x0 + t * eps)
+
+
+@pytest.mark.parametrize("schedule", sch.SCHEDULES)
+@pytest.mark.parametrize("other", sch.SCHEDULES)
+def test_tau_is_carried_over_at_equal_signal_to_noise(schedule, other):
+    for t in (0.1, 0.4, 0.7):
+        there = sch.same_noise(t, schedule, other)
+        assert float(sch.SCHEDULES[other](there)) == pytest.approx(float(sch.SCHEDULES[schedule](t)), abs=1e-8)
+
+
+def test_the_paper_s_tau_on_other_schedules():
+    """Of `linear`, alpha_bar = 1 - t, by hand: sigma / alpha = sqrt(2 / 3) = t / (1 - t) of a flow."""
+    ratio = math.sqrt(2 / 3)
+    assert sch.same_noise(0.4, "linear", "flow") == pytest.approx(ratio / (1 + ratio), abs=1e-9)
+    assert sch.same_noise(1.0, "linear", "scaled_linear") == pytest.approx(1.0, abs=1e-9)
 
 
 def test_conversions_stay_finite_at_both_ends():

@@ -13,7 +13,7 @@ from tessera.config import UserError
 from tessera.diffusion.schedule import SCHEDULES, linear
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
-from tessera.train.algorithm1 import BLOCK, Algorithm1, CaptionMix, Normalization, latent_limit
+from tessera.train.algorithm1 import BLOCK, Algorithm1, CaptionMix, Normalization, Times, latent_limit
 from tiny.training_sets import SHAPE, make_records, write_set
 
 
@@ -41,6 +41,29 @@ def test_t_is_uniform_whatever_the_augmentation():
     draws = draws_of(40_000)
     assert np.abs(np.histogram(draws.t, bins=10, range=(0, 1))[0] - 4000).max() < 4 * np.sqrt(4000)
     assert np.array_equal(draws.t, draws_of(40_000, prob=0.0, augmented=None).t)
+
+
+def test_times_of_a_logistic_normal_with_a_shift():
+    draws = draws_of(40_000, times=Times(distribution="logit_normal", shift=3.0))
+    t = draws.t / (3 - 2 * draws.t)  # the shift undone
+    logits = np.log(t / (1 - t))
+    assert logits.mean() == pytest.approx(0, abs=4 / np.sqrt(40_000))
+    assert logits.std() == pytest.approx(1, abs=4 / np.sqrt(80_000))
+    assert np.mean(np.abs(logits) < 1) == pytest.approx(0.6827, abs=four_sigma(0.6827, 40_000))
+    assert not draws.augmented[draws.t <= 0.4].any()
+    uniform = draws_of(40_000)
+    assert np.array_equal(np.argsort(draws.t), np.argsort(uniform.t))
+    assert np.array_equal(draws.drop_caption, uniform.drop_caption)
+
+
+def test_no_time_leaves_the_unit_interval():
+    ends = np.array([0.0, 2.0**-53, 0.5, 1 - 2.0**-53])
+    for distribution in ("uniform", "logit_normal"):
+        for shift in (0.2, 1.0, 5.0):
+            t = Times(distribution=distribution, shift=shift).of(ends)
+            assert (np.diff(t) > 0).all()
+            assert (t[0], t[-1] <= 1) == (0.0, True)
+    assert Times().of(ends) is ends
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))

@@ -8,6 +8,7 @@ import torch
 
 from tessera.config import UserError
 from tessera.encoded.store import open_encoded
+from tessera.generate.pipeline import Pipeline
 from tessera.records import TextEncoding
 from tessera.stages import read_manifest
 from tessera.train import checkpoint
@@ -74,6 +75,20 @@ def test_what_sampling_has_to_know(run, plain, tmp_path):
     assert made_of["run"] == read_manifest(run).sha256
     assert made_of["plain"] == read_manifest(plain).sha256
     assert read_manifest(tmp_path / "export", "export").inputs == {"run": read_manifest(run).sha256}
+
+
+def test_a_rectified_flow_is_trained_exported_and_drawn_from(plain, augmented, tmp_path):
+    flow = {"noise_schedule": "flow", "prediction": "velocity", "t_distribution": "logit_normal", "t_shift": 2.0}
+    train(tmp_path / "run", plain, augmented, config_of(num_images=40, **flow))
+    export(tmp_path / "export", tmp_path / "run")
+    _, info = load_export(tmp_path / "export")
+    assert (info.prediction, info.noise_schedule) == ("velocity", "flow")
+    pipeline = Pipeline.load(tmp_path / "export", "cpu")
+    for sampler in ("euler", "heun", "dpmpp_2m"):
+        noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+        latents = pipeline.sample(pipeline.encode(["a red dog", "a dog"]), noise, steps=3, sampler=sampler)
+        assert latents.shape == noise.shape
+        assert latents.isfinite().all()
 
 
 def test_predictions_are_limited_to_what_the_training_latents_reach(run, tmp_path):

@@ -43,7 +43,7 @@ def generate(
     steps: Annotated[int | None, "Sampling steps; the export's by default."] = None,
     guidance_scale: Annotated[float | None, "Guidance w; the export's by default."] = None,
     guidance_interval: tuple[float, float] | None = None,
-    sampler: Annotated[str, "ddim, ddpm, dpmpp_2m, or your own: FILE.py:FUNCTION."] = "ddim",
+    sampler: Annotated[str, "ddim, ddpm, dpmpp_2m, euler, heun, or your own: FILE.py:FUNCTION."] = "ddim",
     size: Annotated[
         str | None, "WIDTHxHEIGHT, of the sizes it was trained at; for --model the side, in pixels."
     ] = None,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tessera.config import UserError
 from tessera.devices import few_shapes
-from tessera.diffusion.schedule import add_noise, check_prediction, to_eps, velocity
+from tessera.diffusion.schedule import add_noise, check_prediction, target, to_eps
 from tessera.records import Batch, DenoiserState, TextEncoding
 
 X0_WEIGHT_LIMIT = 3.0
@@ -29,7 +29,7 @@ class Denoiser:
 
     Calling it converts to eps in float32. Where alpha_bar is near 0 that conversion and the way back to x0 lose
     digits, so the samplers take `network` and `prediction` from here and convert the raw output themselves.
-    Raises UserError for a prediction other than "eps", "x0" or "v".
+    Raises UserError for a prediction other than those of `PREDICTIONS`.
     """
 
     network: Callable[..., tuple[Tensor, DenoiserState]]
@@ -97,8 +97,8 @@ def diffusion_loss(
     keep = self_condition_keep
     state = None if keep is None else _self_condition(network, x, alpha_bar, text, keep)
     output, _ = network(x, alpha_bar, text, state)
-    target = velocity(latents, noise, alpha_bar) if prediction == "v" else noise if prediction == "eps" else latents
-    per_sample = (output.float() - target).square().flatten(1).mean(1)  # (B,)
+    wanted = target(prediction, latents, noise, alpha_bar)
+    per_sample = (output.float() - wanted).square().flatten(1).mean(1)  # (B,)
     if prediction == "x0":
         per_sample = per_sample / (1 - alpha_bar).clamp_min(1 / X0_WEIGHT_LIMIT)
     return (per_sample if weights is None else per_sample * weights).mean(), per_sample.detach()

@@ -94,6 +94,34 @@ def ddpm(denoise: Guided, noise: Tensor, schedule: Schedule, steps: int, *, gene
     return ddim(denoise, noise, schedule, steps, eta=1.0, generator=generator, callback=callback)
 
 
+def euler(denoise: Guided, noise: Tensor, schedule: Schedule, steps: int, *, generator=None, callback=None) -> Tensor:
+    """Sample by Euler's steps along a flow's velocity eps - x0 (Liu et al. 2023). On any schedule they are DDIM's: both
+    take x0 and eps for constant during a step."""
+    return ddim(denoise, noise, schedule, steps, generator=generator, callback=callback)
+
+
+def heun(denoise: Guided, noise: Tensor, schedule: Schedule, steps: int, *, generator=None, callback=None) -> Tensor:
+    """Sample by Heun's steps along a flow's velocity (Karras et al. 2022, algorithm 1, in a flow's coordinates), of
+    second order; the network is called twice in each step but the last.
+
+    Path: x / (alpha + sigma) = (1 - s) x0 + s eps with s = sigma / (alpha + sigma), which is t on `flow`.
+    """
+    x = noise.float()
+    times, alpha_bars = grid(schedule, steps)
+    scales = [math.sqrt(a) + math.sqrt(1 - a) for a in alpha_bars]
+    places = [math.sqrt(1 - a) / scale for a, scale in zip(alpha_bars, scales)]
+    for k, (now, after) in enumerate(pairwise(places)):
+        x0, eps = denoise(x, times[k], alpha_bars[k])
+        path, velocity = x / scales[k], eps - x0
+        x = scales[k + 1] * (path + (after - now) * velocity)
+        if after > 0 and after < now:
+            x0, eps = denoise(x, times[k + 1], alpha_bars[k + 1])
+            x = scales[k + 1] * (path + (after - now) * (velocity + eps - x0) / 2)
+        if callback is not None:
+            callback(k + 1, steps, x0)
+    return x
+
+
 def dpmpp_2m(
     denoise: Guided, noise: Tensor, schedule: Schedule, steps: int, *, generator=None, callback=None
 ) -> Tensor:
@@ -122,7 +150,7 @@ def dpmpp_2m(
     return x
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m}
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m, "euler": euler, "heun": heun}
 
 
 def get_sampler(spec: str) -> Sampler:

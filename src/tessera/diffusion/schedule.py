@@ -21,8 +21,9 @@ from tessera.config import lookup
 FLOOR = 1e-9
 """The smallest alpha_bar of any schedule, and the smallest power that a conversion divides by."""
 
-PREDICTIONS = ("eps", "x0", "v")
-"""Outputs for which a network may be trained: the noise (the paper's choice), the clean latents, or v."""
+PREDICTIONS = ("eps", "x0", "v", "velocity")
+"""Outputs for which a network may be trained: the noise (the paper's choice), the clean latents, v, or rectified flow's
+velocity eps - x0."""
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -65,12 +66,30 @@ def ddpm_linear(t: Tensor | float) -> Tensor:
     return _from_betas(t, 1e-4, 0.02, power=1)
 
 
-SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (linear, cosine, sigmoid, scaled_linear, ddpm_linear)}
+def flow(t: Tensor | float) -> Tensor:
+    """Return alpha_bar of rectified flow's path (1 - t) x0 + t eps (Liu et al. 2023), never below 1e-9. x_t, of unit
+    power, is that path divided by sqrt((1 - t)^2 + t^2); the path is x_t / (alpha + sigma)."""
+    t = _as_times(t)
+    signal, noise = (1 - t).square(), t.square()
+    return (signal / (signal + noise)).clamp(FLOOR, 1)
+
+
+SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (linear, cosine, sigmoid, scaled_linear, ddpm_linear, flow)}
 
 
 def get_schedule(name: str) -> Schedule:
     """Return the schedule of that name. Raises UserError, with the nearest names, for any other."""
     return lookup(name, SCHEDULES, "noise schedule")
+
+
+def same_noise(t: float, schedule: str, other: str) -> float:
+    """Return the t of the schedule `other` that has the signal-to-noise ratio of `schedule` at t in [0, 1], to 1e-9: it
+    carries the paper's tau over. The nearer end where `other` never has that ratio. UserError for an unknown name."""
+    wanted, of_other, low, high = float(get_schedule(schedule)(_as_times(t))), get_schedule(other), 0.0, 1.0
+    for _ in range(40):  # all schedules fall
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(of_other(_as_times(middle))) > wanted else (low, middle)
+    return (low + high) / 2
 
 
 @cache
@@ -103,10 +122,13 @@ def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
     return alpha * x0 + sigma * noise
 
 
-def velocity(x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
-    """Return v = alpha noise - sigma x0, the target of v-prediction (Salimans & Ho 2022)."""
-    alpha, sigma = _alpha_sigma(alpha_bar, x0)
-    return alpha * noise - sigma * x0
+def target(prediction: str, x0: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    """Return what a network that outputs `prediction` should give: noise, x0, v = alpha noise - sigma x0 (Salimans & Ho
+    2022), or the velocity noise - x0 (Liu et al. 2023)."""
+    if prediction == "v":
+        alpha, sigma = _alpha_sigma(alpha_bar, x0)
+        return alpha * noise - sigma * x0
+    return {"eps": noise, "x0": x0}[prediction] if prediction != "velocity" else noise - x0
 
 
 def check_prediction(prediction: str) -> None:
@@ -116,8 +138,10 @@ def check_prediction(prediction: str) -> None:
 
 def to_x0(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:
     """Return clean latents from a network's output of the kind `prediction`. Multiplies any error of eps by sigma /
-    alpha: 3e4 at alpha_bar 1e-9. v is well conditioned at every alpha_bar."""
+    alpha: 3e4 at alpha_bar 1e-9. v and velocity are well conditioned at every alpha_bar."""
     alpha, sigma = _alpha_sigma(alpha_bar, x)
+    if prediction == "velocity":
+        return (x - sigma * output) / (alpha + sigma)
     if prediction == "eps":
         return (x - sigma * output) / _alpha_sigma(alpha_bar, x, FLOOR)[0]
     return output if prediction == "x0" else alpha * x - sigma * output
@@ -127,6 +151,8 @@ def to_eps(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float
     """Return noise from a network's output of the kind `prediction`. Multiplies any error of x0 by alpha / sigma; at
     alpha_bar 1, where no noise is left, by 3e4."""
     alpha, sigma = _alpha_sigma(alpha_bar, x)
+    if prediction == "velocity":
+        return (x + alpha * output) / (alpha + sigma)
     if prediction == "x0":
         return (x - alpha * output) / _alpha_sigma(alpha_bar, x, FLOOR)[1]
     return output if prediction == "eps" else sigma * x + alpha * output

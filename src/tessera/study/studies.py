@@ -8,11 +8,13 @@ preset's first form (`base`), about two and a half minutes of an idle core; on 4
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tessera.config import UserError, call
 from tessera.curate.augment import AugmentConfig
 from tessera.curate.collect.collect import CollectConfig
 from tessera.cutmix import PATTERNS
+from tessera.diffusion.schedule import same_noise
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.models.dit import DiTConfig
@@ -366,7 +368,38 @@ def noise() -> NoiseStudy:
     return NoiseStudy(world=WORLD)
 
 
-_TRAINED = (claims, patterns, probability, half_view, tau, phases, overfit, how_many, short_captions, schedule)
+def flow() -> Study:
+    """Return the study of rectified flow in place of the preset's schedule, tau carried over at equal noise.
+
+    tessera study flow --out out/studies
+    """
+    config = with_ia(today(), start=0)
+    (arm,) = config.arms
+    there = round(same_noise(arm.train.augment_min_t, arm.train.noise_schedule, "flow"), 4)
+
+    def on_flow(**changes: Any) -> RunConfig:
+        return retrained(config, lambda t: replace(t, noise_schedule="flow", augment_min_t=there, **changes))
+
+    return Study(
+        name="flow",
+        title="Rectified flow",
+        question="Does rectified flow, with t near the middle more often, learn the miniature from fewer images than"
+        " the preset's cosine schedule and x0?",
+        variants=_variants(
+            {
+                "ta_ia": config,
+                "flow_x0": on_flow(),
+                "flow_x0_middle": on_flow(t_distribution="logit_normal"),
+                "flow_velocity": on_flow(t_distribution="logit_normal", prediction="velocity"),
+            }
+        ),
+        seeds=(0, 1, 2),
+        kinds=("extended", "short"),
+        scores=_first("overall"),
+    )
+
+
+_TRAINED = (claims, patterns, probability, half_view, tau, phases, overfit, how_many, short_captions, schedule, flow)
 STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
     **{study.__name__: study for study in _TRAINED},
     "noise": noise,

@@ -68,6 +68,23 @@ class CaptionMix:
         return np.where(numbers < self.start, 0, level)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """The distribution of t; the paper's is uniform. Others follow Esser et al. 2024, section 3.1 and Eq. 23."""
+
+    distribution: Literal["uniform", "logit_normal"] = "uniform"
+    """U(0, 1), or the logistic of N(0, 1), which shows the middle more often."""
+    shift: float = 1.0
+    """Then t becomes shift t / (1 + (shift - 1) t), > 0: above 1 there is more noise, as larger images need."""
+
+    def of(self, uniforms: np.ndarray) -> np.ndarray:
+        """Return t in [0, 1] of draws from U(0, 1), float64, any shape; larger ones for larger draws."""
+        t = uniforms
+        if self.distribution == "logit_normal":
+            t = torch.special.ndtri(torch.from_numpy(uniforms)).sigmoid().numpy()
+        return t if self.shift == 1 else self.shift * t / (1 + (self.shift - 1) * t)
+
+
 class Algorithm1:
     """The infinite stream of training samples: paper Algorithm 1, Eq. 2-4. Threads may share it.
 
@@ -79,7 +96,7 @@ class Algorithm1:
     `plain`, `augmented`: sized objects (encoded stores) or record counts; `augmented` may be None where `prob` is 0.
     `schedule`: its name or a function t -> alpha_bar. `caption_drop_prob`, `self_condition_prob`: for every sample,
     independent of the other draws. `caption_mix` (not the paper's): the level of each sample's caption is drawn,
-    independent of the other draws.
+    independent of the other draws. `times` (not the paper's): t by another distribution.
     """
 
     def __init__(
@@ -95,11 +112,12 @@ class Algorithm1:
         caption_drop_prob: float = 0.0,
         self_condition_prob: float = 0.0,
         caption_mix: CaptionMix | None = None,
+        times: Times = Times(),
     ) -> None:
         self.sizes = [n if isinstance(n, int) else len(n or ()) for n in (plain, augmented)]
         self.min_t, self.prob, self.seed, self.start, self.end = min_t, prob, seed, start, end
         self.caption_drop_prob, self.self_condition_prob = caption_drop_prob, self_condition_prob
-        self.caption_mix = caption_mix
+        self.caption_mix, self.times = caption_mix, times
         shares = ("min_t", "prob", "caption_drop_prob", "self_condition_prob")
         check_ranges(self, **dict.fromkeys(shares, "[0, 1]"), start="[0, inf)")
         if self.sizes[0] < 1:
@@ -133,7 +151,9 @@ class Algorithm1:
 
     def _uniforms(self, block: int, rows: int) -> np.ndarray:
         # Rows: t, rho, caption drop, self-conditioning, level. The first rows do not depend on how many are drawn.
-        return philox(self.seed, "draws", block).random((rows, BLOCK))
+        out = philox(self.seed, "draws", block).random((rows, BLOCK))
+        out[0] = self.times.of(out[0])
+        return out
 
     def _augmented(self, block: int, t: np.ndarray, rho: np.ndarray) -> np.ndarray:
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)

@@ -11,7 +11,7 @@ from tessera.config import UserError, check_ranges, nearest
 from tessera.diffusion.schedule import SCHEDULES
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
-from tessera.train.algorithm1 import CaptionMix
+from tessera.train.algorithm1 import CaptionMix, Times
 from tessera.train.optim.config import OptimConfig
 
 
@@ -30,8 +30,13 @@ class TrainConfig:
     """Then multiplied in, > 0; likewise. 0.18215 for Stable Diffusion's VAE; smaller: images drown at an earlier t."""
     noise_schedule: str = "linear"
     """A name of tessera.diffusion.schedule; the authors' for CAD-I is linear."""
-    prediction: Literal["eps", "x0", "v"] = "eps"
-    """Output of the network; the paper's is eps."""
+    prediction: Literal["eps", "x0", "v", "velocity"] = "eps"
+    """Output of the network; the paper's is eps. velocity: eps - x0, rectified flow's."""
+    t_distribution: Literal["uniform", "logit_normal"] = "uniform"
+    """Distribution of the samples' t; the paper's is uniform."""
+    t_shift: float = 1.0
+    """t becomes t_shift t / (1 + (t_shift - 1) t), > 0: above 1 more samples have much noise, which large images need.
+    augment_min_t is compared with the t that results."""
     augment_min_t: float = 0.4
     """The paper's tau on this noise schedule: augmented images only where t is above it, in [0, 1]."""
     augment_prob: float = 0.5
@@ -91,6 +96,7 @@ class TrainConfig:
             ),
             ema_decay="[0, 1)",
             latent_scale="(0, inf)",
+            t_shift="(0, inf)",
         )
         if (name := self.noise_schedule) not in SCHEDULES:
             known = ", ".join(SCHEDULES)
@@ -112,6 +118,11 @@ class TrainConfig:
         for name in ("latent_shift", "latent_scale"):
             if len(getattr(self, name)) not in (1, channels := self.model.latent_channels):
                 raise UserError(f"{name}: give one number, or one for each of the {channels} channels")
+
+    @property
+    def times(self) -> Times:
+        """The distribution of t."""
+        return Times(distribution=self.t_distribution, shift=self.t_shift)
 
     @property
     def mix(self) -> CaptionMix | None:

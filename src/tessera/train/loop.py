@@ -213,6 +213,7 @@ class Trainer:
             caption_drop_prob=config.caption_drop_prob,
             self_condition_prob=config.self_condition_prob,
             caption_mix=config.mix,
+            times=config.times,
         )
         network = initial_network(config.model, config.seed, weights)
         self.state = TrainState(network, config, device=device, runtime=self.runtime)

@@ -67,7 +67,7 @@ class ExportSettings:
     noise_schedule: str
     """Name of the schedule it was trained with."""
     prediction: str
-    """The network's output: "eps", "x0" or "v"."""
+    """The network's output: one of `tessera.diffusion.schedule.PREDICTIONS`."""
     latent_codec: str
     """Id of the codec between pixels and latents."""
     text_encoder: str
