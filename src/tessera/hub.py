@@ -13,6 +13,7 @@ variable TESSERA_MODELS lists (separated as PATH is), then in the working direct
 import functools
 import hashlib
 import importlib.util
+import io
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tessera.config import UserError
 from tessera.extras import install_command, missing
@@ -54,6 +56,83 @@ def fetch_repository(name: str, patterns: Sequence[str], field: str = "", **opti
         return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
     except (HFValidationError, OSError) as error:  # most errors of the Hub are OSErrors
         raise UserError(f"{start}, and fetching it failed: {str(error).strip().splitlines()[0]}") from error
+
+
+WINDOW = 4096
+"""Bytes of a remote file that are read at a time, or more where more is asked for at once."""
+
+
+def list_dataset(name: str) -> tuple[str, dict[str, int]]:
+    """Return the commit of the Hub's data set OWNER/NAME (or OWNER/NAME@REVISION), and file -> size in bytes.
+
+    Raises UserError for what is no such name, cannot be reached, or needs the extra `hub`.
+    """
+    if not REPOSITORY.fullmatch(name):
+        raise UserError(f"{name}: a data set of the Hugging Face Hub is named owner/name")
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise missing("hub", name)
+    from huggingface_hub import HfApi
+
+    repository, _, revision = name.partition("@")
+    try:
+        info = HfApi().dataset_info(repository, revision=revision or None, files_metadata=True)
+    except Exception as error:  # of the Hub, its client or the connection: there is no common type
+        raise UserError(f"{name}: cannot be listed: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
+    return str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
+class RemoteFile(io.RawIOBase):
+    """A file of a data set on the Hub, of which what is asked for is read, `WINDOW` bytes or more at a time."""
+
+    def __init__(self, repository: str, file: str, commit: str, size: int) -> None:
+        """Read nothing yet. size: of the whole file in bytes."""
+        from huggingface_hub import hf_hub_url
+
+        self.name, self.size, self.bytes_read = f"{repository}/{file}", size, 0
+        self._url = hf_hub_url(repository, file, repo_type="dataset", revision=commit)
+        self._address: str | None = None
+        self._at = self._start = 0
+        self._window = b""
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes; -1 = the rest. Raises UserError for what the server answers otherwise."""
+        end = self.size if size < 0 else min(self._at + size, self.size)
+        if not self._start <= self._at <= end <= self._start + len(self._window):
+            stop = min(max(end, self._at + WINDOW), self.size)
+            self._start, self._window = self._at, self._fetch(self._at, stop) if self._at < stop else b""
+        data = self._window[self._at - self._start : max(end, self._at) - self._start]
+        self._at += len(data)
+        return data
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        from huggingface_hub import get_hf_file_metadata
+        from huggingface_hub.utils import build_hf_headers, http_backoff
+
+        try:
+            for _ in range(2):
+                if self._address is None:  # of the store behind the Hub, valid for a while
+                    self._address = get_hf_file_metadata(self._url).location
+                own = urlsplit(self._address).netloc == urlsplit(self._url).netloc
+                headers = {"Range": f"bytes={start}-{stop - 1}"} | (build_hf_headers() if own else {})
+                answer = http_backoff("GET", self._address, headers=headers)
+                if answer.status_code not in (401, 403):
+                    break
+                self._address = None
+            answer.raise_for_status()
+        except Exception as error:  # of the Hub, its client or the connection: there is no common type
+            said = (str(error).strip() or repr(error)).splitlines()[0]
+            raise UserError(f"{self.name}: cannot be read: {said}; the same command resumes") from error
+        if answer.status_code != 206 or len(answer.content) != stop - start:
+            raise UserError(f"{self.name}: the server gives no parts of a file, of which only the texts are wanted")
+        self.bytes_read += stop - start
+        return answer.content
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "collect": curate.collect,
     "augment": curate.augment,
     "caption": curate.caption,
+    "fetch-captions": curate.fetch_captions,
     "export-captioner": curate.export_captioner,
     "encode": curate.encode,
     "preview": curate.preview,

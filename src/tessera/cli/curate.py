@@ -154,6 +154,20 @@ def caption(
     say(out)
 
 
+def fetch_captions(
+    dataset: Annotated[str, "positional", "OWNER/NAME on the Hub, of WebDataset tars."],
+    out: Annotated[Path, "Directory to make."],
+) -> None:
+    """Read the texts in a data set of tars on the Hub without its images, as a captions file for `caption`.
+
+    Example: tessera fetch-captions arijitghosh/T2I-ImageNet-Normal --out told
+    """
+    from tessera.curate.caption import hub_tars
+
+    hub_tars.fetch_captions(out, dataset)
+    say(out, f"use them by: tessera caption images --captioner import --file {out / 'captions.parquet'}")
+
+
 def export_captioner(
     out: Annotated[Path, "Folder to make."],
     model: Annotated[str, "A repository or folder."] = "llava-hf/llama3-llava-next-8b-hf",

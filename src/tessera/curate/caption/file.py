@@ -64,6 +64,8 @@ def find_captions(file: str | Path) -> tuple[str, str]:
         )
     patterns = [f"*{suffix}" for suffix in TABLES]  # no code of it is fetched, let alone run
     snapshot = fetch_repository(str(file), patterns, repo_type="dataset")
+    if not any(path.suffix in TABLES for path in snapshot.rglob("*")):
+        raise UserError(f"{file}: has no tables; for texts in tars: tessera fetch-captions {file} --out told")
     return str(snapshot), f"{file}@{snapshot.name[:12]}"
 
 

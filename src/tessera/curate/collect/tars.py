@@ -56,18 +56,8 @@ def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
         with open(path, "rb") as file:
             size = path.stat().st_size - offset if length is None else length
             section = cast(BinaryIO, _Section(file, offset, size))
-            with tarfile.open(fileobj=section, mode="r:") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                    _check_name(path, member.name)
-                    if member.issym() or member.islnk():
-                        yield member.name, offset + member.offset_data, -1
-                    elif member.isfile():
-                        yield member.name, offset + member.offset_data, member.size
-                end = tar.offset  # type: ignore[attr-defined]
-            section.seek(end)
-            if problem := _problem_at_end(section, end, size):
-                raise UserError(f"{path}: is not a whole tar file{where}: {problem}; fetch it again")
+            for name, start, extent in entries_in(section, size, path, where):
+                yield name, offset + start, extent
     except tarfile.TarError as error:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -77,6 +67,23 @@ def entries(path: Path, offset: int = 0, length: int | None = None) -> Iterator[
         raise UserError(f"{path}: is not a whole tar file{where}: {error}; fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def entries_in(file: BinaryIO, size: int, path: object, where: str = "") -> Iterator[tuple[str, int, int]]:
+    """Yield what `entries` does of a tar of `size` bytes, with offsets in it; in between `file` may be read from
+    elsewhere. path, where: what a UserError names. Raises TarError for another kind of file."""
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+            _check_name(path, member.name)
+            if member.issym() or member.islnk():
+                yield member.name, member.offset_data, -1
+            elif member.isfile():
+                yield member.name, member.offset_data, member.size
+        end = tar.offset  # type: ignore[attr-defined]
+    file.seek(end)
+    if problem := _problem_at_end(file, end, size):
+        raise UserError(f"{path}: is not a whole tar file{where}: {problem}; fetch it again")
 
 
 def _problem_at_end(file: BinaryIO, at: int, size: int) -> str:
@@ -102,7 +109,7 @@ def _problem_at_end(file: BinaryIO, at: int, size: int) -> str:
     return ""
 
 
-def _check_name(path: Path, name: str) -> None:
+def _check_name(path: object, name: str) -> None:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if name.startswith(("/", "\\")) or ".." in parts or (parts and parts[0][1:2] == ":"):
         raise UserError(f"{path}: its entry {name!r} leads out of the archive; do not use it, fetch the set again")
