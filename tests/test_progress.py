@@ -31,7 +31,7 @@ def test_progress_lines(monkeypatch, clock):
             clock[0] += 5
             bar.advance(250, loss=0.12345678)
         assert stderr.getvalue().splitlines() == [
-            "encode 548/2048 images, 50/s, 30 s left, loss 0.1235",
+            "encode 548/2048 images, 50/s, loss 0.1235",  # 5 s after the first ones the rate has not settled
             "encode 1048/2048 images, 50/s, 20 s left, loss 0.1235",
         ]
         clock[0] += 1
@@ -48,7 +48,21 @@ def test_what_was_found_done_counts_in_no_rate(monkeypatch, clock):
         bar.found(1000)
         clock[0] += 20
         bar.advance(200)
-        assert stderr.getvalue() == "train 1200/2000 images, 10/s, 80 s left\n"
+        assert stderr.getvalue() == "train 1200/2000 images, 10/s\n"
+        bar.found(100)
+        clock[0] += 20
+        bar.advance(100)
+        assert stderr.getvalue().splitlines()[1] == "train 1400/2000 images, 7.5/s, 2.0 min left"
+        assert bar.left() == 120  # 600 images at the 5/s of the last 20 s, where the start was slower or faster
+
+
+def test_the_start_says_nothing_about_the_time_left(monkeypatch, clock):
+    monkeypatch.setenv("TESSERA_QUIET", "1")
+    with progress("train", 1000) as bar:
+        for seconds, images, left in ((300, 10, None), (14, 140, None), (1, 10, 84.0), (100, 1000, None)):
+            clock[0] += seconds
+            bar.advance(images)
+            assert bar.left() == (pytest.approx(left) if left else None) or bar.completed > 1000
 
 
 def test_progress_lines_say_no_end_that_did_not_come(monkeypatch, clock):

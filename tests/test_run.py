@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tessera.cli import main
 from tessera.config import UserError
+from tessera.encoded.store import open_encoded
 from tessera.evaluate.scores import read_scores
 from tessera.files import exclusive_lock, write_json
 from tessera.presets.lookup import load_run_preset
@@ -25,7 +25,8 @@ from tessera.presets.miniature import miniature, miniature_smoke
 from tessera.prompts.geneval import TASKS
 from tessera.run import BUSY, captions_to_draw, claim
 from tessera.run import run as run_here
-from tessera.stages import read_manifest
+from tessera.stages import read_manifest, reopen
+from tiny.commands import call, fails
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
 
@@ -271,9 +272,9 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("red fox", "grey_wolf"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(4):
+        for number in range(10):
             pixels = rng.integers(0, 255, (40 + 9 * number, 50, 3), dtype=np.uint8)
-            suffix = ("png", "jpg", "webp", "gif")[number]
+            suffix = ("png", "jpg", "webp", "gif")[number % 4]
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.{suffix}")
     (tmp_path / "photos" / "red fox" / "broken.jpg").write_text("not a picture")
     preset = tmp_path / "small.py"
@@ -283,12 +284,15 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
         "def toy():\n"
         "    smoke, base = miniature_smoke(), my_pictures()\n"
         "    each = {'checkpoint_every_images': 48, 'keep_every_images': 48}\n"
-        "    train = replace(smoke.arms[1].train, num_images=96, **each)\n"
+        "    optim = replace(smoke.arms[1].train.optim, cooldown_images=0, warmup_images=16)\n"
+        "    train = replace(smoke.arms[1].train, num_images=96, sample_every_images=48, optim=optim, caption_mix={},\n"
+        "        caption_mix_start_image=0, **each)\n"
         "    return replace(base, arms=(replace(base.arms[0], train=train),), export=smoke.export)\n"
     )
-    with pytest.raises(SystemExit) as ended:
-        main(["run", f"{preset}:toy", "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "out")])
-    assert ended.value.code == 0
+    words = ["run", f"{preset}:toy", "--images", tmp_path / "photos", "--out", tmp_path / "out"]
+    assert call(*words, "--budget", "0.001s") == 2
+    assert "no training has begun within --budget" in capsys.readouterr().err
+    assert call(*words) == 0
     assert "Report:" in capsys.readouterr().out
     text = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "broken.jpg" in text
@@ -297,9 +301,42 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
     copies = text.split('<h2 id="copies">')[1].split("</section>")[0]
     assert "nearer to a training image than 99% of training images are to another one" in copies
     assert copies.count("drew this image") == 8
+    pages = text.split('<h2 id="images">')[1].split('<h2 id="training">')[0]
+    assert "Captions of images that no training saw" in pages
+    assert pages.count("Nearest training image, ") == 8
+    assert pages.count("Image of this caption, ") == 2
+    assert "photos: 20 images of 2 classes, cut to 32 px" in text
+    assert "tessera plan --images 20 " in text
+    arm = tmp_path / "out" / "runs" / "aio_ia"
+    assert read_manifest(arm).config["validation_records"] == 2
+    held_out = set(open_encoded(tmp_path / "out" / "encoded" / "plain-aio").keys(18))
     prompts = (tmp_path / "out" / "prompts" / "prompts.jsonl").read_text()
     assert "An image of red fox" in prompts
     assert "An image of grey wolf" in prompts
+    unseen = [line["key"] for line in map(json.loads, prompts.splitlines()) if line["tag"] == "held_out"]
+    assert unseen
+    assert set(unseen) <= held_out
+    assert (arm / "samples" / "000000000096.png").is_file()
+
+    before = read_manifest(tmp_path / "out" / "encoded" / "plain-aio").sha256
+    assert call(*words, "--num-images", 160) == 0
+    assert read_manifest(arm).counts["num_images"] == read_manifest(tmp_path / "out/export/aio_ia").counts["num_images"]
+    assert read_manifest(arm).counts["num_images"] == 160
+    assert read_manifest(tmp_path / "out" / "encoded" / "plain-aio").sha256 == before
+    assert "after 160 images draws" in (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "has seen 160 images; give --num-images more than that" in fails(*words, "--num-images", 96)
+
+    reopen(arm, read_manifest(arm).config)  # as while it trains
+    capsys.readouterr()
+    assert call("report", tmp_path / "out") == 0
+    assert (
+        "aio_ia is unfinished: about 160 of 160 images seen" in (tmp_path / "out/report-so-far/index.html").read_text()
+    )
+    assert call("export", arm, "--out", tmp_path / "so_far") == 0
+    assert "is unfinished: it has seen 160 of 160 images" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "so_far").facts == {"arm": "aio_ia", "unfinished": 160}
+    same = tmp_path / "so_far" / "model.safetensors"
+    assert same.read_bytes() == (tmp_path / "out" / "export" / "aio_ia" / "model.safetensors").read_bytes()
 
 
 def test_prompts_without_a_judge_are_captions_of_the_largest_classes():
@@ -316,7 +353,8 @@ def test_prompts_without_a_judge_are_captions_of_the_largest_classes():
     ]
     assert [text.startswith("long") for text in drawn] == [True, False, True, False, True]
     assert len({text.removeprefix("long caption of ") for text in drawn}) == 5
-    assert captions_to_draw(keys, [dict.fromkeys(long, "the same")], 5) == ["the same"]
+    assert list(captions_to_draw(keys, [dict.fromkeys(long, "the same")], 5)) == ["the same"]
+    assert drawn[next(iter(drawn))].startswith("dog/")
     assert len(captions_to_draw(keys, [long], 100)) == 8
     del long["ant/1"]  # has no caption
     assert not any("ant" in text for text in captions_to_draw(keys, [long], 100))

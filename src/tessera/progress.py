@@ -11,6 +11,8 @@ from typing import Any
 
 from tessera.devices import rank
 
+SETTLED = 15.0
+"""Seconds after the first units during which no time left is shown: the start says little about the rest."""
 STATUS_VARIABLE = "TESSERA_STATUS"  # environment: a file that progress() writes to instead, for a parent that shows it
 
 
@@ -25,10 +27,13 @@ class Progress:
         self.before = self.completed = completed
         self.fields: dict[str, Any] = {}
         self.began = self.shown = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         """Count n more units; fields such as loss=0.12 are shown after the count."""
         self.completed += n
+        if n and self._first is None:
+            self._first = time.monotonic(), self.completed
         self.fields.update(fields)
         if time.monotonic() - self.shown >= self.interval:
             self.show()
@@ -37,7 +42,10 @@ class Progress:
     def found(self, n: int) -> None:
         """Count n units that turn out to have been done before; they do not count in the rate."""
         self.before += n
-        self.advance(n)
+        if self._first is not None:
+            self._first = self._first[0], self._first[1] + n
+        self.completed += n
+        self.advance(0)
 
     def show(self) -> None:
         """Show the state; called at most every `interval` seconds, and at the end."""
@@ -45,6 +53,13 @@ class Progress:
     def rate(self) -> float:
         """Return the units per second that this process does."""
         return (self.completed - self.before) / max(time.monotonic() - self.began, 1e-9)
+
+    def left(self) -> float | None:
+        """Return the seconds left, by the rate since the first units; None until that has settled."""
+        if self._first is None or time.monotonic() - self._first[0] < SETTLED or self.completed == self._first[1]:
+            return None
+        per_unit = (time.monotonic() - self._first[0]) / (self.completed - self._first[1])
+        return per_unit * (self.total - self.completed)
 
     def notes(self) -> list[str]:
         """List the fields as text."""
@@ -99,9 +114,12 @@ class _Lines(Progress):
 
     def show(self) -> None:
         parts = [f"{self.description} {self.completed}/{self.total} {self.unit}"]
-        left, spent = self.total - self.completed, duration_text(time.monotonic() - self.began)
         if (rate := self.rate()) > 0:
-            parts += [f"{_number(rate)}/s", f"{duration_text(left / rate)} left" if left > 0 else f"{spent} in all"]
+            parts.append(f"{_number(rate)}/s")
+            if self.completed >= self.total:
+                parts.append(f"{duration_text(time.monotonic() - self.began)} in all")
+            elif (left := self.left()) is not None:
+                parts.append(f"{duration_text(left)} left")
         print(", ".join(parts + self.notes()), file=sys.stderr, flush=True)
 
 
@@ -109,25 +127,27 @@ class _Lines(Progress):
 def _bar(description: str, total: int, unit: str, completed: int) -> Iterator[Progress]:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
     count = TextColumn("{task.completed}/{task.total} {task.fields[unit]}")
     rate, note = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), count, rate, TimeRemainingColumn(), note)
+    left = TextColumn("{task.fields[left]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), count, rate, left, note)
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(escape(description), total=total, completed=completed, unit=escape(unit), rate="", note="")
+        task = bar.add_task(
+            escape(description), total=total, completed=completed, unit=escape(unit), rate="", left="", note=""
+        )
 
         class Bar(Progress):
             interval = 0.0
 
             def show(self) -> None:
                 note = escape(", ".join(self.notes()))
-                bar.update(task, completed=self.completed, rate=f"{_number(self.rate())}/s", note=note)
-
-            def found(self, n: int) -> None:
-                super().found(n)
-                bar.reset(task, completed=self.completed)  # or the time left would be that of this leap
+                seconds = self.left()
+                left = "" if seconds is None else f"{duration_text(seconds)} left"
+                rate = f"{_number(self.rate())}/s"
+                bar.update(task, completed=self.completed, rate=rate, left=left, note=note)
 
         yield Bar(description, total, unit, completed)
 

@@ -11,6 +11,7 @@ last one stopped.
 import functools
 import itertools
 import json
+import re
 import shutil
 import sys
 import time
@@ -38,6 +39,8 @@ LEARNING_PROMPTS = 4
 CLASS_PROMPTS = 6
 """The same where there are no tasks."""
 _ARM_VERBS = ("train", "export", "generate", "evaluate", "learn")
+_BUDGET = re.compile(r"arms\.\d+\.train\.(num_images|optim\.cooldown_images|(checkpoint|keep|sample)_every_images)")
+"""Fields of a configuration that may change in a folder."""
 CHECKPOINTS = 5
 """At most so many checkpoints are drawn from, evenly over the training."""
 
@@ -50,11 +53,13 @@ def run(
     captions: Path | None = None,
     resume: bool = False,
     skip_missing: bool = False,
+    seconds: float | None = None,
 ) -> Path:
     """Do all stages of `config` in the working folder `out` and return the report's path.
 
     images: the user's folder, for a preset without a world. captions: a file of captions for it. resume: fail if there
-    is nothing to resume. skip_missing: images without a caption are left out. Raises UserError for bad input,
+    is nothing to resume. skip_missing: images without a caption are left out. seconds: after so long in training the
+    arms save what they have, and the report is one so far. Raises UserError for bad input,
     KeyboardInterrupt when stopped: nothing done is lost.
     """
     out = Path(out)
@@ -77,11 +82,17 @@ def run(
                 (out / CONFIG).unlink(missing_ok=True)
                 shutil.rmtree(clock.folder, ignore_errors=True)
             raise
-        _train_arms(out, config)
+        left = _train_arms(out, config, seconds)
         clock.join(out, config)
-        from tessera.report.run_page import report
+        from tessera.report.run_page import report, report_so_far
 
         arms = [arm.name for arm in config.arms]
+        if left:
+            if not list(out.glob(f"runs/*/{MANIFEST}")):
+                raise UserError(f"{out}: no training has begun within --budget; run it again with more time")
+            page = report_so_far(out)
+            print(f"run: the time is over; run the same command to resume {', '.join(left)}", file=sys.stderr)
+            return page
         clock.do("report", report, out / "report", out, arms, budget=budget_that_draws())
         print(*read_manifest(out / "report").facts["said"], sep="\n", file=sys.stderr)
     return out / "report" / "index.html"
@@ -129,33 +140,68 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
         return
     from tessera.curate.caption.table import read_levels
     from tessera.curate.index import read_images
+    from tessera.report.gallery import HELD_OUT, TRAINED_ON
 
     levels = read_levels(out / "captions" / _encoded_set(config.arms[0], False))
-    keys: dict[str, list[str]] = {}
-    for row in read_images(out / "images"):
-        keys.setdefault(row.class_name, []).append(row.key)
-    texts = captions_to_draw(keys, list(levels.values()), config.class_prompts)
-    lines = [json.dumps({"prompt": text, "tag": "class"}, ensure_ascii=False) for text in texts]
+    lines = []
+    for held_out in (True, False):  # those that no training saw come first
+        keys: dict[str, list[str]] = {}
+        unseen = set(_held_out_keys(out, config, config.arms[0]))
+        for row in read_images(out / "images"):
+            if (row.key in unseen) == held_out:
+                keys.setdefault(row.class_name, []).append(row.key)
+        told = {line["prompt"] for line in lines}
+        found = captions_to_draw(keys, list(levels.values()), config.class_prompts)
+        tag = HELD_OUT if held_out else TRAINED_ON
+        lines += [{"prompt": text, "key": key, "tag": tag} for text, key in found.items() if text not in told]
+    del lines[config.class_prompts :]
+    lines = [json.dumps(line, ensure_ascii=False) for line in lines]
     path, text = out / PROMPTS, "\n".join(lines) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def captions_to_draw(keys: Mapping[str, Sequence[str]], levels: Sequence[Mapping[str, str]], count: int) -> list[str]:
-    """Return up to `count` different captions: one of each class, then a second of each, those of many images first.
+def _fitted_to_set(out: Path, config: RunConfig, arm: Arm) -> Arm:
+    """Return an arm of a run on own images with its held-out records and, where images have captions of several levels
+    and the preset mixes none, all levels in equal parts."""
+    from tessera.encoded.store import open_encoded
+
+    if not config.held_out_share:
+        return arm
+    train = replace(arm.train, validation_records=len(_held_out_keys(out, config, arm)))
+    levels = open_encoded(out / "encoded" / _encoded_set(arm, False)).levels
+    if len(levels) > 1 and not train.caption_mix:
+        train = replace(train, caption_mix=dict.fromkeys(levels, 1 / len(levels)))
+    return replace(arm, train=train)
+
+
+def _held_out_keys(out: Path, config: RunConfig, arm: Arm) -> list[str]:
+    """Return the keys of the images that `arm` does not train on: the last records of its plain set."""
+    from tessera.encoded.store import open_encoded
+
+    store = open_encoded(out / "encoded" / _encoded_set(arm, False))
+    count = arm.train.validation_records or config.held_out(len(store))
+    return store.keys(len(store) - count) if count else []
+
+
+def captions_to_draw(
+    keys: Mapping[str, Sequence[str]], levels: Sequence[Mapping[str, str]], count: int
+) -> dict[str, str]:
+    """Return up to `count` different captions, each with the key of its image: one of each class, then a second of
+    each, those of many images first.
 
     keys: class -> its images. levels: key -> caption, for each level of captions; they take turns.
     """
     largest = sorted(keys, key=lambda name: (-len(keys[name]), name))
     captioned = [[key for key in sorted(keys[name]) if any(key in level for level in levels)] for name in largest]
     shuffled = [philox(0, f"run/prompts/{name}").permutation(own) for name, own in zip(largest, captioned)]
-    texts: dict[str, None] = {}
+    texts: dict[str, str] = {}
     for key in (key for row in itertools.zip_longest(*shuffled) for key in row if key is not None):
         of_key = levels[len(texts) % len(levels)]
         if key in of_key and len(texts) < count:
-            texts[of_key[key]] = None
-    return list(texts)
+            texts.setdefault(of_key[key], key)
+    return texts
 
 
 def _encoded_set(arm: Arm, augmented: bool) -> str:
@@ -167,7 +213,8 @@ def _sets(config: RunConfig) -> dict[str, tuple[Arm, bool]]:
     return {_encoded_set(arm, kind): (arm, kind) for arm in config.arms for kind in (False, True)[: 1 + arm.augmented]}
 
 
-def _train_arms(out: Path, config: RunConfig) -> None:
+def _train_arms(out: Path, config: RunConfig, seconds: float | None) -> list[str]:
+    """Run the arms' processes; return the names of those that are not done when the time is over."""
     jobs = [
         Job(
             name=arm.name,
@@ -176,11 +223,15 @@ def _train_arms(out: Path, config: RunConfig) -> None:
             args=(str(out), arm.name),
             logs=out / "logs",
             images=arm.train.num_images,
-            trained=functools.partial(is_complete, out / "runs" / arm.name),
+            trained=functools.partial(_is_trained, out / "runs" / arm.name, arm.train.num_images),
         )
         for arm in config.arms
     ]
-    run_jobs(jobs, config.parallel)
+    return run_jobs(jobs, config.parallel, seconds=seconds)
+
+
+def _is_trained(run: Path, num_images: int) -> bool:
+    return is_complete(run) and read_manifest(run).config["num_images"] >= num_images
 
 
 def run_arm(
@@ -200,12 +251,19 @@ def run_arm(
     the drawn images: by the judge or, without one, by their pixels; None = nobody looks.
     """
     from tessera.generate.folder import generate
+    from tessera.pretrained.vae import load_codec
+    from tessera.train.config import RuntimeOptions
     from tessera.train.export import export
     from tessera.train.loop import train
 
     clock, name = Clock(out), arm.name
     trained, exported = out / "runs" / name, out / "export" / name
-    clock.do(f"train {name}", train, trained, plain, augmented, arm.train)
+    more = (trained / MANIFEST).exists()
+    grids = arm.train.sample_every_images is not None
+    decode = load_codec(config.encode.latents, load=False, run_files=True).decode if grids else None
+    clock.do(
+        f"train {name}", train, trained, plain, augmented, arm.train, runtime=RuntimeOptions(decode=decode), extend=more
+    )
     clock.do(f"export {name}", export, exported, trained, config.export)
     for kind, settings in config.sample_sets().items():
         if kinds is not None and kind not in kinds:
@@ -231,7 +289,7 @@ def run_arm(
 
 def _run_arm_named(out: Path, name: str) -> None:
     config = from_dict(RunConfig, read_json(out / CONFIG), str(out / CONFIG))
-    arm = next(arm for arm in config.arms if arm.name == name)
+    arm = _fitted_to_set(out, config, next(arm for arm in config.arms if arm.name == name))
     augmented = out / "encoded" / _encoded_set(arm, True) if arm.augmented else None
     plain = out / "encoded" / _encoded_set(arm, False)
     run_arm(out, config, arm, plain, augmented, out / PROMPTS, images=out / "images")
@@ -301,6 +359,7 @@ def check(out: Path, config: RunConfig) -> None:
         if (out / "images" / MANIFEST).exists():
             read_manifest(out / "images", must_be_complete=False)
         pairs = compare(read_json(out / CONFIG), to_dict(config))
+        pairs = [pair for pair in pairs if not _BUDGET.fullmatch(pair[0])]
         if pairs:
             raise made_otherwise(out, pairs[:5])
     elif out.exists():
@@ -334,8 +393,20 @@ def _check_shapes(config: RunConfig) -> None:
 
 
 def claim(out: Path, config: RunConfig) -> None:
-    """Write the resolved configuration into a new folder; UserError as of `check`, now that the folder is locked."""
+    """Write the resolved configuration into a new folder; UserError as of `check`, now that the folder is locked.
+
+    Where only the budget of images is another one, what was made by the old one after the training is removed.
+    """
     check(out, config)
+    if (out / CONFIG).exists() and compare(read_json(out / CONFIG), to_dict(config)):
+        for arm in config.arms:
+            run = out / "runs" / arm.name
+            had = read_manifest(run).counts["num_images"] if is_complete(run) else 0
+            if arm.train.num_images < had:
+                raise UserError(f"{run}: has seen {had} images; give --num-images more than that, or another --out")
+        for name in ("export", "samples", "scores", LEARNING, "report"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        write_json(out / CONFIG, to_dict(config))
     if not (out / CONFIG).exists():
         for entry in out.glob(f"{TEMPORARY}*"):
             entry.unlink()

@@ -25,6 +25,10 @@ def test_user_presets_and_variants(tmp_path):
         load_run_preset("miniature-smoke", with_captions=True)
     with pytest.raises(UserError, match="draws its own images; for --single-class use"):
         load_run_preset("miniature-smoke", single_class="cat")
+    with pytest.raises(UserError, match="draws its own images; for --num-images use"):
+        load_run_preset("miniature-smoke", num_images=64)
+    large = load_run_preset("my-pictures", images=tmp_path, size=64, network="cad", num_images=1000)
+    assert (large.collect.size, large.arms[0].train.num_images) == (64, 1024)
     told = load_run_preset("my-pictures", images=tmp_path, with_captions=True)
     assert [(arm.name, arm.captioner) for arm in told.arms] == [("ta_ia", "import")]
     assert load_train_preset("miniature:ta", num_images=96, seed=5).seed == 5

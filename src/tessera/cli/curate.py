@@ -225,12 +225,13 @@ def encode(
 def preview(
     directory: Annotated[Path, "positional", "Directory made by collect, augment, caption or encode."],
     out: Annotated[Path | None, "The HTML file; DIRECTORY.html by default."] = None,
-    number: Annotated[int, "How many records to show."] = 60,
+    number: Annotated[int, "How many records to show at full size."] = 60,
+    most: Annotated[int, "How many records to list, to be searched and sorted; 0: none."] = 20_000,
     seed: Annotated[int, "Seed of their choice."] = 0,
     images: Annotated[Path | None, "The images it was made from, where they lie elsewhere."] = None,
     recipe: Annotated[Path | None, "The recipe it was made from, where it lies elsewhere."] = None,
 ) -> None:
-    """Write a page of samples of what collect, augment, caption or encode made: one HTML file.
+    """Write a page about what collect, augment, caption or encode made, to search and sort: one HTML file.
 
     Example: tessera preview captions/plain --out preview.html
     """
@@ -238,5 +239,5 @@ def preview(
 
     place = directory.resolve()
     path = out or place.with_name(f"{place.name}.html")
-    dataset_page.preview(directory, path, number=number, seed=seed, images=images, recipe=recipe)
+    dataset_page.preview(directory, path, number=number, seed=seed, images=images, recipe=recipe, most=most)
     say_files([path])

@@ -268,6 +268,9 @@ def report(
         raise UserError(f"{other}: has no scores.json itself; give what lies in it, as {' '.join(inside[:3])}")
     if len(paths) > 1 or samples or force or seeds != 1:
         raise UserError(f"{other}: has no scores.json; give directories made by `tessera evaluate`, or one made by run")
+    if out is None and run_page.unfinished_runs(other):
+        say_report(run_page.report_so_far(other), "Of an unfinished run:")
+        return
     out = out or other / "report"
     run_page.report(out, other, budget=budget_that_draws())
     say_report(out / "index.html")

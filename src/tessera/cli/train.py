@@ -209,10 +209,11 @@ def export(
     clip_denoised: Annotated[float | None, "Limit of predicted latents' absolute value; training's by default."] = None,
     single_file: Annotated[bool, "Also write OUT.safetensors: weights and configuration in one file."] = False,
 ) -> None:
-    """Turn a finished run into usable weights.
+    """Turn a run into usable weights; of one that is not finished, the weights so far.
 
     Example: tessera export runs/ta_ia --out export/ta_ia --steps 25
     """
+    from tessera.stages import read_manifest
     from tessera.train import export as stage
 
     if best and weights != "ema":
@@ -223,7 +224,10 @@ def export(
         sampling_steps=steps,
         clip_denoised=clip_denoised,
     )
-    stage.export(out, run, config)
+    stage.export(out, run, config, unfinished=True)
+    if (planned := read_manifest(out).facts.get("unfinished")) is not None:
+        seen = read_manifest(out).counts["num_images"]
+        print(f"export: {run} is unfinished: it has seen {seen:,} of {planned:,} images", file=sys.stderr)
     if single_file:
         from tessera.weights.export import save_single_file
 

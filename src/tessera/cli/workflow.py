@@ -19,6 +19,11 @@ def run(
     split: Split = "train",
     layout: Layout = None,
     class_names: ClassNames = None,
+    size: Annotated[int | None, "Side of your images in pixels; 32 by default."] = None,
+    network: Annotated[Literal["dit", "cad"] | None, "DiT-I or CAD-I, small; DiT-I by default."] = None,
+    text: Annotated[str | None, "Text encoder for your captions, as for encode; words:64 by default."] = None,
+    num_images: Annotated[int | None, "Samples that each arm sees in training; more draw better."] = None,
+    budget: Annotated[str | None, "Time for training in this call, such as 20m; run it again to resume."] = None,
     resume: Annotated[bool, "Fail if there is nothing to resume."] = False,
     skip_missing: Annotated[bool, "Leave images without a caption out."] = False,
 ) -> None:
@@ -33,9 +38,11 @@ def run(
     from tessera.run import run as run_all
 
     source = {"single_class": single_class, "split": split, "layout": layout, "class_names": class_names}
-    config = load_run_preset(preset, images=images, with_captions=captions is not None, **source)
+    fit = {"size": size, "network": network, "text": text, "num_images": num_images}
+    config = load_run_preset(preset, images=images, with_captions=captions is not None, **fit, **source)
     out = out or Path("out") / preset.rpartition(":")[2]
-    page = run_all(out, config, images=images, captions=captions, resume=resume, skip_missing=skip_missing)
+    options = {"resume": resume, "skip_missing": skip_missing, "seconds": _seconds(budget)}
+    page = run_all(out, config, images=images, captions=captions, **options)
     say_report(page)
 
 

@@ -13,6 +13,8 @@ from tessera.prompts.miniature import PromptConfig
 from tessera.train.config import TrainConfig
 from tessera.train.export import ExportConfig
 
+MOST_HELD_OUT = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -52,6 +54,9 @@ class RunConfig:
     """None = no judge: a user's own images."""
     class_prompts: int = 12
     """Without a judge: largest number of captions that are drawn, of as many classes as possible, >= 1."""
+    held_out_share: float = 0.0
+    """Without a judge: share of the images, at most `MOST_HELD_OUT`, that no arm trains on, in [0, 1). Their captions
+    are drawn, and the loss on them is measured."""
     parallel: int = 2
     """Arms trained at the same time, each in a process, >= 1."""
 
@@ -61,7 +66,13 @@ class RunConfig:
             raise UserError(f"arms are {names}: give at least one, no name twice")
         if self.evaluate is not None and self.prompts is None:
             raise UserError("evaluate needs prompts: the judge knows its own prompts only")
-        check_ranges(self, parallel="[1, inf)", class_prompts="[1, inf)")
+        check_ranges(self, parallel="[1, inf)", class_prompts="[1, inf)", held_out_share="[0, 1)")
+        if self.held_out_share and self.prompts is not None:
+            raise UserError("held_out_share: the judge's prompts are drawn, not captions; make it 0, or prompts None")
+
+    def held_out(self, images: int) -> int:
+        """Return how many of `images` are held out."""
+        return min(int(self.held_out_share * images), MOST_HELD_OUT)
 
     def sample_sets(self) -> dict[str, GenerateConfig]:
         """Return the samples of every arm: by the short prompts and, where there are any, the extended ones."""

@@ -8,6 +8,7 @@ from typing import Any
 from tessera.config import UserError, call, lookup
 from tessera.encoded.store import open_encoded
 from tessera.presets.config import RunConfig
+from tessera.presets.fitted import fitted, whole_batches
 from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
 from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke, my_pictures
 from tessera.presets.small_sets import SMALL_PRESETS
@@ -19,10 +20,21 @@ RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
 }
 
 
-def load_run_preset(name: str, *, images: Path | None = None, with_captions: bool = False, **source: Any) -> RunConfig:
+def load_run_preset(
+    name: str,
+    *,
+    images: Path | None = None,
+    with_captions: bool = False,
+    size: int | None = None,
+    network: str | None = None,
+    text: str | None = None,
+    num_images: int | None = None,
+    **source: Any,
+) -> RunConfig:
     """Return the preset `name`, or FILE.py:FUNCTION, fitted to the user's folder `images` where it has no world.
 
-    with_captions: the images have a captions file. source: fields of `CollectConfig` about the folder (single_class,
+    with_captions: the images have a captions file. size, network, text: for such a preset (`fitted`). num_images:
+    samples that each arm of it sees. source: fields of `CollectConfig` about the folder (single_class,
     split, layout, class_names). A single class has no partners, so it trains without IA. Raises UserError for an
     unknown name, with the nearest one, and where options about images are missing or have no meaning.
     """
@@ -31,6 +43,7 @@ def load_run_preset(name: str, *, images: Path | None = None, with_captions: boo
         raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a RunConfig")
     if config.collect.world is not None:
         given = {"images": images is not None, "captions": with_captions}
+        given |= {"size": size, "network": network, "text": text, "num-images": num_images}
         given |= {field.replace("_", "-"): value not in (None, "train") for field, value in source.items()}
         for option in (option for option, there in given.items() if there):
             raise UserError(f"preset {name} draws its own images; for --{option} use: tessera run my-pictures")
@@ -46,7 +59,8 @@ def load_run_preset(name: str, *, images: Path | None = None, with_captions: boo
             train = replace(arm.train, augment_prob=0.0)
             arm = replace(arm, name=arm.name.removesuffix("_ia"), augmented=False, train=train)
         arms.append(arm)
-    return replace(config, collect=collect, arms=tuple(arms))
+    config = replace(config, collect=collect, arms=tuple(arms))
+    return fitted(config, size=size, network=network, text=text, num_images=num_images)
 
 
 def load_train_preset(
@@ -95,8 +109,3 @@ def load_train_preset(
         for name in ("latent_shift", "latent_scale"):
             changes[name] = tuple(store.facts.get(name, (float(name == "latent_scale"),)))
     return replace(config, **{field: value for field, value in changes.items() if value is not None})
-
-
-def whole_batches(num_images: int, batch_size: int) -> int:
-    """Return `num_images`, rounded up to whole batches."""
-    return -(-num_images // batch_size) * batch_size

@@ -64,10 +64,11 @@ MINIATURE_WORLD = WorldConfig(
 )
 
 
-def _in_fifths(train: TrainConfig) -> TrainConfig:
-    """Keep the checkpoint after each fifth of the training, for the report to draw from."""
+def in_fifths(train: TrainConfig) -> TrainConfig:
+    """Keep the checkpoint after each fifth of the training, for the report to draw from; grids of images as often."""
     each = max(1, train.num_images // 5)
-    return replace(train, checkpoint_every_images=each, keep_every_images=each)
+    grids = each if train.sample_every_images else None
+    return replace(train, checkpoint_every_images=each, keep_every_images=each, sample_every_images=grids)
 
 
 def miniature() -> RunConfig:
@@ -114,8 +115,8 @@ def miniature() -> RunConfig:
         collect=CollectConfig(size=32, world=MINIATURE_WORLD),
         augment=AugmentConfig(pattern="half", half_view="centre"),
         arms=(
-            Arm(name="ta", captioner="scene", augmented=False, train=_in_fifths(ta)),
-            Arm(name="ta_ia", captioner="scene", augmented=True, train=_in_fifths(ta_ia)),
+            Arm(name="ta", captioner="scene", augmented=False, train=in_fifths(ta)),
+            Arm(name="ta_ia", captioner="scene", augmented=True, train=in_fifths(ta_ia)),
         ),
         export=ExportConfig(guidance_scale=2.0, sampling_steps=14, clip_denoised=0.2),
         generate=GenerateConfig(per_prompt=2, seed=7, batch_size=40, threads=1),
@@ -145,7 +146,7 @@ def miniature_paper() -> RunConfig:
         ema_decay=0.999,
         log_every_images=8_000,
     )
-    ta = _in_fifths(ta)
+    ta = in_fifths(ta)
     return replace(
         base,
         augment=AugmentConfig(pattern="all"),
@@ -179,7 +180,7 @@ def miniature_smoke() -> RunConfig:
     small = replace(SMALL_DIT, width=32, depth=1, heads=2, refiner_depth=1)
     optim = replace(base.arms[0].train.optim, cooldown_images=160)
     toy = {"model": small, "num_images": 960, "log_every_images": 320, "caption_mix_start_image": 640, "optim": optim}
-    trains = [_in_fifths(replace(arm.train, **toy, augment_start_image=320 * arm.augmented)) for arm in base.arms]
+    trains = [in_fifths(replace(arm.train, **toy, augment_start_image=320 * arm.augmented)) for arm in base.arms]
     return replace(
         base,
         collect=CollectConfig(size=32, world=replace(MINIATURE_WORLD, num_images=240)),
@@ -194,7 +195,8 @@ def miniature_smoke() -> RunConfig:
 def my_pictures() -> RunConfig:
     """Train AIO+IA (with a file of captions TA+IA) on your own class folders at 32 px: a toy model in minutes.
 
-    Real photographs need the full-size networks and a captioner; this shows the path and the rejected files; no score.
+    A tenth of the images, at most 64, is held out: their captions are the prompts of the report. Real photographs need
+    the full-size networks and a captioner; this shows the path and the rejected files; no score.
 
         tessera run my-pictures --images photos/ --out out/my-pictures
     """
@@ -202,7 +204,7 @@ def my_pictures() -> RunConfig:
     train = base.arms[1].train
     optim = replace(train.optim, cooldown_images=4_000)
     train = replace(train, num_images=14_400, augment_prob=0.25, optim=optim)
-    train = _in_fifths(replace(train, caption_mix={}, caption_mix_start_image=0))
+    train = in_fifths(replace(train, caption_mix={}, caption_mix_start_image=0, sample_every_images=train.num_images))
     return replace(
         base,
         collect=CollectConfig(source="my-pictures", size=32),
@@ -211,4 +213,5 @@ def my_pictures() -> RunConfig:
         generate=replace(base.generate, per_prompt=4),
         prompts=None,
         evaluate=None,
+        held_out_share=0.1,
     )

@@ -17,16 +17,26 @@ from tessera.files import sha256_file
 from tessera.randomness import philox
 from tessera.report.gallery import embed
 from tessera.report.render import group_rejects, render, write_text
+from tessera.report.sections.all_records import BLOCK, Record, all_records
 from tessera.stages import MANIFEST, Manifest, read_manifest
 
 STAGES = ("collect", "augment", "caption", "encode")
+MOST = 20_000
+"""Records of the list."""
 _LARGEST = 1024  # px; larger images are scaled down to this side
 
 
 def preview(
-    directory: Path, out: Path, number: int = 60, seed: int = 0, images: Path | None = None, recipe: Path | None = None
+    directory: Path,
+    out: Path,
+    number: int = 60,
+    seed: int = 0,
+    images: Path | None = None,
+    recipe: Path | None = None,
+    most: int = MOST,
 ) -> None:
-    """Write the page `out` about `number` records of `directory`, drawn by `seed`.
+    """Write the page `out` about `directory`: a list to search and sort of all its records, or of `most` drawn by
+    `seed` (0 = no list), and `number` of them at full size.
 
     images, recipe: what it was made from, where these lie elsewhere. UserError: it is no finished directory of
     curation, its images are not found, or `out` is a directory.
@@ -57,7 +67,19 @@ def preview(
         chosen = mixes.where("key", texts)
         of = {row.key: row for row in rows.where("key", [key for mix in chosen for key in (mix.base, mix.partner)])}
         samples = [_sample(composer, size, [of[m.base], of[m.partner]], m, *texts[m.key]) for m in chosen]
+    listed = None
+    if most:
+        _, told = _texts(directory, manifest.stage, mixes or rows, most, seed)
+        entries = list_entries(rows, mixes.where("key", told)) if mixes else list_entries(rows.where("key", told))
+        sides = {row.key: min(row.width or 0, row.height or 0) for row in rows}
+        records = [
+            Record(key=e.key, class_name=e.class_name, caption=told[e.key][0], source_side=sides.get(e.key, 0))
+            for e in entries
+        ]
+        listed = all_records(records, map(composer, entries))
     page = {
+        "all": listed,
+        "block_size": BLOCK,
         "title": directory.resolve().name,
         "lead": f"{len(samples)} of {total:,} records made by tessera {manifest.stage}, drawn by seed {seed}.",
         "facts": list(_facts(manifest)),

@@ -160,7 +160,7 @@ def noise_settings(workspace: Path, arms: Sequence[str]) -> NoiseSettings | None
     Scale and shift are the export's; without one, the codec is that of any encoded set.
     """
     runs = [workspace / "runs" / arm for arm in arms]
-    found = [(run.name, read_manifest(run)) for run in runs if (run / MANIFEST).is_file()]
+    found = [(run.name, read_manifest(run, must_be_complete=False)) for run in runs if (run / MANIFEST).is_file()]
     if not found:
         return None
     arm, manifest = min(found, key=lambda run: "augmented" not in run[1].inputs)

@@ -18,6 +18,12 @@ SMALL = 128
 """Images of at most this side are shown with hard pixels and stored without loss."""
 LARGEST = 320
 """Larger images are scaled down to this side in the page."""
+HELD_OUT, TRAINED_ON = "held_out", "trained_on"
+"""Tags of prompts that are captions of the set."""
+CAPTIONS = {
+    HELD_OUT: "Captions of images that no training saw",
+    TRAINED_ON: "Captions of training images",
+}
 PROMPTS = 24
 """Prompts of `most_different`."""
 _EACH = 4  # images of one prompt and model in it
@@ -35,12 +41,20 @@ def embed(pixels: NDArray[np.uint8], alt: str, largest: int = LARGEST) -> dict[s
 
 
 def prompt_groups(
-    folders: Mapping[str, Path], arms: Sequence[Arm], scores: Mapping[str, Scores], at_once: int, more: int
+    folders: Mapping[str, Path],
+    arms: Sequence[Arm],
+    scores: Mapping[str, Scores],
+    at_once: int,
+    more: int,
+    images: Path | None = None,
+    nearest: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the prompts of the sample `folders` (arm -> folder in GenEval's layout) by task.
 
     The result is [{title, note, prompts, more}]: `at_once` prompts of each task in "prompts", up to `more` further
-    ones in "more", and the task's accuracy of each arm in "note". scores: arm -> its scores.
+    ones in "more", and the task's accuracy of each arm in "note". scores: arm -> its scores. images: the training set,
+    of which prompts that are captions show their own image. nearest: arm -> image drawn -> key of the training image
+    nearest to it, shown below it.
     """
     drawn_by = [arm for arm in arms if arm.name in folders]
     items = {name: {(item["prompt"], item["sample"]): item for item in found.items} for name, found in scores.items()}
@@ -52,11 +66,11 @@ def prompt_groups(
         if metadata is None:
             continue
         tag = metadata.get("tag", "")
-        title = name_of(tag) if tag in TASKS else ""
+        title = name_of(tag) if tag in TASKS else CAPTIONS.get(tag, "")
         group = groups.setdefault(tag, {"title": title, "prompts": [], "more": []})
         place = group["prompts"] if len(group["prompts"]) < at_once else group["more"]
         if place is not group["more"] or len(place) < more:
-            place.append(_prompt(number, metadata, drawn_by, folders, items))
+            place.append(_prompt(number, metadata, drawn_by, folders, items, images, nearest or {}))
     tags = sorted(groups, key=lambda tag: TASKS.index(tag) if tag in TASKS else len(TASKS))
     for tag in tags:
         numbers = [(found.name, found.number(tag) or found.number(f"geneval/{tag}")) for found in scores.values()]
@@ -70,8 +84,15 @@ def _prompt(
     arms: Sequence[Arm],
     folders: Mapping[str, Path],
     items: Mapping[str, Mapping[tuple[int, int], Mapping[str, Any]]],
+    images: Path | None,
+    nearest: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Return one prompt with each arm's images and their verdicts."""
+    """Return one prompt with each arm's images and their verdicts, and with the images of the set that belong to it."""
+
+    def of_set(key: str | None, alt: str) -> dict[str, Any] | None:
+        file = images / f"{key}.png" if images is not None and key else None
+        return embed(read_rgb(file), f"{alt}, {key}") if file is not None and file.is_file() else None
+
     text = metadata.get("text", metadata["prompt"])
     # A long text is judged by its short prompt: both are shown.
     asked = metadata["prompt"] if text != metadata["prompt"] else ""
@@ -82,8 +103,11 @@ def _prompt(
             item = items.get(arm.name, {}).get((number, int(path.stem)), {})
             judged |= item.get("correct") is not None
             shots.append(_shot(path, arm.label, text, item if item.get("correct") is not None else {}))
+            near = nearest.get(arm.name, {}).get(f"{number:05d}/samples/{path.name}")
+            shots[-1]["near"] = of_set(near, "Nearest training image")
         drawn.append({"label": arm.label, "color": arm.color, "shots": shots})
-    return {"text": text, "asked": asked, "arms": drawn, "judged": judged}
+    real = of_set(metadata.get("key"), "Image of this caption")
+    return {"text": text, "asked": asked, "arms": drawn, "judged": judged, "real": real}
 
 
 def _shot(path: Path, model: str, text: str, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +119,7 @@ def _shot(path: Path, model: str, text: str, item: Mapping[str, Any]) -> dict[st
         said = f"{said}. {reason}" if correct is None else reason
     judged = "" if correct is None else f"judged {'right' if correct else 'wrong'}: "
     alt = f"{model} draws: {text.rstrip('.')}. {judged}{said}".rstrip()
-    return {"image": embed(read_rgb(path), alt), "correct": correct, "said": said}
+    return {"image": embed(read_rgb(path), alt), "correct": correct, "said": said, "near": None}
 
 
 def most_different(
@@ -127,5 +151,5 @@ def most_different(
             name = scores[number].name
             shots = [_shot(path, name, text, entry) for path, entry in entries[:_EACH]]
             drawn.append({"label": name, "color": colors[name], "shots": shots})
-        prompts.append({"text": text, "asked": "", "arms": drawn, "judged": True})
+        prompts.append({"text": text, "asked": "", "arms": drawn, "judged": True, "real": None})
     return prompts

@@ -7,6 +7,7 @@
 Only what is there is shown; an arm needs its run or its samples. The page loads nothing from anywhere.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from tessera.config import UserError, check_ranges, nearest, to_dict
 from tessera.files import read_json
+from tessera.images import read_rgb
 from tessera.progress import duration_text
 from tessera.report.arms import (
     KINDS,
@@ -28,14 +30,17 @@ from tessera.report.arms import (
     time_bars,
 )
 from tessera.report.examples import Example, noise_settings, noise_strip, training_examples
-from tessera.report.gallery import prompt_groups
+from tessera.report.gallery import embed, prompt_groups
 from tessera.report.render import group_rejects, json_text, render, write_text
 from tessera.report.sections.held_out import HeldOut, held_out
 from tessera.report.sections.learning import FOLDER, SAMPLES, SCORES, Learning, checkpoints, learning
-from tessera.report.sections.nearest_pairs import COPIES, NearestPairs, nearest_pairs
+from tessera.report.sections.nearest_pairs import COPIES, NearestPairs, nearest_of_each, nearest_pairs
 from tessera.report.sections.opening import Budget, strips, too_small, what_is_drawn
+from tessera.report.sections.training_set import TrainingSet, next_steps, training_set
 from tessera.stages import MANIFEST, Manifest, is_complete, open_stage, read_manifest
 
+SO_FAR = "report-so-far"
+"""Folder of the page about unfinished runs."""
 _COUNT = {2: "Two", 3: "Three", 4: "Four"}
 
 
@@ -67,6 +72,8 @@ class Page:
     """Prompts whose first images are shown at the top, of `strips`."""
     drawn: str = ""
     """A sentence about what is drawn rightly and what is not."""
+    so_far: Sequence[Mapping[str, Any]] = ()
+    """{text, grid} of each unfinished run."""
     too_small: str = ""
     """Said of a budget that was too small to draw anything."""
     learning: Learning | None = None
@@ -79,6 +86,9 @@ class Page:
     loss_about: str = ""
     held_out: HeldOut | None = None
     examples: Sequence[Example] = ()
+    training_set: TrainingSet | None = None
+    next_steps: Sequence[tuple[str, str]] = ()
+    """(what it does, command)."""
     noise: Mapping[str, Any] | None = None
     """The strip of noise levels (`noise_strip`) and "about"."""
     times: Sequence[Mapping[str, Any]] = ()
@@ -105,11 +115,13 @@ def report(
     arms: Sequence[str] = (),
     config: ReportConfig = ReportConfig(),
     budget: Budget | None = None,
+    so_far: bool = False,
 ) -> None:
     """Write `out`/index.html about `arms` (none = all of the workspace); do nothing when it is there already.
 
-    budget: a training that draws, to be named where none here does. The manifest's facts hold what the page says first.
-    Raises UserError for a workspace without any run or samples, an unknown arm, or unfinished inputs.
+    budget: a training that draws, to be named where none here does. so_far: of directories that are not complete only
+    the runs are shown, marked as such. The manifest's facts hold what the page says first. Raises UserError for a
+    workspace without any run or samples, an unknown arm, or, without `so_far`, unfinished inputs.
     """
     out, workspace = Path(out), Path(workspace)
     names = find_arms(workspace, "runs", "samples")
@@ -119,16 +131,48 @@ def report(
         if name not in names:
             raise UserError(f"{workspace}: has no arm {name!r};{nearest(name, names)} there are: {', '.join(names)}")
     names = list(dict.fromkeys(arms)) or names
-    inputs = {str(path.relative_to(workspace)): path for path in _stage_directories(workspace, names)}
+    unfinished = unfinished_runs(workspace) if so_far else []
+    places = [path for path in _stage_directories(workspace, names) if not so_far or is_complete(path)]
+    inputs = {str(path.relative_to(workspace)): path for path in places}
     stage = open_stage(out, stage="report", config=to_dict(config) | {"arms": names}, inputs=inputs)
     if stage.done:
         return
     manifests = {name: read_manifest(path) for name, path in inputs.items()}
+    for run in unfinished:
+        manifests[f"runs/{run.name}"] = read_manifest(run, must_be_complete=False)
     described = [replace(arm, meaning=_with_mix(arm, manifests)) for arm in describe_arms(names)]
-    page = _page(workspace, described, manifests, config, budget)
+    page = replace(_page(workspace, described, manifests, config, budget), so_far=[_so_far(run) for run in unfinished])
     page.write(out / "index.html")
     said = [page.too_small, page.drawn, *(page.nearest.lines if page.nearest else ())]
     stage.finish(counts={"arms": len(names)}, facts={"said": [text for text in said if text]})
+
+
+def report_so_far(workspace: Path) -> Path:
+    """Write the page of a working folder with unfinished runs anew, in its folder report-so-far; return its path."""
+    out = Path(workspace) / SO_FAR
+    shutil.rmtree(out, ignore_errors=True)
+    report(out, workspace, so_far=True)
+    return out / "index.html"
+
+
+def unfinished_runs(workspace: Path) -> list[Path]:
+    """Return the runs of a workspace that are not complete."""
+    found = [path.parent for path in sorted((workspace / "runs").glob(f"*/{MANIFEST}"))]
+    return [path for path in found if not is_complete(path)]
+
+
+def _so_far(run: Path) -> dict[str, Any]:
+    """Return {text, grid} of an unfinished run: images seen, and the last grid of what it draws (None without any)."""
+    points, (arm,) = loss_points(run / "log.jsonl"), describe_arms([run.name])
+    saved = [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdecimal()]
+    seen = max([*saved, *(images for images, _ in points[-1:])], default=0)
+    total = read_manifest(run, must_be_complete=False).config["num_images"]
+    grids = sorted((run / "samples").glob("*.png"))
+    text = f"{arm.label} is unfinished: about {seen:,.0f} of {total:,} images seen."
+    if not grids:
+        return {"text": text, "grid": None}
+    text += f" Below: what it drew of the first captions after {int(grids[-1].stem):,} images."
+    return {"text": text, "grid": embed(read_rgb(grids[-1]), f"Images that {arm.label} drew", 512)}
 
 
 def _stage_directories(workspace: Path, arms: Sequence[str]) -> list[Path]:
@@ -148,13 +192,15 @@ def _page(
     workspace: Path, arms: list[Arm], manifests: dict[str, Manifest], config: ReportConfig, budget: Budget | None
 ) -> Page:
     scores, samples = {kind: scores_of(workspace, arms, kind) for kind in KINDS}, []
+    near = nearest_of_each(workspace, arms)
     for kind, title in KINDS.items():
         folders = {arm.name: workspace / "samples" / arm.name / kind for arm in arms}
         folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
-        groups = prompt_groups(folders, arms, scores[kind], config.prompts_per_task, config.more_per_task)
+        at_once, more = config.prompts_per_task, config.more_per_task
+        groups = prompt_groups(folders, arms, scores[kind], at_once, more, workspace / "images", near)
         if groups:
             samples.append({"title": title, "folded": bool(samples), "groups": groups})
-    examples = training_examples(workspace, config.examples)
+    examples, numbers = training_examples(workspace, config.examples), training_set(workspace)
     drawn = [arm for kind in samples for group in kind["groups"] for p in group["prompts"] for arm in p["arms"]]
     columns = min(max((len(arm["shots"]) for arm in drawn), default=1), 2)
     kind, judged = next(((KINDS[kind].lower(), found) for kind, found in scores.items() if found), ("", {}))
@@ -178,6 +224,8 @@ def _page(
         loss_about=_loss_about(arms, manifests),
         held_out=held_out(zip(arms, logs)),
         examples=examples,
+        training_set=numbers,
+        next_steps=_next_steps(workspace, arms, manifests, samples) if numbers else (),
         noise=_noise(workspace, arms, examples),
         times=time_bars({entry["stage"]: (entry["seconds"], duration_text(entry["seconds"])) for entry in stages}),
         times_note="Wall-clock time; stages of different arms may have run side by side.",
@@ -191,6 +239,18 @@ def _page(
     )
 
 
+def _next_steps(
+    workspace: Path, arms: Sequence[Arm], manifests: Mapping[str, Manifest], samples: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    trained = [arm.name for arm in arms if f"export/{arm.name}" in manifests]
+    prompts = [prompt["text"] for kind in samples for group in kind["groups"] for prompt in group["prompts"]]
+    if not trained or not prompts:
+        return []
+    name, images = trained[-1], manifests["images"].counts["images"]
+    seen = manifests[f"export/{name}"].counts["num_images"]
+    return next_steps(workspace, name, min(prompts, key=len), seen, images)
+
+
 def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) -> str:
     """Return two sentences: what was trained on what, and what the page shows."""
     many, collected, on = len(arms) > 1, manifests.get("images"), ""
@@ -199,6 +259,7 @@ def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) 
         counts = collected.counts
         on = f" on {counts['images']:,} images" if "images" in counts else " on a folder of labeled images"
         on += f" of {counts['classes']} classes" if "classes" in counts else ""
+        on += f" ({collected.config['source']})" if collected.config.get("world") is None else ""
         on += ", each with a single object" if collected.config.get("source") == "miniature" else ""
     first = f"{made} trained from scratch{on}."
     if judged:

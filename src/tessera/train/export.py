@@ -1,7 +1,7 @@
 """The export of a finished run, from which images can be sampled: EMA weights and the settings that sampling needs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import torch
 
 from tessera.config import UserError, check_ranges, from_dict, to_dict
 from tessera.encoded.record import unpack_floats
+from tessera.files import read_json
 from tessera.models.build import build_network
 from tessera.models.dit import DiT
 from tessera.models.rin import RIN
@@ -17,6 +18,9 @@ from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
 from tessera.train.dataset_checks import CONTENT_FACTS, NETWORKS
 from tessera.weights.export import CaptionsSeen, ExportInfo, save_export
+
+FACTS = "facts.json"
+"""File in a run's folder: the facts of its manifest to be, for an export before the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +41,32 @@ class ExportConfig:
         check_ranges(self, sampling_steps="[1, inf)", guidance_scale="(-inf, inf)", clip_denoised="(0, inf)")
 
 
-def export(out: Path, run: Path, config: ExportConfig | None = None, *, num_images: int | None = None) -> None:
+def export(
+    out: Path,
+    run: Path,
+    config: ExportConfig | None = None,
+    *,
+    num_images: int | None = None,
+    unfinished: bool = False,
+) -> None:
     """Write the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`.
 
     A complete `out` is left as it is. num_images: the number of a checkpoint kept on the way; None = the last one.
+    unfinished: take a run that has not ended too; the fact "unfinished" is then the number of images it is to see.
     Raises UserError for a run that is unfinished, has lost that checkpoint or measured no held-out loss.
     """
     out, run, config = Path(out), Path(run), config or ExportConfig()
-    manifest = read_manifest(run, "train")
+    manifest = read_manifest(run, "train", must_be_complete=not unfinished)
+    inputs, more = {"run": run}, {}
+    if not manifest.complete:
+        found = checkpoint.latest(run)
+        if found is None:
+            raise UserError(f"{run}: is unfinished and has no checkpoint yet; wait for one")
+        num_images, inputs = num_images or int(found.name), {}
+        more = {"unfinished": manifest.config["num_images"]}
+        manifest = replace(manifest, facts=read_json(run / FACTS))
     chosen = {} if num_images is None else {"num_images": num_images}
-    stage = open_stage(out, stage="export", config=to_dict(config) | chosen, inputs={"run": run})
+    stage = open_stage(out, stage="export", config=to_dict(config) | chosen | more, inputs=inputs)
     if stage.done:
         return
     trained = from_dict(TrainConfig, manifest.config, where=f"{run / 'manifest.json'}: config")
@@ -65,7 +85,7 @@ def export(out: Path, run: Path, config: ExportConfig | None = None, *, num_imag
     info = info_of(trained, manifest.facts, config, state.num_images, {"run": manifest.sha256, **manifest.inputs})
     save_export(out, network, info)
     counts = {"num_images": state.num_images, "parameters": network.parameter_count}
-    stage.finish(counts=counts, facts={"arm": manifest.facts["arm"]})
+    stage.finish(counts=counts, facts={"arm": manifest.facts["arm"]} | more)
 
 
 def network_of(trained: TrainConfig, state: checkpoint.Checkpoint, prefix: str) -> DiT | RIN:

@@ -34,6 +34,7 @@ from tessera.train.dataset_checks import (
     without_held_out,
 )
 from tessera.train.distributed import all_reduce_sum, broadcast_from_rank0, delayed_signals, join, warn_of_short_stops
+from tessera.train.export import FACTS
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
@@ -47,6 +48,8 @@ AUTO_SAMPLES = 128
 """Samples per pass beyond which a GPU gains nothing: the first number that "auto" tries."""
 AUTO_STEPS = 16
 """Number of steps whose longest texts it tries with."""
+BUDGET = {"optim.cooldown_images", "checkpoint_every_images", "keep_every_images", "sample_every_images"}
+"""Fields that may differ together with num_images when a run is extended."""
 REMEMBERED = "device_batch_size.json"
 """File in the run's folder: the number that "auto" found, and what it depends on."""
 VERIFIED_BYTES = 10**9
@@ -129,20 +132,32 @@ def train(
         stage = open_stage(out, **made) if is_writer else None
         if stage is not None:
             write_json(out / "config.json", to_dict(config))
+            write_json(out / FACTS, facts)
         if stage is None or not stage.done:  # another process may have finished it meanwhile
             trainer.run(stage, facts)
 
 
 def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
-    """Make a finished run unfinished if `config` differs in a larger num_images alone, or in its cooldown too;
-    UserError where its learning rate or augment_prob has moved to an end. Other differences are left to
-    `find_stage`, which names them."""
+    """Make a finished run unfinished if `config` differs in a larger num_images alone, or in its cooldown and
+    checkpoints too; give an unfinished one another num_images before its cooldown begins. UserError where its learning
+    rate or augment_prob has moved to an end. Other differences are left to `find_stage`, which names them."""
     run = read_manifest(out, "train", must_be_complete=False)
     changed = [field for field, _, _ in compare(run.config, to_dict(config))]
     same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
-    if not run.complete or set(changed) - {"optim.cooldown_images"} != {"num_images"} or not same_inputs:
+    if set(changed) - BUDGET != {"num_images"} or not same_inputs:
         return
     had, moved = run.config["num_images"], None
+    if not run.complete:
+        found = checkpoint.latest(out)
+        seen = int(found.name) if found is not None else 0
+        before = min(had - run.config["optim"]["cooldown_images"], config.num_images - config.optim.cooldown_images)
+        if seen and (seen > before or config.optim.decay != "constant" or config.augment_prob_end is not None):
+            raise UserError(
+                f"{out}: has seen {seen} images by a rate that depends on their number, {had}; let it end with"
+                f" --num-images {had} first, or train in another directory"
+            )
+        reopen(out, to_dict(config))
+        return
     if config.num_images < had:
         raise UserError(f"{out}: has seen {had} images, more than num_images {config.num_images}; give a larger number")
     if run.counts["num_images"] < had:

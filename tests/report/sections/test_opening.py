@@ -69,6 +69,9 @@ def test_the_strips_show_the_first_prompt_of_each_task_of_each_kind():
     def kind(title, groups):
         return {"title": title, "groups": [{"prompts": [f"{title} {n} first", f"{title} {n} second"]} for n in groups]}
 
+    assert strips([{"title": "short", "groups": [{"title": "", "prompts": list("abcdefgh")}]}]) == [
+        {"title": "short", "prompts": list("abcdef")}
+    ]
     found = strips([kind("long", range(3)), kind("short", range(2)), kind("single", range(1))])
     assert found == [
         {"title": "long", "prompts": ["long 0 first", "long 1 first", "long 2 first"]},

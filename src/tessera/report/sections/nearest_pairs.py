@@ -74,6 +74,16 @@ def nearest_pairs(
     return NearestPairs(lines=lines, pairs=pairs, about=_BY_JUDGE if judged else _BY_PIXELS) if pairs else None
 
 
+def nearest_of_each(workspace: Path, arms: Sequence[Arm]) -> dict[str, dict[str, str]]:
+    """Return arm -> image that it drew -> key of the nearest training image by pixels, of arms without a judge."""
+    folders = {arm.name: workspace / "scores" / arm.name / COPIES for arm in arms}
+    return {
+        name: {item["file"]: near["image"] for near, _, item in found}
+        for name, folder in folders.items()
+        if (found := _by_pixels(folder))
+    }
+
+
 def _by_pixels(scores: Path) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
     """Return (nearest training image, kind of prompts, item) of each image in complete scores of `evaluate copies`; []
     without any."""

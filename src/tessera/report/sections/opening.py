@@ -6,6 +6,7 @@ from typing import Any
 
 from tessera.evaluate.scores import Scores, judge_text
 from tessera.report.arms import Arm
+from tessera.report.gallery import CAPTIONS
 from tessera.report.tables import TASKS
 
 DRAWN, PARTLY = 0.8, 0.2
@@ -18,6 +19,7 @@ _WORDS = {
     "color_attr": "two objects in their colors",
     "counting": "counted objects",
 }
+_STRIP = 6  # prompts without tasks
 _SAID = ("rightly", "in part", "not")
 
 
@@ -30,8 +32,14 @@ class Budget:
 
 
 def strips(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first prompt of each task for each kind of prompts in `samples`: [{title, prompts}]."""
-    found = [{"title": kind["title"], "prompts": [g["prompts"][0] for g in kind["groups"]]} for kind in samples]
+    """Return the first prompt of each task for each kind of prompts in `samples`, or the first prompts where there are
+    no tasks: [{title, prompts}]."""
+    found = []
+    for kind in samples:
+        firsts = [group["prompts"][0] for group in kind["groups"]]
+        if all(group.get("title") in ("", *CAPTIONS.values()) for group in kind["groups"]):
+            firsts = [prompt for group in kind["groups"] for prompt in group["prompts"]][:_STRIP]
+        found.append({"title": kind["title"], "prompts": firsts})
     return [strip for strip in found if len(strip["prompts"]) > 1]
 
 
