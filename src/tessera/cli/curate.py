@@ -117,7 +117,7 @@ def caption(
     file: str | None = None,
     captions: tuple[str, ...] = (),
     seed: Annotated[int, "Seed of the phrasings."] = 0,
-    model: Annotated[str | None, "llava: a repository or folder; openai: the server's name of the model."] = None,
+    model: Annotated[str | None, "llava, summarize: a repository or folder; with a server its name there."] = None,
     server: Server = None,
     concurrency: Annotated[int, "For openai, questions asked at a time."] = 256,
     device: WorkerDevice = None,
@@ -136,12 +136,13 @@ def caption(
     Args:
         captioner: aio ("An image of <class-name>"), scene (the miniature's ground truth), import (a file), llava
             (LLaVA-NeXT on this machine), openai (any OpenAI-compatible server), your own class, FILE.py:NAME; several
-            captions an image: join (of several directories), shorten (medium and short ones by rules).
+            captions an image: join (of several directories), shorten (medium and short ones by rules); summarize
+            (short ones by a language model, for join).
         file: For import: csv, tsv, json, jsonl or parquet with columns such as key or file_name and text or caption
             (others: FILE:NAME,TEXT); a folder with metadata.csv or .jsonl, or .txt files next to the images; or
             OWNER/NAME on the Hugging Face Hub. For the captioners that look: captions by hand for what they leave.
         captions: Directories made by caption from the same images: for join a level and one for each, such as
-            long=captions/a short=captions/b; for shorten one.
+            long=captions/a short=captions/b; for shorten and summarize one.
     """
     from tessera import workers as work
     from tessera.curate.caption import caption as stage

@@ -21,9 +21,9 @@ def test_bad_configs():
     for bad, message in (
         (
             {"captioner": "blip"},
-            "unknown captioner 'blip'; known: aio, scene, import, join, shorten, llava, openai,",
+            "unknown captioner 'blip'; known: aio, scene, import, join, shorten, summarize, llava, openai,",
         ),
-        ({"model": "a/b"}, "the captioner is aio: llava or openai"),
+        ({"model": "a/b"}, "the captioner is aio: one of llava, openai, summarize"),
         ({"seed": -1}, "seed is -1; give at least 0"),
         ({"file": "a.csv"}, "the captioner is aio: make it import"),
     ):

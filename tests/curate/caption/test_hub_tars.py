@@ -7,6 +7,8 @@ import tarfile
 import numpy as np
 import pytest
 
+from tessera.config import UserError
+from tessera.curate.caption import file
 from tessera.files import read_table
 from tessera.stages import read_manifest
 from tiny.commands import tessera
@@ -122,3 +124,10 @@ def test_a_hub_that_is_not_there(serve, tmp_path):
     said = fetch(tmp_path, code=2)
     assert "lab/set: cannot be listed" in said
     assert "named owner/name" in fetch(tmp_path, code=2, dataset="set")
+
+
+def test_import_of_a_set_without_tables_says_what_reads_tars(monkeypatch, tmp_path):
+    (tmp_path / "README.md").write_text("# a set")
+    monkeypatch.setattr(file, "fetch_repository", lambda *_, **__: tmp_path)
+    with pytest.raises(UserError, match=r"lab/set: has no tables; for texts in tars: tessera fetch-captions lab/set"):
+        file.find_captions("lab/set")

@@ -55,7 +55,7 @@ def test_captions_of_other_images_are_not_joined(images, recipe, tmp_path):
             find_runs("join", wrong)
     with pytest.raises(UserError, match="names no level of captions"):
         find_runs("join", ["a b=x", "c=y"])
-    with pytest.raises(UserError, match="captions x are given, but the captioner is aio: join or shorten"):
+    with pytest.raises(UserError, match="captions x are given, but the captioner is aio: one of join, shorten"):
         caption(other, images, CaptionConfig(), captions=["x"])
     with pytest.raises(UserError, match="there is no such directory"):
         caption(other, images, SHORTEN, captions=[tmp_path / "gone"])

@@ -26,6 +26,7 @@ from tessera.curate.caption.imported import FromFile, captions_by_hand
 from tessera.curate.caption.levels import Joined, Shortened, find_runs
 from tessera.curate.caption.model import BY_HAND, PARTS, SHARD, FromLlava, FromPart, FromServer, make_captions
 from tessera.curate.caption.scenes import FromScenes
+from tessera.curate.caption.summaries import Summarized
 from tessera.curate.caption.table import CAPTIONS_TABLE, COLUMNS, LEVEL, in_order
 from tessera.curate.grown import changed_since
 from tessera.curate.index import read_recipe
@@ -43,6 +44,7 @@ CAPTIONERS: dict[str, type[CaptionSource]] = {
     "import": FromFile,
     "join": Joined,
     "shorten": Shortened,
+    "summarize": Summarized,
     "llava": FromLlava,
     "openai": FromServer,
 }
@@ -55,21 +57,23 @@ class CaptionConfig:
 
     captioner: str = "aio"
     """A name in `CAPTIONERS`: "aio": from the class name; "scene": from the miniature's ground truth; "import": from
-    a file; "join": of several runs; "shorten": of one, shorter ones by rules too; "llava": by a LLaVA-NeXT of this
+    a file; "join": of several runs; "shorten": of one, shorter ones by rules too; "summarize": of one, short ones by a
+    language model; "llava": by a LLaVA-NeXT of this
     machine; "openai": by a server of OpenAI's protocol; or FILE.py:NAME, a class of the user's own."""
     seed: int = 0
     """Address of the choice between phrasings, 0 or more."""
     file: str | None = None
     """For "import", the captions file; recorded as NAME@HASH of its bytes. None for the other captioners."""
     model: str | None = None
-    """For "llava", a repository or folder (None = the paper's); for "openai", the server's name for the model (None =
-    its only one)."""
+    """For "llava" and "summarize", a repository or folder (None = the paper's); for "openai", and "summarize" with a
+    server, the server's name for the model (None = its only one)."""
 
     def __post_init__(self):
         if ".py:" not in self.captioner:
             find_captioner(self.captioner)
-        if self.model is not None and self.captioner not in ("llava", "openai"):
-            raise UserError(f"model {self.model!r} is given, but the captioner is {self.captioner}: llava or openai")
+        if self.model is not None and self.captioner not in (known := ("llava", "openai", "summarize")):
+            named = ", ".join(known)
+            raise UserError(f"model {self.model!r} is given, but the captioner is {self.captioner}: one of {named}")
         if self.file is not None and self.captioner != "import":
             raise UserError(f"file {self.file!r} is given, but the captioner is {self.captioner}: make it import")
         check_ranges(self, seed="[0, inf)")
@@ -103,7 +107,8 @@ def caption(
 
     captions_file: for the captioner `import` (default: the config's file), what `tessera.curate.caption.file` reads;
     for those that look at the images, captions by hand for images that they do not answer.
-    captions: directories that `join`, as "LEVEL=DIRECTORY", and `shorten` read; made from the same images and recipe.
+    captions: directories that `join`, as "LEVEL=DIRECTORY", `shorten` and `summarize` read; made from the same
+    images and recipe.
     engine, device: where `llava` and a user's own class work; `openai` asks the server whose base URL is `server`, from
     where the engine says, `concurrency` questions at a time. shard: images that are done or not as a whole.
     skip_missing: images without a caption are left out. They are the manifest's rejects, with the reason, and listed in

@@ -98,16 +98,17 @@ class Shortened(_FromCaptions):
 
 
 def find_runs(captioner: str, given: Iterable[str | Path]) -> dict[str, Path]:
-    """Return name -> captions directory of what `join` ("LEVEL=DIRECTORY", two or more) or `shorten` (one directory, of
-    the name "") reads. Raises UserError."""
+    """Return name -> captions directory of what `join` ("LEVEL=DIRECTORY", two or more), `shorten` or `summarize` (one
+    directory, of the name "") reads. Raises UserError."""
     pairs = [str(each).partition("=") for each in given]
-    if captioner not in ("join", "shorten"):
+    if captioner not in (known := ("join", "shorten", "summarize")):
         if pairs:
-            raise UserError(f"captions {pairs[0][0]} are given, but the captioner is {captioner}: join or shorten")
+            named = ", ".join(known)
+            raise UserError(f"captions {pairs[0][0]} are given, but the captioner is {captioner}: one of {named}")
         return {}
-    if captioner == "shorten":
+    if captioner != "join":
         if len(pairs) != 1:
-            raise UserError("captioner shorten needs --captions with one directory, made by `tessera caption`")
+            raise UserError(f"captioner {captioner} needs --captions with one directory, made by `tessera caption`")
         return {"": Path("".join(pairs[0]))}
     runs = {check_level(level, "captions"): Path(path) for level, equals, path in pairs if equals and path}
     if len(runs) < 2 or len(runs) < len(pairs):
