@@ -16,7 +16,7 @@ from PIL import Image
 from tessera.curate import encode as encoding
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.collect.collect import CollectConfig, collect
-from tessera.pretrained.vae import PixelUnshuffle
+from tessera.pretrained.vae import AS_IT_IS
 
 IMAGES, SIDE = 2048, 256
 TEXT, IMAGE = 0.006, 0.002
@@ -29,7 +29,7 @@ CAPACITY, ANSWER = 32, 1.0
 class Device:
     """A codec and a text encoder that sleep, and count how long."""
 
-    id, sha256, width, max_tokens = "stub", None, WIDTH, 256
+    id, sha256, width, max_tokens, normalization = "stub", None, WIDTH, 256, AS_IT_IS
     busy = 0.0
 
     def __init__(self) -> None:
@@ -37,12 +37,14 @@ class Device:
         self._codes = rng.integers(-127, 128, (TOKENS, WIDTH), dtype=np.int8)
         self._scales = np.ones((TOKENS, WIDTH // 64), np.float16)
         self.null_condition = np.zeros((1, WIDTH), np.float32)
-        self.latent_shape = PixelUnshuffle(8).latent_shape
 
     def _work(self, seconds: float) -> None:
         began = time.perf_counter()
         time.sleep(seconds)
         Device.busy += time.perf_counter() - began
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        return 4, size // 8, size // 8  # Stable Diffusion's VAE's
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         return [TOKENS] * len(texts)

@@ -40,11 +40,12 @@ ONLY_IN = {
     "diffusers": ("pretrained", "generate.pipeline", "generate.diffusers", "generate.baselines"),
     "tyro": ("cli",),
     "openai": ("pretrained.chat",),
+    "torchao": ("models.fp8",),
     "modelscope": ("pretrained.vqa",),
     "gradio": ("demo.page",),
     "starlette": ("demo.serve",),
 }
-LAZY = {"transformers", "diffusers", "openai", "modelscope"}
+LAZY = {"transformers", "diffusers", "openai", "modelscope", "torchao"}
 # Their classes have diffusers' as bases. Nothing imports these two but `tessera.load_pipeline`, when it is called.
 NOT_LAZY_IN = ("generate.diffusers.model", "generate.diffusers.pipeline")
 NEVER = {"torchvision", "timm", "torchmetrics", "webdataset", "scipy", "sklearn", "pickle"}

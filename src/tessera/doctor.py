@@ -25,6 +25,7 @@ EXTRAS = {
     "demo": (("gradio",), "`tessera demo`"),
     "cluster": (("ray",), "curation on many machines"),
     "serve": (("openai",), "captions by a server"),
+    "fp8": (("torchao",), "training in FP8"),
 }
 """Extra of the package -> (modules, purpose)."""
 

@@ -29,6 +29,7 @@ from tiny.training_sets import config_of
         ({"noise_schedule": "lineer"}, "noise_schedule"),
         ({"prediction": "x"}, "prediction"),
         ({"compute": "fp16"}, "compute"),
+        ({"compute": "fp8-first"}, "compute: fp8-first is for a RIN with self-conditioning"),
         ({"threads": 0}, "threads"),
         ({"log_every_images": 0}, "log_every_images"),
         ({"caption_mix": {"long": 0.7, "short": 0.2}}, "add up to 0.9, not 1; such as long=0.778,short=0.222"),

@@ -139,7 +139,7 @@ def test_results_are_the_same(name, monkeypatch):
     def computed():
         if keep is None:
             return [network(x, alpha_bar, text)[0]]
-        state = loss_module._self_condition(network, x, alpha_bar, text, keep)
+        state = loss_module._self_condition(network, x, alpha_bar, text, keep, network)
         return [network(x, alpha_bar, text)[0], state.latent_tokens, network(x, alpha_bar, text, state)[0]]
 
     expected = computed()

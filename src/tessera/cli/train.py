@@ -21,6 +21,7 @@ def train(
     device: Device = None,
     device_batch_size: Literal["auto"] | int | None = None,
     gradient_checkpointing: Annotated[bool, "Keep less for the backward pass: a third of the memory, slower."] = False,
+    compute: Literal["auto", "fp32", "bf16", "fp8", "fp8-first"] | None = None,
     compile: Literal["auto", "on", "off", "whole"] = "auto",
     shard: bool = False,
     shard_optimizer: bool = False,
@@ -60,6 +61,8 @@ def train(
             encoder than the preset's.
         device_batch_size: Samples in a forward pass on one device, whose gradients are added up to a step's: changes
             rounding alone. auto: as many as fit into memory, found by trying; the default on GPUs.
+        compute: Precision, instead of the preset's: auto is bf16 where that is fast. fp8: FP8 in large layers (extra
+            fp8; Ada, Hopper or later; emulated on a CPU); fp8-first: in those of CAD-I's first forward alone.
         compile: Compile the blocks; auto: on a GPU, without --shard. whole: the network as one program, which takes
             minutes; steps on one GPU are expected to be faster, on several they exchange gradients after all others.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
@@ -89,6 +92,7 @@ def train(
         caption_mix_start_image=caption_mix_start_image,
         validation_records=validation_records,
         stop_after_no_gain=stop_after_no_gain,
+        compute=compute,
     )
     if config.augment_prob and augmented is None:
         fix = f"give --augmented, a set encoded with --recipe, or train {preset.removesuffix('_ia')}"

@@ -72,6 +72,7 @@ def diffusion_loss(
     prediction: str = "eps",
     weights: Tensor | None = None,
     self_condition_keep: Tensor | None = None,
+    first_network: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Return a network's mean squared error on a batch (paper Eq. 1-2): loss, and per-sample loss (B,), detached.
 
@@ -88,14 +89,15 @@ def diffusion_loss(
     first forward without gradient gives the latent tokens that the second one starts from on the marked samples; the
     others start from zeros. Text is refined once for both. On a CPU only the marked samples take part in the first
     forward; on a GPU all do, because each other number of rows costs it new plans and programs. Keep this mask on the
-    CPU. Raises UserError for a network that has no latent tokens.
+    CPU. `first_network` makes the first forward; None = the network itself. Raises UserError for a network that has no
+    latent tokens.
     """
     check_prediction(prediction)
     latents, noise, alpha_bar = batch.latents.float(), batch.noise.float(), batch.alpha_bar.float()
     x = add_noise(latents, noise, alpha_bar)  # (B, C, H, W)
     text = drop_captions(batch.text, batch.dropped, null_condition)
     keep = self_condition_keep
-    state = None if keep is None else _self_condition(network, x, alpha_bar, text, keep)
+    state = None if keep is None else _self_condition(network, x, alpha_bar, text, keep, first_network or network)
     output, _ = network(x, alpha_bar, text, state)
     wanted = target(prediction, latents, noise, alpha_bar)
     per_sample = (output.float() - wanted).square().flatten(1).mean(1)  # (B,)
@@ -104,12 +106,14 @@ def diffusion_loss(
     return (per_sample if weights is None else per_sample * weights).mean(), per_sample.detach()
 
 
-def _self_condition(network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncoding, keep: Tensor) -> DenoiserState:
+def _self_condition(
+    network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncoding, keep: Tensor, first_network: Any
+) -> DenoiserState:
     """Return the second forward's state: latent tokens of the first one, zeros where not kept, and refined text."""
     cache = network.encode_text(text)
     if few_shapes(x.device):
         with torch.no_grad():
-            _, first = network(x, alpha_bar, text, DenoiserState(text_cache=cache))
+            _, first = first_network(x, alpha_bar, text, DenoiserState(text_cache=cache))
         # Without waiting on CUDA alone: Apple's GPUs may still read it when its memory is in use again.
         kept = keep.to(x.device, non_blocking=x.is_cuda)[:, None, None]  # (B, 1, 1)
         return DenoiserState(latent_tokens=torch.where(kept, _tokens_of(first), 0.0), text_cache=cache)
@@ -119,7 +123,7 @@ def _self_condition(network: Any, x: Tensor, alpha_bar: Tensor, text: TextEncodi
         rows = torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
         first = DenoiserState(text_cache=cache.select(rows))
-        _, first = network(x[rows], alpha_bar[rows], text.select(rows), first)
+        _, first = first_network(x[rows], alpha_bar[rows], text.select(rows), first)
     if none:
         return DenoiserState(text_cache=cache)
     found = _tokens_of(first)

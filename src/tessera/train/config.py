@@ -59,9 +59,10 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema_decay: float = 0.9999
     """Per step, in [0, 1); lower in the first steps, so that a short run forgets its random start."""
-    compute: Literal["auto", "fp32", "bf16"] = "auto"
+    compute: Literal["auto", "fp32", "bf16", "fp8", "fp8-first"] = "auto"
     """Precision in which the network computes; weights, optimizer and EMA are fp32 either way. auto: bf16 on devices
-    where it is the faster one (`devices.is_fast_in_bf16`), the same at each start on one machine."""
+    where it is the faster one (`devices.is_fast_in_bf16`), the same at each start on one machine. fp8: bf16, and FP8 in
+    large linear layers (`models.fp8`); fp8-first: in those of a RIN's first forward alone, which has no gradients."""
     seed: int = 0
     """Seed for weight initialization and all random draws, >= 0."""
     checkpoint_every_images: int = 1_000_000
@@ -114,6 +115,8 @@ class TrainConfig:
             raise UserError(
                 'caption_mix_start_image: needs a caption_mix to start, such as {"long": 0.6, "short": 0.4}'
             )
+        if self.compute == "fp8-first" and not (isinstance(self.model, RINConfig) and self.self_condition_prob):
+            raise UserError("compute: fp8-first is for a RIN with self-conditioning; give fp8 or bf16")
         _check_mix("caption_mix", self.caption_mix or {"long": 1.0})
         for name in ("latent_shift", "latent_scale"):
             if len(getattr(self, name)) not in (1, channels := self.model.latent_channels):

@@ -13,6 +13,7 @@ from tessera.devices import is_fast_in_bf16, rank, world_size
 from tessera.diffusion.balance import LossBalance
 from tessera.models.build import DTYPES, build_network, compile_blocks, compile_whole, compiler_fault, resize_positions
 from tessera.models.dit import DiT, DiTConfig
+from tessera.models.fp8 import fp8_twin, use_fp8
 from tessera.models.rin import RIN, RINConfig
 from tessera.randomness import address
 from tessera.train import checkpoint
@@ -37,7 +38,7 @@ class TrainState:
         """Take `network`, in fp32 with its initial weights, and change it in place."""
         faster = "bf16" if is_fast_in_bf16(device) else "fp32"
         self.compute = faster if config.compute == "auto" else config.compute
-        self.device, self.dtype = device, DTYPES[self.compute]
+        self.device, self.dtype = device, DTYPES.get(self.compute, torch.bfloat16)  # FP8: in some layers of bf16
         self.network = network.to(device)
         if runtime.gradient_checkpointing:
             network.enable_gradient_checkpointing()
@@ -51,12 +52,21 @@ class TrainState:
             if split is not None:
                 raise UserError("shard: splits the optimizer too; leave out --shard or --shard-optimizer")
             split = "optimizer"
+        if self.compute.startswith("fp8") and self.shards is not None:
+            raise UserError("compute: FP8 and --shard do not go together; leave out one of them")
+        if self.compute == "fp8":
+            use_fp8(self.network, device)
         self.optimizer = MasterOptimizer(self.network, config.optim, self.dtype, split)
+        self.first_network = self.network
+        """The network of the first forward of self-conditioning; its parameters are the network's own."""
+        if self.compute == "fp8-first":
+            self.first_network = fp8_twin(self.network, device)
         if world_size() > 1 and self.shards is None:
             self.exchange = GradientExchange(self.optimizer)
         self.compiled = compiles(runtime, device, self.dtype, split=self.shards is not None)
         if self.compiled:
-            (compile_whole if runtime.compile == "whole" else compile_blocks)(self.network)
+            for part in dict.fromkeys((self.network, self.first_network)):
+                (compile_whole if runtime.compile == "whole" else compile_blocks)(part)
             self.optimizer.compile()
         self.ema = EMA(self.optimizer.weights, config.ema_decay)
         levels = 1 + len(config.caption_mix)

@@ -103,6 +103,7 @@ class Stepper:
             prediction=self.prediction,
             weights=weights,
             self_condition_keep=host.self_condition if self.self_condition else None,
+            first_network=self.state.first_network,
         )
 
     def _gradients(self, loaded: list[HostBatch], weights: Tensor | None = None) -> Tensor:

@@ -80,5 +80,6 @@ def test_compiled_steps_are_the_same_and_compiled_once(monkeypatch):
 
     expected = trained(False)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
-    torch.testing.assert_close(trained(True), expected, atol=1e-6, rtol=1e-4)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        found = trained(True)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)

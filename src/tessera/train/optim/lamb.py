@@ -46,6 +46,19 @@ def moments(
     return torch.linalg.vector_norm(weights, dim=1), torch.linalg.vector_norm(grads, dim=1)
 
 
+def moments_of_cpu(
+    weights: Tensor, grads: Tensor, mean: Tensor, square: Tensor, decay: Tensor, step: Tensor, numbers: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Return what `moments` does without a `skip`, by torch's fused kernel of Adam: one pass adds its step to the
+    weight decay. step: memory for as many rows or more. numbers: the kernel's."""
+    step = torch.mul(weights, decay, out=step[: len(weights)])
+    fixed: Any = {"lr": -1.0, "weight_decay": 0.0, "amsgrad": False, "maximize": False}  # -1: added, not subtracted
+    kernel: Any = torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
+    kernel([step], [grads], [mean], [square], [], **fixed, **numbers)
+    grads.copy_(step)
+    return torch.linalg.vector_norm(weights, dim=1), torch.linalg.vector_norm(step, dim=1)
+
+
 def finish(
     weights: Tensor,
     update: Tensor | None,
@@ -105,6 +118,15 @@ class Lamb(Optimizer):
         found: Tensor | None = getattr(self, "found_inf", None)
         (beta1, beta2), skip = self.betas, None if found is None else found > 0
         self.steps += 1 if found is None else 1 - found
+        matrices = (self.weights, self.grads, self.mean, self.square, self.decay)
+        if self.weights.device.type == "cpu" and skip is None:
+            parts = chunks(self.weights)
+            kernel: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": self.eps, "state_steps": [self.steps[0]]}
+            kernel["grad_scale"] = None if self.clip is None or self.clip == 1 else 1 / self.clip
+            memory = torch.empty_like(self.weights[parts[0]])
+            rows = (tuple(m[part] for m in matrices) for part in parts)
+            self._adapt([moments_of_cpu(*each, step=memory, numbers=kernel) for each in rows])
+            return
         numbers: dict[str, Any] = {"1 - beta2": 1 - beta2}
         if skip is None:
             count = float(self.steps[0])
@@ -120,8 +142,10 @@ class Lamb(Optimizer):
         numbers |= {"scale": scale, "eps": eps}
         if numbers["clip"] == 1.0 and skip is None:
             numbers["clip"] = None
-        matrices = (self.weights, self.grads, self.mean, self.square, self.decay)
-        norms = [self.moments(*(m[part] for m in matrices), numbers, skip) for part in chunks(self.weights)]
+        self._adapt([self.moments(*(m[part] for m in matrices), numbers, skip) for part in chunks(self.weights)])
+
+    def _adapt(self, norms: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Set the factor of each row's step from the norms of weights and steps, (rows,) each, of all chunks."""
         squares = torch.stack([self.rows.sums(torch.cat(side).square()) for side in zip(*norms)])  # (2, tensors)
         if self.sum_over_ranks is not None:
             self.sum_over_ranks(squares)
