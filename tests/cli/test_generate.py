@@ -10,6 +10,7 @@ from PIL import Image
 from tessera.diffusion.sampler import SAMPLERS
 from tessera.prompts.read import load_prompts
 from tessera.stages import read_manifest
+from tessera.weights.export import CaptionsSeen
 from tiny.baselines import SAVE
 from tiny.commands import call
 from tiny.exports import write_export
@@ -64,6 +65,27 @@ def test_a_prompt_without_an_export_finds_the_only_one(tmp_path, capsys, monkeyp
     for words in (["a red apple"], ["out/fruit", "a red apple"]):
         assert call("generate", *words) == 2
         assert capsys.readouterr().err.endswith(both)
+
+
+def test_a_prompt_in_the_style_of_the_captions(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = CaptionsSeen(
+        tokens=(9, 12), examples=("A drawing of a red cup.", "A drawing of a blue boat.", "red cup", "blue boat")
+    )
+    write_export(tmp_path / "export", captions=seen)
+    assert call("generate", "export", "green kite", "--device", "cpu") == 0
+    noted = capsys.readouterr().err
+    assert noted.splitlines()[-1].endswith("captions of 9 to 12 tokens; --extend says a single prompt as they do")
+    assert call("generate", "export", "green kite", "--device", "cpu", "--extend") == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[0] == "generate: draws 'A drawing of a green kite.'"
+    assert json.loads((tmp_path / said.out.strip()).parents[1].joinpath("metadata.jsonl").read_text())["prompt"] == (
+        "A drawing of a green kite."
+    )
+    for words, why in ((["--prompts", "teaser"], "is for a single prompt"), (["a kite"], "holds no captions of its t")):
+        export = "export" if "--prompts" in words else write_export(tmp_path / "plain")
+        assert call("generate", export, *words, "--extend") == 2
+        assert why in capsys.readouterr().err
 
 
 def test_shipped_prompts_by_name(export, tmp_path, capsys, monkeypatch):

@@ -11,7 +11,7 @@ from tessera.report.arms import loss_points
 
 def test_plain_and_mixed_sets_with_boxes(workspace):
     browser = Browser(workspace)
-    assert list(browser.captions) == ["augmented-scene", "plain-scene"]
+    assert list(browser.captions) == ["plain-scene", "augmented-scene"]
     plain, mixed = browser.find("plain-scene"), browser.find("augmented-scene")
     assert len(plain) == len(mixed) == 40 > PAGE
     assert browser.cards(plain).count("<img ") == 40
@@ -36,6 +36,19 @@ def test_search_by_words_and_class(workspace):
     assert browser.find("plain-scene", "unicorn") == []
     with pytest.raises(UserError, match="plain-scene"):
         browser.find("nothing")
+
+
+def test_orders(workspace):
+    browser = Browser(workspace)
+    lengths = [max(map(len, e.captions.values())) for e in browser.find("plain-scene", order="longest caption")]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths != [max(map(len, e.captions.values())) for e in browser.find("plain-scene")]
+    shortest = [max(map(len, e.captions.values())) for e in browser.find("plain-scene", order="shortest caption")]
+    assert shortest == lengths[::-1]
+    few = browser.find("plain-scene")[-1]
+    row = browser.rows[few.key]
+    browser.rows[few.key] = row._replace(width=9)
+    assert browser.find("plain-scene", order="smallest source")[0].key == few.key
 
 
 def test_words_are_looked_for_in_the_captions_of_all_levels(workspace):

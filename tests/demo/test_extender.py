@@ -1,10 +1,11 @@
 import pytest
 
 from tessera.config import UserError
-from tessera.demo.extender import PromptExtender, read_line
+from tessera.demo.extender import PromptExtender, read_line, world_of
 from tessera.miniature import WorldConfig
 from tessera.prompts.extend import RULES, ExtendConfig, extend_prompts
 from tessera.prompts.read import load_prompts
+from tessera.prompts.style import STYLE
 from tiny.judges import save_llama
 
 WORLD = WorldConfig()
@@ -70,3 +71,11 @@ def test_other_prompts_are_told_what_the_rule_knows(prompt):
     if not prompt.strip():
         with pytest.raises(UserError, match="no prompt to extend"):
             extended(prompt, 0, None)
+
+
+def test_a_model_of_own_images_gets_the_style_of_its_captions():
+    captions = ("A drawing of a red cup.", "A drawing of a blue boat.", "red cup", "blue boat")
+    button = PromptExtender(None, None, "cpu", captions)
+    assert button.extend("green kite", 0) == ("A drawing of a green kite.", STYLE)
+    assert world_of(None, "words:64", ["red", "cup"]) is None
+    assert world_of(None, "words:64", ["red", "circle"]) == world_of(None, "words:64") == WORLD

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,21 +181,39 @@ def test_levels_of_a_mix_are_found_in_the_sets(tmp_path, plain):
     assert level_numbers(MIX, third) == [0, 0, 0]
 
 
-def told(**facts):
-    """A set whose manifest holds these facts."""
-    return SimpleNamespace(facts=facts)
+class Told:
+    """A set of three records whose manifest holds `facts`."""
+
+    def __init__(self, **facts):
+        self.facts, self.levels = facts, tuple(facts.get("levels", ("long",)))
+
+    def __len__(self):
+        return 3
+
+    def keys(self):
+        return ["cat/1", "dog/2", "cat/3"]
+
+    def captions(self, index):
+        return {level: f"{level} {index // 2}" for level in self.levels}
+
+
+told = Told
 
 
 def test_captions_seen_are_those_that_are_drawn():
     text, levels = {"usual_tokens": [20, 33]}, {"short": {"usual_tokens": [3, 6]}, "medium": {"usual_tokens": [9, 12]}}
     plain = told(text=text, levels={"long": text, **levels}, vocabulary=["red", "a"])
     mixed = told(text={"usual_tokens": [30, 60]}, vocabulary=["a", "left"])
-    assert captions_seen(None, plain) == {"tokens": [20, 33], "vocabulary": ["a", "red"]}
-    assert captions_seen(None, plain, mixed) == {"tokens": [20, 60], "vocabulary": ["a", "left", "red"]}
+    of_set = {"examples": ["long 0", "long 1"], "images": 3, "classes": 2}
+    assert captions_seen(None, 0, plain) == {"tokens": [20, 33], "vocabulary": ["a", "red"], **of_set}
+    held_out = {"examples": ["long 1"], "images": 2, "classes": 2}
+    found = captions_seen(None, 1, plain, mixed)
+    assert found == {"tokens": [20, 60], "vocabulary": ["a", "left", "red"], **held_out}
     mix = CaptionMix(levels=("long", "short", "medium"), weights=(0.5, 0.5, 0.0))
-    assert captions_seen(mix, plain, mixed)["tokens"] == [3, 60]
-    assert captions_seen(None, plain, told(text={"mean_tokens": 3.0})) is None
-    assert captions_seen(None, told()) is None
+    mixes = captions_seen(mix, 1, plain, mixed)
+    assert (mixes["tokens"], mixes["examples"]) == ([3, 60], ["long 1", "short 1"])
+    assert captions_seen(None, 0, plain, told(text={"mean_tokens": 3.0})) is None
+    assert captions_seen(None, 0, told()) is None
 
 
 def test_an_export_knows_what_the_captions_were_like(tmp_path):

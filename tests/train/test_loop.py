@@ -190,6 +190,7 @@ def test_a_finished_run_is_left_alone_and_can_be_made_again(plain, augmented, tm
         "checkpoints/000000000160/meta.json",
         f"checkpoints/000000000160/{STATE}",
         "config.json",
+        "facts.json",
         "log.jsonl",
         "manifest.json",
     ]

@@ -40,6 +40,7 @@ def generate(
     out: Annotated[Path | None, "Directory to make; a fresh one below samples/ by default."] = None,
     per_prompt: Annotated[int | None, "Images of each prompt; 4 for a file, 1 for a prompt by default."] = None,
     extended: Annotated[bool, "Draw the extended text of each prompt."] = False,
+    extend: Annotated[bool, "Draw a single prompt as the training's captions would say it, by rules."] = False,
     steps: Annotated[int | None, "Sampling steps; the export's by default."] = None,
     guidance_scale: Annotated[float | None, "Guidance w; the export's by default."] = None,
     guidance_interval: tuple[float, float] | None = None,
@@ -91,6 +92,10 @@ def generate(
     if prompt is None and prompts is None and not export.exists():
         export, prompt = _any_export(str(export)), str(export)
     export, source = the_export(export), prompts if prompt is None else [prompt]
+    if extend:
+        if prompt is None:
+            raise UserError("--extend is for a single prompt; for a file: tessera extend-prompts, then --extended")
+        source = [_in_style(export, prompt, seed)]
     if source is None or (prompts is not None and prompt is not None):
         raise UserError('give either a prompt, or --prompts with a file, "teaser" or "figure4"')
     from tessera.generate.folder import GenerateConfig
@@ -107,6 +112,19 @@ def generate(
         say(made)
     else:
         say_files(sorted((made / "00000" / "samples").iterdir()))
+
+
+def _in_style(export: Path, prompt: str, seed: int) -> str:
+    """Return the prompt in the style of the captions that an export was trained on. UserError where it has none."""
+    from tessera.prompts.style import extend_in_style
+    from tessera.weights.export import read_settings
+
+    seen = read_settings(export).captions
+    if seen is None or not seen.examples:
+        raise UserError(f"{export}: holds no captions of its training, which --extend needs; export the run again")
+    text = extend_in_style(prompt, seen.examples, seed)
+    print(f"generate: draws {text!r}", file=sys.stderr)
+    return text
 
 
 def _any_export(prompt: str) -> Path:

@@ -25,6 +25,9 @@ PAGE = 24
 """Images shown at once."""
 _THUMB = 192  # px; larger images are shown at this size
 ALL = "all classes"
+AS_IT_IS = "as it is"
+ORDERS = (AS_IT_IS, "longest caption", "shortest caption", "smallest source")
+"""Orders of a set's images; a caption is the longest of its levels."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class Browser:
         if not is_complete(self.workspace / "images"):
             return {}
         folder = self.workspace / "captions"
-        found = {path.name: path for path in (folder, *sorted(folder.glob("*"))) if is_complete(path)}
-        return dict(found) or {"images": None}
+        found = [path for path in (folder, *sorted(folder.glob("*"))) if is_complete(path)]
+        found.sort(key=lambda path: "recipe" in read_manifest(path).inputs)  # plain images first
+        return {path.name: path for path in found} or {"images": None}
 
     @cached_property
     def rows(self) -> dict[str, ImageRow]:
@@ -65,21 +69,28 @@ class Browser:
         """The names of the classes, sorted."""
         return sorted({row.class_name for row in self.rows.values()})
 
-    def find(self, name: str, words: str = "", class_name: str = ALL) -> list[Captioned]:
+    def find(self, name: str, words: str = "", class_name: str = ALL, order: str = AS_IT_IS) -> list[Captioned]:
         """Return the entries of a set with every one of `words` in its class and captions of all levels, upper and
-        lower case alike."""
+        lower case alike, in an order of `ORDERS`."""
         if name not in self.captions:
             raise UserError(f"there is no set {name!r} in {self.workspace.name}; there are: {', '.join(self.captions)}")
         if name not in self._sets:
             entries = self._read(self.captions[name])
             self._sets[name] = [(e, " ".join([e.class_name, *e.captions.values()]).casefold()) for e in entries]
         wanted = words.casefold().split()
-        return [
+        found = [
             entry
             for entry, text in self._sets[name]
             if (class_name in ("", ALL) or class_name in entry.class_name.split(" + "))
             and all(word in text for word in wanted)
         ]
+        if order == "smallest source":
+            side = {row.file: min(row.width or 0, row.height or 0) for row in self.rows.values()}
+            return sorted(found, key=lambda entry: side.get(entry.base, 0))
+        if order not in ORDERS or order == AS_IT_IS:
+            return found
+        sign = -1 if order == "longest caption" else 1
+        return sorted(found, key=lambda entry: sign * max(map(len, entry.captions.values()), default=0))
 
     def _read(self, captions: Path | None) -> list[Captioned]:
         if captions is None:

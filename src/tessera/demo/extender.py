@@ -6,7 +6,7 @@ draws the rest, and says it as the training captions do.
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tessera.miniature import NUMBER_WORDS, WorldConfig, describe, plural
 from tessera.prompts.extend import RULES, ExtendConfig, load_extender
 from tessera.prompts.miniature import EXTENDER, extend
 from tessera.prompts.read import SHIPPED, load_prompts
+from tessera.prompts.style import STYLE, extend_in_style
 from tessera.randomness import address, philox
 from tessera.stages import MANIFEST, read_manifest
 
@@ -25,10 +26,17 @@ _ALSO = {"crescent": "moon", "crescents": "moon", "disc": "circle", "disk": "cir
 
 class PromptExtender:
     """The extender that was asked for, or one that fits the model: the paper's prompts get their own long form, a model
-    of the miniature (`world`) the words of its captions, another model the rules of extend-prompts."""
+    of the miniature (`world`) the words of its captions, another model the style of the `captions` that it was trained
+    on, or else the rules of extend-prompts."""
 
-    def __init__(self, world: WorldConfig | None, config: ExtendConfig | None = None, device: str | None = None):
-        self.world, self.config, self.device = world, config, device
+    def __init__(
+        self,
+        world: WorldConfig | None,
+        config: ExtendConfig | None = None,
+        device: str | None = None,
+        captions: Sequence[str] = (),
+    ):
+        self.world, self.config, self.device, self.captions = world, config, device, captions
         self._extend: Callable[[str, int], str] | None = None
         self._lock = threading.Lock()
 
@@ -49,6 +57,8 @@ class PromptExtender:
                 rng = philox(seed, "demo/extend", address(told))
                 scene = extend(read_line(told, self.world), self.world, rng)
                 return describe(scene, seed, address("demo/extend", told)), EXTENDER
+            if self.captions:
+                return extend_in_style(told, self.captions, seed), STYLE
         with self._lock:  # one text at a time; a language model is loaded by the first
             config = self.config or ExtendConfig(extender="rules")
             if self._extend is None:
@@ -57,13 +67,16 @@ class PromptExtender:
             return self._extend(told, seed), made_by
 
 
-def world_of(workspace: Path | None, text_encoder: str) -> WorldConfig | None:
-    """Return the miniature world that a model knows: the working folder's, or the default one for its word encoder."""
+def world_of(workspace: Path | None, text_encoder: str, vocabulary: Sequence[str] = ()) -> WorldConfig | None:
+    """Return the miniature world that a model knows: the working folder's, or the default one for its word encoder,
+    unless the model's `vocabulary`, if known, has none of its shapes."""
     images = workspace / "images" if workspace else None
     if images is not None and (images / MANIFEST).is_file():
         world = read_manifest(images, must_be_complete=False).config.get("world")
         return None if world is None else from_dict(WorldConfig, world, str(images / MANIFEST))
-    return WorldConfig() if text_encoder.startswith("words:") else None
+    world = WorldConfig()
+    foreign = bool(vocabulary) and not set(world.shapes) & set(vocabulary)
+    return world if text_encoder.startswith("words:") and not foreign else None
 
 
 def read_line(prompt: str, world: WorldConfig) -> dict[str, Any]:

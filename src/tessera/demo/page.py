@@ -10,11 +10,12 @@ from typing import Any
 import gradio as gr
 from gradio import themes
 
-from tessera.demo.browse import ALL, PAGE, Browser, show_runs
+from tessera.demo.browse import ALL, ORDERS, PAGE, Browser, show_runs
 from tessera.demo.drawing import MAX_COUNT, MAX_PROMPT, MAX_SEED, MAX_STEPS
 from tessera.demo.extender import PromptExtender
 from tessera.demo.studio import GALLERY, Drawn, Studio, error_notice, status
 from tessera.prompts.read import load_prompts, read_prompts
+from tessera.weights.export import CaptionsSeen
 
 _HOUR = 3600
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -27,7 +28,7 @@ def make_page(studio: Studio, workspace: Path | None, extender: PromptExtender) 
         gr.HTML(f'<header class="top"><h1>tessera</h1><p dir="auto">{names}</p></header>')
         with gr.Tabs():
             with gr.Tab("Draw"):
-                _draw_tab(page, studio, _examples(workspace), extender)
+                _draw_tab(page, studio, _examples(workspace, studio.captions), extender)
             with gr.Tab("Data"):
                 _data_tab(page, workspace)
             with gr.Tab("Runs"):
@@ -49,15 +50,22 @@ def theme_and_style() -> dict[str, Any]:
     return {"theme": theme, "css": css}
 
 
-def _examples(workspace: Path | None) -> list[str]:
-    """Return prompts to try: of a run's own prompts the first of each task, then the paper's."""
+def _examples(workspace: Path | None, seen: CaptionsSeen | None) -> list[str]:
+    """Return prompts to try: captions that the model's training held out, short and long; without any the first of each
+    task of a run's own prompts. Then the paper's, where the model knows words beyond its captions'."""
     found: dict[str, str] = {}
+    if seen is not None and seen.examples:
+        ordered = sorted(seen.examples, key=len)
+        pairs = zip(ordered[: len(ordered) // 2 + 1], reversed(ordered))
+        found = {text: text for pair in pairs for text in pair}
     path = workspace / "prompts" / "prompts.jsonl" if workspace else None
-    if path is not None and path.is_file():
+    if not found and path is not None and path.is_file():
         for metadata, text in read_prompts(path):
             found.setdefault(metadata.get("tag", text), metadata.get("extended", {}).get("text", text))
     paper = [text for name in ("figure4", "teaser") for _, text in load_prompts(name).rows]
-    return [*list(found.values())[:6], *paper]
+    if seen is not None and seen.vocabulary:
+        paper = []
+    return [*list(found.values())[:8], *paper]
 
 
 def _safely(work: Callable[[], str]) -> str:
@@ -103,7 +111,7 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
     gr.Examples(
         [[text] for text in examples],
         [prompt],
-        label="Prompts to try: this run's, and the paper's",
+        label="Prompts to try",
         example_labels=[text if len(text) <= 70 else f"{text[:69]}\u2026" for text in examples],
         examples_per_page=8,
         api_visibility="private",
@@ -191,11 +199,12 @@ def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:
         names = gr.Dropdown(list(browser.captions), label="Set", elem_id="set")
         classes = gr.Dropdown([ALL, *browser.classes], value=ALL, label="Class", elem_id="class")
         number = gr.Number(value=1, label="Page", minimum=1, step=1, precision=0, elem_id="page")
+        order = gr.Dropdown(list(ORDERS), value=ORDERS[0], label="Order", elem_id="order")
     found = gr.HTML(elem_id="found", padding=False)
 
-    def search(words, name, class_name, number) -> str:
+    def search(words, name, class_name, number, order) -> str:
         def work() -> str:
-            entries = browser.find(str(name), str(words or "")[:1000], str(class_name))
+            entries = browser.find(str(name), str(words or "")[:1000], str(class_name), str(order))
             pages = max(1, -(-len(entries) // PAGE))
             shown = min(max(int(number or 1), 1), pages)
             part = entries[(shown - 1) * PAGE : shown * PAGE]
@@ -203,11 +212,11 @@ def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:
 
         return _safely(work)
 
-    def search_anew(words, name, class_name, _) -> tuple[int, str]:
-        return 1, search(words, name, class_name, 1)
+    def search_anew(words, name, class_name, _, order) -> tuple[int, str]:
+        return 1, search(words, name, class_name, 1, order)
 
-    asked = [words, names, classes, number]
-    for component in (words, names, classes):  # a new search starts at its first page
+    asked = [words, names, classes, number, order]
+    for component in (words, names, classes, order):  # a new search starts at its first page
         component.change(search_anew, asked, [number, found], trigger_mode="always_last", **_QUIET)
     number.input(search, asked, found, **_QUIET)
     page.load(search, asked, found, **_QUIET)

@@ -77,8 +77,10 @@ def serve(
         if host in (HOST, "localhost"):  # a page elsewhere that points its own name here gets nothing
             middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]))
         studio = Studio(drawers, Path(scratch) / "drawn")
-        world = world_of(folder, drawers[0].pipeline.info.text_encoder)
-        page = make_page(studio, folder, PromptExtender(world, extender, device))
+        seen = studio.captions
+        world = world_of(folder, drawers[0].pipeline.info.text_encoder, seen.vocabulary if seen else ())
+        own = seen.examples if seen else ()
+        page = make_page(studio, folder, PromptExtender(world, extender, device, own))
         place: dict[str, Any] = {"server_name": host, "server_port": free, "allowed_paths": [str(studio.folder)]}
         page.launch(**place, app_kwargs={"middleware": middleware}, **_LAUNCH, **theme_and_style())
         print(f"Demo: http://{host}:{free} (Ctrl-C ends it)", flush=True)

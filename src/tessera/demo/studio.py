@@ -20,6 +20,7 @@ from tessera.config import UserError
 from tessera.demo.drawing import SAMPLER, Drawer, Request, Update
 from tessera.images import data_uri, write_png
 from tessera.progress import duration_text
+from tessera.weights.export import CaptionsSeen, read_settings
 
 GALLERY = 64
 """Images in one visitor's gallery, at most."""
@@ -111,6 +112,11 @@ class Studio:
         self._line = Line(MAX_WAITING)
         self._numbers = itertools.count()
         self._stops: list[tuple[str, threading.Event]] = []
+
+    @property
+    def captions(self) -> CaptionsSeen | None:
+        """The captions that the first model was trained on."""
+        return read_settings(next(iter(self.drawers.values())).export).captions
 
     @property
     def choices(self) -> list[str]:

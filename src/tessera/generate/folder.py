@@ -143,7 +143,9 @@ def generate(
             file=sys.stderr,
         )
     if note := pipeline.unlike_captions(texts) if rank() == 0 else "":
-        print(f"generate: {note}", file=sys.stderr)
+        seen = pipeline.info.captions
+        fix = "; --extend says a single prompt as they do" if seen is not None and seen.examples else ""
+        print(f"generate: {note}{fix}", file=sys.stderr)
     if not draw_folder(out, loaded, config, lambda texts, addresses: pipeline.images(texts, addresses, **options)):
         return None
     stage.finish(counts=counts(config, loaded), facts=used | {"image_size": info.image_size})

@@ -16,6 +16,8 @@ from tessera.train.algorithm1 import CaptionMix
 
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
 NETWORKS = ("latent_codec", "text_encoder")
+EXAMPLES = 48
+"""Images of which a run keeps captions as examples, at most."""
 NULL_ROUNDING = 0.02
 """Tolerance relative to the largest number in the encoding of ""; bfloat16 rounds each layer by 0.004."""
 CONTENT_FACTS = ("latent_codec_sha256", "text_encoder_sha256")
@@ -68,9 +70,9 @@ def check_sets(
     return {"arm": arm, "latent_shape": list(latent_shape), **kept}
 
 
-def captions_seen(mix: CaptionMix | None, *stores: EncodedStore) -> dict[str, Any] | None:
+def captions_seen(mix: CaptionMix | None, held_out: int, *stores: EncodedStore) -> dict[str, Any] | None:
     """Return what the captions of a training are like, the fields of `weights.export.CaptionsSeen`; None where a set
-    does not tell."""
+    does not tell. held_out: records at the end of the first set, the plain one, that are not trained on."""
     usual, words = [], set()
     for store in stores:
         levels = {"": store.facts["text"]} if "text" in store.facts else {}
@@ -82,7 +84,19 @@ def captions_seen(mix: CaptionMix | None, *stores: EncodedStore) -> dict[str, An
         usual += [level["usual_tokens"] for level in levels.values()]
         words |= set(store.facts.get("vocabulary", ()))
     shortest, longest = zip(*usual)
-    return {"tokens": [min(shortest), max(longest)], "vocabulary": sorted(words)}
+    plain = stores[0]
+    last = range(max(len(plain) - min(held_out or EXAMPLES, EXAMPLES), 0), len(plain))
+    levels = plain.levels[:1] if mix is None else [each for each, share in zip(mix.levels, mix.weights) if share]
+    told = [text for i in last for level, text in plain.captions(i).items() if level in levels]
+    keys = plain.keys()
+    classes = {key.rpartition("/")[0] for key in keys}
+    size = {"images": len(plain) - held_out, "classes": len(classes)}
+    return {
+        "tokens": [min(shortest), max(longest)],
+        "vocabulary": sorted(words),
+        "examples": list(dict.fromkeys(text for text in told if text)),
+        **size,
+    }
 
 
 def _check_roles(plain: EncodedStore, augmented: EncodedStore | None) -> None:

@@ -52,12 +52,18 @@ class SweepTable:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionsSeen:
-    """Lengths and words of the captions that a network was trained on."""
+    """Lengths, words and examples of the captions that a network was trained on, and the size of their set."""
 
     tokens: tuple[int, int]
     """The 1st and 99th percentile of their lengths, in the text encoder's tokens; of several levels the widest."""
     vocabulary: tuple[str, ...] = ()
     """Their words, for a text encoder to which other words mean nothing; empty = it knows words by itself."""
+    examples: tuple[str, ...] = ()
+    """Some of them, of all levels: of held-out images where there are any."""
+    images: int = 0
+    """Images that they belong to; 0 = not known."""
+    classes: int = 0
+    """Classes of these images."""
 
 
 @dataclass(frozen=True, kw_only=True)

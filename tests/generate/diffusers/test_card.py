@@ -8,7 +8,7 @@ from tessera.config import UserError
 from tessera.evaluate.scores import Number, Protocol, Scores, write_scores
 from tessera.generate.diffusers.card import model_card, score_lines
 from tessera.models.build import build_network
-from tessera.weights.export import SweepRow, SweepTable
+from tessera.weights.export import CaptionsSeen, SweepRow, SweepTable
 from tiny.pipelines import INFO, NETWORKS
 
 
@@ -60,6 +60,17 @@ def test_a_card_says_what_is_not_known():
     assert "license: other\nlicense_name: not-stated\n" in card
     for text in ("# CAD-I ta_ia", "Not stated by who published these weights.", "None were given.", "not stated"):
         assert text in card
+
+
+def test_a_card_of_an_export_that_knows_its_captions():
+    seen = CaptionsSeen(tokens=(3, 20), examples=("a cup", 'a drawing of a "red" cup'), images=1234, classes=56)
+    card = model_card(build_network(NETWORKS["dit"]), replace(INFO, captions=seen))
+    assert 'pipe("a drawing of a \\"red\\" cup").images[0]' in card
+    assert "1,234 images of 56 classes, with captions of 3 to 20 tokens, such as: " in card
+    assert "Not stated by who" not in card
+    unknown = model_card(build_network(NETWORKS["dit"]), replace(INFO, captions=CaptionsSeen(tokens=(3, 20))))
+    assert 'pipe("a red fox on fresh snow")' in unknown
+    assert "Not stated by who" in unknown
 
 
 def test_a_card_has_the_table_of_its_sampling():

@@ -1,5 +1,6 @@
 """The model card (README.md) that goes with published weights: use, recipe, data, scores and licenses."""
 
+import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -102,7 +103,8 @@ def model_card(
         "where": repo_id or "this folder or repository",
         "recipe": "\n".join(f"| {label} | {text} |" for label, text in recipe.items()),
         "sweep": "\n".join([] if info.sweep is None else ["", *sweep_lines(info.sweep), ""]),
-        "data": "\n".join([data or "Not stated by who published these weights.", "", *inputs]),
+        "data": "\n".join([data or _data_of(info), "", *inputs]),
+        "prompt": json.dumps(_example_of(info), ensure_ascii=False),
         "scores": "\n".join(["None were given."] if scores is None else score_lines(scores)),
         "weights": license or "not stated",
         "parts": "\n".join(parts),
@@ -110,6 +112,22 @@ def model_card(
     }
     template = resources.files("tessera").joinpath("assets", "model_card.md").read_text(encoding="utf-8")
     return Template(template).substitute(values)
+
+
+def _data_of(info: ExportInfo) -> str:
+    """Return what the export says of its training set."""
+    seen = info.captions
+    if seen is None or not seen.images:
+        return "Not stated by who published these weights."
+    tokens = "{} to {}".format(*seen.tokens)
+    told = f"{seen.images:,} images of {seen.classes:,} classes, with captions of {tokens} tokens"
+    return f"{told}, such as: {json.dumps(_example_of(info), ensure_ascii=False)}" if seen.examples else f"{told}."
+
+
+def _example_of(info: ExportInfo) -> str:
+    """Return a prompt that the model should know: the longest of its captions' examples."""
+    examples = info.captions.examples if info.captions else ()
+    return max(examples, key=len, default="a red fox on fresh snow")
 
 
 def _numbers(values: tuple[float, ...]) -> str:
