@@ -1,6 +1,7 @@
 """Other people's pipelines: a tiny random one of each kind that the paper compares with."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import diffusers
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tessera.config import UserError
 from tessera.generate.baselines import Baseline, BaselineConfig, _spaced, check_steps, generate_baseline
@@ -29,6 +31,7 @@ SCHEDULERS = {
     "StableDiffusionXLPipeline": "EulerDiscreteScheduler",
     "StableDiffusion3Pipeline": "FlowMatchEulerDiscreteScheduler",
     "PixArtAlphaPipeline": "DPMSolverMultistepScheduler",
+    "FluxPipeline": "FlowMatchEulerDiscreteScheduler",
 }
 
 
@@ -107,7 +110,7 @@ def test_extended_texts(tmp_path, baselines, prompts):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "StableDiffusion3Pipeline"])
+@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "StableDiffusion3Pipeline", "FluxPipeline"])
 def test_files_of_half_precision_are_drawn_on_a_cpu(tmp_path, baselines, prompts, name, dtype):
     """diffusers 0.42 alone loads a U-Net and a VAE in float32, and transformers 5 a text encoder in its file's type."""
     pipeline = diffusers.DiffusionPipeline.from_pretrained(baselines[name], torch_dtype=dtype)
@@ -115,6 +118,32 @@ def test_files_of_half_precision_are_drawn_on_a_cpu(tmp_path, baselines, prompts
     config = BaselineConfig(per_prompt=1, steps=2, size=16)
     assert generate_baseline(tmp_path / "out", str(tmp_path / "half"), prompts, config, device="cpu")
     assert read_manifest(tmp_path / "out").facts["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("part", "dtype"), [("text_encoder_2", torch.bfloat16), ("vae", torch.float16), ("unet", torch.float8_e4m3fn)]
+)
+def test_parts_of_another_precision_than_the_rest_are_drawn_on_a_cpu(tmp_path, baselines, prompts, part, dtype):
+    folder = shutil.copytree(baselines["StableDiffusionXLPipeline"], tmp_path / "mixed")
+    (path,) = (folder / part).glob("*.safetensors")
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    config = BaselineConfig(per_prompt=1, steps=2, size=16)
+    assert generate_baseline(tmp_path / "out", str(folder), prompts, config, device="cpu")
+    assert read_manifest(tmp_path / "out").facts["dtype"] == "float32"
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path, baselines, prompts):
+    folder = shutil.copytree(baselines["StableDiffusionXLPipeline"], tmp_path / "model")
+    (path,) = (folder / "unet").glob("*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cannot be loaded as a diffusers pipeline .*diffusion_pytorch_model"):
+        generate_baseline(tmp_path / "out", str(folder), prompts, device="cpu")
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(UserError, match=r"pickled weights \(\.bin\) are not read, save the pipeline as safet"):
+        generate_baseline(tmp_path / "out", str(folder), prompts, device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -144,6 +173,7 @@ SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"
             "moves by 33 timesteps, but .* 33.33 apart; .* 25 or 40",
         ),
         (("LCMScheduler", {}), 60, "takes no such number .* what works: 50$"),
+        (("SCMScheduler", {}), 4, "takes no such number .*when num_inference_steps != 2.* what works: 2$"),
     ],
 )
 def test_steps_that_a_scheduler_cannot_do_name_numbers_that_work(scheduler, steps, said):
@@ -165,6 +195,9 @@ def test_steps_that_a_scheduler_cannot_do_name_numbers_that_work(scheduler, step
         (("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}), 50, 50),
         (("DEISMultistepScheduler", {"timestep_spacing": "leading"}), 20, 20),
         (("FlowMatchEulerDiscreteScheduler", {}), 1, 1),
+        (("FlowMatchHeunDiscreteScheduler", {}), 10, 19),
+        (("SCMScheduler", {}), 2, 2),
+        (("DDPMWuerstchenScheduler", {}), 20, 20),
         (("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}), 28, 28),
     ],
 )

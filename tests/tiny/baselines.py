@@ -164,10 +164,36 @@ def save_pixart(folder: Path) -> Path:
     return folder
 
 
+def save_flux(folder: Path) -> Path:
+    """FLUX.1: a transformer over both modalities with guidance as a condition, timesteps shifted by the size, CLIP
+    and T5."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel
+
+    config, tokenizer = _clip_text(folder.with_name("clip"))
+    torch.manual_seed(0)
+    t5, t5_tokenizer = _t5()
+    network = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4), guidance_embeds=True,
+    )  # fmt: skip
+    FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=_vae(shift_factor=0.1159),
+        text_encoder=CLIPTextModel(config),
+        tokenizer=tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer,
+        transformer=_shaken(network),
+    ).save_pretrained(folder)
+    return folder
+
+
 SAVE = {
     "StableDiffusionPipeline": save_stable_diffusion,
     "StableDiffusionXLPipeline": save_xl,
     "StableDiffusion3Pipeline": save_3,
     "PixArtAlphaPipeline": save_pixart,
+    "FluxPipeline": save_flux,
 }
 """What diffusers calls them -> what saves one into a folder, which it gives back."""

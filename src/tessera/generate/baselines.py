@@ -28,6 +28,8 @@ from tessera.stages import find_stage, open_stage
 
 INDEX = "model_index.json"
 _MOST = 1000  # steps
+_TO_THE_END = ("DDPMWuerstchenScheduler", "SCMScheduler")
+"""Schedulers of Wuerstchen, Stable Cascade and Sana Sprint, whose last timestep is the clean end, without a call."""
 _PARTS = (".json", ".safetensors", ".txt", ".model")  # of a pipeline's folder: configurations, weights, tokenizers
 
 
@@ -131,7 +133,10 @@ class Baseline:
                 options = {"torch_dtype": dtype, "variant": only.pop() if len(only) == 1 else None}
                 pipeline: Any = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **options)
         except (OSError, ValueError, AttributeError, KeyError) as error:
-            raise UserError(f"model: {model} cannot be loaded as a diffusers pipeline ({_reason(error)})") from error
+            pickled = {path.parent for path in folder.glob("*/*.bin")} - found.keys()
+            fix = "; pickled weights (.bin) are not read, save the pipeline as safetensors" if pickled else ""
+            reason = f"{_reason(error)}{fix}"
+            raise UserError(f"model: {model} cannot be loaded as a diffusers pipeline ({reason})") from error
         accepts = inspect.signature(pipeline.__call__).parameters
         if not {"prompt", "generator", "output_type"} <= accepts.keys() or "image" in accepts:
             raise UserError(f"model: {model} is a {type(pipeline).__name__}, which draws no images from text alone")
@@ -169,7 +174,7 @@ def check_steps(scheduler: Any, steps: int) -> int:
         if other is not None and not _fault(other, steps):
             working.append("--spacing trailing")
         raise UserError(f"steps is {steps}: {kind} {fault}; what works: {' or '.join(working) or 'nothing near'}")
-    calls = len(scheduler.timesteps)
+    calls = len(scheduler.timesteps) - (kind in _TO_THE_END)
     notes = [f"calls the network {calls} times for {steps} steps"] * (calls != steps)
     for note in (*notes, _mismatch(scheduler, steps)):
         if note and rank() == 0:
