@@ -1,5 +1,6 @@
 """encode: records hold what the images and captions say, in shuffled order, and survive a stop."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -203,6 +204,20 @@ def test_the_share_of_cut_captions_is_said(images, tmp_path, capsys):
     caption(tmp_path / "captions", images, CaptionConfig(captioner="import"), captions_file=file)
     encode(tmp_path / "encoded", images, tmp_path / "captions", CONFIG)
     assert "25.00% of the captions are longer than the text encoder's 256 tokens" in capsys.readouterr().err
+
+
+def test_the_share_of_cut_captions_is_said_of_each_level(images, tmp_path, capsys):
+    keys = [row.key for row in read_images(images)]
+    texts = (
+        {"file_name": key, "captions": [f"word {n}", "word " * (300 if n < 6 else 3)]} for n, key in enumerate(keys)
+    )
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    file = tmp_path / "two.jsonl"
+    caption(tmp_path / "captions", images, CaptionConfig(captioner="import"), captions_file=file)
+    encode(tmp_path / "encoded", images, tmp_path / "captions", CONFIG)
+    said = capsys.readouterr().err
+    assert "25.00% of the long-2 captions are longer than the text encoder's 256 tokens" in said
+    assert "of the long captions" not in said
 
 
 def test_errors_name_the_culprit(images, captions, mixed_captions, recipe, tmp_path):

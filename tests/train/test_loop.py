@@ -15,7 +15,7 @@ import torch
 
 from tessera.config import UserError, from_dict, to_dict
 from tessera.encoded.store import open_encoded
-from tessera.files import read_json, sha256_file
+from tessera.files import exclusive_lock, read_json, sha256_file
 from tessera.randomness import philox
 from tessera.records import Batch
 from tessera.stages import read_manifest
@@ -420,6 +420,18 @@ def test_an_extended_run_is_one_of_more_images(plain, augmented, tmp_path, monke
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
     before = contents(tmp_path / "run")
     train(tmp_path / "run", plain, augmented, config, extend=True)  # done
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_run_that_is_being_trained_is_not_extended(plain, augmented, tmp_path, monkeypatch):
+    config = config_of(num_images=120, optim=CONSTANT)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", plain, augmented, config)
+    before, more = contents(tmp_path / "run"), replace(config, num_images=160)
+    with exclusive_lock(tmp_path / "run", "test"):
+        refused("another process is training", tmp_path / "run", plain, augmented, more, extend=True)
     assert contents(tmp_path / "run") == before
 
 

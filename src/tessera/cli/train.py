@@ -30,7 +30,7 @@ def train(
     verify: Annotated[bool, "Compare the sets with their checksums first, which takes minutes for large ones."] = False,
     loader_threads: Annotated[int, "Threads that read records; more for a file system on a network."] = 2,
     resume: Annotated[bool, "Fail if there is no run to resume."] = False,
-    extend: Annotated[bool, "Continue a finished run to --num-images; its learning rate must be constant."] = False,
+    extend: Annotated[bool, "Continue a run to a larger --num-images; its learning rate must be constant."] = False,
     cooldown_images: Annotated[int | None, "Images at the end over which a constant learning rate falls."] = None,
     fit: bool = False,
     caption_mix: str | None = None,

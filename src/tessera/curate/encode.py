@@ -213,9 +213,11 @@ def encode(
         facts["vocabulary"] = sorted({word for caption in distinct for word in split_words(caption)})
     counts = {"records": len(jobs), "shards": len(shards)} | ({"missing": len(missing)} if missing else {})
     stage.finish(counts, missing, facts)
-    if share := facts["text"]["share_cut"]:
-        cut = f"{share:.2%} of the captions are longer than the text encoder's {encoder.max_tokens} tokens"
-        print(f"encode {out}: {cut}: their ends are cut off", file=sys.stderr)
+    for level, text in facts.get("levels", {"": facts["text"]}).items():
+        if share := text["share_cut"]:
+            which = f"{share:.2%} of the {level} captions" if level else f"{share:.2%} of the captions"
+            cut = f"{which} are longer than the text encoder's {encoder.max_tokens} tokens"
+            print(f"encode {out}: {cut}: their ends are cut off", file=sys.stderr)
 
 
 def default_compute(out: Path, latents: str, text: str, device: str | None) -> Literal["fp32", "bf16"]:

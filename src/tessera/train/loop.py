@@ -42,6 +42,7 @@ from tessera.train.state import TrainState, initial_network, weights_of_export
 from tessera.train.step import SKIPPED, Stepper
 from tessera.train.validation import Evaluations
 
+BUSY = "another process is training in this directory"
 STEPS_BEHIND = 1
 """Number of steps by which the host reads the outcomes of a GPU's steps later."""
 AUTO_SAMPLES = 128
@@ -127,8 +128,7 @@ def train(
         best = bool(config.validation_records)  # up to three times the EMA
         checkpoint.check_space(out, largest, trainer.checkpoints_to_come + best)
 
-    busy = "another process is training in this directory"
-    with exclusive_lock(out, busy) if is_writer else contextlib.nullcontext():
+    with exclusive_lock(out, BUSY) if is_writer else contextlib.nullcontext():
         stage = open_stage(out, **made) if is_writer else None
         if stage is not None:
             write_json(out / "config.json", to_dict(config))
@@ -156,7 +156,8 @@ def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) ->
                 f"{out}: has seen {seen} images by a rate that depends on their number, {had}; let it end with"
                 f" --num-images {had} first, or train in another directory"
             )
-        reopen(out, to_dict(config))
+        with exclusive_lock(out, BUSY):
+            reopen(out, to_dict(config))
         return
     if config.num_images < had:
         raise UserError(f"{out}: has seen {had} images, more than num_images {config.num_images}; give a larger number")
@@ -170,7 +171,8 @@ def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) ->
         raise UserError(f"{out}: cannot be extended, {moved}; export it and start another run from that with --init")
     if not (out / checkpoint.FOLDER / f"{had:012d}").is_dir():
         raise UserError(f"{out}: cannot be extended, its last checkpoint is missing; train again in another directory")
-    reopen(out, to_dict(config))
+    with exclusive_lock(out, BUSY):
+        reopen(out, to_dict(config))
 
 
 def _divisor(number: int, most: int) -> int:

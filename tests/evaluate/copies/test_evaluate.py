@@ -237,7 +237,7 @@ t.evaluate_copies(out, samples, training, t.Detector(), cache=cache, chunk=16)
     assert not (killed / "work").exists()
 
 
-def test_a_damaged_input_is_one_line(planted, tmp_path):
+def test_a_damaged_input_is_one_line(planted, tmp_path, capsys):
     def refused(match, samples=planted["samples"], training=planted["training"], **more):
         with pytest.raises(UserError, match=match):
             evaluate_copies(tmp_path / "out", samples, training, Detector(), cache=tmp_path / "c", **more)
@@ -259,7 +259,9 @@ def test_a_damaged_input_is_one_line(planted, tmp_path):
     same.mkdir()
     for n in range(4):
         shutil.copy(planted["samples"] / "exact.png", same / f"{n}.png")
+    (same / "README.md").write_text("four images")
     refused("same: half of the images are copies of other training images", training=same)
+    assert "same: 1 files are no images, the first is README.md" in capsys.readouterr().err
 
 
 def test_the_command_compares_by_dinov2(tmp_path, capsys):

@@ -32,7 +32,7 @@ from tessera.evaluate.copies.distances import (
 )
 from tessera.evaluate.intervals import share_number
 from tessera.evaluate.quality.captions import read_captions, words_for
-from tessera.evaluate.quality.features import Images, features_of, find_images
+from tessera.evaluate.quality.features import Images, features_of, find_images, say_others
 from tessera.evaluate.quality.reference import FEATURES, SAMPLES, Source, reference_of, user_cache
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
 from tessera.files import atomic_path, exclusive_lock, write_json
@@ -163,6 +163,7 @@ def evaluate_copies(
     if stage.done:
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed here
         return True
+    say_others("copies", images, known, unseen)
     networks = {"": encoder} | ({SSCD: sscd} if sscd else {})
     views: Any = {prefix + view: View(network, view) for prefix, network in networks.items() for view in VIEWS}
     how = config.batch_size, config.rounding

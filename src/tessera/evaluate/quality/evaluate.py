@@ -5,7 +5,6 @@ One decoding of the images feeds all networks. Networks compute in float32, stat
 
 import hashlib
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tessera.config import UserError, part_id, to_dict
-from tessera.devices import rank
 from tessera.evaluate.quality.captions import read_captions, words_for
-from tessera.evaluate.quality.features import find_images
+from tessera.evaluate.quality.features import find_images, say_others
 from tessera.evaluate.quality.metrics import METRICS, Inputs, QualityConfig, blocks_of, load_metric
 from tessera.evaluate.quality.reference import SAMPLES, Source, find_reference, reference_of, user_cache
 from tessera.evaluate.scores import FILE, Number, Scores, library_versions, write_scores
@@ -73,10 +71,7 @@ def evaluate_quality(
     if stage.done:
         shutil.rmtree(out / "work", ignore_errors=True)  # of a process that was killed here
         return True
-    for searched in (images, source.images if source else None):
-        if searched and searched.others and rank() == 0:
-            count, first = len(searched.others), searched.others[0]
-            print(f"quality: {searched.directory}: {count} files are no images, the first is {first}", file=sys.stderr)
+    say_others("quality", images, source.images if source else None)
     work, cache = out / "work", cache or user_cache()
     how = config.batch_size, config.rounding
     arguments = compared, cache, work / "reference", *how, chunk

@@ -6,6 +6,7 @@ by `generate` gives its samples; any other one all the images below it but hidde
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -80,6 +81,14 @@ def find_images(directory: Path, what: str) -> Images:
     return Images(
         directory, tuple(files), digest, drawn, tuple(path.relative_to(directory).as_posix() for path in others)
     )
+
+
+def say_others(verb: str, *searched: Images | None) -> None:
+    """Print how many files of the directories are no images, and the first of them."""
+    for images in searched:
+        if images and images.others and rank() == 0:
+            count, first = len(images.others), images.others[0]
+            print(f"{verb}: {images.directory}: {count} files are no images, the first is {first}", file=sys.stderr)
 
 
 def _sorted_out(directory: Path) -> tuple[list[Path], list[Path]]:
