@@ -100,6 +100,25 @@ def test_a_half_filled_folder_is_filled_with_the_same_bytes(tmp_path, baselines,
         generate_baseline(tmp_path / "half", str(baselines["PixArtAlphaPipeline"]), prompts, config, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("StableDiffusionPipeline", "1 of 3 prompts are cut to the 77 tokens of tokenizer\n"),
+        (
+            "StableDiffusion3Pipeline",
+            "tokens of tokenizer_2; 1 of 3 prompts are cut to the 256 tokens of tokenizer_3\n",
+        ),
+        ("PixArtAlphaPipeline", "1 of 3 prompts are cut to the 120 tokens of tokenizer\n"),
+    ],
+)
+def test_prompts_that_a_pipeline_cuts_are_counted(tmp_path, baselines, prompts, name, said, capsys):
+    lines = [LINES[0], LINES[1] | {"prompt": "a dog " * 80}, LINES[2]]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = BaselineConfig(per_prompt=1, steps=2, size=16)
+    generate_baseline(tmp_path / "out", str(baselines[name]), prompts, config, device="cpu")
+    assert said in capsys.readouterr().err
+
+
 def test_extended_texts(tmp_path, baselines, prompts):
     model = str(baselines["StableDiffusionPipeline"])
     config = BaselineConfig(per_prompt=1, steps=2, size=16, extended=True)

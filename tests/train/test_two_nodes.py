@@ -84,7 +84,7 @@ def carried_out(commands: Sequence[Sequence[str]], run: Path, preempted: bool, e
     started = [subprocess.Popen(command, env=os.environ | env) for command in commands]
     try:
         if preempted:
-            last = time.monotonic() + 120
+            last = time.monotonic() + 500
             while not (run / "log.jsonl").exists() or len((run / "log.jsonl").read_text()) <= len(before):
                 assert time.monotonic() < last
                 assert all(process.poll() is None for process in started)

@@ -28,6 +28,8 @@ from tessera.stages import find_stage, open_stage
 
 INDEX = "model_index.json"
 _MOST = 1000  # steps
+_UNLIMITED = 10**6
+"""Tokens; tokenizers without a limit say more than that."""
 _TO_THE_END = ("DDPMWuerstchenScheduler", "SCMScheduler")
 """Schedulers of Wuerstchen, Stable Cascade and Sana Sprint, whose last timestep is the clean end, without a call."""
 _PARTS = (".json", ".safetensors", ".txt", ".model")  # of a pipeline's folder: configurations, weights, tokenizers
@@ -74,6 +76,8 @@ def generate_baseline(
     stage = open_stage(out, **described, shared=world_size() > 1)
     if stage.done:
         return True
+    if note := baseline.cut_note([text for _, text in loaded.rows]) if rank() == 0 else "":
+        print(f"generate: {note}", file=sys.stderr)
     if not draw_folder(out, loaded, config, baseline.images):
         return False
     stage.finish(counts(config, loaded), facts=baseline.facts)
@@ -146,10 +150,30 @@ class Baseline:
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline.to(chosen), config, str(dtype).removeprefix("torch."))
 
+    def cut_note(self, texts: Sequence[str]) -> str:
+        """Return how many texts are longer than what the pipeline's tokenizers let through, or "".
+
+        CLIP's read 77 tokens. Those of other encoders read as many as the pipeline says (max_sequence_length).
+        """
+        most = inspect.signature(self.pipeline.__call__).parameters.get("max_sequence_length")
+        notes = []
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+            tokenizer: Any = getattr(self.pipeline, name, None)
+            limit = getattr(tokenizer, "model_max_length", _UNLIMITED)
+            if most is not None and isinstance(most.default, int) and "clip" not in type(tokenizer).__name__.lower():
+                limit = min(limit, most.default)
+            if tokenizer is None or limit >= _UNLIMITED:
+                continue
+            with quiet("transformers"):
+                cut = sum(len(ids) > limit for ids in tokenizer(list(texts)).input_ids)
+            if cut:
+                notes.append(f"{cut} of {len(texts)} prompts are cut to the {limit} tokens of {name}")
+        return "; ".join(notes)
+
     def images(self, texts: Sequence[str], addresses: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
         """Draw uint8 (B, H, W, 3), one image for each text, its noise drawn at (seed, its address).
 
-        Texts longer than the pipeline's text encoder takes are cut by the pipeline (77 tokens with CLIP).
+        Texts longer than the pipeline's text encoder takes are cut by the pipeline (`cut_note`).
         """
         import torch
 
