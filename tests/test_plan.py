@@ -8,8 +8,25 @@ import pytest
 
 from tessera import cli
 from tessera.config import UserError
-from tessera.plan import PlanConfig, commands, describe, disk, gpu_hours, memory, step_flop, to_json
+from tessera.devices import PEAK_TFLOPS
+from tessera.plan import (
+    CAPTION_UTILIZATION,
+    CAPTIONER_PARAMETERS,
+    IMAGE_TOKENS,
+    PROMPT_TOKENS,
+    VISION_FLOP,
+    PlanConfig,
+    commands,
+    describe,
+    disk,
+    gpu_hours,
+    memory,
+    step_flop,
+    to_json,
+)
 from tessera.presets.lookup import load_train_preset
+from tessera.pretrained.captioner.llava import QUESTION_TOKENS, WORKSPACE, fitting_batch
+from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
 
 PAPER = PlanConfig(images=1_281_167)
 
@@ -69,8 +86,30 @@ def test_hours_follow_from_the_model_of_the_gpu():
     assert h200["train"] == pytest.approx(ours["train"] * 0.36 / 0.39)
     assert h200["encode"] == ours["encode"]
     assert hours(gpu="H100", network="cad")["train"] == pytest.approx(hours(network="cad")["train"] * 0.36 / 0.38)
-    assert {name: a100[name] / ours[name] for name in ours} == pytest.approx(dict.fromkeys(ours, 989 / 312))
-    assert hours(gpu="A100", gpu_tflops=989, utilisation=0.36) == pytest.approx(ours)
+    assert a100["train"] / ours["train"] == pytest.approx(989 / 312)
+    assert a100["caption"] / ours["caption"] == pytest.approx(989 * 0.20 / (312 * 0.39))
+    assert a100["encode"] / ours["encode"] == pytest.approx(198 / (312 * 0.38))
+    assert hours(gpu="GB200")["encode"] == pytest.approx(ours["encode"])  # as fast as a process feeds it
+    assert hours(gpu="H100", gpu_tflops=989, utilisation=0.36) == pytest.approx(ours)
+
+
+MEMORY = {"GB200": (189, 8.0), "B200": (180, 8.0), "H200 NVL": (141, 4.8), "H100 NVL": (94, 3.9)}
+MEMORY |= {"H100 PCIe": (80, 2.0), "H20": (96, 4.0), "A100": (80, 2.0), "A30": (24, 0.93), "L40S": (48, 0.86)}
+MEMORY |= {"L40": (48, 0.86), "L4": (24, 0.3), "RTX 3090": (24, 0.94), "RTX 4090": (24, 1.01)}
+"""GB of a model of GPU and TB/s, by its data sheet."""
+
+
+@pytest.mark.parametrize("model", MEMORY)
+def test_shares_of_captions_are_those_of_the_estimate(model):
+    (memory, bandwidth), peak = MEMORY[model], PEAK_TFLOPS[model]
+    weights, each = 16.1, 131_072e-9  # GB; of keys and values of a token
+    batch = fitting_batch(0.9 * memory - weights, WORKSPACE * QUESTION_TOKENS * each)
+    prompt, words = IMAGE_TOKENS + PROMPT_TOKENS, 180
+    token = max(0.027, (weights + batch * each * (prompt + words / 2)) / (0.8e3 * bandwidth))
+    read = 2e-12 * CAPTIONER_PARAMETERS * prompt + 1e-12 * VISION_FLOP  # TFLOP
+    seconds = read / (0.5 * peak) + token * MAX_NEW_TOKENS / batch
+    share = (read + 2e-12 * CAPTIONER_PARAMETERS * words) / (seconds * peak)
+    assert CAPTION_UTILIZATION[model] == pytest.approx(share, abs=0.015)
 
 
 def test_disk_of_the_papers_sets():

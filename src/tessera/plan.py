@@ -36,10 +36,29 @@ CAPTIONER_PARAMETERS = 8.03e9  # llama3-llava-next-8b, its language part
 PROMPT_TOKENS = 60
 IMAGE_TOKENS = 576  # of one image, or of one quadrant in addition
 VISION_FLOP = 0.38e12  # CLIP ViT-L/14 at 336 px, one image
-CAPTION_UTILIZATION = 0.20  # short generations leave a GPU waiting for memory
+CAPTION_UTILIZATION = {
+    "GB200": 0.11,
+    "B200": 0.12,
+    "H200 NVL": 0.24,
+    "H100 NVL": 0.24,
+    "H100 PCIe": 0.25,
+    "H20": 0.49,
+    "A100": 0.39,
+    "A30": 0.17,
+    "L40S": 0.23,
+    "L40": 0.34,
+    "L4": 0.10,
+    "RTX 3090": 0.30,
+    "RTX 4090": 0.18,
+}
+"""Share of its peak that captions reach on a model of GPU, estimated: a token of all answers that fit into memory takes
+27 ms of launches, or, if that is longer, the reading of weights, keys and values at 0.8 of the memory's bandwidth; the
+prompt is read at half of the peak."""
+OTHER_CAPTION_UTILIZATION = 0.20  # of an H100 or H200 too
 VAE_FLOP = 0.28e12  # the encoder at 256 px
 T5_PARAMETERS = 1.22e9  # flan-t5-xl's encoder
-ENCODE_UTILIZATION = 0.20
+ENCODE_UTILIZATION = 0.38  # half of the peak in T5's products, less in the VAE's convolutions
+ENCODE_TFLOPS = 198  # for which one process reads, quantizes and writes fast enough, 3.6 ms a record
 TRAIN_UTILIZATION = {("H100", "dit"): 0.35, ("H100", "cad"): 0.38, ("H200", "dit"): 0.39, ("H200", "cad"): 0.42}
 """Share of its peak that training reaches on a model of GPU, by a roofline of its products, memory and attention."""
 OTHER_UTILIZATION = 0.36
@@ -111,6 +130,16 @@ class PlanConfig:
     def train_utilization(self) -> float:
         """Share of the peak that training reaches."""
         return self.utilisation or TRAIN_UTILIZATION.get((self.gpu or "", self.network), OTHER_UTILIZATION)
+
+    @property
+    def caption_utilization(self) -> float:
+        """Share of the peak that captions reach."""
+        return CAPTION_UTILIZATION.get(self.gpu or "", OTHER_CAPTION_UTILIZATION)
+
+    @property
+    def encode_utilization(self) -> float:
+        """Share of the peak that encoding reaches."""
+        return min(ENCODE_UTILIZATION, ENCODE_TFLOPS / self.peak)
 
     @property
     def augmented(self) -> tuple[str, ...]:
@@ -196,8 +225,8 @@ def gpu_hours(config: PlanConfig, measured: "Measured | None" = None) -> dict[st
     caption = 2 * CAPTIONER_PARAMETERS * (IMAGE_TOKENS * seen + words) + VISION_FLOP * seen
     encode = config.sets * VAE_FLOP + 2 * T5_PARAMETERS * sum(stored_tokens(config).values())
     work = {
-        "caption": (config.images * caption, CAPTION_UTILIZATION),
-        "encode": (config.images * encode, ENCODE_UTILIZATION),
+        "caption": (config.images * caption, config.caption_utilization),
+        "encode": (config.images * encode, config.encode_utilization),
         "train": (config.samples * step_flop(config), config.train_utilization),
     }
     speed = {name: config.peak * 1e12 * share for name, (_, share) in work.items()}  # FLOP/s
@@ -303,8 +332,8 @@ def describe(config: PlanConfig, measured: "Measured | None" = None) -> str:
     shorter = f"\n  {medium}; training counted at long ones" if config.levels else ""
     shares = {
         "train": f"training reaches {config.train_utilization:.0%} of it",
-        "caption": f"captions {CAPTION_UTILIZATION:.0%}",
-        "encode": f"encoding {ENCODE_UTILIZATION:.0%}",
+        "caption": f"captions {config.caption_utilization:.0%}",
+        "encode": f"encoding {config.encode_utilization:.0%}",
     }
     speeds = ", ".join(said for name, said in shares.items() if name not in rates)
     assumed = f"""

@@ -3,7 +3,9 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +126,26 @@ def test_interrupted_is_uninterrupted(tmp_path, export, prompts, monkeypatch, wr
     generate(tmp_path / "parts", export, prompts, GenerateConfig(**vars(config) | {"threads": 1}), device="cpu")
     assert drawn == [f"{number:05d}" for number in range(written_before_the_stop, 5)]
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
+
+
+def test_a_batch_is_written_while_the_next_is_drawn(tmp_path, monkeypatch):
+    real, second_begun, waited = folder._write_prompt, threading.Event(), []
+
+    def draw(texts, places):
+        if texts == ["b"]:
+            second_begun.set()
+        return np.zeros((1, 8, 8, 3), np.uint8)
+
+    def write(directory, *arguments):
+        waited.append(second_begun.wait(30))
+        real(directory, *arguments)
+
+    monkeypatch.setattr(folder, "_write_prompt", write)
+    prompts = SimpleNamespace(rows=[({"prompt": text}, text) for text in "abc"])
+    config = GenerateConfig(per_prompt=1, batch_size=1)
+    assert folder.draw_folder(tmp_path, prompts, config, draw)
+    assert waited == [True, True, True]
+    assert len(list(tmp_path.glob("*/samples/0000.png"))) == 3
 
 
 RANK_SCRIPT = """

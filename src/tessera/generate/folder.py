@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -169,7 +170,8 @@ def _fresh_folder(name: str, described: dict[str, Any], export: Path) -> Path:
 
 
 def draw_folder(out: Path, prompts: Prompts, config: FolderConfig, draw: Draw) -> bool:
-    """Draw what is missing in `out`; under torchrun, this rank's share of it. Returns whether every image is there."""
+    """Draw what is missing in `out`; under torchrun, this rank's share of it. Return whether every image is there. A
+    thread writes each batch while the next one is drawn."""
     rows, per_prompt = prompts.rows, config.per_prompt
     folders = [out / f"{i:05d}" for i in range(len(rows))]
     finished = [_finished(folder, per_prompt) for folder in folders]
@@ -177,7 +179,19 @@ def draw_folder(out: Path, prompts: Prompts, config: FolderConfig, draw: Draw) -
     starts = range(0, len(rows), per_batch)[rank() :: world_size()]  # of this rank's batches
     batches = [range(len(rows))[start : start + per_batch] for start in starts]
     states = [finished[i] for members in batches for i in members]
-    with progress("generate", len(states) * per_prompt, completed=sum(states) * per_prompt) as bar:
+
+    def write(members: range, images: NDArray[np.uint8]) -> int:
+        """Write the missing ones of a batch of prompts, (prompts, images, H, W, 3); return the number of images."""
+        missing = [(i, drawn) for i, drawn in zip(members, images) if not finished[i]]
+        for i, drawn in missing:
+            _write_prompt(folders[i], *rows[i], drawn)
+        return len(missing) * per_prompt
+
+    with (
+        progress("generate", len(states) * per_prompt, completed=sum(states) * per_prompt) as bar,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        written = writer.submit(int)  # the batch before: 0 images yet
         for members in batches:
             if all(finished[i] for i in members):
                 continue
@@ -185,10 +199,9 @@ def draw_folder(out: Path, prompts: Prompts, config: FolderConfig, draw: Draw) -
             wanted = [(rows[i][1], (i, k)) for i in members for k in range(per_prompt)]
             parts = [wanted[start : start + config.batch_size] for start in range(0, len(wanted), config.batch_size)]
             images = np.concatenate([draw([text for text, _ in part], [place for _, place in part]) for part in parts])
-            for i, drawn in zip(members, images.reshape(len(members), per_prompt, *images.shape[1:])):
-                if not finished[i]:
-                    _write_prompt(folders[i], *rows[i], drawn)
-                    bar.advance(per_prompt)
+            bar.advance(written.result())
+            written = writer.submit(write, members, images.reshape(len(members), per_prompt, *images.shape[1:]))
+        bar.advance(written.result())
     return world_size() == 1 or all(_finished(folder, per_prompt) for folder in folders)
 
 
