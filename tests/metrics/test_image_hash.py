@@ -38,6 +38,12 @@ def test_groups_of_near_images():
     assert found.tolist() == [0, -1, 0, -1, 1, 0, -1, 1]
 
 
+def test_drawings_on_one_ground_are_not_near_because_of_it():
+    colors = np.full((3, 8, 9, 3), 255, np.uint8)
+    colors[:, 3, 4] = [[200, 0, 0], [190, 0, 10], [0, 0, 200]]
+    assert near_duplicates(colors).tolist() == [0, 0, -1]
+
+
 def test_chunks_do_not_change_the_groups(monkeypatch):
     rng = np.random.default_rng(1)
     colors = rng.integers(0, 256, (40, 8, 9, 3), dtype=np.uint8)

@@ -6,7 +6,10 @@ from tessera.report.render import group_rejects, render, write_text
 
 
 def page(**more):
-    return {"title": "<b>x & y</b>", "lead": "l", "facts": [], "samples": [], "column": 10, "rejects": [], **more}
+    return {"title": "<b>x & y</b>", "lead": "l", "facts": [], "samples": [], "column": 10, "rejects": []} | {
+        "all": None,
+        **more,
+    }
 
 
 def test_texts_are_escaped_and_styles_are_not():

@@ -84,7 +84,9 @@ def check_flags(name: str, verb: Callable[..., None], words: Sequence[str]) -> N
 def _one_line(box: str) -> str:
     """Return what tyro says in a box, without its frame and what the verb's help says anyway."""
     _, *lines = (line.strip(_EDGES) for line in box.splitlines() if line.strip(_EDGES))  # below its title
-    text = " ".join(lines).replace(" (required)", "").replace("{None}|", "")
+    text = " ".join(lines)
+    for words in (" (required)", "{None}|", "'None', ", ", 'None'"):
+        text = text.replace(words, "")
     for words in _MORE:
         text = text.partition(words)[0]
     return f"{text[:1].lower()}{text[1:].strip().rstrip('.')}"

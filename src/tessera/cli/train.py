@@ -95,8 +95,7 @@ def train(
         compute=compute,
     )
     if config.augment_prob and augmented is None:
-        fix = f"give --augmented, a set encoded with --recipe, or train {preset.removesuffix('_ia')}"
-        raise UserError(f"train: {preset} trains on CutMix images too; {fix}")
+        raise UserError(f"train: {preset} trains on CutMix images too; give --augmented, a set encoded with --recipe")
     if num_images is not None and config.num_images != num_images and rank() == 0:
         whole = f"{config.num_images:,} images, whole batches of {config.batch_size}"
         print(f"train: --num-images {num_images} is rounded up to {whole}", file=sys.stderr)

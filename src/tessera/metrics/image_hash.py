@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 8
-NEAR_BITS, NEAR_LEVELS = 6, 8.0
+NEAR_BITS, NEAR_LEVELS, FAR_LEVELS = 4, 8.0, 48
 _CHUNK = 512  # images compared with all others at a time
+_PAIRS = 100_000  # pairs of near hashes whose colors are compared at a time
 
 
 def cells(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -29,11 +30,13 @@ def difference_hashes(colors: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def near_duplicates(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Return the group of near duplicates that each image belongs to, numbered from 0, -1 for none: int32 (N,).
 
-    colors: of `cells`, (N, 8, 9, 3). Two images are near if at most 6 of 64 bits of their hashes differ and their cells
-    by less than 8 of 255 levels on average; a group holds what is near to any other of it.
+    colors: of `cells`, (N, 8, 9, 3). Two images are near if at most 4 of 64 bits of their hashes differ, and their
+    cells by less than 8 of 255 levels on average, 48 in any: a small object on a plain ground is most of a drawing. A
+    group holds what is near to any other of it.
     """
-    hashes, flat = difference_hashes(colors), colors.reshape(len(colors), -1).astype(np.int16)
-    parent = np.arange(len(colors))
+    different, of_image = np.unique(colors.reshape(len(colors), -1), axis=0, return_inverse=True)
+    hashes, flat = difference_hashes(different.reshape(-1, SIDE, SIDE + 1, 3)), different.astype(np.int16)
+    parent = np.arange(len(different))
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -43,10 +46,16 @@ def near_duplicates(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
 
     for start in range(0, len(hashes), _CHUNK):
         apart = np.bitwise_count(hashes[start : start + _CHUNK, None] ^ hashes[None, start:])  # (chunk, N - start)
-        for i, j in zip(*np.nonzero(apart <= NEAR_BITS)):
-            if i < j and np.abs(flat[start + i] - flat[start + j]).mean() < NEAR_LEVELS:
-                parent[root(start + j)] = root(start + i)
-    roots = np.array([root(i) for i in range(len(parent))], dtype=np.int64)
-    _, place, counts = np.unique(roots, return_inverse=True, return_counts=True)
-    numbers = np.where(counts > 1, np.cumsum(counts > 1) - 1, -1)
+        first, second = np.nonzero(np.triu(apart <= NEAR_BITS, 1))
+        for begin in range(0, len(first), _PAIRS):
+            one, other = (start + side[begin : begin + _PAIRS] for side in (first, second))
+            levels = np.abs(flat[one] - flat[other])
+            near = (levels.mean(1) < NEAR_LEVELS) & (levels.max(1) < FAR_LEVELS)
+            for i, j in zip(one[near].tolist(), other[near].tolist()):
+                parent[root(j)] = root(i)
+    roots = np.array([root(i) for i in range(len(parent))], dtype=np.int64)[of_image.reshape(-1)]
+    _, first, place, counts = np.unique(roots, return_index=True, return_inverse=True, return_counts=True)
+    numbers = np.full(len(counts), -1)
+    several = np.flatnonzero(counts > 1)
+    numbers[several[np.argsort(first[several])]] = np.arange(len(several))
     return numbers[place].astype(np.int32)

@@ -70,8 +70,9 @@ def preview(
     listed = None
     if most:
         _, told = _texts(directory, manifest.stage, mixes or rows, most, seed)
-        entries = list_entries(rows, mixes.where("key", told)) if mixes else list_entries(rows.where("key", told))
-        sides = {row.key: min(row.width or 0, row.height or 0) for row in rows}
+        chosen = rows.where("key", told)
+        entries = list_entries(rows, mixes.where("key", told)) if mixes else list_entries(chosen)
+        sides = {row.key: min(row.width or 0, row.height or 0) for row in chosen}
         records = [
             Record(key=e.key, class_name=e.class_name, caption=told[e.key][0], source_side=sides.get(e.key, 0))
             for e in entries

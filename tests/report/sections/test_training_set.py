@@ -43,7 +43,8 @@ def test_no_section_without_images_or_for_the_miniature(tmp_path):
 
 
 def test_what_next_names_this_folder_and_its_captions(tmp_path):
-    commands = [command for _, command in next_steps(tmp_path, "ta", "a thing", 320, 37)]
-    assert commands[0] == f'tessera generate {tmp_path}/export/ta "a thing"'
-    assert f"--out {tmp_path} --num-images 1280" in commands[2]
+    commands = [command for _, command in next_steps(tmp_path, "ta", 'a "$thing"', 320, 37)]
+    assert commands[0] == f"tessera generate {tmp_path}/export/ta 'a \"$thing\"'"
+    assert commands[2].endswith(f" --images FOLDER --captions FILE --out {tmp_path} --num-images 1280")
+    assert "--captions" not in next_steps(tmp_path, "aio_ia", "a thing", 320, 37)[2][1]
     assert commands[3].startswith("tessera plan --images 37 ")

@@ -1,5 +1,6 @@
 """The training set in numbers: its name, classes, lengths and words of captions; and what to do after the report."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,13 +73,13 @@ def next_steps(workspace: Path, arm: str, prompt: str, num_images: int, images: 
     arm: an arm with an export. prompt: a caption of the set. num_images: samples that the arm saw in training. images:
     of the set.
     """
-    export = f"{workspace}/export/{arm}"
+    export, told = f"{workspace}/export/{arm}", " --captions FILE" if arm.startswith("ta") else ""
     return [
-        ("Draw what you like, in words that the captions have:", f'tessera generate {export} "{prompt}"'),
+        ("Draw what you like, in words that the captions have:", f"tessera generate {export} {shlex.quote(prompt)}"),
         ("The same on a web page, next to the training images:", f"tessera demo {export}"),
         (
-            "Train longer: images, captions and records stay, and training resumes where it is:",
-            f"tessera run my-pictures --images FOLDER --out {workspace} --num-images {4 * num_images}",
+            "Train longer by the command of this run: images, captions and records stay, and training resumes:",
+            f"tessera run my-pictures --images FOLDER{told} --out {workspace} --num-images {4 * num_images}",
         ),
         (
             "Real networks at 256 px, on a GPU: the time and the commands:",
