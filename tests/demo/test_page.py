@@ -108,7 +108,8 @@ def test_wrong_input_gets_a_message(page):
 def test_data_and_runs_can_be_looked_through(page):
     page.get_by_role("tab", name="Data").click()
     page.wait_for_selector("#found .cards img")
-    assert page.locator("#found .shot rect").count() == 24
+    assert page.locator("#found .cards img").count() == 24
+    assert page.locator("#found .shot rect").count() == 0  # it opens with plain images
     fill(page, "words", "star night")
     page.wait_for_function("!document.querySelector('#found p').textContent.startsWith('40 ')")
     for text in page.locator("#found li").all_inner_texts():
