@@ -86,9 +86,9 @@ def test_hours_and_money_follow_from_what_was_measured():
         device="NVIDIA Test", peak_tflops=None, agrees=True, check="all is well", images_per_second={"train": 500.0},
         how={"train": "20 steps", "encode": "no VAE", "caption": "no captioner"}, memory=3 * 10**9,
     )  # fmt: skip
-    assumed, hours = gpu_hours(plan), gpu_hours(plan, found)
+    without, hours = gpu_hours(plan), gpu_hours(plan, found)
     assert hours["train"] == pytest.approx(5_120_000 / 500 / 3600)
-    assert (hours["encode"], hours["caption"]) == (assumed["encode"], assumed["caption"])
+    assert (hours["encode"], hours["caption"]) == (without["encode"], without["caption"])
     told = describe(plan, found).splitlines()
     assert f"  train                {hours['train']:9.1f}  measured" in told
     assert f"  encode               {hours['encode']:9.1f}  assumed" in told
@@ -97,7 +97,8 @@ def test_hours_and_money_follow_from_what_was_measured():
     assert f"  train    500 images/s, {share:.0%} of the peak; 20 steps; at most 3 GB of memory" in told
     assert "  encode   not measured: no VAE" in told
     assert "  check    all is well" in told
-    assert "  100 TFLOP/s peak of a GPU; captions 20%, encoding 20%" in told
+    assumed = f"captions {plan.caption_utilization:.0%}, encoding {plan.encode_utilization:.0%}"
+    assert f"  100 TFLOP/s peak of a GPU; {assumed}" in told
     assert to_json(plan, found)["money"] == pytest.approx(2 * hours["in all"])
     every = replace(found, images_per_second={"train": 500.0, "encode": 50.0, "caption": 5.0})
     assert gpu_hours(plan, every)["caption"] == pytest.approx(20_000 / 5 / 3600)
