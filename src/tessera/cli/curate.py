@@ -88,6 +88,7 @@ def augment(
     out: Out,
     pattern: str = "all",
     half_view: Literal["aligned", "centre"] = "aligned",
+    partners: Literal["random", "balanced"] = "random",
     seed: Annotated[int, "Seed of the draws."] = 0,
     from_captions: str | None = None,
     write_images: Annotated[bool, "Write the mixed images out too."] = False,
@@ -100,11 +101,14 @@ def augment(
         pattern: half, quarter, ninth, sixteenth, or all four in equal parts; crop mixes nothing, it enlarges a window;
             FILE.py:NAME is a pattern of yours.
         half_view: half shows the base's left (top) half with the partner's right (bottom) half, or the middle of both.
+        partners: random, as in the paper; balanced mixes every pair of classes, in every place, equally often.
         from_captions: Captions named base_partner_x0_y0_x1_y1, as published: the recipe is what their names say.
     """
     from tessera.curate import augment as stage
 
-    config = stage.AugmentConfig(pattern=pattern, half_view=half_view, seed=seed, from_captions=from_captions)
+    config = stage.AugmentConfig(
+        pattern=pattern, half_view=half_view, partners=partners, seed=seed, from_captions=from_captions
+    )
     stage.augment(out, images, config, write_images=write_images)
     say(out)
 

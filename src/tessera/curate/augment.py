@@ -11,6 +11,9 @@ are listed and on whatever machine:
   has exactly a quarter of them (one more or less when the number is not a multiple of four), as the paper's CM^all;
 - the box is number h mod n of the pattern's n boxes, h being the address (row's seed, "box").
 
+With `partners="balanced"` partners and boxes are dealt out instead (`tessera.curate.partners`), in the order of the
+same addresses.
+
 The pattern "crop" mixes nothing: its rows are windows of single images, which name themselves as partners.
 A recipe can be made from the names of published captions too: `tessera.curate.published_recipe`.
 """
@@ -19,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +41,7 @@ from tessera.curate.index import (
     read_recipe,
     recipe_rows,
 )
+from tessera.curate.partners import balanced
 from tessera.curate.published_recipe import mixes_in, published_name
 from tessera.cutmix import CROP, CROP_PATTERN, MIN_SIZE, PATTERNS, TABLE, HalfView, Pattern, windows_of
 from tessera.files import remove_unfinished, write_table
@@ -63,6 +67,8 @@ class AugmentConfig:
     half_view: HalfView = "aligned"
     """Content of the half pattern: "aligned", the base's left (top) half with the partner's right (bottom) half, or
     "centre", the central half of each."""
+    partners: Literal["random", "balanced"] = "random"
+    """"random", the paper's; "balanced": every ordered pair of classes and every box equally often."""
     seed: int = 0
     """Address of the draws, 0 or more."""
     from_captions: str | None = None
@@ -160,12 +166,14 @@ def draw_recipe(rows: TableRows[ImageRow], config: AugmentConfig, size: int) -> 
     dealt = np.zeros(n, np.int64)
     if len(patterns) > 1:
         dealt[np.argsort(drawn("pattern"), kind="stable")] = np.arange(n) % len(patterns)
+    boxes, window_numbers = np.empty((n, 4), np.int32), drawn("box")
     if config.pattern == CROP:
         partner = np.arange(n)
+    elif config.partners == "balanced":
+        partner, window_numbers = balanced(classes.astype(np.int64), dealt, drawn("partner"), window_numbers)
     else:
         other = drawn("partner") % (n - own)
         partner = np.where(other < start, other, other + own)
-    boxes, window_numbers = np.empty((n, 4), np.int32), drawn("box")
     for number, pattern in enumerate(patterns):
         mine = np.flatnonzero(dealt == number)
         with blaming(config.pattern, "pattern"):

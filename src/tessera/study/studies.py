@@ -399,9 +399,27 @@ def flow() -> Study:
     )
 
 
-_TRAINED = (claims, patterns, probability, half_view, tau, phases, overfit, how_many, short_captions, schedule, flow)
+def partners() -> Study:
+    """Return the study of CutMix partners dealt out evenly in place of drawn at random.
+
+    tessera study partners --out out/studies
+    """
+    config = with_ia(today(), start=0)
+    dealt = replace(config, augment=replace(config.augment, partners="balanced"))
+    return Study(
+        name="partners",
+        title="Partners by coverage",
+        question="Does a model compose better where every pair of classes is seen in every place equally often?",
+        variants=_variants({"ta_ia": config, "balanced": dealt}),
+        seeds=(0, 1, 2),
+        scores=_first("overall"),
+    )
+
+
+_OF_THE_PAPER = (claims, patterns, probability, half_view, tau, phases, overfit, how_many, short_captions, schedule)
+_BEYOND = (flow, partners)
 STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
-    **{study.__name__: study for study in _TRAINED},
+    **{study.__name__: study for study in (*_OF_THE_PAPER, *_BEYOND)},
     "noise": noise,
     "claims-smoke": claims_smoke,
 }
