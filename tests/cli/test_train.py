@@ -93,6 +93,8 @@ def test_flags(folder, capsys, monkeypatch):
     (folder / "own.py").write_text("from tessera.train.optim.config import OptimConfig\n" + constant)
     own = ["train", "own.py:small", *words[2:], "--out", "runs/e"]
     assert call(*own) == 0
+    assert call(*own, "--num-images", 64) == 2
+    assert "runs/e: is a run of 32 images, not 64; give --extend to continue it, or" in capsys.readouterr().err
     assert call(*own, "--num-images", 64, "--extend") == 0
     assert "runs/e: 64 num_images" in capsys.readouterr().out
     assert call(*words, "--init", "images", "--out", "runs/d") == 2

@@ -466,7 +466,7 @@ def test_a_run_that_cannot_be_extended_is_left_as_it_is(plain, augmented, tmp_pa
     for decay in ("cosine", "linear"):
         more = finished(decay, optim=OptimConfig(decay=decay))
         check(rf"has fallen to its end \(optim.decay is {decay}\); export it .* --init", decay, more)
-    refused("num_images: the directory has 16, this call has 32", tmp_path / "constant", plain, None, config)
+    refused("is a run of 16 images, not 32; give --extend to continue it", tmp_path / "constant", plain, None, config)
     shutil.rmtree(tmp_path / "constant" / "checkpoints")
     check("its last checkpoint is missing", "constant", config)
     refused("there is no such directory", tmp_path / "absent", plain, None, config, extend=True)

@@ -21,7 +21,7 @@ from tessera.devices import pick_device, rank, reuse_memory, set_threads, world_
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.files import exclusive_lock, read_json, write_json
 from tessera.progress import progress
-from tessera.stages import Stage, find_stage, open_stage, read_manifest, reopen
+from tessera.stages import MANIFEST, Manifest, Stage, find_stage, open_stage, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
@@ -95,8 +95,15 @@ def train(
     is_writer = join(torch_device)
     if is_writer and torch_device.type == "cuda" and (warning := warn_of_short_stops(os.environ)):
         print(f"train: {warning}", file=sys.stderr)
-    if extend and is_writer:
+    if is_writer and extend:
         _reopen_for_more(out, config, inputs)
+    elif is_writer and (out / MANIFEST).exists():
+        run = read_manifest(out, must_be_complete=False)
+        if run.stage == "train" and _only_budgets_differ(run, config) and run.config["num_images"] < config.num_images:
+            had, wanted = run.config["num_images"], config.num_images
+            raise UserError(
+                f"{out}: is a run of {had} images, not {wanted}; give --extend to continue it, or choose another --out"
+            )
     found = find_stage(out, **made) if is_writer else None
     progress_made = broadcast_from_rank0(0 if found is None else 1 + found.done, torch_device)
     if resume and not progress_made:
@@ -142,9 +149,8 @@ def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) ->
     checkpoints too; give an unfinished one another num_images before its cooldown begins. UserError where its learning
     rate or augment_prob has moved to an end. Other differences are left to `find_stage`, which names them."""
     run = read_manifest(out, "train", must_be_complete=False)
-    changed = [field for field, _, _ in compare(run.config, to_dict(config))]
     same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
-    if set(changed) - BUDGET != {"num_images"} or not same_inputs:
+    if not _only_budgets_differ(run, config) or not same_inputs:
         return
     had, moved = run.config["num_images"], None
     if not run.complete:
@@ -173,6 +179,11 @@ def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) ->
         raise UserError(f"{out}: cannot be extended, its last checkpoint is missing; train again in another directory")
     with exclusive_lock(out, BUSY):
         reopen(out, to_dict(config))
+
+
+def _only_budgets_differ(run: Manifest, config: TrainConfig) -> bool:
+    changed = {field for field, _, _ in compare(run.config, to_dict(config))}
+    return changed - BUDGET == {"num_images"}
 
 
 def _divisor(number: int, most: int) -> int:
