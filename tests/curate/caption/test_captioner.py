@@ -101,7 +101,10 @@ def test_a_users_class_captions_images_and_mixes_on_any_engine(images, recipe, o
         ("my_parts.py:Raises", "captioner my_parts.py:Raises: line 17: AttributeError: "),
         ("my_parts.py:Short", "describe() must return a list of 24 captions, one for each request"),
         ("my_parts.py:Numbers", "describe() must return texts, not 7 (for circle/000000)"),
-        ("aoi", "unknown captioner 'aoi'; did you mean 'aio'? known: aio, scene, import, join, shorten, llava, openai"),
+        (
+            "aoi",
+            "unknown captioner 'aoi'; did you mean 'aio'? known: aio, scene, import, join, shorten, summarize, llava, openai",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_used_is_one_line(images, own, capsys, part, message):
