@@ -103,7 +103,8 @@ def test_a_users_class_captions_images_and_mixes_on_any_engine(images, recipe, o
         ("my_parts.py:Numbers", "describe() must return texts, not 7 (for circle/000000)"),
         (
             "aoi",
-            "unknown captioner 'aoi'; did you mean 'aio'? known: aio, scene, import, join, shorten, summarize, llava, openai",
+            "unknown captioner 'aoi'; did you mean 'aio'? "
+            "known: aio, scene, import, join, shorten, summarize, llava, openai",
         ),
     ],
 )
