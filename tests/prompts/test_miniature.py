@@ -155,3 +155,22 @@ def test_users_are_told(tmp_path: Path):
         PromptConfig(per_task=0)
     with pytest.raises(UserError, match="two shapes and two colors"):
         draw_prompts(WorldConfig(shapes=("circle",)), PromptConfig())
+
+
+def test_insets_keep_the_prompts_and_put_the_second_object_into_a_corner():
+    halves, insets = (draw_prompts(WORLD, PromptConfig(per_task=40, layout=layout)) for layout in ("halves", "insets"))
+    assert [line["prompt"] for line in halves] == [line["prompt"] for line in insets]
+    corners = Counter()
+    for before, line in zip(halves, insets):
+        objects = line["extended"]["objects"]
+        if len(line["include"]) == 1:
+            assert line == before
+            continue
+        first, second = (o["center"] for o in objects)
+        assert first == [0.5, 0.5]
+        corners[line["tag"], *second] += 1
+        asked = line["include"][1].get("position")
+        if asked:
+            axis, sign = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}[asked[0]]
+            assert sign * (second[axis] - first[axis]) == 0.25
+    assert len(corners) == 12, "four corners in each of three tasks"

@@ -62,7 +62,7 @@ def test_studies_share_the_cells_they_have_in_common():
     folders = {name: {cell.folder for cell in cells(load_study(name))} for name in TRAINED}
     common = Cell(Variant(name="any", config=with_ia(base())), 0).folder
     assert {name for name in TRAINED if common in folders[name]} == {
-        *("patterns", "tau", "half_view", "phases", "short_captions", "schedule")
+        *("tau", "half_view", "phases", "short_captions", "schedule")
     }
     for name in TRAINED:
         assert len(folders[name]) == len(cells(load_study(name)))

@@ -11,14 +11,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tessera.config import UserError, check_ranges, from_dict, to_dict
 from tessera.files import atomic_path
 from tessera.miniature import NUMBER_WORDS, WorldConfig, describe, plural
-from tessera.miniature.world import JITTER, SIZES
+from tessera.miniature.world import JITTER, SIZES, size_word
 from tessera.prompts.geneval import TASKS
 from tessera.randomness import philox
 from tessera.records import Scene, SceneObject
@@ -46,6 +46,9 @@ class PromptConfig:
     """Prompts of each of the six tasks, at least 1. More than there are different ones repeat with new extensions."""
     seed: int = 0
     """Prompt `number` of a task is a function of (seed, task, number) and the world."""
+    layout: Literal["halves", "insets"] = "halves"
+    """Places of two unlike objects in extended prompts: side by side or one above the other; or the second one in a
+    corner at half its size, as CM 1/4 pastes it."""
 
     def __post_init__(self):
         check_ranges(self, per_task="[1, inf)", seed="[0, 2**64)")
@@ -104,7 +107,10 @@ def _task(world: WorldConfig, config: PromptConfig, task: str) -> list[dict[str,
     lines = []
     for number in range(config.per_task):
         line = _line(task, choices[order[number % len(choices)]])
-        scene = extend(line, world, philox(config.seed, f"prompts/extended/{task}", number))
+        rng = philox(config.seed, f"prompts/extended/{task}", number)
+        scene = extend(line, world, rng)
+        if config.layout == "insets" and len(line["include"]) == 2:
+            scene = _inset(scene, rng)
         line["extended"] = {
             "text": describe(scene, config.seed, TASKS.index(task) * 2**32 + number),
             "extender": EXTENDER,
@@ -194,6 +200,17 @@ def extend(line: dict[str, Any], world: WorldConfig, rng: np.random.Generator) -
     return Scene(
         objects=tuple(objects), backgrounds=(str(rng.choice(world.backgrounds)),), seed=int(rng.integers(2**31))
     )
+
+
+def _inset(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Return the scene of two objects with the first in the middle and the second at half its size in a corner, on the
+    side where it was."""
+    first, second = scene.objects
+    sides = [np.sign(b - a) or rng.choice((-1, 1)) for a, b in zip(first.center, second.center)]
+    x, y = (0.5 + 0.25 * float(side) for side in sides)
+    diameter = second.diameter / 2
+    second = replace(second, size=size_word(diameter), diameter=diameter, center=(x, y))
+    return replace(scene, objects=(replace(first, center=(0.5, 0.5)), second))
 
 
 def _a(noun: str) -> str:

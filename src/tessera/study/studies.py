@@ -145,29 +145,38 @@ def _as_the_paper(train: TrainConfig) -> TrainConfig:
     return replace(train, prediction="eps", noise_schedule="linear", optim=adamw)
 
 
+def _with_insets(config: RunConfig) -> RunConfig:
+    """Return the run with prompts whose second object is as small as CM 1/4 shows it, of long captions alone."""
+    config = retrained(config, lambda train: replace(train, caption_mix={}, caption_mix_start_image=0))
+    return replace(config, prompts=PromptConfig(per_task=24, seed=21, layout="insets"))
+
+
 def patterns() -> Study:
-    """Return the study of paper Table 4: the four CutMix patterns and all of them mixed.
+    """Return the study of paper Table 4: the four CutMix patterns and all of them mixed, on prompts of unlike sizes.
 
     tessera study patterns --out out/studies
     """
-    config = with_ia(base())
+    ta = _with_insets(today())
+    config = with_ia(ta, start=0)
     augments = {name: AugmentConfig(pattern=name, half_view="centre") for name in (*PATTERNS, "all")}
     return Study(
         name="patterns",
         title="CutMix patterns",
-        question="Which CutMix pattern helps most? The paper's Table 4 compares them at p = 0.5.",
-        variants=_variants({"ta": base()} | {name: replace(config, augment=a) for name, a in augments.items()}),
+        question="Which CutMix pattern helps most? The paper's Table 4 compares them at p = 0.5. Here the second object"
+        " of a prompt is small and in a corner.",
+        variants=_variants({"ta": ta} | {name: replace(config, augment=a) for name, a in augments.items()}),
     )
 
 
 def probability() -> Study:
-    """Return the study of paper Table 5: p, the probability of a CutMix image above tau, with CM 1/4. p = 0 is TA.
+    """Return the study of paper Table 5: p, the probability of a CutMix image above tau, with CM 1/4, on prompts of
+    unlike sizes. p = 0 is TA.
 
     tessera study probability --out out/studies
     """
-    config = replace(base(), augment=AugmentConfig(pattern="quarter", half_view="centre"))
+    config = replace(_with_insets(today()), augment=AugmentConfig(pattern="quarter", half_view="centre"))
     probs = (0.25, 0.5, 0.75, 1.0)
-    configs = {"p0": base()} | {f"p{prob:g}": with_ia(config, prob=prob) for prob in probs}
+    configs = {"p0": _with_insets(today())} | {f"p{prob:g}": with_ia(config, prob=prob, start=0) for prob in probs}
     return Study(
         name="probability",
         title="How often CutMix images are shown",
