@@ -106,6 +106,8 @@ def save_sscd(path: Path) -> Path:
     for name, tensor in state.items():
         if "running" in name:
             tensor += 0.2 * torch.rand_like(tensor)
+        elif tensor.ndim == 4:  # by the default of torch images are lost behind the biases
+            torch.nn.init.kaiming_normal_(tensor, nonlinearity="relu")
     torch.save({f"{PREFIX}{name}": tensor for name, tensor in state.items()}, path)
     return path
 
