@@ -55,11 +55,15 @@ def fetch_repository(name: str, patterns: Sequence[str], field: str = "", **opti
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
     except (HFValidationError, OSError) as error:  # most errors of the Hub are OSErrors
-        raise UserError(f"{start}, and fetching it failed: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{start}, and fetching it failed: {_reason(error)}") from error
 
 
 WINDOW = 4096
 """Bytes of a remote file that are read at a time, or more where more is asked for at once."""
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def list_dataset(name: str) -> tuple[str, dict[str, int]]:
@@ -77,7 +81,7 @@ def list_dataset(name: str) -> tuple[str, dict[str, int]]:
     try:
         info = HfApi().dataset_info(repository, revision=revision or None, files_metadata=True)
     except Exception as error:  # of the Hub, its client or the connection: there is no common type
-        raise UserError(f"{name}: cannot be listed: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
+        raise UserError(f"{name}: cannot be listed: {_reason(error)}") from error
     return str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
@@ -127,8 +131,8 @@ class RemoteFile(io.RawIOBase):
                 self._address = None
             answer.raise_for_status()
         except Exception as error:  # of the Hub, its client or the connection: there is no common type
-            said = (str(error).strip() or repr(error)).splitlines()[0]
-            raise UserError(f"{self.name}: cannot be read: {said}; the same command resumes") from error
+            said = f"cannot be read: {_reason(error)}; the same command resumes"
+            raise UserError(f"{self.name}: {said}") from error
         if answer.status_code != 206 or len(answer.content) != stop - start:
             raise UserError(f"{self.name}: the server gives no parts of a file, of which only the texts are wanted")
         self.bytes_read += stop - start

@@ -8,8 +8,8 @@ import torch
 from tessera.config import UserError
 from tessera.models.build import build_network
 from tessera.models.rin import RINConfig
-from tessera.presets.fitted import budgeted, fitted
-from tessera.presets.miniature import my_pictures
+from tessera.presets.fitted import budgeted, fitted, scaled
+from tessera.presets.miniature import miniature, my_pictures
 
 
 @pytest.mark.parametrize(("size", "patch"), [(32, 1), (48, 1), (64, 1), (96, 2), (128, 2), (256, 4)])
@@ -46,3 +46,11 @@ def test_a_budget_moves_its_phases_along():
     assert longer.optim == replace(train.optim, cooldown_images=5_568)
     short = budgeted(train, 320)
     assert (short.optim.warmup_images, short.optim.cooldown_images) == (80, 96)
+
+
+def test_scaled_keeps_the_shares_of_all_phases():
+    train = miniature().arms[1].train
+    half = scaled(replace(train, augment_start_image=8_000), 0.5)
+    assert (half.num_images, half.augment_start_image, half.caption_mix_start_image) == (44_000, 4_000, 30_016)
+    assert (half.optim.warmup_images, half.optim.cooldown_images) == (512, 6_016)
+    assert scaled(train, 1.0) == replace(train, optim=replace(train.optim, warmup_images=992))

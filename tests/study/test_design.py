@@ -9,7 +9,7 @@ import pytest
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.presets.config import RunConfig
 from tessera.presets.miniature import miniature
-from tessera.study.design import Cell, Study, Variant, cells, plan, resized, scaled
+from tessera.study.design import Cell, Study, Variant, cells, plan, resized
 from tessera.study.studies import STUDIES, base, load_study, tau, with_ia
 
 TRAINED = [name for name in STUDIES if isinstance(load_study(name), Study)]
@@ -76,14 +76,6 @@ def test_another_budget_moves_phase_and_warmup_along():
         assert b.augment_start_image == a.augment_start_image // 5 // 32 * 32 or b.augment_start_image == 1216
         assert b.optim.warmup_images % b.batch_size == 0
         assert 0 < b.optim.warmup_images < a.optim.warmup_images
-
-
-def test_scaled_keeps_the_shares_of_all_phases():
-    train = miniature().arms[1].train
-    half = scaled(replace(train, augment_start_image=8_000), 0.5)
-    assert (half.num_images, half.augment_start_image, half.caption_mix_start_image) == (44_000, 4_000, 30_016)
-    assert (half.optim.warmup_images, half.optim.cooldown_images) == (512, 6_016)
-    assert scaled(train, 1.0) == replace(train, optim=replace(train.optim, warmup_images=992))
 
 
 @pytest.mark.parametrize("images", [0, -64])

@@ -45,14 +45,33 @@ def fitted(
 
 
 def budgeted(train: TrainConfig, num_images: int) -> TrainConfig:
-    """Return the training with `num_images` in whole batches; cooldown and checkpoints keep their shares of it."""
+    """Return the training with `num_images` in whole batches; phases, cooldown and checkpoints keep their shares of it,
+    and the warm-up its length, so that a run that is past it can get another budget."""
+    whole = whole_batches(num_images, train.batch_size)
+    made = scaled(train, whole / train.num_images)
+    optim = replace(made.optim, warmup_images=min(train.optim.warmup_images, num_images // 4))
+    return in_fifths(replace(made, num_images=whole, optim=optim))
 
-    def share(images: int) -> int:
-        return round(images * num_images / train.num_images / train.batch_size) * train.batch_size
 
-    warmup = min(train.optim.warmup_images, num_images // 4)
-    optim = replace(train.optim, warmup_images=warmup, cooldown_images=share(train.optim.cooldown_images))
-    return in_fifths(replace(train, num_images=whole_batches(num_images, train.batch_size), optim=optim))
+def scaled(train: TrainConfig, factor: float) -> TrainConfig:
+    """Return the training with `factor` > 0 times the images, in whole steps; its phases, its warm-up and its cool-down
+    move along."""
+
+    def whole(images: int) -> int:
+        return max(round(images * factor / train.batch_size), 1 if images else 0) * train.batch_size
+
+    optim = replace(
+        train.optim,
+        warmup_images=whole(train.optim.warmup_images),
+        cooldown_images=whole(train.optim.cooldown_images),
+    )
+    return replace(
+        train,
+        num_images=whole(train.num_images),
+        augment_start_image=whole(train.augment_start_image),
+        caption_mix_start_image=whole(train.caption_mix_start_image),
+        optim=optim,
+    )
 
 
 def whole_batches(num_images: int, batch_size: int) -> int:

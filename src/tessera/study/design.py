@@ -13,7 +13,7 @@ from tessera.config import UserError, nearest, to_dict
 from tessera.evaluate.miniature.evaluate import METRIC
 from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.presets.config import Arm, RunConfig
-from tessera.train.config import TrainConfig
+from tessera.presets.fitted import scaled
 
 SCORES = ("color_score", "both_colors", "colors_in_relation", "overall", "two_object", "single_object", "seam")
 """First measures of the tables of studies: the color-object score, and GenEval's strict scores."""
@@ -149,27 +149,6 @@ def resized(study: Study, num_images: int) -> Study:
 def _resized(variant: Variant, factor: float) -> Variant:
     train = scaled(variant.arm.train, factor)
     return replace(variant, config=replace(variant.config, arms=(replace(variant.arm, train=train),)))
-
-
-def scaled(train: TrainConfig, factor: float) -> TrainConfig:
-    """Return the training with `factor` > 0 times the images, in whole steps; its phases, its warm-up and its cool-down
-    move along."""
-
-    def whole(images: int) -> int:
-        return max(round(images * factor / train.batch_size), 1 if images else 0) * train.batch_size
-
-    optim = replace(
-        train.optim,
-        warmup_images=whole(train.optim.warmup_images),
-        cooldown_images=whole(train.optim.cooldown_images),
-    )
-    return replace(
-        train,
-        num_images=whole(train.num_images),
-        augment_start_image=whole(train.augment_start_image),
-        caption_mix_start_image=whole(train.caption_mix_start_image),
-        optim=optim,
-    )
 
 
 def plan(study: Study) -> dict[str, Any]:

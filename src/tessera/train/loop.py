@@ -122,7 +122,7 @@ def train(
     for note in notes + check_mix(config.mix, *stores):
         if is_writer:
             print(f"train: {note}", file=sys.stderr)
-    if (seen := captions_seen(config.mix, config.validation_records, *stores)) is not None:
+    if is_writer and (seen := captions_seen(config.mix, config.validation_records, *stores)) is not None:
         facts["captions_seen"] = seen
     facts["latent_limit"] = latent_limit(stores[0], Normalization(config.latent_shift, config.latent_scale))
     weights = None
