@@ -283,7 +283,7 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
         "from tessera.presets.miniature import miniature_smoke, my_pictures\n"
         "def toy():\n"
         "    smoke, base = miniature_smoke(), my_pictures()\n"
-        "    each = {'checkpoint_every_images': 48, 'keep_every_images': 48}\n"
+        "    each = {'checkpoint_every_images': 48, 'keep_every_images': 48, 'augment_start_image': 0}\n"
         "    optim = replace(smoke.arms[1].train.optim, cooldown_images=0, warmup_images=16)\n"
         "    train = replace(smoke.arms[1].train, num_images=96, sample_every_images=48, optim=optim, caption_mix={},\n"
         "        caption_mix_start_image=0, **each)\n"
