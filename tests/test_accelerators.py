@@ -29,7 +29,7 @@ from tessera.train.config import RuntimeOptions
 from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
-from tessera.train.state import TrainState, initial_network
+from tessera.train.state import TrainState, initial_network, load_objective
 from tessera.weights.export import ExportInfo, save_export
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -205,7 +205,7 @@ def test_a_checkpoint_goes_from_device_to_device(name, tmp_path, device, monkeyp
     newest = checkpoint.latest(tmp_path / "run")
     assert newest is not None
     network = initial_network(config.model, config.seed)
-    state = TrainState(network, config, device=device, runtime=RuntimeOptions(compile=False))
+    state = TrainState(network, config, load_objective(config), device=device, runtime=RuntimeOptions(compile=False))
     state.load(newest)
     again = state.tensors()
     for key, value in checkpoint.load(newest).tensors.items():

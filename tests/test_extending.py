@@ -61,6 +61,7 @@ def manifest(directory: Path) -> dict:
         ("samples/heun", "heun"),
         ("images-by-name", "ByName"),
         ("scores/gap", "mean_gap"),
+        ("runs/half-null", "HalfNull"),
     ],
 )
 def test_the_manifest_names_the_part_with_the_hash_of_its_file(folder, directory, part):

@@ -127,13 +127,14 @@ def part_id(spec: str, registry: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def blaming(spec: str, what: str) -> Iterator[None]:
-    """Turn what a user's own part raises into a UserError that names its file and line; built-in parts pass through."""
+    """Turn what a user's own part raises into a UserError that names its file and line; what built-in parts raise,
+    and memory that runs out, passes through."""
     file, colon, _ = spec.rpartition(":")
     own, called = Path(file).resolve(), f"{what} {spec}"
     try:
         yield
     except Exception as error:
-        if not (colon and file.endswith(".py")):
+        if not (colon and file.endswith(".py")) or type(error).__name__ == "OutOfMemoryError":
             raise
         if isinstance(error, UserError):
             raise UserError(f"{called}: {error}") from error

@@ -60,10 +60,10 @@ def test_no_time_leaves_the_unit_interval():
     ends = np.array([0.0, 2.0**-53, 0.5, 1 - 2.0**-53])
     for distribution in ("uniform", "logit_normal"):
         for shift in (0.2, 1.0, 5.0):
-            t = Times(distribution=distribution, shift=shift).of(ends)
+            t = Times(distribution=distribution, shift=shift)(ends)
             assert (np.diff(t) > 0).all()
             assert (t[0], t[-1] <= 1) == (0.0, True)
-    assert Times().of(ends) is ends
+    assert Times()(ends) is ends
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))

@@ -22,7 +22,7 @@ from tiny.training_sets import DIT, RIN, make_records, with_short, write_set
 
 
 def test_two_ranks_are_one(plain, augmented, tmp_path):
-    settings = config(DIT, balance_loss=True)
+    settings = config(DIT, objective="balanced")
     train(tmp_path / "one", plain, augmented, settings)
     assert on_ranks(2, settings, tmp_path / "two", plain, augmented, device_batch_size=3) == [0, 0]
     assert_same(tmp_path / "one", tmp_path / "two")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tessera.config import UserError, from_dict, to_dict
+from tessera.diffusion import objective
 from tessera.encoded.store import open_encoded
 from tessera.files import exclusive_lock, read_json, sha256_file
 from tessera.randomness import philox
@@ -34,7 +35,7 @@ FAMILIES = {
 }
 
 
-MIX = {"caption_mix": {"long": 0.9, "short": 0.1}, "caption_mix_start_image": 80, "balance_loss": True}
+MIX = {"caption_mix": {"long": 0.9, "short": 0.1}, "caption_mix_start_image": 80, "objective": "balanced"}
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "caption-mix"])
@@ -274,15 +275,15 @@ def test_one_batch_is_learned_by_its_captions(plain, model, steps):
     optimizer = MasterOptimizer(trainer.state.network, OptimConfig(lr=3e-3))
     first = None
     for _ in range(steps):
-        loss, _ = step.diffusion_loss(trainer.state.network, batch, null, prediction="x0")
+        loss, _ = objective.diffusion_loss(trainer.state.network, batch, null, prediction="x0")
         first = first or loss.item()
         loss.backward()
         optimizer.clip()
         optimizer.step(1.0)
     with torch.no_grad():
-        learned, _ = step.diffusion_loss(trainer.state.network, batch, null, prediction="x0")
+        learned, _ = objective.diffusion_loss(trainer.state.network, batch, null, prediction="x0")
         shuffled = replace(batch, text=full.text.select(torch.arange(8).roll(1)))
-        wrong, _ = step.diffusion_loss(trainer.state.network, shuffled, null, prediction="x0")
+        wrong, _ = objective.diffusion_loss(trainer.state.network, shuffled, null, prediction="x0")
     assert learned < 0.05 * first
     assert wrong > 10 * learned
 
@@ -483,7 +484,7 @@ def test_a_run_whose_augmentation_has_moved_is_not_extended(plain, augmented, tm
 def memory(monkeypatch):
     """Memory for passes of `memory["samples"]`, beyond which torch says what it says on a GPU; and the sizes of those
     that were begun."""
-    memory, original = {"samples": 3, "begun": []}, step.diffusion_loss
+    memory, original = {"samples": 3, "begun": []}, objective.diffusion_loss
 
     def limited(network, batch, *arguments, **options):
         memory["begun"].append(len(batch.numbers))
@@ -491,7 +492,7 @@ def memory(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return original(network, batch, *arguments, **options)
 
-    monkeypatch.setattr(step, "diffusion_loss", limited)
+    monkeypatch.setattr(objective, "diffusion_loss", limited)
     return memory
 
 

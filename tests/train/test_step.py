@@ -1,6 +1,7 @@
 """One optimizer step"""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import pytest
 import torch
 
 from tessera.config import UserError
+from tessera.diffusion import objective
 from tessera.encoded.store import open_encoded
 from tessera.stages import read_manifest
-from tessera.train import checkpoint, step
+from tessera.train import checkpoint
 from tessera.train.config import RuntimeOptions
+from tessera.train.export import export
 from tessera.train.loader import passes
 from tessera.train.loop import Trainer, train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
+from tessera.weights.export import load_export
 from tiny.runs import log_of, state_of, stop_at
 from tiny.training_sets import DIT, RIN, config_of
 
@@ -57,9 +61,9 @@ def test_accumulated_passes_are_one_batch(plain, augmented, model, size):
 
 def test_the_loss_sees_normalised_latents(plain, augmented, monkeypatch):
     seen = []
-    original = step.diffusion_loss
+    original = objective.diffusion_loss
     monkeypatch.setattr(
-        step, "diffusion_loss", lambda net, batch, *a, **k: seen.append(batch) or original(net, batch, *a, **k)
+        objective, "diffusion_loss", lambda net, batch, *a, **k: seen.append(batch) or original(net, batch, *a, **k)
     )
     config = config_of(num_images=8)
     gradients_of(plain, augmented, config)
@@ -78,13 +82,13 @@ def test_bf16_is_close_to_fp32(plain, augmented):
 
 def test_self_conditioning_is_used_by_a_rin_alone(plain, augmented, tmp_path, monkeypatch):
     seen = []
-    original = step.diffusion_loss
+    original = objective.diffusion_loss
 
     def recording(network, batch, null, **options):
         seen.append(options["self_condition_keep"])
         return original(network, batch, null, **options)
 
-    monkeypatch.setattr(step, "diffusion_loss", recording)
+    monkeypatch.setattr(objective, "diffusion_loss", recording)
     train(tmp_path / "dit", plain, augmented, config_of(num_images=8))
     assert seen == [None]
     train(tmp_path / "rin", plain, augmented, config_of(model=RIN, num_images=80))
@@ -94,16 +98,106 @@ def test_self_conditioning_is_used_by_a_rin_alone(plain, augmented, tmp_path, mo
     assert seen[-1] is None
 
 
+OWN = """
+import torch
+from tessera.diffusion.objective import Objective
+
+
+class Late(Objective):
+    \"""Times above a half, weights by t, a term of its own with a parameter, and a count of steps.\"""
+
+    def __init__(self, prediction, times, levels):
+        super().__init__(prediction, times, levels)
+        self.head = torch.nn.Linear(4, 4)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def times(self, uniforms):
+        return 0.5 + self.configured_times(uniforms) / 2
+
+    def weights(self, draws):
+        return torch.from_numpy(draws.t).float()
+
+    def forward(self, network, batch, null_condition, **options):
+        loss, per_sample = super().forward(network, batch, null_condition, **options)
+        channels = batch.latents.mean((2, 3))
+        return loss + (self.head(channels) - channels).square().mean(), per_sample
+
+    def update(self, draws, losses, skip):
+        self.steps += 1
+
+
+class Breaks(Objective):
+    def weights(self, draws):
+        return {}["nothing"]
+
+
+def late():
+    return Late
+"""
+
+
+def test_an_objective_of_ones_own(plain, augmented, tmp_path, monkeypatch):
+    """It chooses t and weights, its parameter learns and is averaged, its buffer is saved; what was stopped resumes;
+    and an export is of the network alone."""
+    (tmp_path / "mine.py").write_text(OWN)
+    config = config_of(objective=f"{tmp_path}/mine.py:Late", num_images=80)
+    train(tmp_path / "whole", plain, augmented, config)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped", plain, augmented, config)
+    train(tmp_path / "stopped", plain, augmented, config)
+    state, again = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert state.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
+    assert state["steps"] == 10
+    before = Trainer(Path("unused"), open_encoded(plain), open_encoded(augmented), config, torch.device("cpu"))
+    first = dict(zip(before.state.optimizer.names, before.state.optimizer.masters))["objective.head.weight"]
+    assert (state["master/objective.head.weight"] - first).abs().max() > 0.01
+    assert not torch.equal(state["ema/objective.head.weight"], state["master/objective.head.weight"])
+    draws = before.stepper.algorithm.draws(np.arange(1000))
+    assert 0.5 <= draws.t.min() < 0.51 < 0.99 < draws.t.max() < 1
+    assert re.search(r"mine\.py:Late@[0-9a-f]{12}$", read_manifest(tmp_path / "whole").config["objective"])
+    (tmp_path / "mine.py").unlink()
+    export(tmp_path / "export", tmp_path / "whole")
+    assert load_export(tmp_path / "export")[0].parameter_count == before.state.parameter_count
+
+
+def test_weights_of_an_objective_are_those_of_the_gradients(plain, augmented, monkeypatch):
+    config = config_of(num_images=8)
+    whole, losses = gradients_of(plain, augmented, config)
+    monkeypatch.setattr(objective.Objective, "weights", lambda self, draws: torch.full((len(draws),), 3.0))
+    tripled, same = gradients_of(plain, augmented, config, size=2)
+    assert torch.allclose(losses, same, rtol=1e-5)
+    for name, gradient in whole.items():
+        assert torch.allclose(3 * gradient, tripled[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Late2", "did you mean 'Late'"),
+        ("late", r"objective .*mine\.py:late: is no tessera\.diffusion\.objective\.Objective; docs/extending\.md"),
+        ("Breaks", r"objective .*mine\.py:Breaks: line \d+: KeyError: 'nothing'"),
+    ],
+)
+def test_a_bad_objective_is_one_line(plain, tmp_path, name, message):
+    (tmp_path / "mine.py").write_text(OWN)
+    config = config_of(augment_prob=0.0, objective=f"{tmp_path}/mine.py:{name}")
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "run", plain, None, config)
+
+
 def poison(monkeypatch, bad):
     """The loss of steps number `bad` is not finite."""
-    original, count = step.diffusion_loss, iter(range(10**6))
+    original, count = objective.diffusion_loss, iter(range(10**6))
 
     def poisoned(*args, **options):
         loss, per_sample = original(*args, **options)
         factor = float("nan") if next(count) in bad else 1.0
         return loss * factor, per_sample * factor
 
-    monkeypatch.setattr(step, "diffusion_loss", poisoned)
+    monkeypatch.setattr(objective, "diffusion_loss", poisoned)
 
 
 def keep_states(monkeypatch) -> dict[int, dict[str, torch.Tensor]]:
@@ -161,14 +255,14 @@ def test_five_in_a_row_end_the_run(plain, tmp_path, monkeypatch, capsys):
 
 
 def test_the_samples_of_skipped_steps_are_written_down(plain, tmp_path, monkeypatch):
-    original = step.diffusion_loss
+    original = objective.diffusion_loss
 
     def one_bad(network, batch, *args, **options):
         loss, per_sample = original(network, batch, *args, **options)
         bad = (batch.numbers == 21) | (batch.numbers == 50)
         return torch.where(bad, torch.nan, per_sample).mean() + 0 * loss, torch.where(bad, torch.inf, per_sample)
 
-    monkeypatch.setattr(step, "diffusion_loss", one_bad)
+    monkeypatch.setattr(objective, "diffusion_loss", one_bad)
     with monkeypatch.context() as patch:
         stop_at(patch, 2)  # saves after the fourth step, image 32
         with pytest.raises(KeyboardInterrupt):

@@ -22,6 +22,7 @@ def train(
     device_batch_size: Literal["auto"] | int | None = None,
     gradient_checkpointing: Annotated[bool, "Keep less for the backward pass: a third of the memory, slower."] = False,
     compute: Literal["auto", "fp32", "bf16", "fp8", "fp8-first"] | None = None,
+    objective: Annotated[str | None, "paper, balanced, or FILE.py:NAME for one of yours; else the preset's."] = None,
     compile: Literal["auto", "on", "off", "whole"] = "auto",
     shard: bool = False,
     shard_optimizer: bool = False,
@@ -93,6 +94,7 @@ def train(
         validation_records=validation_records,
         stop_after_no_gain=stop_after_no_gain,
         compute=compute,
+        objective=objective,
     )
     if config.augment_prob and augmented is None:
         raise UserError(f"train: {preset} trains on CutMix images too; give --augmented, a set encoded with --recipe")

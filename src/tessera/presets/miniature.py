@@ -93,7 +93,7 @@ def miniature() -> RunConfig:
         caption_drop_prob=0.05,
         caption_mix={"long": 0.5, "short": 0.5},
         caption_mix_start_image=60_000,
-        balance_loss=True,
+        objective="balanced",
         latent_scale=(0.2,),
         optim=OptimConfig(
             name="muon",
@@ -141,7 +141,7 @@ def miniature_paper() -> RunConfig:
         prediction="eps",
         caption_mix={},
         caption_mix_start_image=0,
-        balance_loss=False,
+        objective="paper",
         optim=OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), warmup_images=5_000, clip_norm=1.0),
         ema_decay=0.999,
         log_every_images=8_000,

@@ -50,7 +50,7 @@ def base(budget: int = BUDGET) -> RunConfig:
             augment_min_t=0.4,
             caption_mix={},
             caption_mix_start_image=0,
-            balance_loss=False,
+            objective="paper",
             optim=replace(train.optim, decay="cosine", warmup_images=1000, cooldown_images=0),
         )
 

@@ -77,7 +77,7 @@ class Times:
     shift: float = 1.0
     """Then t becomes shift t / (1 + (shift - 1) t), > 0: above 1 there is more noise, as larger images need."""
 
-    def of(self, uniforms: np.ndarray) -> np.ndarray:
+    def __call__(self, uniforms: np.ndarray) -> np.ndarray:
         """Return t in [0, 1] of draws from U(0, 1), float64, any shape; larger ones for larger draws."""
         t = uniforms
         if self.distribution == "logit_normal":
@@ -96,7 +96,7 @@ class Algorithm1:
     `plain`, `augmented`: sized objects (encoded stores) or record counts; `augmented` may be None where `prob` is 0.
     `schedule`: its name or a function t -> alpha_bar. `caption_drop_prob`, `self_condition_prob`: for every sample,
     independent of the other draws. `caption_mix` (not the paper's): the level of each sample's caption is drawn,
-    independent of the other draws. `times` (not the paper's): t by another distribution.
+    independent of the other draws. `times` (not the paper's): t of draws from U(0, 1), such as `Times`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Algorithm1:
         caption_drop_prob: float = 0.0,
         self_condition_prob: float = 0.0,
         caption_mix: CaptionMix | None = None,
-        times: Times = Times(),
+        times: Callable[[np.ndarray], np.ndarray] = Times(),
     ) -> None:
         self.sizes = [n if isinstance(n, int) else len(n or ()) for n in (plain, augmented)]
         self.min_t, self.prob, self.seed, self.start, self.end = min_t, prob, seed, start, end
@@ -152,7 +152,7 @@ class Algorithm1:
     def _uniforms(self, block: int, rows: int) -> np.ndarray:
         # Rows: t, rho, caption drop, self-conditioning, level. The first rows do not depend on how many are drawn.
         out = philox(self.seed, "draws", block).random((rows, BLOCK))
-        out[0] = self.times.of(out[0])
+        out[0] = self.times(out[0])
         return out
 
     def _augmented(self, block: int, t: np.ndarray, rho: np.ndarray) -> np.ndarray:

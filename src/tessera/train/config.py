@@ -52,8 +52,9 @@ class TrainConfig:
     Empty = the first level of each image, `long` if it has that, as in the paper."""
     caption_mix_start_image: int = 0
     """Images seen before `caption_mix` begins, >= 0; before that the first level of each image."""
-    balance_loss: bool = False
-    """Divide each sample's loss by the running mean of its kind: see `diffusion.balance`. Not the paper's."""
+    objective: str = "paper"
+    """Loss to minimize, a name of `diffusion.objective`, or "FILE.py:NAME" for one of your own. balanced (not the
+    paper's): each sample's loss is divided by the running mean of its kind."""
     self_condition_prob: float = 0.9
     """Probability that a RIN gets the latent tokens of a first pass, in [0, 1]; unused by a DiT."""
     optim: OptimConfig = field(default_factory=OptimConfig)

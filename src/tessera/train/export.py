@@ -17,6 +17,7 @@ from tessera.stages import open_stage, read_manifest
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
 from tessera.train.dataset_checks import CONTENT_FACTS, NETWORKS
+from tessera.train.state import OWN
 from tessera.weights.export import CaptionsSeen, ExportInfo, save_export
 
 FACTS = "facts.json"
@@ -89,10 +90,11 @@ def export(
 
 
 def network_of(trained: TrainConfig, state: checkpoint.Checkpoint, prefix: str) -> DiT | RIN:
-    """Return the network with the weights of a checkpoint whose names begin with `prefix`."""
+    """Return the network with the weights of a checkpoint whose names begin with `prefix`, without the objective's."""
     with torch.device("meta"):
         network = build_network(trained.model)
     weights = {name.removeprefix(prefix): w for name, w in state.tensors.items() if name.startswith(prefix)}
+    weights = {name: w for name, w in weights.items() if not name.startswith(f"{OWN}.")}
     network.load_state_dict(weights, assign=True)
     return network
 

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tessera.config import UserError, compare, to_dict
+from tessera.config import UserError, compare, part_id, to_dict
 from tessera.devices import pick_device, rank, reuse_memory, set_threads, world_size
+from tessera.diffusion.objective import OBJECTIVES
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.files import exclusive_lock, read_json, write_json
 from tessera.progress import progress
@@ -38,7 +40,7 @@ from tessera.train.export import FACTS
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
-from tessera.train.state import TrainState, initial_network, weights_of_export
+from tessera.train.state import TrainState, initial_network, load_objective, weights_of_export
 from tessera.train.step import SKIPPED, Stepper
 from tessera.train.validation import Evaluations
 
@@ -88,7 +90,9 @@ def train(
             raise UserError(f"{augmented}: no augmented images are trained on here (augment_prob is 0); {fix}")
         sets["augmented"] = Path(augmented)
     inputs = sets if init is None else sets | {"init": Path(init)}
-    made = {"stage": "train", "config": to_dict(config), "inputs": inputs}
+    load_objective(config)  # says what is wrong with it
+    recorded = replace(config, objective=part_id(config.objective, OBJECTIVES))
+    made = {"stage": "train", "config": to_dict(recorded), "inputs": inputs}
 
     set_threads(config.threads)
     torch_device = pick_device(device)
@@ -96,11 +100,11 @@ def train(
     if is_writer and torch_device.type == "cuda" and (warning := warn_of_short_stops(os.environ)):
         print(f"train: {warning}", file=sys.stderr)
     if is_writer and extend:
-        _reopen_for_more(out, config, inputs)
+        _reopen_for_more(out, recorded, inputs)
     elif is_writer and (out / MANIFEST).exists():
         run = read_manifest(out, must_be_complete=False)
-        if run.stage == "train" and _only_budgets_differ(run, config) and run.config["num_images"] < config.num_images:
-            had, wanted = run.config["num_images"], config.num_images
+        had, wanted = run.config.get("num_images", 0), config.num_images
+        if run.stage == "train" and had < wanted and _only_budgets_differ(run, recorded):
             raise UserError(
                 f"{out}: is a run of {had} images, not {wanted}; give --extend to continue it, or choose another --out"
             )
@@ -138,7 +142,7 @@ def train(
     with exclusive_lock(out, BUSY) if is_writer else contextlib.nullcontext():
         stage = open_stage(out, **made) if is_writer else None
         if stage is not None:
-            write_json(out / "config.json", to_dict(config))
+            write_json(out / "config.json", to_dict(recorded))
             write_json(out / FACTS, facts)
         if stage is None or not stage.done:  # another process may have finished it meanwhile
             trainer.run(stage, facts)
@@ -229,6 +233,7 @@ class Trainer:
                 "; give fewer: --validation-records"
             )
         trained = without_held_out(augmented, plain, held_out) if augmented is not None and held_out else augmented
+        objective = load_objective(config)
         algorithm = Algorithm1(
             len(plain) - held_out,
             trained,
@@ -241,10 +246,10 @@ class Trainer:
             caption_drop_prob=config.caption_drop_prob,
             self_condition_prob=config.self_condition_prob,
             caption_mix=config.mix,
-            times=config.times,
+            times=objective.times,
         )
         network = initial_network(config.model, config.seed, weights)
-        self.state = TrainState(network, config, device=device, runtime=self.runtime)
+        self.state = TrainState(network, config, objective, device=device, runtime=self.runtime)
         null_condition = torch.from_numpy(plain.null_condition).to(device, self.state.dtype)
         self.reader = Reader(
             algorithm,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tessera.config import UserError, compare, to_dict
+from tessera.config import UserError, blaming, compare, load_part, to_dict
 from tessera.devices import is_fast_in_bf16, rank, world_size
-from tessera.diffusion.balance import LossBalance
+from tessera.diffusion.objective import OBJECTIVES, Objective
 from tessera.models.build import DTYPES, build_network, compile_blocks, compile_whole, compiler_fault, resize_positions
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.fp8 import fp8_twin, use_fp8
@@ -25,6 +25,8 @@ from tessera.weights.export import load_export
 
 RESIZED = ("latent_size", "position_grid")
 """Fields of a network's config in which initial weights may differ: the step to another resolution."""
+OWN = "objective"
+"""The network's submodule of what the objective trains of its own."""
 ENCODE_FLAGS = {"latent_codec": "--latents", "text_encoder": "--text"}
 """Networks that sets and initial weights must share, and the flag of `tessera encode` for each."""
 
@@ -33,16 +35,26 @@ class TrainState:
     """The network on its device, its optimizer and EMA, split over the ranks where `runtime` says so."""
 
     def __init__(
-        self, network: DiT | RIN, config: TrainConfig, *, device: torch.device, runtime: RuntimeOptions
+        self,
+        network: DiT | RIN,
+        config: TrainConfig,
+        objective: Objective,
+        *,
+        device: torch.device,
+        runtime: RuntimeOptions,
     ) -> None:
-        """Take `network`, in fp32 with its initial weights, and change it in place."""
+        """Take `network`, in fp32 with its initial weights, and change it in place: it gets the objective's parameters
+        too."""
         faster = "bf16" if is_fast_in_bf16(device) else "fp32"
         self.compute = faster if config.compute == "auto" else config.compute
         self.device, self.dtype = device, DTYPES.get(self.compute, torch.bfloat16)  # FP8: in some layers of bf16
+        self.parameter_count, self.shards, self.exchange = network.parameter_count, None, None
+        self.objective = objective.to(device)
+        if any(True for _ in objective.parameters()):
+            network.add_module(OWN, objective)
         self.network = network.to(device)
         if runtime.gradient_checkpointing:
             network.enable_gradient_checkpointing()
-        self.parameter_count, self.shards, self.exchange = network.parameter_count, None, None
         if runtime.shard and world_size() > 1:
             from tessera.train.fsdp import Shards
 
@@ -69,8 +81,6 @@ class TrainState:
                 (compile_whole if runtime.compile == "whole" else compile_blocks)(part)
             self.optimizer.compile()
         self.ema = EMA(self.optimizer.weights, config.ema_decay)
-        levels = 1 + len(config.caption_mix)
-        self.balance = LossBalance(levels, device) if config.balance_loss else None
         self.num_images = self.skipped = self.skipped_in_a_row = 0
 
     def save(self, run: Path, window: dict[str, Any] | None, keep: int, every: int | None) -> None:
@@ -87,17 +97,15 @@ class TrainState:
         return saved.meta["window"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return master/NAME, ema/NAME, optim/NAME/FIELD, of the tensors or parts that this rank steps, and loss_means:
-        the memory itself; copies for an optimizer before a step."""
+        """Return master/NAME, ema/NAME, optim/NAME/FIELD, of the tensors or parts that this rank steps, and the
+        objective's buffers: the memory itself; copies for an optimizer before a step."""
         state = self.optimizer.state_dict()
         averages = self.optimizer.layout.views(self.ema.weights)
         state |= {f"ema/{name}": average for name, average in zip(self.optimizer.names, averages)}
         if self.shards is not None:
             split = self.shards.split
             state = {key: split(key.split("/")[1], value) if value.ndim else value for key, value in state.items()}
-        if self.balance is not None:
-            state["loss_means"] = self.balance.means
-        return state
+        return state | dict(self.objective.named_buffers())
 
 
 def compiles(runtime: RuntimeOptions, device: torch.device, dtype: torch.dtype, *, split: bool) -> bool:
@@ -124,6 +132,19 @@ def initial_network(model: DiTConfig | RINConfig, seed: int, weights: Mapping[st
     if weights is not None:
         network.load_state_dict(weights)
     return network
+
+
+def load_objective(config: TrainConfig) -> Objective:
+    """Return the objective of a configuration on the CPU, its parameters by the address of the seed. UserError for a
+    part of the user's own that is none."""
+    kind = load_part(config.objective, OBJECTIVES, "objective")
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        raise UserError(
+            f"objective {config.objective}: is no tessera.diffusion.objective.Objective; docs/extending.md shows one"
+        )
+    with blaming(config.objective, "objective"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(address(config.seed, "objective"))
+        return kind(config.prediction, config.times, 1 + len(config.caption_mix))
 
 
 def weights_of_export(

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tessera.config import UserError
+from tessera.config import UserError, blaming
 from tessera.devices import world_size
-from tessera.diffusion.loss import diffusion_loss
 from tessera.models.rin import RINConfig
 from tessera.train.algorithm1 import Algorithm1
 from tessera.train.config import TrainConfig
@@ -40,7 +39,7 @@ class Stepper:
     ) -> None:
         """Take `null_condition` (1, D), the text of dropped captions, and what the steps work on."""
         self.batch_size, self.num_images, self.optim = config.batch_size, config.num_images, config.optim
-        self.prediction = config.prediction
+        self.objective = config.objective
         self.self_condition = isinstance(config.model, RINConfig) and config.self_condition_prob > 0
         self.out, self.state, self.algorithm, self.null_condition = out, state, algorithm, null_condition
         self.lr = 0.0
@@ -54,18 +53,18 @@ class Stepper:
     def step(self, loaded: list[HostBatch], stop: bool = False) -> Tensor:
         """Give the device one optimizer step on the passes of a batch. stop: this rank wants to. Return what `catch_up`
         reads: each sample's loss, whether to stop, the gradient's norm (batch + 2,)."""
-        state, kinds, weights = self.state, None, None
-        if state.balance is not None:
-            numbers = np.arange(state.num_images, state.num_images + self.batch_size)
-            kinds = state.balance.kinds(self.algorithm.draws(numbers))
-            weights = state.balance.weights(kinds)
+        state = self.state
+        draws = self.algorithm.draws(np.arange(state.num_images, state.num_images + self.batch_size))
+        with blaming(self.objective, "objective"):
+            weights = state.objective.weights(draws)
+            weights = None if weights is None else weights.to(state.device)
         losses, stopping = self._gradients(loaded, weights), torch.full((1,), float(stop), device=state.device)
         all_reduce_sum(losses, stopping)
         norm = state.optimizer.clip()
         values = torch.cat([losses, stopping, norm[None]])
         skip = ~torch.isfinite(values).all()
-        if state.balance is not None and kinds is not None:
-            state.balance.update(kinds, losses, skip)
+        with blaming(self.objective, "objective"), torch.no_grad():
+            state.objective.update(draws, losses, skip)
         state.num_images += self.batch_size
         fraction = lr_fraction(self.optim, state.num_images, self.num_images)
         self.lr = fraction * self.optim.lr
@@ -95,16 +94,16 @@ class Stepper:
         return fits
 
     def _pass(self, host: HostBatch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return `diffusion_loss` of the samples."""
-        return diffusion_loss(
-            self.state.network,
-            host.to(self.state.device, self.state.dtype),
-            self.null_condition,
-            prediction=self.prediction,
-            weights=weights,
-            self_condition_keep=host.self_condition if self.self_condition else None,
-            first_network=self.state.first_network,
-        )
+        """Return the objective's loss of the samples, and each one's own."""
+        with blaming(self.objective, "objective"):
+            return self.state.objective(
+                self.state.network,
+                host.to(self.state.device, self.state.dtype),
+                self.null_condition,
+                weights=weights,
+                self_condition_keep=host.self_condition if self.self_condition else None,
+                first_network=self.state.first_network,
+            )
 
     def _gradients(self, loaded: list[HostBatch], weights: Tensor | None = None) -> Tensor:
         """Add up the gradients of all passes and ranks. Return this rank's losses (batch,), 0 in the others' places.

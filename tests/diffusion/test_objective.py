@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tessera.diffusion.balance import BINS, RATE, LossBalance
-from tessera.train.algorithm1 import Algorithm1, CaptionMix
+from tessera.diffusion.objective import BINS, RATE, Balanced
+from tessera.train.algorithm1 import Algorithm1, CaptionMix, Times
 
 MIX = CaptionMix(levels=("long", "short"), weights=(0.5, 0.5))
 
@@ -15,9 +15,16 @@ def draws_of(count):
     return algorithm.draws(np.arange(count))
 
 
+class ByNumber(Balanced):
+    """Takes kinds in place of draws."""
+
+    def kinds(self, draws):
+        return draws
+
+
 def test_samples_alike_in_t_caption_and_image_are_one_kind():
     draws = draws_of(2000)
-    kinds = LossBalance(3, torch.device("cpu")).kinds(draws).tolist()
+    kinds = Balanced("eps", Times(), 3).kinds(draws).tolist()
     facts = [
         (int(t * BINS), bool(dropped)) if dropped else (int(t * BINS), level, augmented)
         for t, dropped, level, augmented in zip(
@@ -28,7 +35,7 @@ def test_samples_alike_in_t_caption_and_image_are_one_kind():
 
 
 def test_weighted_losses_of_all_kinds_are_alike():
-    balance, no = LossBalance(1, torch.device("cpu")), torch.tensor(False)
+    balance, no = ByNumber("eps", Times(), 1), torch.tensor(False)
     kinds = torch.arange(24).repeat(40)
     losses = (1.0 + torch.arange(24) ** 2).repeat(40)
     assert balance.weights(kinds).eq(1).all()
@@ -40,15 +47,15 @@ def test_weighted_losses_of_all_kinds_are_alike():
 
 
 def test_a_running_mean_by_hand():
-    balance, no = LossBalance(1, torch.device("cpu")), torch.tensor(False)
+    balance, no = ByNumber("eps", Times(), 1), torch.tensor(False)
     balance.update(torch.tensor([3, 3, 5]), torch.tensor([1.0, 3.0, 4.0]), no)
-    assert balance.means[[3, 4, 5]].tolist() == [2, 0, 4]
+    assert balance.loss_means[[3, 4, 5]].tolist() == [2, 0, 4]
     balance.update(torch.tensor([3, 3]), torch.tensor([5.0, 7.0]), no)
     expected = 2 + (1 - (1 - RATE) ** 2) * (6 - 2)
-    assert balance.means[3].item() == pytest.approx(expected)
+    assert balance.loss_means[3].item() == pytest.approx(expected)
     assert balance.weights(torch.tensor([3, 5, 7])).tolist() == pytest.approx(
         [(expected + 4) / 2 / expected, (expected + 4) / 2 / 4, 1]
     )
-    before = balance.means.clone()
+    before = balance.loss_means.clone()
     balance.update(torch.tensor([3, 9]), torch.tensor([torch.nan, 1.0]), torch.tensor(True))
-    assert torch.equal(balance.means, before)
+    assert torch.equal(balance.loss_means, before)
