@@ -40,7 +40,7 @@ ONLY_IN = {
     "diffusers": ("pretrained", "generate.pipeline", "generate.diffusers", "generate.baselines"),
     "tyro": ("cli",),
     "openai": ("pretrained.chat",),
-    "torchao": ("models.fp8",),
+    "torchao": ("models.fp8", "train.optim.eight_bit"),
     "modelscope": ("pretrained.vqa",),
     "gradio": ("demo.page",),
     "starlette": ("demo.serve",),

@@ -87,6 +87,11 @@ def test_flags(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert call(*words, "--wandb", "project", "--out", "runs/c") == 2
     assert "pip install wandb" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    assert call(*words, "--adamw8bit", "--out", "runs/f") == 2
+    assert "optim.name: adamw8bit needs more libraries; run: pip install" in capsys.readouterr().err
+    assert call("train", "miniature:ta", *words[2:], "--adamw8bit", "--out", "runs/c") == 2
+    assert "preset miniature:ta: its optimizer is muon, not AdamW; leave out --adamw8bit" in capsys.readouterr().err
     assert call(*words, "--num-images", 64, "--extend", "--out", "runs/a") == 2
     assert "runs/a: cannot be extended, its learning rate has fallen to its end" in capsys.readouterr().err
     constant = PRESET.replace("batch_size=8", "batch_size=8, optim=OptimConfig(decay='constant')")

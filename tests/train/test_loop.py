@@ -554,11 +554,12 @@ def test_too_little_memory_ends_with_advice(plain, augmented, tmp_path, memory):
 
     assert advice(device_batch_size=4) == (
         "cpu: has too little memory for passes of 4 samples; try, in this order, --device-batch-size 2, "
-        "--gradient-checkpointing, --shard on several GPUs, a smaller model"
+        "--gradient-checkpointing, --adamw8bit for a new run, --shard on several GPUs, a smaller model"
     )
     memory["samples"] = 0
     assert advice(device_batch_size="auto", gradient_checkpointing=True) == (
-        "cpu: has too little memory for one image; try, in this order, --shard on several GPUs, a smaller model"
+        "cpu: has too little memory for one image; try, in this order, --adamw8bit for a new run, "
+        "--shard on several GPUs, a smaller model"
     )
 
 

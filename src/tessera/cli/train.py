@@ -23,6 +23,7 @@ def train(
     gradient_checkpointing: Annotated[bool, "Keep less for the backward pass: a third of the memory, slower."] = False,
     compute: Literal["auto", "fp32", "bf16", "fp8", "fp8-first"] | None = None,
     objective: Annotated[str | None, "paper, balanced, or FILE.py:NAME for one of yours; else the preset's."] = None,
+    adamw8bit: bool = False,
     compile: Literal["auto", "on", "off", "whole"] = "auto",
     shard: bool = False,
     shard_optimizer: bool = False,
@@ -64,6 +65,8 @@ def train(
             rounding alone. auto: as many as fit into memory, found by trying; the default on GPUs.
         compute: Precision, instead of the preset's: auto is bf16 where that is fast. fp8: FP8 in large layers (extra
             fp8; Ada, Hopper or later; emulated on a CPU); fp8-first: in those of CAD-I's first forward alone.
+        adamw8bit: For presets with AdamW: its two means of each weight in 2 bytes in place of 8 (extra fp8; not with
+            --shard); steps differ by the rounding, so a run keeps it to its end.
         compile: Compile the blocks; auto: on a GPU, without --shard. whole: the network as one program, which takes
             minutes; steps on one GPU are expected to be faster, on several they exchange gradients after all others.
         shard: Split weights and optimizer over torchrun's processes, for networks that do not fit otherwise.
@@ -95,6 +98,7 @@ def train(
         stop_after_no_gain=stop_after_no_gain,
         compute=compute,
         objective=objective,
+        adamw8bit=adamw8bit,
     )
     if config.augment_prob and augmented is None:
         raise UserError(f"train: {preset} trains on CutMix images too; give --augmented, a set encoded with --recipe")

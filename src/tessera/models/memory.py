@@ -13,9 +13,9 @@ from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.records import TextEncoding
 
-STATE_BYTES = {"adamw": 22, "lamb": 22, "muon": 18}
+STATE_BYTES = {"adamw": 22, "adamw8bit": 16, "lamb": 22, "muon": 18}
 """Optimizer -> bytes for each parameter in bf16: the network 2, and in fp32 gradient, masters, EMA and moments 4 each,
-of Muon one. The gradients of one pass, 2, come as activations go."""
+of Muon one moment, of AdamW with 8-bit states 1 each. The gradients of one pass, 2, come as activations go."""
 
 
 def activation_bytes(

@@ -75,13 +75,14 @@ def load_train_preset(
     stop_after_no_gain: int | None = None,
     compute: str | None = None,
     objective: str | None = None,
+    adamw8bit: bool = False,
     fit: Path | None = None,
 ) -> TrainConfig:
     """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed, cooldown, mix of
     captions, as in "long=0.7,short=0.3", number of held-out records, early end, precision or objective, where given.
     The budget is rounded up to whole batches.
 
-    fit: an encoded set, whose shapes and normalization replace the preset's.
+    adamw8bit: for AdamW, means in 8 bits. fit: an encoded set, whose shapes and normalization replace the preset's.
     """
     preset, colon, arm_name = name.partition(":")
     if preset.endswith(".py"):
@@ -102,8 +103,14 @@ def load_train_preset(
         changes |= {"caption_mix": parse_mix(caption_mix), "caption_mix_start_image": caption_mix_start_image or 0}
     elif caption_mix_start_image is not None:
         changes["caption_mix_start_image"] = caption_mix_start_image
+    optim = config.optim
+    if adamw8bit and optim.name not in ("adamw", "adamw8bit"):
+        raise UserError(f"preset {name}: its optimizer is {optim.name}, not AdamW; leave out --adamw8bit")
+    if adamw8bit:
+        optim = replace(optim, name="adamw8bit")
     if cooldown_images is not None:
-        changes["optim"] = replace(config.optim, cooldown_images=cooldown_images)
+        optim = replace(optim, cooldown_images=cooldown_images)
+    changes["optim"] = optim
     if fit is not None:
         store = open_encoded(fit)
         channels, side, _ = store.latent_shape

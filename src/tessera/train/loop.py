@@ -312,6 +312,8 @@ class Trainer:
             options.append(f"--device-batch-size {_divisor(self.config.batch_size // world_size(), size // 2)}")
         if not runtime.gradient_checkpointing:
             options.append("--gradient-checkpointing")
+        if self.config.optim.name == "adamw" and self.state.shards is None:
+            options.append("--adamw8bit for a new run")
         if self.state.shards is None:
             options.append("--shard on several GPUs")
         passes = f"passes of {size} samples" if size > 1 else "one image"

@@ -78,11 +78,11 @@ class Stepper:
         return values
 
     def fits(self, host: HostBatch) -> bool:
-        """Return whether the device's memory suffices for a pass on these samples, forward and backward, with a margin
-        of two numbers for each weight, which an optimizer may not have yet. Nothing changes but the network's
+        """Return whether the device's memory suffices for a pass on these samples, forward and backward, with the
+        margin of the optimizer's own step. Nothing changes but the network's
         gradients, which are cleared."""
         state, fits = self.state, True
-        margin = torch.empty(2 * state.optimizer.weights.numel(), device=state.device)
+        margin = torch.empty(state.optimizer.margin, device=state.device)
         try:
             self._pass(host)[0].backward()
         except torch.OutOfMemoryError:

@@ -11,8 +11,9 @@ from tessera.config import UserError, check_ranges
 class OptimConfig:
     """The optimizer and its schedule. Decay, averaging and clipping default to those of CAD-I's published recipe."""
 
-    name: Literal["adamw", "lamb", "muon"] = "adamw"
-    """`muon` updates the blocks' matrices by Muon and everything else by AdamW."""
+    name: Literal["adamw", "adamw8bit", "lamb", "muon"] = "adamw"
+    """`muon` updates the blocks' matrices by Muon and everything else by AdamW; `adamw8bit` is AdamW whose means take
+    2 bytes for each weight in place of 8 (extra fp8)."""
     lr: float = 1e-3
     """Peak learning rate of AdamW or LAMB, > 0."""
     muon_lr: float = 0.015

@@ -23,6 +23,7 @@ from tessera.config import UserError
 from tessera.devices import rank, world_size
 from tessera.train.distributed import all_reduce_sum, owners_of, send_rows
 from tessera.train.optim.config import OptimConfig
+from tessera.train.optim.eight_bit import TRANSIENT, adamw_8bit, dense
 from tessera.train.optim.lamb import Lamb, chunks, finish, moments
 from tessera.train.optim.matrix import Rows
 from tessera.train.optim.muon import Muon
@@ -61,8 +62,10 @@ class MasterOptimizer:
         self.config, self.split = config, split
         own: dict[str, Tensor] = dict(network.named_parameters())
         initial = [part_of(p.detach()) for p in own.values()]
-        if split == "network" and config.name == "muon":
-            raise UserError("optim.name: muon needs whole matrices; train without --shard, or with adamw or lamb")
+        if split == "network" and config.name in ("muon", "adamw8bit"):
+            raise UserError(
+                f"optim.name: {config.name} needs whole tensors; train without --shard, or with adamw or lamb"
+            )
         self.rows = Rows(initial)
         """Layout of the whole network, or of this rank's parts of it."""
         self.gradients_of_network = self.rows.zeros()
@@ -107,8 +110,12 @@ class MasterOptimizer:
         """The AdamW that clips within its own step, if there is one."""
         self.lamb = only if isinstance(only, Lamb) else None
         self.finish: Callable[..., None] = finish
-        self.masked = self.weights.device.type == "cuda"
+        self.masked = self.weights.device.type == "cuda" and config.name != "adamw8bit"
         """True: a step is skipped on the device, so that the host does not wait for its outcome."""
+        self.margin = 2 * self.weights.numel()
+        """Numbers of four bytes that a step may need beyond what is there before the first."""
+        if config.name == "adamw8bit":
+            self.margin = TRANSIENT * max(master.numel() for master in self.masters)
 
     def compile(self) -> None:
         """Compile LAMB and what follows a step into two programs that read and write each number once. Only where steps
@@ -132,6 +139,8 @@ class MasterOptimizer:
         decayed = matrix if muon else hidden + matrix
         groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": other, "weight_decay": 0.0}]
         groups = [g for g in groups if g["params"]]
+        if c.name == "adamw8bit":
+            return [adamw_8bit(groups, c.betas, self.weights.device)]
         fused = self.weights.device.type in ("cpu", "cuda")
         adamw = [AdamW(groups, lr=c.lr, betas=c.betas, fused=fused or None)] if groups else []
         return [Muon(hidden, c.weight_decay, dtype=compute), *adamw] if muon else [*adamw]
@@ -193,7 +202,10 @@ class MasterOptimizer:
             optimizer.found_inf = None if skip is None else skip.float()  # type: ignore[attr-defined]
             peak = self.config.muon_lr if isinstance(optimizer, Muon) else self.config.lr
             for group in optimizer.param_groups:
-                group["lr"] = peak * lr_fraction
+                if isinstance(group["lr"], Tensor):  # torchao's
+                    group["lr"].fill_(peak * lr_fraction)
+                else:
+                    group["lr"] = peak * lr_fraction
             optimizer.step()
         if self.scaled is not None:
             self.scaled.grad_scale = None  # type: ignore[attr-defined]
@@ -259,7 +271,7 @@ class MasterOptimizer:
                 "exp_avg": zeros(master.shape),
                 "exp_avg_sq": zeros(master.shape),
             }
-            state |= {f"optim/{name}/{field}": value for field, value in held.items()}
+            state |= {f"optim/{name}/{field}": value for field, value in dense(held).items()}
         return state
 
     def _members(self) -> list[tuple[Optimizer, str, Tensor]]:
@@ -277,7 +289,11 @@ class MasterOptimizer:
             if key.startswith("optim/"):
                 _, name, field = key.split("/")
                 fields[name][field] = state[key]
-        for optimizer in self.optimizers:
+        eight_bit = self.config.name == "adamw8bit"
+        for optimizer, name, master in self._members() if eight_bit else ():
+            for field, value in dense(optimizer.state[master]).items():
+                value.copy_(fields[name][field])
+        for optimizer in self.optimizers if not eight_bit else ():
             # By the optimizer's own loader, which puts the step count on the device where it has to be.
             own = [fields[name] for other, name, _ in self._members() if other is optimizer]
             optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(enumerate(own))})
