@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from tessera.study.datasets import data_of, prepare
-from tessera.study.studies import aio, base, claims_smoke, with_ia
+from tessera.study.studies import claims_smoke
+from tessera.study.variants import aio, base, with_ia
 
 
 def test_cells_share_what_does_not_depend_on_their_difference(tmp_path):

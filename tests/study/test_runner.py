@@ -27,7 +27,8 @@ from dataclasses import replace
 from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.presets.miniature import SMALL_DIT
 from tessera.study.design import Study, Variant
-from tessera.study.studies import claims_smoke, retrained, with_ia
+from tessera.study.variants import retrained, with_ia
+from tessera.study.studies import claims_smoke
 
 def config(images):
     def shorter(train):

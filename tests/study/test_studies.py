@@ -13,8 +13,6 @@ from tessera.study.studies import (
     overfit,
     patterns,
     probability,
-    schedule,
-    short_captions,
     tau,
 )
 
@@ -29,11 +27,6 @@ def test_each_varies_one_thing():
     assert [v.name for v in patterns().variants] == ["ta", *PATTERNS, "all"]
     assert [v.config.arms[0].train.augment_prob for v in probability().variants[1:]] == [0.25, 0.5, 0.75, 1.0]
     assert [v.config.arms[0].train.augment_min_t for v in tau().variants[1:]] == [0.0, 0.2, 0.4, 0.6, 0.8]
-    mixes = [v.config.arms[0].train.caption_mix for v in short_captions().variants]
-    assert {mix.get("short", 0.0) for mix in mixes} == {0.0, 0.15, 0.3, 0.5}
-    ends = {v.name: v.config.arms[0].train for v in schedule().variants}
-    assert ends["rising"].augment_prob < ends["rising"].augment_prob_end
-    assert ends["falling"].augment_prob > ends["falling"].augment_prob_end
 
 
 def test_how_many_varies_the_number_of_images_at_equal_images_seen():

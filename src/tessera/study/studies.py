@@ -5,120 +5,29 @@ studies on `miniature`'s world share prompts that no preset was chosen by. A cel
 preset's first form (`base`), about two and a half minutes of an idle core; on 48,000 in today's (`today`), about five.
 """
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from tessera.config import UserError, call
 from tessera.curate.augment import AugmentConfig
 from tessera.curate.collect.collect import CollectConfig
 from tessera.cutmix import PATTERNS
-from tessera.diffusion.schedule import same_noise
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.evaluate.miniature.likeness import LikenessConfig
-from tessera.models.dit import DiTConfig
-from tessera.models.rin import RINConfig
-from tessera.presets.config import Arm, RunConfig
-from tessera.presets.fitted import scaled
-from tessera.presets.miniature import MINIATURE_WORLD, SMALL_DIT, SMALL_RIN, miniature
+from tessera.presets.config import RunConfig
+from tessera.presets.miniature import SMALL_DIT, SMALL_RIN, miniature
 from tessera.prompts.miniature import PromptConfig
-from tessera.study.design import SCORES, Study, Variant
+from tessera.study.design import Study, Variant
+from tessera.study.improvements import ablation, flow, partners, schedule, short_captions
 from tessera.study.noise import NoiseStudy
+from tessera.study.variants import BUDGET, WORLD, base, family, first, first_form, retrained, today, variants, with_ia
 from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
-BUDGET = 24_000
-WORLD = replace(MINIATURE_WORLD, num_images=8_000)
 CAD_BUDGET = 64_000
 """Images of a cell of the small CAD-I, which learns slower."""
 EPS_BUDGET = 400_000
 """Images of a cell of the paper's own recipe, as in `miniature-paper`."""
-PHASE = 6_000
-"""IA comes in after a quarter of the images."""
-
-
-def base(budget: int = BUDGET) -> RunConfig:
-    """Return `miniature` with a study's prompts and budget, and TA alone, as the studies' results were measured: the
-    rate falls by a cosine, tau is 0.4, words do not see their neighbors, and the world has 8,000 images."""
-    config = today(budget)
-
-    def change(train: TrainConfig) -> TrainConfig:
-        return replace(
-            train,
-            model=_first_form(SMALL_DIT),
-            augment_min_t=0.4,
-            caption_mix={},
-            caption_mix_start_image=0,
-            objective="paper",
-            optim=replace(train.optim, decay="cosine", warmup_images=1000, cooldown_images=0),
-        )
-
-    return replace(retrained(config, change), collect=CollectConfig(size=32, world=WORLD))
-
-
-def today(budget: int = 48_000) -> RunConfig:
-    """Return `miniature` as it is now, TA alone, with a study's prompts and `budget` images; its phases take the same
-    shares of them."""
-    config = miniature()
-    arm = next(arm for arm in config.arms if arm.name == "ta")
-    train = scaled(arm.train, budget / arm.train.num_images)
-    train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
-    return replace(
-        config,
-        arms=(replace(arm, train=train),),
-        prompts=PromptConfig(per_task=24, seed=21),
-        generate=replace(config.generate, per_prompt=2, seed=21),
-    )
-
-
-def _first_form(model: DiTConfig | RINConfig) -> DiTConfig | RINConfig:
-    """Return the small network before its text window, and a RIN before the start that it learns from."""
-    if isinstance(model, DiTConfig):
-        return replace(model, text_window=1)
-    return replace(model, text_window=1, conv_stem=False, sincos_start=False, zero_output=False, qk_norm=False)
-
-
-def aio(config: RunConfig) -> RunConfig:
-    """Return the run without text augmentation: captions only name the class."""
-    return replace(config, arms=(replace(config.arms[0], name="aio", captioner="aio"),))
-
-
-def with_ia(config: RunConfig, *, prob: float = 0.55, start: int | None = None, **train: float | None) -> RunConfig:
-    """Return the run with image augmentation: with probability `prob` above tau, from image number `start` on (None = a
-    quarter of all)."""
-    (arm,) = config.arms
-    start = arm.train.num_images * PHASE // BUDGET if start is None else start
-    changed = replace(arm.train, augment_prob=prob, augment_start_image=start, **train)
-    return replace(config, arms=(Arm(name="ta_ia", captioner=arm.captioner, augmented=True, train=changed),))
-
-
-def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -> RunConfig:
-    """Return the run with another training."""
-    (arm,) = config.arms
-    return replace(config, arms=(replace(arm, train=change(arm.train)),))
-
-
-def _variants(
-    configs: Mapping[str, RunConfig], values: Sequence[float | None] = (), chained: bool = False
-) -> tuple[Variant, ...]:
-    """Return a variant of each configuration, against the first one, or the one before; `values`: of all of them."""
-    names, made = list(configs), []
-    for n, (name, value) in enumerate(itertools.zip_longest(names, values)):
-        against = names[n - 1 if chained else 0] if n else None
-        made.append(Variant(name=name, config=configs[name], against=against, value=value))
-    return tuple(made)
-
-
-def _family(config: RunConfig, prefix: str = "", start: int | None = None) -> tuple[Variant, ...]:
-    """Return AIO, TA and TA+IA of one run, each against the one before; IA from image `start` on, None = a quarter."""
-    configs = {"aio": aio(config), "ta": config, "ta_ia": with_ia(config, start=start)}
-    return _variants({prefix + name: each for name, each in configs.items()}, chained=True)
-
-
-def _first(*names: str) -> tuple[str, ...]:
-    """Return all measures of studies, `names` first."""
-    return (*names, *(name for name in SCORES if name not in names))
 
 
 def claims() -> Study:
@@ -134,7 +43,7 @@ def claims() -> Study:
         title="Long captions and CutMix at high noise",
         question="Do long captions (TA) help over class names (AIO), and CutMix images at high noise (TA+IA) over"
         " both? The paper's Table 2 says so, most of all for prompts of two objects.",
-        variants=(*_family(today(), start=0), *_family(cad, "cad_", start=0), *_family(eps, "eps_", start=0)),
+        variants=(*family(today(), start=0), *family(cad, "cad_", start=0), *family(eps, "eps_", start=0)),
         seeds=(0, 1, 2),
         kinds=("extended", "short"),
     )
@@ -165,7 +74,7 @@ def patterns() -> Study:
         title="CutMix patterns",
         question="Which CutMix pattern helps most? The paper's Table 4 compares them at p = 0.5. Here the second object"
         " of a prompt is small and in a corner.",
-        variants=_variants({"ta": ta} | {name: replace(config, augment=a) for name, a in augments.items()}),
+        variants=variants({"ta": ta} | {name: replace(config, augment=a) for name, a in augments.items()}),
     )
 
 
@@ -183,7 +92,7 @@ def probability() -> Study:
         title="How often CutMix images are shown",
         question="How does the probability p of a CutMix image above tau trade single objects for composition?"
         " In the paper's Table 5 a p above 0.5 costs quality.",
-        variants=_variants(configs, (0.0, *probs)),
+        variants=variants(configs, (0.0, *probs)),
         axis="p",
     )
 
@@ -200,7 +109,7 @@ def half_view() -> Study:
         title="What the half pattern shows",
         question="The published code puts the base's left half next to the partner's right half, which cuts two"
         " centered objects in two; the central halves keep both. Which is better?",
-        variants=_variants({"ta": base(), "aligned": aligned, "centre": config}, chained=True),
+        variants=variants({"ta": base(), "aligned": aligned, "centre": config}, chained=True),
     )
 
 
@@ -216,8 +125,8 @@ def tau() -> Study:
         title="The noise level above which CutMix images are shown",
         question="The gate is there to keep seams out of what is drawn: does the seam score fall as tau rises, and what"
         " does that cost in composition?",
-        variants=_variants(configs, (None, *values)),
-        scores=_first("seam", "seam_visible"),
+        variants=variants(configs, (None, *values)),
+        scores=first("seam", "seam_visible"),
         axis="tau",
     )
 
@@ -227,18 +136,18 @@ def phases() -> Study:
 
     tessera study phases --out out/studies
     """
-    variants: list[Variant] = []
+    rows: list[Variant] = []
     for budget in (12_000, 24_000, 48_000, 96_000):
         config = base(budget)
         configs = {"ta": config, "start": with_ia(config, start=0), "phase": with_ia(config)}
-        variants += _variants({f"{name}-{budget // 1000}k": each for name, each in configs.items()}, (budget,) * 3)
+        rows += variants({f"{name}-{budget // 1000}k": each for name, each in configs.items()}, (budget,) * 3)
     return Study(
         name="phases",
         title="When image augmentation pays",
         question="At which budget of images does TA+IA overtake TA in GenEval's strict score, with IA from the start"
         " and as a second phase?",
-        variants=tuple(variants),
-        scores=_first("overall"),
+        variants=tuple(rows),
+        scores=first("overall"),
         axis="images seen",
     )
 
@@ -248,7 +157,7 @@ def claims_smoke() -> Study:
 
     tessera study claims-smoke --out out/studies-smoke
     """
-    small = replace(_first_form(SMALL_DIT), width=32, depth=1, heads=2, refiner_depth=1)
+    small = replace(first_form(SMALL_DIT), width=32, depth=1, heads=2, refiner_depth=1)
     config = retrained(
         base(960), lambda train: replace(train, model=small, checkpoint_every_images=320, log_every_images=320)
     )
@@ -260,7 +169,7 @@ def claims_smoke() -> Study:
         prompts=PromptConfig(per_task=2, seed=21),
         evaluate=EvaluateConfig(judge_renders=40, threads=1),
     )
-    return replace(claims(), name="claims-smoke", variants=_family(config), seeds=(0, 1))
+    return replace(claims(), name="claims-smoke", variants=family(config), seeds=(0, 1))
 
 
 def overfit() -> Study:
@@ -271,7 +180,7 @@ def overfit() -> Study:
     tessera study overfit --out out/studies
     """
     small = replace(base(), collect=CollectConfig(size=32, world=replace(WORLD, num_images=300)))
-    variants: list[Variant] = []
+    rows: list[Variant] = []
     for name, start in (("ta", None), ("ta_ia", 4_000)):
         before = None
         for budget in (8_000, 16_000, 32_000, 64_000):
@@ -281,16 +190,16 @@ def overfit() -> Study:
             this, against = f"{name}-{budget // 1000}k", None
             if start is not None:
                 config, against = with_ia(config, start=start), f"ta-{budget // 1000}k"
-            variants.append(Variant(name=this, config=config, against=against, value=budget, follows=before))
+            rows.append(Variant(name=this, config=config, against=against, value=budget, follows=before))
             before = this
     return Study(
         name="overfit",
         title="Overfitting",
         question="On a small training set, does image augmentation keep the distance to held-out images from rising"
         " again? In the paper's Figure 5 TA turns up after 300,000 steps and TA+IA does not.",
-        variants=tuple(variants),
+        variants=tuple(rows),
         seeds=(0,),
-        scores=_first("single_object"),
+        scores=first("single_object"),
         axis="images seen",
         likeness=LikenessConfig(threads=1),
     )
@@ -302,7 +211,7 @@ def how_many() -> Study:
 
     tessera study how_many --out out/studies
     """
-    variants: list[Variant] = []
+    rows: list[Variant] = []
     arms = {arm.name: arm for arm in miniature().arms}
     for count in (100, 300, 1_000, 3_000, 8_000):
         set_of = CollectConfig(size=32, world=replace(WORLD, num_images=count))
@@ -313,60 +222,17 @@ def how_many() -> Study:
             train = replace(train, optim=optim, checkpoint_every_images=8_000, keep_every_images=None)
             arm = replace(arms[name], train=train)
             configs[f"{name}-{count}"] = replace(base(), collect=set_of, arms=(arm,))
-        variants += _variants(configs, (count, count))
+        rows += variants(configs, (count, count))
     return Study(
         name="how_many",
         title="How many images are enough",
         question="From how many training images on does a model no longer copy them, and draw what was asked for; and"
         " does image augmentation need fewer?",
-        variants=tuple(variants),
-        scores=_first("copies", "overall", "color_score", "single_object"),
+        variants=tuple(rows),
+        scores=first("copies", "overall", "color_score", "single_object"),
         axis="training images",
         copies=True,
         likeness=LikenessConfig(threads=1),
-    )
-
-
-def short_captions() -> Study:
-    """Return the study of an improvement: short captions of some visits, so that short prompts work too.
-
-    tessera study short_captions --out out/studies
-    """
-    shares, variants = (0.0, 0.15, 0.3, 0.5), []
-    for name, config in (("ta", base()), ("ta_ia", with_ia(base()))):
-        mixes: dict[str, dict[str, float]] = {
-            f"{name}-{share:g}": {"long": 1 - share, "short": share} if share else {} for share in shares
-        }
-        configs = {
-            name: retrained(config, lambda t, mix=mix: replace(t, caption_mix=mix)) for name, mix in mixes.items()
-        }
-        variants += _variants(configs, shares)
-    return Study(
-        name="short_captions",
-        title="Short captions among the long ones",
-        question="The paper's models know long captions alone, and short prompts cost them much. Does a share of short"
-        " captions in training lift short prompts, and does it cost long ones?",
-        variants=tuple(variants),
-        kinds=("short", "extended"),
-        scores=_first("single_object", "colors"),
-        axis="share of short captions",
-    )
-
-
-def schedule() -> Study:
-    """Return the study of an improvement: p on a schedule, constant, rising or falling; its mean is the same.
-
-    tessera study schedule --out out/studies
-    """
-    courses = {"constant": (0.55, None), "rising": (0.1, 1.0), "falling": (1.0, 0.1)}
-    made = {name: with_ia(base(), prob=first, augment_prob_end=last) for name, (first, last) in courses.items()}
-    constant, *others = _variants(made)
-    return Study(
-        name="schedule",
-        title="The probability of CutMix images on a schedule",
-        question="The paper shows CutMix images with one probability all along. Does it pay to begin with few of"
-        " them, or to end with few, for the same number in all?",
-        variants=(Variant(name="ta", config=base()), replace(constant, against="ta"), *others),
     )
 
 
@@ -378,58 +244,10 @@ def noise() -> NoiseStudy:
     return NoiseStudy(world=WORLD)
 
 
-def flow() -> Study:
-    """Return the study of rectified flow in place of the preset's schedule, tau carried over at equal noise.
-
-    tessera study flow --out out/studies
-    """
-    config = with_ia(today(), start=0)
-    (arm,) = config.arms
-    there = round(same_noise(arm.train.augment_min_t, arm.train.noise_schedule, "flow"), 4)
-
-    def on_flow(**changes: Any) -> RunConfig:
-        return retrained(config, lambda t: replace(t, noise_schedule="flow", augment_min_t=there, **changes))
-
-    return Study(
-        name="flow",
-        title="Rectified flow",
-        question="Does rectified flow, with t near the middle more often, learn the miniature from fewer images than"
-        " the preset's cosine schedule and x0?",
-        variants=_variants(
-            {
-                "ta_ia": config,
-                "flow_x0": on_flow(),
-                "flow_x0_middle": on_flow(t_distribution="logit_normal"),
-                "flow_velocity": on_flow(t_distribution="logit_normal", prediction="velocity"),
-            }
-        ),
-        seeds=(0, 1, 2),
-        kinds=("extended", "short"),
-        scores=_first("overall"),
-    )
-
-
-def partners() -> Study:
-    """Return the study of CutMix partners dealt out evenly in place of drawn at random.
-
-    tessera study partners --out out/studies
-    """
-    config = with_ia(today(), start=0)
-    dealt = replace(config, augment=replace(config.augment, partners="balanced"))
-    return Study(
-        name="partners",
-        title="Partners by coverage",
-        question="Does a model compose better where every pair of classes is seen in every place equally often?",
-        variants=_variants({"ta_ia": config, "balanced": dealt}),
-        seeds=(0, 1, 2),
-        scores=_first("overall"),
-    )
-
-
-_OF_THE_PAPER = (claims, patterns, probability, half_view, tau, phases, overfit, how_many, short_captions, schedule)
-_BEYOND = (flow, partners)
+_OF_THE_PAPER = (claims, patterns, probability, half_view, tau, phases, overfit, how_many)
+_IMPROVEMENTS = (short_captions, schedule, flow, partners, ablation)
 STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
-    **{study.__name__: study for study in (*_OF_THE_PAPER, *_BEYOND)},
+    **{study.__name__: study for study in (*_OF_THE_PAPER, *_IMPROVEMENTS)},
     "noise": noise,
     "claims-smoke": claims_smoke,
 }

@@ -1,0 +1,153 @@
+"""The built-in studies of what the paper does not try: improvements, and what each part of the preset is worth."""
+
+from dataclasses import replace
+from typing import Any
+
+from tessera.curate.collect.collect import CollectConfig
+from tessera.diffusion.schedule import same_noise
+from tessera.presets.config import RunConfig
+from tessera.presets.fitted import scaled
+from tessera.study.design import Study, Variant
+from tessera.study.variants import WORLD, base, first, retrained, today, variants, with_ia
+from tessera.train.optim.config import OptimConfig
+
+
+def short_captions() -> Study:
+    """Return the study of an improvement: short captions of some visits, so that short prompts work too.
+
+    tessera study short_captions --out out/studies
+    """
+    shares, rows = (0.0, 0.15, 0.3, 0.5), []
+    for name, config in (("ta", base()), ("ta_ia", with_ia(base()))):
+        mixes: dict[str, dict[str, float]] = {
+            f"{name}-{share:g}": {"long": 1 - share, "short": share} if share else {} for share in shares
+        }
+        configs = {
+            name: retrained(config, lambda t, mix=mix: replace(t, caption_mix=mix)) for name, mix in mixes.items()
+        }
+        rows += variants(configs, shares)
+    return Study(
+        name="short_captions",
+        title="Short captions among the long ones",
+        question="The paper's models know long captions alone, and short prompts cost them much. Does a share of short"
+        " captions in training lift short prompts, and does it cost long ones?",
+        variants=tuple(rows),
+        kinds=("short", "extended"),
+        scores=first("single_object", "colors"),
+        axis="share of short captions",
+    )
+
+
+def schedule() -> Study:
+    """Return the study of an improvement: p on a schedule, constant, rising or falling; its mean is the same.
+
+    tessera study schedule --out out/studies
+    """
+    courses = {"constant": (0.55, None), "rising": (0.1, 1.0), "falling": (1.0, 0.1)}
+    made = {name: with_ia(base(), prob=begin, augment_prob_end=end) for name, (begin, end) in courses.items()}
+    constant, *others = variants(made)
+    return Study(
+        name="schedule",
+        title="The probability of CutMix images on a schedule",
+        question="The paper shows CutMix images with one probability all along. Does it pay to begin with few of"
+        " them, or to end with few, for the same number in all?",
+        variants=(Variant(name="ta", config=base()), replace(constant, against="ta"), *others),
+    )
+
+
+def flow() -> Study:
+    """Return the study of rectified flow in place of the preset's schedule, tau carried over at equal noise.
+
+    tessera study flow --out out/studies
+    """
+    config = with_ia(today(), start=0)
+    (arm,) = config.arms
+    there = round(same_noise(arm.train.augment_min_t, arm.train.noise_schedule, "flow"), 4)
+
+    def on_flow(**changes: Any) -> RunConfig:
+        return retrained(config, lambda t: replace(t, noise_schedule="flow", augment_min_t=there, **changes))
+
+    return Study(
+        name="flow",
+        title="Rectified flow",
+        question="Does rectified flow, with t near the middle more often, learn the miniature from fewer images than"
+        " the preset's cosine schedule and x0?",
+        variants=variants(
+            {
+                "ta_ia": config,
+                "flow_x0": on_flow(),
+                "flow_x0_middle": on_flow(t_distribution="logit_normal"),
+                "flow_velocity": on_flow(t_distribution="logit_normal", prediction="velocity"),
+            }
+        ),
+        seeds=(0, 1, 2),
+        kinds=("extended", "short"),
+        scores=first("overall"),
+    )
+
+
+def partners() -> Study:
+    """Return the study of CutMix partners dealt out evenly in place of drawn at random.
+
+    tessera study partners --out out/studies
+    """
+    config = with_ia(today(), start=0)
+    dealt = replace(config, augment=replace(config.augment, partners="balanced"))
+    return Study(
+        name="partners",
+        title="Partners by coverage",
+        question="Does a model compose better where every pair of classes is seen in every place equally often?",
+        variants=variants({"ta_ia": config, "balanced": dealt}),
+        seeds=(0, 1, 2),
+        scores=first("overall"),
+    )
+
+
+COSTS = {"batch_16": 1.1, "batch_64": 0.86, "window_1": 0.93, "no_conv_stem": 0.87, "adamw": 0.82}
+"""Processor time of an image in training over the preset's, measured to about 5%; 1 where a row is not named."""
+
+
+def ablation() -> Study:
+    """Return the study of what each part of `miniature` is worth: its TA+IA with one thing changed in each row, all at
+    equal processor time.
+
+    tessera study ablation --out out/studies
+    """
+    preset = with_ia(today(), start=0)
+    train = preset.arms[0].train
+    phases = {"warmup_images": train.optim.warmup_images, "cooldown_images": train.optim.cooldown_images}
+    adamw = OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, decay="constant", **phases)
+    trainings: dict[str, dict[str, Any]] = {
+        "cosine_rate": {"optim": replace(train.optim, decay="cosine", cooldown_images=0)},
+        "no_cooldown": {"optim": replace(train.optim, cooldown_images=0)},
+        "adamw": {"optim": adamw},
+        "batch_16": {"batch_size": 16},
+        "batch_64": {"batch_size": 64},
+        "ema_0.999": {"ema_decay": 0.999},
+        "window_1": {"model": replace(train.model, text_window=1)},
+        "no_conv_stem": {"model": replace(train.model, conv_stem=False)},
+        "long_alone": {"caption_mix": {}, "caption_mix_start_image": 0},
+        "short_from_start": {"caption_mix_start_image": 0},
+        "plain_loss": {"objective": "paper"},
+        "ia_later": {"augment_start_image": train.num_images // 4 // train.batch_size * train.batch_size},
+        "p_0.8": {"augment_prob": 0.8},
+        "tau_0.4": {"augment_min_t": 0.4},
+        "eps": {"prediction": "eps"},
+        "linear_schedule": {"noise_schedule": "linear"},
+    }
+    rows = {"preset": preset}
+    for count in (300, 8_000):
+        world = replace(WORLD, num_images=count)
+        rows[f"images_{count}"] = replace(preset, collect=CollectConfig(size=32, world=world))
+    for name, changes in trainings.items():
+        same_time = scaled(replace(train, **changes), 1 / COSTS.get(name, 1.0))
+        rows[name] = replace(preset, arms=(replace(preset.arms[0], train=same_time),))
+    return Study(
+        name="ablation",
+        title="What each part of the preset is worth",
+        question="Which of the choices of `miniature` make it draw, each changed alone, at equal processor time?",
+        variants=variants(rows),
+        seeds=(0, 1, 2),
+        kinds=("extended", "short"),
+        scores=first("overall"),
+    )

@@ -1,0 +1,103 @@
+"""The runs that studies vary, and rows made of them."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from tessera.curate.collect.collect import CollectConfig
+from tessera.models.dit import DiTConfig
+from tessera.models.rin import RINConfig
+from tessera.presets.config import Arm, RunConfig
+from tessera.presets.fitted import scaled
+from tessera.presets.miniature import MINIATURE_WORLD, SMALL_DIT, miniature
+from tessera.prompts.miniature import PromptConfig
+from tessera.study.design import SCORES, Variant
+from tessera.train.config import TrainConfig
+
+BUDGET = 24_000
+WORLD = replace(MINIATURE_WORLD, num_images=8_000)
+PHASE = 6_000
+"""IA comes in after a quarter of the images."""
+
+
+def base(budget: int = BUDGET) -> RunConfig:
+    """Return `miniature` with a study's prompts and budget, and TA alone, as the studies' results were measured: the
+    rate falls by a cosine, tau is 0.4, words do not see their neighbors, and the world has 8,000 images."""
+    config = today(budget)
+
+    def change(train: TrainConfig) -> TrainConfig:
+        return replace(
+            train,
+            model=first_form(SMALL_DIT),
+            augment_min_t=0.4,
+            caption_mix={},
+            caption_mix_start_image=0,
+            objective="paper",
+            optim=replace(train.optim, decay="cosine", warmup_images=1000, cooldown_images=0),
+        )
+
+    return replace(retrained(config, change), collect=CollectConfig(size=32, world=WORLD))
+
+
+def today(budget: int = 48_000) -> RunConfig:
+    """Return `miniature` as it is now, TA alone, with a study's prompts and `budget` images; its phases take the same
+    shares of them."""
+    config = miniature()
+    arm = next(arm for arm in config.arms if arm.name == "ta")
+    train = scaled(arm.train, budget / arm.train.num_images)
+    train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
+    return replace(
+        config,
+        arms=(replace(arm, train=train),),
+        prompts=PromptConfig(per_task=24, seed=21),
+        generate=replace(config.generate, per_prompt=2, seed=21),
+    )
+
+
+def first_form(model: DiTConfig | RINConfig) -> DiTConfig | RINConfig:
+    """Return the small network before its text window, and a RIN before the start that it learns from."""
+    if isinstance(model, DiTConfig):
+        return replace(model, text_window=1)
+    return replace(model, text_window=1, conv_stem=False, sincos_start=False, zero_output=False, qk_norm=False)
+
+
+def aio(config: RunConfig) -> RunConfig:
+    """Return the run without text augmentation: captions only name the class."""
+    return replace(config, arms=(replace(config.arms[0], name="aio", captioner="aio"),))
+
+
+def with_ia(config: RunConfig, *, prob: float = 0.55, start: int | None = None, **train: float | None) -> RunConfig:
+    """Return the run with image augmentation: with probability `prob` above tau, from image number `start` on (None = a
+    quarter of all)."""
+    (arm,) = config.arms
+    start = arm.train.num_images * PHASE // BUDGET if start is None else start
+    changed = replace(arm.train, augment_prob=prob, augment_start_image=start, **train)
+    return replace(config, arms=(Arm(name="ta_ia", captioner=arm.captioner, augmented=True, train=changed),))
+
+
+def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -> RunConfig:
+    """Return the run with another training."""
+    (arm,) = config.arms
+    return replace(config, arms=(replace(arm, train=change(arm.train)),))
+
+
+def variants(
+    configs: Mapping[str, RunConfig], values: Sequence[float | None] = (), chained: bool = False
+) -> tuple[Variant, ...]:
+    """Return a variant of each configuration, against the first one, or the one before; `values`: of all of them."""
+    names, made = list(configs), []
+    for n, (name, value) in enumerate(itertools.zip_longest(names, values)):
+        against = names[n - 1 if chained else 0] if n else None
+        made.append(Variant(name=name, config=configs[name], against=against, value=value))
+    return tuple(made)
+
+
+def family(config: RunConfig, prefix: str = "", start: int | None = None) -> tuple[Variant, ...]:
+    """Return AIO, TA and TA+IA of one run, each against the one before; IA from image `start` on, None = a quarter."""
+    configs = {"aio": aio(config), "ta": config, "ta_ia": with_ia(config, start=start)}
+    return variants({prefix + name: each for name, each in configs.items()}, chained=True)
+
+
+def first(*names: str) -> tuple[str, ...]:
+    """Return all measures of studies, `names` first."""
+    return (*names, *(name for name in SCORES if name not in names))

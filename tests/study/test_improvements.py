@@ -1,0 +1,32 @@
+"""The built-in studies of improvements: each row varies what it says."""
+
+import pytest
+
+from tessera.config import compare, to_dict
+from tessera.study.improvements import COSTS, ablation, schedule, short_captions
+
+
+def test_each_varies_one_thing():
+    mixes = [v.config.arms[0].train.caption_mix for v in short_captions().variants]
+    assert {mix.get("short", 0.0) for mix in mixes} == {0.0, 0.15, 0.3, 0.5}
+    ends = {v.name: v.config.arms[0].train for v in schedule().variants}
+    assert ends["rising"].augment_prob < ends["rising"].augment_prob_end
+    assert ends["falling"].augment_prob > ends["falling"].augment_prob_end
+
+
+def test_a_row_of_the_ablation_changes_one_thing_at_equal_time():
+    preset, *rows = ablation().variants
+    size = preset.arm.train.num_images
+    budget = ("num_images", "augment_start_image", "caption_mix_start_image", "warmup_images", "cooldown_images")
+    parts: dict[str, set[str]] = {}
+    for row in rows:
+        paths = [path for path, *_ in compare(to_dict(preset.config), to_dict(row.config))]
+        kinds = {path.removeprefix("arms.0.train.").split(".")[0] for path in paths if not path.endswith(budget)}
+        parts[row.name] = kinds or {path.split(".")[-1] for path in paths}
+        assert row.arm.train.num_images == pytest.approx(size / COSTS.get(row.name, 1.0), abs=row.arm.train.batch_size)
+        assert row.against == "preset"
+    assert parts.pop("no_cooldown") == {"cooldown_images"}
+    assert parts.pop("ia_later") == {"augment_start_image"}
+    assert parts.pop("short_from_start") == {"caption_mix_start_image"}
+    assert all(len(changed) == 1 for changed in parts.values()), parts
+    assert set(COSTS) <= set(parts)
