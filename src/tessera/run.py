@@ -1,6 +1,6 @@
 """run: chains every stage, from images to report, in one working folder; arms train in parallel.
 
-    images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  runs/ARM/  export/ARM/
+    emoji/  images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  runs/ARM/  export/ARM/
     samples/ARM/SET/  scores/ARM/SET/  few_prompts/  learning/ARM/NUMBER/  report/index.html  stages.json  logs/ARM.log
 
 Each arm (train, export, generate, evaluate, and few images by checkpoints on the way) is a process of its own with its
@@ -11,7 +11,6 @@ last one stopped.
 import functools
 import itertools
 import json
-import re
 import shutil
 import sys
 import time
@@ -20,12 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tessera.config import UserError, compare, from_dict, to_dict
-from tessera.files import LOCK, TEMPORARY, atomic_path, exclusive_lock, read_json, write_json
+from tessera.config import UserError, from_dict
+from tessera.files import atomic_path, exclusive_lock, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
+from tessera.presets.working_folder import LEARNING, check, check_shapes, claim
 from tessera.randomness import philox
-from tessera.stages import CONFIG, MANIFEST, is_complete, made_otherwise, read_manifest
+from tessera.stages import CONFIG, MANIFEST, is_complete, read_manifest
 
 if TYPE_CHECKING:
     from tessera.report.sections.opening import Budget
@@ -33,14 +33,11 @@ if TYPE_CHECKING:
 BUSY = "another tessera run is working in this folder"
 PROMPTS = Path("prompts", "prompts.jsonl")
 FEW_PROMPTS = Path("few_prompts", "prompts.jsonl")
-LEARNING = "learning"
 LEARNING_PROMPTS = 4
 """Prompts of each task that are drawn by checkpoints on the way."""
 CLASS_PROMPTS = 6
 """The same where there are no tasks."""
 _ARM_VERBS = ("train", "export", "generate", "evaluate", "learn")
-_BUDGET = re.compile(r"arms\.\d+\.train\.(num_images|optim\.cooldown_images|(checkpoint|keep|sample)_every_images)")
-"""Fields of a configuration that may change in a folder."""
 CHECKPOINTS = 5
 """At most so many checkpoints are drawn from, evenly over the training."""
 
@@ -67,7 +64,7 @@ def run(
         raise UserError(f"{out}: there is nothing to resume; leave out --resume to start")
     check(out, config)  # before the lock, which would make the folder
     if not is_complete(out / "report"):
-        _check_shapes(config)
+        check_shapes(config)
     if captions is not None:
         from tessera.curate.caption.file import check_captions
 
@@ -116,6 +113,12 @@ def _curate(
     from tessera.curate.encode import encode
 
     images, seed = out / "images", config.collect.world.seed if config.collect.world else 0
+    if config.emoji is not None:
+        from tessera.curate.emoji.draw import CAPTIONS, draw_emoji
+
+        source = out / "emoji"
+        clock.do("emoji", draw_emoji, source, config.emoji)
+        captions_file = source / CAPTIONS
     clock.do("collect", collect, images, config.collect, source)
     if any(arm.augmented for arm in config.arms):
         clock.do("augment", augment, out / "recipe", images, config.augment)
@@ -342,75 +345,13 @@ class Clock:
 
     def join(self, out: Path, config: RunConfig) -> None:
         """Write stages.json: the stages in the order of the work."""
-        names = ["collect", "augment", "prompts"]
+        names = ["emoji", "collect", "augment", "prompts"]
         names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "encode")]
         names += [f"{verb} {arm.name}" for verb in _ARM_VERBS for arm in config.arms]
         write_json(out / "stages.json", [read_json(path) for path in map(self._file, names) if path.exists()])
 
     def _file(self, stage: str) -> Path:
         return self.folder / f"{stage.replace(' ', '-')}.json"
-
-
-def check(out: Path, config: RunConfig) -> None:
-    """Raise UserError for a configuration with wrong types, which the arms could not read back, and for a folder of
-    another configuration, of another version of tessera, or with files of somebody else."""
-    from_dict(RunConfig, to_dict(config), "the preset")
-    if (out / CONFIG).exists():
-        if (out / "images" / MANIFEST).exists():
-            read_manifest(out / "images", must_be_complete=False)
-        pairs = compare(read_json(out / CONFIG), to_dict(config))
-        pairs = [pair for pair in pairs if not _BUDGET.fullmatch(pair[0])]
-        if pairs:
-            raise made_otherwise(out, pairs[:5])
-    elif out.exists():
-        # A killed call leaves its lock or an unfinished file in a folder without configuration.
-        names = [entry.name for entry in out.iterdir()] if out.is_dir() else ["a file"]
-        if any(name != LOCK and not name.startswith(TEMPORARY) for name in names):
-            raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
-
-
-def _check_shapes(config: RunConfig) -> None:
-    """Raise UserError where an arm's network does not take the latents of the images or the texts, which encode and
-    train would say after hours."""
-    from tessera.pretrained.text_encoders import load_text_encoder
-    from tessera.pretrained.vae import load_codec
-
-    size, encode = config.collect.size, config.encode
-    shape = load_codec(encode.latents, load=False, run_files=True).latent_shape(size)
-    width = load_text_encoder(encode.text, load=False, run_files=True).width
-    for arm in config.arms:
-        model = arm.train.model
-        wanted = (model.latent_channels, model.latent_size, model.latent_size)
-        if shape != wanted:
-            raise UserError(
-                f"arm {arm.name}: images of {size} px are latents of {shape} with {encode.latents}, but train.model"
-                f" takes {wanted}; change collect.size, encode.latents or train.model.latent_size"
-            )
-        if width != model.text_width:
-            raise UserError(
-                f"arm {arm.name}: text of {encode.text} is {width} wide, train.model takes {model.text_width}"
-            )
-
-
-def claim(out: Path, config: RunConfig) -> None:
-    """Write the resolved configuration into a new folder; UserError as of `check`, now that the folder is locked.
-
-    Where only the budget of images is another one, what was made by the old one after the training is removed.
-    """
-    check(out, config)
-    if (out / CONFIG).exists() and compare(read_json(out / CONFIG), to_dict(config)):
-        for arm in config.arms:
-            run = out / "runs" / arm.name
-            had = read_manifest(run).counts["num_images"] if is_complete(run) else 0
-            if arm.train.num_images < had:
-                raise UserError(f"{run}: has seen {had} images; give --num-images more than that, or another --out")
-        for name in ("export", "samples", "scores", LEARNING, "report"):
-            shutil.rmtree(out / name, ignore_errors=True)
-        write_json(out / CONFIG, to_dict(config))
-    if not (out / CONFIG).exists():
-        for entry in out.glob(f"{TEMPORARY}*"):
-            entry.unlink()
-        write_json(out / CONFIG, to_dict(config))
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def test_bad_input_is_one_line_that_names_it(tmp_path):
     Image.new("RGB", (20, 20)).save(flat / "a.png")
     assert "--single-class" in fails("collect", flat, "--out", tmp_path / "images")
     assert "--images" in fails("run", "my-pictures", "--out", tmp_path / "run")
-    assert "draws its own" in fails("run", "miniature", "--images", flat, "--out", tmp_path / "run")
+    assert "brings its own" in fails("run", "miniature", "--images", flat, "--out", tmp_path / "run")
     assert "tessera collect" in fails("augment", tmp_path / "none", "--out", tmp_path / "recipe")
     assert "nothing to resume" in fails("run", "miniature", "--resume", "--out", tmp_path / "run")
     (tmp_path / "full").mkdir()

@@ -21,12 +21,16 @@ def test_user_presets_and_variants(tmp_path):
     one = load_run_preset("my-pictures", images=tmp_path, single_class="cat")
     assert [arm.name for arm in one.arms] == ["aio"]
     assert one.arms[0].train.augment_prob == 0
-    with pytest.raises(UserError, match="draws its own images; for --captions use"):
+    with pytest.raises(UserError, match="brings its own images; for --captions use"):
         load_run_preset("miniature-smoke", with_captions=True)
-    with pytest.raises(UserError, match="draws its own images; for --single-class use"):
+    with pytest.raises(UserError, match="brings its own images; for --single-class use"):
         load_run_preset("miniature-smoke", single_class="cat")
-    with pytest.raises(UserError, match="draws its own images; for --num-images use"):
+    with pytest.raises(UserError, match="brings its own images; for --num-images use"):
         load_run_preset("miniature-smoke", num_images=64)
+    with pytest.raises(UserError, match="preset emoji brings its own images; for --images use"):
+        load_run_preset("emoji", images=tmp_path)
+    with pytest.raises(UserError, match="preset miniature has no styles; for --styles use: tessera run emoji"):
+        load_run_preset("miniature", styles=("noto",))
     large = load_run_preset("my-pictures", images=tmp_path, size=64, network="cad", num_images=1000)
     assert (large.collect.size, large.arms[0].train.num_images) == (64, 1024)
     told = load_run_preset("my-pictures", images=tmp_path, with_captions=True)

@@ -19,9 +19,10 @@ def run(
     split: Split = "train",
     layout: Layout = None,
     class_names: ClassNames = None,
-    size: Annotated[int | None, "Side of your images in pixels; 32 by default."] = None,
+    styles: Annotated[tuple[str, ...], "Only these of noto, twemoji, fluent, openmoji (preset emoji)."] = (),
+    size: Annotated[int | None, "Side of the images in pixels; 32 by default."] = None,
     network: Annotated[Literal["dit", "cad"] | None, "DiT-I or CAD-I, small; DiT-I by default."] = None,
-    text: Annotated[str | None, "Text encoder for your captions, as for encode; words:64 by default."] = None,
+    text: Annotated[str | None, "Text encoder of the captions, as for encode; words:64, or emoji's minilm."] = None,
     num_images: Annotated[int | None, "Samples that each arm sees in training; more draw better."] = None,
     budget: Annotated[str | None, "Time for training in this call, such as 20m; run it again to resume."] = None,
     resume: Annotated[bool, "Fail if there is nothing to resume."] = False,
@@ -32,13 +33,13 @@ def run(
     Example: tessera run miniature --out out/miniature
 
     Args:
-        preset: miniature, miniature-paper, miniature-cad, miniature-smoke, my-pictures, or FILE.py:FUNCTION.
+        preset: miniature, miniature-paper, miniature-cad, miniature-smoke, emoji, my-pictures, or FILE.py:FUNCTION.
     """
     from tessera.presets.lookup import load_run_preset
     from tessera.run import run as run_all
 
     source = {"single_class": single_class, "split": split, "layout": layout, "class_names": class_names}
-    fit = {"size": size, "network": network, "text": text, "num_images": num_images}
+    fit = {"styles": styles, "size": size, "network": network, "text": text, "num_images": num_images}
     config = load_run_preset(preset, images=images, with_captions=captions is not None, **fit, **source)
     out = out or Path("out") / preset.rpartition(":")[2]
     options = {"resume": resume, "skip_missing": skip_missing, "seconds": _seconds(budget)}

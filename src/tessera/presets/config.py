@@ -6,6 +6,7 @@ from tessera.config import UserError, check_ranges, nearest
 from tessera.curate.augment import AugmentConfig
 from tessera.curate.caption.caption import CAPTIONERS
 from tessera.curate.collect.collect import CollectConfig
+from tessera.curate.emoji.draw import EmojiConfig
 from tessera.curate.encode import EncodeConfig
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.generate.folder import GenerateConfig
@@ -44,6 +45,8 @@ class RunConfig:
 
     arms: tuple[Arm, ...]
     collect: CollectConfig
+    emoji: EmojiConfig | None = None
+    """Drawings from packages, with their captions, to collect; None = other images."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)

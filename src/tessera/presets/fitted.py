@@ -33,7 +33,9 @@ def fitted(
         config = replace(config, encode=replace(config.encode, text=text))
     arms = []
     for arm in config.arms:
-        model = arm.train.model if network is None else NETWORKS[network]
+        model = arm.train.model
+        if network is not None:
+            model = replace(NETWORKS[network], text_width=model.text_width)
         if size is not None:
             channels, side, _ = load_codec(config.encode.latents, load=False).latent_shape(size)
             model = replace(model, latent_channels=channels, latent_size=side, patch_size=_patch(size, side))

@@ -8,6 +8,7 @@ from typing import Any
 from tessera.config import UserError, call, lookup
 from tessera.encoded.store import open_encoded
 from tessera.presets.config import RunConfig
+from tessera.presets.emoji import emoji
 from tessera.presets.fitted import fitted, whole_batches
 from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
 from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke, my_pictures
@@ -16,7 +17,7 @@ from tessera.train.config import TrainConfig, parse_mix
 
 RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
     make.__name__.replace("_", "-"): make
-    for make in (miniature, miniature_paper, miniature_cad, miniature_smoke, my_pictures)
+    for make in (miniature, miniature_paper, miniature_cad, miniature_smoke, emoji, my_pictures)
 }
 
 
@@ -29,25 +30,34 @@ def load_run_preset(
     network: str | None = None,
     text: str | None = None,
     num_images: int | None = None,
+    styles: tuple[str, ...] = (),
     **source: Any,
 ) -> RunConfig:
-    """Return the preset `name`, or FILE.py:FUNCTION, fitted to the user's folder `images` where it has no world.
+    """Return the preset `name`, or FILE.py:FUNCTION, fitted to the user's folder `images` where it brings no images.
 
-    with_captions: the images have a captions file. size, network, text: for such a preset (`fitted`). num_images:
-    samples that each arm of it sees. source: fields of `CollectConfig` about the folder (single_class,
-    split, layout, class_names). A single class has no partners, so it trains without IA. Raises UserError for an
-    unknown name, with the nearest one, and where options about images are missing or have no meaning.
+    with_captions: the images have a captions file. size, network, text: for such a preset, or emoji (`fitted`).
+    num_images: samples that each arm of it sees. styles: of emoji, none = all. source: fields of `CollectConfig` about
+    the folder (single_class, split, layout, class_names). A single class has no partners, so it trains without IA.
+    Raises UserError for an unknown name, with the nearest one, and where options about images are missing or have no
+    meaning.
     """
     config = call(name, RUN_PRESETS)
     if not isinstance(config, RunConfig):
         raise UserError(f"preset {name}: gives a {type(config).__name__}, wanted is a RunConfig")
-    if config.collect.world is not None:
+    if config.emoji is None and styles:
+        raise UserError(f"preset {name} has no styles; for --styles use: tessera run emoji")
+    if config.collect.world is not None or config.emoji is not None:
         given = {"images": images is not None, "captions": with_captions}
-        given |= {"size": size, "network": network, "text": text, "num-images": num_images}
         given |= {field.replace("_", "-"): value not in (None, "train") for field, value in source.items()}
+        if config.emoji is None:
+            given |= {"size": size, "network": network, "text": text, "num-images": num_images}
         for option in (option for option, there in given.items() if there):
-            raise UserError(f"preset {name} draws its own images; for --{option} use: tessera run my-pictures")
-        return config
+            raise UserError(f"preset {name} brings its own images; for --{option} use: tessera run my-pictures")
+        if config.emoji is None:
+            return config
+        own = replace(config.emoji, styles=styles or config.emoji.styles)
+        config = replace(config, emoji=own, export=replace(config.export, credits=own.credits))
+        return fitted(config, size=size, network=network, text=text, num_images=num_images)
     if images is None:
         raise UserError(f"preset {name} needs your images: add --images FOLDER, with a folder for each class in it")
     collect = replace(config.collect, source=images.resolve().name or "images", **source)

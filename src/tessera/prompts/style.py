@@ -1,7 +1,7 @@
 """A short prompt in the style of a training's captions, by rules built from some of them: no word that is not theirs.
 
-The rules are the words that most captions begin with ("A drawing of a"), and the clauses that follow their first one,
-as long as all words of these are frequent: they say style, ground or light, not what one image shows.
+The rules are the words that most captions begin with ("A drawing of a"), and the clauses at their ends whose words are
+all frequent: they say style, ground or light, not what one image shows.
 """
 
 import re
@@ -50,14 +50,14 @@ def _beginning(captions: Sequence[str]) -> str:
 
 
 def _clauses(captions: Sequence[str]) -> list[str]:
-    """Return what follows the first clause of each caption where all of its words are frequent; each once."""
+    """Return the longest end of each caption, after its first clause, whose words are all frequent; each once."""
     counts = Counter(word for caption in captions for word in set(split_words(caption)))
     usual = {word for word, count in counts.items() if count >= max(2, _FREQUENT * len(captions))}
     found: dict[str, None] = {}
     for caption in captions:
         text = caption.strip().rstrip(".")
         places = [match.start() for match in _CLAUSE.finditer(text)]
-        start = next((place for place in places if len(text[:place].split()) >= _CORE), None)
-        if start is not None and usual.issuperset(split_words(text[start:])):
-            found[text[start:]] = None
+        ends = (text[place:] for place in places if len(text[:place].split()) >= _CORE)
+        if end := next((end for end in ends if usual.issuperset(split_words(end))), None):
+            found[end] = None
     return list(found)

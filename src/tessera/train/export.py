@@ -37,6 +37,8 @@ class ExportConfig:
     clip_denoised: float | None = None
     """Largest absolute value of a predicted x0, > 0; None = that of the run's own training latents
     (`tessera.train.algorithm1.latent_limit`)."""
+    credits: tuple[str, ...] = ()
+    """Lines of the model card: who made the training images, and under which license."""
 
     def __post_init__(self) -> None:
         check_ranges(self, sampling_steps="[1, inf)", guidance_scale="(-inf, inf)", clip_denoised="(0, inf)")
@@ -115,6 +117,7 @@ def info_of(
         sampling_steps=config.sampling_steps,
         clip_denoised=config.clip_denoised or facts.get("latent_limit"),
         num_images=num_images,
+        credits=config.credits,
         inputs=tuple(sorted(inputs.items())),
         null_condition=torch.from_numpy(unpack_floats(facts["null_condition"])),
     )

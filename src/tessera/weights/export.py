@@ -106,6 +106,8 @@ class ExportSettings:
     """Training images it has seen."""
     captions: CaptionsSeen | None = None
     """None = not known."""
+    credits: tuple[str, ...] = ()
+    """Who made its training images, and under which license; () = not stated."""
     inputs: tuple[tuple[str, str], ...] = ()
     """(name, sha256 of its manifest) of each directory it was trained from."""
 

@@ -64,7 +64,9 @@ def test_a_card_says_what_is_not_known():
 
 def test_a_card_of_an_export_that_knows_its_captions():
     seen = CaptionsSeen(tokens=(3, 20), examples=("a cup", 'a drawing of a "red" cup'), images=1234, classes=56)
-    card = model_card(build_network(NETWORKS["dit"]), replace(INFO, captions=seen))
+    credits = ("Noto Emoji by Google (Apache-2.0)", "OpenMoji (CC-BY-SA-4.0)")
+    card = model_card(build_network(NETWORKS["dit"]), replace(INFO, captions=seen, credits=credits))
+    assert "The images are by:\n\n- Noto Emoji by Google (Apache-2.0)\n- OpenMoji (CC-BY-SA-4.0)\n" in card
     assert 'pipe("a drawing of a \\"red\\" cup").images[0]' in card
     assert "1,234 images of 56 classes, with captions of 3 to 20 tokens, such as: " in card
     assert "Not stated by who" not in card

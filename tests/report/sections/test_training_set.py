@@ -5,7 +5,9 @@ from PIL import Image
 
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.collect.collect import CollectConfig, collect
+from tessera.curate.emoji.draw import EmojiConfig, draw_emoji
 from tessera.report.sections.training_set import CLASSES, next_steps, training_set
+from tiny.emoji import cache_in, tiny_emoji
 
 
 def test_classes_lengths_and_words_of_own_images(tmp_path):
@@ -48,3 +50,15 @@ def test_what_next_names_this_folder_and_its_captions(tmp_path):
     assert commands[2].endswith(f" --images FOLDER --captions FILE --out {tmp_path} --num-images 1280")
     assert "--captions" not in next_steps(tmp_path, "aio_ia", "a thing", 320, 37)[2][1]
     assert commands[3].startswith("tessera plan --images 37 ")
+
+
+def test_emoji_name_their_artists_and_their_own_preset(tmp_path, monkeypatch):
+    cache_in(tmp_path / "cache", monkeypatch)
+    tiny_emoji(monkeypatch)
+    draw_emoji(tmp_path / "emoji", EmojiConfig(styles=("noto",)))
+    collect(tmp_path / "images", CollectConfig(source="emoji", size=16), tmp_path / "emoji")
+    found = training_set(tmp_path)
+    assert found is not None
+    assert found.credits[1] == "Noto Emoji by Google (emoji-datasource-google 16.0.0, Apache-2.0)"
+    command = next_steps(tmp_path, "ta", "a cat", 320, 5)[2][1]
+    assert command == f"tessera run emoji --out {tmp_path} --num-images 1280"

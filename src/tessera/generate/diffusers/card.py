@@ -89,6 +89,7 @@ def model_card(
         "image": f"{info.image_size} x {info.image_size} pixels",
         "sampling": f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}{interval}, x0 clamped at: {clip}",
     }
+    credits = ["The images are by:", "", *(f"- {line}" for line in info.credits), ""] if info.credits else []
     inputs = [f"- {label}: `{sha256}`" for label, sha256 in info.inputs]
     if inputs:
         inputs = ["Directories it was trained from, by the sha256 of their manifests:", "", *inputs, ""]
@@ -103,7 +104,7 @@ def model_card(
         "where": repo_id or "this folder or repository",
         "recipe": "\n".join(f"| {label} | {text} |" for label, text in recipe.items()),
         "sweep": "\n".join([] if info.sweep is None else ["", *sweep_lines(info.sweep), ""]),
-        "data": "\n".join([data or _data_of(info), "", *inputs]),
+        "data": "\n".join([data or _data_of(info), "", *credits, *inputs]),
         "prompt": json.dumps(_example_of(info), ensure_ascii=False),
         "scores": "\n".join(["None were given."] if scores is None else score_lines(scores)),
         "weights": license or "not stated",

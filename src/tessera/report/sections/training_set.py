@@ -30,6 +30,8 @@ class TrainingSet:
     """A sentence for each level of captions."""
     words: Sequence[tuple[str, int]]
     """(word, its number of captions)."""
+    credits: Sequence[str] = ()
+    """Who made the images, and under which license."""
 
 
 def training_set(workspace: Path) -> TrainingSet | None:
@@ -63,6 +65,7 @@ def training_set(workspace: Path) -> TrainingSet | None:
         classes=[{"name": name, "count": count, "share": round(100 * count / largest, 1)} for name, count in shown],
         other_classes=other,
         lengths=lengths,
+        credits=read_manifest(emoji).facts["credits"] if is_complete(emoji := workspace / "emoji") else (),
         words=sorted(words.items(), key=lambda item: (-item[1], item[0]))[:WORDS],
     )
 
@@ -74,12 +77,13 @@ def next_steps(workspace: Path, arm: str, prompt: str, num_images: int, images: 
     of the set.
     """
     export, told = f"{workspace}/export/{arm}", " --captions FILE" if arm.startswith("ta") else ""
+    command = "emoji" if is_complete(workspace / "emoji") else f"my-pictures --images FOLDER{told}"
     return [
         ("Draw what you like, in words that the captions have:", f"tessera generate {export} {shlex.quote(prompt)}"),
         ("The same on a web page, next to the training images:", f"tessera demo {export}"),
         (
             "Train longer by the command of this run: images, captions and records stay, and training resumes:",
-            f"tessera run my-pictures --images FOLDER{told} --out {workspace} --num-images {4 * num_images}",
+            f"tessera run {command} --out {workspace} --num-images {4 * num_images}",
         ),
         (
             "Real networks at 256 px, on a GPU: the time and the commands:",

@@ -1,0 +1,77 @@
+"""The working folder of `tessera run`: its configuration, and the checks before the work begins."""
+
+import re
+import shutil
+from pathlib import Path
+
+from tessera.config import UserError, compare, from_dict, to_dict
+from tessera.files import LOCK, TEMPORARY, read_json, write_json
+from tessera.presets.config import RunConfig
+from tessera.stages import CONFIG, MANIFEST, is_complete, made_otherwise, read_manifest
+
+LEARNING = "learning"
+"""Folder of what checkpoints on the way draw."""
+_BUDGET = re.compile(r"arms\.\d+\.train\.(num_images|optim\.cooldown_images|(checkpoint|keep|sample)_every_images)")
+"""Fields of a configuration that may change in a folder."""
+
+
+def check(out: Path, config: RunConfig) -> None:
+    """Raise UserError for a configuration with wrong types, which the arms could not read back, and for a folder of
+    another configuration, of another version of tessera, or with files of somebody else."""
+    from_dict(RunConfig, to_dict(config), "the preset")
+    if (out / CONFIG).exists():
+        if (out / "images" / MANIFEST).exists():
+            read_manifest(out / "images", must_be_complete=False)
+        pairs = compare(read_json(out / CONFIG), to_dict(config))
+        pairs = [pair for pair in pairs if not _BUDGET.fullmatch(pair[0])]
+        if pairs:
+            raise made_otherwise(out, pairs[:5])
+    elif out.exists():
+        # A killed call leaves its lock or an unfinished file in a folder without configuration.
+        names = [entry.name for entry in out.iterdir()] if out.is_dir() else ["a file"]
+        if any(name != LOCK and not name.startswith(TEMPORARY) for name in names):
+            raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
+
+
+def check_shapes(config: RunConfig) -> None:
+    """Raise UserError where an arm's network does not take the latents of the images or the texts, which encode and
+    train would say after hours."""
+    from tessera.pretrained.text_encoders import load_text_encoder
+    from tessera.pretrained.vae import load_codec
+
+    size, encode = config.collect.size, config.encode
+    shape = load_codec(encode.latents, load=False, run_files=True).latent_shape(size)
+    width = load_text_encoder(encode.text, load=False, run_files=True).width
+    for arm in config.arms:
+        model = arm.train.model
+        wanted = (model.latent_channels, model.latent_size, model.latent_size)
+        if shape != wanted:
+            raise UserError(
+                f"arm {arm.name}: images of {size} px are latents of {shape} with {encode.latents}, but train.model"
+                f" takes {wanted}; change collect.size, encode.latents or train.model.latent_size"
+            )
+        if width != model.text_width:
+            raise UserError(
+                f"arm {arm.name}: text of {encode.text} is {width} wide, train.model takes {model.text_width}"
+            )
+
+
+def claim(out: Path, config: RunConfig) -> None:
+    """Write the resolved configuration into a new folder; UserError as of `check`, now that the folder is locked.
+
+    Where only the budget of images is another one, what was made by the old one after the training is removed.
+    """
+    check(out, config)
+    if (out / CONFIG).exists() and compare(read_json(out / CONFIG), to_dict(config)):
+        for arm in config.arms:
+            run = out / "runs" / arm.name
+            had = read_manifest(run).counts["num_images"] if is_complete(run) else 0
+            if arm.train.num_images < had:
+                raise UserError(f"{run}: has seen {had} images; give --num-images more than that, or another --out")
+        for name in ("export", "samples", "scores", LEARNING, "report"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        write_json(out / CONFIG, to_dict(config))
+    if not (out / CONFIG).exists():
+        for entry in out.glob(f"{TEMPORARY}*"):
+            entry.unlink()
+        write_json(out / CONFIG, to_dict(config))

@@ -1,0 +1,100 @@
+"""Packages of drawings to a folder of images with captions."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tessera.config import UserError
+from tessera.curate.caption.caption import CaptionConfig, caption
+from tessera.curate.caption.table import read_levels
+from tessera.curate.collect.collect import CollectConfig, collect
+from tessera.curate.emoji.color_words import GROUNDS
+from tessera.curate.emoji.draw import CAPTIONS, CREDITS, EmojiConfig, draw_emoji
+from tessera.stages import read_manifest
+from tiny.emoji import cache_in, tiny_emoji
+
+TINY = EmojiConfig(styles=("noto", "twemoji"))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder made of the tiny packages, which stay in the cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("emoji")
+        cache_in(folder / "cache", patch)
+        tiny_emoji(patch)
+        draw_emoji(folder / "emoji", TINY)
+        yield folder / "emoji"
+
+
+def test_captions_say_what_the_pixels_show(drawn):
+    rows = [json.loads(line) for line in (drawn / CAPTIONS).read_text().splitlines()]
+    assert len(rows) == 10
+    first = rows[0]
+    assert (first["file_name"], first["short"]) == ("fruit/red apple noto.png", "a red apple")
+    ground = first["long"].split(" on a ")[1].removesuffix(" background.")
+    assert first["long"] == (
+        f"A drawing of a red apple, fruit, ripe, in the shaded style of Noto, in green on a {ground} background."
+    )
+    for row in rows:
+        with Image.open(drawn / row["file_name"]) as image:
+            pixels = np.asarray(image)
+        ground = row["long"].split(" on a ")[1].removesuffix(" background.")
+        assert pixels.shape == (72, 72, 3)
+        assert tuple(pixels[0, 0]) == GROUNDS[ground]
+    assert len({row["long"] for row in rows}) == 10
+    assert len({row["long"].split()[-2] for row in rows}) > 1
+
+
+def test_credits_name_the_packages_that_were_used(drawn):
+    text = (drawn / CREDITS).read_text()
+    assert "Noto Emoji by Google (emoji-datasource-google 16.0.0, Apache-2.0)" in text
+    assert "CC-BY-4.0" in text
+    assert "OpenMoji" not in text
+    assert read_manifest(drawn).facts["credits"] == list(TINY.credits)
+
+
+def test_the_folder_is_collected_and_captioned_as_anyones_own(drawn, tmp_path):
+    collect(tmp_path / "images", CollectConfig(source="emoji", size=16), drawn)
+    assert read_manifest(tmp_path / "images").counts["images"] == 10
+    config = CaptionConfig(captioner="import")
+    caption(tmp_path / "captions", tmp_path / "images", config, captions_file=drawn / CAPTIONS)
+    levels = read_levels(tmp_path / "captions")
+    assert levels["short"]["fruit/banana twemoji"] == "a banana"
+    assert list(levels) == ["long", "short"]
+
+
+def test_again_nothing_is_done_and_other_styles_are_another_folder(drawn):
+    before = (drawn / CAPTIONS).stat().st_mtime_ns
+    draw_emoji(drawn, TINY)
+    assert (drawn / CAPTIONS).stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="was made otherwise"):
+        draw_emoji(drawn, EmojiConfig(styles=("noto",)))
+
+
+@pytest.mark.parametrize(
+    ("styles", "said"),
+    [(("nota",), "did you mean 'noto'"), ((), "give at least one of"), (("noto",) * 2, "none twice")],
+)
+def test_styles_are_checked(styles, said):
+    with pytest.raises(UserError, match=said):
+        EmojiConfig(styles=styles)
+
+
+@pytest.mark.slow
+def test_the_real_packages(tmp_path):
+    """All of them, fetched where they are not in the user's cache."""
+    try:
+        draw_emoji(tmp_path / "emoji", EmojiConfig())
+    except UserError as error:
+        if "fetch it by hand" in str(error):
+            pytest.skip(str(error))
+        raise
+    counts = read_manifest(tmp_path / "emoji").counts
+    assert counts == {"concepts": 1597, "images": 6347}
+    rows = [json.loads(line) for line in (tmp_path / "emoji" / CAPTIONS).read_text().splitlines()]
+    apples = [row["long"] for row in rows if row["short"] == "a red apple"]
+    assert len(apples) == 4
+    assert all(" in red" in text and "style of" in text for text in apples)
