@@ -1,5 +1,6 @@
 """Shared settings: one thread per process, so that results and timings do not depend on the machine's load."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -18,6 +19,11 @@ from tiny.images import BAD_IMAGES, NOT_IMAGES, WORLD, good_image
 from tiny.models import save_llava_next, save_t5, save_vae
 
 torch.set_num_threads(1)
+with contextlib.suppress(ImportError):  # tests of accelerators do without
+    from hypothesis import settings
+
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

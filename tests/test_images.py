@@ -99,7 +99,7 @@ def test_rounding_of_floats():
             to_uint8(bad)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(count=st.integers(1, 12), side=st.integers(1, 5), gap=st.integers(0, 3))
 def test_grid_shows_every_image(count, side, gap):
     images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(side, 1).repeat(side, 2).repeat(3, 3)

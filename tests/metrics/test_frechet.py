@@ -90,7 +90,7 @@ def test_constant_features_are_points():
     assert frechet_distance(x, point) == pytest.approx(np.trace(np.cov(x, rowvar=False)), rel=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=5), st.floats(-1e6, 1e6))
 def test_merged_moments_are_those_of_the_whole(sizes, offset):
     x = features(40 + sum(sizes), 4) + offset

@@ -70,7 +70,7 @@ def plain_prdc(real, fake, k):
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 6), st.sampled_from([1.0, 1e-3, 1e5]))
 def test_prdc_decides_ties_exactly(seed, k, width, scale):
     """Points of a small lattice: most distances coincide with a radius, many are 0; strictly inside is what counts."""
@@ -151,7 +151,7 @@ def test_doubt_is_told_from_certainty():
     assert [part.stop for part in parts(5, 2**18)] == [1, 2, 3, 4, 5]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([1.0, 1e-3, 1e5]), st.sampled_from([0.0, 300.0]))
 def test_nearest_is_that_of_all_differences_with_ties_to_the_first(seed, width, scale, offset):
     rng = np.random.default_rng(seed)

@@ -45,7 +45,7 @@ def test_positions_of_a_grid_are_the_formula():
             assert found[row * width + column].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
 def test_patches_come_back(batch, channels, patch, grid):
     size = patch * grid

@@ -167,7 +167,7 @@ def test_against_a_sample_by_sample_loop(start):
     assert [(s.source, s.index) for s in found] == expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     plain=st.integers(1, 3000),
     augmented=st.integers(1, 3000),

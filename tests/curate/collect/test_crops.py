@@ -35,7 +35,7 @@ def reference(image: Image.Image, size: int) -> np.ndarray:
     return scaled[top : top + size, left : left + size]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([16, 32, 47]), st.sampled_from(["JPEG", "PNG"]))
 def test_the_recipe_is_that_of_imagenet_pipelines(width, height, size, kind):
     image = Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))

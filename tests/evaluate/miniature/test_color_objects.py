@@ -105,7 +105,7 @@ def test_shrink_averages_by_area():
     assert shrink(np.zeros((2, 16, 16, 3), dtype=np.uint8)).shape == (2, 32, 32, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40))
 def test_components_are_those_of_a_search(number: int, edges: list[tuple[int, int]]):
     edges = [(a % number, b % number) for a, b in edges]
