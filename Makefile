@@ -45,6 +45,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/hadolint Dockerfile
 
 package: $(BIN)/python
 	$(BIN)/python scripts/check_package.py $(TORCH_INDEX:%=--torch-index %)
