@@ -1,28 +1,37 @@
-"""Time of a set that grew by 0.1%, to that of making it anew: `python bench/grown.py [IMAGES]` (2000).
+"""Time of a set that grew by 100 images, to making it anew: `python bench/grown.py [IMAGES [SIDE]]` (2000, 256).
 
-Collect crops JPEG files of 500 x 375 to 256 px; caption asks a class of the user's own, which answers at once; encode
-stores them with `pixel-unshuffle:4` and `words:64`, of which nothing is slow: both are the worst case, as networks are
-what takes the time at full size. Time is that of the processor. Prints
-milliseconds an image, made anew and grown, and their ratio.
+Collect crops JPEG files (of 500 x 375 where SIDE is 256) to SIDE px; caption asks a class of the user's own, which
+answers at once; encode stores them with `pixel-unshuffle:4` and `words:64`, of which nothing is slow: both are the
+worst case, as networks are what takes the time at full size. Time is that of the processor. Prints seconds of the set
+anew and grown, and their ratio; then what an image takes by networks of real classes and sizes with random weights on
+one thread (Stable Diffusion's VAE at 256 px and the encoder of T5 base on 60 tokens; BLIP base for 30 words), and the
+ratio with those.
 """
 
+import io
 import os
 import resource
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "TESSERA_QUIET": "1"}
 
+import torch
 from compose import photograph
+from PIL import Image
 
 from tessera import workers
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, encode
 
+torch.set_num_threads(1)
 workers.usable_cores = lambda: 1  # or the time of processes that end later is missed
+
+ADDED = 100
 
 CAPTIONER = """
 class Named:
@@ -31,7 +40,7 @@ class Named:
 """
 
 
-def seconds(work: Callable[[], None]) -> float:
+def seconds(work: Callable[[], object]) -> float:
     """Return the processor's time for `work`, in this process and in those that it starts."""
 
     def now() -> float:
@@ -43,11 +52,18 @@ def seconds(work: Callable[[], None]) -> float:
     return now() - begin
 
 
-def main(count: int) -> None:
+def scaled(data: bytes, factor: float) -> bytes:
+    """Return a JPEG file of the image at another size."""
+    image, file = Image.open(io.BytesIO(data)), io.BytesIO()
+    image.resize((round(image.width * factor), round(image.height * factor))).save(file, "JPEG", quality=97)
+    return file.getvalue()
+
+
+def main(count: int = 2000, side: int = 256) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = folder / "photos"
-        files = [photograph(seed) for seed in range(32)]
+        files = [scaled(photograph(seed), side / 256) for seed in range(32)]
 
         def add(numbers: range) -> None:
             for number in numbers:
@@ -66,7 +82,7 @@ def main(count: int) -> None:
 
             return {
                 "collect": seconds(
-                    lambda: collect(images, CollectConfig(source="photos", size=256), photos, reuse=old("images"))
+                    lambda: collect(images, CollectConfig(source="photos", size=side), photos, reuse=old("images"))
                 ),
                 "caption": seconds(lambda: caption(out / "captions", images, captions, reuse=old("captions"))),
                 "encode": seconds(
@@ -75,13 +91,43 @@ def main(count: int) -> None:
             }
 
         add(range(count))
-        make(folder / "old", None)
-        add(range(count, count + max(count // 1000, 1)))
-        anew, grown = make(folder / "anew", None), make(folder / "grown", folder / "old")
-        for stage, all_of_it in anew.items():
-            each = (1000 * taken / count for taken in (all_of_it, grown[stage]))
-            print("{}: {:.3f} ms anew, {:.3f} ms grown, ratio {:.4f}".format(stage, *each, grown[stage] / all_of_it))
+        anew = make(folder / "old", None)
+        add(range(count, count + ADDED))
+        grown, slow = make(folder / "grown", folder / "old"), networks()
+        for stage, whole in anew.items():
+            print(f"{stage}: {whole:.1f} s anew, {grown[stage]:.2f} s grown, ratio {grown[stage] / whole:.4f}")
+            if each := slow.get(stage):
+                ratio = (grown[stage] + ADDED * each) / (whole + count * each)
+                print(f"  with networks that take {each:.2f} s an image: {ratio:.5f}")
+
+
+def networks() -> dict[str, float]:
+    """Return the processor's seconds an image of each stage that has networks, the median of three."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from transformers import BlipConfig, BlipForConditionalGeneration, T5Config, T5EncoderModel
+
+    sizes: Any = (128, 256, 512, 512)
+    down: Any = ("DownEncoderBlock2D",) * 4
+    up: Any = ("UpDecoderBlock2D",) * 4
+    vae = AutoencoderKL(
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=sizes,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    text = T5EncoderModel(T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12))
+    blip = BlipForConditionalGeneration(BlipConfig()).eval()
+    pixels, tokens = torch.zeros(1, 3, 256, 256), torch.zeros(1, 60, dtype=torch.long)
+
+    def median(work: Callable[[], object]) -> float:
+        return sorted(seconds(work) for _ in range(3))[1]
+
+    with torch.inference_mode():
+        encode = median(lambda: vae.encode(pixels)) + median(lambda: text(tokens))
+        told = {"pixel_values": torch.zeros(1, 3, 384, 384), "min_new_tokens": 30, "max_new_tokens": 30}
+        return {"caption": median(lambda: blip.generate(**told)), "encode": encode}
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    main(*map(int, sys.argv[1:]))

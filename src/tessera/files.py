@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,22 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link_or_copy(made: Path, path: Path, durable: bool = True) -> None:
+    """Let `path` be a second name of a file that never changes, or a copy of it where there are no links."""
+    for _ in range(2):
+        try:
+            return os.link(made, path)
+        except FileExistsError:  # of an interrupted call
+            path.unlink()
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:  # no links here, or to another disk
+            break
+    with atomic_path(path, durable) as temporary:
+        shutil.copyfile(made, temporary)
+    return None
 
 
 def write_json(path: Path, data: Any) -> None:

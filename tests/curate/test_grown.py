@@ -234,7 +234,7 @@ if __name__ == "__main__":
 """
 
 
-def kill_rounds(rounds: int, photos: Path, captioner: CaptionConfig, folder: Path) -> None:
+def kill_rounds(rounds: int, photos: Path, captioner: CaptionConfig, folder: Path, change=change) -> None:
     """Kill the growth of a set at random moments; run again, it ends as an undisturbed one."""
 
     make(folder / "old", photos, captioner)

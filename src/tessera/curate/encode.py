@@ -27,11 +27,12 @@ from tessera.curate.caption.caption import check_made_from, without_captions
 from tessera.curate.caption.table import Texts, in_order, read_levels
 from tessera.curate.grown import changed_since
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
+from tessera.curate.linked import SHARD_SUMS, Whole, shard_facts, stored_order, whole_shards
 from tessera.devices import pick_device
 from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import Shard, write_shard
-from tessera.encoded.store import SHARD_SHA256, latent_moments, open_encoded, shard_name
-from tessera.files import sha256_file
+from tessera.encoded.store import latent_moments, latent_sums, open_encoded, shard_name
+from tessera.files import link_or_copy
 from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, Words, load_text_encoder, split_words
 from tessera.pretrained.vae import AS_IT_IS, CODECS, LatentCodec, load_codec, shape_of_latents
 from tessera.progress import progress
@@ -86,6 +87,10 @@ class _Shard(NamedTuple):
     levels: tuple[str, ...]
     repeated: set[str]
     """Those of its captions that several records of the set have."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(job.entry.key for job in self.jobs)
 
 
 def encode(
@@ -142,9 +147,10 @@ def encode(
     stage = find_stage(out, **call)
     if stage is not None and stage.done:
         return
-    before = None
+    before = earlier = None
     if reuse is not None:
         before = Path(reuse), changed_since(images, Path(reuse), "encode", described, recipe)
+        earlier = open_encoded(before[0])
     jobs, missing = _list_jobs(images, captions, mixed and mixed.rows, config.seed, buckets)
     total = len(jobs) + len(missing)
     error = without_captions(captions, out, missing, total, "Caption them with `tessera caption`, by hand with --file")
@@ -155,13 +161,22 @@ def encode(
         return
     levels = in_order(level for job in jobs for level in job.captions)
     times = Counter(caption for job in jobs for caption in set(job.captions.values()))
-    shards = []
+    whole: Whole = {}
+    if before is not None and earlier is not None and earlier.levels == levels:
+        kept = ((job.entry, job.captions) for job in jobs if job.entry.key not in before[1])
+        texts = ((entry.key, entry.class_name, *(told.get(level, "") for level in levels)) for entry, told in kept)
+        whole = whole_shards(earlier, {each[0]: each for each in texts}, config.shard_size)
+    stored = [jobs[number] for number in stored_order(out, [job.entry.key for job in jobs], whole)]
+    shards: list[_Shard] = []
     for number, start in enumerate(range(0, len(jobs), config.shard_size)):
-        some = jobs[start : start + config.shard_size]
+        some = stored[start : start + config.shard_size]
         repeated = {caption for job in some for caption in job.captions.values() if times[caption] > 1}
         shards.append(_Shard(out / shard_name(number), some, levels, repeated))
     part, parts = engine.part or (0, 1)
     mine = shards[part::parts]
+    for shard in mine:
+        if shard.keys in whole and not shard.path.exists():
+            link_or_copy(whole[shard.keys], shard.path)
     todo = [shard for shard in mine if not shard.path.exists()]
     total, left = (sum(len(shard.jobs) for shard in some) for some in (mine, todo))
     with progress("encode", total, completed=total - left) as bar:
@@ -187,6 +202,10 @@ def encode(
             "usual_tokens": np.percentile(lengths, USUAL, method="nearest").tolist(),
         }
 
+    made = {shard.path: shard.keys for shard in shards}
+    sums = (
+        None if codec.normalization == AS_IT_IS else lambda path: latent_sums(Shard(path, latent_shape, levels, shapes))
+    )
     facts = {
         "captioner": read_manifest(captions, "caption").config["captioner"],
         "latent_codec": codec.id,
@@ -196,11 +215,11 @@ def encode(
         "latent_shape": list(latent_shape),
         "text_width": encoder.width,
         "image_size": size,
-        SHARD_SHA256: {shard.path.name: sha256_file(shard.path) for shard in shards},
+        **shard_facts(out, made, whole, earlier.facts if earlier else {}, sums),
         "text": tokens([next(job.captions[level] for level in levels if level in job.captions) for job in jobs]),
     }
-    if codec.normalization != AS_IT_IS:
-        mean, std = latent_moments(Shard(shard.path, latent_shape, levels, shapes) for shard in shards)
+    if sums is not None:
+        mean, std = latent_moments(facts[SHARD_SUMS].values())
         facts |= {"latent_mean": mean, "latent_std": std}
         shift, scale = codec.normalization or (mean, [1 / each if each else 1.0 for each in std])
         facts |= {"latent_shift": list(shift), "latent_scale": list(scale)}

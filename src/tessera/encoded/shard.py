@@ -260,11 +260,17 @@ class Shard:
             return offsets.tolist(), tokens.to_numpy()
         return offsets.tolist(), tokens.values.to_numpy().reshape(len(tokens), tokens.type.list_size)
 
-    def every_key(self) -> list[str]:
+    def strings(self, name: str) -> list[str]:
+        """Return a column of texts: key, class, or a caption's."""
         try:
-            return [_string(batch["key"], row) for batch in self.batches for row in range(len(batch["key"][0]) - 1)]
+            columns = [batch[name] for batch in self.batches]
+            return [_string(column, row) for column in columns for row in range(len(column[0]) - 1)]
         except UnicodeDecodeError as error:
             raise _damaged(self.path, error) from error
+
+    def texts(self) -> list[tuple[str, ...]]:
+        """Return key, class and the caption of each level, "" where there is none, of every record."""
+        return list(zip(*(self.strings(name) for name in ("key", "class", *(each[0] for each in self._columns)))))
 
     def captions(self, row: int) -> list[str]:
         """Return a record's caption of each level, "" where it has none."""

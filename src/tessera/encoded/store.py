@@ -16,11 +16,14 @@ import numpy as np
 from tessera.config import UserError
 from tessera.encoded.record import LONG, EncodedRecord, TextEncodingKind, unpack_floats
 from tessera.encoded.shard import AGAIN, Layout, Shard, inspect_shard, write_shard
-from tessera.files import sha256_file
+from tessera.files import read_table, sha256_file
 from tessera.stages import MANIFEST, read_manifest
 
 SHARD_SHA256 = "shard_sha256"
-"""In the manifest's facts: the SHA-256 of each shard, by file name."""
+"""In the manifest's facts: the SHA-256 of each shard, and of `ORDER`, by file name."""
+ORDER = "order.parquet"
+"""Column `place`: the number under which each record is stored. Of sets that grew, whose older shards stay as they
+were; without the file the records are stored in their order."""
 
 
 def shard_name(index: int) -> str:
@@ -54,14 +57,20 @@ def write_encoded(
     return paths
 
 
-def latent_moments(shards: Iterable[Shard]) -> tuple[list[float], list[float]]:
-    """Return the mean and standard deviation of each channel of the latents in shards, to 6 digits."""
-    count, total, square = 0, np.zeros(1), np.zeros(1)
-    for mean, std in (pair for shard in shards for pair in shard.latents()):
+def latent_sums(shard: Shard) -> list[list[float]]:
+    """Return of each channel of a shard's latents the number of values, their sum, and the sum of their squares."""
+    count, total, square = 0, np.zeros(shard.latent_shape[0]), np.zeros(shard.latent_shape[0])
+    for mean, std in shard.latents():
         mean, std = mean.astype(np.float64), std.astype(np.float64)
         count += mean.shape[0] * mean.shape[2]
-        total = total + mean.sum((0, 2))
-        square = square + (mean**2 + std**2).sum((0, 2))
+        total += mean.sum((0, 2))
+        square += (mean**2 + std**2).sum((0, 2))
+    return [[count] * len(total), total.tolist(), square.tolist()]
+
+
+def latent_moments(sums: Iterable[list[list[float]]]) -> tuple[list[float], list[float]]:
+    """Return the mean and standard deviation of each channel from the sums of all shards, to 6 digits."""
+    count, total, square = np.sum([*sums], axis=0)
     means = total / count
     stds = np.sqrt(np.maximum(square / count - means**2, 0))
     means, stds = ([float(f"{value:.6g}") for value in values] for values in (means, stds))
@@ -91,6 +100,7 @@ class EncodedStore:
         self.latent_shape, self.text_width, self.text_encoding, self.levels, self.shapes = layout
         self.records_read = 0
         self._shard_size, self._length = sizes[0], sum(sizes)
+        self._order = self._read_order()
         expected = self.manifest.counts.get("records") if self.manifest else None
         if expected not in (None, self._length):
             raise UserError(f"{directory}: has {self._length} records, its manifest says {expected}; {AGAIN}")
@@ -117,8 +127,23 @@ class EncodedStore:
                 raise UserError(f"{path}: has {size} records, but {self._paths[0].name} has {sizes[0]}; {AGAIN}")
         return layouts[0], sizes
 
+    def _read_order(self) -> np.ndarray | None:
+        """Return the place of each record (records,), None = its own number."""
+        path = self.directory / ORDER
+        if not path.exists() and ORDER not in self.facts.get(SHARD_SHA256, {}):
+            return None
+        places = read_table(path, ["place"])["place"].to_numpy()
+        if not np.array_equal(np.sort(places), np.arange(self._length)):
+            raise UserError(f"{path}: is not an order of the {self._length} records; {AGAIN}")
+        return places
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """Return the number of a record's shard, and its row there."""
+        index = range(self._length)[index]
+        return divmod(index if self._order is None else int(self._order[index]), self._shard_size)
+
     def _checksums(self, path: Path) -> str:
-        """Return a damaged shard's checksum and its former one in words; "" where the manifest has none."""
+        """Return a damaged file's checksum and its former one in words; "" where the manifest has none."""
         expected = self.facts.get(SHARD_SHA256, {}).get(path.name)
         return f" (its SHA-256 is {sha256_file(path)}, its manifest says {expected})" if expected else ""
 
@@ -131,7 +156,8 @@ class EncodedStore:
         """Read every shard whole, process `part` of `parts` every `parts`-th one. Raises UserError that names the first
         whose bytes are not those that were encoded."""
         expected = self.facts.get(SHARD_SHA256, {})
-        for path in self._paths[part::parts]:
+        files = self._paths if self._order is None else [*self._paths, self.directory / ORDER]
+        for path in files[part::parts]:
             if path.name in expected and sha256_file(path) != expected[path.name]:
                 raise UserError(f"{path}: is damaged{self._checksums(path)}; {AGAIN}")
 
@@ -143,26 +169,32 @@ class EncodedStore:
 
     def read(self, index: int, level: int = 0) -> EncodedRecord:
         """Return record `index` with its caption of level number `level`, or the first that it has."""
-        which, row = divmod(range(self._length)[index], self._shard_size)
+        which, row = self._find(index)
         self.records_read += 1
         return self._shard(which).read(row, level)
 
     def length(self, index: int, level: int = 0) -> int:
         """Return the number of tokens of what `read` returns, or bytes of its caption where no text is stored."""
-        which, row = divmod(range(self._length)[index], self._shard_size)
+        which, row = self._find(index)
         return self._shard(which).length(row, level)
 
     def captions(self, index: int) -> dict[str, str]:
         """Return level -> caption of the levels that record `index` has."""
-        which, row = divmod(range(self._length)[index], self._shard_size)
+        which, row = self._find(index)
         told = dict(zip(self.levels, self._shard(which).captions(row)))
         return {level: caption for level, caption in told.items() if caption or len(told) == 1}
 
     def keys(self, start: int = 0) -> list[str]:
         """Return the keys of the records from number `start` on; nothing else of them is read."""
-        first = start // self._shard_size
-        found = [key for which in range(first, len(self._paths)) for key in self._shard(which).every_key()]
+        first = 0 if self._order is not None else start // self._shard_size
+        found = [key for which in range(first, len(self._paths)) for key in self._shard(which).strings("key")]
+        if self._order is not None:
+            return [found[place] for place in self._order[start:]]
         return found[start - first * self._shard_size :]
+
+    def shards(self) -> list[Shard]:
+        """Return the shards, as they are stored."""
+        return [self._shard(which) for which in range(len(self._paths))]
 
     def _shard(self, which: int) -> Shard:
         shard = self._shards[which]
@@ -175,7 +207,8 @@ class EncodedStore:
         """The number of each record's bucket (records,) uint8; all 0 in a set without buckets."""
         if not self.shapes:
             return np.zeros(len(self), np.uint8)
-        return np.concatenate([self._shard(which).buckets() for which in range(len(self._paths))])
+        stored = np.concatenate([shard.buckets() for shard in self.shards()])
+        return stored if self._order is None else stored[self._order]
 
     @property
     def facts(self) -> dict[str, Any]:

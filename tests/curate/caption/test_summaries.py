@@ -1,5 +1,6 @@
 """summarize: a language model shortens the captions of a run, image by image."""
 
+import csv
 import json
 
 import pytest
@@ -39,10 +40,36 @@ def test_a_server_is_asked_with_the_caption_alone(images, told, tmp_path):
         assert len([body for _, body in server.requests if body]) == len(bodies)  # done
     assert read_captions(out) == {key: " ".join(text.split()[:4]) for key, text in long.items()}
     assert read_manifest(out).config["model"] == "stub"
-    assert set(read_table(out / CAPTIONS_TABLE)["prompt"].to_pylist()) == {INSTRUCTION}
+    asked = [INSTRUCTION.format(caption=text) for text in long.values()]
+    assert read_table(out / CAPTIONS_TABLE)["prompt"].to_pylist() == asked
     joined = tmp_path / "joined"
     caption(joined, images, CaptionConfig(captioner="join"), captions=[f"long={told}", f"short={out}"])
     assert read_levels(joined) == {"long": long, "short": read_captions(out)}
+
+
+def test_captions_that_changed_are_shortened_again(images, told, tmp_path):
+    """Of images that are the same; the others keep what they had, in the order of the set."""
+    texts = read_captions(told)
+    with open(tmp_path / "other.csv", "w", newline="") as file:
+        rows = [
+            (key, "Another caption, by hand." if number % 3 == 0 else text)
+            for number, (key, text) in enumerate(texts.items())
+        ]
+        csv.writer(file).writerows([("key", "text"), *rows])
+    caption(tmp_path / "imported", images, CaptionConfig(captioner="import"), captions_file=tmp_path / "other.csv")
+    config = CaptionConfig(captioner="summarize")
+    with ChatServer(lambda body, number: (200, completion(first_words(question_of(body))))) as server:
+        how = {"captions": [told], "server": server.address}
+        caption(tmp_path / "short", images, config, **how)
+        before = len(server.requests)
+        how["captions"] = [tmp_path / "imported"]
+        caption(tmp_path / "again", images, config, reuse=tmp_path / "short", **how)
+        asked = [question_of(body) for _, body in server.requests[before:] if body]
+        caption(tmp_path / "anew", images, config, **how)
+    assert asked == [INSTRUCTION.format(caption="Another caption, by hand.")] * -(-len(texts) // 3)
+    assert list(read_captions(tmp_path / "again").items()) == list(read_captions(tmp_path / "anew").items())
+    again, anew = ((tmp_path / name / CAPTIONS_TABLE).read_bytes() for name in ("again", "anew"))
+    assert again == anew
 
 
 def test_a_model_of_this_machine_is_asked_again_for_what_is_no_caption(images, told, tmp_path, monkeypatch):

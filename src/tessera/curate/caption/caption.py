@@ -8,11 +8,10 @@ which training draws one each time.
 
 import csv
 import dataclasses
-import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,24 +157,25 @@ def caption(
     described = to_dict(captioner.config)
     if source.by_shards:
         described |= {"revision": captioner.revision, "settings": captioner.settings}
-    taken_over: dict[str, Answer] = {}
+    asked = list(requests) if source.by_shards else []
+    parts, taken_over = out / PARTS, None
     if reuse is not None and source.by_shards and not complete:
         changed = changed_since(images, Path(reuse), "caption", described, recipe)
-        taken_over = _read_answers(Path(reuse), but=changed)
+        taken_over = _taken_over(Path(reuse), [each for each in asked if each.key not in changed], captioner)
+        parts /= read_manifest(Path(reuse)).sha256[:12]  # of fewer images than those of a call without it
     # Each task of an array job may write the whole table: the same bytes.
     stage = open_stage(out, stage="caption", config=described, inputs=inputs, shared=engine.part is not None)
     if stage.done and not again:
         return
     path, missing = out / CAPTIONS_TABLE, dict(captioner.missing)
-    asked = list(requests) if source.by_shards else []
     table = read_table(path) if path.exists() else None  # a stop came between the table and the manifest, or `again`
     if table is None or again:
         if source.by_shards:
-            known = set(table["key"].to_pylist()) if table is not None else set()
+            known = {key for rows in (table, taken_over) if rows is not None for key in rows["key"].to_pylist()}
             by_hand = captions_by_hand(captions_file, images) if captions_file is not None else {}
             left = [request for request in asked if request.key not in known]
             answers = {key: Answer(text, BY_HAND) for key, text in by_hand.items()}
-            told = make_captions(path, left, source, call, engine, answers | taken_over, shard)
+            told = make_captions(path, parts, left, source, call, engine, answers, shard)
             if told is None:  # other tasks of the array job are not done
                 return
             failed = told.filter(pc.field("text").is_null())
@@ -185,7 +185,7 @@ def caption(
             order = in_order(level for each in texts.values() for level in each)
             rows = [(key, level, each[level]) for key, each in texts.items() for level in order if level in each]
             columns = {name: [row[i] for row in rows] for i, name in enumerate(("key", LEVEL, "text"))}
-            told = pa.table(columns | {"prompt": pa.repeat(captioner.prompt(None), len(rows))})
+            told = pa.table(columns | {"prompt": pa.repeat(captioner.said or "", len(rows))})
             told = told.drop_columns([LEVEL]) if order in ((), (LONG,)) else told
         constant = {
             "captioner": captioner.config.captioner,
@@ -194,9 +194,12 @@ def caption(
         }
         columns = {name: told.column(name) for name in told.column_names}
         columns |= {name: pa.repeat(text, told.num_rows) for name, text in constant.items()}
-        noted = "note" in columns and any(columns["note"].to_pylist())
+        made = pa.table(columns)
+        if taken_over is not None:
+            made = _in_order(pa.concat_tables([made, taken_over.select(made.column_names)]), asked)
+        noted = "note" in columns and any(made["note"].to_pylist())
         leveled = [LEVEL] if LEVEL in columns else []
-        made = pa.table(columns).select(["key", *leveled, *COLUMNS[1:], *(["note"] if noted else [])])
+        made = made.select(["key", *leveled, *COLUMNS[1:], *(["note"] if noted else [])])
         table = made if table is None else _in_order(pa.concat_tables([table, made], promote_options="default"), asked)
         write_table(path, table)
     shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -219,12 +222,14 @@ def caption(
 WHAT_NOW = "What is done is kept: run this again to ask for them again, or with --file for captions by hand"
 
 
-def _read_answers(captions: Path, but: Set[str]) -> dict[str, Answer]:
-    """Return key -> caption of a captions directory, without the keys `but`."""
+def _taken_over(captions: Path, requests: Sequence[CaptionRequest], captioner: CaptionSource) -> pa.Table:
+    """Return the rows of a captions directory for those of these images about which it was asked the same."""
     table = read_table(captions / CAPTIONS_TABLE)
-    notes = table["note"].to_pylist() if "note" in table.column_names else itertools.repeat("")
-    rows = zip(table["key"].to_pylist(), table["text"].to_pylist(), notes)
-    return {key: Answer(text, note) for key, text, note in rows if key not in but}
+    if "note" not in table.column_names:
+        table = table.append_column("note", pa.repeat("", table.num_rows))
+    prompts = {request.key: captioner.prompt(request) for request in requests}
+    rows = zip(table["key"].to_pylist(), table["prompt"].to_pylist())
+    return table.filter([key in prompts and prompt in (BY_HAND, prompts[key]) for key, prompt in rows])
 
 
 def _in_order(table: pa.Table, requests: Sequence[CaptionRequest]) -> pa.Table:

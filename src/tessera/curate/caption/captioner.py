@@ -107,9 +107,9 @@ class CaptionSource:
     said: str | None = ""
     """The column `prompt`; None: the paper's prompts."""
 
-    def prompt(self, placement: Placement | None) -> str:
-        """Return what the column `prompt` says of an image, `placement` being what CutMix pasted."""
-        return prompt_of(placement) if self.said is None else self.said
+    def prompt(self, request: CaptionRequest) -> str:
+        """Return what the column `prompt` says of an image: what the captioner is asked."""
+        return prompt_of(request.placement) if self.said is None else self.said
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterable[tuple[str, Any]]:
         """Return (key, caption) of each image: by shards in any order an `Answer`; at once, in order, its text at each

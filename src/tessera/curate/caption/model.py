@@ -37,6 +37,7 @@ STREAM = 16
 QUESTIONS_AHEAD = 32
 """Questions whose images are read before the server is asked."""
 COLUMNS = ("key", "text", "prompt", "note")
+_SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 BY_HAND = "by hand"
 """The prompt of a caption that the user gave for an image without an answer."""
 
@@ -138,6 +139,7 @@ class Part:
 
 def make_captions(
     joined: Path,
+    folder: Path,
     requests: Sequence[CaptionRequest],
     source: type[CaptionSource],
     call: CaptionCall,
@@ -148,13 +150,14 @@ def make_captions(
     """Return the captions of `requests` in their order, with `COLUMNS`; `source` is made in each worker.
 
     None while parts of other tasks of an array job are missing, or when another task has written the file `joined`
-    since. known: key -> answer of images that are not asked about. shard: images in a part.
+    since. folder: for the parts, which are of these requests alone. known: key -> answer of images that are not asked
+    about. shard: images in a part.
     """
     parts = []
     for number, start in enumerate(range(0, len(requests), shard)):
         some = list(requests[start : start + shard])
         told = {request.key: known[request.key] for request in some if request.key in known}
-        parts.append(Part(joined.parent / PARTS / f"captions-{number:05d}.parquet", some, told))
+        parts.append(Part(folder / f"captions-{number:05d}.parquet", some, told))
     index, count = engine.part or (0, 1)
     own = parts[index::count]
     todo = [part for part in own if not part.path.exists()]
@@ -177,7 +180,7 @@ def make_captions(
     if not all(part.path.exists() for part in parts):
         return None
     try:
-        return pa.concat_tables([read_table(part.path, COLUMNS) for part in parts])
+        return pa.concat_tables([_SCHEMA.empty_table(), *(read_table(part.path, COLUMNS) for part in parts)])
     except UserError:
         if joined.exists():
             return None
@@ -244,7 +247,7 @@ class _Open:
         part, told = self.part, self.told
         self.file.close()
         notes = [told[request.key].note for request in part.requests]
-        prompts = [captioner.prompt(request.placement) for request in part.requests]
+        prompts = [captioner.prompt(request) for request in part.requests]
         columns = {
             "key": [request.key for request in part.requests],
             "text": [told[request.key].text for request in part.requests],
@@ -253,7 +256,7 @@ class _Open:
         }
         complete = all(answer.text is not None for answer in told.values())
         path = part.path if complete else part.some_missing
-        write_table(path, columns, pa.schema([(name, pa.string()) for name in COLUMNS]))
+        write_table(path, columns, _SCHEMA)
         if complete:
             part.journal.unlink(missing_ok=True)
             part.some_missing.unlink(missing_ok=True)

@@ -15,7 +15,6 @@ from tessera.pretrained.answers import RETRIES, Answer, NoCaption, caption_of
 from tessera.pretrained.chat import ChatClient, Question
 from tessera.pretrained.llm import Writer, load_writer, writer_id
 from tessera.randomness import address
-from tessera.records import Placement
 
 INSTRUCTION = (
     "Shorten this caption of an image to one sentence of at most 15 words, as a person would type it to ask for the"
@@ -43,20 +42,24 @@ class Summarized(CaptionSource):
             self.revision = str(self.config.model).rpartition("@")[2]
         self.settings |= {"max_new_tokens": call.max_new_tokens}
 
-    def prompt(self, placement: Placement | None) -> str:
-        return INSTRUCTION
+    @functools.cached_property
+    def _texts(self) -> dict[str, str]:
+        return read_captions(self._captions)
+
+    def prompt(self, request: CaptionRequest) -> str:
+        return INSTRUCTION.format(caption=self._texts.get(request.key, ""))
 
     @functools.cached_property
     def _writer(self) -> Writer:
         return load_writer(self._model, None, pick_device(self._device))
 
     def answer(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple[str, Answer]]:
-        texts, seed = read_captions(self._captions), self.config.seed
+        texts, seed = self._texts, self.config.seed
 
         def questions() -> Iterator[tuple[str, Question]]:
             for request in requests:
-                if (text := texts.get(request.key)) is not None:
-                    yield request.key, Question(INSTRUCTION.format(caption=text))
+                if request.key in texts:
+                    yield request.key, Question(self.prompt(request))
                 else:
                     without.append(request.key)
 

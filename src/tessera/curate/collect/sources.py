@@ -8,7 +8,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from tessera.config import UserError
 from tessera.curate.buckets import Size
 from tessera.curate.collect.crops import RejectedImage, image_size, square_crop
 from tessera.curate.grown import content_state, file_state, read_sizes, read_states
-from tessera.files import TEMPORARY, atomic_path
+from tessera.files import TEMPORARY, link_or_copy
 from tessera.images import is_complete_png, write_png
 
 BY_PILLOW = f"{TEMPORARY}pillow-"
@@ -217,18 +216,7 @@ class CropWork:
         made, size = self.reuse / f"{key}.png", read_sizes(self.reuse).get(key)
         if size is None or not is_complete_png(made):
             return None
-        for _ in range(2):
-            try:
-                os.link(made, path)
-                return size
-            except FileExistsError:  # of an interrupted call
-                path.unlink()
-            except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError:  # no links here, or to another disk
-                break
-        with atomic_path(path, durable=False) as temporary:
-            shutil.copyfile(made, temporary)
+        link_or_copy(made, path, durable=False)
         return size
 
     def _is_newer(self, crop: Path, file: Path) -> bool:
