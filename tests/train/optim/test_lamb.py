@@ -33,29 +33,33 @@ def lamb_of(starts, adapted, *, lr, **options):
     lamb = Lamb(params, rows, weights, grads, adapted, **options)
     lamb.param_groups[0]["lr"] = lr
 
-    def step(gradients):
+    def step(gradients, clip=None):
         torch._foreach_copy_(views, gradients)
-        lamb.step()
-        finish(weights, grads, lamb.factor, None, 0.0, None)
+        lamb.clip = clip
+        lamb.step(lambda part, update, factor: finish(weights[part], update, factor, None, 0.0, None))
 
     return params, step
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 2, 512])
-def test_lamb_against_a_reference(monkeypatch, chunk_rows):
-    """Tensors of less than a row and of several, in chunks that end within them."""
+@pytest.mark.parametrize(("chunk_rows", "group_rows"), [(1, 1), (2, 3), (2, 512), (512, 512)])
+def test_lamb_against_a_reference(monkeypatch, chunk_rows, group_rows):
+    """Tensors of less than a row and of several, in chunks that end within them, and one or several to a group; some
+    gradients are clipped."""
     monkeypatch.setattr(lamb_module, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(lamb_module, "GROUP_ROWS", group_rows)
     shapes = [(5, 3), (40, 64), (2, 3, 2), (6,)]
     # One weight is huge and one tiny, so that a clipped trust ratio would be seen.
     starts = [tensor(*s, seed=7, scale=c) for s, c in zip(shapes, (100.0, 1e-3, 1.0, 1.0))]
     adapted, betas = [True, True, True, False], (0.9, 0.99)
     params, step = lamb_of(starts, adapted, lr=0.01, betas=betas, weight_decay=0.1)
     gradients = [[tensor(*s, seed=20 + n, scale=0.3) for s in shapes] for n in range(5)]
-    for each in gradients:
-        step(each)
+    clips = [None, torch.tensor(0.1), None, torch.tensor(1.0), torch.tensor(0.01)]
+    for each, clip in zip(gradients, clips):
+        step(each, clip)
     for i, (p, start) in enumerate(zip(params, starts)):
         settings = {"lr": 0.01, "betas": betas, "decay": 0.1 * adapted[i], "adapt": adapted[i]}
-        expected = reference_lamb(start, [g[i] for g in gradients], **settings)
+        clipped = [g[i] if clip is None else g[i] * clip for g, clip in zip(gradients, clips)]
+        expected = reference_lamb(start, clipped, **settings)
         assert torch.allclose(p.double(), expected, rtol=1e-5, atol=1e-9), shapes[i]
 
 

@@ -1,5 +1,6 @@
 """Tensors in a matrix of rows: their places, views and sums."""
 
+import pytest
 import torch
 
 from tessera.train.optim.matrix import WIDTH, Rows
@@ -24,4 +25,16 @@ def test_sums_are_over_each_tensor():
     matrix = rows.zeros()
     values = [torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n, shape in enumerate(SHAPES)]
     torch._foreach_copy_(rows.views(matrix), values)
-    torch.testing.assert_close(rows.sums(matrix.square().sum(1)), torch.stack([v.square().sum() for v in values]))
+    expected, squares = torch.stack([v.square().sum() for v in values]), matrix.square().sum(1)
+    torch.testing.assert_close(rows.sums(squares, rows.tensor), expected)
+    found = rows.sums(squares[1:6], rows.tensor[1:6])
+    torch.testing.assert_close(found, expected * torch.tensor([0, 1, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    ("least", "ends"), [(1, [1, 3, 6, 7]), (2, [3, 6, 7]), (3, [3, 6, 7]), (4, [6, 7]), (7, [7]), (9, [7])]
+)
+def test_groups_are_of_whole_tensors(least, ends):
+    groups = Rows([torch.empty(shape) for shape in [*SHAPES, (0,)]]).groups(least)
+    assert [group.stop for group in groups] == ends
+    assert [group.start for group in groups] == [0, *ends[:-1]]

@@ -1,23 +1,28 @@
 """LAMB, as a torch optimizer over the rows of one matrix, and what follows every optimizer's step in the same pass."""
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tessera.train.optim.matrix import Rows
+from tessera.train.optim.matrix import WIDTH, Rows
 
-CHUNK_ROWS = 512
-"""Rows that a CPU works on at a time, 2 MB of each matrix: they stay in its cache from the first operation to the last,
-so that each matrix is read and written once."""
+CHUNK_ROWS = 128
+"""Rows that a CPU works on at a time, 0.5 MB of each matrix: they stay in a core's own cache from the first operation
+to the last, so that each matrix is read and written once."""
+GROUP_ROWS = 1024
+"""Rows, at least, of the tensors whose weights a CPU changes as soon as their norms are known: 4 MB of weights and as
+much of steps, which are then still in the cache that cores share."""
 
 
-def chunks(matrix: Tensor) -> list[slice]:
-    """Return the rows of a matrix in the chunks in which its device passes over them: a GPU all at once."""
-    size = CHUNK_ROWS if matrix.device.type == "cpu" else max(1, len(matrix))
-    return [slice(first, first + size) for first in range(0, max(1, len(matrix)), size)]
+def chunks(*matrices: Tensor | None) -> list[tuple[Any, ...]]:
+    """Return matrices of equally many rows in the chunks in which their device passes over them: a GPU all at once."""
+    rows, device = next((len(m), m.device.type) for m in matrices if m is not None)
+    size = CHUNK_ROWS if device == "cpu" else max(1, rows)
+    return [*zip(*(repeat(None, max(1, -(-rows // size))) if m is None else m.split(size) for m in matrices))]
 
 
 def moments(
@@ -49,14 +54,14 @@ def moments(
 def moments_of_cpu(
     weights: Tensor, grads: Tensor, mean: Tensor, square: Tensor, decay: Tensor, step: Tensor, numbers: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Return what `moments` does without a `skip`, by torch's fused kernel of Adam: one pass adds its step to the
-    weight decay. step: memory for as many rows or more. numbers: the kernel's."""
-    step = torch.mul(weights, decay, out=step[: len(weights)])
+    """Return what `moments` does without a `skip`, by torch's fused kernel of Adam, which adds its step to the weight
+    decay in `step`. numbers: the kernel's."""
+    torch.mul(weights, decay, out=step)
+    norms = torch.linalg.vector_norm(weights, dim=1)
     fixed: Any = {"lr": -1.0, "weight_decay": 0.0, "amsgrad": False, "maximize": False}  # -1: added, not subtracted
     kernel: Any = torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
     kernel([step], [grads], [mean], [square], [], **fixed, **numbers)
-    grads.copy_(step)
-    return torch.linalg.vector_norm(weights, dim=1), torch.linalg.vector_norm(step, dim=1)
+    return norms, torch.linalg.vector_norm(step, dim=1)
 
 
 def finish(
@@ -79,7 +84,7 @@ def finish(
 
 class Lamb(Optimizer):
     """LAMB (You et al. 2020, Algorithm 2): Adam's step times |w| / |step|, unclipped, for the tensors of `adapted`;
-    these alone decay. `step` leaves the weights to `finish`, with `factor` and the gradients, then the steps.
+    these alone decay. `step` leaves the weights to its caller, who has more to do with them in the same pass.
 
     `sum_over_ranks`: sums squared norms over the ranks that hold parts of the weights, in place; None = one holds all.
     """
@@ -111,22 +116,37 @@ class Lamb(Optimizer):
         self.clip: Tensor | None = None
         """Factor of all gradients in the next step."""
         self.moments: Callable[..., tuple[Tensor, Tensor]] = moments
-        self.factor = torch.zeros(len(weights), 1, device=weights.device)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, finish: Callable[[slice, Tensor, Tensor], None]) -> None:  # type: ignore[override]
+        """Call finish(rows, update, factor) once for all rows of the weights, or for group after group of them: factor
+        (rows, 1) * update (rows, WIDTH) is to be added to these. The gradients are not kept."""
         found: Tensor | None = getattr(self, "found_inf", None)
-        (beta1, beta2), skip = self.betas, None if found is None else found > 0
+        skip = None if found is None else found > 0
         self.steps += 1 if found is None else 1 - found
         matrices = (self.weights, self.grads, self.mean, self.square, self.decay)
         if self.weights.device.type == "cpu" and skip is None:
-            parts = chunks(self.weights)
-            kernel: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": self.eps, "state_steps": [self.steps[0]]}
-            kernel["grad_scale"] = None if self.clip is None or self.clip == 1 else 1 / self.clip
-            memory = torch.empty_like(self.weights[parts[0]])
-            rows = (tuple(m[part] for m in matrices) for part in parts)
-            self._adapt([moments_of_cpu(*each, step=memory, numbers=kernel) for each in rows])
-            return
+            self._step_in_cache(finish, matrices)
+        else:
+            norms = self.moments(*matrices, self._numbers(skip), skip)
+            finish(slice(None), self.grads, self._factor(slice(None), norms))
+
+    def _step_in_cache(self, finish: Callable[[slice, Tensor, Tensor], None], matrices: Sequence[Tensor]) -> None:
+        """Make the step on a CPU, chunk by chunk, and finish each group of tensors before the next."""
+        # Ranks add up their norms once, for all tensors.
+        groups = [slice(0, len(self.weights))] if self.sum_over_ranks else self.rows.groups(GROUP_ROWS)
+        numbers: dict[str, Any] = {"beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps}
+        numbers["state_steps"] = [self.steps[0]]
+        numbers["grad_scale"] = None if self.clip is None or self.clip == 1 else 1 / self.clip
+        memory = self.weights.new_empty(max(group.stop - group.start for group in groups), WIDTH)
+        for group in groups:
+            steps = memory[: group.stop - group.start]
+            norms = [moments_of_cpu(*part, numbers=numbers) for part in chunks(*(m[group] for m in matrices), steps)]
+            finish(group, steps, self._factor(group, [torch.cat(side) for side in zip(*norms)]))
+
+    def _numbers(self, skip: Tensor | None) -> dict[str, Any]:
+        """Return the numbers of `moments`."""
+        beta1, beta2 = self.betas
         numbers: dict[str, Any] = {"1 - beta2": 1 - beta2}
         if skip is None:
             count = float(self.steps[0])
@@ -139,20 +159,19 @@ class Lamb(Optimizer):
         scale, eps = unbiased / (1 - beta2**count) ** 0.5, self.eps * unbiased
         if isinstance(scale, Tensor):
             scale, eps = scale.float(), eps.float()
-        numbers |= {"scale": scale, "eps": eps}
-        if numbers["clip"] == 1.0 and skip is None:
-            numbers["clip"] = None
-        self._adapt([self.moments(*(m[part] for m in matrices), numbers, skip) for part in chunks(self.weights)])
+        return numbers | {"scale": scale, "eps": eps}
 
-    def _adapt(self, norms: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Set the factor of each row's step from the norms of weights and steps, (rows,) each, of all chunks."""
-        squares = torch.stack([self.rows.sums(torch.cat(side).square()) for side in zip(*norms)])  # (2, tensors)
+    def _factor(self, rows: slice, norms: Sequence[Tensor]) -> Tensor:
+        """Return the factor of the step of these rows (rows, 1), of whole tensors, from the norms of their weights and
+        of their steps, (rows,) each."""
+        tensors = self.rows.tensor[rows]
+        squares = torch.stack([self.rows.sums(side.square(), tensors) for side in norms])  # (2, tensors)
         if self.sum_over_ranks is not None:
             self.sum_over_ranks(squares)
         weights, changes = squares.sqrt()
         adapts = self.adapted & (weights > 0) & (changes > 0)
         trust = torch.where(adapts, weights / changes, torch.ones_like(weights))
-        self.factor = (-self.param_groups[0]["lr"] * trust)[self.rows.tensor][:, None]
+        return (-self.param_groups[0]["lr"] * trust)[tensors][:, None]
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -206,18 +206,24 @@ class MasterOptimizer:
                     group["lr"].fill_(peak * lr_fraction)
                 else:
                     group["lr"] = peak * lr_fraction
-            optimizer.step()
+            if optimizer is not self.lamb:
+                optimizer.step()
+        share = 0.0 if ema is None else ema.share(number or 0, skip)
+        average, network = None if ema is None else ema.weights, self.own_network if self.copied else None
+
+        def finish(rows: slice, update: Tensor | None = None, factor: Tensor | None = None) -> None:
+            weights, averaged, own = (m if m is None else m[rows] for m in (self.weights, average, network))
+            parts = chunks(weights, update, factor, averaged, own)
+            for w, u, f, a, n in reversed(parts):  # the last ones are in the cache
+                self.finish(w, u, f, a, share, n)
+
+        if self.lamb is not None:
+            self.lamb.step(finish)
+            self.lamb.clip = None
+        else:
+            finish(slice(None))
         if self.scaled is not None:
             self.scaled.grad_scale = None  # type: ignore[attr-defined]
-        update, factor, average, share = None, None, None, 0.0
-        if self.lamb is not None:
-            self.lamb.clip, update, factor = None, self.own_gradients, self.lamb.factor
-        if ema is not None:
-            average, share = ema.weights, ema.share(number or 0, skip)
-        matrices = (self.weights, update, factor, average, self.own_network if self.copied else None)
-        for part in chunks(self.weights):
-            weights, update_, factor_, average_, network = (m if m is None else m[part] for m in matrices)
-            self.finish(weights, update_, factor_, average_, share, network)
         self._send()
         self.zero_grad()
 

@@ -1,7 +1,7 @@
 """Tensors one after another in a matrix of rows, so that one call works on all of them."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -31,6 +31,14 @@ class Rows:
         parts = zip(self.starts, self.starts[1:], self.shapes)
         return [matrix[first:end].flatten()[: shape.numel()].view(shape) for first, end, shape in parts]
 
-    def sums(self, of_rows: Tensor) -> Tensor:
-        """Return the sum over each tensor's rows (N,) of a number for each row (rows,)."""
-        return of_rows.new_zeros(len(self.shapes)).index_add_(0, self.tensor, of_rows)
+    def groups(self, rows: int) -> list[slice]:
+        """Return all rows in groups of whole tensors, with this many rows or more, but for the last."""
+        ends = [self.starts[0]]
+        for end in self.starts[1:]:
+            if end - ends[-1] >= rows or ends[-1] < end == self.starts[-1]:
+                ends.append(end)
+        return [slice(first, end) for first, end in pairwise(ends)]
+
+    def sums(self, of_rows: Tensor, tensor: Tensor) -> Tensor:
+        """Return the sum over each tensor's rows (N,) of a number for each of some rows (rows,); tensor: theirs."""
+        return of_rows.new_zeros(len(self.shapes)).index_add_(0, tensor, of_rows)
