@@ -20,7 +20,7 @@ def test_rank_and_world_size(monkeypatch):
     assert (devices.rank(), devices.world_size()) == (3, 8)
 
 
-def test_pick_device(monkeypatch):
+def test_pick_device(monkeypatch, capsys):
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="unknown device 'tpu'"):
         pick_device("tpu")
@@ -29,8 +29,15 @@ def test_pick_device(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device() == torch.device("cpu")
-    with pytest.raises(UserError, match="device 'cuda' is not available here; available: cpu"):
-        pick_device("cuda")
+    assert capsys.readouterr().err == ""
+    for driver, fix in ((None, ""), ("/usr/bin/nvidia-smi", "; a driver is there, but .*: pip install .* torch")):
+        monkeypatch.setattr(devices.shutil, "which", lambda name, driver=driver: driver)
+        with pytest.raises(UserError, match=f"device 'cuda' is not available here; available: cpu{fix}$"):
+            pick_device("cuda")
+    assert [pick_device(), pick_device()] == [torch.device("cpu")] * 2
+    assert (
+        capsys.readouterr().err.count("this runs on the CPU: a driver is there, but this torch sees no GPU: pip") == 1
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("LOCAL_RANK", raising=False)

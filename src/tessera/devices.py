@@ -1,8 +1,10 @@
 """The device, threads, ranks and memory of this process."""
 
 import ctypes
+import functools
 import os
 import re
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -50,10 +52,20 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+UNSEEN = "a driver is there, but this torch sees no GPU: pip install --force-reinstall torch"
+"""Fault of a machine with an NVIDIA GPU that torch was not built for."""
+
+
+@functools.cache
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def pick_device(name: "str | torch.device | None" = None) -> "torch.device":
     """Return the device called `name` (one that is a torch.device already, as it is), or the best there is.
 
-    The best is cuda, then mps, then cpu. Under torchrun, "cuda" is this rank's own GPU.
+    The best is cuda, then mps, then cpu; where that is the CPU of a machine with an unused GPU, a line on stderr says
+    so. Under torchrun, "cuda" is this rank's own GPU.
     """
     import torch
 
@@ -62,12 +74,15 @@ def pick_device(name: "str | torch.device | None" = None) -> "torch.device":
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         name = next(kind for kind, there in available.items() if there)
+        if name == "cpu" and shutil.which("nvidia-smi"):
+            _tell(f"this runs on the CPU: {UNSEEN}")
     kind, colon, index = name.partition(":")
     if kind not in available or (colon and not index.isdecimal()):
         raise UserError(f"unknown device {name!r}; known: cuda, cuda:N, mps, cpu")
     if not available[kind]:
         others = ", ".join(other for other, there in available.items() if there)
-        raise UserError(f"device {name!r} is not available here; available: {others}")
+        fix = f"; {UNSEEN}" if kind == "cuda" and shutil.which("nvidia-smi") else ""
+        raise UserError(f"device {name!r} is not available here; available: {others}{fix}")
     gpus, local = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
     if kind == "cuda" and colon and int(index) >= gpus:
         raise UserError(f"device {name!r} is not available here; this machine has {gpus} GPUs")

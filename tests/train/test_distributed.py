@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from tessera.config import UserError
 from tessera.encoded import store as store_module
 from tessera.encoded.store import open_encoded
 from tessera.stages import read_manifest
@@ -153,6 +154,10 @@ def test_ranks_wait_for_each_other_for_hours_and_name_their_gpu(monkeypatch):
     monkeypatch.setattr(distributed.atexit, "register", lambda function: None)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(
+        distributed.dist, "all_gather_object", lambda names, own: names.__setitem__(slice(2), [own] * 2)
+    )
     for device in ("cuda:1", "cpu"):
         distributed.join(torch.device(device))
     hours = timedelta(hours=2)
@@ -160,6 +165,14 @@ def test_ranks_wait_for_each_other_for_hours_and_name_their_gpu(monkeypatch):
         (("nccl",), {"timeout": hours, "device_id": torch.device("cuda:1")}),
         (("gloo",), {"timeout": hours, "device_id": None}),
     ]
+
+
+def test_gpus_of_different_models_are_told_in_one_line(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    names = ["NVIDIA H100", "NVIDIA A100", "NVIDIA H100"]
+    monkeypatch.setattr(distributed.dist, "all_gather_object", lambda found, own: found.__setitem__(slice(3), names))
+    with pytest.raises(UserError, match=r"different models: 1 x NVIDIA A100, 2 x NVIDIA H100; start .*VISIBLE_DEVICES"):
+        distributed._check_gpus("NVIDIA H100")
 
 
 @pytest.mark.parametrize(

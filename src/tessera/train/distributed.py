@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from tessera.config import UserError
 from tessera.devices import rank, world_size
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def warn_of_short_stops(environment: Mapping[str, str]) -> str | None:
 
 def join(device: torch.device) -> bool:
     """Join torchrun's processes, if there are several. Return whether this is rank 0: only it writes files.
+    Raises UserError where they have GPUs of different models.
 
     Once per process, for its whole life: a second group cannot be formed at the same address. Gloo's threads have to
     be gone when Python ends; NCCL's group stays as it is, because leaving could wait for ranks that an error has ended.
@@ -47,7 +49,22 @@ def join(device: torch.device) -> bool:
         dist.init_process_group(backend, timeout=PATIENCE, device_id=own)
         if device.type != "cuda":
             atexit.register(dist.destroy_process_group)
+        else:
+            _check_gpus(torch.cuda.get_device_name(device))
     return rank() == 0
+
+
+def _check_gpus(name: str) -> None:
+    """Raise UserError, on all ranks, unless their GPUs are of one model: all would wait for the slowest in each step,
+    and differ in how many samples fit."""
+    names: list[Any] = [None] * world_size()
+    dist.all_gather_object(names, name)
+    if len(set(names)) > 1:
+        found = ", ".join(f"{names.count(each)} x {each}" for each in sorted(set(names)))
+        raise UserError(
+            f"the ranks have GPUs of different models: {found}; start one run on GPUs of one model"
+            " (CUDA_VISIBLE_DEVICES, or Slurm's --constraint)"
+        )
 
 
 def broadcast_from_rank0(value: int, device: torch.device) -> int:
