@@ -16,7 +16,9 @@ from tessera.cutmix import (
     Pattern,
     compose,
     draw_placement,
+    inside_box,
     label_of,
+    near_seam,
     pattern_of,
     placement_at,
     windows_of,
@@ -227,3 +229,24 @@ def test_a_pattern_of_ones_own_is_one_record():
 
 def test_placement_type():
     assert isinstance(placement_at("half", 64, 1), Placement)
+
+
+def test_cells_near_a_border_and_within_a_box():
+    """16 px in 8 x 8 cells: a box of 3 x 4 cells, one side on the frame's edge, which is no border."""
+    box = (0, 4, 6, 12)
+    assert near_seam(box, 16, 8, 1).astype(int).tolist() == [
+        [0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    assert inside_box(box, 16, 8).sum() == 12
+    assert inside_box(box, 16, 8)[2:6, 0:3].all()
+    assert not near_seam((0, 0, 16, 16), 16, 8, 3).any()
+    half = near_seam((8, 0, 16, 16), 16, 8, 2)
+    assert half[:, 2:6].all()
+    assert half.sum() == 32

@@ -20,11 +20,13 @@ from tessera.config import UserError
 from tessera.encoded.store import open_encoded
 from tessera.evaluate.scores import read_scores
 from tessera.files import exclusive_lock, write_json
+from tessera.presets.fitted import scaled
 from tessera.presets.lookup import load_run_preset
 from tessera.presets.miniature import miniature, miniature_smoke
 from tessera.presets.working_folder import claim
 from tessera.prompts.geneval import TASKS
-from tessera.run import BUSY, captions_to_draw
+from tessera.report.examples import noise_settings
+from tessera.run import BUSY, captions_to_draw, run_arm
 from tessera.run import run as run_here
 from tessera.stages import read_manifest, reopen
 from tiny.commands import call, fails
@@ -93,6 +95,21 @@ def test_arms_differ_only_by_what_they_are_about(smoke):
         for arm in ("ta", "ta_ia")
     ]
     assert prompts[0] == prompts[1]
+
+
+def test_an_arm_by_each_images_own_tau_makes_that_first(smoke, tmp_path):
+    config = miniature_smoke()
+    arm = config.arms[1]
+    arm = replace(arm, train=replace(scaled(arm.train, 64 / arm.train.num_images), augment_min_t="recipe"))
+    sets = [smoke / "encoded" / f"{kind}-scene" for kind in ("plain", "augmented")]
+    run_arm(tmp_path, config, arm, *sets, smoke / "prompts" / "prompts.jsonl", kinds=(), recipe=smoke / "recipe")
+    made = read_manifest(tmp_path / "tau" / arm.name, "tau")
+    assert made.counts == {"records": 240}
+    trained = read_manifest(tmp_path / "runs" / arm.name, "train")
+    assert trained.inputs["tau"] == made.sha256
+    settings = noise_settings(tmp_path, [arm.name])
+    assert settings is not None
+    assert (settings.own, settings.tau) == (True, trained.facts["median_min_t"])
 
 
 def test_again_nothing_is_done(smoke):

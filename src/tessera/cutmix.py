@@ -159,6 +159,36 @@ def pattern_of(box: Box, size: int) -> str | None:
     return None
 
 
+Line = tuple[int, int, int, int]
+"""A line inside a frame of latents: (axis, line, first cell, end cell); axis 2 = across columns."""
+
+
+def edges_of(box: Sequence[int], size: int, cells: int) -> list[Line]:
+    """Return the lines of `box` (left, top, right, bottom) in a frame of `size` px, in latents of `cells` x `cells`."""
+    left, top, right, bottom = (round(edge * cells / size) for edge in box)
+    lines = [(2, x, top, bottom) for x in (left, right) if 0 < x < cells]
+    lines += [(1, y, left, right) for y in (top, bottom) if 0 < y < cells]
+    return [line for line in lines if line[3] > line[2]]
+
+
+def near_seam(box: Box, size: int, cells: int, reach: int) -> NDArray[np.bool_]:
+    """Return which of the `cells` x `cells` latents of a frame of `size` px lie within `reach` of a border of `box`, in
+    rows and columns; the frame's own edges are none."""
+    near = np.zeros((cells, cells), bool)
+    for axis, line, first, end in edges_of(box, size, cells):
+        part = near if axis == 2 else near.T
+        part[max(0, first - reach) : end + reach, max(0, line - reach) : line + reach] = True
+    return near
+
+
+def inside_box(box: Box, size: int, cells: int) -> NDArray[np.bool_]:
+    """Return which of the `cells` x `cells` latents of a frame of `size` px lie within `box`."""
+    left, top, right, bottom = (round(edge * cells / size) for edge in box)
+    inside = np.zeros((cells, cells), bool)
+    inside[top:bottom, left:right] = True
+    return inside
+
+
 def compose(
     base: NDArray[np.uint8], partner: NDArray[np.uint8], placement: Placement, half_view: str = "aligned"
 ) -> NDArray[np.uint8]:

@@ -141,7 +141,11 @@ class Batch:
     """(B,) bool, True = the caption is replaced by the null condition."""
     numbers: Tensor
     """(B,) int64 global sample numbers."""
+    loss_mask: Tensor | None = None
+    """(B, 1, H, W) float, the weight of each latent in its sample's loss, 1 or 0; None = 1 everywhere."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same on `device`."""
-        return Batch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in values.items()}
+        return Batch(**moved)

@@ -1,6 +1,6 @@
 """run: chains every stage, from images to report, in one working folder; arms train in parallel.
 
-    emoji/  images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  runs/ARM/  export/ARM/
+    emoji/  images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  tau/ARM/  runs/ARM/  export/ARM/
     samples/ARM/SET/  scores/ARM/SET/  few_prompts/  learning/ARM/NUMBER/  report/index.html  stages.json  logs/ARM.log
 
 Each arm (train, export, generate, evaluate, and few images by checkpoints on the way) is a process of its own with its
@@ -37,7 +37,7 @@ LEARNING_PROMPTS = 4
 """Prompts of each task that are drawn by checkpoints on the way."""
 CLASS_PROMPTS = 6
 """The same where there are no tasks."""
-_ARM_VERBS = ("train", "export", "generate", "evaluate", "learn")
+_ARM_VERBS = ("tau", "train", "export", "generate", "evaluate", "learn")
 CHECKPOINTS = 5
 """At most so many checkpoints are drawn from, evenly over the training."""
 
@@ -246,12 +246,13 @@ def run_arm(
     prompts: Path,
     kinds: Sequence[str] | None = None,
     images: Path | None = None,
+    recipe: Path | None = None,
 ) -> None:
     """Train, export, generate and evaluate one arm in `out`, in this process.
 
     plain, augmented: encoded sets; `augmented` is None for an arm without. prompts: a prompts file. kinds: names
     in `config.sample_sets()` to draw; None = all. images: what the encoded sets were made of, to look for copies among
-    the drawn images: by the judge or, without one, by their pixels; None = nobody looks.
+    the drawn images: by the judge or, without one, by their pixels; None = nobody looks. recipe: of `augmented`.
     """
     from tessera.generate.folder import generate
     from tessera.pretrained.vae import load_codec
@@ -264,9 +265,13 @@ def run_arm(
     more = (trained / MANIFEST).exists()
     grids = arm.train.sample_every_images is not None
     decode = load_codec(config.encode.latents, load=False, run_files=True).decode if grids else None
-    clock.do(
-        f"train {name}", train, trained, plain, augmented, arm.train, runtime=RuntimeOptions(decode=decode), extend=more
-    )
+    options: dict[str, Any] = {"runtime": RuntimeOptions(decode=decode), "extend": more}
+    if arm.train.needs_seams and augmented is not None and recipe is not None:
+        from tessera.curate.tau import TauConfig, tau
+
+        options["tau"] = out / "tau" / name
+        clock.do(f"tau {name}", tau, options["tau"], plain, augmented, recipe, TauConfig.of(arm.train))
+    clock.do(f"train {name}", train, trained, plain, augmented, arm.train, **options)
     clock.do(f"export {name}", export, exported, trained, config.export)
     for kind, settings in config.sample_sets().items():
         if kinds is not None and kind not in kinds:
@@ -295,7 +300,7 @@ def _run_arm_named(out: Path, name: str) -> None:
     arm = _fitted_to_set(out, config, next(arm for arm in config.arms if arm.name == name))
     augmented = out / "encoded" / _encoded_set(arm, True) if arm.augmented else None
     plain = out / "encoded" / _encoded_set(arm, False)
-    run_arm(out, config, arm, plain, augmented, out / PROMPTS, images=out / "images")
+    run_arm(out, config, arm, plain, augmented, out / PROMPTS, images=out / "images", recipe=out / "recipe")
     _draw_checkpoints(out, config, arm)
 
 

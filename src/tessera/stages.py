@@ -26,7 +26,7 @@ FORMAT = 1
 
 # The command that makes each input, for the message about a missing one.
 _VERBS = {"images": "collect", "recipe": "augment", "captions": "caption", "plain": "encode", "augmented": "encode"}
-_VERBS |= {"run": "train", "init": "export", "export": "export", "samples": "generate"}
+_VERBS |= {"tau": "tau", "run": "train", "init": "export", "export": "export", "samples": "generate"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

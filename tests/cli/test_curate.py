@@ -2,6 +2,8 @@
 
 import pytest
 
+from tessera.files import read_json
+from tessera.stages import read_manifest
 from tiny.commands import call, fails, tessera
 
 
@@ -50,3 +52,26 @@ def test_one_class_has_no_partner(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call("collect", "photos", "--single-class", "cat", "--size", 32, "--out", "images") == 0
     assert "class" in fails("augment", "images", "--out", "recipe")
+
+
+def test_tau_of_each_image_and_training_by_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    call("collect", "miniature", "--num-images", 24, "--out", "images")
+    call("augment", "images", "--out", "recipe")
+    for name, recipe in (("plain", ()), ("mixed", ("--recipe", "recipe"))):
+        call("caption", "images", *recipe, "--captioner", "scene", "--out", f"captions-{name}")
+        call("encode", "images", f"captions-{name}", *recipe, "--out", name)
+    sets = ("--plain", "plain", "--augmented", "mixed")
+    assert call("tau", "miniature:ta_ia", *sets, "--recipe", "recipe", "--out", "tau") == 0
+    assert "half: hidden from t = " in capsys.readouterr().out
+    by_tau = ("--num-images", 64, "--tau", "tau", "--out")
+    assert call("train", "miniature-smoke:ta_ia", *sets, *by_tau, "run") == 0
+    assert read_manifest(tmp_path / "run").config["augment_min_t"] == "recipe"
+    assert "is cosine" in fails("train", "miniature-paper:ta_ia", *sets, *by_tau, "other").replace('"', "")
+    shown = ("figure", "tau", "--learned", "tau", "--size", 32, "--pictures", 8)
+    assert call(*shown, "--schedule", "cosine", "--out", "figure") == 0
+    learned = read_json(tmp_path / "figure" / "tau.json")["learned"]
+    assert set(learned) == {"half", "quarter", "ninth", "sixteenth"}
+    assert all(abs(sum(found["shares"]) - 1) < 1e-9 for found in learned.values())
+    assert "Learned, CM 1/4: the images' own min_t has a median of" in (tmp_path / "figure" / "tau.md").read_text()
+    assert "give --schedule cosine" in fails(*shown, "--out", "other")

@@ -33,6 +33,7 @@ def make_batch(rows=8, channels=2, size=4, seed=0, dropped=None, low=0.0) -> Bat
 
 def part(batch: Batch, rows) -> Batch:
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name != "text"}
+    del fields["loss_mask"]
     return Batch(text=batch.text.select(rows), **{name: value[rows] for name, value in fields.items()})
 
 
@@ -290,3 +291,24 @@ def test_unknown_prediction_is_a_user_error():
         Denoiser(returning(None), "noise")
     with pytest.raises(UserError, match="prediction"):
         diffusion_loss(returning(None), make_batch(), NULL, prediction="x_0")
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0"])
+def test_a_masked_loss_is_the_mean_over_the_latents_that_count(prediction):
+    batch = make_batch(rows=3)
+    counts = torch.ones(3, 1, 4, 4)
+    counts[1, :, :, 1:3] = 0
+    counts[2] = 0
+
+    def network(x, alpha_bar, text, state):
+        return torch.where(counts > 0, x, 1e3), None
+
+    loss, each = diffusion_loss(network, dataclasses.replace(batch, loss_mask=counts), NULL, prediction=prediction)
+    _, whole = diffusion_loss(lambda x, *rest: (x, None), batch, NULL, prediction=prediction)
+    x = sch.add_noise(batch.latents, batch.noise, batch.alpha_bar)[1]
+    wanted = sch.target(prediction, batch.latents[1], batch.noise[1], float(batch.alpha_bar[1]))
+    weight = 1 if prediction == "eps" else min(X0_WEIGHT_LIMIT, 1 / (1 - float(batch.alpha_bar[1])))
+    assert each[0] == pytest.approx(float(whole[0]))
+    assert each[1] == pytest.approx(weight * float((x - wanted).square()[:, :, [0, 3]].mean()), rel=1e-5)
+    assert each[2] == 0
+    assert loss == pytest.approx(float(each.mean()))

@@ -108,3 +108,11 @@ def test_without_a_manifest_there_is_no_null_condition(tmp_path):
     assert store.facts == {}
     with pytest.raises(UserError, match="no manifest with a null condition"):
         _ = store.null_condition
+
+
+def test_latents_alone_come_in_the_order_of_the_records(tmp_path):
+    records = make_records(150)
+    write(tmp_path, records, shard_size=70)
+    means, stds = (np.concatenate(kind) for kind in zip(*open_encoded(tmp_path).latents()))
+    assert np.array_equal(means, np.stack([record.latent_mean for record in records]))
+    assert np.array_equal(stds, np.stack([record.latent_std for record in records]))

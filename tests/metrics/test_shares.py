@@ -8,6 +8,7 @@ import pytest
 from tessera.config import UserError
 from tessera.metrics import bootstrap, share_difference, share_interval
 from tessera.metrics.resampling import student_t
+from tessera.metrics.shares import auc
 
 
 def wilson(share, number, t):
@@ -289,3 +290,12 @@ def test_repeats_and_prompts_together_hold_the_truth():
         return share_interval(rng.random(2880) < np.repeat(skill, 2, 1).reshape(-1), prompts, prompts % 6, seeds)
 
     assert 0.93 <= coverage(draw, 0.5, 600) <= 0.985
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    assert auc([2, 3], [0, 1]) == 1
+    assert auc([0, 1], [2, 3]) == 0
+    assert auc([1, 1], [1, 1]) == 0.5
+    a, b = np.random.default_rng(0).normal(size=(2, 40)).round(1)
+    expected = np.mean([(x > y) + 0.5 * (x == y) for x in a for y in b])
+    assert auc(a, b) == pytest.approx(expected)

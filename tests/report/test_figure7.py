@@ -11,19 +11,11 @@ from PIL import Image
 
 from tessera import cli
 from tessera.config import UserError
+from tessera.cutmix import edges_of
 from tessera.diffusion.schedule import get_schedule
-from tessera.report.figure7 import TIMES, TauConfig, auc, detectability, edges_of, steps_at, tau
+from tessera.report.figure7 import TIMES, TauConfig, detectability, steps_at, tau
 
 BOX = (32, 0, 64, 64)  # the right half of 64 px
-
-
-def test_auc_is_the_share_of_pairs_in_order():
-    assert auc([2, 3], [0, 1]) == 1
-    assert auc([0, 1], [2, 3]) == 0
-    assert auc([1, 1], [1, 1]) == 0.5
-    a, b = np.random.default_rng(0).normal(size=(2, 40)).round(1)
-    expected = np.mean([(x > y) + 0.5 * (x == y) for x in a for y in b])
-    assert auc(a, b) == pytest.approx(expected)
 
 
 def test_edges_inside_the_frame_alone_have_steps():

@@ -3,7 +3,7 @@
 import pytest
 
 from tessera.config import compare, to_dict
-from tessera.study.improvements import COSTS, ablation, schedule, short_captions
+from tessera.study.improvements import COSTS, ablation, schedule, short_captions, tau_image
 
 
 def test_each_varies_one_thing():
@@ -12,6 +12,18 @@ def test_each_varies_one_thing():
     ends = {v.name: v.config.arms[0].train for v in schedule().variants}
     assert ends["rising"].augment_prob < ends["rising"].augment_prob_end
     assert ends["falling"].augment_prob > ends["falling"].augment_prob_end
+
+
+def test_tau_alone_differs_where_it_is_of_each_image():
+    one, *rows = tau_image().variants
+    fields = {"pattern": "augment_min_t", "image": "augment_min_t", "masked": "seam_margin"}
+    for row in rows:
+        changed = {name for name, _, _ in compare(to_dict(one.config), to_dict(row.config))}
+        if row.name == "crops":
+            expected = {"augment.half_view", "augment.pattern", "arms.0.train.augment_min_t"}
+            assert changed == expected | {"arms.0.train.augment_max_t"}
+        else:
+            assert changed == {f"arms.0.train.{fields[row.name]}"}
 
 
 def test_a_row_of_the_ablation_changes_one_thing_at_equal_time():

@@ -261,3 +261,51 @@ def test_the_mix_begins_at_its_start():
     short = draws_of(count, caption_mix=replace(MIX, start=start)).level
     assert not short[:start].any()
     assert np.array_equal(short[start:], draws_of(count, caption_mix=MIX).level[start:])
+
+
+OWN = philox(0, "min_t").choice([0.0, 0.3, 0.7, 0.95, 1.0], size=53)
+"""Least t of 53 augmented records."""
+
+
+def test_one_tau_for_all_records_is_the_scalar():
+    for start in (0, BLOCK + 7):
+        one, all_alike = (draws_of(3 * BLOCK, min_t=min_t, start=start) for min_t in (0.4, np.full(53, 0.4)))
+        assert np.array_equal(one, all_alike)
+
+
+def test_no_record_is_drawn_at_or_below_its_own_tau():
+    count = 60_000
+    draws = draws_of(count, min_t=OWN, prob=0.8)
+    index, t = draws.index[draws.augmented], draws.t[draws.augmented]
+    assert (t > OWN[index]).all()
+    assert set(np.unique(index)) == set(np.flatnonzero(OWN < 1))
+    expected = 0.8 * (1 - OWN)  # share of samples above a record's own t, for each of the 53 in turn
+    seen = np.bincount(index, minlength=53)
+    assert np.abs(seen - count * expected / 53).max() < 4 * np.sqrt(count * 0.8 / 53)
+    plain = draws.index[~draws.augmented]
+    for epoch in range(len(plain) // 101):
+        assert len(set(plain[epoch * 101 : (epoch + 1) * 101].tolist())) == 101
+
+
+def test_draws_by_own_tau_have_addresses():
+    whole = draws_of(3 * BLOCK, min_t=OWN, start=100)
+    later = Algorithm1(101, 53, OWN, 0.5, 5, linear, start=100)
+    numbers = np.array([2 * BLOCK + 5, 17, BLOCK + 1, 3 * BLOCK - 1])
+    assert np.array_equal(later.draws(numbers), whole[numbers])
+
+
+def test_augmented_up_to_a_t_alone():
+    draws = draws_of(20_000, min_t=0.0, max_t=0.2)
+    assert draws.t[draws.augmented].max() <= 0.2
+    assert draws.augmented.mean() == pytest.approx(0.1, abs=four_sigma(0.1, 20_000))
+
+
+@pytest.mark.parametrize("min_t", [0.4, OWN])
+def test_below_tau_augmented_samples_are_masked(min_t):
+    draws = draws_of(20_000, min_t=min_t, below=True)
+    records = np.where(draws.augmented, draws.index, 0)
+    own = min_t[records] if isinstance(min_t, np.ndarray) else np.full(len(draws), min_t)
+    assert draws.augmented.mean() == pytest.approx(0.5, abs=four_sigma(0.5, 20_000))
+    assert np.array_equal(draws.masked, draws.augmented & (draws.t <= np.where(draws.augmented, own, 0)))
+    assert 0.1 < draws.masked[draws.augmented].mean() < 0.9
+    assert not draws_of(BLOCK, min_t=min_t).masked.any()

@@ -18,7 +18,14 @@ from tessera.pretrained.text_encoders import Words
 from tessera.randomness import philox
 from tessera.stages import open_stage
 from tessera.train.algorithm1 import CaptionMix
-from tessera.train.dataset_checks import captions_seen, check_mix, check_normalization, check_sets, level_numbers
+from tessera.train.dataset_checks import (
+    captions_seen,
+    check_mix,
+    check_normalization,
+    check_sentences,
+    check_sets,
+    level_numbers,
+)
 from tessera.train.export import export
 from tessera.train.loop import train
 from tessera.weights.export import load_export
@@ -234,3 +241,14 @@ def test_an_export_knows_what_the_captions_were_like(tmp_path):
     assert long.tokens == (min(counts["long"]), max(counts["long"]))
     assert both.tokens == (min(counts["short"]), max(counts["long"]))
     assert "circle" in both.vocabulary
+
+
+def test_sentences_are_taken_out_of_texts_that_are_not_encoded_yet(tmp_path):
+    encoded = open_encoded(write_set(tmp_path / "a", make_records(3)))
+    bare = open_encoded(write_set(tmp_path / "b", make_records(3, text="none"), text="none"))
+    check_sentences(0.0, encoded)
+    check_sentences(0.5, bare)
+    with pytest.raises(
+        UserError, match="a: holds encoded texts, out of which no sentence can be taken; encode it with"
+    ):
+        check_sentences(0.5, bare, encoded)

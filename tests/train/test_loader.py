@@ -2,11 +2,13 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from encoded.test_seams import seams_of
 from tessera.config import UserError
 from tessera.diffusion.schedule import linear
 from tessera.encoded.record import quantize
@@ -15,7 +17,7 @@ from tessera.models.layers import key_count
 from tessera.randomness import philox
 from tessera.train import loader as batches
 from tessera.train.algorithm1 import Algorithm1, CaptionMix, Normalization
-from tessera.train.loader import PackedText, Reader, passes, read_ahead
+from tessera.train.loader import PackedText, Reader, drop_sentences, passes, read_ahead
 from tiny.training_sets import SHAPE, WIDTH, load_batch, make_records, with_short, write_set
 
 
@@ -342,3 +344,76 @@ def test_the_drawn_level_is_read_whatever_the_batch_the_ranks_and_the_other_set(
         part = reader(split).to("cpu", torch.float32)
         length = part.text.mask.shape[1]
         assert torch.equal(part.text.embeddings, whole.text.embeddings[split, :length])
+
+
+def test_masked_draws_have_no_loss_beside_their_border(tmp_path):
+    plain, augmented = (write_set(tmp_path / str(seed), make_records(30, seed=seed)) for seed in (0, 1))
+    stores = open_encoded(plain), open_encoded(augmented)
+    seams = seams_of(stores[1])
+    seams.boxes[1::2] = (0, 12, 16, 16)  # the lowest of 4 x 4 cells; of the others, the right half
+    algorithm = Algorithm1(30, 30, 0.5, 1.0, 3, linear, below=True)
+    numbers = np.arange(64)
+    draws = algorithm.draws(numbers)
+    batch = Reader(algorithm, *stores, Normalization(), seams=seams, seam_margin=1)(numbers).to("cpu", torch.float32)
+    right = [[1, 0, 0, 1]] * 4
+    lowest = [[1] * 4, [1] * 4, [0] * 4, [0] * 4]
+    assert batch.loss_mask is not None
+    for draw, mask in zip(draws, batch.loss_mask[:, 0].int().tolist()):
+        assert mask == (([[1] * 4] * 4) if draw.t > 0.5 else lowest if draw.index % 2 else right)
+    above = numbers[draws.t > 0.5]
+    assert Reader(algorithm, *stores, Normalization(), seams=seams, seam_margin=1)(above).loss_mask is None
+
+
+def test_condition_noise_has_its_variance_and_an_address(tmp_path):
+    store = open_encoded(write_set(tmp_path / "set", make_records(30)))
+    algorithm = Algorithm1(30, None, 0.0, 0.0, 3, linear)
+    numbers = np.arange(900)
+    texts = [
+        Reader(algorithm, store, None, Normalization(), condition_noise=gamma)(numbers).text for gamma in (0.0, 4.0)
+    ]
+    noise = texts[1].floats() - texts[0].floats()
+    assert noise.std() == pytest.approx(np.sqrt(4.0 / WIDTH), rel=4 / np.sqrt(2 * noise.numel()))
+    assert abs(noise.mean()) < 4 * 0.5 / np.sqrt(noise.numel())
+    few = Reader(algorithm, store, None, Normalization(), condition_noise=4.0)(numbers[[700, 5]]).text
+    whole = texts[1].unpack(torch.float32)
+    for row, number in enumerate((700, 5)):
+        own = whole.embeddings[number][whole.mask[number]]
+        assert torch.equal(few.unpack(torch.float32).embeddings[row][few.mask[row]], own)
+
+
+def test_sentences_are_left_out_each_by_itself_but_never_all():
+    caption = "One. Two! Three? Four."
+    kept = [drop_sentences(caption, 0.6, philox(0, "test", n)) for n in range(4000)]
+    shares = [np.mean([name in text for text in kept]) for name in ("One.", "Two!", "Three?", "Four.")]
+    expected = 0.4 + 0.6**4 / 4  # and a quarter of the times that none was left
+    assert np.abs(np.array(shares) - expected).max() < 4 * np.sqrt(0.25 / 4000)
+    assert all(kept)
+    assert "One. Three?" in kept
+    assert drop_sentences(caption, 1.0, philox(0, "test", 1)) in ("One.", "Two!", "Three?", "Four.")
+    assert drop_sentences(caption, 0.0, philox(0, "test", 1)) == caption
+    assert drop_sentences("a red circle", 0.9, philox(0, "test", 1)) == "a red circle"
+
+
+def test_texts_on_the_fly_are_of_the_sentences_that_stay(tmp_path):
+    store = open_encoded(write_set(tmp_path / "set", make_records(30, text="none"), text="none"))
+    algorithm, told = Algorithm1(30, None, 0.0, 0.0, 3, linear), []
+
+    def encode(captions):
+        told.extend(captions)
+        return [np.ones((1, WIDTH), np.float32)] * len(captions)
+
+    class Two:
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def read(self, index, level=0):
+            return replace(store.read(index, level), caption=f"First {index}. Second {index}.")
+
+    reader = Reader(algorithm, Two(), None, Normalization(), encode, sentence_drop_prob=0.5)  # type: ignore
+    reader(np.arange(200))
+    counts = [sum(part in text for text in told) for part in ("First", "Second")]
+    assert min(counts) > 100
+    assert max(counts) < 200
+    again, told[:] = list(told), []
+    reader(np.arange(190, 200))
+    assert told == again[190:]

@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "fetch-captions": curate.fetch_captions,
     "export-captioner": curate.export_captioner,
     "encode": curate.encode,
+    "tau": curate.tau,
     "preview": curate.preview,
     "train": train.train,
     "export": train.export,

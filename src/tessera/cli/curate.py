@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tessera.cli.options import (
     Address,
     ClassNames,
+    Device,
     Engine,
     Images,
     Layout,
@@ -88,7 +89,9 @@ def augment(
     out: Out,
     pattern: str = "all",
     half_view: Literal["aligned", "centre"] = "aligned",
-    partners: Literal["random", "balanced"] = "random",
+    partners: Literal["random", "balanced", "far"] = "random",
+    embeddings: Annotated[str | None, "For far: dinov2, clip, ..., or dinov2:FOLDER; dinov2 by default."] = None,
+    device: Device = None,
     seed: Annotated[int, "Seed of the draws."] = 0,
     from_captions: str | None = None,
     write_images: Annotated[bool, "Write the mixed images out too."] = False,
@@ -101,15 +104,21 @@ def augment(
         pattern: half, quarter, ninth, sixteenth, or all four in equal parts; crop mixes nothing, it enlarges a window;
             FILE.py:NAME is a pattern of yours.
         half_view: half shows the base's left (top) half with the partner's right (bottom) half, or the middle of both.
-        partners: random, as in the paper; balanced mixes every pair of classes, in every place, equally often.
+        partners: random, as in the paper; balanced mixes every pair of classes, in every place, equally often;
+            far: of eight random images of other classes the one that is least like the base to a network.
         from_captions: Captions named base_partner_x0_y0_x1_y1, as published: the recipe is what their names say.
     """
     from tessera.curate import augment as stage
 
     config = stage.AugmentConfig(
-        pattern=pattern, half_view=half_view, partners=partners, seed=seed, from_captions=from_captions
+        pattern=pattern,
+        half_view=half_view,
+        partners=partners,
+        embeddings=embeddings or ("dinov2" if partners == "far" else None),
+        seed=seed,
+        from_captions=from_captions,
     )
-    stage.augment(out, images, config, write_images=write_images)
+    stage.augment(out, images, config, write_images=write_images, device=device)
     say(out)
 
 
@@ -225,6 +234,27 @@ def encode(
     places = {"engine": where, "device": device}
     stage.encode(out, images, captions, config, recipe=recipe, **places, skip_missing=skip_missing, reuse=reuse)
     say(out)
+
+
+def tau(
+    preset: Annotated[str, "positional", "PRESET:ARM that is to be trained, for its noise and latents."],
+    plain: Annotated[Path, "Directory made by encode."],
+    augmented: Annotated[Path, "Directory made by encode from the recipe."],
+    recipe: Annotated[Path, "Directory made by augment."],
+    out: Out,
+    fit: Annotated[bool, "Take shapes and normalization from the set, as in train."] = False,
+    device: Device = None,
+) -> None:
+    """Find for each mixed image the least noise at which nothing shows that it is one, for train --tau.
+
+    Example: tessera tau miniature:ta_ia --plain encoded/plain --augmented encoded/mixed --recipe recipe --out tau
+    """
+    from tessera.curate import tau as stage
+    from tessera.presets.lookup import load_train_preset
+
+    config = load_train_preset(preset, fit=plain if fit else None)
+    stage.tau(out, plain, augmented, recipe, stage.TauConfig.of(config), device=device)
+    say(out, stage.summary(out))
 
 
 def preview(

@@ -285,6 +285,7 @@ def figure_tau(
     size: Annotated[int, "Side of the images in pixels."] = 64,
     pictures: Annotated[int, "Number of images judged."] = 64,
     seed: Annotated[int, "Seed of placements and noise."] = 0,
+    learned: Annotated[Path | None, "Directory made by tau: show its answers next to the test's."] = None,
 ) -> None:
     """Draw Figure 7: CutMix images at rising noise, and how well their seams can still be detected, to choose tau by.
 
@@ -296,5 +297,5 @@ def figure_tau(
     from tessera.report import figure7
 
     config = figure7.TauConfig(schedule=schedule, codec=codec, scale=scale, size=size, num_images=pictures, seed=seed)
-    figure7.tau(out, images, config)
+    figure7.tau(out, images, config, learned)
     say(out, (out / "tau.md").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ def train(
     augmented: Annotated[Path | None, "Directory made by encode from a recipe."] = None,
     num_images: Annotated[int | None, "Samples to see in total, instead of the preset's."] = None,
     seed: Annotated[int | None, "Seed, instead of the preset's."] = None,
+    tau: Annotated[Path | None, "Directory made by tau: each mix above its own noise, not the preset's tau."] = None,
     init: Annotated[Path | None, "Export to start from, or import-published's; at random by default."] = None,
     device: Device = None,
     device_batch_size: Literal["auto"] | int | None = None,
@@ -100,6 +102,8 @@ def train(
         objective=objective,
         adamw8bit=adamw8bit,
     )
+    if tau is not None and not config.needs_seams:
+        config = replace(config, augment_min_t="recipe")
     if config.augment_prob and augmented is None:
         raise UserError(f"train: {preset} trains on CutMix images too; give --augmented, a set encoded with --recipe")
     if num_images is not None and config.num_images != num_images and rank() == 0:
@@ -143,7 +147,7 @@ def train(
         content_hash=_content_hash,
         judge=judge,
     )
-    train_all(out, plain, augmented, config, resume, device, init, runtime, extend)
+    train_all(out, plain, augmented, config, resume, device, init, runtime, extend, tau)
     if rank() == 0:  # which completes the directory, after the others have ended
         say(out)
 

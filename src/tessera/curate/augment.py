@@ -12,7 +12,7 @@ are listed and on whatever machine:
 - the box is number h mod n of the pattern's n boxes, h being the address (row's seed, "box").
 
 With `partners="balanced"` partners and boxes are dealt out instead (`tessera.curate.partners`), in the order of the
-same addresses.
+same addresses; with "far" the partner is one of the images that the addresses (row's seed, "partner/0"), ... name.
 
 The pattern "crop" mixes nothing: its rows are windows of single images, which name themselves as partners.
 A recipe can be made from the names of published captions too: `tessera.curate.published_recipe`.
@@ -41,7 +41,7 @@ from tessera.curate.index import (
     read_recipe,
     recipe_rows,
 )
-from tessera.curate.partners import balanced
+from tessera.curate.partners import balanced, embed, far, load_embeddings
 from tessera.curate.published_recipe import mixes_in, published_name
 from tessera.cutmix import CROP, CROP_PATTERN, MIN_SIZE, PATTERNS, TABLE, HalfView, Pattern, windows_of
 from tessera.files import remove_unfinished, write_table
@@ -67,8 +67,11 @@ class AugmentConfig:
     half_view: HalfView = "aligned"
     """Content of the half pattern: "aligned", the base's left (top) half with the partner's right (bottom) half, or
     "centre", the central half of each."""
-    partners: Literal["random", "balanced"] = "random"
-    """"random", the paper's; "balanced": every ordered pair of classes and every box equally often."""
+    partners: Literal["random", "balanced", "far"] = "random"
+    """"random", the paper's; "balanced": every ordered pair of classes and every box equally often; "far": of some
+    random images of other classes the one whose embedding is least like the base's."""
+    embeddings: str | None = None
+    """For far: the network, NAME or NAME:MODEL (`tessera.curate.partners.load_embeddings`); recorded as its id."""
     seed: int = 0
     """Address of the draws, 0 or more."""
     from_captions: str | None = None
@@ -79,10 +82,15 @@ class AugmentConfig:
         if self.pattern not in _NAMES and _OWN not in self.pattern:
             raise UserError(f"pattern must be {', '.join(_NAMES)} or FILE.py:NAME, not {self.pattern!r}")
         check_ranges(self, seed="[0, inf)")
+        if (self.partners == "far") != (self.embeddings is not None):
+            raise UserError("embeddings: partners far need them, such as dinov2, and others none")
 
 
-def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool = False) -> None:
+def augment(
+    out: Path, images: Path, config: AugmentConfig, write_images: bool = False, device: str | None = None
+) -> None:
     """Make `out`/recipe.parquet for the images of `images`; with `write_images` the images too, out/CLASS/KEY.png.
+    device: of the network of embeddings.
 
     Raises UserError if all images are of one class or smaller than 16 px, or the user's own pattern fails.
     """
@@ -99,13 +107,17 @@ def augment(out: Path, images: Path, config: AugmentConfig, write_images: bool =
     if config.from_captions is not None:
         captions, name = find_captions(config.from_captions)
         config = replace(config, from_captions=name)
-    recorded = replace(config, pattern=part_id(config.pattern, _NAMES))
+    network = None if config.embeddings is None else load_embeddings(config.embeddings, device)
+    recorded = replace(config, pattern=part_id(config.pattern, _NAMES), embeddings=network and network.id)
     call: Any = {"stage": "augment", "config": to_dict(recorded), "inputs": {"images": images}}
     stage = find_stage(out, **call)
     if stage is None or not stage.done:
         extra = {}
         if captions is None:
-            rows = draw_recipe(read_images(images), config, size)
+            listed = read_images(images)
+            read, files = Composer(images).read, [str(row.file) for row in listed]
+            features = None if network is None else embed(network, read, files)
+            rows = draw_recipe(listed, config, size, features)
         else:
             rows, extra["names_of_other_images"] = _published_recipe(read_images(images), captions, config, size)
         stage = open_stage(out, **call)
@@ -138,15 +150,19 @@ def find_patterns(name: str) -> list[Pattern]:
     return [pattern]
 
 
-def draw_recipe(rows: TableRows[ImageRow], config: AugmentConfig, size: int) -> TableRows[RecipeRow]:
-    """Draw one augmented row per image, sorted by key. Raises UserError for one class only, or images below 16 px."""
+def draw_recipe(
+    rows: TableRows[ImageRow], config: AugmentConfig, size: int, features: NDArray[np.float16] | None = None
+) -> TableRows[RecipeRow]:
+    """Draw one augmented row per image, sorted by key. features (n, D), for partners that are far: of `rows`, of length
+    1. Raises UserError for one class only, or images below 16 px."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if size < MIN_SIZE:
         raise UserError(f"images of {size} px: CutMix needs at least {MIN_SIZE} px, collect them at a larger size")
     order = [("class", "ascending"), ("key", "ascending")]
-    table = rows.table.select(["key", "class"]).sort_by(order).combine_chunks()
+    places = pc.call_function("sort_indices", [rows.table], pc.SortOptions(sort_keys=order))
+    table = rows.table.select(["key", "class"]).take(places).combine_chunks()
     names = table["class"]
     if config.pattern != CROP and names[0] == names[-1]:
         raise UserError(
@@ -172,8 +188,15 @@ def draw_recipe(rows: TableRows[ImageRow], config: AugmentConfig, size: int) -> 
     elif config.partners == "balanced":
         partner, window_numbers = balanced(classes.astype(np.int64), dealt, drawn("partner"), window_numbers)
     else:
-        other = drawn("partner") % (n - own)
-        partner = np.where(other < start, other, other + own)
+
+        def of_other_class(part: str) -> NDArray[np.int64]:
+            other = drawn(part) % (n - own)
+            return np.where(other < start, other, other + own)
+
+        if features is None:
+            partner = of_other_class("partner")
+        else:
+            partner = far(features[places.to_numpy()], lambda k: of_other_class(f"partner/{k}"))
     for number, pattern in enumerate(patterns):
         mine = np.flatnonzero(dealt == number)
         with blaming(config.pattern, "pattern"):

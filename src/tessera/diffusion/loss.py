@@ -78,8 +78,8 @@ def diffusion_loss(
 
     `prediction` is what the network outputs. "eps": || eps - eps_theta ||^2, the paper's. "v": the same on v. "x0":
     on x0 with weight 1 / (1 - alpha_bar), which is the loss on v written in x0, since v_theta - v =
-    -(x0_theta - x0) / sigma; the weight is limited to X0_WEIGHT_LIMIT. Means over channels and positions, then over
-    samples, so a batch's loss is its micro-batches' losses weighted by their sizes.
+    -(x0_theta - x0) / sigma; the weight is limited to X0_WEIGHT_LIMIT. Means over channels and positions (those of
+    `batch.loss_mask`), then over samples, so a batch's loss is its micro-batches' losses weighted by their sizes.
 
     `weights` (B,): factors of the samples' losses in the mean; the per-sample losses that are returned are without.
 
@@ -100,7 +100,12 @@ def diffusion_loss(
     state = None if keep is None else _self_condition(network, x, alpha_bar, text, keep, first_network or network)
     output, _ = network(x, alpha_bar, text, state)
     wanted = target(prediction, latents, noise, alpha_bar)
-    per_sample = (output.float() - wanted).square().flatten(1).mean(1)  # (B,)
+    squares = (output.float() - wanted).square()
+    if batch.loss_mask is None:
+        per_sample = squares.flatten(1).mean(1)  # (B,)
+    else:
+        per_sample = (squares.mean(1, keepdim=True) * batch.loss_mask).flatten(1).sum(1)
+        per_sample = per_sample / batch.loss_mask.flatten(1).sum(1).clamp_min(1)
     if prediction == "x0":
         per_sample = per_sample / (1 - alpha_bar).clamp_min(1 / X0_WEIGHT_LIMIT)
     return (per_sample if weights is None else per_sample * weights).mean(), per_sample.detach()

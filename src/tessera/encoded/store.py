@@ -7,7 +7,7 @@ scale each, or fp16, or absent (encoded on the fly). Algorithm 1 lets t choose t
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,17 @@ class EncodedStore:
     def shards(self) -> list[Shard]:
         """Return the shards, as they are stored."""
         return [self._shard(which) for which in range(len(self._paths))]
+
+    def latents(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield means and standard deviations, fp16 (n, C, H, W) each, of all records in their order; without their
+        texts where shards lie in that order. Of a set without buckets."""
+        if self._order is not None:
+            for record in self:
+                yield record.latent_mean[None], record.latent_std[None]
+            return
+        for shard in self.shards():
+            for mean, std in shard.latents():
+                yield mean.reshape(-1, *self.latent_shape), std.reshape(-1, *self.latent_shape)
 
     def _shard(self, which: int) -> Shard:
         shard = self._shards[which]

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tessera.config import UserError
 from tessera.metrics.arrays import numbered
@@ -146,3 +147,10 @@ class _Table:
         below, above = np.sqrt(spread + self.t**2 * over)
         mean = float(value[-1])
         return Interval(float(max(mean - below, least)), mean, float(min(mean + above, 1.0)))
+
+
+def auc(positive: ArrayLike, negative: ArrayLike) -> float:
+    """Return how often a positive score lies above a negative one, ties counting half."""
+    ordered = np.sort(np.asarray(negative, dtype=np.float64))
+    low, high = (np.searchsorted(ordered, positive, side) for side in ("left", "right"))
+    return float((low + high).mean() / 2 / len(ordered))

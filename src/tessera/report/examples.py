@@ -14,6 +14,7 @@ from tessera.files import read_json, read_table
 from tessera.randomness import philox
 from tessera.report.gallery import embed
 from tessera.stages import MANIFEST, read_manifest
+from tessera.train.export import FACTS
 
 T = TypeVar("T")
 
@@ -117,6 +118,8 @@ class NoiseSettings:
     codec: str
     tau: float
     """Augmented images are used at t > tau."""
+    own: bool = False
+    """Each has its own tau, and this is their median."""
     augmented: bool
     """The run has augmented images."""
     scale: tuple[float, ...] = (1.0,)
@@ -173,10 +176,12 @@ def noise_settings(workspace: Path, arms: Sequence[str]) -> NoiseSettings | None
         facts = next((each for each in every if each.get("latent_codec") is not None), None)
     if facts is None:
         return None
+    own = isinstance(manifest.config["augment_min_t"], str)
     return NoiseSettings(
         schedule=manifest.config["noise_schedule"],
         codec=facts["latent_codec"],
-        tau=manifest.config["augment_min_t"],
+        tau=read_json(workspace / "runs" / arm / FACTS)["median_min_t"] if own else manifest.config["augment_min_t"],
+        own=own,
         augmented="augmented" in manifest.inputs,
         scale=tuple(facts.get("latent_scale", (1.0,))),
         shift=tuple(facts.get("latent_shift", (0.0,))),

@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.config import UserError, check_ranges, to_dict
-from tessera.cutmix import PATTERNS, compose, draw_placement, label_of
+from tessera.cutmix import PATTERNS, Line, compose, draw_placement, edges_of, label_of
+from tessera.encoded.seams import SEAMS
 from tessera.evaluate.quality.features import SUFFIXES
-from tessera.files import atomic_path, sha256_file, write_json
+from tessera.files import atomic_path, read_table, sha256_file, write_json
 from tessera.images import read_rgb
+from tessera.metrics.shares import auc
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.randomness import philox
 from tessera.report.examples import spread
 from tessera.report.render import write_text
-from tessera.stages import open_stage
+from tessera.stages import open_stage, read_manifest
 
 TIMES = tuple(n / 20 for n in range(20))
 HIDDEN = 0.6
@@ -57,18 +59,6 @@ class TauConfig:
         check_ranges(self, scale="(0, inf)", size="[16, inf)", num_images="[8, inf)")
 
 
-Line = tuple[int, int, int, int]
-"""A line inside a frame of latents: (axis, line, first cell, end cell); axis 2 = across columns."""
-
-
-def edges_of(box: Sequence[int], size: int, cells: int) -> list[Line]:
-    """Return the lines of `box` (left, top, right, bottom) in a frame of `size` px, in latents of `cells` x `cells`."""
-    left, top, right, bottom = (round(edge * cells / size) for edge in box)
-    lines = [(2, x, top, bottom) for x in (left, right) if 0 < x < cells]
-    lines += [(1, y, left, right) for y in (top, bottom) if 0 < y < cells]
-    return [line for line in lines if line[3] > line[2]]
-
-
 def steps_at(lines: Sequence[Line], latents: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the step of latents (C, h, w) at each line and channel, in units of its noise at sigma 1."""
     found = []
@@ -79,22 +69,21 @@ def steps_at(lines: Sequence[Line], latents: NDArray[np.float64]) -> NDArray[np.
     return np.array(found)
 
 
-def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """Return how often a positive score lies above a negative one, ties counting half."""
-    ordered = np.sort(np.asarray(negative, dtype=np.float64))
-    low, high = (np.searchsorted(ordered, positive, side) for side in ("left", "right"))
-    return float((low + high).mean() / 2 / len(ordered))
+def tau(out: Path, images: Path | None, config: TauConfig = TauConfig(), learned: Path | None = None) -> None:
+    """Write tau.png, tau.md and tau.json into `out`; do nothing when they are there.
 
-
-def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None:
-    """Write tau.png, tau.md and tau.json into `out`; do nothing when they are there. UserError for bad images."""
+    learned: a directory of `tessera tau`, whose AUC and distribution of min_t are shown next to the test's AUC. Raises
+    UserError for bad images, and for a directory of another schedule.
+    """
     from tessera.diffusion.schedule import get_schedule
     from tessera.pretrained.vae import load_codec
 
     schedule, codec = get_schedule(config.schedule), load_codec(config.codec)
     files = [] if images is None else _choose(Path(images), config.num_images)
     hashes = {file.relative_to(images).as_posix(): sha256_file(file) for file in files if images is not None}
-    stage = open_stage(out, stage="figure tau", config=to_dict(config) | {"images": hashes or None})
+    inputs = {} if learned is None else {"tau": Path(learned)}
+    found = None if learned is None else _learned(Path(learned), config)
+    stage = open_stage(out, stage="figure tau", config=to_dict(config) | {"images": hashes or None}, inputs=inputs)
     if stage.done:
         return
     if files:
@@ -117,11 +106,25 @@ def tau(out: Path, images: Path | None, config: TauConfig = TauConfig()) -> None
         "alpha_bar": alpha_bars(schedule, TIMES),
         "patterns": rows,
         "hidden_from": {name: _hidden_from(row["auc"]) for name, row in rows.items()},
-    }
+    } | ({} if found is None else {"learned": found})
     write_json(out / "tau.json", summary)
     write_text(out / "tau.md", _markdown(summary))
     _draw(out / "tau.png", noised, summary)
     stage.finish({"images": len(plain), "patterns": len(rows)})
+
+
+def _learned(directory: Path, config: TauConfig) -> dict[str, Any]:
+    """Return pattern -> AUC at each of TIMES, min_t, and the share of images with each min_t of TIMES and 1."""
+    manifest = read_manifest(directory, "tau")
+    if (schedule := manifest.config["noise_schedule"]) != config.schedule:
+        raise UserError(f"{directory}: is of another schedule than {config.schedule}; give --schedule {schedule}")
+    table, found = read_table(directory / SEAMS, ["pattern", "min_t"]).to_pydict(), {}
+    patterns, min_t = np.array(table["pattern"]), np.array(table["min_t"])
+    for name, facts in manifest.facts["patterns"].items():
+        own = min_t[patterns == name]
+        shares = [float(np.isclose(own, t).mean()) for t in (*TIMES, 1.0)]
+        found[name] = {"auc": facts["auc"], "min_t": facts["min_t"], "shares": shares}
+    return found
 
 
 def detectability(
@@ -213,6 +216,11 @@ def _markdown(summary: dict[str, Any]) -> str:
     when = ["never" if t is None else f"from t = {t:.2f}" for t in summary["hidden_from"].values()]
     hidden = ", ".join(map(" ".join, zip(names, when)))
     lines += ["", f"Hidden (AUC below {HIDDEN}): {hidden}. The paper's tau is 0.40.", ""]
+    for name, learned in summary.get("learned", {}).items():
+        ends = np.searchsorted(np.cumsum(learned["shares"]), (0.25, 0.5, 0.75))
+        low, middle, high = (f"{(*TIMES, 1.0)[end]:.2f}" for end in ends)
+        said = f"a median of {middle}, half of them from {low} to {high}; the pattern's is {learned['min_t']:.2f}"
+        lines.append(f"- Learned, {label_of(name)}: the images' own min_t has {said}.")
     return "\n".join(lines)
 
 
@@ -221,9 +229,11 @@ def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.75 * len(noised) + 3), layout="constrained")
+    learned, colors = summary.get("learned", {}), ("#0072b2", "#d55e00", "#00805f", "#aa4499")
+    figure = Figure(figsize=(8, 1.75 * len(noised) + 3 + 2 * bool(learned)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(len(noised) + 1, len(_SHOWN), height_ratios=[1] * len(noised) + [1.6])
+    heights = [1.0] * len(noised) + [1.6] + [1.0] * bool(learned)
+    grid = figure.add_gridspec(len(heights), len(_SHOWN), height_ratios=heights)
     for i, (name, images) in enumerate(noised.items()):
         for j, (t, image) in enumerate(zip(_SHOWN, images)):
             axes = figure.add_subplot(grid[i, j], xticks=[], yticks=[])
@@ -235,7 +245,7 @@ def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[
             if i == 0:
                 axes.set_title(f"t = {t:g}, {summary['alpha_bar'][place]:.0%} signal", fontsize=9)
     axes = figure.add_subplot(grid[len(noised), :])
-    colors, marks = ("#0072b2", "#d55e00", "#00805f", "#aa4499"), ("o", "s", "D", "^")  # safe for color-blind readers
+    marks = ("o", "s", "D", "^")  # and colors safe for color-blind readers
     for (name, row), color, mark in zip(summary["patterns"].items(), itertools.cycle(colors), itertools.cycle(marks)):
         axes.plot(TIMES, row["auc"], color=color, marker=mark, markersize=4, label=label_of(name))
     axes.axhline(0.5, color="#888888", linewidth=0.8)
@@ -244,6 +254,16 @@ def _draw(path: Path, noised: dict[str, list[NDArray[np.uint8]]], summary: dict[
     axes.set_ylim(0.4, 1.02)
     axes.set_xlabel(f"t (schedule {summary['schedule']})")
     axes.set_ylabel("AUC of the seam")
+    if learned:
+        own = figure.add_subplot(grid[len(noised) + 1, :], sharex=axes)
+        for name, color in zip(summary["patterns"], colors):
+            if (found := learned.get(name)) is None:
+                continue
+            axes.plot(TIMES, found["auc"], color=color, linestyle=":", label=f"{label_of(name)}, learned")
+            own.step((*TIMES, 1.0), np.cumsum(found["shares"]), color=color, where="post")
+        own.set_ylim(0, 1)
+        own.set_xlabel("min_t")
+        own.set_ylabel("share of images")
     axes.legend(frameon=False)
     with atomic_path(path) as temporary:
         canvas.print_png(temporary, metadata={"Software": None})

@@ -309,6 +309,7 @@ def _noise(workspace: Path, arms: Sequence[Arm], examples: Sequence[Example]) ->
     named = [("plain", examples[0].plain, False), *((example.pattern, example.pixels, True) for example in chosen)]
     about = f"What the network sees at noise level t on the schedule {settings.schedule!r}, decoded to pixels."
     if settings.augmented:
-        about += f" CutMix images are used only above \u03c4 = {settings.tau:g}, where noise hides their seams;"
+        about += f" CutMix images are used only above \u03c4 = {settings.tau:g}, where noise hides their seams"
+        about += " (the median, for each has its own);" if settings.own else ";"
         about += " the faded ones are never shown to it."
     return {"about": about, **noise_strip(named, settings)}

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from tessera.curate.augment import AugmentConfig
 from tessera.curate.collect.collect import CollectConfig
 from tessera.diffusion.schedule import same_noise
 from tessera.presets.config import RunConfig
@@ -62,6 +63,7 @@ def flow() -> Study:
     """
     config = with_ia(today(), start=0)
     (arm,) = config.arms
+    assert not isinstance(arm.train.augment_min_t, str)
     there = round(same_noise(arm.train.augment_min_t, arm.train.noise_schedule, "flow"), 4)
 
     def on_flow(**changes: Any) -> RunConfig:
@@ -100,6 +102,31 @@ def partners() -> Study:
         variants=variants({"ta_ia": config, "balanced": dealt}),
         seeds=(0, 1, 2),
         scores=first("overall"),
+    )
+
+
+def tau_image() -> Study:
+    """Return the study of tau: one number, each pattern's or each image's own; and of what is below it: mixes without
+    the loss next to their borders, or crops.
+
+    tessera study tau_image --out out/studies
+    """
+    config = replace(with_ia(today(), start=0), augment=AugmentConfig(pattern="all", half_view="centre"))
+
+    def by(**changes: Any) -> RunConfig:
+        return retrained(config, lambda t: replace(t, **changes))
+
+    crops = replace(by(augment_min_t=0.0, augment_max_t=0.1), augment=AugmentConfig(pattern="crop"))
+    made = {"one": config, "pattern": by(augment_min_t="pattern"), "image": by(augment_min_t="recipe")}
+    return Study(
+        name="tau_image",
+        title="tau for each image",
+        question="Does a model compose better, and with fewer seams, where each CutMix image is shown from the noise on"
+        " at which a classifier no longer sees its border? And does it help to use them below that too, without the"
+        " loss next to the border; or crops, at low noise alone?",
+        variants=variants(made | {"masked": by(seam_margin=1), "crops": crops}),
+        seeds=(0, 1, 2),
+        scores=first("overall", "single_object", "seam"),
     )
 
 

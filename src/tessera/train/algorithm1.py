@@ -39,11 +39,13 @@ class Sample:
     """True: the caption is replaced by the null condition (guidance dropout)."""
     self_condition: bool
     """True: a network with latent tokens gets those of a first pass."""
+    masked: bool
+    """True: an augmented record at or below its own least t, without the loss next to its border."""
     level: int
     """Place of the caption's level among those of the mix; 0 without one."""
 
 
-_FLAGS = [(name, bool) for name in ("augmented", "drop_caption", "self_condition")]
+_FLAGS = [(name, bool) for name in ("augmented", "drop_caption", "self_condition", "masked")]
 DRAWS = np.dtype(
     [("number", "i8"), ("t", "f8"), ("alpha_bar", "f8"), ("index", "i8"), *_FLAGS, ("level", "u1")], align=True
 )
@@ -93,6 +95,10 @@ class Algorithm1:
     order per epoch, so that within an epoch of a set every record comes exactly once. `end` (not the paper's): (g, p)
     that the probability reaches linearly from `prob` at `start`; constant from there on.
 
+    `min_t` may be an array, of each augmented record its own (not the paper's): the next record of the order is
+    proposed where t is above the smallest, and the sample is plain if t is not above the record's. `max_t` (not the
+    paper's): augmented only where t <= it. `below` (not the paper's): augmented at any t, masked up to the record's.
+
     `plain`, `augmented`: sized objects (encoded stores) or record counts; `augmented` may be None where `prob` is 0.
     `schedule`: its name or a function t -> alpha_bar. `caption_drop_prob`, `self_condition_prob`: for every sample,
     independent of the other draws. `caption_mix` (not the paper's): the level of each sample's caption is drawn,
@@ -103,7 +109,7 @@ class Algorithm1:
         self,
         plain: Sized | int,
         augmented: Sized | int | None,
-        min_t: float,
+        min_t: float | np.ndarray,
         prob: float,
         seed: int,
         schedule: str | Callable[[torch.Tensor], torch.Tensor],
@@ -113,12 +119,18 @@ class Algorithm1:
         self_condition_prob: float = 0.0,
         caption_mix: CaptionMix | None = None,
         times: Callable[[np.ndarray], np.ndarray] = Times(),
+        max_t: float = 1.0,
+        below: bool = False,
     ) -> None:
         self.sizes = [n if isinstance(n, int) else len(n or ()) for n in (plain, augmented)]
-        self.min_t, self.prob, self.seed, self.start, self.end = min_t, prob, seed, start, end
+        self.own_min_t = min_t if isinstance(min_t, np.ndarray) else None
+        self.min_t = min_t if isinstance(min_t, float | int) else float(min_t.min(initial=1.0))
+        """The smallest of all records."""
+        self.max_t, self.below = max_t, below
+        self.prob, self.seed, self.start, self.end = prob, seed, start, end
         self.caption_drop_prob, self.self_condition_prob = caption_drop_prob, self_condition_prob
         self.caption_mix, self.times = caption_mix, times
-        shares = ("min_t", "prob", "caption_drop_prob", "self_condition_prob")
+        shares = ("min_t", "max_t", "prob", "caption_drop_prob", "self_condition_prob")
         check_ranges(self, **dict.fromkeys(shares, "[0, 1]"), start="[0, inf)")
         if self.sizes[0] < 1:
             raise UserError("plain: the set is empty; encode at least one image")
@@ -129,7 +141,7 @@ class Algorithm1:
             raise UserError(f"augment_prob: {prob} needs an augmented set with records; {fix}")
         self.schedule = get_schedule(schedule) if isinstance(schedule, str) else schedule
         self._lock = threading.Lock()
-        self._augmented_before = [0]  # of block b: augmented samples in blocks 0..b-1
+        self._before_block = [(0, 0)]  # of block b: proposed and augmented samples in blocks 0..b-1
         self._block = lru_cache(CACHED)(self._draw_block)
         self._order = lru_cache(CACHED)(self._draw_order)
 
@@ -162,29 +174,47 @@ class Algorithm1:
             end, last = self.end
             share = np.clip((numbers - self.start) / max(1, end - self.start), 0.0, 1.0)
             prob = prob + (last - prob) * share
-        return (t > self.min_t) & (rho < prob) & (numbers >= self.start)  # Eq. 3
+        gate = (t <= self.max_t) & (self.below | (t > self.min_t))
+        return gate & (rho < prob) & (numbers >= self.start)  # Eq. 3
 
-    def _count_before(self, block: int) -> int:
-        counts = self._augmented_before
+    def _accepted(self, proposed: np.ndarray, t: np.ndarray, before: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of a block's samples are augmented, and the record proposed to each of those `proposed`.
+        before: the number of proposed samples in earlier blocks."""
+        records = self._records("augmented", self.sizes[1], before + np.arange(proposed.sum()))
+        augmented = proposed.copy()
+        if self.own_min_t is not None and not self.below:
+            augmented[proposed] = t[proposed] > self.own_min_t[records]
+        return augmented, records
+
+    def _counts_before(self, block: int) -> tuple[int, int]:
+        counts = self._before_block
         if self.prob == 0.0 or (block + 1) * BLOCK <= self.start:
-            return 0
+            return 0, 0
         while len(counts) <= block:
-            last = len(counts) - 1
-            some = (last + 1) * BLOCK > self.start
-            counts.append(counts[-1] + (int(self._augmented(last, *self._uniforms(last, 2)).sum()) if some else 0))
+            last, (before, augmented) = len(counts) - 1, counts[-1]
+            if (last + 1) * BLOCK > self.start:
+                t, rho = self._uniforms(last, 2)
+                proposed = self._augmented(last, t, rho)
+                accepted = proposed if self.own_min_t is None else self._accepted(proposed, t, before)[0]
+                before, augmented = before + int(proposed.sum()), augmented + int(accepted.sum())
+            counts.append((before, augmented))
         return counts[block]
 
     def _draw_block(self, block: int) -> np.recarray:
         t, rho, drop, keep, of_level = self._uniforms(block, 5)
-        augmented = self._augmented(block, t, rho)
+        proposed_before, before = self._counts_before(block)
+        proposed = self._augmented(block, t, rho)
+        augmented, records = self._accepted(proposed, t, proposed_before)
         numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
         # A sample's place in the endless sequence of epochs of its set: the number of earlier samples from that set.
-        augmented_before = self._count_before(block) + np.cumsum(augmented) - augmented
+        augmented_before = before + np.cumsum(augmented) - augmented
         index = np.empty(BLOCK, dtype=np.int64)
-        index[augmented] = self._records("augmented", self.sizes[1], augmented_before[augmented])
+        index[proposed] = records
+        masked = augmented & self.below
+        masked[masked] = t[masked] <= (self.min_t if self.own_min_t is None else self.own_min_t[index[masked]])
         index[~augmented] = self._records("plain", self.sizes[0], (numbers - augmented_before)[~augmented])
         alpha_bar = np.asarray(self.schedule(torch.from_numpy(t)), dtype=np.float64)
-        flags = (augmented, drop < self.caption_drop_prob, keep < self.self_condition_prob)
+        flags = (augmented, drop < self.caption_drop_prob, keep < self.self_condition_prob, masked)
         level = self.caption_mix.draw(numbers, of_level) if self.caption_mix is not None else np.zeros(BLOCK, "u1")
         return np.rec.fromarrays([numbers, t, alpha_bar, index, *flags, level], dtype=DRAWS)
 

@@ -14,6 +14,9 @@ from tessera.models.rin import RINConfig
 from tessera.train.algorithm1 import CaptionMix, Times
 from tessera.train.optim.config import OptimConfig
 
+TAU_BY = ("recipe", "pattern")
+"""Values of augment_min_t that are no numbers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -37,8 +40,15 @@ class TrainConfig:
     t_shift: float = 1.0
     """t becomes t_shift t / (1 + (t_shift - 1) t), > 0: above 1 more samples have much noise, which large images need.
     augment_min_t is compared with the t that results."""
-    augment_min_t: float = 0.4
-    """The paper's tau on this noise schedule: augmented images only where t is above it, in [0, 1]."""
+    augment_min_t: float | Literal["recipe", "pattern"] = 0.4
+    """The paper's tau on this noise schedule: augmented images only where t is above it, in [0, 1]. recipe: of each
+    image its own, from a directory of `tessera tau`; pattern: of each pattern its own, from there."""
+    augment_max_t: float = 1.0
+    """Augmented images only up to this t, in (0, 1]: 1 in the paper. The reverse of tau, for images that are right in
+    their texture alone, such as crops."""
+    seam_margin: int | None = None
+    """Augmented images at and below augment_min_t too, without the loss within so many latents of their border (from a
+    directory of `tessera tau`), >= 1. None = not there, as in the paper."""
     augment_prob: float = 0.5
     """The paper's p: probability of an augmented image there, in [0, 1]. 0 = never; no augmented set is needed then."""
     augment_start_image: int = 0
@@ -47,6 +57,12 @@ class TrainConfig:
     """p at the end, in [0, 1], reached linearly from `augment_start_image` on. None = constant, as in the paper."""
     caption_drop_prob: float = 0.1
     """Probability that a caption is replaced by the null condition, which guidance needs, in [0, 1]."""
+    sentence_drop_prob: float = 0.0
+    """Probability of each sentence of a caption to be left out, in [0, 1], but not of all; for sets whose text is
+    encoded on the fly. Not the paper's."""
+    condition_noise: float = 0.0
+    """Gamma >= 0 of condition embedding perturbation (Chen et al. 2024): noise of variance gamma / D is added to the
+    numbers of a text of width D. 0 = none, as in the paper."""
     caption_mix: Mapping[str, float] = field(default_factory=dict)
     """Probability of each level of captions of images that have several: {"long": 0.7, "short": 0.3}; their sum is 1.
     Empty = the first level of each image, `long` if it has that, as in the paper."""
@@ -88,7 +104,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ("num_images", "batch_size", "checkpoint_every_images", "keep_checkpoints", "keep_every_images")
         counts += ("log_every_images", "validate_every_images", "sample_every_images", "threads", "stop_after_no_gain")
-        shares = ("augment_min_t", "augment_prob", "augment_prob_end", "caption_drop_prob", "self_condition_prob")
+        counts += ("seam_margin",)
+        if isinstance(own := self.augment_min_t, str) and own not in TAU_BY:
+            raise UserError(f"augment_min_t is {own!r}; give a number in [0, 1], {' or '.join(TAU_BY)}")
+        shares = ("augment_prob", "augment_prob_end", "caption_drop_prob", "self_condition_prob")
+        shares += ("sentence_drop_prob",)
+        shares += () if isinstance(own, str) else ("augment_min_t",)
         check_ranges(
             self,
             **dict.fromkeys(counts, "[1, inf)"),
@@ -98,7 +119,9 @@ class TrainConfig:
             ),
             ema_decay="[0, 1)",
             latent_scale="(0, inf)",
+            augment_max_t="(0, 1]",
             t_shift="(0, inf)",
+            condition_noise="[0, inf)",
         )
         if (name := self.noise_schedule) not in SCHEDULES:
             known = ", ".join(SCHEDULES)
@@ -108,6 +131,8 @@ class TrainConfig:
             near = f"{below} or {below + self.batch_size}" if below else str(self.batch_size)
             multiple = f"a multiple of batch_size {self.batch_size}"
             raise UserError(f"num_images: {self.num_images} is not {multiple}; use {near}")
+        if not isinstance(own, str) and self.seam_margin is None and own >= self.augment_max_t < 1:
+            raise UserError(f"augment_max_t: no t is above augment_min_t {own:g} and up to {self.augment_max_t:g}")
         if self.stop_after_no_gain is not None and not self.validation_records:
             raise UserError(
                 "stop_after_no_gain: needs the loss on held-out records; set validation_records, such as 256"
@@ -122,6 +147,11 @@ class TrainConfig:
         for name in ("latent_shift", "latent_scale"):
             if len(getattr(self, name)) not in (1, channels := self.model.latent_channels):
                 raise UserError(f"{name}: give one number, or one for each of the {channels} channels")
+
+    @property
+    def needs_seams(self) -> bool:
+        """True where training needs the borders of augmented images, or their own least t."""
+        return isinstance(self.augment_min_t, str) or self.seam_margin is not None
 
     @property
     def times(self) -> Times:

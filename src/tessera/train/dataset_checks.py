@@ -158,6 +158,14 @@ def check_mix(mix: CaptionMix | None, *stores: EncodedStore) -> list[str]:
     return said
 
 
+def check_sentences(sentence_drop_prob: float, *stores: EncodedStore) -> None:
+    """Raise UserError where sentences are to be left out of texts that are encoded already."""
+    for store in stores if sentence_drop_prob else ():
+        if store.text_encoding != "none":
+            fix = "encode it with --text-encoding none, or set sentence_drop_prob to 0"
+            raise UserError(f"{store.directory}: holds encoded texts, out of which no sentence can be taken; {fix}")
+
+
 def level_numbers(mix: CaptionMix | None, store: EncodedStore) -> list[int]:
     """Return the number in the set of each level that the mix draws; 0 for the first and for one that is not there."""
     levels = mix.levels if mix is not None else ()

@@ -9,11 +9,12 @@ B samples, C x S x S latents, L text tokens of width D.
 import contextlib
 import functools
 import itertools
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,8 +23,10 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from tessera.config import UserError
+from tessera.cutmix import near_seam
 from tessera.devices import rank, world_size
 from tessera.encoded.record import GROUP, EncodedRecord
+from tessera.encoded.seams import Seams
 from tessera.encoded.store import EncodedStore
 from tessera.randomness import philox
 from tessera.records import Batch, TextEncoding
@@ -32,6 +35,7 @@ from tessera.train.algorithm1 import Algorithm1, Normalization
 EncodeText = Callable[[Sequence[str]], Sequence[np.ndarray]]
 """Captions -> one float array (L, D) each; for stores without text."""
 
+SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=。)")
 BATCHES_AHEAD = 4  # read before they are asked for
 
 
@@ -62,15 +66,31 @@ class PackedText:
 
     def unpack(self, dtype: torch.dtype) -> TextEncoding:
         """Return embeddings (B, L, D) in `dtype`, padded with zeros, on the codes' device, without waiting for it."""
-        flat = self.codes.float()  # (sum of L, D)
+        flat = self.floats()
         (rows, length), width = self.mask.shape, flat.shape[1]
-        if self.scale is not None and width % GROUP == 0:
-            flat = (flat.unflatten(1, (-1, GROUP)) * self.scale.float()[..., None]).flatten(1)
-        elif self.scale is not None:
-            flat = flat * self.scale.float().repeat_interleave(GROUP, dim=1)[:, :width]
         padded = torch.zeros(rows * length, width, dtype=dtype, device=flat.device)
         padded.index_copy_(0, self.places, flat.to(dtype))
         return TextEncoding(padded.view(rows, length, width), self.mask)
+
+    def floats(self) -> Tensor:
+        """Return the tokens (sum of L, D) float32, on the codes' device."""
+        flat, width = self.codes.float(), self.codes.shape[1]
+        if self.scale is None:
+            return flat
+        if width % GROUP == 0:
+            return (flat.unflatten(1, (-1, GROUP)) * self.scale.float()[..., None]).flatten(1)
+        return flat * self.scale.float().repeat_interleave(GROUP, dim=1)[:, :width]
+
+    def perturbed(self, gamma: float, seed: int, numbers: Sequence[int]) -> "PackedText":
+        """Return the text in fp16 with noise of variance gamma / D, by the addresses of the samples `numbers`."""
+        flat = self.floats()
+        shapes = [(length, flat.shape[1]) for length in self.mask.sum(1).tolist()]
+        draws = [
+            philox(seed, "condition noise", number).standard_normal(shape, dtype=np.float32)
+            for number, shape in zip(numbers, shapes)
+        ]
+        noise = torch.from_numpy(np.concatenate(draws))
+        return replace(self, codes=(flat + noise * (gamma / flat.shape[1]) ** 0.5).half(), scale=None)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "PackedText":
         """Return the text with `change` applied to every tensor."""
@@ -94,6 +114,7 @@ class HostBatch:
     """(B,) bool; stays on the host."""
     tokens: int
     """Number of real text tokens."""
+    loss_mask: Tensor | None = None
 
     def pinned(self) -> "HostBatch":
         """Return the batch in page-locked memory, from which copies to a GPU overlap with its work."""
@@ -107,7 +128,8 @@ class HostBatch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=no_wait)
 
-        moved = {f.name: move(getattr(self, f.name)) for f in fields(Batch) if f.name != "text"}
+        values = {f.name: getattr(self, f.name) for f in fields(Batch) if f.name != "text"}
+        moved: Any = {name: None if value is None else move(value) for name, value in values.items()}
         return Batch(**moved, text=self.text.map(move).unpack(dtype))
 
 
@@ -126,6 +148,14 @@ class Reader:
     """For stores without text."""
     levels: tuple[Sequence[int], Sequence[int]] = ((0,), (0,))
     """Number in the plain and in the augmented set of each level that the algorithm draws (`level_numbers`)."""
+    seams: Seams | None = None
+    """Borders of the augmented records, for draws that are masked."""
+    seam_margin: int = 0
+    """Latents on either side of a border that have no loss in those."""
+    sentence_drop_prob: float = 0.0
+    """As in `TrainConfig`, for stores without text."""
+    condition_noise: float = 0.0
+    """As in `TrainConfig`."""
     _encoder_lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> HostBatch:
@@ -134,7 +164,15 @@ class Reader:
         draws = self.algorithm.draws(numbers)
         records = [self._record(*draw) for draw in zip(*(draws[name].tolist() for name in _OF_RECORD))]
         latents, noise = draw_latents(records, self.algorithm.seed, draws.number.tolist())
+        if self.sentence_drop_prob:
+            streams = (philox(self.algorithm.seed, "sentences", number) for number in draws.number.tolist())
+            records = [
+                replace(record, caption=drop_sentences(record.caption, self.sentence_drop_prob, stream))
+                for record, stream in zip(records, streams)
+            ]
         text = self.text_of(records)
+        if self.condition_noise:
+            text = text.perturbed(self.condition_noise, self.algorithm.seed, draws.number.tolist())
         return HostBatch(
             latents=self.normalize(latents),
             noise=noise,
@@ -145,7 +183,17 @@ class Reader:
             numbers=torch.tensor(draws.number),
             self_condition=torch.tensor(draws.self_condition),
             tokens=len(text.codes),
+            loss_mask=self._loss_mask(draws, latents) if draws.masked.any() else None,
         )
+
+    def _loss_mask(self, draws: np.recarray, latents: Tensor) -> Tensor:
+        """Return the weights (B, 1, H, W) of latents in the loss."""
+        assert self.seams is not None
+        weights, size = torch.ones_like(latents[:, :1]), self.plain.facts["image_size"]
+        for row in np.flatnonzero(draws.masked):
+            box = tuple(self.seams.boxes[draws.index[row]].tolist())
+            weights[row, 0][torch.from_numpy(near_seam(box, size, latents.shape[3], self.seam_margin))] = 0
+        return weights
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """Return the lengths of the samples' texts, as `EncodedStore.length` counts, of which no text is read."""
@@ -183,6 +231,13 @@ class Reader:
         mixed = len(scales) not in (0, len(records))  # one set is int8, the other fp16
         codes = [text for r in records if (text := r.text if mixed else r.text_codes) is not None]
         return PackedText.pack(codes, None if mixed else scales or None)
+
+
+def drop_sentences(caption: str, prob: float, rng: np.random.Generator) -> str:
+    """Return the caption without the sentences whose draw is below `prob`; that of the largest draw always stays."""
+    sentences = SENTENCE_ENDS.split(caption)
+    draws = rng.random(len(sentences))
+    return " ".join(text for text, draw in zip(sentences, draws) if draw >= min(prob, draws.max()))
 
 
 def draw_latents(

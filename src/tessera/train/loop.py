@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
-from tessera.config import UserError, compare, part_id, to_dict
+from tessera.config import UserError, part_id, to_dict
 from tessera.devices import pick_device, rank, reuse_memory, set_threads, world_size
 from tessera.diffusion.objective import OBJECTIVES
+from tessera.encoded.seams import Seams, read_seams
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.files import exclusive_lock, read_json, write_json
 from tessera.progress import progress
-from tessera.stages import MANIFEST, Manifest, Stage, find_stage, open_stage, read_manifest, reopen
+from tessera.stages import Stage, find_stage, open_stage
 from tessera.train import checkpoint
 from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
@@ -31,12 +33,14 @@ from tessera.train.dataset_checks import (
     captions_seen,
     check_mix,
     check_normalization,
+    check_sentences,
     check_sets,
     level_numbers,
     without_held_out,
 )
 from tessera.train.distributed import all_reduce_sum, broadcast_from_rank0, delayed_signals, join, warn_of_short_stops
 from tessera.train.export import FACTS
+from tessera.train.extension import BUSY, check_budget, reopen_for_more
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
@@ -44,15 +48,12 @@ from tessera.train.state import TrainState, initial_network, load_objective, wei
 from tessera.train.step import SKIPPED, Stepper
 from tessera.train.validation import Evaluations
 
-BUSY = "another process is training in this directory"
 STEPS_BEHIND = 1
 """Number of steps by which the host reads the outcomes of a GPU's steps later."""
 AUTO_SAMPLES = 128
 """Samples per pass beyond which a GPU gains nothing: the first number that "auto" tries."""
 AUTO_STEPS = 16
 """Number of steps whose longest texts it tries with."""
-BUDGET = {"optim.cooldown_images", "checkpoint_every_images", "keep_every_images", "sample_every_images"}
-"""Fields that may differ together with num_images when a run is extended."""
 REMEMBERED = "device_batch_size.json"
 """File in the run's folder: the number that "auto" found, and what it depends on."""
 VERIFIED_BYTES = 10**9
@@ -69,13 +70,15 @@ def train(
     init: Path | None = None,
     runtime: RuntimeOptions | None = None,
     extend: bool = False,
+    tau: Path | None = None,
 ) -> None:
     """Train into the run directory `out` from the encoded sets `plain` and `augmented` (None where augment_prob is 0).
 
     A complete run is left as it is, an unfinished one resumes from its last checkpoint. `resume`: require a run to
     resume. `device`: None = the best available. `init`: an export with the initial weights; None = random ones.
     `extend`: continue a finished run to the larger num_images of `config`, as if it had had that from the start; for
-    that its learning rate must be constant. If it was cooled down it rises again, to be cooled anew.
+    that its learning rate must be constant. If it was cooled down it rises again, to be cooled anew. `tau`: a directory
+    of `tessera tau`, for an augment_min_t that is no number, and seam_margin.
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, write a checkpoint and raise KeyboardInterrupt.
 
     Raises UserError, before the first step and before anything is written, for sets or weights that do not fit the
@@ -89,7 +92,15 @@ def train(
             fix = "leave out --augmented, or train an arm with augmented images, such as ta_ia"
             raise UserError(f"{augmented}: no augmented images are trained on here (augment_prob is 0); {fix}")
         sets["augmented"] = Path(augmented)
-    inputs = sets if init is None else sets | {"init": Path(init)}
+    inputs = sets | {name: Path(path) for name, path in (("tau", tau), ("init", init)) if path is not None}
+    if config.needs_seams and tau is None:
+        raise UserError(
+            "augment_min_t, seam_margin: need --tau, a directory made by `tessera tau`, or else a number, None"
+        )
+    if tau is not None and not config.needs_seams:
+        raise UserError(
+            f"{tau}: is read where augment_min_t is recipe or pattern, or seam_margin is given; leave it out"
+        )
     load_objective(config)  # says what is wrong with it
     recorded = replace(config, objective=part_id(config.objective, OBJECTIVES))
     made = {"stage": "train", "config": to_dict(recorded), "inputs": inputs}
@@ -100,14 +111,9 @@ def train(
     if is_writer and torch_device.type == "cuda" and (warning := warn_of_short_stops(os.environ)):
         print(f"train: {warning}", file=sys.stderr)
     if is_writer and extend:
-        _reopen_for_more(out, recorded, inputs)
-    elif is_writer and (out / MANIFEST).exists():
-        run = read_manifest(out, must_be_complete=False)
-        had, wanted = run.config.get("num_images", 0), config.num_images
-        if run.stage == "train" and had < wanted and _only_budgets_differ(run, recorded):
-            raise UserError(
-                f"{out}: is a run of {had} images, not {wanted}; give --extend to continue it, or choose another --out"
-            )
+        reopen_for_more(out, recorded, inputs)
+    elif is_writer:
+        check_budget(out, recorded)
     found = find_stage(out, **made) if is_writer else None
     progress_made = broadcast_from_rank0(0 if found is None else 1 + found.done, torch_device)
     if resume and not progress_made:
@@ -122,6 +128,7 @@ def train(
         elif is_writer and store.byte_count < VERIFIED_BYTES:
             store.verify()
     facts = check_sets(*stores, model=config.model, encodes_text=runtime.encode_text is not None)
+    check_sentences(config.sentence_drop_prob, *stores)
     notes = check_normalization(stores[0], config.latent_shift, config.latent_scale)
     for note in notes + check_mix(config.mix, *stores):
         if is_writer:
@@ -132,7 +139,12 @@ def train(
     weights = None
     if init is not None and checkpoint.latest(out) is None:
         weights = weights_of_export(Path(init), config, facts, runtime.content_hash)
-    trainer = Trainer(out, stores[0], stores[1] if stores[1:] else None, config, torch_device, runtime, weights)
+    seams = None
+    if tau is not None:
+        noise = {name: made["config"][name] for name in ("noise_schedule", "latent_shift", "latent_scale")}
+        seams = read_seams(Path(tau), stores[1], noise, config.augment_min_t)
+        facts["median_min_t"] = float(np.median(seams.min_t))
+    trainer = Trainer(out, stores[0], stores[1] if stores[1:] else None, config, torch_device, runtime, weights, seams)
     facts["compute"] = trainer.state.compute
     if is_writer:
         largest = 16 * trainer.state.parameter_count  # bytes of masters, EMA and the optimizer's two, fp32
@@ -146,48 +158,6 @@ def train(
             write_json(out / FACTS, facts)
         if stage is None or not stage.done:  # another process may have finished it meanwhile
             trainer.run(stage, facts)
-
-
-def _reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
-    """Make a finished run unfinished if `config` differs in a larger num_images alone, or in its cooldown and
-    checkpoints too; give an unfinished one another num_images before its cooldown begins. UserError where its learning
-    rate or augment_prob has moved to an end. Other differences are left to `find_stage`, which names them."""
-    run = read_manifest(out, "train", must_be_complete=False)
-    same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
-    if not _only_budgets_differ(run, config) or not same_inputs:
-        return
-    had, moved = run.config["num_images"], None
-    if not run.complete:
-        found = checkpoint.latest(out)
-        seen = int(found.name) if found is not None else 0
-        before = min(had - run.config["optim"]["cooldown_images"], config.num_images - config.optim.cooldown_images)
-        if seen and (seen > before or config.optim.decay != "constant" or config.augment_prob_end is not None):
-            raise UserError(
-                f"{out}: has seen {seen} images by a rate that depends on their number, {had}; let it end with"
-                f" --num-images {had} first, or train in another directory"
-            )
-        with exclusive_lock(out, BUSY):
-            reopen(out, to_dict(config))
-        return
-    if config.num_images < had:
-        raise UserError(f"{out}: has seen {had} images, more than num_images {config.num_images}; give a larger number")
-    if run.counts["num_images"] < had:
-        moved = "it ended before its time, as its loss on held-out records fell no more (stop_after_no_gain)"
-    elif config.optim.decay != "constant":
-        moved = f"its learning rate has fallen to its end (optim.decay is {config.optim.decay})"
-    elif config.augment_prob_end is not None:
-        moved = "its augment_prob has moved to augment_prob_end"
-    if moved is not None:
-        raise UserError(f"{out}: cannot be extended, {moved}; export it and start another run from that with --init")
-    if not (out / checkpoint.FOLDER / f"{had:012d}").is_dir():
-        raise UserError(f"{out}: cannot be extended, its last checkpoint is missing; train again in another directory")
-    with exclusive_lock(out, BUSY):
-        reopen(out, to_dict(config))
-
-
-def _only_budgets_differ(run: Manifest, config: TrainConfig) -> bool:
-    changed = {field for field, _, _ in compare(run.config, to_dict(config))}
-    return changed - BUDGET == {"num_images"}
 
 
 def _divisor(number: int, most: int) -> int:
@@ -207,8 +177,10 @@ class Trainer:
         device: torch.device,
         runtime: RuntimeOptions | None = None,
         weights: dict[str, Tensor] | None = None,
+        seams: Seams | None = None,
     ) -> None:
-        """Build the parts; `out` is not written to before `run`. `weights`: the initial ones; None = random."""
+        """Build the parts; `out` is not written to before `run`. `weights`: the initial ones; None = random. `seams`:
+        of the augmented records, with the t above which each is used."""
         self.out, self.config, self.runtime = out, config, runtime or RuntimeOptions()
         if device.type == "cpu":
             reuse_memory()
@@ -233,11 +205,15 @@ class Trainer:
                 "; give fewer: --validation-records"
             )
         trained = without_held_out(augmented, plain, held_out) if augmented is not None and held_out else augmented
+        if seams is not None and isinstance(trained, Subset):
+            seams = seams.select(trained.indices)
+        min_t = config.augment_min_t if seams is None else seams.min_t
+        assert not isinstance(min_t, str)
         objective = load_objective(config)
         algorithm = Algorithm1(
             len(plain) - held_out,
             trained,
-            config.augment_min_t,
+            min_t,
             config.augment_prob,
             config.seed,
             config.noise_schedule,
@@ -247,6 +223,8 @@ class Trainer:
             self_condition_prob=config.self_condition_prob,
             caption_mix=config.mix,
             times=objective.times,
+            max_t=config.augment_max_t,
+            below=config.seam_margin is not None,
         )
         network = initial_network(config.model, config.seed, weights)
         self.state = TrainState(network, config, objective, device=device, runtime=self.runtime)
@@ -258,6 +236,10 @@ class Trainer:
             Normalization(config.latent_shift, config.latent_scale),
             encode_text=self.runtime.encode_text,
             levels=(level_numbers(config.mix, plain), level_numbers(config.mix, augmented or plain)),
+            seams=seams,
+            seam_margin=config.seam_margin or 0,
+            sentence_drop_prob=config.sentence_drop_prob,
+            condition_noise=config.condition_noise,
         )
         self.stepper = Stepper(out, config, self.state, algorithm, null_condition)
         if self.auto:

@@ -51,12 +51,14 @@ class TrainState:
         self.parameter_count, self.shards, self.exchange = network.parameter_count, None, None
         self.objective = objective.to(device)
         if any(True for _ in objective.parameters()):
+            if runtime.shard and world_size() > 1:
+                raise UserError("objective: one with parameters of its own does not go with --shard; leave that out")
             network.add_module(OWN, objective)
         self.network = network.to(device)
         if runtime.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         if runtime.shard and world_size() > 1:
-            from tessera.train.fsdp import Shards
+            from tessera.train.optim.fsdp import Shards
 
             self.shards = Shards(self.network, self.dtype)
         split = "network" if self.shards is not None else None

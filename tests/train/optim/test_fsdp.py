@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from tessera.models.build import build_network
 from tessera.train import checkpoint
-from tessera.train.fsdp import Shards
 from tessera.train.loop import train
+from tessera.train.optim.fsdp import Shards
 from tiny.ranks import assert_same, config, on_ranks
 from tiny.runs import log_of, state_of
 from tiny.training_sets import DIT, RIN

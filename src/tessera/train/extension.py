@@ -1,0 +1,67 @@
+"""The continuation of a run to more images than it was planned for."""
+
+from pathlib import Path
+
+from tessera.config import UserError, compare, to_dict
+from tessera.files import exclusive_lock
+from tessera.stages import MANIFEST, Manifest, read_manifest, reopen
+from tessera.train import checkpoint
+from tessera.train.config import TrainConfig
+
+BUDGET = {"optim.cooldown_images", "checkpoint_every_images", "keep_every_images", "sample_every_images"}
+"""Fields that may differ together with num_images when a run is extended."""
+BUSY = "another process is training in this directory"
+
+
+def check_budget(out: Path, config: TrainConfig) -> None:
+    """Raise UserError where `out` is a run of fewer images than `config`, which --extend would continue."""
+    if not (out / MANIFEST).exists():
+        return
+    run = read_manifest(out, must_be_complete=False)
+    had, wanted = run.config.get("num_images", 0), config.num_images
+    if run.stage == "train" and had < wanted and _only_budgets_differ(run, config):
+        raise UserError(
+            f"{out}: is a run of {had} images, not {wanted}; give --extend to continue it, or choose another --out"
+        )
+
+
+def reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
+    """Make a finished run unfinished if `config` differs in a larger num_images alone, or in its cooldown and
+    checkpoints too; give an unfinished one another num_images before its cooldown begins. UserError where its learning
+    rate or augment_prob has moved to an end. Other differences are left to `find_stage`, which names them."""
+    run = read_manifest(out, "train", must_be_complete=False)
+    same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
+    if not _only_budgets_differ(run, config) or not same_inputs:
+        return
+    had, moved = run.config["num_images"], None
+    if not run.complete:
+        found = checkpoint.latest(out)
+        seen = int(found.name) if found is not None else 0
+        before = min(had - run.config["optim"]["cooldown_images"], config.num_images - config.optim.cooldown_images)
+        if seen and (seen > before or config.optim.decay != "constant" or config.augment_prob_end is not None):
+            raise UserError(
+                f"{out}: has seen {seen} images by a rate that depends on their number, {had}; let it end with"
+                f" --num-images {had} first, or train in another directory"
+            )
+        with exclusive_lock(out, BUSY):
+            reopen(out, to_dict(config))
+        return
+    if config.num_images < had:
+        raise UserError(f"{out}: has seen {had} images, more than num_images {config.num_images}; give a larger number")
+    if run.counts["num_images"] < had:
+        moved = "it ended before its time, as its loss on held-out records fell no more (stop_after_no_gain)"
+    elif config.optim.decay != "constant":
+        moved = f"its learning rate has fallen to its end (optim.decay is {config.optim.decay})"
+    elif config.augment_prob_end is not None:
+        moved = "its augment_prob has moved to augment_prob_end"
+    if moved is not None:
+        raise UserError(f"{out}: cannot be extended, {moved}; export it and start another run from that with --init")
+    if not (out / checkpoint.FOLDER / f"{had:012d}").is_dir():
+        raise UserError(f"{out}: cannot be extended, its last checkpoint is missing; train again in another directory")
+    with exclusive_lock(out, BUSY):
+        reopen(out, to_dict(config))
+
+
+def _only_budgets_differ(run: Manifest, config: TrainConfig) -> bool:
+    changed = {field for field, _, _ in compare(run.config, to_dict(config))}
+    return changed - BUDGET == {"num_images"}
