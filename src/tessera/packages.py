@@ -149,7 +149,8 @@ def _download(package: Package, target: Path) -> None:
     )
     if done.returncode or not (target / package.file).is_file():
         said = [line for line in done.stderr.splitlines() if line.strip() and "notice" not in line]
-        reason = said[-1].strip() if said else "no reason given"
+        said = said[:1] if package.index == "npm" else said[-1:]  # npm begins with the reason, pip ends with it
+        reason = said[0].strip() if said else "no reason given"
         raise UserError(f"{package.name}: {package.client} cannot fetch it ({reason}); {_by_hand(package)}")
 
 

@@ -1,17 +1,21 @@
 """The preset of emoji."""
 
 import functools
+import json
+from dataclasses import replace
 
 import pytest
 
 from tessera import packages, run
 from tessera.config import UserError
+from tessera.curate.emoji.draw import CAPTIONS
 from tessera.encoded.store import open_encoded
 from tessera.models.rin import RINConfig
 from tessera.presets.emoji import emoji
 from tessera.presets.lookup import load_run_preset
 from tessera.prompts.style import extend_in_style
 from tessera.stages import read_manifest
+from tessera.weights.export import read_settings
 from tiny.emoji import cache_in, tiny_emoji
 
 
@@ -61,3 +65,23 @@ def test_short_prompts_are_extended_by_the_style_colors_and_ground_of_the_captio
     assert longer.startswith("A drawing of a fir, in the ")
     assert longer.endswith(" background.")
     assert "family" not in longer
+
+
+@pytest.mark.slow
+def test_the_whole_path_to_a_report_that_names_the_artists(tmp_path, monkeypatch):
+    cache_in(tmp_path / "cache", monkeypatch)
+    tiny_emoji(monkeypatch)
+    config = load_run_preset("emoji", styles=("noto", "twemoji"), text="words:64", num_images=320)
+    out = tmp_path / "out"
+    page = run.run(out, replace(config, class_prompts=4, generate=replace(config.generate, per_prompt=1)))
+    text = page.read_text(encoding="utf-8")
+    for said in ("Twemoji by Twitter, Inc. and other contributors", "CC-BY-4.0", f"tessera run emoji --out {out}"):
+        assert said in text
+    assert "emoji: 10 images of 3 classes, cut to 32 px. " in text
+    prompts = [json.loads(line)["prompt"] for line in (out / run.PROMPTS).read_text().splitlines()]
+    told = [json.loads(line) for line in (out / "emoji" / CAPTIONS).read_text().splitlines()]
+    assert set(prompts) <= {row[level] for row in told for level in ("long", "short")}
+    for arm in ("ta", "ta_ia"):
+        settings = read_settings(out / "export" / arm)
+        assert settings.credits == config.export.credits
+        assert settings.captions is not None
