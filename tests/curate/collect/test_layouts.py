@@ -492,25 +492,3 @@ def test_numbered_classes_with_folders_of_their_own_are_classes(tmp_path):
         put(tmp_path / "s" / name)
     collect(tmp_path / "out", FOLDER, tmp_path / "s")
     assert {row.class_name for row in read_images(tmp_path / "out")} == {"type1", "type2"}
-
-
-@pytest.mark.parametrize(
-    ("names", "missing"),
-    [
-        (["train-00000-of-00003", "train-00002-of-00003"], {"train-*-of-3, not there": 1}),
-        (["part-1-of-3", "part-2-of-3"], {"part-*-of-3, not there": 1}),
-        (["a_0_of_5", "b_0_of_2", "b_1_of_2"], {"a_*_of_5, not there": 4}),
-        (["train-00000-of-00002", "train-00001-of-00002"], {}),
-        (["1-of-a-kind", "7-of-9-lives"], {}),
-    ],
-)
-def test_shards_that_are_not_there_are_counted(tmp_path, names, missing):
-    for number, name in enumerate(names):
-        (tmp_path / "s").mkdir(exist_ok=True)
-        with tarfile.open(tmp_path / "s" / f"{name}.tar", "w") as tar:
-            for i, label in enumerate((b"cat", b"dog")):
-                add(tar, f"{number}-{i}.jpg", jpeg(i))
-                add(tar, f"{number}-{i}.cls", label)
-    collect(tmp_path / "out", FOLDER, tmp_path / "s")
-    manifest = read_manifest(tmp_path / "out")
-    assert (manifest.counts["images"], manifest.facts.get("ignored") or {}) == (2 * len(names), missing)

@@ -14,12 +14,13 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from tessera.config import UserError
 from tessera.curate.collect.crops import UNREADABLE
-from tessera.curate.collect.sources import Group, Item, Listing
+from tessera.curate.collect.sources import Group, Item, Listing, Read
 from tessera.curate.collect.splits import Split, splits_among
 from tessera.images import READABLE
 from tessera.stages import MANIFEST
@@ -266,3 +267,28 @@ def safe(name: str) -> str:
 def as_text(name: str) -> str:
     """Return a file's name as valid text in one Unicode form, whatever its bytes in the file system are."""
     return unicodedata.normalize("NFC", os.fsencode(name).decode(errors="replace"))
+
+
+@dataclass(frozen=True)
+class OneClassGroup(Group):
+    """The images of a group as those of one class, whatever their labels are."""
+
+    group: Group
+    label: str
+
+    @property
+    def whole(self) -> bool:  # type: ignore[override]
+        return self.group.whole
+
+    def list(self) -> Listing:
+        listing = self.group.list()
+        items = []
+        for item in listing.items:
+            name = safe(item.key.replace("/", "-")) if item.label else item.key.partition("/")[2]
+            reject = item.reject if item.label or item.length < 0 else None  # that of an image without a label
+            key = f"{safe(self.label)}/{name}"
+            items.append(replace(item, key=key, label=self.label, code=None, reject=reject))
+        return replace(listing, items=items)
+
+    def reader(self) -> AbstractContextManager[Read]:
+        return self.group.reader()

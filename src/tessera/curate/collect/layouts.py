@@ -10,12 +10,10 @@
 | hub-parquet   | *.parquet with the columns image and label (one class needs none)                         |
 """
 
-import functools
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +22,7 @@ from tessera.config import UserError, blaming, load_part
 from tessera.curate.collect.class_folders import (
     WORDNET_ID,
     FolderGroup,
+    OneClassGroup,
     SolutionGroup,
     check_no_others,
     files_below,
@@ -32,21 +31,24 @@ from tessera.curate.collect.class_folders import (
     is_image,
     is_made,
     items_of,
-    kind_of,
-    safe,
-    walked,
+)
+from tessera.curate.collect.packed import (
+    PACKED_SAYS,
+    all_files,
+    files_with_suffix,
+    first_file,
+    is_compressed,
+    of_split,
+    tars_and_tables,
 )
 from tessera.curate.collect.parquet import holds_image_column, row_groups
-from tessera.curate.collect.sources import Group, ItemGroup, Listing, Read
-from tessera.curate.collect.splits import Split, says_nothing, split_of, split_of_path, splits_among
+from tessera.curate.collect.sources import Group, ItemGroup
+from tessera.curate.collect.splits import Split, says_nothing, split_of, splits_among
 from tessera.curate.collect.tars import ClassTarGroup, WebDatasetGroup, class_tars
 
-_OURS = {"images.parquet", "scenes.parquet"}
 _KAGGLE = Path("ILSVRC/Data/CLS-LOC")
 _FOLDERS = "class folders"
-_PACKED = {".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar"}
 _MIXED = "layouts are mixed; give the folder of one of them, or --layout NAME to take one alone"
-_PACKED_SAYS = "is compressed, so that its images cannot be read in place; unpack it and give what is in it"
 _GROUPS = ("groups", "by_row")  # fields of a source
 _CHUNK = 64  # files of a user's layout that a process takes at a time
 
@@ -207,18 +209,18 @@ class ImageNetTree:
 
 class _Tars:
     def there(self, source: Path, out: Path) -> str:
-        return _first("tar files", source, out, ".tar")
+        return first_file("tar files", source, out, ".tar")
 
 
 class ImageNetTar(_Tars):
     """A tar file for each class, in a folder or inside one tar file."""
 
     def open(self, source: Path, out: Path, split: Split) -> Source | None:
-        tars, others = _files(source, out, ".tar")
+        tars, others = files_with_suffix(source, out, ".tar")
         if all(WORDNET_ID.fullmatch(path.stem) for path in tars):
             groups = [ClassTarGroup(path, path.stem, 0, path.stat().st_size) for path in tars]
             return Source("ImageNet tar", groups, ignored=others)
-        chosen = _of_split(source, tars, split, others)
+        chosen = of_split(source, tars, split, others)
         inside = {path: class_tars(path) for path in chosen}
         outer = [groups for groups in inside.values() if groups]
         if outer and len(chosen) > 1:
@@ -231,9 +233,9 @@ class WebDataset(_Tars):
     """Tar files of images, each with its label in an entry of the same stem."""
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
-        tars, others = _files(source, out, ".tar")
+        tars, others = files_with_suffix(source, out, ".tar")
         return Source(
-            "WebDataset", [WebDatasetGroup(path) for path in _of_split(source, tars, split, others)], ignored=others
+            "WebDataset", [WebDatasetGroup(path) for path in of_split(source, tars, split, others)], ignored=others
         )
 
 
@@ -241,11 +243,11 @@ class HubParquet:
     """Parquet files as the Hugging Face Hub keeps data sets."""
 
     def there(self, source: Path, out: Path) -> str:
-        return _first("Parquet files", source, out, ".parquet")
+        return first_file("Parquet files", source, out, ".parquet")
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
-        files, others = _files(source, out, ".parquet")
-        groups, names = row_groups(_of_split(source, files, split, others))
+        files, others = files_with_suffix(source, out, ".parquet")
+        groups, names = row_groups(of_split(source, files, split, others))
         by_row = [replace(group, by_row=True) for group in groups]
         return Source("Hub parquet", groups, ignored=others, by_row=by_row, label_names=names)
 
@@ -268,14 +270,14 @@ def find_source(
     single_class: the class of all images, whatever the layout says. Raises UserError if the source is missing, of
     several layouts, or has no such split, or the user's own layout fails.
     """
-    _all_files.cache_clear()
+    all_files.cache_clear()
     if not source.exists():
         raise UserError(f"{source}: there is no such folder or file; give the folder of the class folders, or a tar")
     if single_class is not None and source.is_dir() and layout in (None, "class-folders", "imagenet-tree"):
         part = "all" if layout == "class-folders" else split
         tree = ImageNetTree()
         if layout is not None or holds_images(source):
-            others = _tars_and_tables(source, out) if layout is None else []
+            others = tars_and_tables(source, out) if layout is None else []
             if others:
                 raise UserError(f"{source}: has {' and '.join(others)} and images: {_MIXED}")
             # The whole source, or the folders of the split where it has some.
@@ -301,54 +303,22 @@ def find_source(
 
 def _open_what_is_there(source: Path, out: Path, split: Split, single_class: str | None) -> Source:
     there = {name: words for name, entry in LAYOUTS.items() if (words := entry.there(source, out))}
-    if len(set(there.values())) > 1 and not holds_image_column(_files(source, out, ".parquet")[0]):
+    if len(set(there.values())) > 1 and not holds_image_column(files_with_suffix(source, out, ".parquet")[0]):
         there.pop("hub-parquet", None)  # tables about the images, such as img2dataset's
     if len(set(there.values())) > 1:
         said = " and ".join(sorted(set(there.values()), reverse=True))
         raise UserError(f"{source}: has {said}: {_MIXED}")
     if not there and source.is_file():
-        packed = f"; it {_PACKED_SAYS}" if source.suffix.lower() in _PACKED else ""
+        packed = f"; it {PACKED_SAYS}" if is_compressed(source) else ""
         raise UserError(f"{source}: is not a folder, nor a .tar or .parquet file{packed}")
-    for path in _all_files(source, out)[0] if not there else ():
-        if path.suffix.lower() in _PACKED:
-            raise UserError(f"{source}: {path.relative_to(source).as_posix()} {_PACKED_SAYS}")
+    for path in all_files(source, out)[0] if not there else ():
+        if is_compressed(path):
+            raise UserError(f"{source}: {path.relative_to(source).as_posix()} {PACKED_SAYS}")
     for name in there or ["class-folders"]:
         found = LAYOUTS[name].open(source, out, split)
         if found is not None:
             return found
     raise AssertionError(f"{source}: no layout of {', '.join(there)} opened it")
-
-
-@dataclass(frozen=True)
-class OneClassGroup(Group):
-    """The images of a group as those of one class, whatever their labels are."""
-
-    group: Group
-    label: str
-
-    @property
-    def whole(self) -> bool:  # type: ignore[override]
-        return self.group.whole
-
-    def list(self) -> Listing:
-        listing = self.group.list()
-        items = []
-        for item in listing.items:
-            name = safe(item.key.replace("/", "-")) if item.label else item.key.partition("/")[2]
-            reject = item.reject if item.label or item.length < 0 else None  # that of an image without a label
-            key = f"{safe(self.label)}/{name}"
-            items.append(replace(item, key=key, label=self.label, code=None, reject=reject))
-        return replace(listing, items=items)
-
-    def reader(self) -> AbstractContextManager[Read]:
-        return self.group.reader()
-
-
-def _tars_and_tables(source: Path, out: Path) -> list[str]:
-    tables = _first("Parquet files", source, out, ".parquet")
-    found = [_first("tar files", source, out, ".tar")]
-    found += [tables] if tables and holds_image_column(_files(source, out, ".parquet")[0]) else []
-    return [words for words in found if words]
 
 
 def _folders(source: Path, out: Path) -> list[Path]:
@@ -400,79 +370,3 @@ def _has_images(folder: Path) -> bool:
 
 def _has_json(folder: Path) -> bool:
     return any(path.suffix == ".json" for path in folder.iterdir())
-
-
-def _files(source: Path, out: Path, suffix: str) -> tuple[list[Path], Counter[str]]:
-    """Return the files of a suffix in the source, or the source itself, and the number of others by kind.
-
-    Hidden files and those of tessera are none of them. Raises UserError for compressed ones.
-    """
-    if source.is_file():
-        return ([source] if source.suffix.lower() == suffix else []), Counter()
-    files, images = _all_files(source, out)
-    found = sorted(path for path in files if path.suffix.lower() == suffix)
-    packed = [path.relative_to(source).as_posix() for path in files if path.suffix.lower() in _PACKED and found]
-    if packed:
-        raise UserError(f"{source}: {packed[0]} {_PACKED_SAYS}")
-    return found, images + Counter(kind_of(path.name) for path in files if path.suffix.lower() != suffix)
-
-
-@functools.lru_cache(maxsize=1)
-def _all_files(source: Path, out: Path) -> tuple[list[Path], Counter[str]]:
-    """List the files below a folder that are no images, and count these by kind; links to folders are followed."""
-    found: list[Path] = []
-    images: Counter[str] = Counter()
-    for where, folders, names, again in walked(source):
-        if again or (where != source and is_made(where, out)):
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = [name for name in names if not name.startswith(".") and name not in _OURS]
-        images.update(kind_of(name) for name in names if is_image(name))
-        found += [where / name for name in names if not is_image(name)]
-    return found, images
-
-
-def _first(words: str, source: Path, out: Path, suffix: str) -> str:
-    files, _ = _files(source, out, suffix)
-    return f"{words} ({files[0].relative_to(source).as_posix()})" if files else ""
-
-
-def _missing_shards(paths: Iterable[Path]) -> Counter[str]:
-    """Count the files that are not there, by the names of those that are: train-00001-of-00003 tells of three."""
-    numbers: defaultdict[tuple[str, str, int], set[int]] = defaultdict(set)
-    for path in paths:
-        if match := re.fullmatch(r"(.*?)(\d+)([-_]of[-_])0*(\d+)", path.stem):
-            numbers[match[1], match[3], int(match[4])].add(int(match[2]))
-    missing = {key: key[2] - len(found) for key, found in numbers.items()}
-    return Counter({f"{name}*{of}{total}, not there": n for (name, of, total), n in missing.items() if n > 0})
-
-
-def _of_split(source: Path, paths: Sequence[Path], split: Split, others: Counter[str]) -> list[Path]:
-    """Return the files of a split, where their names say one, and count the other ones in `others`; else all."""
-    others.update(_missing_shards(paths))
-    if source.is_file() or split == "all":
-        return list(paths)
-    names = {path: path.relative_to(source).as_posix() for path in paths}
-    said = {path: found for path, name in names.items() if (found := split_of_path(name)) is not None}
-    if not said:
-        return list(paths)
-    frames: defaultdict[str, set[str]] = defaultdict(set)
-    for found, frame in said.values():
-        frames[frame].add(found)
-    several = {found for found, _ in said.values()}
-    unnamed = [names[path] for path in paths if path not in said]
-    if unnamed or (len(several) > 1 and all(len(found) == 1 for found in frames.values())):
-        like, without = (", ".join([*some[:3], "..."][: len(some)]) for some in ([names[p] for p in said], unnamed))
-        raise UserError(
-            f"{source}: its files may be those of splits ({like})"
-            + f", and others are not ({without})" * bool(unnamed)
-            + ": give --split all to take every file, or the folder or file of one split"
-        )
-    chosen = [path for path, (found, _) in said.items() if found == split]
-    if not chosen:
-        raise UserError(
-            f"{source}: has no files of the split {split}, only of {', '.join(sorted(several))} (see --split)"
-        )
-    others.update(f"split {found}" for found, _ in said.values() if found != split)
-    return chosen
