@@ -74,6 +74,7 @@ def tiny_emoji(monkeypatch: pytest.MonkeyPatch) -> None:
             f"package/img/{folder}/64/{code.lower()}.png": disk((30 * number, 200, 30))
             for number, (code, *_) in enumerate(NAMES + OTHERS)
         }
+        images[f"package/img/{folder}/64/2764.png"] = disk((200, 30, 30))  # the same emoji by another name
         package = pinned(STYLES[style].package, images | {f"package/img/{folder}/sheets/all.png": b"no image"})
         monkeypatch.setitem(STYLES, style, replace(STYLES[style], package=package))
 

@@ -10,7 +10,7 @@ from tessera.presets.miniature import in_fifths, miniature
 
 
 def emoji() -> RunConfig:
-    """Compare TA with TA+IA on 6,347 emoji drawings of 1,597 concepts.
+    """Compare TA with TA+IA on 6,345 emoji drawings of 1,597 concepts.
 
     An arm sees 160,000 images: 22 minutes of a core at 122 images/s, as TA's first 19,200 took, after which colors and
     grounds were right and things were not yet.

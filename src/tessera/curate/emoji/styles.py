@@ -92,7 +92,7 @@ def drawings(style: Style, concepts: Sequence[Concept]) -> Iterator[tuple[Concep
     by_code = {concept.code: concept for concept in concepts}
     for name, data in files:
         match = re.fullmatch(style.files, name)
-        if match is not None and (concept := by_code.get(code_of(match[1]))) is not None:
+        if match is not None and (concept := by_code.pop(code_of(match[1]), None)) is not None:
             with Image.open(io.BytesIO(data)) as image:
                 drawing = image.convert("RGBA").resize((_WITHIN, _WITHIN), Image.Resampling.LANCZOS)
             yield concept, _centered(drawing)
