@@ -73,5 +73,5 @@ def test_the_real_minilm_knows_words_by_their_meaning():
         raise
     texts = ["a scarlet apple", "a red apple", "a pine table"]
     scarlet, red, other = (tokens.mean(0) / np.linalg.norm(tokens.mean(0)) for tokens in encoder.encode(texts))
-    assert scarlet @ red > 0.8 > scarlet @ other
+    assert scarlet @ red > scarlet @ other + 0.2
     assert encoder.width == 384
