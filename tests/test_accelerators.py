@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tessera.diffusion import objective
 from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import Denoiser, diffusion_loss
 from tessera.diffusion.sampler import SAMPLERS
@@ -142,7 +143,7 @@ def test_training_and_going_on(name, tmp_path, device, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
         return diffusion_loss(*arguments, **options)
 
-    monkeypatch.setattr(step, "diffusion_loss", counted)
+    monkeypatch.setattr(objective, "diffusion_loss", counted)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "there", plain, None, config, device=str(device), runtime=runtime)
     train(tmp_path / "there", plain, None, config, resume=True, device=str(device), runtime=runtime)

@@ -274,6 +274,7 @@ def kill_rounds(rounds: int, photos: Path, captioner: CaptionConfig, folder: Pat
     assert stopped > 0
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(photos, captioner, tmp_path):
     kill_rounds(3, photos, captioner, tmp_path)
 

@@ -66,7 +66,12 @@ def kill_often(script: Path, stage: str, out: Path, images: Path, extra: str, ki
 
 @pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("stage", "kind", "rounds"), [("encode", "processes", 2), ("llava", "here", 1), ("openai", "processes", 2)]
+    ("stage", "kind", "rounds"),
+    [
+        pytest.param("encode", "processes", 2, marks=pytest.mark.slow),
+        pytest.param("llava", "here", 1, marks=pytest.mark.slow),
+        ("openai", "processes", 2),
+    ],
 )
 def test_killed_stages_end_as_undisturbed_ones(images, llava_folder, tmp_path, stage, kind, rounds, many):
     script = tmp_path / "stage.py"

@@ -144,6 +144,7 @@ def call(*arguments, folder):
     return subprocess.run(command, cwd=folder, text=True, capture_output=True, env=environment)
 
 
+@pytest.mark.slow
 def test_encode_by_a_users_encoder_and_codec_in_worker_processes(parts, images, tmp_path):
     """The whole way, through the command line: what is stored is the id, and another user's file is named."""
     folder = parts.parent

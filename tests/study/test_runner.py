@@ -104,6 +104,7 @@ def test_a_whole_study(toy):
     assert len(list((folder / "out" / "data").glob("images-*"))) == 1  # cells share what they have in common
 
 
+@pytest.mark.slow
 def test_a_study_of_the_number_of_images_counts_copies_of_each_set(tmp_path):
     (tmp_path / "toy.py").write_text(TOY)
     study(f"{tmp_path / 'toy.py'}:sizes", "--out", tmp_path / "out")
@@ -223,6 +224,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_claims_at_smoke_size(whole):
     found = json.loads((whole / "claims-smoke" / "results.json").read_text())
     assert found["missing"] == ["aio-seed1", "ta-seed1", "ta_ia-seed1"]

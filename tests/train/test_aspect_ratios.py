@@ -88,6 +88,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(bucketed, tmp_path, monkeypatch)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_ranks_and_other_passes_are_one(bucketed, tmp_path):
     settings = config(DIT, augment_prob=0.0)
     train(tmp_path / "one", bucketed, None, settings)

@@ -30,6 +30,7 @@ def test_two_ranks_are_one(plain, augmented, tmp_path):
     assert read_manifest(tmp_path / "two").counts == read_manifest(tmp_path / "one").counts
 
 
+@pytest.mark.slow
 def test_a_mix_of_captions_on_two_ranks_and_then_three(tmp_path):
     """Every sample has the caption of its address, whatever the number of ranks and across a stop."""
     both = write_set(tmp_path / "both", with_short(make_records(37)), levels=("long", "short"))
@@ -59,8 +60,13 @@ def test_two_ranks_and_then_three_are_one(plain, augmented, tmp_path, model, siz
     assert_same(tmp_path / "one", run)
 
 
-@pytest.mark.parametrize("model", [DIT, RIN])
-@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("model", "compute"),
+    [
+        (DIT, "fp32"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((DIT, "bf16"), (RIN, "fp32"), (RIN, "bf16"))),
+    ],
+)
 def test_each_rank_steps_its_share_of_the_tensors(plain, augmented, tmp_path, model, compute):
     """ZeRO-1: the weights of the whole optimizer, also after a stop and with other numbers of ranks."""
     settings = config(model, compute=compute)

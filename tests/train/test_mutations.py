@@ -62,7 +62,7 @@ def test_with_a_clipped_trust_ratio(monkeypatch):
         return original(condition, a, b).clamp(max=10.0)
 
     monkeypatch.setattr(torch, "where", clipped)
-    red(test_lamb.test_lamb_against_a_reference, monkeypatch, 512)
+    red(test_lamb.test_lamb_against_a_reference, monkeypatch, 512, 512)
 
 
 def test_with_scales_of_the_wrong_group(monkeypatch):

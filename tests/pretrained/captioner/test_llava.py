@@ -11,7 +11,14 @@ from PIL import Image
 
 from tessera.config import UserError
 from tessera.pretrained.answers import Answer
-from tessera.pretrained.captioner.llava import BATCH, QUESTION_TOKENS, Llava, fitting_batch, pruned_config
+from tessera.pretrained.captioner.llava import (
+    BATCH,
+    QUESTION_TOKENS,
+    Llava,
+    compile_decoder,
+    fitting_batch,
+    pruned_config,
+)
 from tessera.pretrained.captioner.prompt import quarter
 from tessera.pretrained.chat import Question
 
@@ -80,15 +87,53 @@ def test_quarter_tokens_are_those_of_llava_nexts_own_crop(llava, whole, processo
     assert (crops[1] - crops[4]).abs().max() > 0.1
 
 
-def test_answers_do_not_depend_on_the_batch(llava):
+@pytest.fixture(scope="module")
+def questions():
+    """Questions of two lengths."""
     images = [np.roll(IMAGE, 9 * i, axis=1) for i in range(4)]
-    questions = [Question("describe this image", (image,)) for image in images]
-    questions.insert(2, Question("describe word3", (images[0], images[1])))
+    made = [Question("describe this image", (image,)) for image in images]
+    made.insert(2, Question("describe word3", (images[0], images[1])))
+    return made
+
+
+def test_answers_do_not_depend_on_the_batch(llava, questions):
     together = [text for text, _ in llava.describe(questions, 6)]
     assert together == [llava.describe([question], 6)[0][0] for question in questions]
     assert len(set(together)) > 1
     assert all(len(text.split()) <= 6 for text in together)
     assert "<" not in "".join(together)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_static_cache_and_a_compiled_decoder_give_the_same_answers(llava_folder, questions, dtype, compiled):
+    """Uncompiled, as transformers does on a CPU unless it is told otherwise, and compiled."""
+    plain, static = (Llava(str(llava_folder), "cpu", dtype) for _ in range(2))
+    compile_decoder(static.model)
+    static.model.generation_config.compile_config._compile_all_devices = compiled
+    for length in (6, 12):
+        for plain.batch in (1, 3):
+            static.batch = plain.batch
+            for seed in (0, 1):
+                assert static.describe(questions, length, seed) == plain.describe(questions, length, seed)
+    assert hasattr(static.model, "_compiled_call") == compiled
+    assert static.model._previous_max_cache_length > plain.image_tokens  # the cache was one of fixed size
+
+
+@pytest.mark.parametrize(
+    ("device", "fault", "cache"), [("cuda:1", None, "static"), ("cuda:1", "no compiler", None), ("cpu", None, None)]
+)
+def test_on_cuda_the_decoder_is_compiled_if_that_is_possible(llava_folder, monkeypatch, device, fault, cache):
+    from transformers import GenerationConfig
+
+    loaded = SimpleNamespace(generation_config=GenerationConfig())
+    memory = SimpleNamespace(total_memory=10**6)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    monkeypatch.setattr("tessera.pretrained.captioner.llava.load_network", lambda *_, **options: loaded)
+    monkeypatch.setattr("tessera.models.build.compiler_fault", lambda *_: fault)
+    config = Llava(str(llava_folder), torch.device(device)).model.generation_config
+    assert config.cache_implementation == cache
 
 
 def test_generation_is_greedy_of_the_pruned_model(llava):

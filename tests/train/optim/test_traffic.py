@@ -18,7 +18,7 @@ from tiny.training_sets import DIT
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
 import optimizer as bench
 
-WIDE = replace(DIT, width=512, depth=2)
+WIDE = replace(DIT, width=512, depth=4)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
@@ -62,6 +62,7 @@ def test_a_gpu_makes_a_step_in_few_calls(monkeypatch, name, config):
     assert traffic.calls < 70
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_steps_are_the_same_and_compiled_once(monkeypatch):
     """As on a GPU; what the host counts and the rate are data of the programs, not part of them."""

@@ -63,6 +63,18 @@ def fitting_batch(free: float, each: float) -> int:
     return 2 ** int(math.log2(min(max(free / each, 1), MOST)))
 
 
+def compile_decoder(model: Any) -> None:
+    """Let a model of transformers generate with a cache of fixed size and a compiled step, which it does on GPUs.
+
+    Numbers are rounded where they are without. No CUDA graphs: each number of questions would take one of its own.
+    """
+    from transformers import CompileConfig
+
+    options = {"emulate_precision_casts": True}
+    model.generation_config.cache_implementation = "static"
+    model.generation_config.compile_config = CompileConfig(mode=None, options=options)  # type: ignore[arg-type]
+
+
 class Llava:
     """A LLaVA-NeXT (or LLaVA-1.5) checkpoint that sees whole images alone. Greedy: a caption has no randomness.
 
@@ -121,6 +133,8 @@ class Llava:
         """transformers' LlavaForConditionalGeneration, loaded when it is first needed."""
         from transformers import LlavaConfig
 
+        from tessera.models.build import compiler_fault
+
         model = load_network(
             "transformers.LlavaForConditionalGeneration",
             self.folder,
@@ -131,6 +145,8 @@ class Llava:
             config=LlavaConfig.from_dict(self._config),
         )
         model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        if self._device.type == "cuda" and compiler_fault(self._device, self._dtype) is None:
+            compile_decoder(model)
         return model
 
     def caption(self, questions: Sequence[Question], max_new_tokens: int = MAX_NEW_TOKENS) -> list[Answer]:
