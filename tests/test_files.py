@@ -22,6 +22,7 @@ from tessera.files import (
     sha256_file,
     write_json,
     write_table,
+    write_text,
 )
 
 
@@ -63,6 +64,11 @@ def test_a_second_call_in_the_same_directory_is_said(tmp_path, durable):
     with pytest.raises(UserError, match=r"a\.txt: was removed while it was written: another call works in"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_end_alike_on_every_system(tmp_path):
+    write_text(tmp_path / "page.html", "a\u2212b\nc\n")
+    assert (tmp_path / "page.html").read_bytes() == b"a\xe2\x88\x92b\nc\n"
 
 
 def test_json(tmp_path):

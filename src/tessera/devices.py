@@ -52,8 +52,8 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-UNSEEN = "a driver is there, but this torch sees no GPU: pip install --force-reinstall torch"
-"""Fault of a machine with an NVIDIA GPU that torch was not built for."""
+UNSEEN, UNSEEN_FIX = "a driver is there, but this torch sees no GPU", "pip install --force-reinstall torch"
+"""Fault of a machine with an NVIDIA GPU that torch was not built for, and the command against it."""
 
 
 @functools.cache
@@ -75,13 +75,13 @@ def pick_device(name: "str | torch.device | None" = None) -> "torch.device":
     if name is None:
         name = next(kind for kind, there in available.items() if there)
         if name == "cpu" and shutil.which("nvidia-smi"):
-            _tell(f"this runs on the CPU: {UNSEEN}")
+            _tell(f"this runs on the CPU: {UNSEEN}: {UNSEEN_FIX}")
     kind, colon, index = name.partition(":")
     if kind not in available or (colon and not index.isdecimal()):
         raise UserError(f"unknown device {name!r}; known: cuda, cuda:N, mps, cpu")
     if not available[kind]:
         others = ", ".join(other for other, there in available.items() if there)
-        fix = f"; {UNSEEN}" if kind == "cuda" and shutil.which("nvidia-smi") else ""
+        fix = f"; {UNSEEN}: {UNSEEN_FIX}" if kind == "cuda" and shutil.which("nvidia-smi") else ""
         raise UserError(f"device {name!r} is not available here; available: {others}{fix}")
     gpus, local = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
     if kind == "cuda" and colon and int(index) >= gpus:

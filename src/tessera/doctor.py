@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tessera
-from tessera.devices import UNSEEN, pick_device
+from tessera.devices import UNSEEN, UNSEEN_FIX, pick_device
 from tessera.extras import install_command
 
 State = Literal["ok", "missing", "note"]
@@ -104,8 +104,7 @@ def _devices() -> Iterator[Finding]:
     elif device.type == "mps":
         yield _result("mps", "Apple GPU")
     elif shutil.which("nvidia-smi") is not None:
-        found, fix = UNSEEN.split(": ")
-        yield _result("gpu", found, fix)
+        yield _result("gpu", UNSEEN, UNSEEN_FIX)
     else:
         yield _result("gpu", "no GPU", "the miniature needs none, full sizes do", "note")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -76,6 +76,12 @@ def link_or_copy(made: Path, path: Path, durable: bool = True) -> None:
     return None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, with the same bytes on every system."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write `data` atomically: keys sorted, one a line, so equal data are equal bytes. NaN is refused (ValueError)."""
     text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError, from_dict
-from tessera.files import atomic_path, exclusive_lock, read_json, write_json
+from tessera.files import exclusive_lock, read_json, write_json, write_text
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
 from tessera.presets.working_folder import LEARNING, check, check_shapes, claim
@@ -161,8 +161,7 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
     lines = [json.dumps(line, ensure_ascii=False) for line in lines]
     path, text = out / PROMPTS, "\n".join(lines) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def _fitted_to_set(out: Path, config: RunConfig, arm: Arm) -> Arm:

@@ -25,7 +25,7 @@ from tessera.curate.index import read_recipe
 from tessera.cutmix import CROP, inside_box, near_seam
 from tessera.devices import pick_device
 from tessera.diffusion.schedule import add_noise, get_schedule
-from tessera.encoded.seams import Seams, write_seams
+from tessera.encoded.seams import TIMES, Seams, write_seams
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.metrics.shares import auc
 from tessera.models.seam_network import SeamNetwork
@@ -33,8 +33,6 @@ from tessera.progress import progress
 from tessera.randomness import address, philox
 from tessera.stages import find_stage, open_stage, read_manifest
 
-TIMES = tuple(n / 20 for n in range(20))
-"""The t at which answers are asked for."""
 UNSURE = 0.6
 """A border counts as hidden from the t on from which the network's mean probability that the image is mixed stays below
 this: the mean over noises and times nearby or, for a pattern, over its images."""

@@ -1,6 +1,7 @@
 """A record of the encoded store, and its numbers: text as int8 in groups of 64 along the width, an fp16 scale each."""
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -9,6 +10,8 @@ import numpy as np
 
 TextEncodingKind = Literal["int8", "fp16", "none"]
 GROUP = 64  # numbers that share one scale
+SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+"""Places at which a caption is split into its sentences."""
 LONG = "long"
 """The level of the captions of a set with one caption an image."""
 

@@ -13,6 +13,8 @@ from tessera.files import read_table, write_table
 from tessera.stages import Manifest, read_manifest
 
 SEAMS = "seams.parquet"
+TIMES = tuple(n / 20 for n in range(20))
+"""The t that a min_t can be, and at which borders are asked for; 1 = never hidden."""
 COLUMNS = ("key", "pattern", "left", "top", "right", "bottom", "min_t")
 
 

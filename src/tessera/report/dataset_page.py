@@ -13,10 +13,10 @@ from tessera.curate.caption.table import read_captions, read_levels
 from tessera.curate.index import Composer, ImageRow, RecipeRow, list_entries, read_images, read_recipe
 from tessera.cutmix import CROP
 from tessera.encoded.store import EncodedStore, open_encoded
-from tessera.files import sha256_file
+from tessera.files import sha256_file, write_text
 from tessera.randomness import philox
 from tessera.report.gallery import embed
-from tessera.report.render import group_rejects, render, write_text
+from tessera.report.render import group_rejects, render
 from tessera.report.sections.all_records import BLOCK, Record, all_records
 from tessera.stages import MANIFEST, Manifest, read_manifest
 

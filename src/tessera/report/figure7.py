@@ -21,18 +21,16 @@ from PIL import Image
 
 from tessera.config import UserError, check_ranges, to_dict
 from tessera.cutmix import PATTERNS, Line, compose, draw_placement, edges_of, label_of
-from tessera.encoded.seams import SEAMS
+from tessera.encoded.seams import SEAMS, TIMES
 from tessera.evaluate.quality.features import SUFFIXES
-from tessera.files import atomic_path, read_table, sha256_file, write_json
+from tessera.files import atomic_path, read_table, sha256_file, write_json, write_text
 from tessera.images import read_rgb
 from tessera.metrics.shares import auc
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.randomness import philox
 from tessera.report.examples import spread
-from tessera.report.render import write_text
 from tessera.stages import open_stage, read_manifest
 
-TIMES = tuple(n / 20 for n in range(20))
 HIDDEN = 0.6
 """A seam counts as hidden from the t on from which its AUC stays below this."""
 _SHOWN = (0.0, 0.2, 0.4, 0.6, 0.8)

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import tessera
-from tessera.files import atomic_path
 
 _NAMED = 8  # files named for each reason
 
@@ -18,12 +16,6 @@ def render(template: str, page: Any) -> str:
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("tessera.report"), undefined=StrictUndefined, **options)
     return environment.get_template(template).render(page=page, version=tessera.__version__)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, with the same bytes on every system."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def json_text(data: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, check_ranges, nearest, to_dict
-from tessera.files import read_json
+from tessera.files import read_json, write_text
 from tessera.images import read_rgb
 from tessera.progress import duration_text
 from tessera.report.arms import (
@@ -31,7 +31,7 @@ from tessera.report.arms import (
 )
 from tessera.report.examples import Example, noise_settings, noise_strip, training_examples
 from tessera.report.gallery import embed, prompt_groups
-from tessera.report.render import group_rejects, json_text, render, write_text
+from tessera.report.render import group_rejects, json_text, render
 from tessera.report.sections.held_out import HeldOut, held_out
 from tessera.report.sections.learning import FOLDER, SAMPLES, SCORES, Learning, checkpoints, learning
 from tessera.report.sections.nearest_pairs import COPIES, NearestPairs, nearest_of_each, nearest_pairs

@@ -8,7 +8,7 @@ from tessera.config import UserError
 from tessera.evaluate.copies.evaluate import PLAIN, SHEETS, SSCD
 from tessera.evaluate.quality.features import find_images
 from tessera.evaluate.scores import FILE, Scores, read_scores
-from tessera.files import read_json, sha256_file
+from tessera.files import read_json, sha256_file, write_text
 from tessera.images import read_rgb
 from tessera.report.differences import pairs_of
 from tessera.report.gallery import embed, most_different
@@ -22,7 +22,7 @@ from tessera.report.measured import (
     seed_tables,
 )
 from tessera.report.plots import ARM_COLORS, Curve, curve_plot
-from tessera.report.render import render, write_text
+from tessera.report.render import render
 from tessera.report.tables import Table, add_labels, label, name_of, printed_tables
 from tessera.report.text_tables import about_intervals, as_csv, as_markdown
 from tessera.stages import MANIFEST, open_stage, read_manifest

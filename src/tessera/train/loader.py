@@ -9,7 +9,6 @@ B samples, C x S x S latents, L text tokens of width D.
 import contextlib
 import functools
 import itertools
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from torch.utils.data import Subset
 from tessera.config import UserError
 from tessera.cutmix import near_seam
 from tessera.devices import rank, world_size
-from tessera.encoded.record import GROUP, EncodedRecord
+from tessera.encoded.record import GROUP, SENTENCE_ENDS, EncodedRecord
 from tessera.encoded.seams import Seams
 from tessera.encoded.store import EncodedStore
 from tessera.randomness import philox
@@ -35,7 +34,6 @@ from tessera.train.algorithm1 import Algorithm1, Normalization
 EncodeText = Callable[[Sequence[str]], Sequence[np.ndarray]]
 """Captions -> one float array (L, D) each; for stores without text."""
 
-SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=。)")
 BATCHES_AHEAD = 4  # read before they are asked for
 
 

@@ -16,10 +16,10 @@ from tessera.curate.caption.aio import aio_caption, aio_caption_of, lower_articl
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.table import Texts, check_level, in_order, read_levels
 from tessera.cutmix import CROP
+from tessera.encoded.record import SENTENCE_ENDS
 from tessera.randomness import address, philox
 from tessera.stages import read_manifest
 
-_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _OPENING = re.compile(
     r"(?:(?:in )?(?:the|this|an?) (?:image|photo|photograph|pict\w+|scene|painting|illustration)\b"
     r"(?:,| (?:shows|depicts|features|captures|displays|presents|portrays|contains|of))? (?:there (?:is|are) )?"
@@ -121,7 +121,7 @@ def find_runs(captioner: str, given: Iterable[str | Path]) -> dict[str, Path]:
 
 def shorten(text: str) -> str:
     """Return the first sentence as a person types it: without "The image shows", and without its later clauses."""
-    first = _SENTENCES.split(text.strip())[0].rstrip(" .!。")
+    first = SENTENCE_ENDS.split(text.strip())[0].rstrip(" .!。")
     opening = _OPENING.match(first)
     first = first[opening.end() :] if opening and opening.end() < len(first) else first
     first = _clauses(first)[0] or text.strip()
@@ -132,7 +132,7 @@ def drop_clauses(text: str, rng: np.random.Generator) -> str:
     """Return the text with its first sentence, and each later one, and each later clause of a sentence, kept with
     probability 1/2."""
     kept = []
-    for number, sentence in enumerate(_SENTENCES.split(text.strip())):
+    for number, sentence in enumerate(SENTENCE_ENDS.split(text.strip())):
         first, *more = _clauses(sentence)
         end = sentence[-1] if sentence[-1:] in ".!?。" else ""
         told = first + "".join(clause for clause in more if rng.random() < 0.5)

@@ -10,7 +10,6 @@ the ground; a short one is the name alone. The ground and the tags are drawn at 
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tessera.curate.emoji.color_words import GROUNDS, main_colors
 from tessera.curate.emoji.concepts import NAMES, Concept, read_concepts
 from tessera.curate.emoji.styles import STYLES, Style, drawings
 from tessera.encoded.record import LONG
-from tessera.files import atomic_path
+from tessera.files import write_text
 from tessera.images import write_png
 from tessera.packages import Package, fetch
 from tessera.progress import progress
@@ -85,9 +84,8 @@ def draw_emoji(out: Path, config: EmojiConfig) -> None:
                 write_png(out / file, pixels, fast=True)
                 rows.append({"file_name": file, LONG: long, "short": concept.phrase})
                 bar.advance(1)
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    _write(out / CAPTIONS, lines)
-    _write(out / CREDITS, ["# Credits", "", *(f"- {line}" for line in config.credits)])
+    write_text(out / CAPTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(out / CREDITS, "# Credits\n\n" + "".join(f"- {line}\n" for line in config.credits))
     counts = {"images": len(rows), "concepts": len({row["short"] for row in rows})}
     stage.finish(counts, facts={"credits": list(config.credits)})
 
@@ -107,8 +105,3 @@ def _composed(
     return pixels.round().astype(np.uint8), (
         f"A drawing of {told}, in the {style.words}, in {mainly} on a {ground} background."
     )
-
-
-def _write(path: Path, lines: Sequence[str]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
