@@ -284,7 +284,7 @@ def run_arm(
             clock.do(f"evaluate {name}", evaluate, scores, samples, config.evaluate, training=images)
         elif images is not None:
             from tessera.evaluate.copies.evaluate import evaluate_copies
-            from tessera.evaluate.copies.pixels import Pixels
+            from tessera.pretrained.features.pixels import Pixels
             from tessera.report.sections.nearest_pairs import COPIES
 
             scores, cache = out / "scores" / name / COPIES, {"cache": out / "scores" / "features"}

@@ -20,6 +20,7 @@ from tessera.images import read_rgb
 from tessera.miniature import WorldConfig
 from tessera.pretrained.features.encoder import ImageEncoder
 from tessera.pretrained.features.networks import NETWORKS, FeatureNetwork
+from tessera.pretrained.features.pixels import Pixels
 from tessera.randomness import address
 from tessera.stages import read_manifest
 
@@ -128,6 +129,22 @@ def test_partners_of_other_classes_are_less_like_their_bases(tmp_path, monkeypat
         order = sorted(others[listed[row.base].class_name], key=lambda key: (listed[key].class_name, key))
         drawn = [order[address(row.seed, f"partner/{k}") % len(order)] for k in range(CANDIDATES)]
         assert row.partner in drawn
+
+
+def test_pixels_are_embeddings_without_a_network(tmp_path):
+    collect(tmp_path / "images", CollectConfig(size=32, world=WorldConfig(num_images=40)))
+    augment(tmp_path / "far", tmp_path / "images", AugmentConfig(partners="far", embeddings="pixels"))
+    augment(tmp_path / "random", tmp_path / "images", AugmentConfig())
+    assert read_manifest(tmp_path / "far").config["embeddings"] == "pixels:16"
+    features = {
+        row.key: Pixels().features(Pixels().prepare(read_rgb(tmp_path / "images" / str(row.file)))[None])[0]
+        for row in read_images(tmp_path / "images")
+    }
+    far, random = (
+        np.mean([features[row.base] @ features[row.partner] for row in read_recipe(tmp_path / name).rows])
+        for name in ("far", "random")
+    )
+    assert far < random - 0.1
 
 
 def test_embeddings_that_are_missing_or_unknown(tmp_path):

@@ -90,7 +90,7 @@ def augment(
     pattern: str = "all",
     half_view: Literal["aligned", "centre"] = "aligned",
     partners: Literal["random", "balanced", "far"] = "random",
-    embeddings: Annotated[str | None, "For far: dinov2, clip, ..., or dinov2:FOLDER; dinov2 by default."] = None,
+    embeddings: Annotated[str | None, "For far: dinov2 (default), clip, ..., dinov2:FOLDER, or pixels."] = None,
     device: Device = None,
     seed: Annotated[int, "Seed of the draws."] = 0,
     from_captions: str | None = None,

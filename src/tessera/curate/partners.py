@@ -77,13 +77,18 @@ def far(features: NDArray[np.float16], candidate: Callable[[int], Numbers]) -> N
 
 def load_embeddings(spec: str, device: str | None) -> "ImageEncoder":
     """Return the network of `spec`: a name of `pretrained.features.networks`, or NAME:MODEL with its folder or
-    repository. Raises UserError for an unknown name."""
+    repository; for "pixels" the images themselves, small. Raises UserError for an unknown name."""
     from tessera.devices import pick_device
     from tessera.pretrained.features.networks import NETWORKS
+    from tessera.pretrained.features.pixels import SIDE, Pixels
 
     name, _, model = spec.partition(":")
+    if spec in ("pixels", f"pixels:{SIDE}"):  # what the user types, and its id
+        return Pixels()
     if name not in NETWORKS:
-        raise UserError(f"embeddings: unknown network {name!r};{nearest(name, NETWORKS)} known: {', '.join(NETWORKS)}")
+        raise UserError(
+            f"embeddings: unknown network {name!r};{nearest(name, NETWORKS)} known: {', '.join(NETWORKS)}, pixels"
+        )
     return NETWORKS[name].load(model or NETWORKS[name].model, pick_device(device))
 
 

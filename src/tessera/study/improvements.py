@@ -89,17 +89,19 @@ def flow() -> Study:
 
 
 def partners() -> Study:
-    """Return the study of CutMix partners dealt out evenly in place of drawn at random.
+    """Return the study of CutMix partners dealt out evenly, or far in their pixels, in place of drawn at random.
 
     tessera study partners --out out/studies
     """
     config = with_ia(today(), start=0)
     dealt = replace(config, augment=replace(config.augment, partners="balanced"))
+    unlike = replace(config, augment=replace(config.augment, partners="far", embeddings="pixels"))
     return Study(
         name="partners",
         title="Partners by coverage",
-        question="Does a model compose better where every pair of classes is seen in every place equally often?",
-        variants=variants({"ta_ia": config, "balanced": dealt}),
+        question="Does a model compose better where every pair of classes is seen in every place equally often, or"
+        " where the two images of a mix are unlike?",
+        variants=variants({"ta_ia": config, "balanced": dealt, "far": unlike}),
         seeds=(0, 1, 2),
         scores=first("overall"),
     )

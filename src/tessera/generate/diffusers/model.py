@@ -23,6 +23,14 @@ INDEX_FILE = "model_index.json"
 """diffusers' list of a pipeline's parts."""
 PART = "transformer"
 """Folder of the network in a saved pipeline."""
+SAMPLER_OF = {
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "FlowMatchEulerDiscreteScheduler": "euler",
+    "FlowMatchHeunDiscreteScheduler": "heun",
+}
+"""diffusers' scheduler -> our sampler whose steps are the same."""
 _HUB_FILES = ["config.json", "model.safetensors", INDEX_FILE, "README.md", f"{PART}/*.json", f"{PART}/*.safetensors"]
 
 
@@ -115,6 +123,15 @@ def only_safetensors(safe_serialization: bool, variant: str | None) -> None:
         raise UserError("safe_serialization: weights are written as safetensors only, leave it True")
     if variant is not None:
         raise UserError(f"variant: {variant!r}, but there is one file of weights; choose its precision by dtype")
+
+
+def no_scheduler(kind: str, noise_schedule: str) -> str:
+    """Return in words why a scheduler of diffusers is not taken, and what draws in its place."""
+    fits = kind in SAMPLER_OF and kind.startswith("FlowMatch") == (noise_schedule == "flow")
+    wrong = f"a {kind} cannot hold this model's noise schedule, {noise_schedule}"
+    reason = "the pipeline brings its own samplers" if fits else wrong
+    give = SAMPLER_OF[kind] if fits else "euler" if noise_schedule == "flow" else "ddim"
+    return f'scheduler: {reason}; leave it out and call the pipeline with sampler="{give}"'
 
 
 def fetch(repo: str, **options: Any) -> Path:

@@ -32,7 +32,14 @@ from tessera.config import UserError
 from tessera.devices import pick_device
 from tessera.files import atomic_path, read_json, write_json
 from tessera.generate.diffusers.card import model_card
-from tessera.generate.diffusers.model import INDEX_FILE, PART, TesseraTransformer, fetch, only_safetensors
+from tessera.generate.diffusers.model import (
+    INDEX_FILE,
+    PART,
+    TesseraTransformer,
+    fetch,
+    no_scheduler,
+    only_safetensors,
+)
 from tessera.generate.pipeline import Pipeline
 from tessera.models.rin import RIN
 from tessera.records import DenoiserState, TextEncoding
@@ -93,6 +100,11 @@ class TesseraPipeline(DiffusionPipeline):
         self.register_modules(transformer=transformer)
         self._drawer: Pipeline | None = None
         self._interrupt = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "scheduler":
+            raise UserError(no_scheduler(type(value).__name__, self.transformer.settings.noise_schedule))
+        super().__setattr__(name, value)
 
     @property
     def interrupt(self) -> bool:
@@ -251,10 +263,15 @@ class TesseraPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "TesseraPipeline":
-        """Load a folder of `save_pretrained` or a Hub repository; the options are those of diffusers."""
+        """Load a folder of `save_pretrained` or a Hub repository; the options are those of diffusers, but for a
+        scheduler, for which it raises UserError."""
         if kwargs.get("device_map") is None:
             kwargs["low_cpu_mem_usage"] = False  # an export's loader never needs it; asked for, it warns
-        return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+        scheduler = kwargs.pop("scheduler", None)
+        pipe = super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+        if scheduler is not None:
+            pipe.scheduler = scheduler
+        return pipe
 
     @classmethod
     def load_config(cls, *arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The search for copies without a network: small images compared by their pixels, as toys of 32 px can be."""
+"""Features without a network: small images compared by their pixels, as toys of 32 px can be."""
 
 import hashlib
 from typing import Any

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tessera.evaluate.copies.evaluate import evaluate_copies
-from tessera.evaluate.copies.pixels import Pixels
 from tessera.evaluate.scores import read_scores
 from tessera.images import write_png
+from tessera.pretrained.features.pixels import Pixels
 
 
 def distance(a, b):
