@@ -7,12 +7,15 @@ Without a GPU, at reduced depth, L = 190 text tokens, random weights and data, b
   CAD-I L with our self-conditioning (first pass without gradient, on kept samples, text refined once) against a first
       pass on all samples with the text refined again, as published;
   both also with gradient checkpointing.
+With `--alignment`: steps of objectives that align over those of the paper's, for networks of the miniature and for
+  DiT-I S/2 (L = 24 and 180 text tokens), and nothing else.
 With a GPU: both networks at full size, compiled, at the batch sizes of `--batches`, by turns on 16 different batches of
 20 to 300 tokens a text: images/s, and TFLOP/s by formula as a share of `--peak` (989, an H200's by its data sheet,
 dense bf16). A batch that does not fit into memory is said and left out.
 """
 
 import argparse
+import functools
 import gc
 import itertools
 import math
@@ -30,10 +33,11 @@ from loader import make_set
 from tessera.diffusion.loss import drop_captions
 from tessera.diffusion.schedule import add_noise
 from tessera.encoded.store import EncodedStore, open_encoded
-from tessera.models.dit import DIT_I_L2, DiTConfig
+from tessera.models.dit import DIT_I_L2, DIT_I_S2, DiTConfig
 from tessera.models.flops import step_flops
 from tessera.models.rin import CAD_I_L
 from tessera.presets.imagenet import cad_i_l, dit_i_l2
+from tessera.presets.miniature import SMALL_DIT, SMALL_RIN
 from tessera.records import DenoiserState
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.loader import HostBatch
@@ -187,6 +191,22 @@ def cad_on_cpu(store: EncodedStore) -> None:
     )
 
 
+def alignment_on_cpu(folder: Path) -> None:
+    """Print what a step costs with each objective that aligns, over the paper's."""
+    cases = [("miniature's DiT", SMALL_DIT, 32), ("miniature's RIN", SMALL_RIN, 32), ("DiT-I S/2", DIT_I_S2, 4)]
+    for number, (name, model, batch) in enumerate(cases):
+        shape, width = (model.latent_channels, model.latent_size, model.latent_size), model.text_width
+        made = make_set(folder / str(number), 64, 0, False, tokens=24 if batch > 4 else 180, width=width, shape=shape)
+        config = TrainConfig(model=model, num_images=batch, batch_size=batch, optim=OptimConfig(name="adamw"))
+        steps = {}
+        for objective in ("paper", "self-aligned"):
+            trainer = trainer_of(replace(config, objective=objective), open_encoded(made), batch, "cpu")
+            steps[objective] = functools.partial(trainer.stepper.step, batches_of(trainer, 1))
+        best = by_turns(steps)
+        told = ", ".join(f"{each} {best[each] / best['paper']:.2f} x" for each in steps if each != "paper")
+        print(f"{name}, batch {batch}: {best['paper']:.3f} s a step; {told}", flush=True)
+
+
 def on_gpu(
     store: EncodedStore,
     batches: list[int],
@@ -250,10 +270,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--peak", type=float, default=989.0)
+    parser.add_argument("--alignment", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
-        if torch.cuda.is_available():
+        if arguments.alignment:
+            alignment_on_cpu(Path(temporary))
+        elif torch.cuda.is_available():
             made = make_set(Path(temporary) / "set", 2048, 0, False, tokens=MOST, fewest=FEWEST)
             on_gpu(open_encoded(made), arguments.batches, arguments.peak)
         else:

@@ -122,6 +122,10 @@ class DenoiserState:
     """RIN's latent tokens (B, latent tokens, width) of the previous step."""
     text_cache: Any = None
     """The network's own form of the refined text, the same at every step."""
+    tap: int = 0
+    """Number of the block, from 1, whose tokens the call returns in its state too; 0 = none's."""
+    tapped: Tensor | None = None
+    """The image's tokens after that block (B, N, width)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +147,8 @@ class Batch:
     """(B,) int64 global sample numbers."""
     loss_mask: Tensor | None = None
     """(B, 1, H, W) float, the weight of each latent in its sample's loss, 1 or 0; None = 1 everywhere."""
+    cleaner_alpha_bar: Tensor | None = None
+    """(B,) signal power of a second view of the images, with less of the same noise; None = nothing is aligned."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same on `device`."""

@@ -3,15 +3,15 @@
 import pytest
 
 from tessera.config import compare, to_dict
-from tessera.study.improvements import COSTS, ablation, schedule, short_captions, tau_image
+from tessera.study.improvements import COSTS, ablation, alignment, schedule, short_captions, tau_image
 
 
 def test_each_varies_one_thing():
     mixes = [v.config.arms[0].train.caption_mix for v in short_captions().variants]
     assert {mix.get("short", 0.0) for mix in mixes} == {0.0, 0.15, 0.3, 0.5}
     ends = {v.name: v.config.arms[0].train for v in schedule().variants}
-    assert ends["rising"].augment_prob < ends["rising"].augment_prob_end
-    assert ends["falling"].augment_prob > ends["falling"].augment_prob_end
+    assert ends["rising"].augment_prob < (ends["rising"].augment_prob_end or 0)
+    assert ends["falling"].augment_prob > (ends["falling"].augment_prob_end or 1)
 
 
 def test_tau_alone_differs_where_it_is_of_each_image():
@@ -24,6 +24,14 @@ def test_tau_alone_differs_where_it_is_of_each_image():
             assert changed == expected | {"arms.0.train.augment_max_t"}
         else:
             assert changed == {f"arms.0.train.{fields[row.name]}"}
+
+
+def test_the_objective_alone_differs_in_the_study_of_alignment():
+    usual, *rows = alignment().variants
+    for row in rows:
+        changed = {name for name, _, _ in compare(to_dict(usual.config), to_dict(row.config))}
+        expected = {"objective"} | ({"align_until_image"} if row.name == "self_first_half" else set())
+        assert changed == {f"arms.0.train.{name}" for name in expected}
 
 
 def test_a_row_of_the_ablation_changes_one_thing_at_equal_time():

@@ -13,7 +13,7 @@ from tessera.config import UserError
 from tessera.diffusion.schedule import SCHEDULES, linear
 from tessera.encoded.store import open_encoded
 from tessera.randomness import philox
-from tessera.train.algorithm1 import BLOCK, Algorithm1, CaptionMix, Normalization, Times, latent_limit
+from tessera.train.algorithm1 import BLOCK, CLEANER, Algorithm1, CaptionMix, Normalization, Times, latent_limit
 from tiny.training_sets import SHAPE, make_records, write_set
 
 
@@ -309,3 +309,20 @@ def test_below_tau_augmented_samples_are_masked(min_t):
     assert np.array_equal(draws.masked, draws.augmented & (draws.t <= np.where(draws.augmented, own, 0)))
     assert 0.1 < draws.masked[draws.augmented].mean() < 0.9
     assert not draws_of(BLOCK, min_t=min_t).masked.any()
+
+
+@pytest.mark.parametrize("min_t", [0.4, OWN])
+@pytest.mark.parametrize("below", [False, True])
+def test_the_cleaner_view_has_less_noise_but_shows_no_seam(min_t, below):
+    """Uniformly less, by addresses of its own; 0 at least, and a CutMix image's own least t."""
+    draws = draws_of(20_000, min_t=min_t, prob=0.8, below=below)
+    t = 1 - draws.cleaner_alpha_bar  # `linear` has alpha_bar = 1 - t
+    own = np.where(draws.augmented & ~draws.masked, min_t if isinstance(min_t, float) else min_t[draws.index % 53], 0.0)
+    assert (t >= own - 1e-12).all()
+    assert (t <= draws.t + 1e-12).all()
+    less = (draws.t - t)[(own == 0) & (draws.t > CLEANER)]
+    assert 0 <= less.min() < less.max() <= CLEANER
+    assert less.mean() == pytest.approx(CLEANER / 2, abs=4 * CLEANER / np.sqrt(12 * len(less)))
+    again = draws_of(5009, min_t=min_t, prob=0.8, below=below).cleaner_alpha_bar
+    assert np.array_equal(draws.cleaner_alpha_bar[:5009], again)
+    assert abs(np.corrcoef(less, draws.t[(own == 0) & (draws.t > CLEANER)])[0, 1]) < 0.05

@@ -46,6 +46,18 @@ def test_a_mix_of_captions_on_two_ranks_and_then_three(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", [DIT, replace(RIN, blocks=2)])
+def test_aligned_with_its_average_two_ranks_and_then_three_are_one(plain, augmented, tmp_path, model):
+    settings = config(model, objective="balanced-self-aligned", align_until_image=60)
+    train(tmp_path / "one", plain, augmented, settings)
+    run = tmp_path / "run"
+    assert on_ranks(2, settings, run, plain, augmented, stop=2, device_batch_size=2) == [7, 7]
+    assert on_ranks(3, settings, run, plain, augmented) == [0, 0, 0]
+    assert_same(tmp_path / "one", run)
+    assert on_ranks(2, settings, tmp_path / "split", plain, augmented, shard_optimizer=True) != [0, 0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [DIT, RIN])
 @pytest.mark.parametrize("size", [12, 2])
 def test_two_ranks_and_then_three_are_one(plain, augmented, tmp_path, model, size):

@@ -173,6 +173,92 @@ def test_weights_of_an_objective_are_those_of_the_gradients(plain, augmented, mo
         assert torch.allclose(3 * gradient, tripled[name], atol=1e-5), name
 
 
+SELF = {
+    "dit": config_of(objective="self-aligned"),
+    "dit-bf16": config_of(objective="balanced-self-aligned", compute="bf16"),
+    "rin": config_of(objective="self-aligned", model=replace(RIN, blocks=2)),
+}
+KINDS = ["dit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dit-bf16", "rin"))]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_network_aligned_with_its_average_resumes_with_the_same_bytes(plain, augmented, tmp_path, monkeypatch, name):
+    config = replace(SELF[name], num_images=80, align_until_image=64)
+    train(tmp_path / "whole", plain, augmented, config)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped", plain, augmented, config)
+    train(tmp_path / "stopped", plain, augmented, config)
+    state, again = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert state.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
+    assert not any(".average" in name or name.startswith("average") for name in state)
+    export(tmp_path / "export", tmp_path / "whole")
+    assert load_export(tmp_path / "export")[0].config == config.model
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_without_the_alignment_the_network_gets_the_bytes_of_the_objective_without(
+    plain, augmented, tmp_path, monkeypatch, name
+):
+    """Off by its weight; on it changes them. A RIN's gradients are added up in another order, with zeros among them."""
+    config = replace(SELF[name], num_images=64)
+    without = replace(config, objective=config.objective.removesuffix("self-aligned").rstrip("-") or "paper")
+    train(tmp_path / "without", plain, augmented, without)
+    train(tmp_path / "on", plain, augmented, config)
+    monkeypatch.setattr(objective, "ALIGNMENT_WEIGHT", 0.0)
+    train(tmp_path / "off", plain, augmented, config)
+    expected, on, off = (state_of(tmp_path / run) for run in ("without", "on", "off"))
+    named = [key for key in expected if key.startswith(("master/", "ema/"))]
+    for key in named:
+        tolerance = 1e-6 if name == "rin" else 0.0
+        torch.testing.assert_close(off[key], expected[key], rtol=0.0, atol=tolerance, msg=key)
+    assert any(not torch.equal(expected[key], on[key]) for key in named)
+
+
+@pytest.mark.parametrize("name", SELF)
+def test_the_gradient_of_the_alignment_is_the_students_alone(plain, augmented, name, monkeypatch):
+    """The average has its weights from the EMA, no gradients, and no block behind the ones that are needed; what the
+    term changes are the gradients of the network up to the aligned block and of the projection."""
+    config = replace(SELF[name], num_images=8, compute="fp32")
+    stores = open_encoded(plain), open_encoded(augmented)
+    trainer = Trainer(Path("unused"), *stores, config, torch.device("cpu"))
+    state = trainer.state
+    assert state.average is not None
+    assert len(state.average.blocks) == 2  # type: ignore[arg-type]
+    state.ema.weights.mul_(0.5)
+    trainer.stepper.step([trainer.reader(range(8))])
+    weights = dict(state.network.named_parameters())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in state.average.parameters())
+    fresh = Trainer(Path("unused"), *stores, config, torch.device("cpu")).state.network
+    first = dict(fresh.named_parameters())
+    for key, parameter in state.average.named_parameters():
+        assert torch.equal(parameter, first[key] / 2), key  # before the step
+    assert not torch.equal(weights["objective.projection.0.weight"], first["objective.projection.0.weight"])
+    aligned, _ = gradients_of(plain, augmented, config)
+    monkeypatch.setattr(objective, "ALIGNMENT_WEIGHT", 0.0)
+    usual, _ = gradients_of(plain, augmented, config)
+    changed = {key for key in usual if not torch.equal(aligned[key], usual[key])}
+    assert any(key.startswith("blocks.0.") for key in changed)
+    assert "patch_embedding.weight" in changed
+    assert not any(key.startswith(("blocks.1.", "out_")) for key in changed)
+
+
+def test_aligned_passes_are_one_batch(plain, augmented):
+    config = config_of(objective="self-aligned", num_images=16, batch_size=16)
+    whole, _ = gradients_of(plain, augmented, config)
+    parts, _ = gradients_of(plain, augmented, config, 4)
+    for name, gradient in whole.items():
+        assert torch.allclose(gradient, parts[name], atol=1e-6), name
+
+
+def test_a_network_of_one_block_cannot_be_aligned_with_itself(plain, tmp_path):
+    config = config_of(augment_prob=0.0, objective="self-aligned", model=RIN)
+    with pytest.raises(UserError, match="objective: aligning a network with itself takes 2 blocks or more"):
+        train(tmp_path / "run", plain, None, config)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

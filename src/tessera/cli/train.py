@@ -24,7 +24,8 @@ def train(
     device_batch_size: Literal["auto"] | int | None = None,
     gradient_checkpointing: Annotated[bool, "Keep less for the backward pass: a third of the memory, slower."] = False,
     compute: Literal["auto", "fp32", "bf16", "fp8", "fp8-first"] | None = None,
-    objective: Annotated[str | None, "paper, balanced, or FILE.py:NAME for one of yours; else the preset's."] = None,
+    objective: str | None = None,
+    align_until_image: Annotated[int | None, "Images seen until which an objective aligns; all by default."] = None,
     adamw8bit: bool = False,
     compile: Literal["auto", "on", "off", "whole"] = "auto",
     shard: bool = False,
@@ -67,6 +68,8 @@ def train(
             rounding alone. auto: as many as fit into memory, found by trying; the default on GPUs.
         compute: Precision, instead of the preset's: auto is bf16 where that is fast. fp8: FP8 in large layers (extra
             fp8; Ada, Hopper or later; emulated on a CPU); fp8-first: in those of CAD-I's first forward alone.
+        objective: Loss, instead of the preset's: paper, balanced, self-aligned, balanced-self-aligned (docs/method.md),
+            or FILE.py:NAME for one of yours.
         adamw8bit: For presets with AdamW: its two means of each weight in 2 bytes in place of 8 (extra fp8; not with
             --shard); steps differ by the rounding, so a run keeps it to its end.
         compile: Compile the blocks; auto: on a GPU, without --shard. whole: the network as one program, which takes
@@ -100,6 +103,7 @@ def train(
         stop_after_no_gain=stop_after_no_gain,
         compute=compute,
         objective=objective,
+        align_until_image=align_until_image,
         adamw8bit=adamw8bit,
     )
     if tau is not None and not config.needs_seams:

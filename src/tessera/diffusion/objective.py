@@ -2,30 +2,41 @@
 
 `Objective` is the paper's (Eq. 1-2, every sample counts alike); a subclass changes what differs. `OBJECTIVES` names
 them; docs/extending.md shows one of a user's own.
+
+Objectives that align have a further term, by which tokens inside of the network follow others, through a projection
+that is trained with it. B images, N = h w tokens of width D.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
+from tessera.config import UserError
 from tessera.diffusion.loss import diffusion_loss
-from tessera.records import Batch
+from tessera.diffusion.schedule import add_noise
+from tessera.records import Batch, DenoiserState, TextEncoding
 
 BINS = 8
 """Equal stretches of t."""
 RATE = 0.04
 """Share of a running mean that one more sample of its kind replaces."""
+ALIGNED, DEEPER = 0.3, 0.7
+"""Shares of the blocks behind which tokens are aligned, and behind which those of the average are taken."""
+ALIGNMENT_WEIGHT = 0.5
+"""Weight of the alignment in the loss (Yu et al. 2024, "Representation Alignment for Generation")."""
 
 
 class Objective(nn.Module):
     """The paper's objective: the mean of Eq. 1-2 over the samples of Algorithm 1.
 
     A subclass's parameters are trained with the network's, averaged with them and saved as objective.NAME, but not
-    exported; on a network that computes in bf16 they do so too, and floating-point buffers with them. Buffers are saved
-    and must be the same on all ranks.
+    exported; on a network that computes in bf16 they do so too. Buffers are saved, keep their precision and must be the
+    same on all ranks.
     """
 
     def __init__(self, prediction: str, times: Callable[[np.ndarray], np.ndarray], levels: int) -> None:
@@ -33,6 +44,14 @@ class Objective(nn.Module):
         that are drawn."""
         super().__init__()
         self.prediction, self.configured_times = prediction, times
+
+    average_blocks = 0
+    """Number of blocks of the network with averaged weights that `forward` gets as `average`; 0 = it gets none."""
+    aligns = False
+    """True: batches have what an alignment needs, until the configured image."""
+
+    def fit(self, model: Any) -> None:
+        """Make what depends on the network, by the config of its shapes: called once, before training."""
 
     def times(self, uniforms: np.ndarray) -> np.ndarray:
         """Return t in [0, 1) of draws from U(0, 1), float64, any shape: of each draw by itself."""
@@ -92,5 +111,72 @@ class Balanced(Objective):
         self.loss_means.copy_(torch.where(skip | (counts == 0), self.loss_means, self.loss_means.lerp(means, share)))
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"paper": Objective, "balanced": Balanced}
+class Tapped:
+    """A network whose last call's text (B captions) and tokens behind a block (B, N, D) can be read."""
+
+    text: TextEncoding
+    tokens: Tensor
+
+    def __init__(self, network: Any, block: int) -> None:
+        self.network, self.block, self.encode_text = network, block, network.encode_text
+
+    def __call__(
+        self, x: Tensor, alpha_bar: Tensor, text: TextEncoding, state: DenoiserState | None = None
+    ) -> tuple[Tensor, DenoiserState]:
+        output, after = self.network(x, alpha_bar, text, replace(state or DenoiserState(), tap=self.block))
+        assert after.tapped is not None
+        self.text, self.tokens = text, after.tapped
+        return output, after
+
+
+def misalignment(tokens: Tensor, wanted: Tensor) -> Tensor:
+    """Return 1 - the mean cosine of tokens and those wanted (B, N, D), whose mean over an image's tokens is taken off
+    and whose deviation is made 1 (iREPA's spatial normalization): what all of them share says nothing of the image."""
+    deviation, mean = torch.std_mean(wanted.float(), dim=1, keepdim=True)
+    return 1 - cosine_similarity(tokens.float(), (wanted.float() - mean) / (deviation + 1e-6), dim=-1).mean()
+
+
+class SelfAligned(Objective):
+    """Tokens of an early block, projected, follow those that the network with averaged weights has in a later block on
+    a view with less of the same noise (not the paper's): it learns to see through noise what it sees without, and no
+    foreign network teaches it.
+
+    After SRA (Jiang et al. 2025, "No Other Representation Component Is Needed", arXiv:2505.02831) and Self-Flow (Chefer
+    et al. 2026, arXiv:2603.06507), whose views differ in the noise of single tokens.
+    """
+
+    aligns = True
+
+    def fit(self, model: Any) -> None:
+        blocks, width = model.tapped_blocks, model.tapped_width
+        if blocks < 2:
+            raise UserError("objective: aligning a network with itself takes 2 blocks or more, the model has 1")
+        self.block = max(1, int(ALIGNED * blocks))
+        self.average_blocks = max(self.block + 1, int(DEEPER * blocks))
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(
+        self, network: Any, batch: Batch, null_condition: Tensor, *, average: Any = None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        if batch.cleaner_alpha_bar is None:
+            return super().forward(network, batch, null_condition, **options)
+        tapped = Tapped(network, self.block)
+        loss, per_sample = super().forward(tapped, batch, null_condition, **options)
+        with torch.no_grad():
+            alpha_bar = batch.cleaner_alpha_bar.float()
+            x = add_noise(batch.latents.float(), batch.noise.float(), alpha_bar)
+            _, state = average(x, alpha_bar, tapped.text, DenoiserState(tap=self.average_blocks))
+        return loss + ALIGNMENT_WEIGHT * misalignment(self.projection(tapped.tokens), state.tapped), per_sample
+
+
+class BalancedSelfAligned(SelfAligned, Balanced):
+    """Both: kinds of samples count alike, and tokens are aligned."""
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "paper": Objective,
+    "balanced": Balanced,
+    "self-aligned": SelfAligned,
+    "balanced-self-aligned": BalancedSelfAligned,
+}
 """Name in a training's configuration -> the class."""

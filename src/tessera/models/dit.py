@@ -57,6 +57,16 @@ class DiTConfig(NetworkConfig):
     layer_scale_init: float = 0.1
     """Initial value of every LayerScale, > 0."""
 
+    @property
+    def tapped_width(self) -> int:
+        """Width of the image's tokens."""
+        return self.width
+
+    @property
+    def tapped_blocks(self) -> int:
+        """Number of blocks."""
+        return self.depth
+
     def __post_init__(self) -> None:
         self.check_sizes(("width", 4), ("width", "heads"))
         check_ranges(self, layer_scale_init="(0, inf)")
@@ -194,7 +204,8 @@ class DiT(Network):
         """Return shift, scale, gate of attention and MLP of every block (depth, 6, B, 1, D), from the time (B, D). Each
         branch's LayerScale is multiplied into its gate, which saves a pass over the tokens."""
         shared = self.time_modulation(F.silu(time)).unflatten(-1, (MODULATIONS, -1)).transpose(0, 1)  # (6, B, D)
-        modulation = self.modulation_tables[:, :, None] + shared  # (depth, 6, B, D)
+        tables = self.modulation_tables[: len(self.blocks)]  # a network cut off behind a block has more
+        modulation = tables[:, :, None] + shared  # (depth, 6, B, D)
         one = torch.ones_like(self.out_table[0])
         scales = [
             torch.stack([one, one, block.attention_scale, one, one, block.mlp_scale])
@@ -223,9 +234,11 @@ class DiT(Network):
         modulation = self.modulation(time)  # (depth, 6, B, 1, D)
         null_outputs = cache.null_outputs or (None,) * config.depth
         layers = zip(self.blocks, modulation.unbind(0), cache.keys, cache.values, null_outputs)
-        for block, layer, key, value, null_output in layers:
+        tap, tapped = 0 if state is None else state.tap, None
+        for number, (block, layer, key, value, null_output) in enumerate(layers, 1):
             inputs = (tokens, layer, key, value, cache.bias, null_output)
             tokens = run_block(block, *inputs, checkpointing=self.gradient_checkpointing)
+            tapped = tokens if number == tap else tapped
 
         shift, scale = (self.out_table[:, None] + time).unsqueeze(2).unbind(0)  # (B, 1, D) each
         tokens = torch.addcmul(shift, F.layer_norm(tokens, (config.width,), eps=NORM_EPS), 1 + scale)
@@ -233,4 +246,4 @@ class DiT(Network):
         output = unpatchify(patches, config.patch_size, height, wide)  # (B, C, H, W)
         if self.head is not None:
             output = self.head(output, x.to(dtype))
-        return output.to(x.dtype), DenoiserState(text_cache=cache)
+        return output.to(x.dtype), DenoiserState(text_cache=cache, tapped=tapped)

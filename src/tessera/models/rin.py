@@ -78,6 +78,16 @@ class RINConfig(NetworkConfig):
         """Width of the attention between interface and latent tokens: the smaller one of theirs."""
         return min(self.latent_width, self.interface_width)
 
+    @property
+    def tapped_width(self) -> int:
+        """Width of the image's tokens."""
+        return self.interface_width
+
+    @property
+    def tapped_blocks(self) -> int:
+        """Number of blocks."""
+        return self.blocks
+
 
 CAD_I_L = RINConfig()
 """The paper's CAD-I: 330.2M parameters."""
@@ -233,15 +243,17 @@ class RIN(Network):
         previous = time.new_zeros(1, 1, config.latent_width) if state.latent_tokens is None else state.latent_tokens
         latent = self.latent_tokens + time + self.previous(previous.to(dtype))  # (B, Z, D)
 
-        for block, text_key, text_value in zip(cast(list[RINBlock], self.blocks), cache.keys, cache.values):
+        tapped, layers = None, zip(cast(list[RINBlock], self.blocks), cache.keys, cache.values)
+        for number, (block, text_key, text_value) in enumerate(layers, 1):
             time_key, time_value = block.condition.attention.keys_values(time)  # (B, H, 1, E)
             key = torch.cat([time_key, text_key], dim=2)  # (B, H, 1 + R + T, E)
             value = torch.cat([time_value, text_value], dim=2)
             inputs = (latent, interface, key, value, cache.bias)
             latent, interface = run_block(block, *inputs, checkpointing=self.gradient_checkpointing)
+            tapped = interface if number == state.tap else tapped
 
         patches = self.out_projection(self.out_norm(interface))  # (B, N, p p C)
         output = unpatchify(patches, config.patch_size, config.latent_size, config.latent_size)
         if self.head is not None:
             output = self.head(output, x.to(dtype))
-        return output.to(x.dtype), DenoiserState(latent_tokens=latent, text_cache=cache)
+        return output.to(x.dtype), DenoiserState(latent_tokens=latent, text_cache=cache, tapped=tapped)

@@ -72,6 +72,7 @@ def scaled(train: TrainConfig, factor: float) -> TrainConfig:
         num_images=whole(train.num_images),
         augment_start_image=whole(train.augment_start_image),
         caption_mix_start_image=whole(train.caption_mix_start_image),
+        align_until_image=whole(train.align_until_image or 0) or None,
         optim=optim,
     )
 

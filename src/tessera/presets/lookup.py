@@ -85,12 +85,13 @@ def load_train_preset(
     stop_after_no_gain: int | None = None,
     compute: str | None = None,
     objective: str | None = None,
+    align_until_image: int | None = None,
     adamw8bit: bool = False,
     fit: Path | None = None,
 ) -> TrainConfig:
     """Return the training of one arm: PRESET:ARM, or FILE.py:FUNCTION; with another budget, seed, cooldown, mix of
-    captions, as in "long=0.7,short=0.3", number of held-out records, early end, precision or objective, where given.
-    The budget is rounded up to whole batches.
+    captions, as in "long=0.7,short=0.3", number of held-out records, early end, precision, objective or end of its
+    alignment, where given. The budget is rounded up to whole batches.
 
     adamw8bit: for AdamW, means in 8 bits. fit: an encoded set, whose shapes and normalization replace the preset's.
     """
@@ -108,7 +109,7 @@ def load_train_preset(
         config = lookup(arm_name, arms, f"arm of {preset}")
     changes: dict[str, Any] = {"num_images": num_images and whole_batches(num_images, config.batch_size), "seed": seed}
     changes |= {"validation_records": validation_records, "stop_after_no_gain": stop_after_no_gain}
-    changes |= {"compute": compute, "objective": objective}
+    changes |= {"compute": compute, "objective": objective, "align_until_image": align_until_image}
     if caption_mix is not None:
         changes |= {"caption_mix": parse_mix(caption_mix), "caption_mix_start_image": caption_mix_start_image or 0}
     elif caption_mix_start_image is not None:

@@ -132,6 +132,30 @@ def tau_image() -> Study:
     )
 
 
+def alignment() -> Study:
+    """Return the study of alignment with the network's own average, to the end and for the first half, at equal images
+    seen. Features of a vision network that knows the miniature's drawings are not at hand: its detector is the judge.
+
+    tessera study alignment --out out/studies
+    """
+    config = with_ia(today(), start=0)
+    half = config.arms[0].train.num_images // 2
+
+    def aligned(until: int | None = None) -> RunConfig:
+        return retrained(config, lambda t: replace(t, objective="balanced-self-aligned", align_until_image=until))
+
+    return Study(
+        name="alignment",
+        title="Alignment without a teacher",
+        question="Does a model learn the miniature from fewer images where its inner tokens follow those of its own"
+        " average at less noise? And if that ends after half of them?",
+        variants=variants({"ta_ia": config, "self": aligned(), "self_first_half": aligned(half)}),
+        seeds=(0, 1, 2),
+        kinds=("extended", "short"),
+        scores=first("overall"),
+    )
+
+
 COSTS = {"batch_16": 1.1, "batch_64": 0.86, "window_1": 0.93, "no_conv_stem": 0.87, "adamw": 0.82}
 """Processor time of an image in training over the preset's, measured to about 5%; 1 where a row is not named."""
 

@@ -43,12 +43,16 @@ class Sample:
     """True: an augmented record at or below its own least t, without the loss next to its border."""
     level: int
     """Place of the caption's level among those of the mix; 0 without one."""
+    cleaner_alpha_bar: float
+    """Signal power of a second view for objectives that align (not the paper's): at a t less by up to `CLEANER`, but
+    not below 0, nor below the least t of an augmented record that is not masked."""
 
 
+CLEANER = 0.2
+"""Largest distance of the two views' t (SRA, Jiang et al. 2025)."""
+_PLACE = [("number", "i8"), ("t", "f8"), ("alpha_bar", "f8"), ("index", "i8")]
 _FLAGS = [(name, bool) for name in ("augmented", "drop_caption", "self_condition", "masked")]
-DRAWS = np.dtype(
-    [("number", "i8"), ("t", "f8"), ("alpha_bar", "f8"), ("index", "i8"), *_FLAGS, ("level", "u1")], align=True
-)
+DRAWS = np.dtype([*_PLACE, *_FLAGS, ("level", "u1"), ("cleaner_alpha_bar", "f8")], align=True)
 """The draws of one of many samples; fields as in `Sample`."""
 
 
@@ -162,7 +166,7 @@ class Algorithm1:
         return out.view(np.recarray)
 
     def _uniforms(self, block: int, rows: int) -> np.ndarray:
-        # Rows: t, rho, caption drop, self-conditioning, level. The first rows do not depend on how many are drawn.
+        # Rows: t, rho, caption drop, self-conditioning, level, cleaner view. The first do not depend on their number.
         out = philox(self.seed, "draws", block).random((rows, BLOCK))
         out[0] = self.times(out[0])
         return out
@@ -201,7 +205,7 @@ class Algorithm1:
         return counts[block]
 
     def _draw_block(self, block: int) -> np.recarray:
-        t, rho, drop, keep, of_level = self._uniforms(block, 5)
+        t, rho, drop, keep, of_level, cleaner = self._uniforms(block, 6)
         proposed_before, before = self._counts_before(block)
         proposed = self._augmented(block, t, rho)
         augmented, records = self._accepted(proposed, t, proposed_before)
@@ -210,13 +214,18 @@ class Algorithm1:
         augmented_before = before + np.cumsum(augmented) - augmented
         index = np.empty(BLOCK, dtype=np.int64)
         index[proposed] = records
-        masked = augmented & self.below
-        masked[masked] = t[masked] <= (self.min_t if self.own_min_t is None else self.own_min_t[index[masked]])
+        masked, least = augmented & self.below, np.zeros(BLOCK)
+        least[augmented] = self.min_t if self.own_min_t is None else self.own_min_t[index[augmented]]
+        masked[masked] = t[masked] <= least[masked]
         index[~augmented] = self._records("plain", self.sizes[0], (numbers - augmented_before)[~augmented])
-        alpha_bar = np.asarray(self.schedule(torch.from_numpy(t)), dtype=np.float64)
+        t_of_view = np.maximum(t - CLEANER * cleaner, np.where(masked, 0.0, least))
+        alpha_bar, alpha_bar_of_view = (
+            np.asarray(self.schedule(torch.from_numpy(each)), dtype=np.float64) for each in (t, t_of_view)
+        )
         flags = (augmented, drop < self.caption_drop_prob, keep < self.self_condition_prob, masked)
         level = self.caption_mix.draw(numbers, of_level) if self.caption_mix is not None else np.zeros(BLOCK, "u1")
-        return np.rec.fromarrays([numbers, t, alpha_bar, index, *flags, level], dtype=DRAWS)
+        columns = [numbers, t, alpha_bar, index, *flags, level, alpha_bar_of_view]
+        return np.rec.fromarrays(columns, dtype=DRAWS)
 
     def _draw_order(self, source: str, epoch: int, size: int) -> np.ndarray:
         return philox(self.seed, f"order/{source}", epoch).permutation(size)

@@ -70,7 +70,10 @@ class TrainConfig:
     """Images seen before `caption_mix` begins, >= 0; before that the first level of each image."""
     objective: str = "paper"
     """Loss to minimize, a name of `diffusion.objective`, or "FILE.py:NAME" for one of your own. balanced (not the
-    paper's): each sample's loss is divided by the running mean of its kind."""
+    paper's): each sample's loss is divided by the running mean of its kind. self-aligned, balanced-self-aligned (not
+    the paper's): inner tokens follow those of the average of the weights at less noise."""
+    align_until_image: int | None = None
+    """Images seen until which an objective aligns, a multiple of batch_size, >= 1; None = to the end."""
     self_condition_prob: float = 0.9
     """Probability that a RIN gets the latent tokens of a first pass, in [0, 1]; unused by a DiT."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -104,7 +107,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ("num_images", "batch_size", "checkpoint_every_images", "keep_checkpoints", "keep_every_images")
         counts += ("log_every_images", "validate_every_images", "sample_every_images", "threads", "stop_after_no_gain")
-        counts += ("seam_margin",)
+        counts += ("seam_margin", "align_until_image")
         if isinstance(own := self.augment_min_t, str) and own not in TAU_BY:
             raise UserError(f"augment_min_t is {own!r}; give a number in [0, 1], {' or '.join(TAU_BY)}")
         shares = ("augment_prob", "augment_prob_end", "caption_drop_prob", "self_condition_prob")
@@ -131,6 +134,9 @@ class TrainConfig:
             near = f"{below} or {below + self.batch_size}" if below else str(self.batch_size)
             multiple = f"a multiple of batch_size {self.batch_size}"
             raise UserError(f"num_images: {self.num_images} is not {multiple}; use {near}")
+        if (until := self.align_until_image or 0) % self.batch_size:
+            near = -(-until // self.batch_size) * self.batch_size
+            raise UserError(f"align_until_image: {until} is not a multiple of batch_size {self.batch_size}; use {near}")
         if not isinstance(own, str) and self.seam_margin is None and own >= self.augment_max_t < 1:
             raise UserError(f"augment_max_t: no t is above augment_min_t {own:g} and up to {self.augment_max_t:g}")
         if self.stop_after_no_gain is not None and not self.validation_records:

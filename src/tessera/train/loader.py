@@ -113,6 +113,7 @@ class HostBatch:
     tokens: int
     """Number of real text tokens."""
     loss_mask: Tensor | None = None
+    cleaner_alpha_bar: Tensor | None = None
 
     def pinned(self) -> "HostBatch":
         """Return the batch in page-locked memory, from which copies to a GPU overlap with its work."""
@@ -154,6 +155,8 @@ class Reader:
     """As in `TrainConfig`, for stores without text."""
     condition_noise: float = 0.0
     """As in `TrainConfig`."""
+    align_until: float = 0
+    """Samples below this number get what an objective aligns with; it is a step's first, or infinity."""
     _encoder_lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> HostBatch:
@@ -171,6 +174,7 @@ class Reader:
         text = self.text_of(records)
         if self.condition_noise:
             text = text.perturbed(self.condition_noise, self.algorithm.seed, draws.number.tolist())
+        aligned = draws.number.min() < self.align_until
         return HostBatch(
             latents=self.normalize(latents),
             noise=noise,
@@ -182,6 +186,7 @@ class Reader:
             self_condition=torch.tensor(draws.self_condition),
             tokens=len(text.codes),
             loss_mask=self._loss_mask(draws, latents) if draws.masked.any() else None,
+            cleaner_alpha_bar=torch.tensor(draws.cleaner_alpha_bar, dtype=torch.float32) if aligned else None,
         )
 
     def _loss_mask(self, draws: np.recarray, latents: Tensor) -> Tensor:

@@ -240,6 +240,7 @@ class Trainer:
             seam_margin=config.seam_margin or 0,
             sentence_drop_prob=config.sentence_drop_prob,
             condition_noise=config.condition_noise,
+            align_until=(config.align_until_image or math.inf) if objective.aligns else 0,
         )
         self.stepper = Stepper(out, config, self.state, algorithm, null_condition)
         if self.auto:

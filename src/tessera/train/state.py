@@ -1,5 +1,6 @@
 """The state that the steps of a run change (weights, optimizer, EMA, counts), and the weights that it starts from."""
 
+import copy
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,7 +50,15 @@ class TrainState:
         self.compute = faster if config.compute == "auto" else config.compute
         self.device, self.dtype = device, DTYPES.get(self.compute, torch.bfloat16)  # FP8: in some layers of bf16
         self.parameter_count, self.shards, self.exchange = network.parameter_count, None, None
-        self.objective = objective.to(device)
+        self.objective, self.average = objective.to(device), None
+        if objective.average_blocks:
+            if (runtime.shard or runtime.shard_optimizer) and world_size() > 1:
+                flags = "--shard or --shard-optimizer"
+                raise UserError(f"objective: one that needs the whole average does not go with {flags}; leave that out")
+            self.average = copy.deepcopy(network).requires_grad_(False)
+            self.average.blocks = self.average.blocks[: objective.average_blocks]  # type: ignore[index]
+            self.average.to(device, self.dtype)
+            """The network with the averaged weights of `average_now`, cut off behind the blocks that are needed."""
         if any(True for _ in objective.parameters()):
             if runtime.shard and world_size() > 1:
                 raise UserError("objective: one with parameters of its own does not go with --shard; leave that out")
@@ -70,7 +79,10 @@ class TrainState:
             raise UserError("compute: FP8 and --shard do not go together; leave out one of them")
         if self.compute == "fp8":
             use_fp8(self.network, device)
+        buffers = [buffer.clone() for buffer in objective.buffers()]
         self.optimizer = MasterOptimizer(self.network, config.optim, self.dtype, split)
+        for buffer, whole in zip(objective.buffers(), buffers):
+            buffer.data = whole  # in its own precision, such as running means
         self.first_network = self.network
         """The network of the first forward of self-conditioning; its parameters are the network's own."""
         if self.compute == "fp8-first":
@@ -79,11 +91,18 @@ class TrainState:
             self.exchange = GradientExchange(self.optimizer)
         self.compiled = compiles(runtime, device, self.dtype, split=self.shards is not None)
         if self.compiled:
-            for part in dict.fromkeys((self.network, self.first_network)):
+            for part in dict.fromkeys(filter(None, (self.network, self.first_network, self.average))):
                 (compile_whole if runtime.compile == "whole" else compile_blocks)(part)
             self.optimizer.compile()
         self.ema = EMA(self.optimizer.weights, config.ema_decay)
         self.num_images = self.skipped = self.skipped_in_a_row = 0
+
+    def average_now(self) -> None:
+        """Give `average` the averaged weights."""
+        assert self.average is not None
+        averages = dict(zip(self.optimizer.names, self.optimizer.layout.views(self.ema.weights)))
+        names, weights = zip(*self.average.named_parameters())
+        torch._foreach_copy_([*weights], [averages[name] for name in names])  # pyright: ignore
 
     def save(self, run: Path, window: dict[str, Any] | None, keep: int, every: int | None) -> None:
         """Write a checkpoint, as `checkpoint.save`; all ranks have to. `window`: the log's sums, rank 0's."""
@@ -138,7 +157,7 @@ def initial_network(model: DiTConfig | RINConfig, seed: int, weights: Mapping[st
 
 def load_objective(config: TrainConfig) -> Objective:
     """Return the objective of a configuration on the CPU, its parameters by the address of the seed. UserError for a
-    part of the user's own that is none."""
+    part of the user's own that is none, and for a model that it does not fit."""
     kind = load_part(config.objective, OBJECTIVES, "objective")
     if not (isinstance(kind, type) and issubclass(kind, Objective)):
         raise UserError(
@@ -146,7 +165,9 @@ def load_objective(config: TrainConfig) -> Objective:
         )
     with blaming(config.objective, "objective"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(address(config.seed, "objective"))
-        return kind(config.prediction, config.times, 1 + len(config.caption_mix))
+        objective = kind(config.prediction, config.times, 1 + len(config.caption_mix))
+        objective.fit(config.model)
+    return objective
 
 
 def weights_of_export(

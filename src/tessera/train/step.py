@@ -58,6 +58,8 @@ class Stepper:
         with blaming(self.objective, "objective"):
             weights = state.objective.weights(draws)
             weights = None if weights is None else weights.to(state.device)
+        if state.average is not None and loaded[0].cleaner_alpha_bar is not None:
+            state.average_now()
         losses, stopping = self._gradients(loaded, weights), torch.full((1,), float(stop), device=state.device)
         all_reduce_sum(losses, stopping)
         norm = state.optimizer.clip()
@@ -95,14 +97,16 @@ class Stepper:
 
     def _pass(self, host: HostBatch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the objective's loss of the samples, and each one's own."""
+        state = self.state
         with blaming(self.objective, "objective"):
-            return self.state.objective(
-                self.state.network,
-                host.to(self.state.device, self.state.dtype),
+            return state.objective(
+                state.network,
+                host.to(state.device, state.dtype),
                 self.null_condition,
                 weights=weights,
                 self_condition_keep=host.self_condition if self.self_condition else None,
-                first_network=self.state.first_network,
+                first_network=state.first_network,
+                **({} if state.average is None else {"average": state.average}),
             )
 
     def _gradients(self, loaded: list[HostBatch], weights: Tensor | None = None) -> Tensor:
