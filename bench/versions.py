@@ -5,7 +5,7 @@ thread; the two take turns of a few steps, by this program's word, on the same r
 time. A step is all of it: reading the batch, loss, backward, clip, optimizer, EMA. Given is the median over rounds of
 each, the ratio of the two, and the quarters of the rounds' ratios: other work on the machine disturbs both alike.
 
-Names: the miniature's DiT-I (Muon, batch 32), the same with AdamW as `miniature-paper`, the small CAD-I, and DiT-I L/2
+Names: the miniature's DiT-I (Muon, batch 32), `miniature-paper` with AdamW, the small CAD-I, and DiT-I L/2
 and CAD-I L at reduced depth (batch 4, 190 text tokens, AdamW and LAMB), all in bf16.
 """
 
@@ -44,6 +44,8 @@ def serve(name: str, set_folder: Path) -> None:
     small = {"miniature": miniature, "miniature-adamw": miniature_paper, "miniature-cad": miniature_cad}
     if name in small:
         config = small[name]().arms[0].train
+        if name == "miniature-adamw":
+            config = replace(config, optim=OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0))
         model = config.model
         shape = (model.latent_channels, model.latent_size, model.latent_size)
         fewest, most = CAPTION_TOKENS
