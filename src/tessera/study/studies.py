@@ -15,14 +15,13 @@ from tessera.cutmix import PATTERNS
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.presets.config import RunConfig
-from tessera.presets.miniature import SMALL_DIT, SMALL_RIN, miniature
+from tessera.presets.miniature import SMALL_DIT, SMALL_RIN, miniature, miniature_paper
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import Study, Variant
 from tessera.study.improvements import ablation, alignment, flow, partners, schedule, short_captions, tau_image
 from tessera.study.noise import NoiseStudy
 from tessera.study.variants import BUDGET, WORLD, base, family, first, first_form, retrained, today, variants, with_ia
 from tessera.train.config import TrainConfig
-from tessera.train.optim.config import OptimConfig
 
 CAD_BUDGET = 64_000
 """Images of a cell of the small CAD-I, which learns slower."""
@@ -50,9 +49,9 @@ def claims() -> Study:
 
 
 def _as_the_paper(train: TrainConfig) -> TrainConfig:
-    """Return the training with eps-prediction, the linear schedule, AdamW."""
-    adamw = OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), warmup_images=1000, clip_norm=1.0)
-    return replace(train, prediction="eps", noise_schedule="linear", optim=adamw)
+    """Return the training with the prediction, noise schedule and optimizer of `miniature-paper`."""
+    paper = miniature_paper().arms[0].train
+    return replace(train, prediction=paper.prediction, noise_schedule=paper.noise_schedule, optim=paper.optim)
 
 
 def _with_insets(config: RunConfig) -> RunConfig:
