@@ -15,6 +15,7 @@ from tessera.config import UserError, check_ranges
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -48,6 +49,20 @@ class Scene:
     """One for the whole frame, or one behind each object (a CutMix image)."""
     seed: int
     """Address of the render's random details (texture phase, background noise), >= 0."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CutOuts:
+    """Drawings cut out of their grounds, from which scenes are composed whose content is known."""
+
+    pixels: NDArray[np.uint8]
+    """(N, S, S, 4), RGBA; each fills its square in one direction."""
+    names: tuple[str | None, ...]
+    """What each shows; None = something that is not to be found."""
+    colors: tuple[str | None, ...]
+    """The color that covers at least half of each; None = there is none."""
+    styles: tuple[str, ...]
+    """The artist of each."""
 
 
 @dataclass(frozen=True)

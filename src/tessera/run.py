@@ -110,7 +110,7 @@ def _curate(
     from tessera.curate.augment import augment
     from tessera.curate.caption.caption import CaptionConfig, caption
     from tessera.curate.collect.collect import collect
-    from tessera.curate.encode import encode
+    from tessera.curate.encode import default_compute, encode
 
     images, seed = out / "images", config.collect.world.seed if config.collect.world else 0
     if config.emoji is not None:
@@ -128,7 +128,10 @@ def _curate(
         file = captions_file if arm.captioner == "import" else None
         settings, skip = CaptionConfig(captioner=arm.captioner, seed=seed), {"skip_missing": skip_missing}
         clock.do(f"caption {name}", caption, texts, images, settings, recipe=recipe, captions_file=file, **skip)
-        clock.do(f"encode {name}", encode, out / "encoded" / name, images, texts, config.encode, recipe=recipe, **skip)
+        place = out / "encoded" / name
+        compute = default_compute(place, config.encode.latents, config.encode.text, None)
+        encoding = config.encode if compute == "fp32" else replace(config.encode, compute=compute)
+        clock.do(f"encode {name}", encode, place, images, texts, encoding, recipe=recipe, **skip)
     _make_prompts(out, config, clock)
 
 

@@ -28,7 +28,7 @@ from tessera.curate.caption.table import Texts, in_order, read_levels
 from tessera.curate.grown import changed_since
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
 from tessera.curate.linked import SHARD_SUMS, Whole, shard_facts, stored_order, whole_shards
-from tessera.devices import pick_device
+from tessera.devices import is_fast_in_bf16, pick_device
 from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
 from tessera.encoded.shard import Shard, write_shard
 from tessera.encoded.store import latent_moments, latent_sums, open_encoded, shard_name
@@ -241,12 +241,15 @@ def encode(
 
 def default_compute(out: Path, latents: str, text: str, device: str | None) -> Literal["fp32", "bf16"]:
     """Return the default of `EncodeConfig.compute` for the directory `out`: what it was begun with; otherwise bf16 for
-    pretrained networks on CUDA, and fp32."""
+    pretrained networks on CUDA, and on CPUs that are fast in it, and fp32."""
     if (out / MANIFEST).exists():
         return read_manifest(out, must_be_complete=False).config.get("compute", "fp32")
     named = [(CODECS, latents), (TEXT_ENCODERS, text)]
     pretrained = any(name.partition(":")[0] not in kind.families for kind, name in named)
-    return "bf16" if pretrained and pick_device(device).type == "cuda" else "fp32"
+    if not pretrained:
+        return "fp32"
+    chosen = pick_device(device)
+    return "bf16" if chosen.type != "mps" and is_fast_in_bf16(chosen) else "fp32"
 
 
 def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) -> tuple[LatentCodec, TextEncoder]:

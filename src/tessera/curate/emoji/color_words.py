@@ -33,6 +33,8 @@ GROUNDS = {
     "pink": (246, 208, 220),
 }
 """Color of a plain ground -> its RGB."""
+COLORS = tuple(dict.fromkeys(name for name, _ in _REFERENCES))
+"""The names of colors."""
 _SHARE, _MOST = 0.15, 3
 _TO_LMS = np.array(
     [[0.41222147, 0.53633254, 0.05144599], [0.21190350, 0.68069955, 0.10739696], [0.08830246, 0.28171884, 0.62997870]],
@@ -50,14 +52,20 @@ _TO_LAB = np.array(
 
 def main_colors(drawing: NDArray[np.uint8]) -> list[str]:
     """Return the colors, the largest first, that cover at least 15% of a drawing, at most three; the largest in any
-    case. drawing: uint8 (H, W, 4), of which every fourth pixel counts, if more than half opaque."""
+    case. drawing: uint8 (H, W, 4)."""
+    shares = color_shares(drawing)
+    return [name for n, name in enumerate(shares) if n == 0 or shares[name] >= _SHARE][:_MOST]
+
+
+def color_shares(drawing: NDArray[np.uint8]) -> dict[str, float]:
+    """Return color -> share of a drawing that it covers, 0..1, the largest first. drawing: uint8 (H, W, 4), of which
+    every fourth pixel counts, if more than half opaque."""
     pixels = drawing[::2, ::2][drawing[::2, ::2, 3] > 127][:, :3]
     near = np.square(_oklab(pixels)[:, None] - _oklab(np.array([rgb for _, rgb in _REFERENCES]))).sum(2).argmin(1)
-    counts: dict[str, int] = {}
+    shares: dict[str, float] = {}
     for (name, _), count in zip(_REFERENCES, np.bincount(near, minlength=len(_REFERENCES)).tolist()):
-        counts[name] = counts.get(name, 0) + count
-    largest = sorted(counts, key=lambda name: -counts[name])
-    return [name for n, name in enumerate(largest) if n == 0 or counts[name] >= _SHARE * len(pixels)][:_MOST]
+        shares[name] = shares.get(name, 0) + count / max(len(pixels), 1)
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 def _oklab(rgb: NDArray[np.integer]) -> NDArray[np.float32]:

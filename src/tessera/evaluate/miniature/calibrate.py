@@ -123,17 +123,21 @@ def _without_position(metadata: dict[str, Any]) -> dict[str, Any]:
     return {**metadata, "include": clauses}
 
 
-def altered(metadata: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return the line with one fact of its last object made wrong: shape, color or relation, by turns of `number`."""
+def altered(
+    metadata: dict[str, Any], number: int, classes: Sequence[str] = SHAPES, colors: Sequence[str] = tuple(COLORS)
+) -> dict[str, Any]:
+    """Return the line with one fact of its last object made wrong, by turns of `number`: class or, where they are
+    stated, color or relation."""
     clause = dict(metadata["include"][-1])
-    kinds = 3 if "position" in clause else 2
-    if number % kinds == 0:
+    facts = ["class", *(name for name in ("color", "position") if name in clause)]
+    fact, turn = facts[number % len(facts)], number // len(facts)
+    if fact == "class":
         asked = {c["class"] for c in metadata["include"]}
-        others = [shape for shape in SHAPES if shape not in asked]
-        clause["class"] = others[number // kinds % len(others)]
-    elif number % kinds == 1:
-        others = [color for color in COLORS if color != clause["color"]]
-        clause["color"] = others[number // kinds % len(others)]
+        others = [name for name in classes if name not in asked]
+        clause["class"] = others[turn % len(others)]
+    elif fact == "color":
+        others = [color for color in colors if color != clause["color"]]
+        clause["color"] = others[turn % len(others)]
     else:
         clause["position"] = [_OPPOSITE[clause["position"][0]], 0]
     return {**metadata, "include": [*metadata["include"][:-1], clause]}

@@ -1,9 +1,11 @@
-"""The miniature's detector: finds shapes with color, score and box in an image. Trained on rendered images only.
+"""A small detector: finds objects with class, color, score and box in an image. Trained on rendered images only.
 
-A small convolutional network at 32 px: every cell of a 16 x 16 grid says which shape's middle it lies in, if any, and
-which color, where the center is and how wide the object is. Neighboring cells of one object are then merged.
-`scripts/train_detector.py` makes the weights that ship in `tessera/assets`.
+A convolutional network at 32 px: every cell of a 16 x 16 grid says which class of object it lies in the middle of, if
+any, and which color, where the center is and how wide the object is. Neighboring cells of one object are then merged.
+`scripts/train_detector.py` makes the weights of the miniature's shapes, which ship in `tessera/assets`.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,18 +22,18 @@ GRID = 16
 """Cells of the output along each side."""
 MIN_SCORE = 0.05
 """Detections below this are not reported; the judge's own thresholds are higher."""
-_NOTHING = len(SHAPES)  # the class of a cell in which no object has its middle
 
 
 class Detector(nn.Module):
-    """Images (B, 3, 32, 32) in [-1, 1] -> (shape logits (B, 9, 16, 16), color logits (B, 8, 16, 16), geometry).
+    """Images (B, 3, 32, 32) in [-1, 1] -> (class logits (B, C + 1, 16, 16), color logits (B, K, 16, 16), geometry).
 
-    The last of the 9 shape classes is "no object". Geometry (B, 3, 16, 16): the object's center minus the cell's
-    center, in cells (x, y), and the logarithm of its diameter over half the frame.
+    The last class is "no object". Geometry (B, 3, 16, 16): the object's center minus the cell's center, in cells (x,
+    y), and the logarithm of its diameter over half the frame. classes, colors: the names of C classes and K colors.
     """
 
-    def __init__(self, width: int = 16):
+    def __init__(self, classes: Sequence[str] = SHAPES, colors: Sequence[str] = tuple(COLORS), width: int = 16):
         super().__init__()
+        self.classes, self.colors = tuple(classes), tuple(colors)
         w = width
         self.stem = nn.Conv2d(3, w, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(w)
@@ -41,7 +43,7 @@ class Detector(nn.Module):
         self.coarse = nn.ModuleList(_unit(4 * w, 4 * w) for _ in range(3))
         self.up = nn.Conv2d(4 * w, 3 * w, 1)
         self.joined = _unit(3 * w, 3 * w)
-        self.head = nn.Conv2d(3 * w, len(SHAPES) + 1 + len(COLORS) + 3, 1)
+        self.head = nn.Conv2d(3 * w, len(classes) + 1 + len(colors) + 3, 1)
 
     def features(self, images: Tensor) -> Tensor:
         """Compute the last common layer (B, 3 width, 16, 16)."""
@@ -53,7 +55,7 @@ class Detector(nn.Module):
         return self.joined(fine + F.interpolate(self.up(x), scale_factor=2, mode="nearest"))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.head(self.features(images)).split([len(SHAPES) + 1, len(COLORS), 3], dim=1)
+        return self.head(self.features(images)).split([len(self.classes) + 1, len(self.colors), 3], dim=1)
 
 
 def _unit(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -84,19 +86,27 @@ def detect(images: np.ndarray, network: Detector | None = None, batch_size: int 
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
-            found += decode(*network(to_input(chunk)), size=chunk.shape[1])
+            names = {"classes": network.classes, "colors": network.colors}
+            found += decode(*network(to_input(chunk)), size=chunk.shape[1], **names)
     return found
 
 
-def decode(shape: Tensor, color: Tensor, geometry: Tensor, size: int) -> list[list[Detection]]:
+def decode(
+    shape: Tensor,
+    color: Tensor,
+    geometry: Tensor,
+    size: int,
+    classes: Sequence[str] = SHAPES,
+    colors: Sequence[str] = tuple(COLORS),
+) -> list[list[Detection]]:
     """Return the network's output as detections in pixels of an image of side `size`.
 
-    The cell most sure of a shape becomes a detection and silences every cell whose center lies inside the same object
+    The cell most sure of a class becomes a detection and silences every cell whose center lies inside the same object
     (nearer than 0.35 of the larger diameter), again and again.
     """
     batch = shape.shape[0]
-    best = shape.softmax(1)[:, :_NOTHING].flatten(2)  # (B, 8, N)
-    score, label = best.max(1)  # (B, N): one place holds one shape
+    best = shape.softmax(1)[:, : len(classes)].flatten(2)  # (B, C, N)
+    score, label = best.max(1)  # (B, N): one place holds one object
     hue = color.flatten(2).argmax(1)  # (B, N)
     axis = torch.arange(GRID) + 0.5
     x = (axis[None, None, :] + geometry[:, 0]).flatten(1) / GRID  # (B, N), fractions of the frame
@@ -113,7 +123,7 @@ def decode(shape: Tensor, color: Tensor, geometry: Tensor, size: int) -> list[li
         for row in torch.nonzero(top >= MIN_SCORE).flatten().tolist():
             middle_x, middle_y, half = float(cx[row]) * size, float(cy[row]) * size, float(d[row]) * size / 2
             box = (middle_x - half, middle_y - half, middle_x + half, middle_y + half)
-            name, its_color = SHAPES[int(label[row, cell[row]])], list(COLORS)[int(hue[row, cell[row]])]
+            name, its_color = classes[int(label[row, cell[row]])], colors[int(hue[row, cell[row]])]
             found[row].append(Detection(name, float(top[row]), box, its_color))
         near = torch.hypot(x - cx[:, None], y - cy[:, None]) < 0.35 * torch.maximum(diameter, d[:, None])
         near[rows, cell] = True
