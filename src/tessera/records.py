@@ -63,6 +63,8 @@ class CutOuts:
     """The color that covers at least half of each; None = there is none."""
     styles: tuple[str, ...]
     """The artist of each."""
+    own_hue: tuple[bool, ...]
+    """False for those whose hues were turned."""
 
 
 @dataclass(frozen=True)

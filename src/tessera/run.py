@@ -13,17 +13,16 @@ import itertools
 import json
 import shutil
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError, from_dict
-from tessera.files import exclusive_lock, read_json, write_json, write_text
+from tessera.files import exclusive_lock, read_json, write_text
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
-from tessera.presets.working_folder import LEARNING, check, check_shapes, claim
+from tessera.presets.working_folder import LEARNING, Clock, check, check_shapes, claim
 from tessera.randomness import philox
 from tessera.stages import CONFIG, MANIFEST, is_complete, read_manifest
 
@@ -32,7 +31,11 @@ if TYPE_CHECKING:
 
 BUSY = "another tessera run is working in this folder"
 PROMPTS = Path("prompts", "prompts.jsonl")
+CAPTIONS_KIND = "captions"
 FEW_PROMPTS = Path("few_prompts", "prompts.jsonl")
+CAPTION_PROMPTS = Path("caption_prompts", "prompts.jsonl")
+"""Captions that are drawn, next to a judge's prompts."""
+JUDGE = "judge"
 LEARNING_PROMPTS = 4
 """Prompts of each task that are drawn by checkpoints on the way."""
 CLASS_PROMPTS = 6
@@ -80,7 +83,9 @@ def run(
                 shutil.rmtree(clock.folder, ignore_errors=True)
             raise
         left = _train_arms(out, config, seconds)
-        clock.join(out, config)
+        names = ["emoji", "collect", "augment", "prompts", "judge"]
+        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "encode")]
+        clock.join(out, names + [f"{verb} {arm.name}" for verb in _ARM_VERBS for arm in config.arms])
         from tessera.report.run_page import report, report_so_far
 
         arms = [arm.name for arm in config.arms]
@@ -133,17 +138,36 @@ def _curate(
         encoding = config.encode if compute == "fp32" else replace(config.encode, compute=compute)
         clock.do(f"encode {name}", encode, place, images, texts, encoding, recipe=recipe, **skip)
     _make_prompts(out, config, clock)
+    if config.judge is not None and config.emoji is not None:
+        from tessera.curate.emoji.cut_outs import cut_outs
+        from tessera.evaluate.drawings.judge import train_judge
+
+        drawings = functools.partial(cut_outs, config.judge.concepts, config.emoji.styles)
+        clock.do("judge", train_judge, out / JUDGE, drawings, config.judge)
 
 
 def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
-    """Make the judge's prompts over the miniature world, or take captions that an arm was trained on."""
+    """Make the judge's prompts, and take captions that an arm was trained on."""
+    from tessera.curate.emoji.draw import CAPTIONS
+    from tessera.curate.emoji.judged import EmojiCaptions
+
     if config.prompts is not None:
+        from tessera.prompts.drawings import drawing_prompts
         from tessera.prompts.miniature import prompts
 
-        clock.do("prompts", prompts, out / "prompts", out / "images", config.prompts)
         few = replace(config.prompts, per_task=min(LEARNING_PROMPTS, config.prompts.per_task))
-        clock.do("prompts", prompts, out / FEW_PROMPTS.parent, out / "images", few)
-        return
+        for place, asked in ((out / "prompts", config.prompts), (out / FEW_PROMPTS.parent, few)):
+            if config.judge is None:
+                clock.do("prompts", prompts, place, out / "images", asked)
+            else:
+                told = EmojiCaptions(out / "emoji" / CAPTIONS)
+                clock.do("prompts", drawing_prompts, place, out / "images", config.judge.concepts, told, asked)
+    if config.draws_captions:
+        _choose_captions(out, config)
+
+
+def _choose_captions(out: Path, config: RunConfig) -> None:
+    """Write the captions that are drawn: of held-out images, then of others."""
     from tessera.curate.caption.table import read_levels
     from tessera.curate.index import read_images
     from tessera.report.gallery import HELD_OUT, TRAINED_ON
@@ -162,9 +186,13 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
         lines += [{"prompt": text, "key": key, "tag": tag} for text, key in found.items() if text not in told]
     del lines[config.class_prompts :]
     lines = [json.dumps(line, ensure_ascii=False) for line in lines]
-    path, text = out / PROMPTS, "\n".join(lines) + "\n"
+    path, text = out / _captions_file(config), "\n".join(lines) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+
+
+def _captions_file(config: RunConfig) -> Path:
+    return PROMPTS if config.prompts is None else CAPTION_PROMPTS
 
 
 def _fitted_to_set(out: Path, config: RunConfig, arm: Arm) -> Arm:
@@ -278,13 +306,17 @@ def run_arm(
     for kind, settings in config.sample_sets().items():
         if kinds is not None and kind not in kinds:
             continue
-        samples = out / "samples" / name / kind
-        clock.do(f"generate {name}", generate, samples, exported, prompts, settings)
+        samples, asked = out / "samples" / name / kind, out / CAPTION_PROMPTS if kind == CAPTIONS_KIND else prompts
+        clock.do(f"generate {name}", generate, samples, exported, asked, settings)
+        scores = out / "scores" / name / kind
         if config.evaluate is not None:
             from tessera.evaluate.miniature.evaluate import evaluate
 
-            scores = out / "scores" / name / kind
             clock.do(f"evaluate {name}", evaluate, scores, samples, config.evaluate, training=images)
+        elif config.judge is not None and kind != CAPTIONS_KIND:
+            from tessera.evaluate.drawings.evaluate import evaluate_drawings
+
+            clock.do(f"evaluate {name}", evaluate_drawings, scores, samples, out / JUDGE, 1)
         elif images is not None:
             from tessera.evaluate.copies.evaluate import evaluate_copies
             from tessera.pretrained.features.pixels import Pixels
@@ -329,36 +361,10 @@ def _draw_checkpoints(out: Path, config: RunConfig, arm: Arm) -> None:
 
             judge = replace(config.evaluate, judge_renders=0)  # its accuracy is in the scores of all prompts
             clock.do(verb, evaluate, place / "scores", place / "samples", judge)
+        elif config.judge is not None:
+            from tessera.evaluate.drawings.evaluate import evaluate_drawings
 
-
-class Clock:
-    """Seconds spent in each stage, over all calls that it took: in timings/, gathered in stages.json."""
-
-    def __init__(self, out: Path):
-        self.folder = out / "timings"
-
-    def do(self, stage: str, work: Callable[..., object], directory: Path, *args: Any, **kwargs: Any) -> None:
-        """Call work(directory, ...), which fills `directory`; the time counts unless that was complete before."""
-        if is_complete(directory):
-            work(directory, *args, **kwargs)  # returns at once, or says what does not match
-            return
-        path = self._file(stage)
-        before = read_json(path)["seconds"] if path.exists() else 0.0
-        start = time.monotonic()
-        try:
-            work(directory, *args, **kwargs)
-        finally:
-            write_json(path, {"stage": stage, "seconds": round(before + time.monotonic() - start, 2)})
-
-    def join(self, out: Path, config: RunConfig) -> None:
-        """Write stages.json: the stages in the order of the work."""
-        names = ["emoji", "collect", "augment", "prompts"]
-        names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "encode")]
-        names += [f"{verb} {arm.name}" for verb in _ARM_VERBS for arm in config.arms]
-        write_json(out / "stages.json", [read_json(path) for path in map(self._file, names) if path.exists()])
-
-    def _file(self, stage: str) -> Path:
-        return self.folder / f"{stage.replace(' ', '-')}.json"
+            clock.do(verb, evaluate_drawings, place / "scores", place / "samples", out / JUDGE, 1)
 
 
 if __name__ == "__main__":

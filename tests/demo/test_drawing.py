@@ -40,6 +40,23 @@ def test_seed_and_prompt_make_the_picture(workspace):
     assert not np.array_equal(draw(), draw(prompt="a blue ring"))
 
 
+def test_further_settings_are_those_of_the_pipeline(workspace):
+    drawer = Drawer(workspace / "export" / "ta", "cpu")
+
+    def draw(**changes):
+        *_, last = drawer.draw(Request(**ASKED | {"count": 1} | changes), threading.Event())
+        return last.images
+
+    plain = draw()
+    assert np.array_equal(draw(guidance_from=0.0, guidance_to=1.0, negative_prompt=""), plain)
+    for changes in ({"sampler": "dpmpp_2m"}, {"negative_prompt": "a blue ring"}, {"guidance_to": 0.5}):
+        assert not np.array_equal(draw(**changes), plain), changes
+    off = draw(guidance_scale=1.0)
+    assert np.array_equal(draw(guidance_scale=1.0, negative_prompt="a blue ring"), off)
+    expected = drawer.pipeline.images(["a red circle"], [(0, 0)], seed=7, steps=5, guidance_scale=2.0, sampler="heun")
+    assert np.array_equal(draw(sampler="heun"), expected)
+
+
 def test_stop_before_and_while(workspace):
     drawer = Drawer(workspace / "export" / "ta", "cpu")
     stop = threading.Event()

@@ -37,6 +37,18 @@ def test_prompt_to_picture_and_the_same_seed_gives_the_same_pixels(page, tmp_pat
     page.wait_for_function("document.querySelector('#seed input').value === '5'")
 
 
+def test_further_settings_and_the_nearest_training_images(page):
+    plain = draw(page, "a red circle", seed=5, count=1, steps=5)
+    page.click("#more button")
+    fill(page, "negative", "a blue ring")
+    page.click("#nearest input")
+    page.wait_for_selector("#negative textarea")
+    other = draw(page, "a red circle", seed=5, count=1, steps=5)
+    assert other[0] != plain[0]
+    near = page.wait_for_selector("#preview figure figure img")
+    assert near.get_attribute("alt").startswith("Nearest training image: ")
+
+
 def test_stop_ends_a_drawing_early(page):
     fill(page, "prompt", "a long one")
     fill(page, "steps", 1000)

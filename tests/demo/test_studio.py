@@ -32,6 +32,12 @@ ASKED = {"prompt": "a red circle", "guidance_scale": 2.0, "steps": 5, "seed": 7,
         ("prompt", "x" * (MAX_PROMPT + 1)),
         ("prompt", None),
         ("prompt", "\ud800"),
+        ("negative_prompt", None),
+        ("negative_prompt", "\ud800"),
+        ("sampler", "eulr"),
+        ("guidance_from", 1.5),
+        ("guidance_to", None),
+        ("guidance_to", -0.1),
     ],
 )
 def test_wrong_requests_are_told(field, value, workspace, tmp_path):
@@ -56,6 +62,10 @@ def test_two_models_on_one_seed_keep_their_settings(workspace, tmp_path):
         assert read_settings(image.path) == image.settings
         assert image.caption.endswith("seed 7, 5 steps, guidance 2 \u00b7 a red circle")
     *_, alone = studio.draw("me", "ta_ia", **ASKED)
+    for color in ("arm-0", "arm-1"):  # TA and TA+IA, as in reports
+        assert f'class="{color}"' in last.preview
+    *_, near = studio.draw("me", "ta", near=lambda drawn: f"<b>near {len(drawn)}</b>", **ASKED)
+    assert near.preview.count("<b>near 3</b>") == 1
     pairs = zip(last.new[3:], alone.new)
     assert all(read_pixels(a.path) == read_pixels(b.path) for a, b in pairs)
     assert GALLERY >= 6

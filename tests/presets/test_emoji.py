@@ -13,6 +13,7 @@ from tessera.encoded.store import open_encoded
 from tessera.models.rin import RINConfig
 from tessera.presets.emoji import emoji
 from tessera.presets.lookup import load_run_preset
+from tessera.prompts.miniature import PromptConfig
 from tessera.prompts.style import extend_in_style
 from tessera.stages import read_manifest
 from tessera.weights.export import read_settings
@@ -32,17 +33,32 @@ def test_sizes_networks_and_styles_by_flags():
     assert any("OpenMoji" in line for line in emoji().export.credits)
 
 
+def tiny(**options):
+    """The preset of the tiny packages, with a judge of three of their emoji."""
+    config = load_run_preset("emoji", styles=("noto", "twemoji"), text="words:64", **options)
+    assert config.judge is not None
+    judge = replace(config.judge, concepts=("banana", "cat", "ox"), scenes=64, steps=20, tested=12, width=4)
+    return replace(config, judge=judge, prompts=PromptConfig(per_task=4))
+
+
+def test_the_judge_never_sees_one_of_the_styles():
+    assert emoji().judge.held_out == "twemoji"
+    for styles, held_out in ((("noto", "twemoji"), "twemoji"), (("noto", "fluent"), "fluent"), (("noto",), None)):
+        config = load_run_preset("emoji", styles=styles)
+        assert config.judge.held_out == held_out
+
+
 def test_every_stage_before_training(tmp_path, monkeypatch):
     cache_in(tmp_path / "cache", monkeypatch)
     reached = functools.partial(pytest.fail, "training")
     monkeypatch.setattr(run, "_train_arms", lambda *args: reached())
-    config = load_run_preset("emoji", styles=("noto", "twemoji"), text="words:64")
+    config = tiny()
     with monkeypatch.context() as patch:
         patch.setattr(packages, "_client", lambda name: None)
         with pytest.raises(UserError, match=r"npm is not installed.*`npm pack emojibase-data"):
             run.run(tmp_path / "out", config)
     tiny_emoji(monkeypatch)  # as if put there by hand
-    config = load_run_preset("emoji", styles=("noto", "twemoji"), text="words:64")
+    config = tiny()
     with pytest.raises(pytest.fail.Exception, match="training"):
         run.run(tmp_path / "out", config)
     plain, mixed = (open_encoded(tmp_path / "out" / "encoded" / f"{kind}-import") for kind in ("plain", "augmented"))
@@ -71,14 +87,14 @@ def test_short_prompts_are_extended_by_the_style_colors_and_ground_of_the_captio
 def test_the_whole_path_to_a_report_that_names_the_artists(tmp_path, monkeypatch):
     cache_in(tmp_path / "cache", monkeypatch)
     tiny_emoji(monkeypatch)
-    config = load_run_preset("emoji", styles=("noto", "twemoji"), text="words:64", num_images=320)
+    config = tiny(num_images=320)
     out = tmp_path / "out"
     page = run.run(out, replace(config, class_prompts=4, generate=replace(config.generate, per_prompt=1)))
     text = page.read_text(encoding="utf-8")
     for said in ("Twemoji by Twitter, Inc. and other contributors", "CC-BY-4.0", f"tessera run emoji --out {out}"):
         assert said in text
     assert "emoji: 10 images of 3 classes, cut to 32 px. " in text
-    prompts = [json.loads(line)["prompt"] for line in (out / run.PROMPTS).read_text().splitlines()]
+    prompts = [json.loads(line)["prompt"] for line in (out / run.CAPTION_PROMPTS).read_text().splitlines()]
     told = [json.loads(line) for line in (out / "emoji" / CAPTIONS).read_text().splitlines()]
     assert set(prompts) <= {row[level] for row in told for level in ("long", "short")}
     for arm in ("ta", "ta_ia"):

@@ -38,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "extend-prompts": evaluate.extend_prompts,
     "generate": generate.generate,
     "evaluate miniature": evaluate.miniature,
+    "evaluate drawings": evaluate.drawings,
     "evaluate geneval": evaluate.geneval,
     "evaluate dpg": evaluate.dpg,
     "evaluate questions": evaluate.questions,

@@ -59,6 +59,21 @@ def miniature(
     say_scores(out)
 
 
+def drawings(
+    samples: Annotated[Path, "positional", "Directory made by generate from the prompts of an emoji run."],
+    judge: Annotated[Path, "The judge that the run trained."],
+    out: Out,
+) -> None:
+    """Judge images of drawings by the judge of their run: six tasks, with intervals and the judge's own accuracy.
+
+    Example: tessera evaluate drawings samples/emoji --judge out/emoji/judge --out scores/emoji
+    """
+    from tessera.evaluate.drawings.evaluate import evaluate_drawings
+
+    evaluate_drawings(out, samples, judge)
+    say_scores(out)
+
+
 def geneval(
     out: ResumableOut,
     detector: str,

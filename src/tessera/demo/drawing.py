@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
+from tessera.diffusion.sampler import SAMPLERS
 from tessera.stages import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ MAX_GUIDANCE = 100
 PREVIEWS = 8
 """Times that a drawing shows what it will become, at most."""
 TICK = 0.1  # least seconds between two updates without a preview
-SAMPLER = "ddim"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +46,29 @@ class Request:
     seed: int
     count: int
     """Images, 1 to MAX_COUNT; image k is a function of (seed, k)."""
+    sampler: str = "ddim"
+    """A name in `tessera.diffusion.sampler.SAMPLERS`."""
+    negative_prompt: str = ""
+    """What guidance leads away from; "" = the empty text, as in training."""
+    guidance_from: float = 0.0
+    """Guidance acts from this t on, 0 (no noise) to 1 ..."""
+    guidance_to: float = 1.0
+    """... up to this one."""
 
     def __post_init__(self):
-        if not isinstance(self.prompt, str) or len(self.prompt) > MAX_PROMPT:
-            raise UserError(f"prompt: give a text of at most {MAX_PROMPT:,} characters")
-        try:
-            self.prompt.encode()
-        except UnicodeEncodeError:
-            raise UserError("prompt: is not valid Unicode, type it again") from None
+        for name in ("prompt", "negative_prompt"):
+            text = getattr(self, name)
+            if not isinstance(text, str) or len(text) > MAX_PROMPT:
+                raise UserError(f"{name}: give a text of at most {MAX_PROMPT:,} characters")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UserError(f"{name}: is not valid Unicode, type it again") from None
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"sampler: unknown {str(self.sampler)[:40]!r}, there are: {', '.join(SAMPLERS)}")
         whole_numbers = {"steps": (1, MAX_STEPS), "seed": (0, MAX_SEED), "count": (1, MAX_COUNT)}
-        for name, (low, high) in {**whole_numbers, "guidance_scale": (0, MAX_GUIDANCE)}.items():
+        numbers = {"guidance_scale": (0, MAX_GUIDANCE), "guidance_from": (0, 1), "guidance_to": (0, 1)}
+        for name, (low, high) in (whole_numbers | numbers).items():
             value, whole = getattr(self, name), name in whole_numbers
             number = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
             if not number or (whole and value != int(value)):
@@ -63,6 +76,8 @@ class Request:
                 raise UserError(f"{name}: {shown} is not a {'whole ' * whole}number from {low} to {high}")
             if whole:
                 object.__setattr__(self, name, int(value))
+        if self.guidance_from > self.guidance_to:
+            raise UserError(f"guidance: acts from {self.guidance_from:g} to {self.guidance_to:g}; swap the two")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +177,9 @@ class Drawer:
                     seed=request.seed,
                     steps=total,
                     guidance_scale=request.guidance_scale,
-                    sampler=SAMPLER,
+                    guidance_interval=(request.guidance_from, request.guidance_to),
+                    sampler=request.sampler,
+                    negative=request.negative_prompt,
                     callback=after_step,
                 )
             updates.put(Update(step=total, total=total, seconds_left=0.0, images=images, state="done"))

@@ -13,7 +13,9 @@ from gradio import themes
 from tessera.demo.browse import ALL, ORDERS, PAGE, Browser, show_runs
 from tessera.demo.drawing import MAX_COUNT, MAX_PROMPT, MAX_SEED, MAX_STEPS
 from tessera.demo.extender import PromptExtender
+from tessera.demo.near import NearImages
 from tessera.demo.studio import GALLERY, Drawn, Studio, error_notice, status
+from tessera.diffusion.sampler import SAMPLERS
 from tessera.prompts.read import load_prompts, read_prompts
 from tessera.weights.export import CaptionsSeen
 
@@ -28,7 +30,9 @@ def make_page(studio: Studio, workspace: Path | None, extender: PromptExtender) 
         gr.HTML(f'<header class="top"><h1>tessera</h1><p dir="auto">{names}</p></header>')
         with gr.Tabs():
             with gr.Tab("Draw"):
-                _draw_tab(page, studio, _examples(workspace, studio.captions), extender)
+                near = NearImages(workspace) if workspace is not None else None
+                near = near if near is not None and near.rows else None
+                _draw_tab(page, studio, _examples(workspace, studio.captions), extender, near)
             with gr.Tab("Data"):
                 _data_tab(page, workspace)
             with gr.Tab("Runs"):
@@ -79,7 +83,9 @@ def _number(name: str, value: float, label: str, info: str, step: float = 1) -> 
     return gr.Number(value=value, label=label, info=info, step=step, min_width=90, elem_id=name)
 
 
-def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender: PromptExtender) -> None:
+def _draw_tab(
+    page: gr.Blocks, studio: Studio, examples: Sequence[str], extender: PromptExtender, near: NearImages | None
+) -> None:
     info = next(iter(studio.drawers.values())).pipeline.info
     saved = gr.State([], time_to_live=_HOUR)
     with gr.Row(equal_height=False):
@@ -102,6 +108,26 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
                 count = _number("count", 4, "Images", f"1 to {MAX_COUNT}")
                 seed = _number("seed", 0, "Seed", "of the noise")
             fresh = gr.Button("New seed", size="sm", elem_id="fresh")
+            with gr.Accordion("More settings", open=False, elem_id="more"):
+                negative = gr.Textbox(
+                    label="Negative prompt",
+                    info="What guidance leads away from; nothing as in training",
+                    max_length=MAX_PROMPT,
+                    elem_id="negative",
+                )
+                low, high = info.guidance_interval or (0.0, 1.0)
+                with gr.Row():
+                    sampler = gr.Dropdown(
+                        list(SAMPLERS), value="ddim", label="Sampler", min_width=90, elem_id="sampler"
+                    )
+                    since = _number("since", low, "Guidance from", "t, 0 = clean", step=0.05)
+                    until = _number("until", high, "Guidance to", "t, 1 = noise", step=0.05)
+                nearest = gr.Checkbox(
+                    label="Nearest training images",
+                    info="By their pixels, below what was drawn",
+                    visible=near is not None,
+                    elem_id="nearest",
+                )
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw")
                 stop = gr.Button("Stop", elem_id="stop")
@@ -129,19 +155,36 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
     chosen = gr.State(None)
     again = gr.Button("Use these settings", size="sm", visible=False, elem_id="again")
 
-    def on_draw(prompt, guidance, steps, seed, count, model, saved, request: gr.Request):
+    def on_draw(
+        prompt,
+        guidance,
+        steps,
+        seed,
+        count,
+        model,
+        negative,
+        sampler,
+        since,
+        until,
+        nearest,
+        saved,
+        request: gr.Request,
+    ):
         asked = {"prompt": prompt, "guidance_scale": guidance, "steps": steps, "seed": seed, "count": count}
-        for shown in studio.draw(str(request.session_hash), model, **asked):
+        asked |= {"negative_prompt": negative or "", "sampler": sampler, "guidance_from": since, "guidance_to": until}
+        below = near.markup if near is not None and nearest else None
+        for shown in studio.draw(str(request.session_hash), model, near=below, **asked):
             if not shown.new:
                 yield shown.status, shown.preview, gr.skip(), gr.skip()
                 continue
             saved = [*reversed(shown.new), *saved][:GALLERY]
             yield shown.status, shown.preview, saved, [(item.path, item.caption) for item in saved]
 
+    fields = [prompt, guidance, steps, seed, count, model, negative, sampler, since, until]
     gr.on(
         [draw.click, prompt.submit],
         on_draw,
-        [prompt, guidance, steps, seed, count, model, saved],
+        [*fields, nearest, saved],
         [news, preview, saved, gallery],
         api_name="draw",
         show_progress="hidden",
@@ -184,9 +227,10 @@ def _draw_tab(page: gr.Blocks, studio: Studio, examples: Sequence[str], extender
 
     def on_again(chosen: dict[str, Any] | None):
         names = ("prompt", "guidance_scale", "steps", "seed", "count", "model")
+        names += ("negative_prompt", "sampler", "guidance_from", "guidance_to")
         return [chosen[name] if chosen else gr.skip() for name in names]
 
-    again.click(on_again, chosen, [prompt, guidance, steps, seed, count, model], **_QUIET)
+    again.click(on_again, chosen, fields, **_QUIET)
 
 
 def _data_tab(page: gr.Blocks, workspace: Path | None) -> None:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 import tessera
 from tessera.config import UserError
-from tessera.demo.drawing import SAMPLER, Drawer, Request, Update
+from tessera.demo.drawing import Drawer, Request, Update
 from tessera.images import data_uri, write_png
 from tessera.progress import duration_text
+from tessera.report.arms import describe_arms
 from tessera.weights.export import CaptionsSeen, read_settings
 
 GALLERY = 64
@@ -130,21 +131,29 @@ class Studio:
             if name == visitor:
                 event.set()
 
-    def draw(self, visitor: str, choice: str, **asked: Any) -> Iterator[Shown]:
+    def draw(
+        self,
+        visitor: str,
+        choice: str,
+        *,
+        near: Callable[[Sequence[NDArray[np.uint8]]], str] | None = None,
+        **asked: Any,
+    ) -> Iterator[Shown]:
         """Draw what is asked (the fields of Request) with one model, or two on the same noise, when it is its turn.
 
-        Until then the updates say how many come before.
+        Until then the updates say how many come before. near: markup about the finished images of a model, shown below
+        them.
         """
         stop = visitor, event = visitor, threading.Event()
         self._stops.append(stop)
         try:
-            yield from self._draw(choice, event, asked)
+            yield from self._draw(choice, event, asked, near)
         except Exception as error:
             yield Shown(error_notice(error))
         finally:
             self._stops.remove(stop)
 
-    def _draw(self, choice: str, stop: threading.Event, asked: dict[str, Any]) -> Iterator[Shown]:
+    def _draw(self, choice: str, stop: threading.Event, asked: dict[str, Any], near: Any) -> Iterator[Shown]:
         if choice not in self.choices:
             raise UserError(f"model: unknown {str(choice)[:60]!r}, there are: {', '.join(self.choices)}")
         names = [choice] if choice in self.drawers else list(self.drawers)[:2]
@@ -160,9 +169,9 @@ class Studio:
             if ahead:
                 yield Shown(notice("Stopped before it began."))
             else:
-                yield from self._draw_now(names, request, stop)
+                yield from self._draw_now(names, request, stop, near)
 
-    def _draw_now(self, names: Sequence[str], request: Request, stop: threading.Event) -> Iterator[Shown]:
+    def _draw_now(self, names: Sequence[str], request: Request, stop: threading.Event, near: Any) -> Iterator[Shown]:
         images: dict[str, NDArray[np.uint8]] = {}
         preview, new = "", []
         for number, name in enumerate(names):
@@ -170,21 +179,36 @@ class Studio:
             for update in drawer.draw(request, stop):
                 if update.images is not None:
                     images[name] = update.images
-                    preview = _preview(images, request.prompt)
+                    preview = self._preview(images, request.prompt)
                 if update.state == "stopped":
                     yield Shown(notice(f"Stopped after step {update.step} of {update.total}."), preview, new)
                     return
                 yield Shown(_progress(update, number, len(names)), preview, drawing=True)
             new += self._save(drawer, name, request, images[name])
+        if near is not None:
+            yield Shown(status("Looking for the nearest training images\u2026"), preview, drawing=True)
+            preview = self._preview(images, request.prompt, near)
         notes = [self.drawers[name].prompt_note(request.prompt) for name in names]
         told = "".join(notice(note) for note in dict.fromkeys(notes) if note)
         yield Shown(told or status("Done."), preview, new)
+
+    def _preview(self, images: dict[str, NDArray[np.uint8]], prompt: str, near: Any = None) -> str:
+        """Return a row of images for each model as markup, in the colors that reports give the models; near: of
+        `draw`."""
+        alt, rows = html.escape(" ".join(prompt.split())[:300], quote=True), []
+        colors = {arm.name: arm.color for arm in describe_arms(list(self.drawers))}
+        for name, drawn in images.items():
+            shown = "".join(f'<img src="{data_uri(pixels, EXACT)}" alt="{alt}">' for pixels in drawn)
+            told = f'<figcaption dir="auto">{html.escape(name)}</figcaption>'
+            below = near(drawn) if near is not None else ""
+            rows.append(f'<figure class="arm-{colors[name]}">{told}<div>{shown}</div>{below}</figure>')
+        return f'<div class="preview">{"".join(rows)}</div>'
 
     def _save(self, drawer: Drawer, name: str, request: Request, images: NDArray[np.uint8]) -> list[Drawn]:
         folder = self.folder / f"{next(self._numbers):06d}"
         saved = []
         for k, pixels in enumerate(images):
-            settings: dict[str, Any] = asdict(request) | {"image": k, "sampler": SAMPLER, "model": name}
+            settings: dict[str, Any] = asdict(request) | {"image": k, "model": name}
             settings |= {"export_sha256": drawer.digest, "tessera": tessera.__version__}
             path = folder / f"tessera-seed{request.seed}-{k}.png"
             # JSON is ASCII, whatever the prompt.
@@ -222,13 +246,3 @@ def _progress(update: Update, number: int, models: int) -> str:
         f'<label class="progress">step {step} of {total}{time}'
         f'<progress value="{step}" max="{total}">{step}/{total}</progress></label>'
     )
-
-
-def _preview(images: dict[str, NDArray[np.uint8]], prompt: str) -> str:
-    """Return a row of images for each model as markup."""
-    alt = html.escape(" ".join(prompt.split())[:300], quote=True)
-    rows = []
-    for name, drawn in images.items():
-        shown = "".join(f'<img src="{data_uri(pixels, EXACT)}" alt="{alt}">' for pixels in drawn)
-        rows.append(f'<figure><figcaption dir="auto">{html.escape(name)}</figcaption><div>{shown}</div></figure>')
-    return f'<div class="preview">{"".join(rows)}</div>'

@@ -19,7 +19,7 @@ from tessera.prompts.geneval import TASKS
 
 WILSON = "Wilson's score interval over prompts"
 """The method of a share's interval."""
-MOST = {"geneval": 1.0, "dpg": 100.0, "miniature": 1.0, "questions": 1.0, "copies": 1.0}
+MOST = {"geneval": 1.0, "dpg": 100.0, "miniature": 1.0, "drawings": 1.0, "questions": 1.0, "copies": 1.0}
 """Kinds of scores whose items have values from 0 to this."""
 
 

@@ -22,7 +22,7 @@ from tessera.files import read_json, write_json
 
 FILE = "scores.json"
 FORMAT = 2
-Kind = Literal["quality", "geneval", "dpg", "miniature", "questions", "copies"]
+Kind = Literal["quality", "geneval", "dpg", "miniature", "drawings", "questions", "copies"]
 Over = Literal["items", "tags"]
 Direction = Literal["higher", "lower"]
 
@@ -211,7 +211,12 @@ def notes(scores: Scores) -> list[str]:
 
 
 def judge_text(judge: Mapping[str, float]) -> str:
-    """Return what the miniature's judge takes for right of sound and spoiled renders, or "" where it was not tried."""
+    """Return what the judge of the miniature takes for right of sound and spoiled renders, or how often a judge of
+    drawings is right, or "" where neither was tried."""
+    if "two_halves" in judge:
+        drawn = "a style that it never saw" if judge.get("unseen_style") else "the styles that it learned from"
+        told = f"{judge['one_object']:.2f} of scenes of one object and {judge['two_objects']:.2f} of two"
+        return f"the judge is right about {told}, drawn in {drawn}"
     sound = [judge[name] for name in ("one_object", "two_objects") if name in judge]
     spoiled = [f"{judge[name]:.2f} of {name}" for name in ("torn", "merged", "blurred") if name in judge]
     if not sound or not spoiled:

@@ -21,10 +21,11 @@ from tessera.diffusion.sampler import Sampler, get_sampler
 from tessera.diffusion.schedule import get_schedule
 from tessera.models.build import compile_blocks
 from tessera.models.packing import packed_linears
+from tessera.models.rin import RIN
 from tessera.pretrained.text_encoders import load_text_encoder, split_words
 from tessera.pretrained.vae import load_codec, shape_of_latents
 from tessera.randomness import address, philox
-from tessera.records import TextEncoding
+from tessera.records import DenoiserState, TextEncoding
 from tessera.weights.export import ExportInfo, load_export
 
 if TYPE_CHECKING:
@@ -53,6 +54,30 @@ def sample_noise(shape: Sequence[int], addresses: Sequence[tuple[int, int]], see
 def step_generators(addresses: Sequence[tuple[int, int]], seed: int) -> list[torch.Generator]:
     """Return one CPU generator per image for the noise that a sampler adds at its steps, seeded by (seed, address)."""
     return [torch.Generator().manual_seed(address(seed, "sample/steps", prompt, k)) for prompt, k in addresses]
+
+
+class _Negative(torch.nn.Module):
+    """The network with a text of its own in each row of guidance's second branch, instead of the null condition.
+
+    To a network with a coherence token the branch stays what it is without such a text: of coherence 0.
+    """
+
+    def __init__(self, network: torch.nn.Module, negative: TextEncoding):
+        super().__init__()
+        self.network, self.negative = network, negative
+
+    def forward(self, x, alpha_bar, text, state=None):
+        rows = len(self.negative.mask)
+        if len(x) == 2 * rows and (state is None or state.text_cache is None):  # [cond; uncond], not yet encoded
+            length = max(text.mask.shape[1], self.negative.mask.shape[1])
+            parts = text.pad_to(length).select(slice(rows)), self.negative.pad_to(length)
+            embeddings, mask = [part.embeddings for part in parts], [part.mask for part in parts]
+            text = TextEncoding(torch.cat(embeddings), torch.cat(mask))  # (2B, L, D), (2B, L)
+            if isinstance(self.network, RIN) and self.network.config.coherence:
+                coherence = torch.cat([torch.ones(rows), torch.zeros(rows)])  # (2B,)
+                cache = self.network.encode_text(text, coherence)
+                state = DenoiserState(None if state is None else state.latent_tokens, cache)
+        return self.network(x, alpha_bar, text, state)
 
 
 class Pipeline:
@@ -136,20 +161,22 @@ class Pipeline:
         sampler: str | Sampler = "ddim",
         generator: Generators | None = None,
         callback: Callback | None = None,
+        negative: TextEncoding | None = None,
     ) -> Tensor:
         """Draw normalized latents (B, C, H, W), float32, for the texts from start noise (B, C, H, W).
 
         steps, guidance_scale: None = the export's own. guidance_interval: (low, high) in t, guidance acts there alone;
         None = the export's own, which is everywhere unless it was chosen. sampler: see `get_sampler`. generator: for a
-        sampler that adds noise. Raises UserError for an unknown sampler, steps < 1 or a guidance that is not a finite
-        number.
+        sampler that adds noise. negative: B texts in place of the null condition in guidance.
+        Raises UserError for an unknown sampler, steps < 1 or a guidance that is not a finite number.
         """
         info, sampler = self.info, get_sampler(sampler) if isinstance(sampler, str) else sampler
         steps = info.sampling_steps if steps is None else steps
         scale = info.guidance_scale if guidance_scale is None else guidance_scale
         interval = info.guidance_interval if guidance_interval is None else guidance_interval
         null = torch.as_tensor(info.null_condition).to(self.device, torch.float32)
-        denoiser = Denoiser(self.network, info.prediction)
+        network = self.network if negative is None or scale == 1 else _Negative(self.network, negative)
+        denoiser = Denoiser(network, info.prediction)
         guided = Guided(denoiser, text, null, scale, interval, info.clip_denoised)
         noise, schedule = noise.to(self.device, torch.float32), get_schedule(info.noise_schedule)
         with packed_linears(self.network):
@@ -184,13 +211,16 @@ class Pipeline:
         *,
         seed: int = 0,
         size: str | None = None,
+        negative: str = "",
         **options: Any,
     ) -> np.ndarray:
         """Draw uint8 (B, H, W, 3): one image per prompt of the batch, its noise drawn at (seed, its address).
 
-        size: see `shape_at`. options: steps, guidance_scale, guidance_interval, sampler and callback of `sample`.
+        size: see `shape_at`. negative: a text in place of the null condition in guidance; "" = none.
+        options: steps, guidance_scale, guidance_interval, sampler and callback of `sample`.
         """
         if not prompts or len(prompts) != len(addresses):
             raise UserError(f"{len(prompts)} prompts and {len(addresses)} addresses: give one address for each image")
         noise, generators = sample_noise(self.shape_at(size), addresses, seed), step_generators(addresses, seed)
+        options |= {"negative": self.encode([negative] * len(prompts)) if negative else None}
         return self.decode(self.sample(self.encode(prompts), noise, generator=generators, **options))

@@ -8,6 +8,7 @@ from tessera.curate.caption.caption import CAPTIONERS
 from tessera.curate.collect.collect import CollectConfig
 from tessera.curate.emoji.draw import EmojiConfig
 from tessera.curate.encode import EncodeConfig
+from tessera.evaluate.drawings.judge import JudgeConfig
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.generate.folder import GenerateConfig
 from tessera.prompts.miniature import PromptConfig
@@ -55,11 +56,13 @@ class RunConfig:
     """The judge's prompts; None = captions of training images, and no judge."""
     evaluate: EvaluateConfig | None = None
     """None = no judge: a user's own images."""
+    judge: JudgeConfig | None = None
+    """The judge of drawings, trained in the run; None = that of the miniature, if `evaluate` is given, or none."""
     class_prompts: int = 12
-    """Without a judge: largest number of captions that are drawn, of as many classes as possible, >= 1."""
+    """Without the miniature's judge: largest number of captions drawn, of as many classes as possible, >= 1."""
     held_out_share: float = 0.0
-    """Without a judge: share of the images, at most `MOST_HELD_OUT`, that no arm trains on, in [0, 1). Their captions
-    are drawn, and the loss on them is measured."""
+    """Without the miniature's judge: share of the images, at most `MOST_HELD_OUT`, that no arm trains on, in [0, 1).
+    Their captions are drawn, and the loss on them is measured."""
     parallel: int = 2
     """Arms trained at the same time, each in a process, >= 1."""
 
@@ -70,16 +73,26 @@ class RunConfig:
         if self.evaluate is not None and self.prompts is None:
             raise UserError("evaluate needs prompts: the judge knows its own prompts only")
         check_ranges(self, parallel="[1, inf)", class_prompts="[1, inf)", held_out_share="[0, 1)")
-        if self.held_out_share and self.prompts is not None:
+        if self.judge is not None and (self.prompts is None or self.emoji is None or self.evaluate is not None):
+            raise UserError("judge: a judge of drawings needs emoji and prompts, and no evaluate")
+        if self.held_out_share and self.prompts is not None and self.judge is None:
             raise UserError("held_out_share: the judge's prompts are drawn, not captions; make it 0, or prompts None")
 
     def held_out(self, images: int) -> int:
         """Return how many of `images` are held out."""
         return min(int(self.held_out_share * images), MOST_HELD_OUT)
 
+    @property
+    def draws_captions(self) -> bool:
+        """True where captions of the set are drawn: own images, and emoji."""
+        return self.prompts is None or self.judge is not None
+
     def sample_sets(self) -> dict[str, GenerateConfig]:
-        """Return the samples of every arm: by the short prompts and, where there are any, the extended ones."""
+        """Return the samples of every arm: by the short prompts and, where there are any, the extended ones; by
+        captions too, where there are both."""
         sets = {"short": self.generate}
+        if self.draws_captions and self.prompts is not None:
+            sets = {"captions": self.generate, **sets}
         if self.prompts is not None:
             sets["extended"] = replace(self.generate, extended=True)
         return sets

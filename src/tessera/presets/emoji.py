@@ -4,9 +4,12 @@ from dataclasses import replace
 
 from tessera.curate.collect.collect import CollectConfig
 from tessera.curate.emoji.draw import EmojiConfig
+from tessera.curate.emoji.judged import CONCEPTS
 from tessera.curate.encode import EncodeConfig
+from tessera.evaluate.drawings.judge import JudgeConfig
 from tessera.presets.config import Arm, RunConfig
 from tessera.presets.miniature import in_fifths, miniature
+from tessera.prompts.miniature import PromptConfig
 
 
 def emoji() -> RunConfig:
@@ -35,8 +38,9 @@ def emoji() -> RunConfig:
         ),
         export=replace(base.export, credits=EmojiConfig().credits),
         generate=replace(base.generate, per_prompt=4),
-        prompts=None,
+        prompts=PromptConfig(per_task=20, seed=7),
         evaluate=None,
+        judge=JudgeConfig(concepts=CONCEPTS, held_out="twemoji"),
         class_prompts=24,
         held_out_share=0.01,
     )

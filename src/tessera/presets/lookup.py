@@ -57,6 +57,10 @@ def load_run_preset(
             return config
         own = replace(config.emoji, styles=styles or config.emoji.styles)
         config = replace(config, emoji=own, export=replace(config.export, credits=own.credits))
+        alone = len(own.styles) == 1
+        if config.judge is not None and (alone or config.judge.held_out not in own.styles):
+            last = None if alone else own.styles[-1]
+            config = replace(config, judge=replace(config.judge, held_out=last))
         return fitted(config, size=size, network=network, text=text, num_images=num_images)
     if images is None:
         raise UserError(f"preset {name} needs your images: add --images FOLDER, with a folder for each class in it")

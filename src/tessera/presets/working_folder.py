@@ -1,8 +1,11 @@
-"""The working folder of `tessera run`: its configuration, and the checks before the work begins."""
+"""The working folder of `tessera run`: its configuration, the checks before the work begins, and the time it takes."""
 
 import re
 import shutil
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.files import LOCK, TEMPORARY, read_json, write_json
@@ -75,3 +78,30 @@ def claim(out: Path, config: RunConfig) -> None:
         for entry in out.glob(f"{TEMPORARY}*"):
             entry.unlink()
         write_json(out / CONFIG, to_dict(config))
+
+
+class Clock:
+    """Seconds spent in each stage, over all calls that it took: in timings/, gathered in stages.json."""
+
+    def __init__(self, out: Path):
+        self.folder = out / "timings"
+
+    def do(self, stage: str, work: Callable[..., object], directory: Path, *args: Any, **kwargs: Any) -> None:
+        """Call work(directory, ...), which fills `directory`; the time counts unless that was complete before."""
+        if is_complete(directory):
+            work(directory, *args, **kwargs)  # returns at once, or says what does not match
+            return
+        path = self._file(stage)
+        before = read_json(path)["seconds"] if path.exists() else 0.0
+        start = time.monotonic()
+        try:
+            work(directory, *args, **kwargs)
+        finally:
+            write_json(path, {"stage": stage, "seconds": round(before + time.monotonic() - start, 2)})
+
+    def join(self, out: Path, names: Sequence[str]) -> None:
+        """Write stages.json: the stages `names`, in the order of the work."""
+        write_json(out / "stages.json", [read_json(path) for path in map(self._file, names) if path.exists()])
+
+    def _file(self, stage: str) -> Path:
+        return self.folder / f"{stage.replace(' ', '-')}.json"

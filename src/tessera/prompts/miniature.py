@@ -6,7 +6,6 @@ of the long captions. Extender, template, seed and text are stored with each lin
 """
 
 import hashlib
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +16,10 @@ import numpy as np
 
 from tessera.config import UserError, check_ranges, from_dict, to_dict
 from tessera.files import atomic_path
-from tessera.miniature import NUMBER_WORDS, WorldConfig, describe, plural
+from tessera.miniature import WorldConfig, describe, plural
 from tessera.miniature.world import JITTER, SIZES, size_word
-from tessera.prompts.geneval import TASKS
+from tessera.prompts.geneval import RELATIONS, TASKS
+from tessera.prompts.tasks import choices, metadata_line
 from tessera.randomness import philox
 from tessera.records import Scene, SceneObject
 from tessera.stages import open_stage, read_manifest
@@ -28,8 +28,6 @@ FILE = "prompts.jsonl"
 EXTENDER = "tessera-scene-1"
 """Name of the rules below; a change to them changes it."""
 TEMPLATE = "tessera.miniature.describe"
-RELATIONS = ("left of", "right of", "above", "below")
-_COUNTS = (2, 3, 4)
 # Centers of equal objects: x, y as fractions of the frame.
 _PLACES = {
     2: ((0.25, 0.5), (0.75, 0.5)),
@@ -102,11 +100,11 @@ def prompts_sha256(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _task(world: WorldConfig, config: PromptConfig, task: str) -> list[dict[str, Any]]:
-    choices = _choices(world, task)
-    order = philox(config.seed, f"prompts/{task}").permutation(len(choices))
+    asked = choices(task, world.shapes, world.colors)
+    order = philox(config.seed, f"prompts/{task}").permutation(len(asked))
     lines = []
     for number in range(config.per_task):
-        line = _line(task, choices[order[number % len(choices)]])
+        line = metadata_line(task, asked[order[number % len(asked)]], plural)
         rng = philox(config.seed, f"prompts/extended/{task}", number)
         scene = extend(line, world, rng)
         if config.layout == "insets" and len(line["include"]) == 2:
@@ -122,47 +120,6 @@ def _task(world: WorldConfig, config: PromptConfig, task: str) -> list[dict[str,
         }
         lines.append(line)
     return lines
-
-
-def _choices(world: WorldConfig, task: str) -> list[tuple[Any, ...]]:
-    """Return everything that a prompt of the task can ask for."""
-    pairs = list(itertools.permutations(world.shapes, 2))
-    return {
-        "single_object": lambda: [(shape,) for shape in world.shapes],
-        "two_object": lambda: pairs,
-        "counting": lambda: list(itertools.product(world.shapes, _COUNTS)),
-        "colors": lambda: list(itertools.product(world.shapes, world.colors)),
-        "position": lambda: [(*pair, relation) for pair in pairs for relation in RELATIONS],
-        "color_attr": lambda: [(*p, *c) for p in pairs for c in itertools.permutations(world.colors, 2)],
-    }[task]()
-
-
-def _line(task: str, choice: tuple[Any, ...]) -> dict[str, Any]:
-    """Return GenEval's metadata line for one choice."""
-    clauses: list[dict[str, Any]] = [{"class": choice[0], "count": 1}]
-    line: dict[str, Any] = {"tag": task, "include": clauses}
-    if task == "single_object":
-        said = _a(choice[0])
-    elif task == "counting":
-        shape, count = choice
-        clauses[0]["count"] = count
-        line["exclude"] = [{"class": shape, "count": count + 1}]
-        said = f"{NUMBER_WORDS[count]} {plural(shape)}"
-    elif task == "colors":
-        clauses[0]["color"] = choice[1]
-        said = _a(f"{choice[1]} {choice[0]}")
-    elif task == "position":
-        # As GenEval does: the prompt's first object is the second clause, placed by the first clause's.
-        first, second, relation = choice
-        clauses[:] = [{"class": second, "count": 1}, {"class": first, "count": 1, "position": [relation, 0]}]
-        said = f"{_a(first)} {relation} {_a(second)}"
-    else:
-        clauses.append({"class": choice[1], "count": 1})
-        for clause, color in zip(clauses, choice[2:]):
-            clause["color"] = color
-        said = " and ".join(_a(f"{clause.get('color', '')} {clause['class']}".strip()) for clause in clauses)
-    line["prompt"] = f"a photo of {said}"
-    return line
 
 
 def extend(line: dict[str, Any], world: WorldConfig, rng: np.random.Generator) -> Scene:
@@ -211,7 +168,3 @@ def _inset(scene: Scene, rng: np.random.Generator) -> Scene:
     diameter = second.diameter / 2
     second = replace(second, size=size_word(diameter), diameter=diameter, center=(x, y))
     return replace(scene, objects=(replace(first, center=(0.5, 0.5)), second))
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -16,8 +16,8 @@ from tessera.report.grid import Grid, by_measure, notes, table_plot, tiles
 from tessera.report.measured import measured_tables, protocol_text
 from tessera.report.plots import ARM_COLORS, Curve, curve_plot
 
-KINDS = {"extended": "Extended prompts", "short": "Short prompts"}
-"""The two kinds of prompts, as folders under samples/ARM and scores/ARM. Long captions in training make `extended` the
+KINDS = {"captions": "Captions of the set", "extended": "Extended prompts", "short": "Short prompts"}
+"""The kinds of prompts, as folders under samples/ARM and scores/ARM. Long captions in training make `extended` the
 fitting ones (paper section 4.2), so they come first."""
 
 ARMS = {

@@ -165,11 +165,16 @@ def notes(grids: Sequence[Grid], judge: Mapping[str, float] | None) -> str:
     """Return what the stars in the tables and the judge's own numbers mean."""
     text = STAR if any("*" in cell["value"] for grid in grids for row in grid.rows for cell in row.cells) else ""
     if judge:
-        text += " The judge itself: its accuracy on rendered images of known content; for the seam score, the score of"
-        text += " images without any seam"
-        text += f" (CutMix images score {judge['seam_cutmix']:.2f})." if "seam_cutmix" in judge else "."
+        text += " The judge itself: its accuracy on rendered images of known content"
+        if "seam_cutmix" in judge:
+            text += "; for the seam score, the score of images without any seam (CutMix images score"
+            text += f" {judge['seam_cutmix']:.2f})"
+        text += "."
         if "wrong_refused" in judge:
             text += f" It refuses {judge['wrong_refused']:.1%} of captions with one wrong fact."
-        if tried := judge_text(judge):
+        tried = judge_text(judge)
+        if tried and "two_halves" in judge:
+            text += f" {tried[0].upper()}{tried[1:]}."
+        elif tried:
             text += f" So that no image pleases it by accident: {tried}."
     return text.lstrip()

@@ -19,6 +19,7 @@ TITLES = {
     "questions": "Questions about the images",
     "copies": "Copies of training images",
     "miniature": "The miniature's judge",
+    "drawings": "The judge of drawings",
 }
 FORCED = "Numbers of different protocols are in one table because --force says so: they do not compare."
 ONE_SEED = (

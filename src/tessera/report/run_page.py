@@ -34,7 +34,7 @@ from tessera.report.gallery import embed, prompt_groups
 from tessera.report.render import group_rejects, json_text, render
 from tessera.report.sections.held_out import HeldOut, held_out
 from tessera.report.sections.learning import FOLDER, SAMPLES, SCORES, Learning, checkpoints, learning
-from tessera.report.sections.nearest_pairs import COPIES, NearestPairs, nearest_of_each, nearest_pairs
+from tessera.report.sections.nearest_pairs import COPIES, NearestPairs, nearest_of_each, nearest_pairs, searched_kind
 from tessera.report.sections.opening import Budget, strips, too_small, what_is_drawn
 from tessera.report.sections.training_set import TrainingSet, next_steps, training_set
 from tessera.stages import MANIFEST, Manifest, is_complete, open_stage, read_manifest
@@ -197,7 +197,8 @@ def _page(
         folders = {arm.name: workspace / "samples" / arm.name / kind for arm in arms}
         folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
         at_once, more = config.prompts_per_task, config.more_per_task
-        groups = prompt_groups(folders, arms, scores[kind], at_once, more, workspace / "images", near)
+        own = {name: found for name, found in near.items() if searched_kind(workspace, name) == kind}
+        groups = prompt_groups(folders, arms, scores[kind], at_once, more, workspace / "images", own)
         if groups:
             samples.append({"title": title, "folded": bool(samples), "groups": groups})
     examples, numbers = training_examples(workspace, config.examples), training_set(workspace)

@@ -18,6 +18,23 @@ from tiny.emoji import cache_in, tiny_emoji
 TINY = EmojiConfig(styles=("noto", "twemoji"))
 
 
+@pytest.mark.slow
+def test_the_real_packages(tmp_path):
+    """All of them, fetched where they are not in the user's cache: first, before the tiny ones take their place."""
+    try:
+        draw_emoji(tmp_path / "emoji", EmojiConfig())
+    except UserError as error:
+        if "fetch it by hand" in str(error):
+            pytest.skip(str(error))
+        raise
+    counts = read_manifest(tmp_path / "emoji").counts
+    assert counts == {"concepts": 1597, "images": 6345}
+    rows = [json.loads(line) for line in (tmp_path / "emoji" / CAPTIONS).read_text().splitlines()]
+    apples = [row["long"] for row in rows if row["short"] == "a red apple"]
+    assert len(apples) == 4
+    assert all(" in red" in text and "style of" in text for text in apples)
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """The folder made of the tiny packages, which stay in the cache."""
@@ -81,20 +98,3 @@ def test_again_nothing_is_done_and_other_styles_are_another_folder(drawn):
 def test_styles_are_checked(styles, said):
     with pytest.raises(UserError, match=said):
         EmojiConfig(styles=styles)
-
-
-@pytest.mark.slow
-def test_the_real_packages(tmp_path):
-    """All of them, fetched where they are not in the user's cache."""
-    try:
-        draw_emoji(tmp_path / "emoji", EmojiConfig())
-    except UserError as error:
-        if "fetch it by hand" in str(error):
-            pytest.skip(str(error))
-        raise
-    counts = read_manifest(tmp_path / "emoji").counts
-    assert counts == {"concepts": 1597, "images": 6345}
-    rows = [json.loads(line) for line in (tmp_path / "emoji" / CAPTIONS).read_text().splitlines()]
-    apples = [row["long"] for row in rows if row["short"] == "a red apple"]
-    assert len(apples) == 4
-    assert all(" in red" in text and "style of" in text for text in apples)

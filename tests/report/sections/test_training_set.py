@@ -1,12 +1,17 @@
 """The training set in numbers."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from tessera.config import to_dict
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.emoji.draw import EmojiConfig, draw_emoji
-from tessera.report.sections.training_set import CLASSES, next_steps, training_set
+from tessera.files import write_json
+from tessera.presets.lookup import load_run_preset
+from tessera.report.sections.training_set import CLASSES, USUAL, next_steps, training_set
+from tessera.stages import CONFIG
 from tiny.emoji import cache_in, tiny_emoji
 
 
@@ -62,3 +67,19 @@ def test_emoji_name_their_artists_and_their_own_preset(tmp_path, monkeypatch):
     assert found.credits[1] == "Noto Emoji by Google (emoji-datasource-google 16.0.0, Apache-2.0)"
     command = next_steps(tmp_path, "ta", "a cat", 320, 5)[2][1]
     assert command == f"tessera run emoji --out {tmp_path} --num-images 1280"
+
+
+@pytest.mark.parametrize("preset", USUAL)
+def test_flags_of_the_run_are_repeated(tmp_path, preset):
+    """The command trains on what is there: without flags for the preset as it is, with those that changed it."""
+    (tmp_path / "photos").mkdir()
+    images = {"images": tmp_path / "photos"} if preset == "my-pictures" else {}
+    styles = {} if images else {"styles": ("noto", "fluent")}
+    for flags, said in (
+        ({}, ""),
+        ({"size": 64, "network": "cad", "text": "words:32"} | styles, " --size 64 --text words:32 --network cad"),
+    ):
+        write_json(tmp_path / CONFIG, to_dict(load_run_preset(preset, **images, **flags)))
+        said += " --styles noto fluent" if flags and styles else ""
+        assert f"{said} --out" in next_steps(tmp_path, "ta", "a cat", 320, 5)[2][1]
+        assert ("--size" in next_steps(tmp_path, "ta", "a cat", 320, 5)[2][1]) == bool(flags)

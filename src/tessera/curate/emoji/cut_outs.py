@@ -29,16 +29,16 @@ def cut_outs(names: Sequence[str], styles: Sequence[str]) -> CutOuts:
     others = [c for c in concepts if c.name not in wanted and any(part in c.family for part in _OTHER_FAMILIES)]
     others = others[:: max(len(others) // _OTHERS, 1)]
     chosen = [c for c in concepts if c.name in wanted] + others
-    found: list[tuple[NDArray[np.uint8], str | None, str | None, str]] = []
+    found: list[tuple[NDArray[np.uint8], str | None, str | None, str, bool]] = []
     for style in styles:
         for concept, drawing in drawings(STYLES[style], chosen):
-            own = _tight(drawing)
+            cut = _tight(drawing)
             for turn in range(HUES if concept.name in wanted else 1):
-                pixels = _turned(own, turn / HUES)
+                pixels = _turned(cut, turn / HUES)
                 (color, share), *_ = color_shares(pixels).items()
-                found.append((pixels, _name(concept, wanted), color if share >= _COLORED else None, style))
-    pixels, labels, colors, of = zip(*found)
-    return CutOuts(pixels=np.stack(pixels), names=labels, colors=colors, styles=of)
+                found.append((pixels, _name(concept, wanted), color if share >= _COLORED else None, style, turn == 0))
+    pixels, labels, colors, of, own = zip(*found)
+    return CutOuts(pixels=np.stack(pixels), names=labels, colors=colors, styles=of, own_hue=own)
 
 
 def _name(concept: Concept, wanted: set[str]) -> str | None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, check_ranges, to_dict
-from tessera.devices import set_threads
-from tessera.evaluate.drawings.scenes import Placed, compose_scene, ground
+from tessera.config import UserError, check_ranges, from_dict, to_dict
+from tessera.devices import is_fast_in_bf16, set_threads
+from tessera.evaluate.drawings.composed import Placed, compose_scene, ground
 from tessera.evaluate.geneval.verdict import MIN_SCORE, judge
 from tessera.evaluate.miniature.calibrate import altered, relation_of
 from tessera.files import atomic_path, sha256_file
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 WEIGHTS = "judge.safetensors"
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "gray", "white")
 """The colors that the judge names."""
-_COUNTS, _SHARES = (0, 1, 2, 3, 4), (0.14, 0.3, 0.4, 0.08, 0.08)  # objects of a scene, and the shares of those scenes
-_TESTED = 400  # scenes of each kind that the accuracy is measured on
+_COUNTS, _SHARES = (0, 1, 2, 3, 4), (0.1, 0.2, 0.37, 0.08, 0.25)  # objects of a scene, and the shares of those scenes
+_OWN_HUE = 0.5  # share of the objects of training scenes in their own hue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +42,24 @@ class JudgeConfig:
     """The training of a judge of drawings."""
 
     concepts: tuple[str, ...]
-    """The names that it tells apart, at least two."""
+    """The names that it tells apart, at least three: two of a scene, and a wrong one."""
     held_out: str | None
     """The style that it never sees; None = there is one style alone."""
     scenes: int = 40_000
     """Composed images, at least 64."""
     steps: int = 2_000
-    """Steps of 64 of them, at least 10."""
+    """Steps of 64 of them, at least 20."""
+    tested: int = 400
+    """Scenes of each kind that its accuracy is measured on, at least 12."""
     width: int = 24
     """Channels of the network's first layer, at least 4."""
     seed: int = 0
     """Address of the scenes and the weights, 0 or more."""
 
     def __post_init__(self):
-        if len(set(self.concepts)) != len(self.concepts) or len(self.concepts) < 2:
-            raise UserError("concepts: a judge tells at least two apart; give two or more, none twice")
-        check_ranges(self, scenes="[64, inf)", steps="[10, inf)", width="[4, inf)", seed="[0, inf)")
+        if len(set(self.concepts)) != len(self.concepts) or len(self.concepts) < 3:
+            raise UserError("concepts: a judge tells at least three apart; give three or more, none twice")
+        check_ranges(self, tested="[12, inf)", scenes="[64, inf)", steps="[20, inf)", width="[4, inf)", seed="[0, inf)")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Judge:
     network: "Detector"
     sha256: str
     """Of its weights."""
-    facts: dict[str, Any]
+    accuracy: dict[str, float]
     """How often it is right (`measure_judge`)."""
 
 
@@ -79,6 +81,7 @@ def train_judge(out: Path, make_cut_outs: Callable[[], CutOuts], config: JudgeCo
     stage = open_stage(Path(out), stage="judge", config=to_dict(config), inputs={})
     if stage.done:
         return
+    import torch
     from safetensors.torch import save_file
 
     from tessera.evaluate.miniature.detector import GRID, Detector
@@ -96,8 +99,8 @@ def train_judge(out: Path, make_cut_outs: Callable[[], CutOuts], config: JudgeCo
             found = [(labels[p.row], colors[p.row], p.center, p.diameter) for p in placed]
             target[number] = targets([each for each in found if each[0] >= 0], len(config.concepts))
             bar.advance()
-    network = Detector(config.concepts, COLORS, config.width)
-    fit(network, images, target, steps=config.steps, batch=64, lr=4e-3, seed=config.seed)
+    network, in_bf16 = Detector(config.concepts, COLORS, config.width), is_fast_in_bf16(torch.device("cpu"))
+    fit(network, images, target, steps=config.steps, batch=64, lr=4e-3, seed=config.seed, in_bf16=in_bf16, clean=0.5)
     with atomic_path(Path(out) / WEIGHTS) as temporary:
         save_file(weights_of(network), temporary)
     facts = measure_judge(_load(Path(out) / WEIGHTS, config), drawn, config)
@@ -107,8 +110,8 @@ def train_judge(out: Path, make_cut_outs: Callable[[], CutOuts], config: JudgeCo
 def load_judge(path: Path) -> Judge:
     """Return the judge of a directory of `train_judge`. Raises UserError if that is none or incomplete."""
     manifest = read_manifest(path, "judge")
-    config = JudgeConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in manifest.config.items()})
-    return Judge(_load(path / WEIGHTS, config), sha256_file(path / WEIGHTS), dict(manifest.facts))
+    config = from_dict(JudgeConfig, manifest.config, f"{path}/manifest.json")
+    return Judge(_load(path / WEIGHTS, config), sha256_file(path / WEIGHTS), manifest.facts["accuracy"])
 
 
 def _load(path: Path, config: JudgeConfig) -> "Detector":
@@ -121,18 +124,20 @@ def _load(path: Path, config: JudgeConfig) -> "Detector":
     return network.eval()
 
 
-def measure_judge(network: "Detector", drawn: CutOuts, config: JudgeConfig, number: int = _TESTED) -> dict[str, Any]:
-    """Return how often the judge is right, 0..1, about `number` scenes of each kind, of the held-out style.
+def measure_judge(network: "Detector", drawn: CutOuts, config: JudgeConfig) -> dict[str, Any]:
+    """Return how often the judge is right ("accuracy", 0..1) about `config.tested` scenes of each kind, drawn in the
+    held-out style.
 
     concept: the one object of a scene has the right name; color: and the color that covers half of it; one_object: name
     and color right and nothing else found. two_objects: the same of both, and their relation; two_halves: names and
     relation of two of which half of the frame each shows the middle. place: the relation alone, where both are found.
     counting: two to four equal objects counted. wrong_refused: a line with one wrong fact is judged wrong.
-    nothing_found: nothing is found in drawings of other things. weakest: the names that are found least.
+    nothing_found: nothing is found in drawings of other things. unseen_style: 1 if the style is held out, 0 if it is
+    not. "weakest": the names that are found least, each with its share.
     """
     from tessera.evaluate.miniature.detector import detect
 
-    rows = _rows(drawn, lambda style: config.held_out in (None, style))
+    number, rows = config.tested, _rows(drawn, lambda style: config.held_out in (None, style))
     right: dict[str, list[bool]] = {}
     by_name: dict[str, list[bool]] = {}
     kinds = {"one_object": (1, False), "two_objects": (2, False), "two_halves": (2, True)}
@@ -172,10 +177,11 @@ def measure_judge(network: "Detector", drawn: CutOuts, config: JudgeConfig, numb
         right["nothing_found"] = [
             not any(item.score > MIN_SCORE for item in items) for items in detect(np.stack(others), network)
         ]
-    facts: dict[str, Any] = {name: round(float(np.mean(values)), 4) for name, values in right.items()}
-    weakest = sorted(by_name, key=lambda name: float(np.mean(by_name[name])))
-    facts["weakest"] = {name: round(float(np.mean(by_name[name])), 3) for name in weakest[:10]}
-    return facts | {"held_out": config.held_out, "tested": number, "concepts": len(config.concepts)}
+    accuracy = {name: round(float(np.mean(values)), 4) for name, values in right.items()}
+    found = {name: round(float(np.mean(values)), 3) for name, values in by_name.items()}
+    weakest = dict(sorted(found.items(), key=lambda item: item[1])[:10])
+    accuracy |= {"scenes": number, "unseen_style": float(config.held_out is not None)}
+    return {"accuracy": accuracy, "weakest": weakest}
 
 
 def _rows(drawn: CutOuts, of: Callable[[str], bool]) -> dict[str | None, list[int]]:
@@ -200,12 +206,20 @@ def _scene(
     count: int,
     halves: bool = False,
     same: bool = False,
+    vary: bool = False,
 ) -> tuple[NDArray[np.uint8], list[Placed]]:
-    """Return a scene of `count` different concepts, or, if `same`, of one drawing."""
+    """Return a scene of `count` different concepts, or as many as there are, or, if `same`, of one drawing."""
     named = [name for name in rows if name is not None]
-    chosen = rng.choice(len(named), 1 if same else count, replace=False)
-    picked = [int(rng.choice(rows[named[n]])) for n in chosen]
-    return compose_scene(drawn, picked * (count if same else 1), rng, halves)
+    chosen = rng.choice(len(named), 1 if same else min(count, len(named)), replace=False)
+    picked = [_pick(drawn, rows[named[n]], rng, _OWN_HUE if vary else 0.0) for n in chosen]
+    return compose_scene(drawn, picked * (count if same else 1), rng, halves, vary)
+
+
+def _pick(drawn: CutOuts, rows: Sequence[int], rng: np.random.Generator, own: float) -> int:
+    """Draw a cut-out, a share of `own` of them in their own hue."""
+    if rng.random() < own:
+        rows = [row for row in rows if drawn.own_hue[row]]
+    return int(rng.choice(rows))
 
 
 def _training_scene(
@@ -216,18 +230,20 @@ def _training_scene(
 
     count, kind = int(rng.choice(_COUNTS, p=_SHARES)), rng.random()
     if count > 2:
-        return _scene(drawn, rows, rng, count, same=kind < 0.7)
+        return _scene(drawn, rows, rng, count, same=kind < 0.2, vary=True)
     if count == 2:
-        image, placed = _scene(drawn, rows, rng, 2, halves=kind < 0.4)
+        image, placed = _scene(drawn, rows, rng, 2, halves=kind < 0.4, vary=True)
         if kind > 0.9 and rows[None]:
             other = int(rng.choice(rows[None]))
-            return compose_scene(drawn, [placed[0].row, other], rng)
+            return compose_scene(drawn, [placed[0].row, other], rng, vary=True)
         return image, placed
-    image, placed = _scene(drawn, rows, rng, 1)
+    image, placed = _scene(drawn, rows, rng, 1, vary=True)
     if count == 1:
         return image, placed
     if kind < 0.4 and rows[None]:
-        return compose_scene(drawn, [int(rng.choice(rows[None])) for _ in range(int(rng.integers(1, 3)))], rng)
+        return compose_scene(
+            drawn, [int(rng.choice(rows[None])) for _ in range(int(rng.integers(1, 3)))], rng, vary=True
+        )
     if kind < 0.55:
         return ground(rng), []
     if kind < 0.7:

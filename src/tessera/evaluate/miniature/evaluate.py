@@ -74,11 +74,7 @@ def evaluate(
     from tessera.evaluate.miniature.detector import detect, load_detector
 
     set_threads(config.threads)
-    for prompt, line in enumerate(folder.lines):
-        where = folder.metadata(prompt)
-        check_clauses(where, line, SHAPES, tuple(COLORS))
-        if "include" in line and (line.get("tag") not in TASKS or not line["include"]):
-            raise UserError(f"{where}: include must not be empty, and needs a tag, one of {', '.join(TASKS)}")
+    check_lines(folder, SHAPES, tuple(COLORS))
     images = [(prompt, k) for prompt in range(len(folder.lines)) for k in range(folder.per_prompt)]
     size = len(read_square(folder.image(0, 0)))
     world = config.world or _world_of(folder.lines, size)
@@ -146,28 +142,21 @@ def asked_colors(metadata: Mapping[str, Any], extended: bool) -> tuple[str, str,
     return first["color"], second["color"], relation
 
 
-def _item(
-    samples: Samples,
-    image: tuple[int, int],
-    objects: list[geneval.Detection],
-    patches: list[colors.ColorObject],
-    seam_score: float,
-) -> dict[str, Any]:
-    """Return the item of one image: its values by every judge, the verdict, and what was found."""
+def check_lines(folder: Samples, classes: Sequence[str], colors: Sequence[str]) -> None:
+    """Raise UserError for a line of metadata that a judge of `classes` and `colors` cannot judge by."""
+    for prompt, line in enumerate(folder.lines):
+        where = folder.metadata(prompt)
+        check_clauses(where, line, classes, colors)
+        if "include" in line and (line.get("tag") not in TASKS or not line["include"]):
+            raise UserError(f"{where}: include must not be empty, and needs a tag, one of {', '.join(TASKS)}")
+
+
+def judged_item(samples: Samples, image: tuple[int, int], objects: Sequence[geneval.Detection]) -> dict[str, Any]:
+    """Return the item of one image: the verdict by GenEval's rules, its values, and the objects found."""
     prompt, k = image
     line = samples.lines[prompt]
     verdict = geneval.judge(line, objects) if "include" in line else None
-    values = {"seam": round(float(seam_score), 4)}
-    values["seam_visible"] = float(values["seam"] > seam.VISIBLE)
-    if verdict is not None:
-        values |= {name: float(verdict.correct) for name in ("overall", line["tag"])}
-    asked = asked_colors(line, samples.extended)
-    if asked is not None:
-        first, second, relation = asked
-        values["color_score"] = colors.color_score(patches, (first, second))
-        values["both_colors"] = float(colors.both_colors(patches, (first, second)))
-        if relation is not None:
-            values["colors_in_relation"] = float(colors.colors_in_relation(patches, second, first, relation))
+    values = {} if verdict is None else {name: float(verdict.correct) for name in ("overall", line["tag"])}
     return samples.item(prompt, k) | {
         "tag": line.get("tag"),
         "values": values,
@@ -179,11 +168,33 @@ def _item(
             for item in objects
             if item.score > geneval.MIN_SCORE
         ],
-        "color_objects": [
-            {"color": item.color, "center": [round(c, 3) for c in item.center], "area": round(item.area, 4)}
-            for item in patches
-        ],
     }
+
+
+def _item(
+    samples: Samples,
+    image: tuple[int, int],
+    objects: list[geneval.Detection],
+    patches: list[colors.ColorObject],
+    seam_score: float,
+) -> dict[str, Any]:
+    """Return the item of one image: its values by every judge, the verdict, and what was found."""
+    item, line = judged_item(samples, image, objects), samples.lines[image[0]]
+    values = {"seam": round(float(seam_score), 4)}
+    values["seam_visible"] = float(values["seam"] > seam.VISIBLE)
+    values |= item["values"]
+    asked = asked_colors(line, samples.extended)
+    if asked is not None:
+        first, second, relation = asked
+        values["color_score"] = colors.color_score(patches, (first, second))
+        values["both_colors"] = float(colors.both_colors(patches, (first, second)))
+        if relation is not None:
+            values["colors_in_relation"] = float(colors.colors_in_relation(patches, second, first, relation))
+    found = [
+        {"color": item.color, "center": [round(c, 3) for c in item.center], "area": round(item.area, 4)}
+        for item in patches
+    ]
+    return item | {"values": values, "color_objects": found}
 
 
 def _world_of(lines: Sequence[Mapping[str, Any]], size: int) -> WorldConfig:

@@ -109,11 +109,22 @@ def initialize(network: Detector, generator: torch.Generator) -> None:
 
 
 def fit(
-    network: Detector, images: np.ndarray, target: np.ndarray, *, steps: int, batch: int, lr: float, seed: int
+    network: Detector,
+    images: np.ndarray,
+    target: np.ndarray,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    in_bf16: bool = False,
+    clean: float = 0.0,
 ) -> None:
     """Train `network` on uint8 images (N, 32, 32, 3) and their `targets` (N, 5, 16, 16), by AdamW and one cycle.
 
-    steps: of `batch` images. The result is a function of these and the seed on one thread; in bf16 where that is fast.
+    steps: of `batch` images. in_bf16: convolutions and products are. clean: share of each batch that is not
+    disturbed. The result is a function of these and the seed on
+    one thread.
     """
     generator = torch.Generator().manual_seed(seed)
     initialize(network, generator)
@@ -123,8 +134,11 @@ def fit(
     with progress("train the judge", steps, unit="steps") as bar:
         for step in range(steps):
             rows = philox(seed, "judge/train/batch", step).integers(0, len(images), batch)
-            clean = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            loss = loss_of(network, disturb(clean, generator), torch.from_numpy(target[rows]).float())
+            seen = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            few = round(clean * batch)
+            seen = torch.cat([seen[:few], disturb(seen[few:], generator)]).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+                loss = loss_of(network, seen, torch.from_numpy(target[rows]).float())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

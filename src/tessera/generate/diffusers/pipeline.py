@@ -41,8 +41,6 @@ from tessera.generate.diffusers.model import (
     only_safetensors,
 )
 from tessera.generate.pipeline import Pipeline
-from tessera.models.rin import RIN
-from tessera.records import DenoiserState, TextEncoding
 from tessera.weights.export import CONFIG_FILE, load_export
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -57,30 +55,6 @@ except ImportError as error:
 '''
 
 StepCallback = Callable[["TesseraPipeline", int, float, dict[str, Tensor]], Any]
-
-
-class _Negative(torch.nn.Module):
-    """The network with a text of its own in each row of guidance's second branch, instead of the null condition.
-
-    To a network with a coherence token the branch stays what it is without such a text: of coherence 0.
-    """
-
-    def __init__(self, network: torch.nn.Module, negative: TextEncoding):
-        super().__init__()
-        self.network, self.negative = network, negative
-
-    def forward(self, x, alpha_bar, text, state=None):
-        rows = len(self.negative.mask)
-        if len(x) == 2 * rows and (state is None or state.text_cache is None):  # [cond; uncond], not yet encoded
-            length = max(text.mask.shape[1], self.negative.mask.shape[1])
-            parts = text.pad_to(length).select(slice(rows)), self.negative.pad_to(length)
-            embeddings, mask = [part.embeddings for part in parts], [part.mask for part in parts]
-            text = TextEncoding(torch.cat(embeddings), torch.cat(mask))  # (2B, L, D), (2B, L)
-            if isinstance(self.network, RIN) and self.network.config.coherence:
-                coherence = torch.cat([torch.ones(rows), torch.zeros(rows)])  # (2B,)
-                cache = self.network.encode_text(text, coherence)
-                state = DenoiserState(None if state is None else state.latent_tokens, cache)
-        return self.network(x, alpha_bar, text, state)
 
 
 class _Stopped(BaseException):  # no Exception, or a user's own sampler would be blamed for it
@@ -170,11 +144,10 @@ class TesseraPipeline(DiffusionPipeline):
         _warn_of_cuts(drawer, [*prompts, *(negatives or [])])
         if note := drawer.unlike_captions(prompts):
             warnings.warn(note, stacklevel=3)  # the line that calls the pipeline, behind torch's no_grad
-        text = drawer.encode(rows)  # (B, L, D)
+        text, negative = drawer.encode(rows), None  # (B, L, D)
         if negatives is not None and guidance != 1:
             each = negatives * len(prompts) if len(negatives) == 1 else negatives
             negative = drawer.encode([text for text in each for _ in range(num_images_per_prompt)])  # (B, L, D)
-            drawer.network = _Negative(drawer.network, negative)
 
         self._interrupt = False
         progress_bar: Any = self.progress_bar  # diffusers decorates it with something that hides its arguments
@@ -193,7 +166,7 @@ class TesseraPipeline(DiffusionPipeline):
 
             try:
                 options: dict[str, Any] = {"guidance_scale": guidance, "guidance_interval": guidance_interval}
-                options |= {"sampler": sampler, "generator": generators, "callback": after_step}
+                options |= {"sampler": sampler, "generator": generators, "callback": after_step, "negative": negative}
                 final = drawer.sample(text, noise, steps=steps, **options)
             except _Stopped as stopped:
                 final = stopped.latents

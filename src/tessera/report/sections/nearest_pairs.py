@@ -51,7 +51,7 @@ def nearest_pairs(
             for kind, scores in kinds.items()
             for item in (scores[arm.name].items if arm.name in scores else ())
             if "nearest" in item
-        ] + _by_pixels(workspace / "scores" / arm.name / COPIES)
+        ] + _by_pixels(workspace, arm.name)
         if own:
             lines.append(_line(arm, [item for _, _, item in own]))
             every += [(near["ratio"], arm.name, kind, item["file"], arm, near) for near, kind, item in own]
@@ -70,28 +70,33 @@ def nearest_pairs(
                 "flipped": near["flipped"],
             }
         )
-    judged = any(kinds.values())
+    judged = any("nearest" in item for found in kinds.values() for each in found.values() for item in each.items)
     return NearestPairs(lines=lines, pairs=pairs, about=_BY_JUDGE if judged else _BY_PIXELS) if pairs else None
 
 
 def nearest_of_each(workspace: Path, arms: Sequence[Arm]) -> dict[str, dict[str, str]]:
     """Return arm -> image that it drew -> key of the nearest training image by pixels, of arms without a judge."""
-    folders = {arm.name: workspace / "scores" / arm.name / COPIES for arm in arms}
     return {
-        name: {item["file"]: near["image"] for near, _, item in found}
-        for name, folder in folders.items()
-        if (found := _by_pixels(folder))
+        arm.name: {item["file"]: near["image"] for near, _, item in found}
+        for arm in arms
+        if (found := _by_pixels(workspace, arm.name))
     }
 
 
-def _by_pixels(scores: Path) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """Return (nearest training image, kind of prompts, item) of each image in complete scores of `evaluate copies`; []
-    without any."""
-    found = []
+def searched_kind(workspace: Path, arm: str) -> str:
+    """Return the kind of prompts whose images are compared with training images where no judge does it."""
+    return "captions" if (workspace / "samples" / arm / "captions").is_dir() else "short"
+
+
+def _by_pixels(workspace: Path, arm: str) -> list[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """Return (nearest training image, kind of prompts, item) of each image in an arm's complete scores of `evaluate
+    copies`; [] without any."""
+    found, scores = [], workspace / "scores" / arm / COPIES
+    kind = searched_kind(workspace, arm)
     for item in read_scores(scores).items if is_complete(scores) else ():
         near = item["nearest"]
         image = str(Path(near["image"]).with_suffix(""))
-        found.append(({"image": image, "flipped": "mirrored" in near["view"], "ratio": near["ratio"]}, "short", item))
+        found.append(({"image": image, "flipped": "mirrored" in near["view"], "ratio": near["ratio"]}, kind, item))
     return found
 
 

@@ -9,11 +9,17 @@ from typing import Any
 
 from tessera.curate.caption.table import read_levels
 from tessera.encoded.record import LONG
+from tessera.files import read_json
 from tessera.pretrained.text_encoders import split_words
-from tessera.stages import is_complete, read_manifest
+from tessera.stages import CONFIG, is_complete, read_manifest
 
 CLASSES, WORDS = 30, 40
 """Numbers of classes and words that are shown, the most frequent ones."""
+USUAL = {
+    "emoji": {"size": 32, "text": "minilm", "network": "dit", "styles": "noto twemoji fluent openmoji"},
+    "my-pictures": {"size": 32, "text": "words:64", "network": "dit"},
+}
+"""Preset -> what its flags are where they are not given."""
 _SHORTEST = 3  # letters of a word; shorter ones are mostly articles
 
 
@@ -78,6 +84,7 @@ def next_steps(workspace: Path, arm: str, prompt: str, num_images: int, images: 
     """
     export, told = f"{workspace}/export/{arm}", " --captions FILE" if arm.startswith("ta") else ""
     command = "emoji" if is_complete(workspace / "emoji") else f"my-pictures --images FOLDER{told}"
+    command += _flags(workspace)
     return [
         ("Draw what you like, in words that the captions have:", f"tessera generate {export} {shlex.quote(prompt)}"),
         ("The same on a web page, next to the training images:", f"tessera demo {export}"),
@@ -90,3 +97,16 @@ def next_steps(workspace: Path, arm: str, prompt: str, num_images: int, images: 
             f"tessera plan --images {images} --network dit-s",
         ),
     ]
+
+
+def _flags(workspace: Path) -> str:
+    """Return the flags of `tessera run` by which the configuration of a working folder differs from its preset."""
+    if not (path := workspace / CONFIG).is_file():
+        return ""
+    config = read_json(path)
+    usual = USUAL["my-pictures" if config.get("emoji") is None else "emoji"]
+    found = {"size": config["collect"]["size"], "text": config["encode"]["text"]}
+    found["network"] = "cad" if config["arms"][0]["train"]["model"]["kind"] == "RINConfig" else "dit"
+    if config.get("emoji") is not None:
+        found["styles"] = " ".join(config["emoji"]["styles"])
+    return "".join(f" --{name} {value}" for name, value in found.items() if value != usual[name])

@@ -28,11 +28,12 @@ class Placed:
 
 
 def compose_scene(
-    cut_outs: CutOuts, rows: Sequence[int], rng: np.random.Generator, halves: bool = False
+    cut_outs: CutOuts, rows: Sequence[int], rng: np.random.Generator, halves: bool = False, vary: bool = False
 ) -> tuple[NDArray[np.uint8], list[Placed]]:
     """Return a scene of the cut-outs `rows`, none to four, uint8 (32, 32, 3), and where they are in it.
 
-    halves: two that fill half of the frame each, seen in part, each on its own ground.
+    halves: two that fill half of the frame each, seen in part, each on its own ground. vary: each drawing is a little
+    turned, narrower or wider, paler or darker.
     """
     image = ground(rng)
     if halves:
@@ -42,7 +43,7 @@ def compose_scene(
         for place, row in enumerate(rows):
             whole = (image, other)[place].copy()
             diameter = float(rng.uniform(*_IN_HALF))
-            _paste(whole, cut_outs.pixels[row], (0.5, 0.5), diameter, rng)
+            _paste(whole, _varied(cut_outs.pixels[row], rng, vary), (0.5, 0.5), diameter, rng)
             half, start = SIZE // 2, SIZE // 4
             parts.append(whole[start : start + half] if upright else whole[:, start : start + half])
         centers = ((0.5, 0.25), (0.5, 0.75)) if upright else ((0.25, 0.5), (0.75, 0.5))
@@ -50,7 +51,7 @@ def compose_scene(
         return joined, [Placed(row, center, 0.6) for row, center in zip(rows, centers)]
     placed = []
     for row, center, diameter in zip(rows, *_places(len(rows), rng)):
-        center, size = _paste(image, cut_outs.pixels[row], center, diameter, rng)
+        center, size = _paste(image, _varied(cut_outs.pixels[row], rng, vary), center, diameter, rng)
         placed.append(Placed(row, center, size))
     return image, placed
 
@@ -90,6 +91,24 @@ def _paste(
     opacity = small[..., 3:] / np.float32(255)
     part[:] = (small[..., :3] * opacity + part * (1 - opacity)).round()
     return ((left + side / 2) / SIZE, (top + side / 2) / SIZE), side / SIZE
+
+
+def _varied(drawing: NDArray[np.uint8], rng: np.random.Generator, vary: bool) -> NDArray[np.uint8]:
+    """Return a drawing, uint8 (S, S, 4), turned by up to 15 degrees, scaled in one direction, in other light."""
+    if not vary:
+        return drawing
+    angle, (wide, high) = rng.uniform(-15, 15), rng.uniform(1, 1.25, 2)
+    turn, middle = np.deg2rad(angle), len(drawing) / 2
+    a, b, c, d = wide * np.cos(turn), wide * np.sin(turn), -high * np.sin(turn), high * np.cos(turn)
+    matrix = (a, b, middle * (1 - a - b), c, d, middle * (1 - c - d))
+    moved = Image.fromarray(drawing).transform(
+        drawing.shape[:2], Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+    )
+    pixels = np.array(moved)
+    gray = pixels[..., :3].mean(2, keepdims=True)
+    rgb = gray + (pixels[..., :3] - gray) * rng.uniform(0.7, 1.2)
+    rgb = (rgb - 128) * rng.uniform(0.7, 1.2) + 128 + rng.uniform(-25, 25)
+    return np.concatenate([np.clip(rgb, 0, 255).astype(np.uint8), pixels[..., 3:]], 2)
 
 
 def ground(rng: np.random.Generator) -> NDArray[np.uint8]:

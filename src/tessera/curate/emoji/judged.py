@@ -1,0 +1,45 @@
+"""What the judge of emoji tells apart, and captions that ask for it."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from tessera.config import UserError
+from tessera.curate.emoji.color_words import GROUNDS
+from tessera.encoded.record import LONG
+
+CONCEPTS = (
+    "anchor", "basketball", "bell", "bicycle", "bomb", "bone", "cactus", "camera", "castle", "cat", "crescent moon",
+    "dagger", "door", "doughnut", "dress", "frog", "high-heeled shoe", "house", "key", "lady beetle", "light bulb",
+    "maple leaf", "mushroom", "owl", "panda", "pencil", "pig", "pill", "pizza", "rocket", "sailboat", "shamrock",
+    "spider web", "star", "stop sign", "strawberry", "sunflower", "tomato", "umbrella", "watermelon",
+)  # fmt: skip
+"""Names of emoji that all artists draw and that are told apart by their outlines, edges and colors at 16 pixels: the
+nearest drawing by other artists mostly shows the same."""
+_END = re.compile(r"(?<= in )[a-z]+(?:, [a-z]+)*(?: and [a-z]+)?(?= on an? ([a-z]+) background\.$)")
+
+
+class EmojiCaptions:
+    """The long captions of a captions file of `draw_emoji`, changed to say a color or a count."""
+
+    def __init__(self, path: Path):
+        self._told: dict[str, list[tuple[str, str]]] = {}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            name = row["file_name"].rpartition("/")[2].rpartition(" ")[0]
+            self._told.setdefault(name, []).append((row["short"], row[LONG]))
+
+    def tell(self, name: str, color: str | None, count: str | None, rng: np.random.Generator) -> str:
+        """Return a caption of one of the drawings of `name` on another ground, in `color` alone if given; count: said
+        in place of the name. Raises UserError for a name that no drawing has."""
+        if name not in self._told:
+            raise UserError(f"concept {name!r}: no drawing of the set has this name")
+        phrase, text = self._told[name][int(rng.integers(len(self._told[name])))]
+        found = _END.search(text)
+        assert found is not None, text
+        colors = color or found[0]
+        ground = str(rng.choice([ground for ground in GROUNDS if ground not in colors]))
+        text = f"{text[: found.start()]}{colors} on a {ground} background."
+        return text.replace(phrase, count, 1) if count else text

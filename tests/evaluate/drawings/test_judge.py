@@ -1,0 +1,38 @@
+"""A judge of drawings: it learns them, and says how often it is right about an artist that it has not seen."""
+
+from dataclasses import replace
+
+import pytest
+
+from tessera.config import UserError
+from tessera.evaluate.drawings.judge import COLORS, JudgeConfig, load_judge, train_judge
+from tessera.stages import read_manifest
+from tiny.drawings import squares
+
+QUICK = JudgeConfig(concepts=("square", "frame", "bar"), held_out="two", scenes=64, steps=20, tested=12, width=4)
+
+
+def test_a_judge_is_trained_once_and_says_how_often_it_is_right(tmp_path):
+    train_judge(tmp_path, squares, QUICK)
+    known = load_judge(tmp_path)
+    assert known.network.classes == QUICK.concepts
+    assert known.network.colors == COLORS
+    shares = {name: value for name, value in known.accuracy.items() if name != "scenes"}
+    assert all(0 <= value <= 1 for value in shares.values())
+    assert shares["unseen_style"] == 1
+    assert set(read_manifest(tmp_path).facts["weakest"]) == {"square", "frame", "bar"}
+    train_judge(tmp_path, lambda: pytest.fail("drawn again"), QUICK)
+
+
+def test_it_tells_at_least_three_apart():
+    with pytest.raises(UserError, match="give three or more, none twice"):
+        JudgeConfig(concepts=("square", "frame"), held_out=None)
+
+
+@pytest.mark.slow
+def test_three_drawings_are_learned_and_recognized_in_another_hand(tmp_path):
+    train_judge(tmp_path, squares, replace(QUICK, scenes=4000, steps=600, tested=60, width=16))
+    accuracy = load_judge(tmp_path).accuracy
+    assert accuracy["concept"] >= 0.9
+    assert accuracy["two_objects"] >= 0.7
+    assert accuracy["wrong_refused"] >= 0.9
