@@ -302,18 +302,22 @@ def test_every_level_is_stored_and_none_changes_another(images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("latents", "text", "device", "expected"),
+    ("latents", "text", "device", "fast", "expected"),
     [
-        ("stabilityai/sd-vae-ft-ema", "google/flan-t5-xl", "cuda", "bf16"),
-        ("pixel-unshuffle:4", "google/flan-t5-xl", "cuda", "bf16"),
-        ("pixel-unshuffle:4", "words:64", "cuda", "fp32"),
-        ("stabilityai/sd-vae-ft-ema", "google/flan-t5-xl", "cpu", "fp32"),
+        ("stabilityai/sd-vae-ft-ema", "google/flan-t5-xl", "cuda", True, "bf16"),
+        ("pixel-unshuffle:4", "google/flan-t5-xl", "cuda", True, "bf16"),
+        ("pixel-unshuffle:4", "words:64", "cuda", True, "fp32"),
+        ("stabilityai/sd-vae-ft-ema", "google/flan-t5-xl", "cuda", False, "fp32"),
+        ("pixel-unshuffle:4", "minilm", "cpu", True, "bf16"),
+        ("pixel-unshuffle:4", "minilm", "cpu", False, "fp32"),
+        ("pixel-unshuffle:4", "minilm", "mps", True, "fp32"),
     ],
 )
-def test_networks_compute_in_bf16_on_cuda_unless_begun_otherwise(
-    latents, text, device, expected, images, captions, tmp_path, monkeypatch
+def test_networks_compute_in_bf16_where_that_is_fast_unless_begun_otherwise(
+    latents, text, device, fast, expected, images, captions, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(encode_module, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(encode_module, "is_fast_in_bf16", lambda device: fast)
     assert default_compute(tmp_path / "new", latents, text, None) == expected
     encode(tmp_path / "begun", images, captions, replace(CONFIG, compute="fp32"))
     assert default_compute(tmp_path / "begun", latents, text, None) == "fp32"

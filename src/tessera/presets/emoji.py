@@ -37,7 +37,6 @@ def emoji() -> RunConfig:
             Arm(name="ta_ia", captioner="import", augmented=True, train=in_fifths(ta_ia)),
         ),
         export=replace(base.export, credits=EmojiConfig().credits),
-        generate=replace(base.generate, per_prompt=4),
         prompts=PromptConfig(per_task=20, seed=7),
         evaluate=None,
         judge=JudgeConfig(concepts=CONCEPTS, held_out="twemoji"),

@@ -45,9 +45,9 @@ class JudgeConfig:
     """The names that it tells apart, at least three: two of a scene, and a wrong one."""
     held_out: str | None
     """The style that it never sees; None = there is one style alone."""
-    scenes: int = 40_000
+    scenes: int = 20_000
     """Composed images, at least 64."""
-    steps: int = 2_000
+    steps: int = 2_200
     """Steps of 64 of them, at least 20."""
     tested: int = 400
     """Scenes of each kind that its accuracy is measured on, at least 12."""
