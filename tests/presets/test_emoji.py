@@ -94,6 +94,15 @@ def test_the_whole_path_to_a_report_that_names_the_artists(tmp_path, monkeypatch
     for said in ("Twemoji by Twitter, Inc. and other contributors", "CC-BY-4.0", f"tessera run emoji --out {out}"):
         assert said in text
     assert "emoji: 10 images of 3 classes, cut to 32 px. " in text
+    assert "text augmentation: long captions; captions: 50% long, 50% short" in text
+    for said in (
+        "Captions of the set",
+        "Extended prompts",
+        "Short prompts",
+        "The judge of drawings",
+        "a style that it",
+    ):
+        assert said in text
     prompts = [json.loads(line)["prompt"] for line in (out / run.CAPTION_PROMPTS).read_text().splitlines()]
     told = [json.loads(line) for line in (out / "emoji" / CAPTIONS).read_text().splitlines()]
     assert set(prompts) <= {row[level] for row in told for level in ("long", "short")}

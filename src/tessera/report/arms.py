@@ -20,9 +20,11 @@ KINDS = {"captions": "Captions of the set", "extended": "Extended prompts", "sho
 """The kinds of prompts, as folders under samples/ARM and scores/ARM. Long captions in training make `extended` the
 fitting ones (paper section 4.2), so they come first."""
 
+SAYING = " that say color, size, texture, place and background"
+"""What long captions of the miniature say."""
 ARMS = {
     "aio": ("AIO", "captions that only name the class: \u201cAn image of <class>\u201d"),
-    "ta": ("TA", "text augmentation: long captions that say color, size, texture, place and background"),
+    "ta": ("TA", f"text augmentation: long captions{SAYING}"),
     "ta_ia": ("TA+IA", "text and image augmentation: long captions, and CutMix images of two classes at high noise"),
 }
 """Arm -> the paper's name for it, and its meaning."""

@@ -19,6 +19,7 @@ from tessera.images import read_rgb
 from tessera.progress import duration_text
 from tessera.report.arms import (
     KINDS,
+    SAYING,
     Arm,
     ScoresPart,
     describe_arms,
@@ -140,7 +141,8 @@ def report(
     manifests = {name: read_manifest(path) for name, path in inputs.items()}
     for run in unfinished:
         manifests[f"runs/{run.name}"] = read_manifest(run, must_be_complete=False)
-    described = [replace(arm, meaning=_with_mix(arm, manifests)) for arm in describe_arms(names)]
+    own = "images" in manifests and manifests["images"].config.get("world") is None
+    described = [replace(arm, meaning=_with_mix(arm, manifests, own)) for arm in describe_arms(names)]
     page = replace(_page(workspace, described, manifests, config, budget), so_far=[_so_far(run) for run in unfinished])
     page.write(out / "index.html")
     said = [page.too_small, page.drawn, *(page.nearest.lines if page.nearest else ())]
@@ -269,14 +271,16 @@ def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) 
     return f"{first} Below is what it draws, what it learned from and how long that took."
 
 
-def _with_mix(arm: Arm, manifests: Mapping[str, Manifest]) -> str:
-    """Return what the arm means, with the levels of captions that its training mixes."""
+def _with_mix(arm: Arm, manifests: Mapping[str, Manifest], own: bool) -> str:
+    """Return what the arm means, with the levels of captions that its training mixes. own: of images that are no
+    miniature world, whose long captions say other things."""
     train = manifests[f"runs/{arm.name}"].config if f"runs/{arm.name}" in manifests else {}
     mixed = [f"{share:.0%} {level}" for level, share in train.get("caption_mix", {}).items() if share]
-    if not arm.meaning or not mixed:
-        return arm.meaning
+    meaning = arm.meaning.replace(SAYING, "") if own else arm.meaning
+    if not meaning or not mixed:
+        return meaning
     start = train["caption_mix_start_image"]
-    return f"{arm.meaning}; captions{f' from image {start:,} on' if start else ''}: {', '.join(mixed)}"
+    return f"{meaning}; captions{f' from image {start:,} on' if start else ''}: {', '.join(mixed)}"
 
 
 def _without_captions(manifests: Mapping[str, Manifest]) -> dict[str, str]:
