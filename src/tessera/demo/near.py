@@ -60,7 +60,7 @@ class NearImages:
 def _features(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     import torch
 
-    from tessera.evaluate.copies.pixels import Pixels
+    from tessera.pretrained.features.pixels import Pixels
 
     encoder = Pixels()
     return encoder.features(torch.stack([encoder.prepare(np.ascontiguousarray(image)) for image in images]))
