@@ -96,7 +96,11 @@ def test_the_whole_path_to_a_report_that_names_the_artists(tmp_path, monkeypatch
     out = tmp_path / "out"
     page = run.run(out, replace(config, class_prompts=4, generate=replace(config.generate, per_prompt=1)))
     text = page.read_text(encoding="utf-8")
-    for said in ("Twemoji by Twitter, Inc. and other contributors", "CC-BY-4.0", f"tessera run emoji --out {out}"):
+    for said in (
+        "Twemoji by Twitter, Inc. and other contributors",
+        "CC-BY-4.0",
+        f"tessera run emoji --text words:64 --styles noto twemoji --out {out}",
+    ):
         assert said in text
     assert "emoji: 10 images of 3 classes, cut to 32 px. " in text
     assert "text augmentation: long captions; captions: 50% long, 50% short" in text

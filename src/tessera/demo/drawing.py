@@ -49,7 +49,7 @@ class Request:
     sampler: str = "ddim"
     """A name in `tessera.diffusion.sampler.SAMPLERS`."""
     negative_prompt: str = ""
-    """What guidance leads away from; "" = the empty text, as in training."""
+    """The text that guidance leads away from; "" = the empty text, as in training."""
     guidance_from: float = 0.0
     """Guidance acts from this t on, 0 (no noise) to 1 ..."""
     guidance_to: float = 1.0

@@ -216,7 +216,9 @@ def judge_text(judge: Mapping[str, float]) -> str:
     if "two_halves" in judge:
         drawn = "a style that it never saw" if judge.get("unseen_style") else "the styles that it learned from"
         told = f"{judge['one_object']:.2f} of scenes of one object and {judge['two_objects']:.2f} of two"
-        return f"the judge is right about {told}, drawn in {drawn}"
+        seen = [f"{judge[name]:.2f}" for name in ("seen_one_object", "seen_two_objects") if name in judge]
+        others = f" ({' and '.join(seen)} in those that it learned from)" if seen else ""
+        return f"the judge is right about {told}, drawn in {drawn}{others}"
     sound = [judge[name] for name in ("one_object", "two_objects") if name in judge]
     spoiled = [f"{judge[name]:.2f} of {name}" for name in ("torn", "merged", "blurred") if name in judge]
     if not sound or not spoiled:

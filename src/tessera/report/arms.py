@@ -21,7 +21,7 @@ KINDS = {"captions": "Captions of the set", "extended": "Extended prompts", "sho
 fitting ones (paper section 4.2), so they come first."""
 
 SAYING = " that say color, size, texture, place and background"
-"""What long captions of the miniature say."""
+"""The contents of the miniature's long captions."""
 ARMS = {
     "aio": ("AIO", "captions that only name the class: \u201cAn image of <class>\u201d"),
     "ta": ("TA", f"text augmentation: long captions{SAYING}"),

@@ -143,6 +143,7 @@ def report(
         manifests[f"runs/{run.name}"] = read_manifest(run, must_be_complete=False)
     own = "images" in manifests and manifests["images"].config.get("world") is None
     described = [replace(arm, meaning=_with_mix(arm, manifests, own)) for arm in describe_arms(names)]
+    budget = None if own else budget  # it draws the miniature
     page = replace(_page(workspace, described, manifests, config, budget), so_far=[_so_far(run) for run in unfinished])
     page.write(out / "index.html")
     said = [page.too_small, page.drawn, *(page.nearest.lines if page.nearest else ())]

@@ -50,7 +50,8 @@ def test_verdicts_are_those_of_what_is_found(tmp_path, judge, monkeypatch):
     assert scores.numbers[0].protocol.encoder_sha256 is not None
     assert scores.facts["judge"]["unseen_style"] == 1
     assert judge_text(scores.facts["judge"]) in notes(scores)
-    assert "drawn in a style that it never saw" in judge_text(scores.facts["judge"])
+    told = "drawn in a style that it never saw ({seen_one_object:.2f} and {seen_two_objects:.2f} in those that"
+    assert told.format(**scores.facts["judge"]) in judge_text(scores.facts["judge"])
 
 
 def test_prompts_that_the_judge_does_not_know(tmp_path, judge):

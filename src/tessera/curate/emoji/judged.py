@@ -1,4 +1,4 @@
-"""What the judge of emoji tells apart, and captions that ask for it."""
+"""Concepts that the judge of emoji tells apart, and captions that ask for them."""
 
 import json
 import re

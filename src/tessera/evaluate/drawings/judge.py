@@ -4,8 +4,8 @@
     manifest.json        the concepts, and in its facts how often the judge is right
 
 The judge never sees the drawings of one artist, the held-out style; its accuracy is of scenes of those alone, so it
-says what the judge makes of a drawing that it does not know. Where there is one artist it is of new scenes of the same
-drawings, and the facts say so.
+says what the judge makes of a drawing that it does not know; that of new scenes of the others stands next to it. Where
+there is one artist it is of new scenes of the same drawings, and the facts say so.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,9 +68,9 @@ class Judge:
 
     network: "Detector"
     sha256: str
-    """Of its weights."""
+    """The hash of its weights."""
     accuracy: dict[str, float]
-    """How often it is right (`measure_judge`)."""
+    """Shares of scenes that it is right about (`measure_judge`)."""
 
 
 def train_judge(out: Path, make_cut_outs: Callable[[], CutOuts], config: JudgeConfig) -> None:
@@ -103,7 +103,11 @@ def train_judge(out: Path, make_cut_outs: Callable[[], CutOuts], config: JudgeCo
     fit(network, images, target, steps=config.steps, batch=64, lr=4e-3, seed=config.seed, in_bf16=in_bf16, clean=0.5)
     with atomic_path(Path(out) / WEIGHTS) as temporary:
         save_file(weights_of(network), temporary)
-    facts = measure_judge(_load(Path(out) / WEIGHTS, config), drawn, config)
+    stored = _load(Path(out) / WEIGHTS, config)
+    facts = measure_judge(stored, drawn, config)
+    if config.held_out is not None:
+        seen = measure_judge(stored, drawn, config, seen=True)["accuracy"]
+        facts["accuracy"] |= {f"seen_{name}": seen[name] for name in ("one_object", "two_objects")}
     stage.finish({"concepts": len(config.concepts), "scenes": config.scenes}, facts=facts)
 
 
@@ -124,9 +128,9 @@ def _load(path: Path, config: JudgeConfig) -> "Detector":
     return network.eval()
 
 
-def measure_judge(network: "Detector", drawn: CutOuts, config: JudgeConfig) -> dict[str, Any]:
+def measure_judge(network: "Detector", drawn: CutOuts, config: JudgeConfig, seen: bool = False) -> dict[str, Any]:
     """Return how often the judge is right ("accuracy", 0..1) about `config.tested` scenes of each kind, drawn in the
-    held-out style.
+    held-out style, or, if `seen`, in the others.
 
     concept: the one object of a scene has the right name; color: and the color that covers half of it; one_object: name
     and color right and nothing else found. two_objects: the same of both, and their relation; two_halves: names and
@@ -137,7 +141,10 @@ def measure_judge(network: "Detector", drawn: CutOuts, config: JudgeConfig) -> d
     """
     from tessera.evaluate.miniature.detector import detect
 
-    number, rows = config.tested, _rows(drawn, lambda style: config.held_out in (None, style))
+    number, rows = (
+        config.tested,
+        _rows(drawn, lambda style: config.held_out in (None, style) if not seen else style != config.held_out),
+    )
     right: dict[str, list[bool]] = {}
     by_name: dict[str, list[bool]] = {}
     kinds = {"one_object": (1, False), "two_objects": (2, False), "two_halves": (2, True)}
