@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tessera.encoded.record import GROUP, LONG, EncodedRecord, EncodedText, pack_floats
+from tessera.encoded.record import GROUP, LONG, EncodedRecord, EncodedText, pack_floats, quantize
 from tessera.encoded.shard import write_shard
 from tessera.encoded.store import open_encoded, shard_name
 from tessera.randomness import philox
@@ -75,9 +75,10 @@ def make_set(
     shape: tuple[int, ...] = SHAPE,
     fewest: int | None = None,
     levels: tuple[str, ...] = (LONG,),
+    features: tuple[int, int] = (0, 0),
 ) -> Path:
     """Write an encoded set of random records of `tokens` text tokens each, or of `fewest` to `tokens`, at each of the
-    levels."""
+    levels. features: tokens and width of those of an image."""
     stage = open_stage(folder, stage="encode", config={"records": count, "seed": seed, "linked": linked})
     if stage.done:
         return folder
@@ -89,7 +90,10 @@ def make_set(
         else:
             made = records(size, seed + 1000 * number, tokens, width, shape, fewest)
             made = (with_levels(record, levels) for record in made) if levels != (LONG,) else made
-            write_shard(path, made, latent_shape=shape, text_width=width, levels=levels)
+            if features[0]:
+                codes, scale = quantize(philox(seed, "features").standard_normal(features))
+                made = (replace(record, features=codes, features_scale=scale) for record in made)
+            write_shard(path, made, latent_shape=shape, text_width=width, levels=levels, features=features)
     facts = {"null_condition": pack_floats(np.zeros((1, width), np.float32)), "image_size": 8 * shape[1]}
     facts |= dict.fromkeys(("latent_codec", "text_encoder"), "random")
     stage.finish({"records": count}, facts=facts)

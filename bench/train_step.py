@@ -8,7 +8,7 @@ Without a GPU, at reduced depth, L = 190 text tokens, random weights and data, b
       pass on all samples with the text refined again, as published;
   both also with gradient checkpointing.
 With `--alignment`: steps of objectives that align over those of the paper's, for networks of the miniature and for
-  DiT-I S/2 (L = 24 and 180 text tokens), and nothing else.
+  DiT-I S/2 (L = 24 and 180 text tokens; features of 64 x 64 and, as DINOv2-B's, of 256 x 768), and nothing else.
 With a GPU: both networks at full size, compiled, at the batch sizes of `--batches`, by turns on 16 different batches of
 20 to 300 tokens a text: images/s, and TFLOP/s by formula as a share of `--peak` (989, an H200's by its data sheet,
 dense bf16). A batch that does not fit into memory is said and left out.
@@ -196,10 +196,19 @@ def alignment_on_cpu(folder: Path) -> None:
     cases = [("miniature's DiT", SMALL_DIT, 32), ("miniature's RIN", SMALL_RIN, 32), ("DiT-I S/2", DIT_I_S2, 4)]
     for number, (name, model, batch) in enumerate(cases):
         shape, width = (model.latent_channels, model.latent_size, model.latent_size), model.text_width
-        made = make_set(folder / str(number), 64, 0, False, tokens=24 if batch > 4 else 180, width=width, shape=shape)
+        made = make_set(
+            folder / str(number),
+            64,
+            0,
+            False,
+            tokens=24 if batch > 4 else 180,
+            width=width,
+            shape=shape,
+            features=(64, 64) if batch > 4 else (256, 768),
+        )
         config = TrainConfig(model=model, num_images=batch, batch_size=batch, optim=OptimConfig(name="adamw"))
         steps = {}
-        for objective in ("paper", "self-aligned"):
+        for objective in ("paper", "self-aligned", "feature-aligned"):
             trainer = trainer_of(replace(config, objective=objective), open_encoded(made), batch, "cpu")
             steps[objective] = functools.partial(trainer.stepper.step, batches_of(trainer, 1))
         best = by_turns(steps)

@@ -68,6 +68,7 @@ MEMORY_SHARE = 0.9  # of a GPU's; the rest is for kernels' workspaces and the al
 NETWORKS = {
     "dit": ("dit-i-l2", "DiT-I L/2"),
     "cad": ("cad-i-l", "CAD-I L"),
+    "dit-xs": ("dit-i-xs", "DiT-I XS/2"),
     "dit-s": ("dit-i-s", "DiT-I S/2"),
     "dit-b": ("dit-i-b", "DiT-I B/2"),
 }
@@ -86,7 +87,7 @@ class PlanConfig:
     """T5 tokens of a caption, on average."""
     levels: bool = False
     """Each image has shorter captions next to its long one, by rules (`--captioner shorten`)."""
-    network: Literal["dit", "cad", "dit-s", "dit-b"] = "dit"
+    network: Literal["dit", "cad", "dit-xs", "dit-s", "dit-b"] = "dit"
     """DiT-I L/2, CAD-I L, or DiT-I S/2 or B/2 for small sets."""
     init: str | None = None
     """Weights to start from, an export: the preset is then the one for tuning. None = at random."""
@@ -368,7 +369,7 @@ def _too_often(config: PlanConfig) -> str:
     """Return a warning of a budget far beyond what the presets give a set of the size they are made for, or ""."""
     if views(config) <= MANY_VIEWS:
         return ""
-    smaller = [] if config.network.endswith(("-s", "-b")) else ["--network dit-s for up to 20,000 images"]
+    smaller = [] if config.network not in ("dit", "cad") else ["--network dit-s for up to 20,000 images"]
     fewer = f"--train-images {MANY_VIEWS * config.images:,.0f}".replace(",", "")
     return f", far more than the paper's 200: it may learn them by heart; try {' or '.join([*smaller, fewer])}"
 

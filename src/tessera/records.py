@@ -166,6 +166,8 @@ class Batch:
     """(B, 1, H, W) float, the weight of each latent in its sample's loss, 1 or 0; None = 1 everywhere."""
     cleaner_alpha_bar: Tensor | None = None
     """(B,) signal power of a second view of the images, with less of the same noise; None = nothing is aligned."""
+    features: Tensor | None = None
+    """(B, tokens, width) of the images' patches, by a vision network; None where they are not needed."""
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same on `device`."""

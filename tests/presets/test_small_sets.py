@@ -12,7 +12,7 @@ from test_docs import parse
 from test_runs import commands_of
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("dit-i-s", 33.9e6), ("dit-i-b", 133.6e6)])
+@pytest.mark.parametrize(("name", "parameters"), [("dit-i-xs", 23.3e6), ("dit-i-s", 33.9e6), ("dit-i-b", 133.6e6)])
 def test_sizes_and_commands(name, parameters, monkeypatch):
     (train,) = commands_of(inspect.cleandoc(SMALL_PRESETS[name].__doc__ or ""))
     assert parse(train, monkeypatch) == ["train"]

@@ -94,6 +94,19 @@ def with_short(records: list[EncodedRecord]) -> list[EncodedRecord]:
     return made
 
 
+FEATURES = (9, 70)
+"""Tokens and width of `with_features`."""
+
+
+def with_features(records: list[EncodedRecord]) -> list[EncodedRecord]:
+    """The records with features of their own, for write_set(feature_shape=FEATURES)."""
+    made = []
+    for i, record in enumerate(records):
+        codes, scale = quantize(philox(0, "features", i).standard_normal(FEATURES))
+        made.append(replace(record, features=codes, features_scale=scale))
+    return made
+
+
 SHAPES = (SHAPE, (4, 2, 6), (4, 6, 2))
 """Of buckets: latents of 4 x 4, 2 x 6 and 6 x 2."""
 
@@ -118,13 +131,21 @@ def write_set(
     levels: tuple[str, ...] = (LONG,),
     counts: dict[str, int] | None = None,
     shapes: tuple[tuple[int, int, int], ...] = (),
+    feature_shape: tuple[int, int] = (0, 0),
     **facts,
 ) -> Path:
     """An encoded directory with its manifest; `facts` replace the usual ones. inputs: directories it was made from.
     counts: captions of each level."""
     config = {"text": text, **{k: str(v) for k, v in facts.items()}}
     stage = open_stage(directory, stage="encode", config=config, inputs=inputs)
-    layout = {"latent_shape": shape, "text_width": WIDTH, "text_encoding": text, "levels": levels, "shapes": shapes}
+    layout: dict = {
+        "latent_shape": shape,
+        "text_width": WIDTH,
+        "text_encoding": text,
+        "levels": levels,
+        "shapes": shapes,
+    }
+    layout["features"] = feature_shape
     write_encoded(directory, records, **layout, shard_size=64)
     null = philox(0, "null").standard_normal((1, WIDTH))
     usual = {
@@ -134,6 +155,7 @@ def write_set(
         "null_condition": pack_floats(null),
     }
     usual[SHARD_SHA256] = {path.name: sha256_file(path) for path in sorted(directory.glob("*.arrow"))}
+    usual |= {"features": "a-network"} if feature_shape[0] else {}
     if counts is not None:
         usual["levels"] = {level: {"captions": count} for level, count in counts.items()}
     stage.finish({"records": len(records)}, facts=usual | facts)

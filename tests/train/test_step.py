@@ -11,6 +11,7 @@ import torch
 
 from tessera.config import UserError
 from tessera.diffusion import objective
+from tessera.encoded.record import dequantize
 from tessera.encoded.store import open_encoded
 from tessera.stages import read_manifest
 from tessera.train import checkpoint
@@ -22,7 +23,7 @@ from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
 from tessera.weights.export import load_export
 from tiny.runs import log_of, state_of, stop_at
-from tiny.training_sets import DIT, RIN, config_of
+from tiny.training_sets import DIT, FEATURES, RIN, config_of, make_records, with_features, write_set
 
 FAMILIES = {
     "dit-adamw-fp32": config_of(),
@@ -251,6 +252,61 @@ def test_aligned_passes_are_one_batch(plain, augmented):
     parts, _ = gradients_of(plain, augmented, config, 4)
     for name, gradient in whole.items():
         assert torch.allclose(gradient, parts[name], atol=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def sets_with_features(tmp_path_factory):
+    """A plain and an augmented one."""
+    folder = tmp_path_factory.mktemp("features")
+    return [
+        write_set(folder / name, with_features(make_records(count, seed=seed)), feature_shape=FEATURES)
+        for name, count, seed in (("plain", 37, 0), ("augmented", 23, 1))
+    ]
+
+
+@pytest.mark.parametrize("model", [DIT, pytest.param(RIN, marks=pytest.mark.slow)])
+def test_tokens_are_aligned_with_stored_features_until_an_image(sets_with_features, tmp_path, monkeypatch, model):
+    """They are read until then alone; the term changes what the network learns; a run that was stopped ends alike."""
+    config = config_of(model=model, objective="feature-aligned", num_images=48, align_until_image=24)
+    first, second = sets_with_features
+    stores = open_encoded(first), open_encoded(second)
+    trainer = Trainer(Path("unused"), *stores, config, torch.device("cpu"))
+    seen = trainer.reader(range(16, 24)).to("cpu", torch.float32)
+    assert seen.features is not None
+    assert seen.features.shape == (8, *FEATURES)
+    records = [trainer.reader.algorithm[n] for n in range(16, 24)]
+    for row, sample in zip(seen.features, records):
+        record = stores[sample.source == "augmented"].read(sample.index, features=True)
+        assert record.features is not None
+        assert record.features_scale is not None
+        assert np.allclose(row, dequantize(record.features, record.features_scale), atol=1e-6)
+    assert {sample.source for sample in records} == {"plain", "augmented"}
+    assert trainer.reader(range(24, 32)).features is None
+    train(tmp_path / "whole", first, second, config)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped", first, second, config)
+    train(tmp_path / "stopped", first, second, config)
+    train(tmp_path / "paper", first, second, replace(config, objective="paper", align_until_image=None))
+    whole, again, paper = (state_of(tmp_path / name) for name in ("whole", "stopped", "paper"))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    assert not torch.equal(whole["master/patch_embedding.weight"], paper["master/patch_embedding.weight"])
+    assert whole["master/objective.projection.weight"].shape[:1] == FEATURES[1:]
+
+
+def test_features_that_are_missing_or_of_another_network(plain, augmented, sets_with_features, tmp_path):
+    config, (with_them, mixed) = config_of(objective="feature-aligned"), sets_with_features
+    with pytest.raises(UserError, match=rf"{plain}: holds no features to align with; .* --features, such as dinov2"):
+        train(tmp_path / "run", plain, mixed, config)
+    with pytest.raises(UserError, match=rf"{augmented}: holds no features"):
+        train(tmp_path / "run", with_them, augmented, config)
+    other = write_set(tmp_path / "o", with_features(make_records(9)), feature_shape=FEATURES, features="another")
+    with pytest.raises(
+        UserError, match=r"o: features are 9 x 70 by another, those of .*plain 9 x 70 by a-network; enc"
+    ):
+        train(tmp_path / "run", with_them, other, config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_of_one_block_cannot_be_aligned_with_itself(plain, tmp_path):

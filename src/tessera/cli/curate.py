@@ -205,6 +205,7 @@ def encode(
     latents: str = "pixel-unshuffle:4",
     text: str = "words:64",
     text_encoding: Literal["int8", "fp16", "none"] = "int8",
+    features: str | None = None,
     compute: Annotated[Literal["fp32", "bf16"] | None, "Of pretrained networks; by default bf16 on CUDA."] = None,
     device: WorkerDevice = None,
     engine: Engine = "here",
@@ -222,6 +223,7 @@ def encode(
         latents: Image codec: pixel-unshuffle:4, a VAE of diffusers such as stabilityai/sd-vae-ft-ema, or your
             my_parts.py:MyCodec.
         text: Text encoder: words:64, one of transformers such as google/flan-t5-xl, or your my_parts.py:MyEncoder.
+        features: Vision network whose features are stored too, to align with: dinov2, mae, ..., or dinov2:FOLDER.
         text_encoding: How token embeddings are stored; none: texts are encoded on the fly in training.
     """
     from tessera import workers as work
@@ -230,7 +232,9 @@ def encode(
     where = work.Engine(kind=engine, workers=workers, address=address, part=work.parse_part(shard))
     where.check_device(device)
     compute = compute or stage.default_compute(out, latents, text, device)
-    config = stage.EncodeConfig(latents=latents, text=text, text_encoding=text_encoding, compute=compute)
+    config = stage.EncodeConfig(
+        latents=latents, text=text, text_encoding=text_encoding, features=features, compute=compute
+    )
     places = {"engine": where, "device": device}
     stage.encode(out, images, captions, config, recipe=recipe, **places, skip_missing=skip_missing, reuse=reuse)
     say(out)

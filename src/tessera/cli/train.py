@@ -68,8 +68,8 @@ def train(
             rounding alone. auto: as many as fit into memory, found by trying; the default on GPUs.
         compute: Precision, instead of the preset's: auto is bf16 where that is fast. fp8: FP8 in large layers (extra
             fp8; Ada, Hopper or later; emulated on a CPU); fp8-first: in those of CAD-I's first forward alone.
-        objective: Loss, instead of the preset's: paper, balanced, self-aligned, balanced-self-aligned (docs/method.md),
-            or FILE.py:NAME for one of yours.
+        objective: Loss, instead of the preset's: paper, balanced, self-aligned, feature-aligned, balanced-self-aligned,
+            balanced-feature-aligned (docs/method.md), or FILE.py:NAME for one of yours.
         adamw8bit: For presets with AdamW: its two means of each weight in 2 bytes in place of 8 (extra fp8; not with
             --shard); steps differ by the rounding, so a run keeps it to its end.
         compile: Compile the blocks; auto: on a GPU, without --shard. whole: the network as one program, which takes

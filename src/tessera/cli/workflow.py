@@ -153,7 +153,9 @@ def plan(
     sets: Annotated[int, "Encoded sets: 1 is the plain one, 2 with CM all, up to 6 with each pattern by itself."] = 2,
     mean_tokens: Annotated[float, "T5 tokens of a caption, on average."] = 180.0,
     levels: Annotated[bool, "Medium and short captions by rules next to the long ones."] = False,
-    network: Annotated[Literal["dit", "cad", "dit-s", "dit-b"], "DiT-I L/2, CAD-I L, DiT-I S/2 or B/2."] = "dit",
+    network: Annotated[
+        Literal["dit", "cad", "dit-xs", "dit-s", "dit-b"], "DiT-I L/2, CAD-I L, DiT-I XS/2, S/2 or B/2."
+    ] = "dit",
     init: Annotated[str | None, "Export to start from, with the tuning presets: 4000 steps of 256."] = None,
     train_images: int | None = None,
     gpu: Annotated[str | None, "Model of the GPUs, such as H200, A100 or RTX 4090; an H100 or H200 by default."] = None,

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from tessera.config import UserError, blaming, check_ranges, load_part, part_id, to_dict
 from tessera.curate.caption.file import find_captions
+from tessera.curate.image_features import embed, load_vision_network
 from tessera.curate.index import (
     RECIPE_COLUMNS,
     RECIPE_TABLE,
@@ -41,7 +42,7 @@ from tessera.curate.index import (
     read_recipe,
     recipe_rows,
 )
-from tessera.curate.partners import balanced, embed, far, load_embeddings
+from tessera.curate.partners import balanced, far
 from tessera.curate.published_recipe import mixes_in, published_name
 from tessera.cutmix import CROP, CROP_PATTERN, MIN_SIZE, PATTERNS, TABLE, HalfView, Pattern, windows_of
 from tessera.files import remove_unfinished, write_table
@@ -71,7 +72,7 @@ class AugmentConfig:
     """"random", the paper's; "balanced": every ordered pair of classes and every box equally often; "far": of some
     random images of other classes the one whose embedding is least like the base's."""
     embeddings: str | None = None
-    """For far: the network, NAME or NAME:MODEL (`tessera.curate.partners.load_embeddings`); recorded as its id."""
+    """For far: the network, NAME or NAME:MODEL (`curate.image_features.load_vision_network`); recorded as its id."""
     seed: int = 0
     """Address of the draws, 0 or more."""
     from_captions: str | None = None
@@ -107,7 +108,7 @@ def augment(
     if config.from_captions is not None:
         captions, name = find_captions(config.from_captions)
         config = replace(config, from_captions=name)
-    network = None if config.embeddings is None else load_embeddings(config.embeddings, device)
+    network = None if config.embeddings is None else load_vision_network(config.embeddings, device, "embeddings")
     recorded = replace(config, pattern=part_id(config.pattern, _NAMES), embeddings=network and network.id)
     call: Any = {"stage": "augment", "config": to_dict(recorded), "inputs": {"images": images}}
     stage = find_stage(out, **call)

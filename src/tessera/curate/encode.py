@@ -26,6 +26,7 @@ from tessera.curate.buckets import Size, bucket_of, bucket_sizes
 from tessera.curate.caption.caption import check_made_from, without_captions
 from tessera.curate.caption.table import Texts, in_order, read_levels
 from tessera.curate.grown import changed_since
+from tessera.curate.image_features import describe_features, load_vision_network, patch_features
 from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
 from tessera.curate.linked import SHARD_SUMS, Whole, shard_facts, stored_order, whole_shards
 from tessera.devices import is_fast_in_bf16, pick_device
@@ -61,6 +62,9 @@ class EncodeConfig:
     """Text encoder (`tessera.pretrained.text_encoders.load_text_encoder`)."""
     text_encoding: TextEncodingKind = "int8"
     """Storage of token embeddings: "int8", "fp16", or "none" (captions only)."""
+    features: str | None = None
+    """Vision network whose features of the patches are stored too, for objectives that align, NAME or NAME:MODEL
+    (`tessera.curate.image_features.load_vision_network`); recorded as its id. None = no features."""
     compute: Literal["fp32", "bf16"] = "fp32"
     """Number format of pretrained networks; bf16 takes half the memory and a fraction of the time on a GPU."""
     shard_size: int = 2048
@@ -118,11 +122,11 @@ def encode(
     The manifest's facts: captioner, latent_codec, text_encoder (ids), null_condition, latent_shape, text_width,
     image_size, text (tokens per caption, of several the first, and the fraction cut to the encoder's limit), levels
     (the same of each level, and its number of captions, where an image has several), vocabulary (of an encoder that
-    knows no other words), buckets (WIDTHxHEIGHT -> records, of a set of several aspect ratios), and for pretrained
-    networks
-    latent_codec_sha256, text_encoder_sha256 of their files, latent_mean and latent_std (measured, of each channel),
-    latent_shift and latent_scale (those of the codec's config.json, or else by the measured). Raises UserError for
-    captions of other images, images without a caption, a damaged image, an image side that the codec cannot take.
+    knows no other words), buckets (WIDTHxHEIGHT -> records, of a set of several aspect ratios), features (id, where
+    there are some), and for pretrained networks latent_codec_sha256, text_encoder_sha256, features_sha256 of their
+    files, latent_mean and latent_std (measured, of each channel), latent_shift and latent_scale (those of the codec's
+    config.json, or else by the measured). Raises UserError for captions of other images, images without a caption, a
+    damaged image, an image side that the codec cannot take, a vision network without features of patches.
     """
     engine.check_device(device)
     out, images, captions = Path(out), Path(images), Path(captions)
@@ -142,6 +146,10 @@ def encode(
     shapes = tuple(shape_of_latents(codec, *each) for each in buckets)
     networks = {"latent_codec_sha256": codec, "text_encoder_sha256": encoder}
     hashes = {name: network.sha256 for name, network in networks.items() if network.sha256}
+    features = (0, 0)
+    if config.features is not None:
+        of_network, features = describe_features(config.features, device)
+        hashes |= of_network
     described = to_dict(replace(config, latents=codec.id, text=encoder.id)) | hashes
     call: Any = {"stage": "encode", "config": described, "inputs": made_from | {"captions": captions}}
     stage = find_stage(out, **call)
@@ -183,7 +191,7 @@ def encode(
         own = engine.kind == "here"
         half_view, side = mixed.half_view if mixed else "aligned", None if buckets else size
         composer = Composer(images, half_view, size=side, cache_bytes=cache_bytes)
-        work = (config, device, composer, size, buckets, before, bar.advance if own else None)
+        work = (config, device, composer, size, buckets, features, before, bar.advance if own else None)
         with run_shards(functools.partial(_ShardEncoder, *work), todo, engine) as results:
             for done in results:
                 bar.advance(0 if own else done)
@@ -303,14 +311,18 @@ class _ShardEncoder:
         composer: Composer,
         size: int,
         buckets: Sequence[Size],
+        features: tuple[int, int],
         before: tuple[Path, set[str]] | None,
         advance: Any,
     ):
-        """Load the networks. before: a directory of the same configuration, and the keys of images that changed
-        since it was made."""
+        """Load the networks. features: tokens and width of an image's. before: a directory of the same configuration,
+        and the keys of images that changed since it was made."""
         self._codec, self._encoder = _load_frozen(config, device)
         self._composer, self._size, self._buckets, self._advance = composer, size, buckets, advance
         self._kind: TextEncodingKind = config.text_encoding
+        self._features, self._vision = features, None
+        if config.features is not None:
+            self._vision = load_vision_network(config.features, device, "features")
         self._before, self._changed = (open_encoded(before[0]), before[1]) if before else (None, set())
         self._places = {key: place for place, key in enumerate(self._before.keys())} if self._before else {}
         # A text that repeats in the set is encoded once, by itself.
@@ -321,6 +333,7 @@ class _ShardEncoder:
         metadata = {"latent_codec": self._codec.id, "text_encoder": self._encoder.id, "image_size": str(self._size)}
         layout: Any = {"latent_shape": self._codec.latent_shape(self._size), "text_width": self._encoder.width}
         layout |= {"text_encoding": self._kind, "levels": shard.levels}
+        layout["features"] = self._features
         layout["shapes"] = [shape_of_latents(self._codec, *each) for each in self._buckets]
         with contextlib.closing(self._records(shard)) as records:
             write_shard(shard.path, records, **layout, metadata=metadata)
@@ -341,7 +354,7 @@ class _ShardEncoder:
                     texts, new = {text: each for stored in new for text, each in stored.result().items()}, []
                 batch, latents = item
                 for job in batch:
-                    mean, std = latents[job.entry.key]
+                    mean, std, features = latents[job.entry.key]
                     of_level = [texts[job.captions[level]] if level in job.captions else None for level in shard.levels]
                     first = of_level[0] or EncodedText("", None, None)
                     yield EncodedRecord(
@@ -350,6 +363,8 @@ class _ShardEncoder:
                         **first._asdict(),
                         latent_mean=mean.astype(np.float16),
                         latent_std=std.astype(np.float16),
+                        features=features[0],
+                        features_scale=features[1],
                         more=tuple(of_level[1:]),
                     )
                 if self._advance is not None:
@@ -374,18 +389,24 @@ class _ShardEncoder:
                     yield quantizer.submit(dict, told)
                     yield from self._texts(window, shard, quantizer, told.keys())
                 kept = (job.entry.key for job in batch if job.entry.key in same)
+                of_kept = ((key, earlier[key][0]) for key in kept)
                 latents: dict[str, Any] = {
-                    key: (earlier[key][0].latent_mean, earlier[key][0].latent_std) for key in kept
+                    key: (r.latent_mean, r.latent_std, (r.features, r.features_scale)) for key, r in of_kept
                 }
                 for part in _alike(some):
-                    latents |= zip((job.entry.key for job in part), zip(*self._codec.encode(next(composed))))
+                    pixels = next(composed)
+                    features = (
+                        [(None, None)] * len(pixels) if self._vision is None else patch_features(self._vision, pixels)
+                    )
+                    of_images = zip(*self._codec.encode(pixels), features)
+                    latents |= zip((job.entry.key for job in part), of_images)
                 yield batch, latents
 
     def _earlier(self, job: _Job) -> list[EncodedRecord]:
         """Return the record that the earlier directory has of the image, with its caption of each level."""
         assert self._before is not None
         levels = range(len(self._before.levels))
-        return [self._before.read(self._places[job.entry.key], level) for level in levels]
+        return [self._before.read(self._places[job.entry.key], level, features=True) for level in levels]
 
     def _images(self, batch: Sequence[_Job], readers: ThreadPoolExecutor) -> NDArray[np.uint8]:
         """Return the images of one bucket, uint8 (B, H, W, 3), whose crops are read in parallel, each once."""

@@ -8,21 +8,12 @@ Far: of some random images of other classes, the one whose embedding is least li
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, nearest
-from tessera.progress import progress
-
-if TYPE_CHECKING:
-    from tessera.pretrained.features.encoder import ImageEncoder
-
 CANDIDATES = 8
 """Random images of other classes among which the least similar one is chosen."""
-_BATCH = 64
 
 Numbers = NDArray[np.int64]
 
@@ -73,35 +64,3 @@ def far(features: NDArray[np.float16], candidate: Callable[[int], Numbers]) -> N
             best[some] = np.where(nearer, other[some], best[some])
             least[some] = np.where(nearer, likeness, least[some])
     return best
-
-
-def load_embeddings(spec: str, device: str | None) -> "ImageEncoder":
-    """Return the network of `spec`: a name of `pretrained.features.networks`, or NAME:MODEL with its folder or
-    repository; for "pixels" the images themselves, small. Raises UserError for an unknown name."""
-    from tessera.devices import pick_device
-    from tessera.pretrained.features.networks import NETWORKS
-    from tessera.pretrained.features.pixels import SIDE, Pixels
-
-    name, _, model = spec.partition(":")
-    if spec in ("pixels", f"pixels:{SIDE}"):  # what the user types, and its id
-        return Pixels()
-    if name not in NETWORKS:
-        raise UserError(
-            f"embeddings: unknown network {name!r};{nearest(name, NETWORKS)} known: {', '.join(NETWORKS)}, pixels"
-        )
-    return NETWORKS[name].load(model or NETWORKS[name].model, pick_device(device))
-
-
-def embed(network: "ImageEncoder", read: Callable[[str], NDArray[np.uint8]], files: list[str]) -> NDArray[np.float16]:
-    """Return the network's features (n, D) of images, of length 1. read(file): uint8 (H, W, 3)."""
-    import torch
-
-    found = []
-    with ThreadPoolExecutor(4) as readers, progress("embed", len(files)) as bar:
-        for first in range(0, len(files), _BATCH):
-            prepared = readers.map(lambda file: network.prepare(read(file)), files[first : first + _BATCH])
-            features = network.features(torch.stack(list(prepared)))
-            length = np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-            found.append((features / length).astype(np.float16))
-            bar.advance(len(features))
-    return np.concatenate(found)

@@ -7,6 +7,7 @@ Objectives that align have a further term, by which tokens inside of the network
 that is trained with it. B images, N = h w tokens of width D.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, interpolate
 
 from tessera.config import UserError
 from tessera.diffusion.loss import diffusion_loss
@@ -49,9 +50,12 @@ class Objective(nn.Module):
     """Number of blocks of the network with averaged weights that `forward` gets as `average`; 0 = it gets none."""
     aligns = False
     """True: batches have what an alignment needs, until the configured image."""
+    needs_features = False
+    """True: so the features of a vision network, which the sets have to hold."""
 
-    def fit(self, model: Any) -> None:
-        """Make what depends on the network, by the config of its shapes: called once, before training."""
+    def fit(self, model: Any, features: int | None) -> None:
+        """Make what depends on the network, by the config of its shapes, and on the width of the sets' features, None
+        where the sets are not known yet."""
 
     def times(self, uniforms: np.ndarray) -> np.ndarray:
         """Return t in [0, 1) of draws from U(0, 1), float64, any shape: of each draw by itself."""
@@ -129,6 +133,11 @@ class Tapped:
         return output, after
 
 
+def aligned_block(blocks: int) -> int:
+    """Return the number, from 1, of the block behind which tokens are aligned."""
+    return max(1, int(ALIGNED * blocks))
+
+
 def misalignment(tokens: Tensor, wanted: Tensor) -> Tensor:
     """Return 1 - the mean cosine of tokens and those wanted (B, N, D), whose mean over an image's tokens is taken off
     and whose deviation is made 1 (iREPA's spatial normalization): what all of them share says nothing of the image."""
@@ -147,11 +156,11 @@ class SelfAligned(Objective):
 
     aligns = True
 
-    def fit(self, model: Any) -> None:
+    def fit(self, model: Any, features: int | None) -> None:
         blocks, width = model.tapped_blocks, model.tapped_width
         if blocks < 2:
             raise UserError("objective: aligning a network with itself takes 2 blocks or more, the model has 1")
-        self.block = max(1, int(ALIGNED * blocks))
+        self.block = aligned_block(blocks)
         self.average_blocks = max(self.block + 1, int(DEEPER * blocks))
         self.projection = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
@@ -173,10 +182,46 @@ class BalancedSelfAligned(SelfAligned, Balanced):
     """Both: kinds of samples count alike, and tokens are aligned."""
 
 
+class FeatureAligned(Objective):
+    """Tokens of an early block, projected by a convolution over their grid, follow the features that a vision network
+    has of the image (not the paper's): what they show is learned in fewer steps.
+
+    REPA (Yu et al. 2024, arXiv:2410.06940) with iREPA's projection and normalization (Singh et al. 2025,
+    arXiv:2512.10794). The features are stored by `tessera encode --features`; a CutMix image has its own.
+    """
+
+    aligns = needs_features = True
+
+    def fit(self, model: Any, features: int | None) -> None:
+        self.block, self.patch_size = aligned_block(model.tapped_blocks), model.patch_size
+        if features is not None:
+            self.projection = nn.Conv2d(model.tapped_width, features, 3, padding=1)
+
+    def forward(self, network: Any, batch: Batch, null_condition: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        if batch.features is None:
+            return super().forward(network, batch, null_condition, **options)
+        tapped = Tapped(network, self.block)
+        loss, per_sample = super().forward(tapped, batch, null_condition, **options)
+        height, width = (side // self.patch_size for side in batch.latents.shape[-2:])
+        side = math.isqrt(batch.features.shape[1])
+        wanted = batch.features.transpose(1, 2).unflatten(2, (side, side))  # (B, F, side, side)
+        if (side, side) != (height, width):
+            wanted = interpolate(wanted.float(), (height, width), mode="bilinear", antialias=True)
+        found = self.projection(tapped.tokens.transpose(1, 2).unflatten(2, (height, width)))  # (B, F, h, w)
+        found, wanted = (each.flatten(2).transpose(1, 2) for each in (found, wanted))  # (B, N, F)
+        return loss + ALIGNMENT_WEIGHT * misalignment(found, wanted), per_sample
+
+
+class BalancedFeatureAligned(FeatureAligned, Balanced):
+    """Both: kinds of samples count alike, and tokens follow features."""
+
+
 OBJECTIVES: dict[str, type[Objective]] = {
     "paper": Objective,
     "balanced": Balanced,
     "self-aligned": SelfAligned,
     "balanced-self-aligned": BalancedSelfAligned,
+    "feature-aligned": FeatureAligned,
+    "balanced-feature-aligned": BalancedFeatureAligned,
 }
 """Name in a training's configuration -> the class."""

@@ -32,6 +32,11 @@ class EncodedRecord:
     """(C, H, W) fp16, before any normalization."""
     latent_std: np.ndarray
     """(C, H, W) fp16, >= 0."""
+    features: np.ndarray | None = None
+    """(tokens, width) int8: of the image's patches, row by row, by a vision network; None when none are stored, or they
+    were not asked for."""
+    features_scale: np.ndarray | None = None
+    """(tokens, ceil(width / 64)) fp16."""
     more: tuple["EncodedText | None", ...] = ()
     """To write a set of several captions an image: those of its other levels, None for a level that it does not have;
     an empty `caption` means so of the first level. Empty in what is read."""

@@ -35,6 +35,8 @@ class Layout(NamedTuple):
     """Levels of captions, at least one of which every image has."""
     shapes: tuple[tuple[int, int, int], ...] = ()
     """Shapes of latents by bucket; () = all have `latent_shape`."""
+    features: tuple[int, int] = (0, 0)
+    """Tokens and width of an image's features; (0, 0) = none are stored."""
 
 
 def write_shard(
@@ -46,15 +48,16 @@ def write_shard(
     text_encoding: TextEncodingKind = "int8",
     levels: Sequence[str] = (LONG,),
     shapes: Sequence[tuple[int, int, int]] = (),
+    features: tuple[int, int] = (0, 0),
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write one Arrow IPC file, atomically, 64 records at a time. Equal records give equal bytes.
 
-    latent_shape: (C, H, W). levels: of the captions of a record. shapes: of latents by bucket. metadata: more for
-    the schema, which holds the shapes.
+    latent_shape: (C, H, W). levels: of the captions of a record. shapes: of latents by bucket. features: tokens
+    and width of an image's. metadata: more for the schema, which holds the shapes.
     Raises ValueError for a record of another shape or dtype, and for no record at all.
     """
-    layout = Layout(tuple(latent_shape), text_width, text_encoding, tuple(levels), tuple(shapes))  # type: ignore
+    layout = Layout(tuple(latent_shape), text_width, text_encoding, tuple(levels), tuple(shapes), features)  # type: ignore
     schema = _schema(layout, metadata or {})
     remaining = iter(records)
     written = 0
@@ -73,7 +76,7 @@ def write_shard(
 
 
 def _schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
-    latent_shape, text_width, text_encoding, levels, shapes = layout
+    latent_shape, text_width, text_encoding, levels, shapes, features = layout
 
     def required(name: str, kind: pa.DataType) -> pa.Field:
         return pa.field(name, kind, nullable=False)
@@ -96,11 +99,20 @@ def _schema(layout: Layout, metadata: Mapping[str, str]) -> pa.Schema:
     for name in ("latent_mean", "latent_std"):
         length = -1 if shapes else int(np.prod(latent_shape))  # -1: any
         fields.append(required(name, pa.list_(required("item", pa.float16()), length)))
+    for name, kind, width in _of_features(features):
+        fields.append(required(name, pa.list_(required("item", pa.type_for_alias(kind)), features[0] * width)))
     own = {"format": _FORMAT, "latent_shape": json.dumps(list(latent_shape)), "text_width": str(text_width)}
     own |= {"text_encoding": text_encoding, "text_group": str(GROUP)}
     own |= {"levels": json.dumps(list(levels))} if levels != (LONG,) else {}
     own |= {"latent_shapes": json.dumps(shapes)} if shapes else {}
+    own |= {"features": json.dumps(features)} if features[0] else {}
     return pa.schema(fields, metadata=dict(sorted({**metadata, **own}.items())))
+
+
+def _of_features(features: tuple[int, int]) -> list[tuple[str, str, int]]:
+    """Return name, kind of numbers and width of the columns of features."""
+    width = features[1]
+    return [("features", "int8", width), ("features_scale", "float16", -(-width // GROUP))] if features[0] else []
 
 
 def _columns_of(levels: Sequence[str], level: int) -> tuple[str, str, str]:
@@ -134,6 +146,8 @@ def _check_record(record: EncodedRecord, texts: Sequence[EncodedText], layout: L
     shape = record.latent_mean.shape if record.latent_mean.shape in layout.shapes else layout.latent_shape
     latents: dict[str, str | None] = dict.fromkeys(("latent_mean", "latent_std"), f"float16 {shape}")
     _check_arrays(record.key, record, latents)
+    columns = {name: f"{kind} {(layout.features[0], width)}" for name, kind, width in _of_features(layout.features)}
+    _check_arrays(record.key, record, {name: columns.get(name) for name in ("features", "features_scale")})
     for text in texts:
         length = 0 if text.text_codes is None else len(text.text_codes)
         wanted: dict[str, str | None] = dict.fromkeys(("text_codes", "text_scale"))
@@ -212,7 +226,8 @@ def inspect_shard(path: Path) -> tuple[Layout, int]:
         shape, width = json.loads(data[b"latent_shape"]), int(data[b"text_width"])
         levels = tuple(json.loads(data.get(b"levels", f'["{LONG}"]')))
         shapes = tuple(tuple(each) for each in json.loads(data.get(b"latent_shapes", "[]")))
-        layout = Layout(tuple(shape), width, data[b"text_encoding"].decode(), levels, shapes)  # type: ignore
+        features = tuple(json.loads(data.get(b"features", "[0, 0]")))
+        layout = Layout(tuple(shape), width, data[b"text_encoding"].decode(), levels, shapes, features)  # type: ignore
         if not reader.schema.equals(_schema(layout, {})):  # their metadata are not compared
             raise ValueError("its columns are not those of its shapes")
         batches = reader.num_record_batches
@@ -302,8 +317,9 @@ class Shard:
             raise _damaged(self.path, error) from error
         return captions[level], captions.index(captions[level])
 
-    def read(self, row: int, level: int = 0) -> EncodedRecord:
-        """Return a record with its caption of the level, or the first that it has."""
+    def read(self, row: int, level: int = 0, features: int = 0) -> EncodedRecord:
+        """Return a record with its caption of the level, or the first that it has; and with its features, so many
+        tokens, unless that is 0."""
         batch = self.batches[row // BATCH_ROWS]
         row %= BATCH_ROWS
         try:
@@ -320,6 +336,8 @@ class Shard:
             text_scale=_rows(batch[scale], row) if scale in batch else None,
             latent_mean=self._latents(batch, "latent_mean", row),
             latent_std=self._latents(batch, "latent_std", row),
+            features=batch["features"][row].reshape(features, -1).copy() if features else None,
+            features_scale=batch["features_scale"][row].reshape(features, -1).copy() if features else None,
         )
 
     def _latents(self, batch: dict[str, Any], name: str, row: int) -> np.ndarray:

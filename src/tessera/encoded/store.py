@@ -40,6 +40,7 @@ def write_encoded(
     text_encoding: TextEncodingKind = "int8",
     levels: Sequence[str] = (LONG,),
     shapes: Sequence[tuple[int, int, int]] = (),
+    features: tuple[int, int] = (0, 0),
     shard_size: int = 2048,
     metadata: Mapping[str, str] | None = None,
 ) -> list[Path]:
@@ -48,7 +49,7 @@ def write_encoded(
         raise UserError(f"shard_size must be at least 1, not {shard_size}")
     paths: list[Path] = []
     layout: Any = {"latent_shape": latent_shape, "text_width": text_width}
-    layout |= {"text_encoding": text_encoding, "levels": levels, "shapes": shapes}
+    layout |= {"text_encoding": text_encoding, "levels": levels, "shapes": shapes, "features": features}
     remaining = iter(records)
     for first in remaining:
         paths.append(Path(directory) / shard_name(len(paths)))
@@ -86,7 +87,8 @@ class EncodedStore:
     """Sequence of EncodedRecord; a record is read from the mapped file when asked for, and is a copy.
 
     records_read: how many records were read so far. latent_shape: (C, H, W). text_width: D. levels: of the captions.
-    shapes: of latents by bucket of aspect ratios, of a set that has some; latent_shape is then the square's.
+    shapes: of latents by bucket of aspect ratios, of a set that has some; latent_shape is then the square's. features:
+    tokens and width of an image's, (0, 0) where there are none.
     """
 
     def __init__(self, directory: Path):
@@ -97,7 +99,7 @@ class EncodedStore:
             raise UserError(f"{directory}: has no shards (shard-00000.arrow, ...); make them with `tessera encode`")
         self._shards: list[Shard | None] = [None] * len(self._paths)
         layout, sizes = self._inspect_all()
-        self.latent_shape, self.text_width, self.text_encoding, self.levels, self.shapes = layout
+        self.latent_shape, self.text_width, self.text_encoding, self.levels, self.shapes, self.features = layout
         self.records_read = 0
         self._shard_size, self._length = sizes[0], sum(sizes)
         self._order = self._read_order()
@@ -167,11 +169,12 @@ class EncodedStore:
     def __getitem__(self, index: int) -> EncodedRecord:
         return self.read(index)
 
-    def read(self, index: int, level: int = 0) -> EncodedRecord:
-        """Return record `index` with its caption of level number `level`, or the first that it has."""
+    def read(self, index: int, level: int = 0, features: bool = False) -> EncodedRecord:
+        """Return record `index` with its caption of level number `level`, or the first that it has; and, where asked
+        for, the features of its image."""
         which, row = self._find(index)
         self.records_read += 1
-        return self._shard(which).read(row, level)
+        return self._shard(which).read(row, level, self.features[0] if features else 0)
 
     def length(self, index: int, level: int = 0) -> int:
         """Return the number of tokens of what `read` returns, or bytes of its caption where no text is stored."""

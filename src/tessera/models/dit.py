@@ -72,6 +72,8 @@ class DiTConfig(NetworkConfig):
         check_ranges(self, layer_scale_init="(0, inf)")
 
 
+DIT_I_XS2 = DiTConfig(width=384, depth=12, heads=6, mlp_ratio=2, refiner_depth=0)
+"""23.3M parameters: DIT_I_S2 with MLPs of half the width and without the refiner of the text."""
 DIT_I_S2 = DiTConfig(width=384, depth=12, heads=6)
 """33.9M parameters."""
 DIT_I_B2 = DiTConfig(width=768, depth=12, heads=12)

@@ -70,8 +70,9 @@ class TrainConfig:
     """Images seen before `caption_mix` begins, >= 0; before that the first level of each image."""
     objective: str = "paper"
     """Loss to minimize, a name of `diffusion.objective`, or "FILE.py:NAME" for one of your own. balanced (not the
-    paper's): each sample's loss is divided by the running mean of its kind. self-aligned, balanced-self-aligned (not
-    the paper's): inner tokens follow those of the average of the weights at less noise."""
+    paper's): each sample's loss is divided by the running mean of its kind. self-aligned (not the paper's): inner
+    tokens follow those of the average of the weights at less noise; feature-aligned: a vision network's features;
+    balanced-self-aligned, balanced-feature-aligned: both."""
     align_until_image: int | None = None
     """Images seen until which an objective aligns, a multiple of batch_size, >= 1; None = to the end."""
     self_condition_prob: float = 0.9

@@ -166,6 +166,23 @@ def check_sentences(sentence_drop_prob: float, *stores: EncodedStore) -> None:
             raise UserError(f"{store.directory}: holds encoded texts, out of which no sentence can be taken; {fix}")
 
 
+def check_features(needed: bool, *stores: EncodedStore) -> None:
+    """Raise UserError where an objective needs features that a set does not hold, or that differ between the sets."""
+    for store in stores if needed else ():
+        if not store.features[0]:
+            raise UserError(
+                f"{store.directory}: holds no features to align with; encode it to another directory with --features, "
+                "such as dinov2, or train with --objective self-aligned, which needs none"
+            )
+        found, first = ((*each.features, each.facts.get("features")) for each in (store, stores[0]))
+        if found != first or not same_network(store.facts, stores[0].facts, "features"):
+            told = ["{} x {} by {}".format(*each) for each in (found, first)]
+            raise UserError(
+                f"{store.directory}: features are {told[0]}, those of {stores[0].directory} {told[1]}; encode both "
+                "sets with one --features"
+            )
+
+
 def level_numbers(mix: CaptionMix | None, store: EncodedStore) -> list[int]:
     """Return the number in the set of each level that the mix draws; 0 for the first and for one that is not there."""
     levels = mix.levels if mix is not None else ()

@@ -114,11 +114,14 @@ class HostBatch:
     """Number of real text tokens."""
     loss_mask: Tensor | None = None
     cleaner_alpha_bar: Tensor | None = None
+    features: PackedText | None = None
+    """Those of each image, packed as texts are."""
 
     def pinned(self) -> "HostBatch":
         """Return the batch in page-locked memory, from which copies to a GPU overlap with its work."""
         pinned = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return HostBatch(**pinned, text=self.text.map(Tensor.pin_memory), tokens=self.tokens)
+        features = self.features and self.features.map(Tensor.pin_memory)
+        return HostBatch(**pinned, text=self.text.map(Tensor.pin_memory), tokens=self.tokens, features=features)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
         """Return the batch on `device`, text in `dtype`. From page-locked memory, this does not wait for CUDA."""
@@ -127,9 +130,10 @@ class HostBatch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=no_wait)
 
-        values = {f.name: getattr(self, f.name) for f in fields(Batch) if f.name != "text"}
+        values = {f.name: getattr(self, f.name) for f in fields(Batch) if f.name not in ("text", "features")}
         moved: Any = {name: None if value is None else move(value) for name, value in values.items()}
-        return Batch(**moved, text=self.text.map(move).unpack(dtype))
+        features = None if self.features is None else self.features.map(move).unpack(dtype).embeddings
+        return Batch(**moved, text=self.text.map(move).unpack(dtype), features=features)
 
 
 _OF_RECORD = ("augmented", "index", "level")  # draws
@@ -157,13 +161,17 @@ class Reader:
     """As in `TrainConfig`."""
     align_until: float = 0
     """Samples below this number get what an objective aligns with; it is a step's first, or infinity."""
+    features: bool = False
+    """Among that are stored features."""
     _encoder_lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, numbers: Sequence[int] | np.ndarray) -> HostBatch:
         """Read the samples `numbers`, of one bucket: latents drawn from the stored posterior (mean + std * noise, a
         fresh draw at each visit) and normalized; noise by address."""
         draws = self.algorithm.draws(numbers)
-        records = [self._record(*draw) for draw in zip(*(draws[name].tolist() for name in _OF_RECORD))]
+        aligned = draws.number.min() < self.align_until
+        places = zip(*(draws[name].tolist() for name in _OF_RECORD))
+        records = [self._record(*draw, features=self.features and aligned) for draw in places]
         latents, noise = draw_latents(records, self.algorithm.seed, draws.number.tolist())
         if self.sentence_drop_prob:
             streams = (philox(self.algorithm.seed, "sentences", number) for number in draws.number.tolist())
@@ -174,7 +182,6 @@ class Reader:
         text = self.text_of(records)
         if self.condition_noise:
             text = text.perturbed(self.condition_noise, self.algorithm.seed, draws.number.tolist())
-        aligned = draws.number.min() < self.align_until
         return HostBatch(
             latents=self.normalize(latents),
             noise=noise,
@@ -187,6 +194,7 @@ class Reader:
             tokens=len(text.codes),
             loss_mask=self._loss_mask(draws, latents) if draws.masked.any() else None,
             cleaner_alpha_bar=torch.tensor(draws.cleaner_alpha_bar, dtype=torch.float32) if aligned else None,
+            features=_features(records) if self.features and aligned else None,
         )
 
     def _loss_mask(self, draws: np.recarray, latents: Tensor) -> Tensor:
@@ -211,9 +219,9 @@ class Reader:
         draws = self.algorithm.draws(numbers)
         return self.plain.buckets[draws.index]
 
-    def _record(self, augmented: bool, index: int, level: int) -> EncodedRecord:
+    def _record(self, augmented: bool, index: int, level: int, features: bool = False) -> EncodedRecord:
         store, index, level = self._place(augmented, index, level)
-        return store.read(index, level)
+        return store.read(index, level, features=True) if features else store.read(index, level)
 
     def _place(self, augmented: bool, index: int, level: int) -> tuple[EncodedStore, int, int]:
         store, level = (self.plain, self.augmented)[augmented], self.levels[augmented][level]
@@ -234,6 +242,12 @@ class Reader:
         mixed = len(scales) not in (0, len(records))  # one set is int8, the other fp16
         codes = [text for r in records if (text := r.text if mixed else r.text_codes) is not None]
         return PackedText.pack(codes, None if mixed else scales or None)
+
+
+def _features(records: Sequence[EncodedRecord]) -> PackedText:
+    pairs = [(r.features, r.features_scale) for r in records if r.features is not None and r.features_scale is not None]
+    codes, scales = zip(*pairs)
+    return PackedText.pack(codes, scales)
 
 
 def drop_sentences(caption: str, prob: float, rng: np.random.Generator) -> str:

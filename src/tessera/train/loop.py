@@ -31,6 +31,7 @@ from tessera.train.algorithm1 import Algorithm1, Normalization, latent_limit
 from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import (
     captions_seen,
+    check_features,
     check_mix,
     check_normalization,
     check_sentences,
@@ -101,7 +102,7 @@ def train(
         raise UserError(
             f"{tau}: is read where augment_min_t is recipe or pattern, or seam_margin is given; leave it out"
         )
-    load_objective(config)  # says what is wrong with it
+    objective = load_objective(config)  # says what is wrong with it
     recorded = replace(config, objective=part_id(config.objective, OBJECTIVES))
     made = {"stage": "train", "config": to_dict(recorded), "inputs": inputs}
 
@@ -129,6 +130,7 @@ def train(
             store.verify()
     facts = check_sets(*stores, model=config.model, encodes_text=runtime.encode_text is not None)
     check_sentences(config.sentence_drop_prob, *stores)
+    check_features(objective.needs_features, *stores)
     notes = check_normalization(stores[0], config.latent_shift, config.latent_scale)
     for note in notes + check_mix(config.mix, *stores):
         if is_writer:
@@ -209,7 +211,7 @@ class Trainer:
             seams = seams.select(trained.indices)
         min_t = config.augment_min_t if seams is None else seams.min_t
         assert not isinstance(min_t, str)
-        objective = load_objective(config)
+        objective = load_objective(config, plain.features[1])
         algorithm = Algorithm1(
             len(plain) - held_out,
             trained,
@@ -241,6 +243,7 @@ class Trainer:
             sentence_drop_prob=config.sentence_drop_prob,
             condition_noise=config.condition_noise,
             align_until=(config.align_until_image or math.inf) if objective.aligns else 0,
+            features=objective.needs_features,
         )
         self.stepper = Stepper(out, config, self.state, algorithm, null_condition)
         if self.auto:
@@ -368,7 +371,6 @@ class Trainer:
             state.num_images, config.batch_size, total, self.samples_per_pass, self.reader.lengths, self.reader.buckets
         )
         share = config.batch_size // world_size()
-        behind = STEPS_BEHIND * state.optimizer.masked
         with (
             delayed_signals() as caught,
             read_ahead(self.reader, numbers, threads=self.runtime.loader_threads, device=state.device) as loader,
@@ -385,7 +387,7 @@ class Trainer:
                     log.tokens += sum(batch.tokens for batch in loaded)
                     log.texts += sum(len(batch.numbers) for batch in loaded)
                 self.stepper.step(loaded, bool(caught))
-                stop, loss = self.stepper.catch_up(0 if self.actions.due else behind)
+                stop, loss = self.stepper.catch_up(0 if self.actions.due else STEPS_BEHIND * state.optimizer.masked)
                 bar.advance(config.batch_size, **({} if math.isnan(loss) else {"loss": loss}))
                 if stop:
                     self.stepper.catch_up(0)

@@ -155,9 +155,10 @@ def initial_network(model: DiTConfig | RINConfig, seed: int, weights: Mapping[st
     return network
 
 
-def load_objective(config: TrainConfig) -> Objective:
+def load_objective(config: TrainConfig, features: int | None = None) -> Objective:
     """Return the objective of a configuration on the CPU, its parameters by the address of the seed. UserError for a
-    part of the user's own that is none, and for a model that it does not fit."""
+    part of the user's own that is none, and for a model that it does not fit. features: their width in the sets;
+    None = not known yet."""
     kind = load_part(config.objective, OBJECTIVES, "objective")
     if not (isinstance(kind, type) and issubclass(kind, Objective)):
         raise UserError(
@@ -166,7 +167,7 @@ def load_objective(config: TrainConfig) -> Objective:
     with blaming(config.objective, "objective"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(address(config.seed, "objective"))
         objective = kind(config.prediction, config.times, 1 + len(config.caption_mix))
-        objective.fit(config.model)
+        objective.fit(config.model, features)
     return objective
 
 

@@ -15,7 +15,7 @@ from tessera.config import UserError
 from tessera.files import sha256_file
 from tessera.hub import find_model
 from tessera.images import to_uint8
-from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, ImageEncoder, normalized
+from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD, ImageEncoder, normalized, square_of
 from tessera.pretrained.load import load_network, quiet
 from tessera.pretrained.tensors import load_tensors, renamed
 
@@ -45,6 +45,10 @@ class DinoEncoder(ImageEncoder):
     def embed(self, batch: Tensor) -> Tensor:
         """Compute (B, D), D = 1024 for ViT-L."""
         return self.network(pixel_values=batch).last_hidden_state[:, 0]
+
+    def patches(self, batch: Tensor) -> Tensor:
+        """Compute (B, D, 16, 16)."""
+        return square_of(self.network(pixel_values=batch).last_hidden_state)
 
 
 def resized_positions(table: Tensor, cells: int, offset: float = 0.1) -> Tensor:

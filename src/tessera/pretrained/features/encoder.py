@@ -4,6 +4,7 @@ An encoder prepares each image by itself (its own size, its own filter), so that
 B: images; S: the encoder's side in pixels; D: width of the features.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from tessera.config import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -40,6 +43,13 @@ class ImageEncoder:
         """Compute (B, D) of prepared images on the device: a tensor, or transformers' output with one."""
         raise NotImplementedError
 
+    def patches(self, batch: Tensor) -> Tensor:
+        """Compute (B, D, h, w), the features of the patches of prepared images. UserError for a network that has
+        none."""
+        raise UserError(
+            f"features: {self.id} gives none of patches; use dinov2, clip_vision, convnextv2, mae or siglip2"
+        )
+
     @torch.inference_mode()
     def features(self, batch: Tensor) -> NDArray[np.float32]:
         """Turn prepared images (B, 3, S, S) into float32 (B, D)."""
@@ -53,6 +63,12 @@ class CaptionFeatures(NamedTuple):
     """(N, D)."""
     truncated: int
     """Captions longer than the encoder takes."""
+
+
+def square_of(tokens: Tensor) -> Tensor:
+    """Return tokens (B, N, D) of a square of patches, after any others in front of them, as (B, D, h, w)."""
+    side = math.isqrt(tokens.shape[1])
+    return tokens[:, tokens.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
 
 
 def to_tensor(output: Any) -> Tensor:

@@ -22,6 +22,7 @@ from tessera.pretrained.features.encoder import (
     IMAGENET_STD,
     ImageEncoder,
     normalized,
+    square_of,
 )
 from tessera.pretrained.load import load_network
 
@@ -44,10 +45,10 @@ class Vision(NamedTuple):
     """Options of from_pretrained."""
 
 
-def _without_mask(network: Any, images: Tensor) -> Tensor:
+def _states_without_mask(network: Any, images: Tensor) -> Tensor:
     patches = (images.shape[-1] // network.config.patch_size) ** 2
     noise = torch.arange(patches, device=images.device).expand(len(images), -1)  # all patches, in order
-    return network(pixel_values=images, noise=noise).last_hidden_state[:, 0]
+    return network(pixel_values=images, noise=noise).last_hidden_state
 
 
 _HALF = (0.5, 0.5, 0.5)
@@ -60,7 +61,12 @@ KINDS = {
         lambda network, images: network(pixel_values=images).last_hidden_state.mean((2, 3)),  # before its norm
     ),
     "mae": Vision(
-        "transformers.ViTMAEModel", "vit_mae", IMAGENET_MEAN, IMAGENET_STD, _without_mask, {"mask_ratio": 0.0}
+        "transformers.ViTMAEModel",
+        "vit_mae",
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        lambda network, images: _states_without_mask(network, images)[:, 0],
+        {"mask_ratio": 0.0},
     ),
     "siglip2": Vision(
         "transformers.SiglipVisionModel",
@@ -96,6 +102,13 @@ class VisionEncoder(ImageEncoder):
     def embed(self, batch: Tensor) -> Tensor:
         """Compute (B, D)."""
         return self.kind.pooled(self.network, batch)
+
+    def patches(self, batch: Tensor) -> Tensor:
+        """Compute (B, D, h, w): the last states, but for those of MAE's and CLIP's class token."""
+        if self.kind.model_type == "vit_mae":
+            return square_of(_states_without_mask(self.network, batch))
+        states = self.network(pixel_values=batch).last_hidden_state
+        return states if states.ndim == 4 else square_of(states)
 
 
 def load_vision(name: str, device: torch.device | str = "cpu", *, kind: str) -> VisionEncoder:
