@@ -19,7 +19,7 @@ from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
 from tiny.ranks import assert_same, config, on_ranks
-from tiny.training_sets import DIT, RIN, make_records, with_short, write_set
+from tiny.training_sets import DIT, FEATURES, RIN, make_records, with_features, with_short, write_set
 
 
 def test_two_ranks_are_one(plain, augmented, tmp_path):
@@ -55,6 +55,18 @@ def test_aligned_with_its_average_two_ranks_and_then_three_are_one(plain, augmen
     assert on_ranks(3, settings, run, plain, augmented) == [0, 0, 0]
     assert_same(tmp_path / "one", run)
     assert on_ranks(2, settings, tmp_path / "split", plain, augmented, shard_optimizer=True) != [0, 0]
+
+
+@pytest.mark.slow
+def test_aligned_with_stored_features_two_ranks_are_one(tmp_path):
+    sets = [
+        write_set(tmp_path / name, with_features(make_records(count, seed=seed)), feature_shape=FEATURES)
+        for name, count, seed in (("plain", 37, 0), ("augmented", 23, 1))
+    ]
+    settings = config(DIT, objective="balanced-feature-aligned", align_until_image=48)
+    train(tmp_path / "one", sets[0], sets[1], settings)
+    assert on_ranks(2, settings, tmp_path / "two", *sets, device_batch_size=3) == [0, 0]
+    assert_same(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow
