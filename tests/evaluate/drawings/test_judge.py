@@ -1,6 +1,4 @@
-"""A judge of drawings: it learns them, and says how often it is right about an artist that it has not seen."""
-
-from dataclasses import replace
+"""A judge of drawings: trained once, it says how often it is right about an artist that it has not seen."""
 
 import pytest
 
@@ -27,12 +25,3 @@ def test_a_judge_is_trained_once_and_says_how_often_it_is_right(tmp_path):
 def test_it_tells_at_least_three_apart():
     with pytest.raises(UserError, match="give three or more, none twice"):
         JudgeConfig(concepts=("square", "frame"), held_out=None)
-
-
-@pytest.mark.slow
-def test_three_drawings_are_learned_and_recognized_in_another_hand(tmp_path):
-    train_judge(tmp_path, squares, replace(QUICK, scenes=4000, steps=600, tested=60, width=16))
-    accuracy = load_judge(tmp_path).accuracy
-    assert accuracy["concept"] >= 0.9
-    assert accuracy["two_objects"] >= 0.7
-    assert accuracy["wrong_refused"] >= 0.9
