@@ -254,7 +254,8 @@ def _folder(path: Path, patterns: Sequence[str], field: str) -> ModelFolder:
 def _files(path: Path, name: str, patterns: Sequence[str], field: str) -> tuple[str, ...]:
     """List the model's files in `path`, without second copies of its weights."""
     if not (path / CONFIG_FILE).is_file():
-        raise UserError(f"{field}: {name} has no {CONFIG_FILE}; give the folder or repository of one model")
+        fix = "give the folder or repository of one model, of a pipeline its subfolder"
+        raise UserError(f"{field}: {name} has no {CONFIG_FILE}; {fix}")
     found = {file.name for pattern in patterns for file in path.glob(pattern)}
     found = {name for name in found if not any(fnmatch(name, copies) for copies in _SECOND_COPIES)}
     if not any(file.endswith(".safetensors") for file in found):

@@ -18,6 +18,11 @@ from tiny.commands import fails
         ("encode a b --out c --latent x", "tessera encode has no flag --latent; did you mean --latents?"),
         ("encode a b --text_encodng=fp16", "no flag --text_encodng; did you mean --text-encoding"),
         ("augment images -out recipe", "tessera augment has no flag -out; did you mean --out?"),
+        ("train a --plain b --out c --max_train_steps 9", "no flag --max_train_steps; did you mean --num-images?"),
+        ("train a --plain b --out c --lr 1e-4", "has no flag --lr; it is the preset's lr; to change it train a prese"),
+        ("train a --plain b --out c --train_batch_size=4", "--train_batch_size; it is the preset's batch_size; to"),
+        ("collect photos --out x --resolution 512", "tessera collect has no flag --resolution; did you mean --size?"),
+        ("collect photos --out x --lr 1", "tessera collect has no flag --lr; it takes --buckets, --by-hash, "),
         ("figure tau --width 3", "tessera figure tau has no flag --width; it takes --codec, --help, "),
     ],
 )

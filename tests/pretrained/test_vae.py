@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,8 +98,8 @@ def codec(vae_folder):
     return load_codec(str(vae_folder), "cpu")
 
 
-def by_hand(folder):
-    from diffusers import AutoencoderKL
+def by_hand(folder) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     return AutoencoderKL.from_pretrained(folder).eval()
 
@@ -124,7 +125,7 @@ def test_decode_is_diffusers_image(codec, vae_folder):
 
     latents = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 4, 8, 8)).astype(np.float32))
     sample = by_hand(vae_folder).decode(latents).sample
-    expected = VaeImageProcessor().postprocess(sample, output_type="np")
+    expected: Any = VaeImageProcessor().postprocess(sample, output_type="np")
     decoded = codec.decode(latents)
     assert decoded.dtype == np.uint8
     assert decoded.shape == (3, 32, 32, 3)
@@ -222,7 +223,7 @@ def test_what_is_no_vae(vae_folder, tmp_path):
             load_codec(str(name), "cpu")
         assert "\n" not in str(error.value)
 
-    fails(tmp_path, "has no config.json")
+    fails(tmp_path, "has no config.json; give the folder or repository of one model, of a pipeline its subfolder")
     copy = shutil.copytree(vae_folder, tmp_path / "copy")
     weights = copy / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
@@ -295,11 +296,17 @@ def test_vaes_of_every_class_are_diffusers(name, tmp_path):
     assert np.abs(codec.decode(mean) - (image.clamp(-1, 1).numpy() + 1) * 127.5).max() <= 0.51
 
 
-def test_a_config_without_normalization_says_none(vae_folder, tmp_path):
+def test_a_config_without_normalization_means_the_default_of_its_class_or_none(vae_folder, tmp_path):
+    """sd-vae-ft-ema's names no scaling_factor; diffusers takes 0.18215."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
     copy = shutil.copytree(vae_folder, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
     del config["scaling_factor"], config["latents_mean"], config["latents_std"]
     (copy / "config.json").write_text(json.dumps(config))
+    assert load_codec(str(copy), "cpu", load=False).normalization == ((0,), (0.18215,))
+    assert AutoencoderKL.from_pretrained(copy).config["scaling_factor"] == 0.18215
+    (copy / "config.json").write_text(json.dumps(config | {"scaling_factor": None}))
     assert load_codec(str(copy), "cpu", load=False).normalization is None
     (copy / "config.json").write_text(json.dumps(config | {"latents_mean": [0.0], "latents_std": [0.0]}))
     with pytest.raises(UserError, match=r"the config.json of copy@.* is not an AutoencoderKL's"):

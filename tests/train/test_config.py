@@ -61,3 +61,5 @@ def test_a_mix_in_words():
     for wrong in ("long", "long=", "long=0.7;short=0.3", ""):
         with pytest.raises(UserError, match="is no mix of captions; give levels and probabilities"):
             parse_mix(wrong)
+    with pytest.raises(UserError, match=r"'long=0.5,long=0.5' names a level twice; give each level once"):
+        parse_mix("long=0.5,long=0.5")

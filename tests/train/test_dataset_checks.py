@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_a_set_by_another_path_is_the_same_set(workspace, tmp_path):
 
 def test_a_vae_that_asks_for_another_normalization_is_named(tmp_path, plain):
     assert check_normalization(open_encoded(plain), (0.0,), (0.18215,)) == []  # the manifest says nothing of it
-    four = {"latent_shift": [0.5, 0, 0, 0.25], "latent_scale": [2.0, 1, 1, 1]}
+    four: dict[str, Any] = {"latent_shift": [0.5, 0, 0, 0.25], "latent_scale": [2.0, 1, 1, 1]}
     store = open_encoded(write_set(tmp_path / "set", make_records(2), latent_codec="vae@0123456789ab", **four))
     assert check_normalization(store, (0.5, 0, 0, 0.25), (2, 1, 1, 1)) == []
     (said,) = check_normalization(store, (0.0,), (0.18215,))
@@ -179,7 +180,7 @@ def test_levels_of_a_mix_are_found_in_the_sets(tmp_path, plain):
     assert check_mix(wrong, one) == [off]
     counted = open_encoded(write_set(tmp_path / "counted", records, levels=levels, counts=counts))
     without = "2 have none of the level short and 2 have none of the level long"
-    fallback = "there the first that they have is taken"
+    fallback = "there the first that they have is taken; to give them one, complete the captions and encode again"
     assert check_mix(MIX, counted, one) == [f"{counted.directory}: of 10 images {without}; {fallback}", off]
     # A level that one set alone has is missing in the other.
     third = open_encoded(write_set(tmp_path / "third", records, levels=("long", "tags")))
@@ -204,7 +205,7 @@ class Told:
         return {level: f"{level} {index // 2}" for level in self.levels}
 
 
-told = Told
+told: Any = Told
 
 
 def test_captions_seen_are_those_that_are_drawn():
@@ -218,6 +219,7 @@ def test_captions_seen_are_those_that_are_drawn():
     assert found == {"tokens": [20, 60], "vocabulary": ["a", "left", "red"], **held_out}
     mix = CaptionMix(levels=("long", "short", "medium"), weights=(0.5, 0.5, 0.0))
     mixes = captions_seen(mix, 1, plain, mixed)
+    assert mixes is not None
     assert (mixes["tokens"], mixes["examples"]) == ([3, 60], ["long 1", "short 1"])
     assert captions_seen(None, 0, plain, told(text={"mean_tokens": 3.0})) is None
     assert captions_seen(None, 0, told()) is None
@@ -236,6 +238,8 @@ def test_an_export_knows_what_the_captions_were_like(tmp_path):
         train(tmp_path / "runs" / name, tmp_path / "plain", None, config)
         export(tmp_path / "exports" / name, tmp_path / "runs" / name)
     long, both = (load_export(tmp_path / "exports" / name)[1].captions for name in ("long", "both"))
+    assert long is not None
+    assert both is not None
     levels = read_levels(tmp_path / "captions")
     counts = {name: Words(WIDTH).count_tokens(list(texts.values())) for name, texts in levels.items()}
     assert long.tokens == (min(counts["long"]), max(counts["long"]))

@@ -1,6 +1,7 @@
 """Command lines to calls of verbs, by tyro: its marks, its helps, and its refusals as one line."""
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -16,6 +17,22 @@ from tessera.config import UserError
 _JSON = " With --json: one JSON object for scripts."
 _METAVARS = {Path: "PATH", str: "STR", int: "INT", float: "FLOAT"}
 _EDGES = "\u2500\u2502\u256d\u256e\u2570\u256f "  # of the boxes that tyro draws
+_ELSEWHERE = {
+    "learning-rate": "lr",
+    "train-batch-size": "batch-size",
+    "epochs": "num-images",
+    "num-train-epochs": "num-images",
+    "max-train-epochs": "num-images",
+    "max-train-steps": "num-images",
+    "steps": "num-images",
+    "resolution": "size",
+    "mixed-precision": "compute",
+    "gradient-accumulation-steps": "device-batch-size",
+    "use-8bit-adam": "adamw8bit",
+    "resume-from-checkpoint": "resume",
+    "enable-bucket": "buckets",
+}
+"""Flags of other trainers (diffusers' scripts, sd-scripts) -> what comes nearest here: a flag, or a preset's field."""
 _MORE = ("Got errors:", "Argument helptext:", "For full helptext")  # what follows is in the verb's help
 
 
@@ -69,16 +86,28 @@ def check_flags(name: str, verb: Callable[..., None], words: Sequence[str]) -> N
             flag = parameter.name.replace("_", "-")
             flags |= {f"--{flag}", f"--no-{flag}"} if isinstance(parameter.default, bool) else {f"--{flag}"}
     for word in words:
-        flag = word.partition("=")[0].replace("_", "-")
-        if re.match("--?[A-Za-z]", word) and flag not in flags:
-            near = difflib.get_close_matches(f"--{flag.lstrip('-')}", sorted(flags), n=3, cutoff=0.55)
-            begin = [each for each in sorted(flags) if each.startswith(f"--{flag.lstrip('-')}")]
-            fix = (
-                f"did you mean {' or '.join(begin[:3] or near)}?"
-                if begin or near
-                else f"it takes {', '.join(sorted(flags))}"
-            )
-            raise UserError(f"tessera {name} has no flag {word.partition('=')[0]}; {fix}")
+        given = word.partition("=")[0]
+        flag = given.replace("_", "-")
+        if not re.match("--?[A-Za-z]", word) or flag in flags:
+            continue
+        flag = flag.lstrip("-")
+        here = _ELSEWHERE.get(flag, flag)
+        if name == "train" and f"--{here}" not in flags and here.replace("-", "_") in _preset_fields():
+            fix = f"it is the preset's {here.replace('-', '_')}; to change it train a preset of yours, FILE.py:NAME"
+        else:
+            begin = [each for each in sorted(flags) if each.startswith(f"--{flag}")][:3]
+            other = difflib.get_close_matches(f"--{flag}", sorted(flags - {"-h", "--help"}), n=3, cutoff=0.55)
+            near = [f"--{here}"] if f"--{here}" in flags else begin or other
+            fix = f"did you mean {' or '.join(near)}?" if near else f"it takes {', '.join(sorted(flags))}"
+        raise UserError(f"tessera {name} has no flag {given}; {fix}")
+
+
+def _preset_fields() -> set[str]:
+    """Return the names of the fields of a training preset and its optimizer."""
+    from tessera.train.config import TrainConfig
+    from tessera.train.optim.config import OptimConfig
+
+    return {field.name for config in (TrainConfig, OptimConfig) for field in dataclasses.fields(config)}
 
 
 def _one_line(box: str) -> str:

@@ -35,7 +35,7 @@ from tessera.encoded.shard import Shard, write_shard
 from tessera.encoded.store import latent_moments, latent_sums, open_encoded, shard_name
 from tessera.files import link_or_copy
 from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, Words, load_text_encoder, split_words
-from tessera.pretrained.vae import AS_IT_IS, CODECS, LatentCodec, load_codec, shape_of_latents
+from tessera.pretrained.vae import CODECS, LatentCodec, PixelUnshuffle, load_codec, shape_of_latents
 from tessera.progress import progress
 from tessera.randomness import philox
 from tessera.stages import MANIFEST, find_stage, open_stage, read_manifest
@@ -211,9 +211,8 @@ def encode(
         }
 
     made = {shard.path: shard.keys for shard in shards}
-    sums = (
-        None if codec.normalization == AS_IT_IS else lambda path: latent_sums(Shard(path, latent_shape, levels, shapes))
-    )
+    of_pixels = isinstance(codec, PixelUnshuffle)
+    sums = None if of_pixels else lambda path: latent_sums(Shard(path, latent_shape, levels, shapes))
     facts = {
         "captioner": read_manifest(captions, "caption").config["captioner"],
         "latent_codec": codec.id,

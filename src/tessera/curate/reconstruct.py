@@ -17,10 +17,12 @@ from tessera.curate.collect.crops import RejectedImage, square_crop
 from tessera.curate.collect.layouts import find_source
 from tessera.images import image_grid, write_png
 from tessera.pretrained.vae import load_codec
+from tessera.progress import progress
 from tessera.stages import MANIFEST
 
 SHOWN = 8
 """Rows of the contact sheet."""
+_BATCH = 8  # images that are decoded between two signs of progress
 LABEL_HEIGHT = 14  # pixels above the sheet, for the columns' names
 
 
@@ -73,8 +75,12 @@ def reconstruct(
     keys, originals = _crops(images, config, sheet)
     decoded, found = [], []
     for vae, shape in shapes.items():
-        codec = load_codec(vae, device)
-        decoded.append(codec.decode(codec.encode(originals)[0]))
+        codec, parts = load_codec(vae, device), []
+        with progress(f"doctor {vae}", len(originals)) as bar:
+            for start in range(0, len(originals), _BATCH):
+                parts.append(codec.decode(codec.encode(originals[start : start + _BATCH])[0]))
+                bar.advance(len(parts[-1]))
+        decoded.append(np.concatenate(parts))
         ratios = psnr(originals, decoded[-1])
         lowest = int(ratios.argmin())
         found.append(

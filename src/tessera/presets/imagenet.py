@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from tessera.models.dit import DIT_I_L2
 from tessera.models.rin import CAD_I_L
+from tessera.pretrained.vae import SD_LATENT_SCALE
 from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
@@ -19,8 +20,6 @@ VAE = "stabilityai/sd-vae-ft-ema"
 """VAE that these presets were made for: 4 channels, 8 pixels a latent. Any other: `tessera train --fit`."""
 TEXT = "google/flan-t5-xl"
 """Text encoder that they were made for."""
-SD_LATENT_SCALE = 0.18215
-"""Scale of that VAE's latents."""
 
 ARMS = ("aio", "ta", "ta_ia")
 

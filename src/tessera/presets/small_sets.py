@@ -8,7 +8,7 @@ and hours are estimates of `tessera plan` for texts of 180 tokens, at 36% of a c
 from collections.abc import Callable
 
 from tessera.models.dit import DIT_I_B2, DIT_I_S2, DIT_I_XS2, DiTConfig
-from tessera.presets.imagenet import SD_LATENT_SCALE
+from tessera.pretrained.vae import SD_LATENT_SCALE
 from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 

@@ -32,6 +32,8 @@ resolutions."""
 VAE_FILES = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json")
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 AS_IT_IS: Normalization = ((0.0,), (1.0,))
+SD_LATENT_SCALE = 0.18215
+"""`scaling_factor` of an AutoencoderKL whose config.json has none, such as sd-vae-ft-ema's: diffusers' default."""
 BATCH_PIXELS = 32 * 256 * 256
 """Pixels that go through a VAE at a time: 32 images of 256 px."""
 
@@ -142,7 +144,7 @@ class Autoencoder(Pretrained):
             self._channels = int(config[channels])
             self.factor = 2 ** (len(config[sizes]) - 1)
             """Pixels per latent position, along each side."""
-            self.normalization = _normalization(config)
+            self.normalization = _normalization(config, SD_LATENT_SCALE if kind == "AutoencoderKL" else None)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(f"latents: the config.json of {self.id} is not an {kind}'s ({error})") from error
         if load:
@@ -210,14 +212,15 @@ class Autoencoder(Pretrained):
         return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _normalization(config: Mapping[str, Any]) -> Normalization | None:
-    """Return what a VAE's config.json says of its latents; None = nothing."""
+def _normalization(config: Mapping[str, Any], usual: float | None) -> Normalization | None:
+    """Return what a VAE's config.json says of its latents, whose scale is `usual` where it names none; None = nothing
+    is known."""
     if config.get("latents_mean") is not None:
         means, stds = config["latents_mean"], config["latents_std"]
         return tuple(float(mean) for mean in means), tuple(1 / float(std) for std in stds)
-    if config.get("scaling_factor") is None:
+    if (scale := config.get("scaling_factor", usual)) is None:
         return None
-    return (float(config.get("shift_factor") or 0),), (float(config["scaling_factor"]),)
+    return (float(config.get("shift_factor") or 0),), (float(scale),)
 
 
 class OwnCodec(OwnPart):

@@ -178,9 +178,13 @@ def parse_mix(text: str) -> dict[str, float]:
     """Return the probabilities that "long=0.7,short=0.3" says, by level. UserError where it says something else."""
     try:
         pairs = [part.split("=") for part in text.split(",")]
-        return {level.strip(): float(weight) for level, weight in pairs}
+        weights = [(level.strip(), float(weight)) for level, weight in pairs]
     except ValueError:
         raise UserError(f"{text!r} is no mix of captions; give levels and probabilities: long=0.7,short=0.3") from None
+    mix = dict(weights)
+    if len(mix) < len(weights):
+        raise UserError(f"{text!r} names a level twice; give each level once: long=0.7,short=0.3")
+    return mix
 
 
 def _check_mix(name: str, mix: Mapping[str, float]) -> None:

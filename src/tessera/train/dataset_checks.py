@@ -154,7 +154,8 @@ def check_mix(mix: CaptionMix | None, *stores: EncodedStore) -> list[str]:
         without = {level: len(store) - counts.get(level, len(store) * (level in store.levels)) for level in mix.levels}
         told = " and ".join(f"{count} have none of the level {level}" for level, count in without.items() if count)
         if told:
-            said.append(f"{store.directory}: of {len(store)} images {told}; there the first that they have is taken")
+            fix = "there the first that they have is taken; to give them one, complete the captions and encode again"
+            said.append(f"{store.directory}: of {len(store)} images {told}; {fix}")
     return said
 
 
