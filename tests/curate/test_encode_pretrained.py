@@ -18,6 +18,7 @@ from tessera.encoded.store import open_encoded
 from tessera.images import read_rgb
 from tessera.presets.lookup import load_train_preset
 from tessera.pretrained.text_encoders import PretrainedText
+from tessera.pretrained.vae import PixelUnshuffle
 from tessera.stages import read_manifest
 from tessera.workers import Engine
 from tiny.folders import tree
@@ -64,6 +65,16 @@ def test_records_are_what_the_libraries_give_by_hand(images, captions, encoded, 
         assert np.linalg.norm(record.text - states) / np.linalg.norm(states) < 1e-2
     null = t5(**tokenizer("", return_tensors="pt")).last_hidden_state[0].numpy()
     np.testing.assert_allclose(store.null_condition, null, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e5, np.nan])
+def test_latents_that_float16_cannot_hold_are_named(images, captions, tmp_path, monkeypatch, value):
+    def broken(codec, pixels):
+        return (np.full((len(pixels), *codec.latent_shape(pixels.shape[1])), value, np.float32),) * 2
+
+    monkeypatch.setattr(PixelUnshuffle, "encode", broken)
+    with pytest.raises(UserError, match=r"/\d+: pixel-unshuffle:4 gives latents that are not finite in float16"):
+        encode(tmp_path / "encoded", images, captions, EncodeConfig())
 
 
 def test_moments_of_the_latents_are_measured_and_normalize_where_the_vae_says_nothing(

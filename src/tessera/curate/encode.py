@@ -360,14 +360,23 @@ class _ShardEncoder:
                         key=job.entry.key,
                         class_name=job.entry.class_name,
                         **first._asdict(),
-                        latent_mean=mean.astype(np.float16),
-                        latent_std=std.astype(np.float16),
+                        latent_mean=self._half(job, mean),
+                        latent_std=self._half(job, std),
                         features=features[0],
                         features_scale=features[1],
                         more=tuple(of_level[1:]),
                     )
                 if self._advance is not None:
                     self._advance(len(batch))
+
+    def _half(self, job: _Job, latents: NDArray[np.floating]) -> NDArray[np.float16]:
+        """Return the latents as they are stored. UserError where float16 cannot hold them."""
+        with np.errstate(over="ignore"):
+            stored = latents.astype(np.float16)
+        if not np.isfinite(stored).all():
+            fix = "encode with --compute fp32, or by another VAE"
+            raise UserError(f"{job.entry.key}: {self._codec.id} gives latents that are not finite in float16; {fix}")
+        return stored
 
     def _computed(self, shard: _Shard, readers: ThreadPoolExecutor, quantizer: ThreadPoolExecutor) -> Iterator[Any]:
         """Yield what the networks give, or an earlier directory: of each batch of images (jobs, key -> mean and std),
