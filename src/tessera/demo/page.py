@@ -110,6 +110,7 @@ def _draw_tab(
             fresh = gr.Button("New seed", size="sm", elem_id="fresh")
             with gr.Accordion("More settings", open=False, elem_id="more"):
                 negative = gr.Textbox(
+                    value="",
                     label="Negative prompt",
                     info="What guidance leads away from; nothing as in training",
                     max_length=MAX_PROMPT,
