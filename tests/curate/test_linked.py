@@ -138,6 +138,7 @@ def test_where_no_links_can_be_made_shards_are_copied(grown, monkeypatch):
 def test_the_mean_of_the_latents_takes_the_sums_of_old_shards_over(grown, monkeypatch):
     """By a codec whose latents are measured."""
     monkeypatch.setattr(PixelUnshuffle, "normalization", None)
+    monkeypatch.setattr(encode_module, "PixelUnshuffle", int)  # which alone is not measured
     encode(grown / "measured", grown / "old/images", grown / "old/captions", replace(ENCODE, seed=1))
     summed = []
     monkeypatch.setattr(

@@ -33,8 +33,8 @@ def make_batch(rows=8, channels=2, size=4, seed=0, dropped=None, low=0.0) -> Bat
 
 def part(batch: Batch, rows) -> Batch:
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name != "text"}
-    del fields["loss_mask"]
-    return Batch(text=batch.text.select(rows), **{name: value[rows] for name, value in fields.items()})
+    there = {name: value[rows] for name, value in fields.items() if value is not None}
+    return Batch(text=batch.text.select(rows), **there)
 
 
 @dataclasses.dataclass
