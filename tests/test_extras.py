@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +34,9 @@ def test_the_command_names_an_extras_packages_or_the_extra(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "requires", none)
     assert install_command("a") == 'pip install "tessera-t2i[a]"'
+
+
+def test_transformers_says_nothing_of_torchao():
+    command = "from tessera.extras import require; require('transformers', 'hub', 'it').BertModel"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -130,6 +130,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_in_training_then_stopped_by_ctrl_c_and_resumed_the_bytes_are_the_same(smoke, tmp_path):
     other = tmp_path / "killed"
     process = start("miniature-smoke", "--out", other)

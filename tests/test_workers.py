@@ -82,8 +82,9 @@ def workers_on_ray() -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
-def test_a_stage_ends_as_an_undisturbed_one_when_rays_workers_are_killed(tmp_path, cluster, images, kills):
+@pytest.mark.slow
+def test_a_stage_ends_as_an_undisturbed_one_when_rays_workers_are_killed(tmp_path, cluster, images):
+    kills = 30
     captions, whole, out = tmp_path / "captions", tmp_path / "whole", tmp_path / "out"
     caption(captions, images, CaptionConfig(captioner="scene"))
     config = EncodeConfig(shard_size=1)

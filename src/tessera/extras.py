@@ -1,16 +1,21 @@
 """Optional dependencies and the command that installs them."""
 
 import importlib
+import logging
 from typing import Any
 
 from tessera.config import UserError
 
 DISTRIBUTION = "tessera-t2i"
 """The package's name where it is installed from."""
+_WARNING = ("torchao", "torch.utils._pytree")
+"""Loggers that warn of torchao's kernels and classes, which nothing here uses, wherever transformers imports it."""
 
 
 def require(library: str, extra: str, wanted_by: str) -> Any:
     """Import and return an optional library; UserError "{wanted_by} needs ..." if it is not installed."""
+    for name in _WARNING:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return importlib.import_module(library)
     except ImportError:

@@ -46,7 +46,7 @@ def test_a_wrong_flag_is_answered_with_the_nearest_of_its_verb(line, said):
         ("run my-pictures --network rin", "invalid choice 'rin' for argument '--network'. Expected one of ('"),
         ("run my-pictures --images", "missing value for argument '--images'. Expected 1 values"),
         ("evaluate quality --out x", "missing from tessera evaluate quality: --samples PATH "),
-        ("evaluate", "expected one of {miniature, drawings, geneval, dpg, questions, quality, copies}; see: tessera eva"),
+        ("evaluate", "expected one of {miniature, drawings, geneval, dpg, questions, quality, copies}; see: tesse"),
     ],
 )
 def test_what_tyro_refuses_is_one_line(line, said):

@@ -126,6 +126,7 @@ def test_the_share_of_cut_captions_is_told(images, captions, config, t5_folder, 
     assert max(len(np.asarray(store[i].text)) for i in range(24)) == 60
 
 
+@pytest.mark.slow
 def test_processes_and_parts_give_the_same_bytes(images, captions, config, encoded, tmp_path):
     encode(tmp_path / "two", images, captions, config, device="cpu", engine=Engine(kind="processes", workers=2))
     assert tree(tmp_path / "two") == tree(encoded)

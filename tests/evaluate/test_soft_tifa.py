@@ -363,6 +363,7 @@ evaluate_questions(*map(Path, sys.argv[1:]), device="cpu")
 """
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_ends_with_the_same_bytes(tmp_path, geneval2):
     samples = write_samples(tmp_path / "samples", [LINE, OTHER])
     command = [sys.executable, "-c", SCRIPT]

@@ -223,7 +223,13 @@ def two_models(rng, width, kind):
     return first, 1.1 * other + 0.5 * rng.normal(size=(300, width)) + 0.4
 
 
-@pytest.mark.parametrize(("metric", "kind"), [*((metric, "together") for metric in METRICS), ("fid", "apart")])
+@pytest.mark.parametrize(
+    ("metric", "kind"),
+    [
+        *(pytest.param(m, "together", marks=[pytest.mark.slow] * (m in ("prdc", "cmmd"))) for m in METRICS),
+        ("fid", "apart"),
+    ],
+)
 def test_intervals_of_differences_hold_the_truth_95_times_of_100(metric, kind):
     """The truth is the mean difference over other prompts and images of the same two models.
 

@@ -140,6 +140,7 @@ def test_a_cell_that_goes_on_from_another_is_as_if_trained_in_one_go(toy, tmp_pa
     assert whole == continued
 
 
+@pytest.mark.slow
 def test_again_nothing_is_done_and_one_cell_anew_gives_the_same(toy, capfd, monkeypatch):
     monkeypatch.delenv("TESSERA_QUIET", raising=False)
     folder, _ = toy

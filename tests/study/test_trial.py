@@ -177,6 +177,7 @@ def evaluation(tmp_path, export, renders):
     return options, place
 
 
+@pytest.mark.slow
 def test_a_trainings_judge_is_a_trial_in_a_process_that_ends_with_its_parent(evaluation):
     options, place = evaluation
 

@@ -84,13 +84,8 @@ def test_two_ranks_and_then_three_are_one(plain, augmented, tmp_path, model, siz
     assert_same(tmp_path / "one", run)
 
 
-@pytest.mark.parametrize(
-    ("model", "compute"),
-    [
-        (DIT, "fp32"),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((DIT, "bf16"), (RIN, "fp32"), (RIN, "bf16"))),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "compute"), [(DIT, "fp32"), (DIT, "bf16"), (RIN, "fp32"), (RIN, "bf16")])
 def test_each_rank_steps_its_share_of_the_tensors(plain, augmented, tmp_path, model, compute):
     """ZeRO-1: the weights of the whole optimizer, also after a stop and with other numbers of ranks."""
     settings = config(model, compute=compute)

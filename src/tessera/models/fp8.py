@@ -4,7 +4,6 @@ Forward in E4M3, gradients in E5M2; results, and the weights themselves, stay in
 """
 
 import copy
-import logging
 from typing import TypeVar
 
 import torch
@@ -31,7 +30,6 @@ def check_fp8(device: torch.device) -> None:
         raise UserError(f"compute: {name} has no FP8, which begins with Ada and Hopper GPUs; {fix}")
     if device.type not in ("cuda", "cpu"):
         raise UserError(f"compute: FP8 needs an NVIDIA GPU, not {device.type}; {fix}")
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of kernels that are not used here
     require("torchao", "fp8", "compute: FP8")
 
 

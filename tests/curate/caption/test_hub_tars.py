@@ -77,6 +77,7 @@ def test_reads_the_texts_alone_and_says_so_before(serve, tmp_path):
     assert read_manifest(tmp_path / "told").counts == {"captions": 90, "tars": 3}
 
 
+@pytest.mark.slow
 def test_a_stopped_call_resumes_with_the_tars_that_are_missing(serve, tmp_path):
     with serve(files_of(TEXTS)) as hub:
         hub.broken = "data/00001.tar"

@@ -91,6 +91,7 @@ def run_python(program, *arguments, cwd=None):
     return subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_saved_pipelines_draw_the_same_pixels_in_a_new_process(noise, tmp_path, monkeypatch):
     """By diffusers alone with the user's flag, which imports no tessera itself, and by tessera; also where the folder
     was moved to another name, saved again by what diffusers loaded, or saved in half precision."""

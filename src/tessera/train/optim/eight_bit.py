@@ -1,6 +1,5 @@
 """AdamW whose two means of each large tensor take a byte a number (Dettmers et al. 2022), by torchao."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,6 @@ def adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float], device:
 
     Its step is compiled for each shape, as torchao means it, on GPUs that can be compiled for, and elsewhere is not.
     """
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of kernels that are not used here
     require("torchao", "fp8", "optim.name: adamw8bit")
     from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
 
