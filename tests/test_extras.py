@@ -36,7 +36,8 @@ def test_the_command_names_an_extras_packages_or_the_extra(monkeypatch):
     assert install_command("a") == 'pip install "tessera-t2i[a]"'
 
 
-def test_transformers_says_nothing_of_torchao():
-    command = "from tessera.extras import require; require('transformers', 'hub', 'it').BertModel"
+@pytest.mark.parametrize(("library", "network"), [("transformers", "BertModel"), ("diffusers", "AutoencoderKL")])
+def test_a_library_says_nothing_of_torchao(library, network):
+    command = f"from tessera.extras import require; require('{library}', 'hub', 'it').{network}"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -8,8 +8,8 @@ from tessera.config import UserError
 
 DISTRIBUTION = "tessera-t2i"
 """The package's name where it is installed from."""
-_WARNING = ("torchao", "torch.utils._pytree")
-"""Loggers that warn of torchao's kernels and classes, which nothing here uses, wherever transformers imports it."""
+_WARNING = ("torchao", "torch.utils._pytree", "diffusers.quantizers")
+"""Loggers that warn of kernels and classes of torchao, unused here, when transformers or diffusers imports it."""
 
 
 def require(library: str, extra: str, wanted_by: str) -> Any:
