@@ -155,12 +155,12 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
         from tessera.prompts.drawings import drawing_prompts
         from tessera.prompts.miniature import prompts
 
+        told = None if config.judge is None else EmojiCaptions(out / "emoji" / CAPTIONS)
         few = replace(config.prompts, per_task=min(LEARNING_PROMPTS, config.prompts.per_task))
         for place, asked in ((out / "prompts", config.prompts), (out / FEW_PROMPTS.parent, few)):
-            if config.judge is None:
+            if config.judge is None or told is None:
                 clock.do("prompts", prompts, place, out / "images", asked)
             else:
-                told = EmojiCaptions(out / "emoji" / CAPTIONS)
                 clock.do("prompts", drawing_prompts, place, out / "images", config.judge.concepts, told, asked)
     if config.draws_captions:
         _choose_captions(out, config)

@@ -137,20 +137,26 @@ def late():
 """
 
 
+def state_of_resumed(folder, plain, augmented, config, monkeypatch, stop=3):
+    """Return the state of a run in folder/whole; one that was stopped ends with the same."""
+    train(folder / "whole", plain, augmented, config)
+    with monkeypatch.context() as patch:
+        stop_at(patch, stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder / "stopped", plain, augmented, config)
+    train(folder / "stopped", plain, augmented, config)
+    state, again = state_of(folder / "whole"), state_of(folder / "stopped")
+    assert state.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
+    return state
+
+
 def test_an_objective_of_ones_own(plain, augmented, tmp_path, monkeypatch):
     """It chooses t and weights, its parameter learns and is averaged, its buffer is saved; what was stopped resumes;
     and an export is of the network alone."""
     (tmp_path / "mine.py").write_text(OWN)
     config = config_of(objective=f"{tmp_path}/mine.py:Late", num_images=80)
-    train(tmp_path / "whole", plain, augmented, config)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "stopped", plain, augmented, config)
-    train(tmp_path / "stopped", plain, augmented, config)
-    state, again = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
-    assert state.keys() == again.keys()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
+    state = state_of_resumed(tmp_path, plain, augmented, config, monkeypatch)
     assert state["steps"] == 10
     before = Trainer(Path("unused"), open_encoded(plain), open_encoded(augmented), config, torch.device("cpu"))
     first = dict(zip(before.state.optimizer.names, before.state.optimizer.masters))["objective.head.weight"]
@@ -185,25 +191,17 @@ KINDS = ["dit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dit-b
 @pytest.mark.parametrize("name", KINDS)
 def test_a_network_aligned_with_its_average_resumes_with_the_same_bytes(plain, augmented, tmp_path, monkeypatch, name):
     config = replace(SELF[name], num_images=80, align_until_image=64)
-    train(tmp_path / "whole", plain, augmented, config)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "stopped", plain, augmented, config)
-    train(tmp_path / "stopped", plain, augmented, config)
-    state, again = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
-    assert state.keys() == again.keys()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
+    state = state_of_resumed(tmp_path, plain, augmented, config, monkeypatch)
     assert not any(".average" in name or name.startswith("average") for name in state)
     export(tmp_path / "export", tmp_path / "whole")
     assert load_export(tmp_path / "export")[0].config == config.model
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KINDS[:-1])
 def test_without_the_alignment_the_network_gets_the_bytes_of_the_objective_without(
     plain, augmented, tmp_path, monkeypatch, name
 ):
-    """Off by its weight; on it changes them. A RIN's gradients are added up in another order, with zeros among them."""
+    """Off by its weight; on it changes them."""
     config = replace(SELF[name], num_images=64)
     without = replace(config, objective=config.objective.removesuffix("self-aligned").rstrip("-") or "paper")
     train(tmp_path / "without", plain, augmented, without)
@@ -213,9 +211,19 @@ def test_without_the_alignment_the_network_gets_the_bytes_of_the_objective_witho
     expected, on, off = (state_of(tmp_path / run) for run in ("without", "on", "off"))
     named = [key for key in expected if key.startswith(("master/", "ema/"))]
     for key in named:
-        tolerance = 1e-6 if name == "rin" else 0.0
-        torch.testing.assert_close(off[key], expected[key], rtol=0.0, atol=tolerance, msg=key)
+        assert torch.equal(off[key], expected[key]), key
     assert any(not torch.equal(expected[key], on[key]) for key in named)
+
+
+def test_without_the_alignment_a_rin_gets_the_gradients_of_the_objective_without(plain, augmented, monkeypatch):
+    """To rounding, for zeros among them change the order in which they are added up. The weights after some steps
+    differ more: the gradients of the keys' biases are rounding alone, and Adam divides them by their own size."""
+    monkeypatch.setattr(objective, "ALIGNMENT_WEIGHT", 0.0)
+    config = replace(SELF["rin"], num_images=8)
+    off, _ = gradients_of(plain, augmented, config)
+    expected, _ = gradients_of(plain, augmented, replace(config, objective="paper"))
+    for key, gradient in expected.items():
+        torch.testing.assert_close(off[key], gradient, rtol=0.0, atol=1e-6, msg=key)
 
 
 @pytest.mark.parametrize("name", SELF)
@@ -282,15 +290,9 @@ def test_tokens_are_aligned_with_stored_features_until_an_image(sets_with_featur
         assert np.allclose(row, dequantize(record.features, record.features_scale), atol=1e-6)
     assert {sample.source for sample in records} == {"plain", "augmented"}
     assert trainer.reader(range(24, 32)).features is None
-    train(tmp_path / "whole", first, second, config)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "stopped", first, second, config)
-    train(tmp_path / "stopped", first, second, config)
+    whole = state_of_resumed(tmp_path, first, second, config, monkeypatch, stop=1)
     train(tmp_path / "paper", first, second, replace(config, objective="paper", align_until_image=None))
-    whole, again, paper = (state_of(tmp_path / name) for name in ("whole", "stopped", "paper"))
-    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    paper = state_of(tmp_path / "paper")
     assert not torch.equal(whole["master/patch_embedding.weight"], paper["master/patch_embedding.weight"])
     assert whole["master/objective.projection.weight"].shape[:1] == FEATURES[1:]
 

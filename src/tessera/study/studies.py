@@ -31,7 +31,7 @@ EPS_BUDGET = 400_000
 
 def claims() -> Study:
     """Return the study of paper Table 2: AIO, TA and TA+IA, for DiT-I, CAD-I (cad_*), and eps-prediction (eps_*).
-    DiT-I's TA draws single objects at its budget; whether the others' do was not tried.
+    TA draws single objects at these budgets with DiT-I and eps-prediction; CAD-I's, a little shorter, was not tried.
 
     tessera study claims --arms aio ta ta_ia --out out/studies
     """

@@ -119,13 +119,9 @@ def load_judge(path: Path) -> Judge:
 
 
 def _load(path: Path, config: JudgeConfig) -> "Detector":
-    from safetensors.torch import load_file
+    from tessera.evaluate.miniature.detector import Detector, with_weights
 
-    from tessera.evaluate.miniature.detector import Detector
-
-    network = Detector(config.concepts, COLORS, config.width)
-    network.load_state_dict({name: value.float() for name, value in load_file(path).items()}, strict=False)
-    return network.eval()
+    return with_weights(Detector(config.concepts, COLORS, config.width), path.read_bytes())
 
 
 def measure_judge(network: "Detector", drawn: CutOuts, config: JudgeConfig, seen: bool = False) -> dict[str, Any]:

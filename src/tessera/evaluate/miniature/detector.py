@@ -66,8 +66,12 @@ def _unit(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 def load_detector() -> Detector:
     """Return the shipped network, in eval mode on the CPU."""
-    network = Detector()
-    network.load_state_dict({name: value.float() for name, value in load(detector_weights()).items()}, strict=False)
+    return with_weights(Detector(), detector_weights())
+
+
+def with_weights(network: Detector, data: bytes) -> Detector:
+    """Return the network with the weights of a file's bytes, in eval mode."""
+    network.load_state_dict({name: value.float() for name, value in load(data).items()}, strict=False)
     return network.eval()
 
 

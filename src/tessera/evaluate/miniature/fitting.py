@@ -123,8 +123,7 @@ def fit(
     """Train `network` on uint8 images (N, 32, 32, 3) and their `targets` (N, 5, 16, 16), by AdamW and one cycle.
 
     steps: of `batch` images. in_bf16: convolutions and products are. clean: share of each batch that is not
-    disturbed. The result is a function of these and the seed on
-    one thread.
+    disturbed. The result is a function of these and the seed on one thread.
     """
     generator = torch.Generator().manual_seed(seed)
     initialize(network, generator)
