@@ -47,6 +47,8 @@ def test_further_settings_and_the_nearest_training_images(page):
     assert other[0] != plain[0]
     near = page.wait_for_selector("#preview figure figure img")
     assert near.get_attribute("alt").startswith("Nearest training image: ")
+    page.locator("#gallery .grid-container button").first.click()
+    page.wait_for_selector("#settings >> text=a blue ring")
 
 
 def test_stop_ends_a_drawing_early(page):

@@ -120,13 +120,31 @@ def fill(page, name, value):
     box.blur()
 
 
+# The addresses of the images of a drawing, once gallery and preview both show it: the outputs of an event are not shown
+# at the same moment, and until then one of them is still the last drawing's.
+_DRAWN = """() => {
+  const pixels = image => {
+    const pen = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext('2d');
+    pen.drawImage(image, 0, 0);
+    return pen.getImageData(0, 0, image.naturalWidth, image.naturalHeight).data.join();
+  };
+  const all = [...document.querySelectorAll('#gallery .grid-container img')];
+  const fresh = all.slice(0, all.length - (window.drawnBefore ?? 0)).reverse();  // the newest stands first
+  const preview = [...document.querySelectorAll('#preview .preview > figure > div > img')];
+  if (!fresh.length || fresh.length !== preview.length) return null;
+  if (![...fresh, ...preview].every(image => image.complete && image.naturalWidth)) return null;
+  if (!fresh.every((image, n) => pixels(image) === pixels(preview[n]))) return null;
+  window.drawnBefore = all.length;
+  return preview.map(image => image.src);
+}"""
+
+
 def draw(page, prompt, **numbers):
-    """Draws and gives the images of the page as addresses."""
+    """Draws and gives the images of the page as addresses; all drawings of a page by it."""
     fill(page, "prompt", prompt)
     for name, value in numbers.items():
         fill(page, name, value)
-    before = page.locator("#gallery .grid-container img, #gallery .thumbnails img").count()
     page.click("#draw")
-    page.wait_for_function("n => document.querySelectorAll('#gallery .grid-container img').length > n", arg=before)
+    drawn = page.wait_for_function(_DRAWN).json_value()
     page.wait_for_selector("#status >> text=/Done|the model read/")
-    return page.locator("#preview img").evaluate_all("images => images.map(image => image.src)")
+    return drawn
