@@ -27,6 +27,7 @@ from tessera.randomness import philox
 from tessera.stages import CONFIG, MANIFEST, is_complete, read_manifest
 
 if TYPE_CHECKING:
+    from tessera.prompts.miniature import PromptConfig
     from tessera.report.sections.opening import Budget
 
 BUSY = "another tessera run is working in this folder"
@@ -115,7 +116,7 @@ def _curate(
     from tessera.curate.augment import augment
     from tessera.curate.caption.caption import CaptionConfig, caption
     from tessera.curate.collect.collect import collect
-    from tessera.curate.encode import default_compute, encode
+    from tessera.curate.encode import encode, with_default_compute
 
     images, seed = out / "images", config.collect.world.seed if config.collect.world else 0
     if config.emoji is not None:
@@ -134,34 +135,44 @@ def _curate(
         settings, skip = CaptionConfig(captioner=arm.captioner, seed=seed), {"skip_missing": skip_missing}
         clock.do(f"caption {name}", caption, texts, images, settings, recipe=recipe, captions_file=file, **skip)
         place = out / "encoded" / name
-        compute = default_compute(place, config.encode.latents, config.encode.text, None)
-        encoding = config.encode if compute == "fp32" else replace(config.encode, compute=compute)
+        encoding = with_default_compute(config.encode, place)
         clock.do(f"encode {name}", encode, place, images, texts, encoding, recipe=recipe, **skip)
     _make_prompts(out, config, clock)
-    if config.judge is not None and config.emoji is not None:
-        from tessera.curate.emoji.cut_outs import cut_outs
-        from tessera.evaluate.drawings.judge import train_judge
+    if config.judge is not None:
+        clock.do("judge", make_judge, out / JUDGE, config)
 
-        drawings = functools.partial(cut_outs, config.judge.concepts, config.emoji.styles)
-        clock.do("judge", train_judge, out / JUDGE, drawings, config.judge)
+
+def make_judge(out: Path, config: RunConfig) -> None:
+    """Train the judge of a run on drawings, into the directory `out`."""
+    from tessera.curate.emoji.cut_outs import cut_outs
+    from tessera.evaluate.drawings.judge import train_judge
+
+    assert config.judge is not None
+    assert config.emoji is not None
+    train_judge(out, functools.partial(cut_outs, config.judge.concepts, config.emoji.styles), config.judge)
+
+
+def make_prompts(out: Path, images: Path, asked: "PromptConfig", config: RunConfig, drawings: Path | None) -> None:
+    """Make the judge's prompts `asked` of a run, into the directory `out`. drawings: of `draw_emoji`, where the run is
+    on those."""
+    if config.judge is None or drawings is None:
+        from tessera.prompts.miniature import prompts
+
+        prompts(out, images, asked)
+    else:
+        from tessera.curate.emoji.draw import CAPTIONS
+        from tessera.curate.emoji.judged import EmojiCaptions
+        from tessera.prompts.drawings import drawing_prompts
+
+        drawing_prompts(out, images, config.judge.concepts, EmojiCaptions(drawings / CAPTIONS), asked)
 
 
 def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
     """Make the judge's prompts, and take captions that an arm was trained on."""
-    from tessera.curate.emoji.draw import CAPTIONS
-    from tessera.curate.emoji.judged import EmojiCaptions
-
     if config.prompts is not None:
-        from tessera.prompts.drawings import drawing_prompts
-        from tessera.prompts.miniature import prompts
-
-        told = None if config.judge is None else EmojiCaptions(out / "emoji" / CAPTIONS)
         few = replace(config.prompts, per_task=min(LEARNING_PROMPTS, config.prompts.per_task))
         for place, asked in ((out / "prompts", config.prompts), (out / FEW_PROMPTS.parent, few)):
-            if config.judge is None or told is None:
-                clock.do("prompts", prompts, place, out / "images", asked)
-            else:
-                clock.do("prompts", drawing_prompts, place, out / "images", config.judge.concepts, told, asked)
+            clock.do("prompts", make_prompts, place, out / "images", asked, config, out / "emoji")
     if config.draws_captions:
         _choose_captions(out, config)
 
@@ -277,12 +288,14 @@ def run_arm(
     kinds: Sequence[str] | None = None,
     images: Path | None = None,
     recipe: Path | None = None,
+    judge: Path | None = None,
 ) -> None:
     """Train, export, generate and evaluate one arm in `out`, in this process.
 
     plain, augmented: encoded sets; `augmented` is None for an arm without. prompts: a prompts file. kinds: names
     in `config.sample_sets()` to draw; None = all. images: what the encoded sets were made of, to look for copies among
     the drawn images: by the judge or, without one, by their pixels; None = nobody looks. recipe: of `augmented`.
+    judge: of drawings; None = `out`/judge.
     """
     from tessera.generate.folder import generate
     from tessera.pretrained.vae import load_codec
@@ -316,7 +329,7 @@ def run_arm(
         elif config.judge is not None and kind != CAPTIONS_KIND:
             from tessera.evaluate.drawings.evaluate import evaluate_drawings
 
-            clock.do(f"evaluate {name}", evaluate_drawings, scores, samples, out / JUDGE, 1)
+            clock.do(f"evaluate {name}", evaluate_drawings, scores, samples, judge or out / JUDGE, 1)
         elif images is not None:
             from tessera.evaluate.copies.evaluate import evaluate_copies
             from tessera.pretrained.features.pixels import Pixels

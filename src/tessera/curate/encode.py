@@ -259,6 +259,12 @@ def default_compute(out: Path, latents: str, text: str, device: str | None) -> L
     return "bf16" if chosen.type != "mps" and is_fast_in_bf16(chosen) else "fp32"
 
 
+def with_default_compute(config: EncodeConfig, out: Path) -> EncodeConfig:
+    """Return `config`, with bf16 where that is the default of the directory `out` on this machine's best device."""
+    compute = default_compute(out, config.latents, config.text, None)
+    return config if compute == "fp32" else replace(config, compute=compute)
+
+
 def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) -> tuple[LatentCodec, TextEncoder]:
     dtype = None
     if config.compute == "bf16":

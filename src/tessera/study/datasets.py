@@ -1,6 +1,7 @@
 """The data of a study's cells: each set is made once and shared by all cells, of all studies in one folder.
 
     data/images-XX/  data/recipe-XX/  data/prompts-XX/  data/captions-XX/  data/encoded-XX/
+    data/emoji-XX/  data/judge-XX/: of drawings
 
 XX tells apart the configurations that a directory depends on, its inputs' included.
 """
@@ -25,6 +26,10 @@ class Data:
     plain: Path
     augmented: Path | None
     prompts: Path
+    drawings: Path | None
+    """Of `draw_emoji`; None = the images are drawn by `collect`."""
+    judge: Path | None
+    """Of those drawings."""
 
     def held_out(self, number: int) -> Path:
         """Return the directory of `number` captions of held-out scenes."""
@@ -34,7 +39,8 @@ class Data:
 def data_of(root: Path, config: RunConfig) -> Data:
     """Return the directories of the data of a run of one arm, below the folder `root`, whether made or not."""
     (arm,) = config.arms
-    of_images = digest(to_dict(config.collect))
+    emoji, judge = (None if part is None else to_dict(part) for part in (config.emoji, config.judge))
+    of_images = digest(to_dict(config.collect) | ({} if emoji is None else {"emoji": emoji}))
     mix = digest([of_images, to_dict(config.augment)])
     words, encode = _identity(_words(config)), to_dict(config.encode)
     assert config.prompts is not None
@@ -43,7 +49,9 @@ def data_of(root: Path, config: RunConfig) -> Data:
         recipe=root / f"recipe-{mix}" if arm.augmented else None,
         plain=root / f"encoded-{digest([of_images, words, encode])}",
         augmented=root / f"encoded-{digest([mix, words, encode])}" if arm.augmented else None,
-        prompts=root / f"prompts-{digest([of_images, to_dict(config.prompts)])}",
+        prompts=root / f"prompts-{digest([of_images, to_dict(config.prompts), *(judge or {}).get('concepts', ())])}",
+        drawings=None if emoji is None else root / f"emoji-{digest(emoji)}",
+        judge=None if judge is None else root / f"judge-{digest([emoji, judge])}",
     )
 
 
@@ -52,21 +60,27 @@ def prepare(root: Path, config: RunConfig) -> Data:
     from tessera.curate.augment import augment
     from tessera.curate.caption.caption import caption
     from tessera.curate.collect.collect import collect
-    from tessera.curate.encode import encode
-    from tessera.prompts.miniature import prompts
+    from tessera.curate.emoji.draw import CAPTIONS, draw_emoji
+    from tessera.curate.encode import encode, with_default_compute
+    from tessera.run import make_judge, make_prompts
 
     data = data_of(root, config)
-    collect(data.images, config.collect)
+    if data.drawings is not None and config.emoji is not None:
+        draw_emoji(data.drawings, config.emoji)
+    collect(data.images, config.collect, data.drawings)
     if data.recipe is not None:
         augment(data.recipe, data.images, config.augment)
     assert config.prompts is not None
-    prompts(data.prompts, data.images, config.prompts)
+    make_prompts(data.prompts, data.images, config.prompts, config, data.drawings)
+    if data.judge is not None:
+        make_judge(data.judge, config)
+    file = None if data.drawings is None else data.drawings / CAPTIONS
     for encoded, recipe in ((data.plain, None), (data.augmented, data.recipe)):
         if encoded is not None:
             words = _words(config)
             captions = root / f"captions-{digest([_identity(words), recipe and recipe.name, data.images.name])}"
-            caption(captions, data.images, words, recipe=recipe)
-            encode(encoded, data.images, captions, config.encode, recipe=recipe)
+            caption(captions, data.images, words, recipe=recipe, captions_file=file)
+            encode(encoded, data.images, captions, with_default_compute(config.encode, encoded), recipe=recipe)
     return data
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.config import UserError, nearest, to_dict
+from tessera.evaluate.drawings.evaluate import METRIC as DRAWINGS
 from tessera.evaluate.miniature.evaluate import METRIC
 from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.presets.config import Arm, RunConfig
@@ -40,8 +41,8 @@ class Variant:
     def __post_init__(self):
         if not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
             raise UserError(f"variant {self.name!r}: use letters, digits, -, _ and points only")
-        if len(self.config.arms) != 1 or self.config.evaluate is None:
-            raise UserError(f"variant {self.name}: its config needs exactly one arm, and a judge (evaluate)")
+        if len(self.config.arms) != 1 or (self.config.evaluate is None and self.config.judge is None):
+            raise UserError(f"variant {self.name}: its config needs exactly one arm, and a judge (evaluate, judge)")
 
     @property
     def arm(self) -> Arm:
@@ -89,8 +90,10 @@ class Study:
             if unknown:
                 raise UserError(f"study {self.name}: {variant.name} has no prompts of the kind {unknown[0]!r}")
         first = self.variants[0].config
-        if any((v.config.prompts, v.config.generate) != (first.prompts, first.generate) for v in self.variants):
-            raise UserError(f"study {self.name}: all variants must draw the same prompts with the same settings")
+        if any(_drawn(v.config) != _drawn(first) for v in self.variants):
+            raise UserError(
+                f"study {self.name}: all variants must draw the same prompts with the same settings, for one judge"
+            )
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,10 @@ def _resized(variant: Variant, factor: float) -> Variant:
     return replace(variant, config=replace(variant.config, arms=(replace(variant.arm, train=train),)))
 
 
+def _drawn(config: RunConfig) -> tuple[Any, ...]:
+    return config.prompts, config.generate, config.judge
+
+
 def plan(study: Study) -> dict[str, Any]:
     """Return what is fixed before the runs, as data: metrics, prompts, seeds, and every variant's configuration."""
     common, variants = to_dict(study.variants[0].config), {}
@@ -167,7 +174,7 @@ def plan(study: Study) -> dict[str, Any]:
         **({"copies": True} if study.copies else {}),
         "study": study.name,
         "question": study.question,
-        "metric": METRIC,
+        "metric": METRIC if study.variants[0].config.judge is None else DRAWINGS,
         "scores": list(study.scores),
         "interval": "95%, score interval over prompts and training seeds",
         "kinds": list(study.kinds),

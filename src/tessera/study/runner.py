@@ -156,7 +156,7 @@ def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
         _follow(place / "runs" / arm.name, out / "cells" / task["before"] / "runs" / arm.name, config, data)
     images = data.images if task["copies"] else None
     made = (data.plain, data.augmented, data.prompts / "prompts.jsonl")
-    run_arm(place, config, arm, *made, task["kinds"], images, data.recipe)
+    run_arm(place, config, arm, *made, task["kinds"], images, data.recipe, data.judge)
     if task["likeness"] is not None:
         from tessera.evaluate.miniature.likeness import LikenessConfig, held_out_prompts, likeness
         from tessera.generate.folder import generate

@@ -1,6 +1,7 @@
 """Packages of drawings to a folder of images with captions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tessera.curate.caption.table import read_levels
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.emoji.color_words import GROUNDS
 from tessera.curate.emoji.draw import CAPTIONS, CREDITS, EmojiConfig, draw_emoji
+from tessera.curate.emoji.judged import EmojiCaptions
 from tessera.stages import read_manifest
 from tiny.emoji import cache_in, tiny_emoji
 
@@ -63,6 +65,22 @@ def test_captions_say_what_the_pixels_show(drawn):
         assert tuple(pixels[0, 0]) == GROUNDS[ground]
     assert len({row["long"] for row in rows}) == 10
     assert len({row["long"].split()[-2] for row in rows}) > 1
+
+
+def test_chosen_concepts_on_several_grounds(tmp_path, monkeypatch):
+    cache_in(tmp_path / "cache", monkeypatch)
+    tiny_emoji(monkeypatch)
+    draw_emoji(tmp_path / "emoji", replace(TINY, concepts=("ox", "cat"), grounds=3))
+    rows = [json.loads(line) for line in (tmp_path / "emoji" / CAPTIONS).read_text().splitlines()]
+    assert len(rows) == 2 * 2 * 3
+    assert [row["file_name"] for row in rows[:3]] == [f"mammals/cat noto{which}.png" for which in ("", "-2", "-3")]
+    for start in range(0, len(rows), 3):
+        grounds = {row["long"].split()[-2] for row in rows[start : start + 3]}
+        assert len(grounds) == 3
+    told = EmojiCaptions(tmp_path / "emoji" / CAPTIONS)
+    assert "an ox" in told.tell("ox", None, None, np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"concept 'oxen'.*did you mean 'ox'"):
+        draw_emoji(tmp_path / "other", replace(TINY, concepts=("oxen",)))
 
 
 def test_credits_name_the_packages_that_were_used(drawn):

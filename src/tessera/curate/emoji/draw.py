@@ -1,6 +1,6 @@
 """emoji: packages of drawings -> a folder of class folders with captions, as anyone's own images would be.
 
-    FAMILY/NAME STYLE.png     a drawing on a plain ground, 72 x 72 pixels
+    FAMILY/NAME STYLE.png     a drawing on a plain ground, 72 x 72 pixels; on further grounds STYLE-2, STYLE-3, ...
     captions.jsonl            a row for each: file_name, long, short
     CREDITS.md                the packages, their licenses and who made them
 
@@ -10,6 +10,7 @@ the ground; a short one is the name alone. The ground and the tags are drawn at 
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ class EmojiConfig:
 
     styles: tuple[str, ...] = tuple(STYLES)
     """Names in `STYLES`, each once; OpenMoji's license, CC-BY-SA-4.0, asks to share alike."""
+    concepts: tuple[str, ...] = ()
+    """Names of the emoji to draw; none = all."""
+    grounds: int = 1
+    """Plain grounds that each drawing stands on, an image for each: 1 to 3."""
     seed: int = 0
     """Address of the grounds and tags, 0 or more."""
 
@@ -49,7 +54,7 @@ class EmojiConfig:
             lookup(name, STYLES, "style")
         if not self.styles or len(set(self.styles)) != len(self.styles):
             raise UserError(f"styles are {self.styles}: give at least one of {', '.join(STYLES)}, none twice")
-        check_ranges(self, seed="[0, inf)")
+        check_ranges(self, grounds="[1, 3]", seed="[0, inf)")
 
     @property
     def packages(self) -> list[Package]:
@@ -74,15 +79,19 @@ def draw_emoji(out: Path, config: EmojiConfig) -> None:
         return
     for package in config.packages:  # what cannot be had is found before the directory is begun
         fetch(package)
-    stage, concepts, rows = open_stage(out, **call), read_concepts(), []
+    stage, concepts, rows = open_stage(out, **call), _chosen(config.concepts), []
     with progress("draw", len(concepts) * len(config.styles)) as bar:
         for name in config.styles:
             for concept, drawing in drawings(STYLES[name], concepts):
-                file = f"{concept.family}/{_UNSAFE.sub('-', concept.name)} {name}.png"
-                rng = philox(config.seed, f"emoji/{file}")
-                pixels, long = _composed(concept, STYLES[name], np.asarray(drawing), rng)
-                write_png(out / file, pixels, fast=True)
-                rows.append({"file_name": file, LONG: long, "short": concept.phrase})
+                used: list[str] = []
+                for number in range(config.grounds):
+                    which = f"{name}-{number + 1}" if number else name
+                    file = f"{concept.family}/{_UNSAFE.sub('-', concept.name)} {which}.png"
+                    rng = philox(config.seed, f"emoji/{file}")
+                    pixels, long, ground = _composed(concept, STYLES[name], np.asarray(drawing), used, rng)
+                    used.append(ground)
+                    write_png(out / file, pixels, fast=True)
+                    rows.append({"file_name": file, LONG: long, "short": concept.phrase})
                 bar.advance(1)
     write_text(out / CAPTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_text(out / CREDITS, "# Credits\n\n" + "".join(f"- {line}\n" for line in config.credits))
@@ -90,18 +99,25 @@ def draw_emoji(out: Path, config: EmojiConfig) -> None:
     stage.finish(counts, facts={"credits": list(config.credits)})
 
 
+def _chosen(names: Sequence[str]) -> list[Concept]:
+    concepts = read_concepts()
+    for name in names:
+        lookup(name, {concept.name: concept for concept in concepts}, "concept")
+    return [concept for concept in concepts if concept.name in names or not names]
+
+
 def _composed(
-    concept: Concept, style: Style, drawing: NDArray[np.uint8], rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], str]:
-    """Return a drawing, uint8 (H, W, 4), on a plain ground, uint8 (H, W, 3), and its long caption."""
+    concept: Concept, style: Style, drawing: NDArray[np.uint8], used: Sequence[str], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], str, str]:
+    """Return a drawing, uint8 (H, W, 4), on a plain ground that is not `used`, uint8 (H, W, 3), its long caption, and
+    the ground's name."""
     colors = main_colors(drawing)
-    ground = str(rng.choice([name for name in GROUNDS if name not in colors]))
+    ground = str(rng.choice([name for name in GROUNDS if name not in colors and name not in used]))
     opacity = drawing[..., 3:].astype(np.float32) / 255
     pixels = drawing[..., :3] * opacity + np.array(GROUNDS[ground]) * (1 - opacity)
     family = {word.lower() for word in concept.family.split()}
     tags = rng.permutation([tag for tag in concept.tags if tag.lower() not in family])[:_TAGS].tolist()
     told = ", ".join([concept.phrase, concept.family, *tags])
     mainly = " and ".join([", ".join(colors[:-1]), colors[-1]] if colors[1:] else colors)
-    return pixels.round().astype(np.uint8), (
-        f"A drawing of {told}, in the {style.words}, in {mainly} on a {ground} background."
-    )
+    text = f"A drawing of {told}, in the {style.words}, in {mainly} on a {ground} background."
+    return pixels.round().astype(np.uint8), text, ground
