@@ -152,19 +152,29 @@ def make_judge(out: Path, config: RunConfig) -> None:
     train_judge(out, functools.partial(cut_outs, config.judge.concepts, config.emoji.styles), config.judge)
 
 
-def make_prompts(out: Path, images: Path, asked: "PromptConfig", config: RunConfig, drawings: Path | None) -> None:
-    """Make the judge's prompts `asked` of a run, into the directory `out`. drawings: of `draw_emoji`, where the run is
-    on those."""
+def write_prompts(
+    out: Path,
+    images: Path,
+    asked: "PromptConfig",
+    config: RunConfig,
+    drawings: Path | None = None,
+    recipe: Path | None = None,
+) -> None:
+    """Make the judge's prompts `asked` of a run, into the directory `out`.
+
+    drawings: of `draw_emoji`, where the run is on those; recipe: of their CutMix images, whose pairs are not asked for.
+    """
     if config.judge is None or drawings is None:
         from tessera.prompts.miniature import prompts
 
         prompts(out, images, asked)
     else:
         from tessera.curate.emoji.draw import CAPTIONS
-        from tessera.curate.emoji.judged import EmojiCaptions
+        from tessera.curate.emoji.judged import EmojiCaptions, pairs_in_mixes
         from tessera.prompts.drawings import drawing_prompts
 
-        drawing_prompts(out, images, config.judge.concepts, EmojiCaptions(drawings / CAPTIONS), asked)
+        together = () if recipe is None else pairs_in_mixes(images, recipe)
+        drawing_prompts(out, images, config.judge.concepts, EmojiCaptions(drawings / CAPTIONS), asked, together)
 
 
 def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
@@ -172,7 +182,8 @@ def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
     if config.prompts is not None:
         few = replace(config.prompts, per_task=min(LEARNING_PROMPTS, config.prompts.per_task))
         for place, asked in ((out / "prompts", config.prompts), (out / FEW_PROMPTS.parent, few)):
-            clock.do("prompts", make_prompts, place, out / "images", asked, config, out / "emoji")
+            recipe = out / "recipe" if (out / "recipe").exists() else None
+            clock.do("prompts", write_prompts, place, out / "images", asked, config, out / "emoji", recipe)
     if config.draws_captions:
         _choose_captions(out, config)
 

@@ -48,8 +48,26 @@ def test_extended_texts_say_names_colors_counts_and_places(lines):
             assert next(part for part in text.split(". ") if second["class"] in part).split(",")[0].endswith(place)
 
 
+def test_two_things_that_stand_in_a_training_image_are_not_asked_for(tmp_path):
+    open_stage(tmp_path / "images", stage="collect", config={}, inputs={}).finish({})
+    seen = {frozenset(("cat", "bus")), frozenset(("cat", "ox"))}
+    drawing_prompts(tmp_path / "prompts", tmp_path / "images", NAMES, Told(), PromptConfig(per_task=9), seen)
+    lines = [json.loads(line) for line in (tmp_path / "prompts" / "prompts.jsonl").read_text().splitlines()]
+    asked = [frozenset(clause["class"] for clause in line["include"]) for line in lines]
+    assert sum(len(names) == 2 for names in asked) == 3 * 9
+    assert not seen & set(asked)
+
+
 @pytest.mark.parametrize(
-    ("name", "many"), [("bus", "buses"), ("butterfly", "butterflies"), ("soccer ball", "soccer balls"), ("key", "keys")]
+    ("name", "many"),
+    [
+        ("bus", "buses"),
+        ("butterfly", "butterflies"),
+        ("dress", "dresses"),
+        ("maple leaf", "maple leaves"),
+        ("soccer ball", "soccer balls"),
+        ("key", "keys"),
+    ],
 )
 def test_plurals(name, many):
     assert plural(name) == many

@@ -5,7 +5,7 @@ one is a caption of the training set, changed to say what is asked for, two of t
 images are. Extender, seed and text are stored with each line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,8 @@ COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 """Colors that prompts ask for."""
 _PLACES = {"left of": "on the left", "right of": "on the right", "above": "at the top", "below": "at the bottom"}
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-_ODD = {"fish": "fish", "bus": "buses", "octopus": "octopuses"}
+_OF_TWO = ("two_object", "position", "color_attr")
+_ODD = {"fish": "fish", "leaf": "leaves"}
 
 
 class Captions(Protocol):
@@ -37,20 +38,40 @@ class Captions(Protocol):
         ...
 
 
-def drawing_prompts(out: Path, images: Path, concepts: Sequence[str], captions: Captions, config: PromptConfig) -> None:
-    """Write `out`/prompts.jsonl, one metadata line a prompt. images: the set, whose captions `captions` tells."""
-    described = to_dict(config) | {"concepts": list(concepts)}
+def drawing_prompts(
+    out: Path,
+    images: Path,
+    concepts: Sequence[str],
+    captions: Captions,
+    config: PromptConfig,
+    together: Collection[frozenset[str]] = (),
+) -> None:
+    """Write `out`/prompts.jsonl, one metadata line a prompt. images: the set, whose captions `captions` tells.
+
+    together: pairs of concepts that stand together in an image of training; prompts ask for others, where there are
+    any.
+    """
+    seen = sorted(sorted(pair) for pair in together if pair <= set(concepts))
+    described = to_dict(config) | {"concepts": list(concepts), "together": seen}
     stage = open_stage(out, stage="prompts", config=described, inputs={"images": images})
     if stage.done:
         return
-    lines = [line for task in TASKS for line in _task(task, concepts, captions, config)]
+    lines = [line for task in TASKS for line in _task(task, concepts, captions, config, together)]
     with atomic_path(out / FILE) as temporary:
         temporary.write_bytes(to_bytes(lines))
     stage.finish({"prompts": len(lines)}, facts={"extender": EXTENDER, "prompts_sha256": prompts_sha256(lines)})
 
 
-def _task(task: str, concepts: Sequence[str], captions: Captions, config: PromptConfig) -> list[dict[str, Any]]:
+def _task(
+    task: str,
+    concepts: Sequence[str],
+    captions: Captions,
+    config: PromptConfig,
+    together: Collection[frozenset[str]],
+) -> list[dict[str, Any]]:
     asked = choices(task, concepts, COLORS)
+    if task in _OF_TWO:
+        asked = [choice for choice in asked if frozenset(choice[:2]) not in together] or asked
     order = philox(config.seed, f"prompts/{task}").permutation(len(asked))
     lines = []
     for number in range(config.per_task):
@@ -81,5 +102,6 @@ def plural(name: str) -> str:
     """Return the plural of a concept's name: "soccer balls", "buses", "butterflies"."""
     *before, last = name.split(" ")
     if last not in _ODD:
-        last = f"{last[:-1]}ies" if last.endswith("y") and last[-2] not in "aeiou" else f"{last}s"
+        hissing = last.endswith(("s", "x", "z", "ch", "sh"))
+        last = f"{last[:-1]}ies" if last.endswith("y") and last[-2] not in "aeiou" else f"{last}{'e' * hissing}s"
     return " ".join([*before, _ODD.get(last, last)])

@@ -22,7 +22,7 @@ class Data:
 
     images: Path
     recipe: Path | None
-    """None for an arm without CutMix images."""
+    """None for an arm without CutMix images, unless prompts of drawings leave out its pairs."""
     plain: Path
     augmented: Path | None
     prompts: Path
@@ -43,13 +43,14 @@ def data_of(root: Path, config: RunConfig) -> Data:
     of_images = digest(to_dict(config.collect) | ({} if emoji is None else {"emoji": emoji}))
     mix = digest([of_images, to_dict(config.augment)])
     words, encode = _identity(_words(config)), to_dict(config.encode)
+    about = [] if judge is None else [mix, judge["concepts"]]
     assert config.prompts is not None
     return Data(
         images=root / f"images-{of_images}",
-        recipe=root / f"recipe-{mix}" if arm.augmented else None,
+        recipe=root / f"recipe-{mix}" if arm.augmented or judge is not None else None,
         plain=root / f"encoded-{digest([of_images, words, encode])}",
         augmented=root / f"encoded-{digest([mix, words, encode])}" if arm.augmented else None,
-        prompts=root / f"prompts-{digest([of_images, to_dict(config.prompts), *(judge or {}).get('concepts', ())])}",
+        prompts=root / f"prompts-{digest([of_images, to_dict(config.prompts), *about])}",
         drawings=None if emoji is None else root / f"emoji-{digest(emoji)}",
         judge=None if judge is None else root / f"judge-{digest([emoji, judge])}",
     )
@@ -62,7 +63,7 @@ def prepare(root: Path, config: RunConfig) -> Data:
     from tessera.curate.collect.collect import collect
     from tessera.curate.emoji.draw import CAPTIONS, draw_emoji
     from tessera.curate.encode import encode, with_default_compute
-    from tessera.run import make_judge, make_prompts
+    from tessera.run import make_judge, write_prompts
 
     data = data_of(root, config)
     if data.drawings is not None and config.emoji is not None:
@@ -71,7 +72,7 @@ def prepare(root: Path, config: RunConfig) -> Data:
     if data.recipe is not None:
         augment(data.recipe, data.images, config.augment)
     assert config.prompts is not None
-    make_prompts(data.prompts, data.images, config.prompts, config, data.drawings)
+    write_prompts(data.prompts, data.images, config.prompts, config, data.drawings, data.recipe)
     if data.judge is not None:
         make_judge(data.judge, config)
     file = None if data.drawings is None else data.drawings / CAPTIONS

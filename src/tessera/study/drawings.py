@@ -49,6 +49,6 @@ def _of_arm(arm: Arm) -> RunConfig:
         config,
         emoji=replace(config.emoji, concepts=CONCEPTS, grounds=3),
         arms=(replace(arm, train=train),),
-        prompts=PromptConfig(per_task=24, seed=21),
-        generate=replace(config.generate, per_prompt=2, seed=21),
+        prompts=PromptConfig(per_task=48, seed=21),
+        generate=replace(config.generate, per_prompt=1, seed=21),
     )

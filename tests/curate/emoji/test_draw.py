@@ -1,5 +1,6 @@
 """Packages of drawings to a folder of images with captions."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -8,14 +9,15 @@ import pytest
 from PIL import Image
 
 from tessera.config import UserError
+from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.caption.table import read_levels
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.emoji.color_words import GROUNDS
 from tessera.curate.emoji.draw import CAPTIONS, CREDITS, EmojiConfig, draw_emoji
-from tessera.curate.emoji.judged import EmojiCaptions
+from tessera.curate.emoji.judged import EmojiCaptions, pairs_in_mixes
 from tessera.stages import read_manifest
-from tiny.emoji import cache_in, tiny_emoji
+from tiny.emoji import NAMES, cache_in, tiny_emoji
 
 TINY = EmojiConfig(styles=("noto", "twemoji"))
 
@@ -94,6 +96,10 @@ def test_credits_name_the_packages_that_were_used(drawn):
 def test_the_folder_is_collected_and_captioned_as_anyones_own(drawn, tmp_path):
     collect(tmp_path / "images", CollectConfig(source="emoji", size=16), drawn)
     assert read_manifest(tmp_path / "images").counts["images"] == 10
+    augment(tmp_path / "recipe", tmp_path / "images", AugmentConfig(pattern="half"))
+    pairs = pairs_in_mixes(tmp_path / "images", tmp_path / "recipe")
+    assert pairs <= {frozenset(pair) for pair in itertools.product([name for _, name, *_ in NAMES], repeat=2)}
+    assert len(pairs) > 1
     config = CaptionConfig(captioner="import")
     caption(tmp_path / "captions", tmp_path / "images", config, captions_file=drawn / CAPTIONS)
     levels = read_levels(tmp_path / "captions")

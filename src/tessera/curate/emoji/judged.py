@@ -8,6 +8,7 @@ import numpy as np
 
 from tessera.config import UserError
 from tessera.curate.emoji.color_words import GROUNDS
+from tessera.curate.index import read_images, read_recipe
 from tessera.encoded.record import LONG
 
 CONCEPTS = (
@@ -21,6 +22,17 @@ nearest drawing by other artists mostly shows the same."""
 _END = re.compile(r"(?<= in )[a-z]+(?:, [a-z]+)*(?: and [a-z]+)?(?= on an? ([a-z]+) background\.$)")
 
 
+def pairs_in_mixes(images: Path, recipe: Path) -> set[frozenset[str]]:
+    """Return the names that stand together in a CutMix image of the directory `recipe`, made of those in `images`."""
+    names = {row.key: _name_of(row.source) for row in read_images(images)}
+    return {frozenset((names[row.base], names[row.partner])) for row in read_recipe(recipe).rows}
+
+
+def _name_of(file: str) -> str:
+    """Return the name of the emoji in a file of `draw_emoji`."""
+    return file.rpartition("/")[2].rpartition(" ")[0]
+
+
 class EmojiCaptions:
     """The long captions of a captions file of `draw_emoji`, changed to say a color or a count."""
 
@@ -28,8 +40,7 @@ class EmojiCaptions:
         self._told: dict[str, list[tuple[str, str]]] = {}
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            name = row["file_name"].rpartition("/")[2].rpartition(" ")[0]
-            self._told.setdefault(name, []).append((row["short"], row[LONG]))
+            self._told.setdefault(_name_of(row["file_name"]), []).append((row["short"], row[LONG]))
 
     def tell(self, name: str, color: str | None, count: str | None, rng: np.random.Generator) -> str:
         """Return a caption of one of the drawings of `name` on another ground, in `color` alone if given; count: said
