@@ -18,9 +18,9 @@ from tessera.presets.config import RunConfig
 from tessera.presets.miniature import SMALL_DIT, SMALL_RIN, miniature, miniature_paper
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import Study, Variant
-from tessera.study.drawings import drawings
 from tessera.study.improvements import ablation, alignment, flow, partners, schedule, short_captions, tau_image
 from tessera.study.noise import NoiseStudy
+from tessera.study.real_images import drawings
 from tessera.study.variants import BUDGET, WORLD, base, family, first, first_form, retrained, today, variants, with_ia
 from tessera.train.config import TrainConfig
 

@@ -9,7 +9,7 @@ import pytest
 from tessera.evaluate.drawings.evaluate import METRIC
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import plan
-from tessera.study.drawings import drawings
+from tessera.study.real_images import drawings
 from tessera.study.runner import run_cell, run_study
 from tiny.emoji import cache_in, tiny_emoji
 
