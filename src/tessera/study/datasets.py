@@ -27,9 +27,9 @@ class Data:
     augmented: Path | None
     prompts: Path
     drawings: Path | None
-    """Of `draw_emoji`; None = the images are drawn by `collect`."""
+    """A folder of `draw_emoji`; None = `collect` draws the images."""
     judge: Path | None
-    """Of those drawings."""
+    """The judge of those drawings."""
 
     def held_out(self, number: int) -> Path:
         """Return the directory of `number` captions of held-out scenes."""
