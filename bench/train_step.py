@@ -9,6 +9,7 @@ Without a GPU, at reduced depth, L = 190 text tokens, random weights and data, b
   both also with gradient checkpointing.
 With `--alignment`: steps of objectives that align over those of the paper's, for networks of the miniature and for
   DiT-I S/2 (L = 24 and 180 text tokens; features of 64 x 64 and, as DINOv2-B's, of 256 x 768), and nothing else.
+With `--sizes`: a step of the preset `emoji` at 64 px over one at 32 px (L = 40), and nothing else.
 With a GPU: both networks at full size, compiled, at the batch sizes of `--batches`, by turns on 16 different batches of
 20 to 300 tokens a text: images/s, and TFLOP/s by formula as a share of `--peak` (989, an H200's by its data sheet,
 dense bf16). A batch that does not fit into memory is said and left out.
@@ -37,6 +38,7 @@ from tessera.models.dit import DIT_I_L2, DIT_I_S2, DiTConfig
 from tessera.models.flops import step_flops
 from tessera.models.rin import CAD_I_L
 from tessera.presets.imagenet import cad_i_l, dit_i_l2
+from tessera.presets.lookup import load_run_preset
 from tessera.presets.miniature import SMALL_DIT, SMALL_RIN
 from tessera.records import DenoiserState
 from tessera.train.config import RuntimeOptions, TrainConfig
@@ -216,6 +218,25 @@ def alignment_on_cpu(folder: Path) -> None:
         print(f"{name}, batch {batch}: {best['paper']:.3f} s a step; {told}", flush=True)
 
 
+def sizes_on_cpu(folder: Path) -> None:
+    """Print what a step of `emoji` costs at 64 px, over one at 32 px."""
+    steps = {}
+    for size in (32, 64):
+        config = load_run_preset("emoji", size=size).arms[0].train
+        model = config.model
+        shape = (model.latent_channels, model.latent_size, model.latent_size)
+        made = make_set(folder / str(size), 64, 0, False, tokens=40, width=model.text_width, shape=shape)
+        trainer = trainer_of(
+            replace(config, caption_mix={}, caption_mix_start_image=0, objective="paper"),
+            open_encoded(made),
+            config.batch_size,
+            "cpu",
+        )
+        steps[str(size)] = functools.partial(trainer.stepper.step, batches_of(trainer, 1))
+    best = by_turns(steps)
+    print(f"emoji: {best['32']:.3f} s a step at 32 px, {best['64'] / best['32']:.2f} x at 64")
+
+
 def on_gpu(
     store: EncodedStore,
     batches: list[int],
@@ -280,11 +301,14 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--peak", type=float, default=989.0)
     parser.add_argument("--alignment", action="store_true")
+    parser.add_argument("--sizes", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.alignment:
             alignment_on_cpu(Path(temporary))
+        elif arguments.sizes:
+            sizes_on_cpu(Path(temporary))
         elif torch.cuda.is_available():
             made = make_set(Path(temporary) / "set", 2048, 0, False, tokens=MOST, fewest=FEWEST)
             on_gpu(open_encoded(made), arguments.batches, arguments.peak)
