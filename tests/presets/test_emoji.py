@@ -10,6 +10,7 @@ from tessera import packages, run
 from tessera.config import UserError
 from tessera.curate.emoji.draw import CAPTIONS
 from tessera.encoded.store import open_encoded
+from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.presets.emoji import emoji
 from tessera.presets.lookup import load_run_preset
@@ -31,6 +32,9 @@ def test_sizes_networks_and_styles_by_flags():
     assert small.export.credits == small.emoji.credits
     assert not any("OpenMoji" in line for line in small.export.credits)
     assert any("OpenMoji" in line for line in emoji().export.credits)
+    large = load_run_preset("emoji", network="dit-xs", size=64).arms[0].train.model
+    assert isinstance(large, DiTConfig)
+    assert (large.width, large.depth, large.mlp_ratio, large.latent_size, large.text_width) == (384, 12, 2, 16, 384)
 
 
 def tiny(**options):

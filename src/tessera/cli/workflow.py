@@ -21,7 +21,9 @@ def run(
     class_names: ClassNames = None,
     styles: Annotated[tuple[str, ...], "Only these of noto, twemoji, fluent, openmoji (preset emoji)."] = (),
     size: Annotated[int | None, "Side of the images in pixels; 32 by default."] = None,
-    network: Annotated[Literal["dit", "cad"] | None, "DiT-I or CAD-I, small; DiT-I by default."] = None,
+    network: Annotated[
+        Literal["dit", "cad", "dit-xs"] | None, "DiT-I or CAD-I, small; DiT-I of 23M; DiT-I by default."
+    ] = None,
     text: Annotated[str | None, "Text encoder of the captions, as for encode; words:64, or emoji's minilm."] = None,
     num_images: Annotated[int | None, "Samples that each arm sees in training; more draw better."] = None,
     budget: Annotated[str | None, "Time for training in this call, such as 20m; run it again to resume."] = None,

@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 from tessera.config import UserError
+from tessera.models.dit import DIT_I_XS2
 from tessera.presets.config import RunConfig
 from tessera.presets.miniature import SMALL_DIT, SMALL_RIN, in_fifths
 from tessera.pretrained.text_encoders import load_text_encoder
 from tessera.pretrained.vae import load_codec
 from tessera.train.config import TrainConfig
 
-NETWORKS = {"dit": SMALL_DIT, "cad": SMALL_RIN}
-"""The paper's two networks at the size of the miniature."""
+_XS = {name: getattr(DIT_I_XS2, name) for name in ("width", "depth", "heads", "mlp_ratio", "refiner_depth")}
+NETWORKS = {"dit": SMALL_DIT, "cad": SMALL_RIN, "dit-xs": replace(SMALL_DIT, **_XS)}
+"""The paper's two networks at the size of the miniature; and the blocks of the preset `dit-i-xs`, for a GPU."""
 FEWEST_PATCHES, MOST_PATCHES = 8, 16  # along a side
 
 
