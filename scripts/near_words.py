@@ -1,4 +1,4 @@
-"""What a language model's embeddings buy: prompts with words that stand in no caption of the emoji.
+"""Words that no caption has, drawn by an export with a language model's embeddings and by one with `words`.
 
     python scripts/near_words.py out/emoji/export/ta out/words/export/ta
 
