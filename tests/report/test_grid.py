@@ -36,6 +36,17 @@ def test_measures_in_rows_with_the_judge():
     assert [row.label for row in by_measure(empty, [], [0]).rows] == ["KID"]
 
 
+def test_chance_level_stands_before_the_judge_and_in_tile_and_plot():
+    chance = {"overall": 0.125}
+    grid = by_measure(TABLE, [], [0, 1], {"seam_renders": 0.01}, chance=chance)
+    assert [column.label for column in grid.columns] == ["a", "b", "chance", "the judge itself"]
+    assert [row.cells[2]["value"] for row in grid.rows] == ["", "0.12", ""]
+    first, second = tiles(TABLE, [0, 1], ("overall", "seam"), chance=chance)
+    assert first["about"].endswith(", chance: 0.12")
+    assert "chance" not in second["about"]
+    assert ">chance</text>" in table_plot([("", TABLE, [0, 1])], "alt", [chance])
+
+
 def test_small_and_large_numbers_that_stand_together_have_the_same_digits():
     table = Table("t", ("overall",), (Row("a", (Cell(0.0083, 0.001, 0.06),)), Row("b", (Cell(0.93, 0.84, 0.97),))))
     (tile,) = tiles(table, [0, 1], ("overall",))

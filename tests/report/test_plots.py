@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tessera.report.plots import Curve, Dots, curve_plot, score_plot, tradeoff_plot
+from tessera.report.plots import Curve, Dots, curve_plot, score_plot, tradeoff_plot, value_plot
 
 
 def svgs(markup) -> list[ElementTree.Element]:
@@ -49,6 +49,38 @@ def test_the_axis_says_what_is_varied():
     (wide, _) = svgs(curve_plot([Curve(arm="a", color=0, x=(0.2, 0.4), y=(1.0, 0.5))], "distance", "alt", "tau"))
     assert "tau" in texts(wide)
     assert "images seen in training" not in texts(wide)
+
+
+def dashed(svg) -> list[list[float]]:
+    """The points (x, y, x, y) of the dashed lines of chance level."""
+    styled = [element for element in svg.iter() if "stroke-dasharray: 3.6,2.4" in element.get("style", "")]
+    return [[float(n) for n in re.findall(r"[-\d.]+", element.get("d"))] for element in styled]
+
+
+def test_chance_level_is_marked_where_there_is_one():
+    dots = [Dots(arm="a", color=0, values=((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))]
+    for svg in svgs(score_plot(["one", "two"], [("long", dots), ("short", dots)], "alt", [[0.0, None], [0.0, 0.5]])):
+        assert "chance" in texts(svg)
+        first, second, third, _ = dashed(svg)  # the last one is the legend's
+        assert first[0] == first[2]  # upright
+        assert second[1] == first[1] or second[0] == first[0]  # the same measure, in the panel next to it or below
+        assert third[1] > second[1]
+        assert third[0] > second[0]
+    for svg in svgs(score_plot(["one", "two"], [("long", dots)], "alt")):
+        assert "chance" not in texts(svg)
+
+
+def test_chance_level_of_one_measure_is_ink_and_of_several_in_their_colors():
+    curves = [Curve(arm=f"a{n}", color=n, x=(1.0, 2.0), y=((0.1, 0.2, 0.3),) * 2, chance=0.25) for n in (0, 1)]
+    for svg in svgs(value_plot({"m": curves}, "tau", "alt")):
+        assert "chance" in texts(svg)
+        level, _ = dashed(svg)
+        assert level[1] == level[3]  # level
+        assert "stroke: var(--ink)" in ElementTree.tostring(svg, "unicode")
+    curves[1] = Curve(arm="a1", color=1, x=(1.0, 2.0), y=((0.1, 0.2, 0.3),) * 2, chance=0.75)
+    for svg in svgs(value_plot({"": curves}, "tau", "alt")):
+        assert "chance, in the measure's color" in texts(svg)
+        assert dashed(svg)[0][1] > dashed(svg)[1][1]  # y grows downwards
 
 
 def test_points_of_a_trade_off_are_labeled():

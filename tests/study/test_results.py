@@ -4,6 +4,7 @@ import pytest
 
 from tessera.config import UserError
 from tessera.evaluate.scores import write_scores
+from tessera.prompts.miniature import draw_prompts, prompts_sha256
 from tessera.stages import open_stage
 from tessera.study.design import cells
 from tessera.study.results import results
@@ -49,7 +50,7 @@ def test_values_differences_and_missing_cells(tmp_path):
     assert list(table["differences"]) == ["ta_ia - ta"]  # nothing of aio is there to take off
     assert found["missing"] == ["aio-seed0", "aio-seed1"]
     text = text_tables(study, found).splitlines()
-    assert "4 of 6 cells are done." in text
+    assert "- So far 4 of 6 cells are done." in text
     head, _, ta, ta_ia, pair = text[text.index("40 images of 20 prompts for each cell.") + 2 :][:5]
     assert [cell.strip() for cell in head.split("|")[1:3]] == ["arm (seeds)", "Colored objects found"]
     assert [cell.strip() for cell in ta.split("|")[1:3]] == [
@@ -64,6 +65,26 @@ def test_values_differences_and_missing_cells(tmp_path):
     assert [cell.strip() for cell in pair.split("|")[1:3]] == ["ta_ia - ta (2)", f"+0.47* ({low:+.2f} to {high:+.2f})"]
     assert len({len(line) for line in (head, ta, ta_ia, pair)}) == 1
     assert table["judge"] == {"color_objects": 0.99}
+
+
+def test_chance_of_the_prompts_that_were_judged(tmp_path):
+    study = claims_smoke()
+    config = study.variants[0].config
+    lines = draw_prompts(config.collect.world, config.prompts)
+    put(study, tmp_path, "ta", 0, [0.5] * 4, prompts_sha256=prompts_sha256(lines))
+    table = results(study, tmp_path)["tables"]["short"]
+    assert table["chance"]["single_object"] == 0.2  # of five shapes
+    assert table["chance"]["colors"] == 0.04  # of as many colors too
+    text = text_tables(study, results(study, tmp_path))
+    (row, _) = [line for line in text.splitlines() if line.startswith("| chance")]
+    assert row.split("|")[2].strip() == f"{table['chance']['color_score']:.2f}"
+
+
+def test_other_prompts_have_no_chance_level(tmp_path):
+    study = claims_smoke()
+    put(study, tmp_path, "ta", 0, [0.5] * 4)
+    assert results(study, tmp_path)["tables"]["short"]["chance"] == {}
+    assert "chance" not in text_tables(study, results(study, tmp_path))
 
 
 def test_differences_are_paired_by_seed(tmp_path):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from tessera.report.tables import MEANINGS
 from tessera.study.studies import load_study
@@ -23,13 +24,15 @@ def test_committed_results_are_shown(name, tmp_path):
     assert titles[0] == "Extended prompts"
     assert "Extended prompts: differences" in titles
     first = page.scores.tables[0]
-    assert first.columns[-1].label == "the judge itself"
-    assert len(first.columns) == len(found["tables"]["extended"]["arms"]) + 1
+    assert [column.label for column in first.columns[-2:]] == ["chance", "the judge itself"]
+    assert len(first.columns) == len(found["tables"]["extended"]["arms"]) + 2
     page.write(tmp_path / "index.html")
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert re.findall(r'<li><a href="#([a-z]+)">', html) == ["scores", "configuration"]
     assert f"<dt>{first.rows[0].label}</dt>" in html
     assert "var(--arm-0)" in html
+    assert ">chance</text>" in html or "chance, in the measure" in html
+    assert f"<li>{escape(page.answer[0])}</li>" in html
     assert ("distance to held-out" in html) == ("likeness" in found)
 
 

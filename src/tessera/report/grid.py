@@ -9,7 +9,7 @@ from markupsafe import Markup
 from tessera.evaluate.scores import judge_text
 from tessera.report.differences import STAR, Pair, about, is_better, is_clear, signed_interval, signed_text, with_minus
 from tessera.report.plots import Dots, score_plot
-from tessera.report.tables import MEANINGS, RATIOS, Cell, Table, is_lower_better, label, name_of, sizes_of
+from tessera.report.tables import MEANINGS, RATIOS, Cell, Table, is_lower_better, label, name_of, shown, sizes_of
 
 NOTHING = {"value": "\u2013", "interval": "", "kind": ""}
 """A cell of what was not measured."""
@@ -99,30 +99,39 @@ def by_measure(
     colors: Sequence[int],
     judge: Mapping[str, float] | None = None,
     about: str = "",
+    chance: Mapping[str, float] = {},
 ) -> Grid:
-    """Return the table with a row for each metric: models, differences, the judge on images it knows in columns."""
+    """Return the table with a row for each metric: models, differences, chance level where a metric has one, and the
+    judge on images it knows in columns."""
     sizes, widths, rows = table.sizes(), sizes_of(pair.cells for pair in pairs), []
     for i, metric in enumerate(table.columns):
         cells = [value_cell(row.cells[i], sizes[i]) for row in table.rows]
         cells += [difference_cell(pair.cells[i], metric, max(sizes[i], widths[i])) for pair in pairs]
         if all(cell is NOTHING for cell in cells):
             continue
+        if chance:
+            text = shown(chance[metric], sizes[i]) if metric in chance else ""
+            cells.append({"value": text, "interval": "", "kind": "soft"})
         if judge is not None:
             own = judge.get(JUDGE.get(metric, ""))
             text = "" if own is None else f"{own:.2f}" if is_lower_better(metric) else f"{own:.3f}"
             cells.append({"value": text, "interval": "", "kind": "soft"})
         rows.append(Line(label=name_of(metric), title=MEANINGS.get(metric, ""), strong=i == 0, cells=cells))
     columns = [Line(label=row.model, color=color) for row, color in zip(table.rows, colors)]
-    columns += [Line(label=name) for name in (*(p.name for p in pairs), *["the judge itself"] * (judge is not None))]
+    further = [*["chance"] * bool(chance), *["the judge itself"] * (judge is not None)]
+    columns += [Line(label=name) for name in (*(pair.name for pair in pairs), *further)]
     lines = [*table.missing, *(line for pair in pairs for line in pair.reasons())]
     head = "share of images"
     return Grid(title=table.title, about=about, note=table.note, head=head, columns=columns, rows=rows, lines=lines)
 
 
-def table_plot(tables: Sequence[tuple[str, Table, Sequence[int]]], alt: str) -> Markup:
+def table_plot(
+    tables: Sequence[tuple[str, Table, Sequence[int]]], alt: str, chance: Sequence[Mapping[str, float]] = ()
+) -> Markup:
     """Return dots with intervals of the metrics that all tables have within 0..1, of which more is better.
 
-    tables: a panel for each: its title, the table, and the colors of its rows. "" without such a metric.
+    tables: a panel for each: its title, the table, and the colors of its rows. chance: metric -> chance level, for each
+    table. "" without such a metric.
     """
     wanted = []
     for _, table, _ in tables:
@@ -142,21 +151,29 @@ def table_plot(tables: Sequence[tuple[str, Table, Sequence[int]]], alt: str) -> 
             dots.append(Dots(arm=row.model, color=color, values=tuple(cell and cell.bounds() for cell in cells)))
         panels.append((title, dots))
     names = [name_of(metric) for metric in metrics]
-    return score_plot(names, panels, f"{alt}: {', '.join(names)} with 95% intervals")
+    levels = [[level.get(metric) for metric in metrics] for level in chance]
+    return score_plot(names, panels, f"{alt}: {', '.join(names)} with 95% intervals", levels)
 
 
-def tiles(table: Table, colors: Sequence[int], metrics: Sequence[str], where: str = "") -> list[dict[str, Any]]:
-    """Return the headline numbers of a page: each of `metrics` for every model."""
+def tiles(
+    table: Table,
+    colors: Sequence[int],
+    metrics: Sequence[str],
+    where: str = "",
+    chance: Mapping[str, float] = {},
+) -> list[dict[str, Any]]:
+    """Return the headline numbers of a page: each of `metrics` for every model, and its chance level."""
     made = []
     for metric in metrics:
         if metric not in table.columns:
             continue
         i = table.columns.index(metric)
-        shown = [(row.model, row.cells[i], color) for row, color in zip(table.rows, colors)]
-        largest = max((cell.size for _, cell, _ in shown if cell), default=0.0)
-        cells = [{"label": name, "color": color, **value_cell(cell, largest)} for name, cell, color in shown if cell]
+        found = [(row.model, row.cells[i], color) for row, color in zip(table.rows, colors)]
+        largest = max((cell.size for _, cell, _ in found if cell), default=0.0)
+        cells = [{"label": name, "color": color, **value_cell(cell, largest)} for name, cell, color in found if cell]
         if cells:
-            said = ", ".join(text for text in (MEANINGS.get(metric, ""), where) if text)
+            level = f"chance: {shown(chance[metric], largest)}" if metric in chance else ""
+            said = ", ".join(text for text in (MEANINGS.get(metric, ""), where, level) if text)
             made.append({"label": name_of(metric), "about": said, "cells": cells})
     return made
 

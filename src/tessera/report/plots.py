@@ -43,6 +43,8 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
 }
 
+_CHANCE: dict[str, Any] = {"color": _INK, "linestyle": (0, (3, 2)), "linewidth": 1.2}  # marks chance level
+_OF_EACH = "chance, in the measure's color"
 Bounds = tuple[float, float, float]
 """(low, value, high)."""
 
@@ -67,10 +69,20 @@ class Curve:
     x: tuple[float, ...]
     y: tuple[float, ...] | tuple[Bounds, ...]
     """Values, for `curve_plot`, or values with their intervals, for `value_plot`."""
+    chance: float | None = None
+    """Chance level, which `value_plot` marks by a dashed line."""
 
 
-def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dots]]], alt: str) -> Markup:
-    """Return dots with 95% intervals: measures downwards, a panel (title, arms) for each kind of prompts."""
+def score_plot(
+    measures: Sequence[str],
+    panels: Sequence[tuple[str, Sequence[Dots]]],
+    alt: str,
+    chance: Sequence[Sequence[float | None]] = (),
+) -> Markup:
+    """Return dots with 95% intervals: measures downwards, a panel (title, arms) for each kind of prompts.
+
+    chance: of each panel the measures' chance levels, marked by dashed lines; None = a measure has none.
+    """
 
     def draw(figure: "Figure", narrow: bool) -> None:
         rows, columns = (len(panels), 1) if narrow else (1, len(panels))
@@ -79,7 +91,10 @@ def score_plot(measures: Sequence[str], panels: Sequence[tuple[str, Sequence[Dot
         figure.set_size_inches(_NARROW if narrow else _WIDE, height * rows + 0.35)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel()
         shown = {}
-        for axes, (title, dots) in zip(grid, panels):
+        for axes, (title, dots), levels in zip(grid, panels, chance or [()] * len(panels)):
+            for row, level in enumerate(levels):
+                if level is not None:
+                    (shown["chance", -1],) = axes.plot([level] * 2, [row - 0.42, row + 0.42], **_CHANCE)
             for n, arm in enumerate(dots):
                 shift = (n - (len(dots) - 1) / 2) * 0.62 / max(len(dots), 2)
                 found = [(row + shift, value) for row, value in enumerate(arm.values) if value is not None]
@@ -190,6 +205,10 @@ def value_plot(panels: Mapping[str, Sequence[Curve]], x_label: str, alt: str) ->
                 axes.fill_between(curve.x, low, high, color=_ARMS[n], alpha=0.15, linewidth=0)
                 style: dict[str, Any] = {"linestyle": _DASHES[n], "marker": _MARKERS[n], "markersize": 5}
                 (shown[curve.arm],) = axes.plot(curve.x, value, color=_ARMS[n], linewidth=1.6, **style)
+            levels = {curve.chance: _ARMS[curve.color % ARM_COLORS] for curve in curves if curve.chance is not None}
+            for level, color in levels.items():
+                style, name = (_CHANCE, "chance") if len(levels) == 1 else (_CHANCE | {"color": color}, _OF_EACH)
+                shown[name] = axes.axhline(level, **style)
             axes.set_title(title, loc="left", fontsize="medium")
             axes.set_ylim(-0.02, 1.02)
             axes.set_xticks(sorted({x for curve in curves for x in curve.x}))

@@ -68,6 +68,8 @@ class Page:
 
     title: str
     lead: str
+    answer: Sequence[str] = ()
+    """Sentences that answer a study's question by its scores."""
     arms: Sequence[Arm] = ()
     strips: Sequence[Mapping[str, Any]] = ()
     """Prompts whose first images are shown at the top, of `strips`."""

@@ -22,6 +22,7 @@ from tessera.report.render import json_text
 from tessera.report.run_page import Page
 from tessera.report.tables import MEANINGS, Row, Table, cell_of, name_of
 from tessera.report.text_tables import aligned, difference_text, value_text
+from tessera.study.answer import answer
 from tessera.study.design import Cell as StudyCell
 from tessera.study.design import Study
 from tessera.study.results import speeds
@@ -29,13 +30,15 @@ from tessera.study.results import speeds
 _PROMPTS, _MORE = 2, 6  # prompts of each task whose images are shown at once, and folded away
 _PANELS = 6  # measures that are plotted over what is varied, if that is done on several lines
 _TILES = ("color_score", "overall", "single_object")
+_CHANCE = (
+    "Chance: what images that show the scenes of other prompts would get, by the judge's rules on the objects of 200"
+    " such scenes of each task, drawn by another seed. Measures that do not look at the prompt have none."
+)
 
 
 def study_page(study: Study, out: Path, found: Mapping[str, Any]) -> Page:
     """Return the page of the results `found`, with images, losses and times of the cells below `out`."""
     arms = describe_arms([variant.name for variant in study.variants])
-    done, total = len(found["cells"]), len(found["cells"]) + len(found["missing"])
-    left = f" So far {done} of {total} cells are done." if done < total else ""
     # The folder of each variant's cell of the first seed.
     places = [out / "cells" / StudyCell(variant, study.seeds[0]).folder for variant in study.variants]
     logs = [place / "runs" / variant.arm.name / "log.jsonl" for place, variant in zip(places, study.variants)]
@@ -45,7 +48,8 @@ def study_page(study: Study, out: Path, found: Mapping[str, Any]) -> Page:
         times[name] = (item["train_seconds"], f"{text} {item['data_wait']:.0%} waiting for data")
     return Page(
         title=study.title,
-        lead=f"{study.question}{left}",
+        lead=study.question,
+        answer=answer(study, found, {arm.name: arm.label for arm in arms}),
         arms=arms,
         scores=_scores(study, found, {arm.name: arm for arm in arms}),
         samples=_samples(study, places, arms),
@@ -66,7 +70,7 @@ def _scores(study: Study, found: Mapping[str, Any], shown: Mapping[str, Arm]) ->
     if not found["tables"]:
         return None
     metrics = tuple(dict.fromkeys((*study.scores, *MEANINGS)))
-    tables, grids = [], []
+    tables, grids, levels = [], [], []
     for kind, data in found["tables"].items():
         title, colors = KINDS[kind], [shown[name].color for name in data["arms"]]
         table, pairs = study_table(title, data, metrics, {name: arm.label for name, arm in shown.items()})
@@ -75,22 +79,22 @@ def _scores(study: Study, found: Mapping[str, Any], shown: Mapping[str, Arm]) ->
         counts = ", ".join(f"{shown[name].label} {number}" for name, number in seeds.items())
         of = counts if len(set(seeds.values())) > 1 else next(iter(seeds.values()))
         about = f"{protocol['images']:,} images of {protocol['prompts']:,} prompts for each cell; seeds: {of}"
-        grids.append(by_measure(table, (), colors, data["judge"], about))
+        levels.append(data.get("chance", {}))
+        grids.append(by_measure(table, (), colors, data["judge"], about, levels[-1]))
         if pairs:
             differences = Table(f"{title}: differences", metrics, ())
             grids.append(by_measure(differences, pairs, (), data["judge"], "paired by prompt and seed"))
     data = next(iter(found["tables"].values()))
     plot, over = Markup(""), _over_values(study, data)
     if not over or len(data["arms"]) <= ARM_COLORS:  # more would share colors, and are left to the tables
-        plot = table_plot(tables, study.title)
+        plot = table_plot(tables, study.title, levels)
     return ScoresPart(
         about="Share of images that show what their prompt asks, as an automatic judge sees it, with 95% confidence"
-        " intervals over prompts and training seeds. Two seeds say little about seeds: each seed's own value is in"
-        " results.json.",
-        tiles=tiles(tables[0][1], tables[0][2], _TILES),
+        " intervals over prompts and training seeds. Each seed's own value is in results.json.",
+        tiles=tiles(tables[0][1], tables[0][2], _TILES, chance=levels[0]),
         plot=_likeness(study, found) + over + plot,
         tables=grids,
-        note=notes(grids, data["judge"]),
+        note=" ".join(filter(None, (notes(grids, data["judge"]), _CHANCE if any(levels) else ""))),
         protocol="\n\n".join(f"{KINDS[k]}\n{json_text(table['protocol'])}" for k, table in found["tables"].items()),
     )
 
@@ -110,7 +114,8 @@ def _over_values(study: Study, table: Mapping[str, Any]) -> Markup:
         if points:
             x, y = zip(*points)
             title, name, color = ("", name_of(measure), m) if len(lines) == 1 else (name_of(measure), line, n)
-            panels.setdefault(title, []).append(Curve(arm=name, color=color, x=x, y=y))
+            level = table.get("chance", {}).get(measure)
+            panels.setdefault(title, []).append(Curve(arm=name, color=color, x=x, y=y, chance=level))
     return value_plot(panels, study.axis, f"{study.title}: over {study.axis}") if panels else Markup("")
 
 
@@ -163,14 +168,14 @@ def study_table(
 
 
 def text_tables(study: Study, found: Mapping[str, Any]) -> str:
-    """Return markdown of the results `found` (of `tessera.study.results.results`).
+    """Return markdown of the results `found` (of `tessera.study.results.results`), the answer to the question first.
 
     "0.91 (0.87 to 0.95)" is a value with its 95% interval; a star marks a difference whose interval leaves 0 out; each
     row has its number of seeds in brackets.
     """
-    done = len(found["cells"])
     lines = [f"# {study.title}", "", study.question, ""]
-    lines += [f"{done} of {done + len(found['missing'])} cells are done.", ""]
+    told = answer(study, found, {variant.name: variant.name for variant in study.variants})
+    lines += [*(f"- {sentence}".replace("\u2212", "-") for sentence in told), ""]
     for kind, data in found["tables"].items():
         metrics = [metric for metric in study.scores if any(arm["scores"][metric] for arm in data["arms"].values())]
         table, pairs = study_table(KINDS[kind], data, metrics, {name: name for name in data["arms"]})
@@ -183,6 +188,9 @@ def text_tables(study: Study, found: Mapping[str, Any]) -> str:
             + [difference_text(cell, 1.0).replace("\u2212", "-") for cell in pair.cells]
             for name, pair in zip(data["differences"], pairs)
         ]
+        if levels := data.get("chance"):
+            shown_levels = [f"{levels[metric]:.2f}" if metric in levels else "-" for metric in metrics]
+            rows.insert(len(table.rows), ["chance", *shown_levels])
         protocol = data["protocol"]
         lines += [f"## {table.title}", ""]
         lines += [f"{protocol['images']:,} images of {protocol['prompts']:,} prompts for each cell.", ""]

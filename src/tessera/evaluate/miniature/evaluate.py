@@ -142,6 +142,23 @@ def asked_colors(metadata: Mapping[str, Any], extended: bool) -> tuple[str, str,
     return first["color"], second["color"], relation
 
 
+def color_values(
+    metadata: Mapping[str, Any], extended: bool, patches: Sequence[colors.ColorObject]
+) -> dict[str, float]:
+    """Return the values of the measures of colors that apply to a prompt (`asked_colors`), by the patches found."""
+    asked = asked_colors(metadata, extended)
+    if asked is None:
+        return {}
+    first, second, relation = asked
+    values = {
+        "color_score": colors.color_score(patches, (first, second)),
+        "both_colors": float(colors.both_colors(patches, (first, second))),
+    }
+    if relation is not None:
+        values["colors_in_relation"] = float(colors.colors_in_relation(patches, second, first, relation))
+    return values
+
+
 def check_lines(folder: Samples, classes: Sequence[str], colors: Sequence[str]) -> None:
     """Raise UserError for a line of metadata that a judge of `classes` and `colors` cannot judge by."""
     for prompt, line in enumerate(folder.lines):
@@ -182,14 +199,7 @@ def _item(
     item, line = judged_item(samples, image, objects), samples.lines[image[0]]
     values = {"seam": round(float(seam_score), 4)}
     values["seam_visible"] = float(values["seam"] > seam.VISIBLE)
-    values |= item["values"]
-    asked = asked_colors(line, samples.extended)
-    if asked is not None:
-        first, second, relation = asked
-        values["color_score"] = colors.color_score(patches, (first, second))
-        values["both_colors"] = float(colors.both_colors(patches, (first, second)))
-        if relation is not None:
-            values["colors_in_relation"] = float(colors.colors_in_relation(patches, second, first, relation))
+    values |= item["values"] | color_values(line, samples.extended, patches)
     found = [
         {"color": item.color, "center": [round(c, 3) for c in item.center], "area": round(item.area, 4)}
         for item in patches
