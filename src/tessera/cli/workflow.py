@@ -35,7 +35,8 @@ def run(
     Example: tessera run miniature --out out/miniature
 
     Args:
-        preset: miniature, miniature-paper, miniature-cad, miniature-smoke, emoji, my-pictures, or FILE.py:FUNCTION.
+        preset: miniature, miniature-paper, miniature-cad, miniature-smoke, emoji, emoji-few, my-pictures,
+            or FILE.py:FUNCTION.
     """
     from tessera.presets.lookup import load_run_preset
     from tessera.run import run as run_all

@@ -8,7 +8,7 @@ from typing import Any
 from tessera.config import UserError, call, lookup
 from tessera.encoded.store import open_encoded
 from tessera.presets.config import RunConfig
-from tessera.presets.emoji import emoji
+from tessera.presets.emoji import emoji, emoji_few
 from tessera.presets.fitted import fitted, whole_batches
 from tessera.presets.imagenet import TRAIN_PRESETS, arms_of
 from tessera.presets.miniature import miniature, miniature_cad, miniature_paper, miniature_smoke, my_pictures
@@ -17,7 +17,7 @@ from tessera.train.config import TrainConfig, parse_mix
 
 RUN_PRESETS: dict[str, Callable[[], RunConfig]] = {
     make.__name__.replace("_", "-"): make
-    for make in (miniature, miniature_paper, miniature_cad, miniature_smoke, emoji, my_pictures)
+    for make in (miniature, miniature_paper, miniature_cad, miniature_smoke, emoji, emoji_few, my_pictures)
 }
 
 
