@@ -57,8 +57,8 @@ class CutOuts:
 
     pixels: NDArray[np.uint8]
     """(N, S, S, 4), RGBA; each fills its square in one direction."""
-    names: tuple[str | None, ...]
-    """The name of each; None = something that is not to be found."""
+    names: tuple[str, ...]
+    """The name of each."""
     colors: tuple[str | None, ...]
     """The color that covers at least half of each; None = there is none."""
     styles: tuple[str, ...]

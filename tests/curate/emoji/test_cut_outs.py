@@ -10,10 +10,14 @@ def test_named_drawings_come_in_all_hues_and_others_in_their_own(tmp_path, monke
     cache_in(tmp_path, monkeypatch)
     tiny_emoji(monkeypatch)
     found = cut_outs(["banana", "ox"], ["noto", "twemoji"])
-    assert found.pixels.shape == (2 * 2 * HUES, CUT_OUT_SIZE, CUT_OUT_SIZE, 4)
+    assert found.pixels.shape == (2 * (2 * HUES + 3), CUT_OUT_SIZE, CUT_OUT_SIZE, 4)
     assert found.pixels.dtype == np.uint8
-    assert set(found.names) == {"banana", "ox"}
-    assert found.styles.count("noto") == found.styles.count("twemoji") == 2 * HUES
+    assert {name: found.names.count(name) for name in found.names} == {
+        **dict.fromkeys(("banana", "ox"), 2 * HUES),
+        **dict.fromkeys(("red apple", "cat", "red heart"), 2),
+    }
+    assert found.styles.count("noto") == found.styles.count("twemoji") == 2 * HUES + 3
+    assert all(own for name, own in zip(found.names, found.own_hue) if name not in ("banana", "ox"))
     of_one = [n for n, (name, style) in enumerate(zip(found.names, found.styles)) if (name, style) == ("ox", "noto")]
     first, *others = (found.pixels[n] for n in of_one)
     assert (first[[0, -1], :, 3].max(1) > 0).all()  # no margin above and below

@@ -5,7 +5,7 @@ import pytest
 
 from tessera.config import UserError
 from tessera.evaluate.drawings import evaluate
-from tessera.evaluate.drawings.judge import JudgeConfig, train_judge
+from tessera.evaluate.drawings.judge import Judge, JudgeConfig, train_judge
 from tessera.evaluate.geneval.verdict import Detection
 from tessera.evaluate.scores import judge_text, notes, read_scores
 from tessera.prompts.geneval import TASKS
@@ -37,7 +37,7 @@ def lines():
 def test_verdicts_are_those_of_what_is_found(tmp_path, judge, monkeypatch):
     """A detector that finds a red bar in each image satisfies two of the six tasks."""
     bar = Detection("bar", 0.95, (2.0, 2.0, 20.0, 20.0), "red")
-    monkeypatch.setattr("tessera.evaluate.miniature.detector.detect", lambda images, network: [[bar] for _ in images])
+    monkeypatch.setattr(Judge, "find", lambda self, images: [[bar] for _ in images])
     samples = write_samples(tmp_path / "samples", lines())
     for _ in range(2):  # the second call leaves it as it is
         evaluate.evaluate_drawings(tmp_path / "ta" / "short", samples, judge)

@@ -1,9 +1,12 @@
 """A judge of drawings: trained once, it says how often it is right about an artist that it has not seen."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 
 from tessera.config import UserError
-from tessera.evaluate.drawings.judge import COLORS, JudgeConfig, load_judge, train_judge
+from tessera.evaluate.drawings.judge import COLORS, JudgeConfig, _training_scene, load_judge, train_judge
 from tessera.stages import read_manifest
 from tiny.drawings import squares
 
@@ -13,13 +16,22 @@ QUICK = JudgeConfig(concepts=("square", "frame", "bar"), held_out="two", scenes=
 def test_a_judge_is_trained_once_and_says_how_often_it_is_right(tmp_path):
     train_judge(tmp_path, squares, QUICK)
     known = load_judge(tmp_path)
-    assert known.network.classes == QUICK.concepts
+    assert known.concepts == QUICK.concepts
     assert known.network.colors == COLORS
     shares = {name: value for name, value in known.accuracy.items() if name != "scenes"}
     assert all(0 <= value <= 1 for value in shares.values())
     assert shares["unseen_style"] == 1
     assert set(read_manifest(tmp_path).facts["weakest"]) == {"square", "frame", "bar"}
     train_judge(tmp_path, lambda: pytest.fail("drawn again"), QUICK)
+
+
+def test_scenes_of_training_show_all_names_those_of_the_judge_more_often():
+    drawn, shown = squares(), Counter()
+    rows = [[row for row, each in enumerate(drawn.names) if each == name] for name in ("square", "triangle")]
+    for seed in range(300):
+        _, placed = _training_scene(drawn, rows, 1, np.random.default_rng(seed))
+        shown.update(drawn.names[each.row] for each in placed)
+    assert 0.25 < shown["square"] / shown.total() < 0.35
 
 
 def test_it_tells_at_least_three_apart():

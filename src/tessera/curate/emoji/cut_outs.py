@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tessera.curate.emoji.color_words import color_shares
-from tessera.curate.emoji.concepts import Concept, read_concepts
+from tessera.curate.emoji.concepts import read_concepts
 from tessera.curate.emoji.styles import STYLES, drawings
 from tessera.records import CutOuts
 
@@ -15,34 +15,26 @@ CUT_OUT_SIZE = 48
 """Pixels of a cut-out."""
 HUES = 6
 """Hues in which a drawing is cut out, its own among them."""
-_OTHERS = 120  # emoji that are not to be found
-_OTHER_FAMILIES = ("faces", "symbols", "hand", "finger", "buttons", "clothing", "tools", "office", "audio", "writing")
-_COLORED = 0.5  # share of a drawing that one color covers, for the drawing to have that color
+_COLORED = 0.6  # share of a drawing that one color covers, for the drawing to have that color
+_SEEN = 16  # pixels of a drawing of which the colors are measured, as it is in a scene
 
 
 def cut_outs(names: Sequence[str], styles: Sequence[str]) -> CutOuts:
-    """Return the emoji `names` by the artists `styles` in `HUES` hues, and others, without a name, in their own.
+    """Return all emoji by the artists `styles`: those of `names` in `HUES` hues, others in their own.
 
     Raises UserError as `tessera.packages.fetch`.
     """
     wanted, concepts = set(names), read_concepts()
-    others = [c for c in concepts if c.name not in wanted and any(part in c.family for part in _OTHER_FAMILIES)]
-    others = others[:: max(len(others) // _OTHERS, 1)]
-    chosen = [c for c in concepts if c.name in wanted] + others
-    found: list[tuple[NDArray[np.uint8], str | None, str | None, str, bool]] = []
+    found: list[tuple[NDArray[np.uint8], str, str | None, str, bool]] = []
     for style in styles:
-        for concept, drawing in drawings(STYLES[style], chosen):
+        for concept, drawing in drawings(STYLES[style], concepts):
             cut = _tight(drawing)
             for turn in range(HUES if concept.name in wanted else 1):
                 pixels = _turned(cut, turn / HUES)
-                (color, share), *_ = color_shares(pixels).items()
-                found.append((pixels, _name(concept, wanted), color if share >= _COLORED else None, style, turn == 0))
+                (color, share), *_ = color_shares(_shrunk(pixels)).items()
+                found.append((pixels, concept.name, color if share >= _COLORED else None, style, turn == 0))
     pixels, labels, colors, of, own = zip(*found)
     return CutOuts(pixels=np.stack(pixels), names=labels, colors=colors, styles=of, own_hue=own)
-
-
-def _name(concept: Concept, wanted: set[str]) -> str | None:
-    return concept.name if concept.name in wanted else None
 
 
 def _tight(drawing: Image.Image) -> NDArray[np.uint8]:
@@ -52,6 +44,12 @@ def _tight(drawing: Image.Image) -> NDArray[np.uint8]:
     whole = Image.new("RGBA", (side, side))
     whole.paste(part, ((side - part.width) // 2, (side - part.height) // 2))
     return np.asarray(whole.resize((CUT_OUT_SIZE, CUT_OUT_SIZE), Image.Resampling.LANCZOS))
+
+
+def _shrunk(drawing: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a drawing of which every fourth pixel is one of `_SEEN` x `_SEEN`: what `color_shares` counts."""
+    small = np.asarray(Image.fromarray(drawing).resize((_SEEN, _SEEN), Image.Resampling.BOX))
+    return small.repeat(2, 0).repeat(2, 1)
 
 
 def _turned(drawing: NDArray[np.uint8], turn: float) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from tessera.evaluate.miniature.color_objects import SIZE
 from tessera.records import CutOuts
@@ -25,6 +25,9 @@ class Placed:
     """x and y of what is seen of it, as fractions of the frame."""
     diameter: float
     """Fraction of the frame."""
+    mirrored: bool
+    whole: bool
+    """False for a part of it, that fills half of the frame."""
 
 
 def compose_scene(
@@ -33,26 +36,27 @@ def compose_scene(
     """Return a scene of the cut-outs `rows`, none to four, uint8 (32, 32, 3), and where they are in it.
 
     halves: two that fill half of the frame each, seen in part, each on its own ground. vary: each drawing is a little
-    turned, narrower or wider, paler or darker.
+    turned, sheared, narrower or wider, paler or darker, some without their lines and some with thicker ones.
     """
     image = ground(rng)
     if halves:
         upright = bool(rng.random() < 0.5)
         other = ground(rng) if rng.random() < 0.7 else image
-        parts = []
+        parts, flips = [], []
         for place, row in enumerate(rows):
             whole = (image, other)[place].copy()
             diameter = float(rng.uniform(*_IN_HALF))
-            _paste(whole, _varied(cut_outs.pixels[row], rng, vary), (0.5, 0.5), diameter, rng)
+            *_, mirrored = _paste(whole, _varied(cut_outs.pixels[row], rng, vary), (0.5, 0.5), diameter, rng)
+            flips.append(mirrored)
             half, start = SIZE // 2, SIZE // 4
             parts.append(whole[start : start + half] if upright else whole[:, start : start + half])
         centers = ((0.5, 0.25), (0.5, 0.75)) if upright else ((0.25, 0.5), (0.75, 0.5))
         joined = np.concatenate(parts, 0 if upright else 1)
-        return joined, [Placed(row, center, 0.6) for row, center in zip(rows, centers)]
+        return joined, [Placed(row, center, 0.6, flip, False) for row, center, flip in zip(rows, centers, flips)]
     placed = []
     for row, center, diameter in zip(rows, *_places(len(rows), rng)):
-        center, size = _paste(image, _varied(cut_outs.pixels[row], rng, vary), center, diameter, rng)
-        placed.append(Placed(row, center, size))
+        found = _paste(image, _varied(cut_outs.pixels[row], rng, vary), center, diameter, rng)
+        placed.append(Placed(row, *found, whole=True))
     return image, placed
 
 
@@ -80,34 +84,43 @@ def _paste(
     center: tuple[float, float],
     diameter: float,
     rng: np.random.Generator,
-) -> tuple[tuple[float, float], float]:
-    """Paste a drawing, uint8 (S, S, 4), mirrored or not, within the frame; return its center and diameter in whole
-    pixels."""
+) -> tuple[tuple[float, float], float, bool]:
+    """Paste a drawing, uint8 (S, S, 4), mirrored or not, within the frame; return its center and diameter, which are
+    of whole pixels, and whether it is mirrored."""
     side = max(round(diameter * SIZE), 4)
     small = np.asarray(Image.fromarray(drawing).resize((side, side), Image.Resampling.BOX, reducing_gap=2.0))
-    small = small[:, ::-1] if rng.random() < 0.5 else small
+    mirrored = bool(rng.random() < 0.5)
+    small = small[:, ::-1] if mirrored else small
     left, top = (int(np.clip(round(c * SIZE - side / 2), 0, SIZE - side)) for c in center)
     part = image[top : top + side, left : left + side]
     opacity = small[..., 3:] / np.float32(255)
     part[:] = (small[..., :3] * opacity + part * (1 - opacity)).round()
-    return ((left + side / 2) / SIZE, (top + side / 2) / SIZE), side / SIZE
+    return ((left + side / 2) / SIZE, (top + side / 2) / SIZE), side / SIZE, mirrored
 
 
 def _varied(drawing: NDArray[np.uint8], rng: np.random.Generator, vary: bool) -> NDArray[np.uint8]:
-    """Return a drawing, uint8 (S, S, 4), turned by up to 15 degrees, scaled in one direction, in other light."""
+    """Return a drawing, uint8 (S, S, 4), turned by up to 15 degrees, scaled in one direction and sheared, in other
+    light; of some the thin lines are wiped out, of others the dark ones are thicker."""
     if not vary:
         return drawing
-    angle, (wide, high) = rng.uniform(-15, 15), rng.uniform(1, 1.25, 2)
-    turn, middle = np.deg2rad(angle), len(drawing) / 2
-    a, b, c, d = wide * np.cos(turn), wide * np.sin(turn), -high * np.sin(turn), high * np.cos(turn)
+    turn, (wide, high), shear = np.deg2rad(rng.uniform(-15, 15)), rng.uniform(0.92, 1.12, 2), rng.uniform(-0.15, 0.15)
+    (a, b), (c, d) = ((wide * np.cos(turn), wide * np.sin(turn)), (-high * np.sin(turn), high * np.cos(turn)))
+    b, d, middle = b + a * shear, d + c * shear, len(drawing) / 2
     matrix = (a, b, middle * (1 - a - b), c, d, middle * (1 - c - d))
     moved = Image.fromarray(drawing).transform(
         drawing.shape[:2], Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
     )
+    kind = rng.random()
+    if kind < 0.15:
+        moved = moved.filter(ImageFilter.MedianFilter(5))
+    elif kind < 0.25:
+        opacity = moved.getchannel("A")
+        moved = moved.convert("RGB").filter(ImageFilter.MinFilter(3))
+        moved.putalpha(opacity)
     pixels = np.array(moved)
     gray = pixels[..., :3].mean(2, keepdims=True)
-    rgb = gray + (pixels[..., :3] - gray) * rng.uniform(0.7, 1.2)
-    rgb = (rgb - 128) * rng.uniform(0.7, 1.2) + 128 + rng.uniform(-25, 25)
+    rgb = gray + (pixels[..., :3] - gray) * rng.uniform(0.85, 1.15)
+    rgb = (rgb - 128) * rng.uniform(0.85, 1.15) + 128 + rng.uniform(-10, 10)
     return np.concatenate([np.clip(rgb, 0, 255).astype(np.uint8), pixels[..., 3:]], 2)
 
 

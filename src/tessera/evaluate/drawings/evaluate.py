@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tessera.devices import set_threads
-from tessera.evaluate.drawings.judge import WEIGHTS, load_judge
+from tessera.evaluate.drawings.judge import COLORS, WEIGHTS, load_judge
 from tessera.evaluate.geneval import verdict as geneval
 from tessera.evaluate.intervals import task_numbers
 from tessera.evaluate.miniature.evaluate import check_lines, judged_item
@@ -15,7 +15,7 @@ from tessera.prompts.geneval import TASKS
 from tessera.prompts.miniature import prompts_sha256
 from tessera.stages import open_stage
 
-METRIC = "geneval-drawings-1"
+METRIC = "geneval-drawings-2"
 """Name of the protocol; a change to any rule of the judge changes it."""
 
 
@@ -29,15 +29,13 @@ def evaluate_drawings(out: Path, samples: Path, judge: Path, threads: int | None
     stage = open_stage(out, stage="evaluate", config={"metric": METRIC}, inputs={"samples": samples, "judge": judge})
     if stage.done:
         return
-    from tessera.evaluate.miniature.detector import detect
-
     set_threads(threads)
     known = load_judge(judge)
-    check_lines(folder, known.network.classes, known.network.colors)
+    check_lines(folder, known.concepts, COLORS)
     images = [(prompt, k) for prompt in range(len(folder.lines)) for k in range(folder.per_prompt)]
     size = len(read_square(folder.image(0, 0)))
     pixels = np.stack([read_square(folder.image(*image), size) for image in images])  # (N, S, S, 3)
-    items = [judged_item(folder, *each) for each in zip(images, detect(pixels, known.network))]
+    items = [judged_item(folder, *each) for each in zip(images, known.find(pixels))]
     protocol = folder.protocol(
         metric="drawings",
         name=METRIC,
