@@ -17,6 +17,7 @@ from tessera.evaluate.scores import read_scores
 from tessera.files import read_table
 from tessera.miniature import WorldConfig
 from tessera.prompts.miniature import PromptConfig, draw_prompts
+from tessera.report import run_page
 from tessera.report.run_page import ReportConfig, report
 from tessera.stages import open_stage, read_manifest
 from tiny.chromium import check_file
@@ -218,3 +219,22 @@ def test_mistakes_are_named(tmp_path, workspace):
 def test_for_everybody(browser, workspace, page):
     """On a phone and at a desk, light and dark, by keyboard, read out; nothing is asked of the network."""
     check_file(browser, workspace / "report" / "index.html")
+
+
+@pytest.mark.parametrize(
+    ("judged", "note"),
+    [
+        ([False], "The first prompts and their first image; nothing was selected.<"),
+        ([True], "The first prompt of each task and its first image; nothing was selected. Beneath: the judge's"),
+        (
+            [False, True],
+            "The first prompts, of each task where there are tasks, and their first image; nothing was selected."
+            " Beneath: the judge's",
+        ),
+    ],
+    ids=["captions", "tasks", "both"],
+)
+def test_the_note_below_the_first_images_says_how_they_were_chosen(tmp_path, judged, note):
+    strips = [{"title": "t", "prompts": [{"asked": "", "text": "x", "judged": each, "arms": []}]} for each in judged]
+    run_page.Page(title="t", lead="l", strips=strips).write(tmp_path / "index.html")
+    assert note in (tmp_path / "index.html").read_text(encoding="utf-8")

@@ -22,8 +22,8 @@ def test_a_sentence_says_what_is_drawn_rightly_in_part_and_not():
     scores = {"ta_ia": scored(single_object=1.0, colors=0.8, two_object=0.7, position=0.2, counting=0.1)}
     assert what_is_drawn([TA, TA_IA], scores, "extended prompts") == (
         "Of the extended prompts, TA+IA draws single objects (1.00) and single objects in their color (0.80) rightly,"
-        " two objects (0.70) and two objects in their places (0.20) in part, counted objects (0.10) not (the judge"
-        " takes 0.98 of sound renders for right, 0.10 of torn, 0.02 of merged, 0.00 of blurred ones)."
+        " two objects (0.70) and two objects in their places (0.20) in part, counted objects (0.10) not. The judge"
+        " takes 0.98 of sound renders for right, 0.10 of torn, 0.02 of merged, 0.00 of blurred ones."
     )
     scores["ta"] = scored(single_object=0.1, colors=0.0)
     said = what_is_drawn([TA, TA_IA], scores, "extended prompts")

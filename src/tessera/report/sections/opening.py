@@ -66,7 +66,7 @@ def what_is_drawn(arms: Sequence[Arm], scores: Mapping[str, Scores], kind: str) 
         return ""
     judge = next((scores[arm.name].facts.get("judge") or {} for arm in arms if arm.name in scores), {})
     about = judge_text(judge) or (f"the judge is right about {judge['one_object']:.2f} of renders" if judge else "")
-    return f"Of the {kind}, {'; '.join(told)}{f' ({about})' if about else ''}."
+    return f"Of the {kind}, {'; '.join(told)}.{f' {about[0].upper()}{about[1:]}.' if about else ''}"
 
 
 def too_small(

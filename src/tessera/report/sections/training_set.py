@@ -51,7 +51,7 @@ def training_set(workspace: Path) -> TrainingSet | None:
     sizes = Counter(manifest.facts["classes"])
     shown, total = sizes.most_common(CLASSES), manifest.counts["images"]
     rest = len(sizes) - len(shown)
-    other = f"{rest} more classes have {total - sum(count for _, count in shown)} images." if rest else ""
+    other = f"{rest} more classes have {total - sum(count for _, count in shown):,} images." if rest else ""
     size = manifest.config["size"]
     about = f"{manifest.config['source']}: {total:,} images of {len(sizes)} classes, cut to {size} px."
     if enlarged := manifest.counts.get("enlarged"):
