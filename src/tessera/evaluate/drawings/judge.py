@@ -144,7 +144,7 @@ def train_judge(out: Path, make_cut_outs: Callable[[], CutOuts], config: JudgeCo
     facts = measure_judge(stored, drawn, config)
     if config.held_out is not None:
         seen = measure_judge(stored, drawn, config, seen=True)["accuracy"]
-        facts["accuracy"] |= {f"seen_{name}": seen[name] for name in ("one_object", "two_objects")}
+        facts["accuracy"] |= {f"seen_{name}": seen[name] for name in ("one_object", "two_objects", "two_halves")}
     stage.finish({"concepts": len(config.concepts), "scenes": config.scenes}, facts=facts)
 
 
@@ -185,12 +185,12 @@ def _fit_namer(
     from tessera.evaluate.miniature.fitting import disturb
 
     label, styles = _numbers(drawn.names, names), sorted(set(drawn.styles))
-    whole = [(number, each) for number, placed in enumerate(scenes) for each in placed if each.whole]
+    shown = [(number, each) for number, placed in enumerate(scenes) for each in placed]
     generator = torch.Generator().manual_seed(config.seed)
     found, wide, offs = [], [], []
     with torch.inference_mode():
-        for start in range(0, len(whole), 256):
-            numbers, placed = zip(*whole[start : start + 256])
+        for start in range(0, len(shown), 256):
+            numbers, placed = zip(*shown[start : start + 256])
             seen = to_input(images[list(numbers)])
             seen[::2] = disturb(seen[::2], generator)
             boxes = torch.tensor([(*each.center, each.diameter) for each in placed])
@@ -201,9 +201,12 @@ def _fit_namer(
             flipped = torch.tensor([each.mirrored for each in placed])
             found.append(features(torch.where(flipped[:, None, None, None], part.flip(3), part)))
         offsets = fit_offsets(torch.cat(wide), torch.cat(offs))
-        rows = [each.row for _, each in whole]
+        rows = [each.row for _, each in shown]
         labels = torch.tensor([label[row] for row in rows])
-        drawings = torch.tensor([label[row] * len(styles) + styles.index(drawn.styles[row]) for row in rows])
+        views = [0 if each.whole else 1 if each.center[0] == 0.5 else 2 for _, each in shown]  # of halves, in strips
+        drawings = torch.tensor(
+            [(label[row] * len(styles) + styles.index(drawn.styles[row])) * 3 + view for row, view in zip(rows, views)]
+        )
         others = max(len(names) - len(config.concepts), 1)
         prior = [_OWN_NAME / len(config.concepts)] * len(config.concepts) + [(1 - _OWN_NAME) / others] * others
         return fit_namer(torch.cat(found), labels, drawings, prior, offsets)
