@@ -91,7 +91,8 @@ def features(crops: Tensor) -> Tensor:
 
 def fit_namer(found: Tensor, labels: Tensor, drawings: Tensor, prior: Sequence[float], offsets: Tensor) -> Namer:
     """Return a namer of features (N, D). labels: (N,), the number of the name of each; drawings: (N,), the number of
-    what is one template, a view of a drawing by one artist; prior: how often each name is expected; offsets: of `fit_offsets`."""
+    what is one template, a view of a drawing by one artist; prior: how often each name is expected; offsets: of
+    `fit_offsets`."""
     number, template = torch.unique(drawings, return_inverse=True)
     count = torch.bincount(template).float()
     means = torch.zeros(len(number), found.shape[1]).index_add_(0, template, found) / count[:, None]
