@@ -1,6 +1,6 @@
 """The miniature world: draws a scene, renders it, says it in words; no files."""
 
-from tessera.miniature.words import NUMBER_WORDS, describe, describe_medium, describe_short, place, plural
+from tessera.miniature.words import NUMBER_WORDS, describe, describe_medium, describe_short, place, plural, with_article
 from tessera.miniature.world import (
     BACKGROUNDS,
     COLORS,
@@ -29,4 +29,5 @@ __all__ = [
     "plural",
     "render",
     "scene_key",
+    "with_article",
 ]

@@ -15,6 +15,7 @@ from tessera.miniature.world import BACKGROUNDS
 from tessera.randomness import philox
 from tessera.records import Scene, SceneObject
 
+_VOWEL = re.compile(r"(?!eu|ewe|one\b)[aeio]|u(?!ni)|hour|SOS\b", re.IGNORECASE)
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
 _THIRDS = (0.36, 0.64)  # a little outside 1/3 and 2/3, so that both halves of a half-mix are off the center
 
@@ -103,6 +104,11 @@ def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
 def with_articles(text: str) -> str:
     """Write "an" for "a" before a color or shape that begins with a vowel."""
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+
+
+def with_article(noun: str) -> str:
+    """Return "a" or "an", by the noun's sound, and the noun: "an anchor", "a unicorn"."""
+    return f"{'an' if _VOWEL.match(noun) else 'a'} {noun}"
 
 
 def _pick(rng: np.random.Generator, *choices: str) -> str:

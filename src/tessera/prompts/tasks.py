@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tessera.miniature import NUMBER_WORDS
+from tessera.miniature import NUMBER_WORDS, with_article
 from tessera.prompts.geneval import RELATIONS
 
 COUNTS = (2, 3, 4)
@@ -51,8 +51,3 @@ def metadata_line(
         said = " and ".join(with_article(f"{clause.get('color', '')} {clause['class']}".strip()) for clause in clauses)
     line["prompt"] = f"{opening}{said}"
     return line
-
-
-def with_article(noun: str) -> str:
-    """Return "a" or "an" and the noun, by its first letter."""
-    return f"{'an' if noun[0] in 'aeio' or noun.startswith('um') else 'a'} {noun}"

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from tessera.miniature import with_article
 from tessera.packages import Package, fetch, read_archive
 
 NAMES = Package(
@@ -54,7 +55,7 @@ class Concept:
         plural = head.endswith("s") and not head.endswith(("ss", "us", "is"))
         if plural or head in _MASS or self.family == "zodiac signs" or re.search("o'clock|-thirty", self.name):
             return self.name
-        return f"{'an' if re.match('[aeio]|um|hour', self.name.lower()) else 'a'} {self.name}"
+        return with_article(self.name)
 
 
 def code_of(hexcode: str) -> str:
