@@ -36,7 +36,10 @@ def test_the_command_names_an_extras_packages_or_the_extra(monkeypatch):
     assert install_command("a") == 'pip install "tessera-t2i[a]"'
 
 
-@pytest.mark.parametrize(("library", "network"), [("transformers", "BertModel"), ("diffusers", "AutoencoderKL")])
+@pytest.mark.parametrize(
+    ("library", "network"),
+    [("transformers", "BertModel"), pytest.param("diffusers", "AutoencoderKL", marks=pytest.mark.slow)],
+)
 def test_a_library_says_nothing_of_torchao(library, network):
     command = f"from tessera.extras import require; require('{library}', 'hub', 'it').{network}"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)

@@ -70,7 +70,7 @@ def kill_often(script: Path, stage: str, out: Path, images: Path, extra: str, ki
     [
         pytest.param("encode", "processes", 2, marks=pytest.mark.slow),
         pytest.param("llava", "here", 1, marks=pytest.mark.slow),
-        ("openai", "processes", 2),
+        pytest.param("openai", "processes", 2, marks=pytest.mark.slow),
     ],
 )
 def test_killed_stages_end_as_undisturbed_ones(images, llava_folder, tmp_path, stage, kind, rounds, many):

@@ -168,6 +168,7 @@ def answers(processes):
     return found
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(tmp_path, export, prompts, monkeypatch):
     """Five prompts in batches of two: rank 0 draws prompts 0, 1 and 4, rank 1 draws 2 and 3."""
     config = GenerateConfig(per_prompt=2, steps=2, batch_size=4, threads=1)

@@ -182,7 +182,7 @@ WIDER = {"recall": 2.5, "coverage": 1.4}
 
 
 @pytest.mark.parametrize("kind", ["single", "prompts"])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [pytest.param(m, marks=[pytest.mark.slow] * (m == "prdc")) for m in METRICS])
 def test_intervals_of_distances_hold_the_truth_95_times_of_100(metric, kind):
     """The truth is what other images of the same model give on average, at this number, with this reference."""
     width, left_out = METRICS[metric]
@@ -227,7 +227,7 @@ def two_models(rng, width, kind):
     ("metric", "kind"),
     [
         *(pytest.param(m, "together", marks=[pytest.mark.slow] * (m in ("prdc", "cmmd"))) for m in METRICS),
-        ("fid", "apart"),
+        pytest.param("fid", "apart", marks=pytest.mark.slow),
     ],
 )
 def test_intervals_of_differences_hold_the_truth_95_times_of_100(metric, kind):

@@ -264,7 +264,9 @@ def test_means_of_six_tasks_hold_the_truth(shares):
     assert 0.93 <= coverage(draw, np.mean(shares), 1500) <= 0.985
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.7, 0.5), (0.97, 0.9), (0.9, 0.9)])
+@pytest.mark.parametrize(
+    "shares", [(0.97, 0.9), *(pytest.param(s, marks=pytest.mark.slow) for s in ((0.5, 0.5), (0.7, 0.5), (0.9, 0.9)))]
+)
 def test_differences_hold_the_truth_and_gain_from_what_is_common(shares):
     prompts = np.repeat(np.arange(50), 4)
     widths = []

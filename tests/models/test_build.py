@@ -257,7 +257,7 @@ def outputs(network):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("compile_it", [compile_blocks, compile_whole])
+@pytest.mark.parametrize("compile_it", [compile_blocks, pytest.param(compile_whole, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["dit", "rin"])
 def test_compiled_is_eager(name, compile_it, backend, monkeypatch):
     """ "eager" traces without a compiler: graphs do not break, and guards hold for other lengths."""
@@ -315,6 +315,7 @@ def train_all(shapes, **options):
         assert all(parameter.grad is not None for parameter in network.blocks.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo's own
 def test_more_networks_than_torch_keeps_programs_are_compiled_in_one_process(programs):
     """Several runs of a notebook, each of another shape: torch's limit, of 8 where here it is 2, ended one of them."""
@@ -330,6 +331,7 @@ def test_beyond_the_limit_networks_run_uncompiled(programs):
     assert len(programs) == 2
 
 
+@pytest.mark.slow
 def test_pictures_of_any_number_and_text_are_drawn_by_one_compiled_network(programs):
     """Each kind of call needs its program: one row or several, one token or several, guided or not."""
     network = make_network(replace(DIT_TINY, depth=1)).eval()
