@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, check_ranges, lookup, to_dict
+from tessera.config import UserError, check_ranges, nearest, to_dict
 from tessera.curate.emoji.color_words import GROUNDS, main_colors
 from tessera.curate.emoji.concepts import NAMES, Concept, read_concepts
 from tessera.curate.emoji.styles import STYLES, Style, drawings
@@ -51,7 +51,9 @@ class EmojiConfig:
 
     def __post_init__(self):
         for name in self.styles:
-            lookup(name, STYLES, "style")
+            if name not in STYLES:
+                near = nearest(name, STYLES)
+                raise UserError(f"styles: there is none called {name!r};{near} known: {', '.join(STYLES)}")
         if not self.styles or len(set(self.styles)) != len(self.styles):
             raise UserError(f"styles are {self.styles}: give at least one of {', '.join(STYLES)}, none twice")
         check_ranges(self, grounds="[1, 3]", seed="[0, inf)")
@@ -101,8 +103,10 @@ def draw_emoji(out: Path, config: EmojiConfig) -> None:
 
 def _chosen(names: Sequence[str]) -> list[Concept]:
     concepts = read_concepts()
+    known = [concept.name for concept in concepts]
     for name in names:
-        lookup(name, {concept.name: concept for concept in concepts}, "concept")
+        if name not in known:
+            raise UserError(f"concepts: no emoji has the name {name!r};{nearest(name, known)} give names of emoji")
     return [concept for concept in concepts if concept.name in names or not names]
 
 
