@@ -70,14 +70,21 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config", path
         raise UserError(f"{where}: {f'{path}: ' if path else ''}{error}") from error
 
 
+def choose(name: str, registry: Mapping[str, T], what: str, more: str = "") -> T:
+    """Return the entry `name` of `registry`. Raises UserError that names the nearest one and all, if there is none."""
+    if name not in registry:
+        known = ", ".join(registry)
+        raise UserError(f"unknown {what} {name!r};{nearest(name, registry)} known: {known}{more}")
+    return registry[name]
+
+
 def lookup(name: str, registry: Mapping[str, T], what: str = "preset") -> T:
     """Return the entry `name` of `registry`, or the function of a user's file for a name like "my_runs.py:big_dit"."""
     if name in registry:
         return registry[name]
     path, colon, attribute = name.rpartition(":")
     if not colon or not path.endswith(".py"):
-        near = nearest(name, registry)
-        raise UserError(f"unknown {what} {name!r};{near} known: {', '.join(registry)}, or FILE.py:FUNCTION")
+        return choose(name, registry, what, ", or FILE.py:FUNCTION")
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{what} {file}:{attribute}: there is no file {file}")

@@ -60,3 +60,10 @@ def test_my_pictures_needs_a_folder(tmp_path):
     with pytest.raises(UserError, match="needs your images: add --images FOLDER"):
         load_run_preset("my-pictures")
     assert load_run_preset("my-pictures", images=tmp_path).collect.source == tmp_path.name
+
+
+def test_an_arm_is_no_file_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def ta(): raise AssertionError('called')")
+    with pytest.raises(UserError, match=r"unknown arm of miniature 'mine\.py:ta'; known: ta, ta_ia$"):
+        load_train_preset("miniature:mine.py:ta")

@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from tessera.config import lookup
+from tessera.config import choose, lookup
 
 FLOOR = 1e-9
 """The smallest alpha_bar of any schedule, and the smallest power that a conversion divides by."""
@@ -133,7 +133,7 @@ def target(prediction: str, x0: Tensor, noise: Tensor, alpha_bar: Tensor | float
 
 def check_prediction(prediction: str) -> None:
     """Raise UserError unless `prediction` is one of PREDICTIONS."""
-    lookup(prediction, dict.fromkeys(PREDICTIONS), "prediction")
+    choose(prediction, dict.fromkeys(PREDICTIONS), "prediction")
 
 
 def to_x0(prediction: str, output: Tensor, x: Tensor, alpha_bar: Tensor | float) -> Tensor:

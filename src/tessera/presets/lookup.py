@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tessera.config import UserError, call, lookup
+from tessera.config import UserError, call, choose, lookup
 from tessera.encoded.store import open_encoded
 from tessera.presets.config import RunConfig
 from tessera.presets.emoji import emoji, emoji_few
@@ -110,7 +110,7 @@ def load_train_preset(
         arms = arms_of(made) if isinstance(made, TrainConfig) else {arm.name: arm.train for arm in made.arms}
         if not colon:
             raise UserError(f"preset {name}: say which arm, for example {preset}:{next(iter(arms))}")
-        config = lookup(arm_name, arms, f"arm of {preset}")
+        config = choose(arm_name, arms, f"arm of {preset}")
     changes: dict[str, Any] = {"num_images": num_images and whole_batches(num_images, config.batch_size), "seed": seed}
     changes |= {"validation_records": validation_records, "stop_after_no_gain": stop_after_no_gain}
     changes |= {"compute": compute, "objective": objective, "align_until_image": align_until_image}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tessera.config import UserError, check_ranges, compare, from_dict, lookup, part_id, to_dict
+from tessera.config import UserError, check_ranges, choose, compare, from_dict, part_id, to_dict
 from tessera.devices import set_threads
 from tessera.evaluate.quality.metrics import METRICS, load_metric
 from tessera.files import atomic_path, read_json, write_json
@@ -92,7 +92,7 @@ class Trial:
         from tessera.pretrained.features.networks import NETWORKS
 
         for name in config.networks:
-            lookup(name, NETWORKS, "network")
+            choose(name, NETWORKS, "network")
         self.lines = self._prompts()
         self.loaded: dict[str, Any] = {}
 

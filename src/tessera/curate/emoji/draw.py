@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, check_ranges, nearest, to_dict
+from tessera.config import UserError, check_ranges, choose, nearest, to_dict
 from tessera.curate.emoji.color_words import GROUNDS, main_colors
 from tessera.curate.emoji.concepts import NAMES, Concept, read_concepts
 from tessera.curate.emoji.styles import STYLES, Style, drawings
@@ -51,9 +51,7 @@ class EmojiConfig:
 
     def __post_init__(self):
         for name in self.styles:
-            if name not in STYLES:
-                near = nearest(name, STYLES)
-                raise UserError(f"styles: there is none called {name!r};{near} known: {', '.join(STYLES)}")
+            choose(name, STYLES, "style")
         if not self.styles or len(set(self.styles)) != len(self.styles):
             raise UserError(f"styles are {self.styles}: give at least one of {', '.join(STYLES)}, none twice")
         check_ranges(self, grounds="[1, 3]", seed="[0, inf)")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera import metrics
-from tessera.config import UserError, blaming, check_ranges, load_part, lookup, nearest, part_id
+from tessera.config import UserError, blaming, check_ranges, choose, load_part, nearest, part_id
 from tessera.evaluate import scores
 from tessera.evaluate.scores import Direction, LeftOutBlocks, Number
 from tessera.metrics import LeftOut, sliced
@@ -327,7 +327,7 @@ def load_metric(spec: str) -> Metric:
         raise UserError(f"metric {spec}: has no {missing[0]}; docs/extending.md shows a whole metric")
     from tessera.pretrained.features.networks import NETWORKS
 
-    lookup(own.network, NETWORKS, f"metric {spec}: network")
+    choose(own.network, NETWORKS, f"metric {spec}: network")
     if own.direction not in ("higher", "lower"):
         raise UserError(f"metric {spec}: direction is {own.direction!r}; give 'higher' or 'lower', the better one")
 
