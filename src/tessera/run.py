@@ -13,7 +13,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,38 +152,34 @@ def make_judge(out: Path, config: RunConfig) -> None:
     train_judge(out, functools.partial(cut_outs, config.judge.concepts, config.emoji.styles), config.judge)
 
 
-def write_prompts(
-    out: Path,
-    images: Path,
-    asked: "PromptConfig",
-    config: RunConfig,
-    drawings: Path | None = None,
-    recipe: Path | None = None,
-) -> None:
-    """Make the judge's prompts `asked` of a run, into the directory `out`.
+def prompt_writer(
+    images: Path, config: RunConfig, drawings: Path | None = None, recipe: Path | None = None
+) -> Callable[[Path, "PromptConfig"], None]:
+    """Return what makes the judge's prompts of a run: call it with their directory and how many are asked.
 
     drawings: of `draw_emoji`, where the run is on those; recipe: of their CutMix images, whose pairs are not asked for.
     """
     if config.judge is None or drawings is None:
         from tessera.prompts.miniature import prompts
 
-        prompts(out, images, asked)
-    else:
-        from tessera.curate.emoji.draw import CAPTIONS
-        from tessera.curate.emoji.judged import EmojiCaptions, pairs_in_mixes
-        from tessera.prompts.drawings import drawing_prompts
+        return lambda out, asked: prompts(out, images, asked)
+    from tessera.curate.emoji.draw import CAPTIONS
+    from tessera.curate.emoji.judged import EmojiCaptions, pairs_in_mixes
+    from tessera.prompts.drawings import drawing_prompts
 
-        together = () if recipe is None else pairs_in_mixes(images, recipe)
-        drawing_prompts(out, images, config.judge.concepts, EmojiCaptions(drawings / CAPTIONS), asked, together)
+    names, told = config.judge.concepts, EmojiCaptions(drawings / CAPTIONS)
+    together = () if recipe is None else pairs_in_mixes(images, recipe)
+    return lambda out, asked: drawing_prompts(out, images, names, told, asked, together)
 
 
 def _make_prompts(out: Path, config: RunConfig, clock: "Clock") -> None:
     """Make the judge's prompts, and take captions that an arm was trained on."""
     if config.prompts is not None:
         few = replace(config.prompts, per_task=min(LEARNING_PROMPTS, config.prompts.per_task))
+        recipe = out / "recipe" if any(arm.augmented for arm in config.arms) else None
+        write = prompt_writer(out / "images", config, out / "emoji", recipe)
         for place, asked in ((out / "prompts", config.prompts), (out / FEW_PROMPTS.parent, few)):
-            recipe = out / "recipe" if (out / "recipe").exists() else None
-            clock.do("prompts", write_prompts, place, out / "images", asked, config, out / "emoji", recipe)
+            clock.do("prompts", write, place, asked)
     if config.draws_captions:
         _choose_captions(out, config)
 

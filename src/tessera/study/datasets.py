@@ -63,7 +63,7 @@ def prepare(root: Path, config: RunConfig) -> Data:
     from tessera.curate.collect.collect import collect
     from tessera.curate.emoji.draw import CAPTIONS, draw_emoji
     from tessera.curate.encode import encode, with_default_compute
-    from tessera.run import make_judge, write_prompts
+    from tessera.run import make_judge, prompt_writer
 
     data = data_of(root, config)
     if data.drawings is not None and config.emoji is not None:
@@ -72,7 +72,7 @@ def prepare(root: Path, config: RunConfig) -> Data:
     if data.recipe is not None:
         augment(data.recipe, data.images, config.augment)
     assert config.prompts is not None
-    write_prompts(data.prompts, data.images, config.prompts, config, data.drawings, data.recipe)
+    prompt_writer(data.images, config, data.drawings, data.recipe)(data.prompts, config.prompts)
     if data.judge is not None:
         make_judge(data.judge, config)
     file = None if data.drawings is None else data.drawings / CAPTIONS

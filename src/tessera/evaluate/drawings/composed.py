@@ -26,6 +26,7 @@ class Placed:
     diameter: float
     """Fraction of the frame."""
     mirrored: bool
+    """True for one that is flipped left to right."""
     whole: bool
     """False for a part of it, that fills half of the frame."""
 

@@ -159,15 +159,14 @@ def _load(path: Path, config: JudgeConfig) -> Judge:
     from safetensors.torch import load_file
 
     from tessera.evaluate.drawings.naming import Namer
-    from tessera.evaluate.miniature.detector import Detector
+    from tessera.evaluate.miniature.detector import Detector, with_weights
 
     parts: dict[str, dict[str, Any]] = {"network": {}, "namer": {}}
     for name, value in load_file(path).items():
         part, _, key = name.partition(".")
         parts[part][key] = value
-    network = Detector((_ANYTHING,), COLORS, config.width)
-    network.load_state_dict({name: value.float() for name, value in parts["network"].items()}, strict=False)
-    return Judge(config.concepts, network.eval(), Namer(**parts["namer"]), sha256_file(path), {})
+    network = with_weights(Detector((_ANYTHING,), COLORS, config.width), parts["network"])
+    return Judge(config.concepts, network, Namer(**parts["namer"]), sha256_file(path), {})
 
 
 def _fit_namer(

@@ -5,7 +5,7 @@ any, and which color, where the center is and how wide the object is. Neighborin
 `scripts/train_detector.py` makes the weights of the miniature's shapes, which ship in `tessera/assets`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -66,12 +66,12 @@ def _unit(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 def load_detector() -> Detector:
     """Return the shipped network, in eval mode on the CPU."""
-    return with_weights(Detector(), detector_weights())
+    return with_weights(Detector(), load(detector_weights()))
 
 
-def with_weights(network: Detector, data: bytes) -> Detector:
-    """Return the network with the weights of a file's bytes, in eval mode."""
-    network.load_state_dict({name: value.float() for name, value in load(data).items()}, strict=False)
+def with_weights(network: Detector, weights: Mapping[str, Tensor]) -> Detector:
+    """Return the network with the weights of a file, in eval mode."""
+    network.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
     return network.eval()
 
 
