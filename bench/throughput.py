@@ -76,7 +76,7 @@ def encode_share(folder: Path) -> float:
     """
     device = Device()
     encoding.load_codec = encoding.load_text_encoder = lambda *_, **__: device  # type: ignore[assignment]
-    encoder, spans = encoding._ShardEncoder, []
+    encoder, spans = encoding.ShardEncoder, []
 
     class Timed(encoder):
         def __call__(self, shard):
@@ -85,7 +85,7 @@ def encode_share(folder: Path) -> float:
             spans.append((began, time.perf_counter()))
             return done
 
-    encoding._ShardEncoder = Timed
+    encoding.ShardEncoder = Timed
     config = encoding.EncodeConfig(latents="stub", text="stub")
     encoding.encode(folder / "encoded", folder / "images", folder / "by_server", config)
     return Device.busy / (spans[-1][1] - spans[0][0])

@@ -12,6 +12,7 @@ from tessera import files as files_module
 from tessera.config import UserError
 from tessera.curate import encode as encode_module
 from tessera.curate import index as index_module
+from tessera.curate import shard_encoder
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.caption.table import read_captions, read_levels
@@ -19,7 +20,6 @@ from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, default_compute, encode
 from tessera.curate.index import read_images, read_recipe
 from tessera.cutmix import compose
-from tessera.encoded.record import quantize
 from tessera.encoded.store import open_encoded
 from tessera.files import sha256_file
 from tessera.images import read_rgb
@@ -109,14 +109,6 @@ def test_records_of_mixes_are_composed_from_their_row(images, recipe, mixed_capt
         assert record.class_name == f"{row.base.split('/')[0]} + {row.partner.split('/')[0]}"
 
 
-def test_text_as_fp16_or_not_at_all(images, captions, tmp_path):
-    encode(tmp_path / "fp16", images, captions, replace(CONFIG, text_encoding="fp16"))
-    record = open_encoded(tmp_path / "fp16")[0]
-    assert np.array_equal(record.text, Words(32).encode([record.caption])[0].astype(np.float16).astype(np.float32))
-    encode(tmp_path / "none", images, captions, replace(CONFIG, text_encoding="none"))
-    assert open_encoded(tmp_path / "none")[0].text is None
-
-
 def test_each_text_is_encoded_and_each_picture_decoded_once(images, recipe, mixed_captions, tmp_path, monkeypatch):
     seen, read = [], []
 
@@ -150,9 +142,9 @@ def test_again_and_after_a_stop(images, captions, tmp_path, monkeypatch):
         written.append(path.name)
         write_shard(path, records, **options)
 
-    write_shard = encode_module.write_shard
+    write_shard = shard_encoder.write_shard
     with monkeypatch.context() as patch:
-        patch.setattr(encode_module, "write_shard", stop_at_two)
+        patch.setattr(shard_encoder, "write_shard", stop_at_two)
         with pytest.raises(KeyboardInterrupt):
             encode(out, images, captions, CONFIG)
         written.remove("shard-00000.arrow")
@@ -280,25 +272,6 @@ def test_two_tasks_that_see_the_end_at_once(images, captions, tmp_path, monkeypa
     encode(out, images, captions, CONFIG, engine=task)
     assert others
     assert tree(out) == tree(whole)
-
-
-def test_every_level_is_stored_and_none_changes_another(images, tmp_path):
-    caption(tmp_path / "captions", images, CaptionConfig(captioner="scene"))
-    encode(tmp_path / "encoded", images, tmp_path / "captions", CONFIG)
-    store, levels = open_encoded(tmp_path / "encoded"), read_levels(tmp_path / "captions")
-    assert store.levels == tuple(levels) == ("long", "medium", "short")
-    words = Words(32)
-    for i in range(len(store)):
-        for number, texts in enumerate(levels.values()):
-            record = store.read(i, number)
-            assert record.caption == texts[record.key]
-            assert np.array_equal(record.text_codes, quantize(words.encode([record.caption])[0])[0])
-    facts = read_manifest(tmp_path / "encoded").facts["levels"]
-    for name, texts in levels.items():
-        tokens = words.count_tokens(list(texts.values()))
-        assert facts[name]["captions"] == 24
-        assert facts[name]["longest"] == max(tokens)
-        assert facts[name]["mean_tokens"] == pytest.approx(np.mean(tokens), abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """Stored features of patches: those of the network on the very images that are encoded, mixes composed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from curate.test_grown import noting
 from tessera.config import UserError
+from tessera.curate import encode as encode_module
 from tessera.curate.augment import AugmentConfig, augment
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.collect.collect import CollectConfig, collect
@@ -15,6 +19,7 @@ from tessera.encoded.record import dequantize
 from tessera.encoded.store import open_encoded
 from tessera.miniature import WorldConfig
 from tessera.pretrained.features.encoder import square_of
+from tessera.workers import HERE, Engine
 from tiny.encoders import blocky_image, save_dino, save_vision
 
 IMAGES = [np.asarray(blocky_image()), np.asarray(blocky_image())[::-1].copy()]
@@ -29,7 +34,7 @@ def test_patches_of_dinov2_are_its_tokens_without_the_first(tmp_path):
         assert codes.dtype == np.int8
         error = np.abs(dequantize(codes, scale) - expected)
         assert error.max() <= 0.57 * scale.astype(np.float32).max()
-    facts, shape = describe_features(f"dinov2:{tmp_path / 'dino'}", "cpu")
+    facts, shape = describe_features(network)
     assert shape == states.shape[1:]
     assert facts == {"features": network.id, "features_sha256": network.sha256}
 
@@ -63,18 +68,22 @@ def test_a_square_behind_a_class_token():
 
 def test_a_network_without_patches_or_unknown_is_told_in_one_line():
     with pytest.raises(UserError, match=r"features: pixels:16 gives none of patches; use dinov2, clip_vision"):
-        describe_features("pixels", "cpu")
+        describe_features(load_vision_network("pixels", "cpu", "features"))
     with pytest.raises(UserError, match=r"features: unknown network 'dinov3'; did you mean 'dinov2'\?"):
-        describe_features("dinov3", "cpu")
+        load_vision_network("dinov3", "cpu", "features")
 
 
-def test_encoded_sets_hold_features_of_their_images_and_mixes(tmp_path):
-    """Again where they are copied from an earlier directory (--reuse)."""
+def test_encoded_sets_hold_features_of_their_images_and_mixes(tmp_path, monkeypatch):
+    """Of a network that one process loads once. Again where they are copied from an earlier directory (--reuse)."""
     images, recipe, dino = tmp_path / "images", tmp_path / "recipe", save_dino(tmp_path / "dino")
     collect(images, CollectConfig(size=32, world=WorldConfig(num_images=12)))
     augment(recipe, images, AugmentConfig(pattern="half"))
     config = EncodeConfig(features=f"dinov2:{dino}", shard_size=8)
     network, composer = load_vision_network(f"dinov2:{dino}", "cpu", "features"), Composer(images)
+    loaded = []
+    monkeypatch.setattr(
+        encode_module, "load_vision_network", noting(load_vision_network, loaded, lambda spec, *_: [spec])
+    )
     for name, rows in (("plain", None), ("mixed", recipe)):
         caption(tmp_path / f"{name}-captions", images, CaptionConfig(captioner="scene"), recipe=rows)
         encode(tmp_path / name, images, tmp_path / f"{name}-captions", config, recipe=rows, device="cpu")
@@ -90,7 +99,20 @@ def test_encoded_sets_hold_features_of_their_images_and_mixes(tmp_path):
             assert record.features_scale is not None
             assert np.allclose(dequantize(record.features, record.features_scale), dequantize(codes, scale), atol=0.05)
             assert store[number].features is None
+    assert len(loaded) == 2
     again = tmp_path / "again"
     encode(again, images, tmp_path / "plain-captions", config, device="cpu", reuse=tmp_path / "plain")
-    for one, other in zip(open_encoded(tmp_path / "plain").shards(), open_encoded(again).shards(), strict=True):
-        assert one.path.read_bytes() == other.path.read_bytes()
+    assert shards(again) == shards(tmp_path / "plain")
+
+
+@pytest.mark.slow
+def test_processes_load_the_network_for_themselves(images, tmp_path):
+    caption(tmp_path / "captions", images, CaptionConfig())
+    config = EncodeConfig(features=f"dinov2:{save_dino(tmp_path / 'dino')}")
+    for name, engine in (("here", HERE), ("process", Engine(kind="processes", workers=1))):
+        encode(tmp_path / name, images, tmp_path / "captions", config, device="cpu", engine=engine)
+    assert shards(tmp_path / "process") == shards(tmp_path / "here")
+
+
+def shards(encoded: Path) -> list[bytes]:
+    return [shard.path.read_bytes() for shard in open_encoded(encoded).shards()]

@@ -1,5 +1,6 @@
 """Whole shards of an earlier directory are links, the records in the order of a set made at once."""
 
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from curate.test_grown import COLLECT, ENCODE, captioner, draw, kill_rounds, make, noting, records  # noqa: F401
 from tessera.config import UserError
 from tessera.curate import encode as encode_module
-from tessera.curate import linked
+from tessera.curate import linked, shard_encoder
 from tessera.curate.caption.caption import caption
 from tessera.curate.collect.collect import collect
 from tessera.curate.encode import encode
@@ -94,9 +95,9 @@ def test_a_set_that_grows_twice_and_loses_an_image(grown, photos, captioner):  #
     assert links == ["shard-00000.arrow", "shard-00001.arrow", "shard-00002.arrow"]  # of four with all their records
 
 
-def stopped(monkeypatch, name: str, after: int, work) -> None:
+def stopped(monkeypatch, module, name: str, after: int, work) -> None:
     """Do `work` until `name` of the module was called so many times."""
-    original, calls = getattr(encode_module, name), []
+    original, calls = getattr(module, name), []
 
     def counted(*args, **kwargs):
         calls.append(name)
@@ -105,7 +106,7 @@ def stopped(monkeypatch, name: str, after: int, work) -> None:
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encode_module, name, counted)
+        patch.setattr(module, name, counted)
         with pytest.raises(KeyboardInterrupt):
             work()
 
@@ -113,12 +114,13 @@ def stopped(monkeypatch, name: str, after: int, work) -> None:
 def test_a_stopped_call_is_resumed_with_and_without_reuse(grown, monkeypatch):
     for reuse in (grown / "old/encoded", None):
         out = grown / f"stopped {reuse is None}"
-        stopped(monkeypatch, "link_or_copy", 2, lambda: grow(grown, out.name))  # noqa: B023
+        stopped(monkeypatch, encode_module, "link_or_copy", 2, lambda: grow(grown, out.name))  # noqa: B023
         encode(out, grown / "images", grown / "captions", ENCODE, reuse=reuse)
         assert same(out, grown / "once")
         assert (out / ORDER).exists()
     # Begun without: the records stay where they are.
-    stopped(monkeypatch, "write_shard", 1, lambda: encode(grown / "b", grown / "images", grown / "captions", ENCODE))
+    begin = functools.partial(encode, grown / "b", grown / "images", grown / "captions", ENCODE)
+    stopped(monkeypatch, shard_encoder, "write_shard", 1, begin)
     grow(grown, "b")
     assert same(grown / "b", grown / "once")
     assert not (grown / "b" / ORDER).exists()

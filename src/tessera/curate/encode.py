@@ -8,30 +8,28 @@ kernels round differently for differently composed batches, so images go through
 too, and a text that occurs several times in the set by itself.
 """
 
-import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tessera.config import UserError, check_ranges, to_dict
 from tessera.curate.buckets import Size, bucket_of, bucket_sizes
 from tessera.curate.caption.caption import check_made_from, without_captions
-from tessera.curate.caption.table import Texts, in_order, read_levels
+from tessera.curate.caption.table import in_order, read_levels
 from tessera.curate.grown import changed_since
-from tessera.curate.image_features import describe_features, load_vision_network, patch_features
-from tessera.curate.index import Composer, Entry, RecipeRow, list_entries, read_images, read_recipe
+from tessera.curate.image_features import describe_features, load_vision_network
+from tessera.curate.index import Composer, RecipeRow, list_entries, read_images, read_recipe
 from tessera.curate.linked import SHARD_SUMS, Whole, shard_facts, stored_order, whole_shards
+from tessera.curate.shard_encoder import Job, Networks, ShardEncoder, ShardJobs
 from tessera.devices import is_fast_in_bf16, pick_device
-from tessera.encoded.record import LONG, EncodedRecord, EncodedText, TextEncodingKind, pack_floats, quantize
-from tessera.encoded.shard import Shard, write_shard
+from tessera.encoded.record import LONG, TextEncodingKind, pack_floats
+from tessera.encoded.shard import Shard
 from tessera.encoded.store import latent_moments, latent_sums, open_encoded, shard_name
 from tessera.files import link_or_copy
 from tessera.pretrained.text_encoders import TEXT_ENCODERS, TextEncoder, Words, load_text_encoder, split_words
@@ -39,17 +37,13 @@ from tessera.pretrained.vae import CODECS, LatentCodec, PixelUnshuffle, load_cod
 from tessera.progress import progress
 from tessera.randomness import philox
 from tessera.stages import MANIFEST, find_stage, open_stage, read_manifest
-from tessera.workers import HERE, Engine, draw_ahead, run_shards
+from tessera.workers import HERE, Engine, run_shards
+
+if TYPE_CHECKING:
+    from tessera.pretrained.features.encoder import ImageEncoder
 
 _CACHE_BYTES = 512 * 2**20  # decoded images in memory: all of a small set, else about as many as a shard needs
-_BATCH = 64  # images in one call of the image codec
-_TEXT_WINDOW = 512  # records whose texts are sorted by length and encoded together
-_TEXT_BATCH = 128  # texts whose float32 encodings are in memory at a time
-USUAL = (1, 99)
-"""Percentiles between which the lengths of most captions lie."""
-_CACHED_TEXTS = 4096  # encodings of repeated texts in memory
-READERS = 4
-"""Threads that read crops."""
+_USUAL = (1, 99)  # percentiles between which the lengths of most captions lie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,27 +68,6 @@ class EncodeConfig:
 
     def __post_init__(self):
         check_ranges(self, shard_size="[1, inf)", seed="[0, inf)")
-
-
-class _Job(NamedTuple):
-    """Record to make."""
-
-    entry: Entry
-    captions: Texts
-    bucket: int = 0
-    """Number of its size among the set's."""
-
-
-class _Shard(NamedTuple):
-    path: Path
-    jobs: list[_Job]
-    levels: tuple[str, ...]
-    repeated: set[str]
-    """Those of its captions that several records of the set have."""
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return tuple(job.entry.key for job in self.jobs)
 
 
 def encode(
@@ -146,10 +119,13 @@ def encode(
     shapes = tuple(shape_of_latents(codec, *each) for each in buckets)
     networks = {"latent_codec_sha256": codec, "text_encoder_sha256": encoder}
     hashes = {name: network.sha256 for name, network in networks.items() if network.sha256}
-    features = (0, 0)
+    vision, features, own = None, (0, 0), engine.kind == "here"
     if config.features is not None:
-        of_network, features = describe_features(config.features, device)
+        vision = load_vision_network(config.features, device, "features")
+        of_network, features = describe_features(vision)
         hashes |= of_network
+    load = functools.partial(_load_networks, config, device, vision if own else None)
+    del vision  # which workers load for themselves
     described = to_dict(replace(config, latents=codec.id, text=encoder.id)) | hashes
     call: Any = {"stage": "encode", "config": described, "inputs": made_from | {"captions": captions}}
     stage = find_stage(out, **call)
@@ -175,11 +151,11 @@ def encode(
         texts = ((entry.key, entry.class_name, *(told.get(level, "") for level in levels)) for entry, told in kept)
         whole = whole_shards(earlier, {each[0]: each for each in texts}, config.shard_size)
     stored = [jobs[number] for number in stored_order(out, [job.entry.key for job in jobs], whole)]
-    shards: list[_Shard] = []
+    shards: list[ShardJobs] = []
     for number, start in enumerate(range(0, len(jobs), config.shard_size)):
         some = stored[start : start + config.shard_size]
         repeated = {caption for job in some for caption in job.captions.values() if times[caption] > 1}
-        shards.append(_Shard(out / shard_name(number), some, levels, repeated))
+        shards.append(ShardJobs(out / shard_name(number), some, levels, repeated))
     part, parts = engine.part or (0, 1)
     mine = shards[part::parts]
     for shard in mine:
@@ -188,11 +164,10 @@ def encode(
     todo = [shard for shard in mine if not shard.path.exists()]
     total, left = (sum(len(shard.jobs) for shard in some) for some in (mine, todo))
     with progress("encode", total, completed=total - left) as bar:
-        own = engine.kind == "here"
         half_view, side = mixed.half_view if mixed else "aligned", None if buckets else size
         composer = Composer(images, half_view, size=side, cache_bytes=cache_bytes)
-        work = (config, device, composer, size, buckets, features, before, bar.advance if own else None)
-        with run_shards(functools.partial(_ShardEncoder, *work), todo, engine) as results:
+        work = (load, config.text_encoding, composer, size, buckets, features, before, bar.advance if own else None)
+        with run_shards(functools.partial(ShardEncoder, *work), todo, engine) as results:
             for done in results:
                 bar.advance(0 if own else done)
     if not all(shard.path.exists() for shard in shards):
@@ -207,7 +182,7 @@ def encode(
             "mean_tokens": round(float(lengths.mean()), 3),
             "longest": int(lengths.max()),
             "share_cut": round(float((lengths > encoder.max_tokens).mean()), 6),
-            "usual_tokens": np.percentile(lengths, USUAL, method="nearest").tolist(),
+            "usual_tokens": np.percentile(lengths, _USUAL, method="nearest").tolist(),
         }
 
     made = {shard.path: shard.keys for shard in shards}
@@ -276,9 +251,16 @@ def _load_frozen(config: EncodeConfig, device: str | None, load: bool = True) ->
     return codec, load_text_encoder(config.text, device, dtype, read, run_files=True)
 
 
+def _load_networks(config: EncodeConfig, device: str | None, vision: "ImageEncoder | None") -> Networks:
+    """Return the networks of `config`. vision: its vision network, where that is loaded already."""
+    if vision is None and config.features is not None:
+        vision = load_vision_network(config.features, device, "features")
+    return Networks(*_load_frozen(config, device), vision)
+
+
 def _list_jobs(
     images: Path, captions: Path, mixes: Sequence[RecipeRow] | None, seed: int, buckets: Sequence[Size]
-) -> tuple[list[_Job], dict[str, str]]:
+) -> tuple[list[Job], dict[str, str]]:
     """Return all records to make, in their shuffled order, and key -> reason of the images without a caption."""
     rows, levels = read_images(images), read_levels(captions)
     entries = list_entries(rows, mixes)
@@ -291,177 +273,4 @@ def _list_jobs(
     missing = {key: reasons.get(key, "") for key, texts in told.items() if not texts}
     entries = [entry for entry in entries if told[entry.key]]
     shuffled = [entries[i] for i in philox(seed, "encode/order").permutation(len(entries))]
-    return [_Job(entry, told[entry.key], bucket.get(entry.key, 0)) for entry in shuffled], missing
-
-
-def _alike(jobs: Sequence[_Job]) -> list[list[_Job]]:
-    """Return the jobs of each bucket among these, in their order."""
-    found: dict[int, list[_Job]] = {}
-    for job in jobs:
-        found.setdefault(job.bucket, []).append(job)
-    return [*found.values()]
-
-
-class _ShardEncoder:
-    """Work on one shard, in the process that loaded the networks.
-
-    Threads read and compose images, give images and texts to the networks, and quantize what text encoders give as
-    floats, while this one writes: the networks' device never waits for the others.
-    """
-
-    def __init__(
-        self,
-        config: EncodeConfig,
-        device: str | None,
-        composer: Composer,
-        size: int,
-        buckets: Sequence[Size],
-        features: tuple[int, int],
-        before: tuple[Path, set[str]] | None,
-        advance: Any,
-    ):
-        """Load the networks. features: tokens and width of an image's. before: a directory of the same configuration,
-        and the keys of images that changed since it was made."""
-        self._codec, self._encoder = _load_frozen(config, device)
-        self._composer, self._size, self._buckets, self._advance = composer, size, buckets, advance
-        self._kind: TextEncodingKind = config.text_encoding
-        self._features, self._vision = features, None
-        if config.features is not None:
-            self._vision = load_vision_network(config.features, device, "features")
-        self._before, self._changed = (open_encoded(before[0]), before[1]) if before else (None, set())
-        self._places = {key: place for place, key in enumerate(self._before.keys())} if self._before else {}
-        # A text that repeats in the set is encoded once, by itself.
-        self._repeated = functools.lru_cache(_CACHED_TEXTS)(lambda text: self._store([text], self._encode([text])))
-
-    def __call__(self, shard: _Shard) -> int:
-        """Write the shard and return its number of records."""
-        metadata = {"latent_codec": self._codec.id, "text_encoder": self._encoder.id, "image_size": str(self._size)}
-        layout: Any = {"latent_shape": self._codec.latent_shape(self._size), "text_width": self._encoder.width}
-        layout |= {"text_encoding": self._kind, "levels": shard.levels}
-        layout["features"] = self._features
-        layout["shapes"] = [shape_of_latents(self._codec, *each) for each in self._buckets]
-        with contextlib.closing(self._records(shard)) as records:
-            write_shard(shard.path, records, **layout, metadata=metadata)
-        return len(shard.jobs)
-
-    def _records(self, shard: _Shard) -> Generator[EncodedRecord, None, None]:
-        texts, new = {}, []
-        with (
-            ThreadPoolExecutor(1) as quantizer,
-            ThreadPoolExecutor(READERS) as readers,
-            contextlib.closing(draw_ahead(self._computed(shard, readers, quantizer), 4)) as computed,
-        ):
-            for item in computed:
-                if isinstance(item, Future):  # of texts; a window's come before its first images
-                    new.append(item)
-                    continue
-                if new:
-                    texts, new = {text: each for stored in new for text, each in stored.result().items()}, []
-                batch, latents = item
-                for job in batch:
-                    mean, std, features = latents[job.entry.key]
-                    of_level = [texts[job.captions[level]] if level in job.captions else None for level in shard.levels]
-                    first = of_level[0] or EncodedText("", None, None)
-                    yield EncodedRecord(
-                        key=job.entry.key,
-                        class_name=job.entry.class_name,
-                        **first._asdict(),
-                        latent_mean=self._half(job, mean),
-                        latent_std=self._half(job, std),
-                        features=features[0],
-                        features_scale=features[1],
-                        more=tuple(of_level[1:]),
-                    )
-                if self._advance is not None:
-                    self._advance(len(batch))
-
-    def _half(self, job: _Job, latents: NDArray[np.floating]) -> NDArray[np.float16]:
-        """Return the latents as they are stored. UserError where float16 cannot hold them."""
-        with np.errstate(over="ignore"):
-            stored = latents.astype(np.float16)
-        if not np.isfinite(stored).all():
-            fix = "encode with --compute fp32, or by another VAE"
-            raise UserError(f"{job.entry.key}: {self._codec.id} gives latents that are not finite in float16; {fix}")
-        return stored
-
-    def _computed(self, shard: _Shard, readers: ThreadPoolExecutor, quantizer: ThreadPoolExecutor) -> Iterator[Any]:
-        """Yield what the networks give, or an earlier directory: of each batch of images (jobs, key -> mean and std),
-        before those of a window futures of its texts, caption -> stored form."""
-        jobs = shard.jobs
-        earlier: dict[str, list[EncodedRecord]] = {}
-        batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
-        same = self._places.keys() - self._changed
-        new = [[job for job in batch if job.entry.key not in same] for batch in batches]
-        images = (self._images(part, readers) for some in new for part in _alike(some))
-        with contextlib.closing(draw_ahead(images)) as composed:
-            for number, (batch, some) in enumerate(zip(batches, new)):
-                if (start := number * _BATCH) % _TEXT_WINDOW == 0:
-                    window = jobs[start : start + _TEXT_WINDOW]
-                    earlier = {job.entry.key: self._earlier(job) for job in window if job.entry.key in self._places}
-                    known = [EncodedText(r.caption, r.text_codes, r.text_scale) for of in earlier.values() for r in of]
-                    told = {text.caption: text for text in known}
-                    yield quantizer.submit(dict, told)
-                    yield from self._texts(window, shard, quantizer, told.keys())
-                kept = (job.entry.key for job in batch if job.entry.key in same)
-                of_kept = ((key, earlier[key][0]) for key in kept)
-                latents: dict[str, Any] = {
-                    key: (r.latent_mean, r.latent_std, (r.features, r.features_scale)) for key, r in of_kept
-                }
-                for part in _alike(some):
-                    pixels = next(composed)
-                    features = (
-                        [(None, None)] * len(pixels) if self._vision is None else patch_features(self._vision, pixels)
-                    )
-                    of_images = zip(*self._codec.encode(pixels), features)
-                    latents |= zip((job.entry.key for job in part), of_images)
-                yield batch, latents
-
-    def _earlier(self, job: _Job) -> list[EncodedRecord]:
-        """Return the record that the earlier directory has of the image, with its caption of each level."""
-        assert self._before is not None
-        levels = range(len(self._before.levels))
-        return [self._before.read(self._places[job.entry.key], level, features=True) for level in levels]
-
-    def _images(self, batch: Sequence[_Job], readers: ThreadPoolExecutor) -> NDArray[np.uint8]:
-        """Return the images of one bucket, uint8 (B, H, W, 3), whose crops are read in parallel, each once."""
-        crops = dict.fromkeys(file for job in batch for file in (job.entry.base, job.entry.partner) if file)
-        list(readers.map(self._composer.read, crops))
-        pixels = [self._composer(job.entry) for job in batch]
-        for job, image in zip(batch, pixels if self._buckets else ()):
-            wide, high = self._buckets[job.bucket]
-            if image.shape[:2] != (high, wide):
-                path = self._composer.images / job.entry.base
-                raise UserError(f"{path}: is not {wide} x {high}; delete its directory and collect again")
-        return np.stack(pixels)
-
-    def _texts(
-        self, jobs: Sequence[_Job], shard: _Shard, quantizer: ThreadPoolExecutor, known: Set[str]
-    ) -> "Iterator[Future[dict[str, EncodedText]]]":
-        """Yield stored forms by caption, but of those `known`; texts of one level are encoded together, so that no
-        level changes another."""
-        met = set(known)
-        for level in shard.levels:
-            told = dict.fromkeys(job.captions[level] for job in jobs if level in job.captions)
-            new = [caption for caption in told if caption not in met]
-            met |= told.keys()
-            for caption in (caption for caption in new if caption in shard.repeated):
-                yield quantizer.submit(dict, self._repeated(caption))
-            single = sorted((caption for caption in new if caption not in shard.repeated), key=len)
-            for start in range(0, len(single), _TEXT_BATCH):
-                batch = single[start : start + _TEXT_BATCH]
-                yield quantizer.submit(self._store, batch, self._encode(batch))
-
-    def _encode(self, texts: list[str]) -> Sequence[Any]:
-        """Return what `_store` takes of each text: float32 (L, D), or codes and scales where the encoder gives them."""
-        if self._kind == "none":
-            return [(None, None)] * len(texts)
-        own = getattr(self._encoder, "quantize", None) if self._kind == "int8" else None
-        return own(texts) if own is not None else self._encoder.encode(texts)
-
-    def _store(self, texts: list[str], arrays: Sequence[Any]) -> dict[str, EncodedText]:
-        """Return caption -> stored form."""
-        half = (array if isinstance(array, tuple) else self._packed(array) for array in arrays)
-        return {text: EncodedText(text, *both) for text, both in zip(texts, half)}
-
-    def _packed(self, array: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float16] | None]:
-        return (array.astype(np.float16), None) if self._kind == "fp16" else quantize(array)
+    return [Job(entry, told[entry.key], bucket.get(entry.key, 0)) for entry in shuffled], missing

@@ -54,10 +54,9 @@ def embed(network: "ImageEncoder", read: Callable[[str], NDArray[np.uint8]], fil
     return np.concatenate(found)
 
 
-def describe_features(spec: str, device: str | None) -> tuple[dict[str, str], tuple[int, int]]:
-    """Return the network of `spec` as the facts "features", its id, and "features_sha256", and the number of tokens and
-    the width of an image's features. UserError for a network that gives none of patches."""
-    network = load_vision_network(spec, device, "features")
+def describe_features(network: "ImageEncoder") -> tuple[dict[str, str], tuple[int, int]]:
+    """Return a network as the facts "features", its id, and "features_sha256", and the number of tokens and the width
+    of an image's features. UserError for a network that gives none of patches."""
     codes, _ = patch_features(network, [np.zeros((32, 32, 3), np.uint8)])[0]
     tokens, width = codes.shape
     return {"features": network.id, "features_sha256": network.sha256}, (tokens, width)
