@@ -114,11 +114,11 @@ def _curate(
 ) -> None:
     """Make the images, the recipe, the prompts and every encoded set that an arm trains on."""
     from tessera.curate.augment import augment
-    from tessera.curate.caption.caption import CaptionConfig, caption
+    from tessera.curate.caption.caption import caption
     from tessera.curate.collect.collect import collect
     from tessera.curate.encode import encode, with_default_compute
 
-    images, seed = out / "images", config.collect.world.seed if config.collect.world else 0
+    images, skip = out / "images", {"skip_missing": skip_missing}
     if config.emoji is not None:
         from tessera.curate.emoji.draw import CAPTIONS, draw_emoji
 
@@ -132,8 +132,8 @@ def _curate(
         recipe = out / "recipe" if augmented else None
         texts = out / "captions" / name
         file = captions_file if arm.captioner == "import" else None
-        settings, skip = CaptionConfig(captioner=arm.captioner, seed=seed), {"skip_missing": skip_missing}
-        clock.do(f"caption {name}", caption, texts, images, settings, recipe=recipe, captions_file=file, **skip)
+        words = config.captions(arm)
+        clock.do(f"caption {name}", caption, texts, images, words, recipe=recipe, captions_file=file, **skip)
         place = out / "encoded" / name
         encoding = with_default_compute(config.encode, place)
         clock.do(f"encode {name}", encode, place, images, texts, encoding, recipe=recipe, **skip)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from tessera.config import UserError, check_ranges, nearest
 from tessera.curate.augment import AugmentConfig
-from tessera.curate.caption.caption import CAPTIONERS
+from tessera.curate.caption.caption import CAPTIONERS, CaptionConfig
 from tessera.curate.collect.collect import CollectConfig
 from tessera.curate.emoji.draw import EmojiConfig
 from tessera.curate.encode import EncodeConfig
@@ -77,6 +77,10 @@ class RunConfig:
             raise UserError("judge: a judge of drawings needs emoji and prompts, and no evaluate")
         if self.held_out_share and self.prompts is not None and self.judge is None:
             raise UserError("held_out_share: the judge's prompts are drawn, not captions; make it 0, or prompts None")
+
+    def captions(self, arm: Arm) -> CaptionConfig:
+        """Return the configuration of an arm's captions, which say a miniature world's scenes by its seed."""
+        return CaptionConfig(captioner=arm.captioner, seed=self.collect.world.seed if self.collect.world else 0)
 
     def held_out(self, images: int) -> int:
         """Return how many of `images` are held out."""

@@ -42,7 +42,7 @@ def data_of(root: Path, config: RunConfig) -> Data:
     emoji, judge = (None if part is None else to_dict(part) for part in (config.emoji, config.judge))
     of_images = digest(to_dict(config.collect) | ({} if emoji is None else {"emoji": emoji}))
     mix = digest([of_images, to_dict(config.augment)])
-    words, encode = _identity(_words(config)), to_dict(config.encode)
+    words, encode = _identity(config.captions(arm)), to_dict(config.encode)
     about = [] if judge is None else [mix, judge["concepts"]]
     assert config.prompts is not None
     return Data(
@@ -78,16 +78,11 @@ def prepare(root: Path, config: RunConfig) -> Data:
     file = None if data.drawings is None else data.drawings / CAPTIONS
     for encoded, recipe in ((data.plain, None), (data.augmented, data.recipe)):
         if encoded is not None:
-            words = _words(config)
+            words = config.captions(config.arms[0])
             captions = root / f"captions-{digest([_identity(words), recipe and recipe.name, data.images.name])}"
             caption(captions, data.images, words, recipe=recipe, captions_file=file)
             encode(encoded, data.images, captions, with_default_compute(config.encode, encoded), recipe=recipe)
     return data
-
-
-def _words(config: RunConfig) -> CaptionConfig:
-    world = config.collect.world
-    return CaptionConfig(captioner=config.arms[0].captioner, seed=world.seed if world else 0)
 
 
 def _identity(words: CaptionConfig) -> list[Any]:
