@@ -1,9 +1,15 @@
 """The built-in studies of improvements: each row varies what it says."""
 
+from dataclasses import replace
+
 import pytest
 
 from tessera.config import compare, to_dict
-from tessera.study.improvements import COSTS, ablation, alignment, schedule, short_captions, tau_image
+from tessera.curate.index import read_recipe
+from tessera.encoded.store import open_encoded
+from tessera.prompts.miniature import PromptConfig
+from tessera.study.datasets import prepare
+from tessera.study.improvements import COSTS, ablation, alignment, partners, schedule, short_captions, tau_image
 
 
 def test_each_varies_one_thing():
@@ -24,6 +30,19 @@ def test_tau_alone_differs_where_it_is_of_each_image():
             assert changed == expected | {"arms.0.train.augment_max_t"}
         else:
             assert changed == {f"arms.0.train.{fields[row.name]}"}
+
+
+@pytest.mark.parametrize("study", [tau_image, partners])
+def test_the_sets_of_each_kind_of_mix_can_be_made(study, tmp_path):
+    made = set()
+    for row in study().variants:
+        world = row.config.collect.world
+        small = replace(row.config.collect, world=replace(world, num_images=24))
+        data = prepare(tmp_path, replace(row.config, collect=small, prompts=PromptConfig(per_task=1)))
+        assert len(open_encoded(data.augmented)) == 24
+        kept = [(mix.partner, mix.placement) for mix in read_recipe(data.recipe).rows]
+        made.add(str(kept))
+    assert len(made) == len({str(row.config.augment) for row in study().variants})
 
 
 def test_the_objective_alone_differs_in_the_study_of_alignment():
