@@ -41,7 +41,7 @@ def test_scores_are_paired_with_those_of_the_arm_before(tmp_path):
         write_scores(tmp_path / "scores" / name / "short", miniature_scores(name, items, {"one_object": 0.99}))
     scores = scores_of(tmp_path, arms, "short")
     assert list(scores) == ["ta", "ta_ia"]
-    part = scores_part(arms, {"extended": {}, "short": scores})
+    part = scores_part(arms, {"extended": {}, "short": scores}, tmp_path / "prompts")
     (grid,) = part.tables
     assert grid.title == "Short prompts"
     assert [column.label for column in grid.columns] == ["TA", "TA+IA", "TA+IA \u2212 TA", "the judge itself"]
@@ -50,7 +50,7 @@ def test_scores_are_paired_with_those_of_the_arm_before(tmp_path):
     assert row.cells[2]["kind"] == "clear"
     assert part.note.startswith("* The 95% interval")
     assert ("Overall", "Mean of the six tasks below") in [(row.label, row.title) for row in grid.rows]
-    assert scores_part(arms, {"short": {}}) is None
+    assert scores_part(arms, {"short": {}}, tmp_path) is None
 
 
 def test_bars_are_shares_of_the_longest():

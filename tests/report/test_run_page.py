@@ -92,7 +92,14 @@ def test_scores_stand_with_intervals_differences_and_the_judge(workspace, page):
         assert " ".join(row[2:10]) == expected
         difference = paired_difference(scores["ta"], scores["ta_ia"], "single_object").value
         assert float(row[10].replace("−", "-").rstrip("*")) == pytest.approx(difference, abs=0.005)
-        assert row[-1] == "0.993"
+        assert row[-2:] == ["0.12", "0.993"]  # chance: one of eight shapes
+
+
+def test_chance_level_is_marked_by_the_scores(page):
+    scores = page.html[page.html.index('id="scores"') : page.html.index('id="images"')]
+    assert ">chance</text>" in scores
+    assert re.search(r"extended prompts, chance: 0\.\d\d<", scores)  # of a large number
+    assert "Chance: what images that show the scenes of other prompts would get" in scores
 
 
 def test_every_verdict_is_beside_its_picture(workspace, page):

@@ -18,7 +18,7 @@ from tessera.evaluate.scores import write_scores
 from tessera.files import write_json
 from tessera.miniature import WorldConfig, draw_composed, render
 from tessera.models.dit import DiTConfig
-from tessera.prompts.miniature import PromptConfig, draw_prompts, extend
+from tessera.prompts.miniature import PromptConfig, draw_prompts, extend, prompts, prompts_sha256
 from tessera.randomness import philox
 from tessera.stages import open_stage
 from tessera.train.config import TrainConfig
@@ -84,7 +84,8 @@ def write_samples(workspace: Path, arm: str, kind: str, lines: list[dict], world
     )
     judge = {"one_object": 0.9925, "two_objects": 0.97, "counting": 0.95, "color_objects": 0.998}
     judge |= {"seam_renders": 0.01, "seam_cutmix": 0.31, "wrong_refused": 0.985}
-    made = miniature_scores(arm, verdicts, judge=judge, extended=kind == "extended")
+    about = {"extended": kind == "extended", "prompts_sha256": prompts_sha256(lines)}
+    made = miniature_scores(arm, verdicts, judge=judge, **about)
     write_scores(scores.directory, made)
     scores.finish({"images": len(verdicts)})
 
@@ -92,6 +93,7 @@ def write_samples(workspace: Path, arm: str, kind: str, lines: list[dict], world
 def make_workspace(workspace: Path, arms=("ta", "ta_ia"), per_task: int = 2, num_images: int = 24) -> Path:
     world = WorldConfig(num_images=num_images)
     curate(workspace, world)
+    prompts(workspace / "prompts", workspace / "images", PromptConfig(per_task=per_task))
     lines = draw_prompts(world, PromptConfig(per_task=per_task))
     for arm in arms:
         write_run(workspace, arm)

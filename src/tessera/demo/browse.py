@@ -156,7 +156,8 @@ def show_runs(workspace: Path) -> str:
     plot = loss_plot(logs, f"Training loss of {', '.join(arm.label for arm in arms)}")
     curves = f'<div class="plotcard">{plot}</div>' if plot else notice("No training has logged anything here yet.")
     try:
-        part = scores_part(arms, {kind: scores_of(workspace, arms, kind) for kind in KINDS})
+        found = {kind: scores_of(workspace, arms, kind) for kind in KINDS}
+        part = scores_part(arms, found, workspace / "prompts")
         scores = render("scores_part.html.j2", part) if part else notice("Nothing was judged here yet.")
     except UserError as error:
         scores = notice(str(error))

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tessera.evaluate.miniature.chance import chance_in
 from tessera.evaluate.scores import FILE, Scores, read_scores
 from tessera.report.differences import pairs_of
 from tessera.report.grid import Grid, by_measure, notes, table_plot, tiles
@@ -83,25 +84,28 @@ def scores_of(workspace: Path, arms: Sequence[Arm], kind: str) -> dict[str, Scor
     return {name: scores for name, scores in found.items() if scores is not None}
 
 
-def scores_part(arms: Sequence[Arm], kinds: Mapping[str, Mapping[str, Scores]]) -> ScoresPart | None:
+def scores_part(arms: Sequence[Arm], kinds: Mapping[str, Mapping[str, Scores]], prompts: Path) -> ScoresPart | None:
     """Return the part about scores, {kind of prompts: {arm: its scores}}; None without any. The first kind's are big.
 
-    Each arm is compared with the one before it; arms with other protocols have a table of their own.
+    Each arm is compared with the one before it; arms with other protocols have a table of their own. prompts: their
+    directory, for chance level; it may be missing.
     """
     by_label = {arm.label: arm.color for arm in arms}
-    tables, grids, big, judges, protocols = [], [], [], [], []
+    tables, grids, big, judges, levels, protocols = [], [], [], [], [], []
     for kind, scores in kinds.items():
         found = measured_tables(list(scores.values()))
         for number, table in enumerate(found):
             table = replace(table, title=KINDS[kind] if len(found) == 1 else f"{KINDS[kind]}: {table.title}")
             colors = [by_label[item.name] for item in table.members]
             first = table.members[0]
-            prompts = {item["prompt"] for item in first.items}
-            about = f"{len(first.items):,} images of {len(prompts):,} prompts for each arm"
+            count = len({item["prompt"] for item in first.items})
+            about = f"{len(first.items):,} images of {count:,} prompts for each arm"
             judges.append(first.facts.get("judge"))
-            grids.append(by_measure(table, pairs_of(table), colors, judges[-1], about))
+            levels.append(chance_in(prompts, first))
+            grids.append(by_measure(table, pairs_of(table), colors, judges[-1], about, levels[-1]))
             tables.append((table.title, table, colors))
-            big += tiles(table, colors, _TILES, KINDS[kind].lower()) if not big and number == 0 else []
+            if not big and number == 0:
+                big = tiles(table, colors, _TILES, KINDS[kind].lower(), levels[-1])
         protocols += [f"{KINDS[kind]}, {item.name}\n{protocol_text(item)}" for item in scores.values()]
     if not grids:
         return None
@@ -109,9 +113,9 @@ def scores_part(arms: Sequence[Arm], kinds: Mapping[str, Mapping[str, Scores]]) 
         about="Share of images that show what their prompt asks, as an automatic judge sees it, with 95% confidence"
         " intervals over prompts. Each arm was trained once: another training seed moves its scores too.",
         tiles=big,
-        plot=table_plot(tables, f"Scores of {', '.join(by_label)}"),
+        plot=table_plot(tables, f"Scores of {', '.join(by_label)}", levels),
         tables=grids,
-        note=notes(grids, next(filter(None, judges), None)),
+        note=notes(grids, next(filter(None, judges), None), any(levels)),
         protocol="\n\n".join(protocols),
     )
 

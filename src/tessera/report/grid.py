@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tessera.evaluate.miniature.chance import SCENES
 from tessera.evaluate.scores import judge_text
 from tessera.report.differences import STAR, Pair, about, is_better, is_clear, signed_interval, signed_text, with_minus
 from tessera.report.plots import Dots, score_plot
@@ -178,8 +179,8 @@ def tiles(
     return made
 
 
-def notes(grids: Sequence[Grid], judge: Mapping[str, float] | None) -> str:
-    """Return what the stars in the tables and the judge's own numbers mean."""
+def notes(grids: Sequence[Grid], judge: Mapping[str, float] | None, chance: bool = False) -> str:
+    """Return what the stars in the tables, the judge's own numbers and, where there are some, chance levels mean."""
     text = STAR if any("*" in cell["value"] for grid in grids for row in grid.rows for cell in row.cells) else ""
     if judge:
         text += " The judge itself: its accuracy on rendered images of known content"
@@ -194,4 +195,8 @@ def notes(grids: Sequence[Grid], judge: Mapping[str, float] | None) -> str:
             text += f" {tried[0].upper()}{tried[1:]}."
         elif tried:
             text += f" So that no image pleases it by accident: {tried}."
+    if chance:
+        text += " Chance: what images that show the scenes of other prompts would get, by the judge's rules on the"
+        text += f" objects of {SCENES} such scenes of each task, drawn by another seed. Measures that do not look at"
+        text += " the prompt have none."
     return text.lstrip()

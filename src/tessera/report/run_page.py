@@ -221,7 +221,7 @@ def _page(
         too_small=too_small(arms, judged, {arm.name: loss_points(log) for arm, log in zip(arms, logs)}, budget),
         learning=learning(workspace, arms),
         nearest=nearest_pairs(workspace, arms, scores),
-        scores=scores_part(arms, scores),
+        scores=scores_part(arms, scores, workspace / "prompts"),
         samples=samples,
         samples_about="Drawn by the trained model."
         if len(arms) == 1

@@ -6,8 +6,7 @@ by seed: all variants draw the same prompts from the same noise.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,15 @@ import numpy as np
 
 from tessera.config import UserError
 from tessera.evaluate.intervals import Measured, measured, paired_values
-from tessera.evaluate.miniature.chance import chance
+from tessera.evaluate.miniature.chance import chance_level
 from tessera.evaluate.miniature.evaluate import MEASURES
 from tessera.evaluate.miniature.likeness import read_likeness
 from tessera.evaluate.miniature.memorized import MEASURES as COPIES
 from tessera.evaluate.scores import FILE, Scores, comparable, read_scores
 from tessera.files import read_json, sha256_file
 from tessera.metrics import Interval, share_difference, share_interval
-from tessera.prompts.miniature import draw_prompts, prompts_sha256
 from tessera.stages import MANIFEST, is_complete
 from tessera.study.design import LIKENESS, Cell, Study, cells, plan
-
-_SCENES = 200
-"""Scenes of each task that chance level is a mean over."""
 
 
 def results(study: Study, out: Path) -> dict[str, Any]:
@@ -113,22 +108,11 @@ def _table(study: Study, scores: dict[tuple[str, int], Scores]) -> dict[str, Any
     first = next(iter(scores.values()))
     about = dataclasses.asdict(first.numbers[0].protocol) | dict(first.facts)
     judge = about.pop("judge")
-    found = {"arms": arms, "chance": chance_level(study, about), "differences": differences}
-    return {**found, "judge": judge, "protocol": about}
-
-
-def chance_level(study: Study, protocol: Mapping[str, Any]) -> dict[str, float]:
-    """Return `chance` of the prompts that were judged, with scenes of another seed; {} where the study does not draw
-    these prompts today."""
     config = study.variants[0].config
     world, prompts = config.collect.world, config.prompts
-    if world is None or prompts is None:
-        return {}
-    lines = draw_prompts(world, prompts)
-    if prompts_sha256(lines) != protocol["prompts_sha256"]:
-        return {}
-    others = draw_prompts(world, replace(prompts, per_task=_SCENES, seed=(prompts.seed + 1) % 2**64))
-    return chance(lines, others, bool(protocol["settings"]["extended"]))
+    levels = {} if world is None or prompts is None else chance_level(first, world, prompts)
+    found = {"arms": arms, "chance": levels, "differences": differences}
+    return {**found, "judge": judge, "protocol": about}
 
 
 def _scored(scores: list[Scores], name: str) -> dict[str, Any] | None:

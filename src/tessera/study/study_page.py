@@ -30,10 +30,6 @@ from tessera.study.results import speeds
 _PROMPTS, _MORE = 2, 6  # prompts of each task whose images are shown at once, and folded away
 _PANELS = 6  # measures that are plotted over what is varied, if that is done on several lines
 _TILES = ("color_score", "overall", "single_object")
-_CHANCE = (
-    "Chance: what images that show the scenes of other prompts would get, by the judge's rules on the objects of 200"
-    " such scenes of each task, drawn by another seed. Measures that do not look at the prompt have none."
-)
 
 
 def study_page(study: Study, out: Path, found: Mapping[str, Any]) -> Page:
@@ -94,7 +90,7 @@ def _scores(study: Study, found: Mapping[str, Any], shown: Mapping[str, Arm]) ->
         tiles=tiles(tables[0][1], tables[0][2], _TILES, chance=levels[0]),
         plot=_likeness(study, found) + over + plot,
         tables=grids,
-        note=" ".join(filter(None, (notes(grids, data["judge"]), _CHANCE if any(levels) else ""))),
+        note=notes(grids, data["judge"], any(levels)),
         protocol="\n\n".join(f"{KINDS[k]}\n{json_text(table['protocol'])}" for k, table in found["tables"].items()),
     )
 

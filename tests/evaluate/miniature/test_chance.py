@@ -1,6 +1,11 @@
 """Chance level of scenes whose scores are counted by hand."""
 
-from tessera.evaluate.miniature.chance import chance
+from dataclasses import replace
+
+from tessera.evaluate.miniature.chance import chance, chance_in
+from tessera.prompts.miniature import PromptConfig, prompts
+from tessera.stages import read_manifest
+from tiny.scores import judged, miniature_scores
 
 
 def line(tag, *objects, **clause):
@@ -47,3 +52,14 @@ def test_short_prompts_ask_for_no_colors_but_in_color_attr():
     assert chance(asked, asked, extended=False) == {"position": 1.0}
     asked = [line("color_attr", ("circle", "red", LEFT), ("square", "blue", RIGHT))]
     assert chance(asked, asked, extended=False) == {"color_attr": 1.0, "color_score": 1.0, "both_colors": 1.0}
+
+
+def test_a_directory_of_prompts_gives_the_level_of_its_own_scores_alone(images, tmp_path):
+    prompts(tmp_path / "prompts", images, PromptConfig(per_task=1))
+    drawn = read_manifest(tmp_path / "prompts").facts["prompts_sha256"]
+    scores = miniature_scores("ta", [judged(0, 0, "single_object", True)], prompts_sha256=drawn)
+    found = chance_in(tmp_path / "prompts", scores)
+    assert found["single_object"] == 0.33  # of three shapes, by 200 scenes: 66, 67 or 67
+    assert chance_in(tmp_path / "prompts", replace(scores, kind="geneval")) == {}
+    assert chance_in(tmp_path / "prompts", miniature_scores("ta", scores.items)) == {}
+    assert chance_in(tmp_path / "nowhere", scores) == {}

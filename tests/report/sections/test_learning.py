@@ -9,15 +9,18 @@ from PIL import Image
 
 from tessera.evaluate.scores import write_scores
 from tessera.prompts.geneval import TASKS
+from tessera.prompts.miniature import PromptConfig, prompts
 from tessera.report.arms import describe_arms
 from tessera.report.sections.learning import checkpoints, learning
-from tessera.stages import open_stage
+from tessera.stages import open_stage, read_manifest
 from tiny.scores import judged, miniature_scores
 
 ARMS = describe_arms(["ta", "ta_ia"])
 
 
-def put_checkpoint(workspace, arm, images, shade, share=None, finish=True, tags=TASKS, name="a photo of {}"):
+def put_checkpoint(
+    workspace, arm, images, shade, share=None, finish=True, tags=TASKS, name="a photo of {}", **protocol
+):
     """Two prompts of each tag in one shade; `share` of them right."""
     place = workspace / "learning" / arm / f"{images:012d}"
     stage, items = open_stage(place / "samples", stage="generate", config={}), []
@@ -32,7 +35,7 @@ def put_checkpoint(workspace, arm, images, shade, share=None, finish=True, tags=
     if finish:
         stage.finish({"images": len(tags) * 2})
     if share is not None:
-        write_scores(place / "scores", miniature_scores(arm, items))
+        write_scores(place / "scores", miniature_scores(arm, items, **protocol))
 
 
 def test_six_prompts_at_each_checkpoint_and_the_score_against_images_seen(tmp_path):
@@ -51,6 +54,15 @@ def test_six_prompts_at_each_checkpoint_and_the_score_against_images_seen(tmp_pa
     assert found.plot_about.startswith("Judged on 12 images of 12 prompts at each checkpoint, with 95% intervals")
     assert found.plot.count("<svg") == 2
     assert "Strict score over training" in found.plot
+    assert ">chance</text>" not in found.plot  # of prompts that nobody knows
+
+
+def test_chance_level_is_marked_in_the_plot(images, tmp_path):
+    prompts(tmp_path / "few_prompts", images, PromptConfig(per_task=2))
+    drawn = read_manifest(tmp_path / "few_prompts").facts["prompts_sha256"]
+    for seen in (320, 640):
+        put_checkpoint(tmp_path, "ta", seen, 0, share=0.5, prompts_sha256=drawn)
+    assert ">chance</text>" in learning(tmp_path, ARMS).plot
 
 
 def test_without_a_judge_there_are_images_alone(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tessera.evaluate.miniature.chance import chance_in
 from tessera.evaluate.scores import FILE, Scores, read_scores
 from tessera.files import read_json
 from tessera.images import read_rgb
@@ -59,8 +60,9 @@ def learning(workspace: Path, arms: Sequence[Arm]) -> Learning | None:
         points = [(n, bounds) for n, each in scores if (bounds := _bounds(each)) is not None]
         if points:
             x, y = zip(*points)
-            curves.append(Curve(arm=arm.label, color=arm.color, x=x, y=y))
             judged += [scores[-1][1]]
+            level = chance_in(workspace / "few_prompts", judged[-1]).get("overall")
+            curves.append(Curve(arm=arm.label, color=arm.color, x=x, y=y, chance=level))
     if not shown:
         return None
     about = f"The same {len(shown[0]['rows'])} prompts from the same noise, drawn by the EMA weights of checkpoints."
