@@ -18,8 +18,8 @@ LEVELS = {LONG: describe, "medium": describe_medium, "short": describe_short}
 
 class FromScenes(CaptionSource):
     """Captions of three levels: `long` says everything that the miniature's scenes hold, `medium` leaves out clauses,
-    `short` is what a person types. The seed draws the phrasings. A crop, of which the scene does not say what is left of
-    its image, has a short one alone."""
+    `short` is what a person types. The seed draws the phrasings. A crop, of which the scene does not say what is left
+    of its image, has a short one alone."""
 
     by_shards, said, revision = False, "ground truth", "2"
 
