@@ -130,6 +130,17 @@ def test_examples_show_all_patterns_with_their_captions(workspace, page):
     assert tuple(map(float, halves[0])) in {(50, 0, 50, 100), (0, 50, 100, 50)}
 
 
+def test_an_arm_without_cutmix_shows_plain_images_alone(workspace, page, tmp_path):
+    """Also at the noise levels, where some of the CutMix images would be faded."""
+    assert page.html.count('class="never"') == 12  # four, each at t = 0, 0.2 and tau
+    report(tmp_path / "report", workspace, ["ta"])
+    alone = Page(tmp_path / "report" / "index.html")
+    assert "What the network sees at noise level t" in alone.text
+    assert 'class="never"' not in alone.html
+    assert "CM 1/" not in alone.text
+    assert "CutMix image pastes" not in alone.text
+
+
 def test_the_page_tells_config_and_times(workspace, page):
     assert "train ta" in page.text
     assert "3.4 min" in page.text

@@ -37,15 +37,15 @@ class Example:
     """left, top, width, height of the pasted box: percent of the frame."""
 
 
-def training_examples(workspace: Path, count: int) -> list[Example]:
+def training_examples(workspace: Path, count: int, augmented: bool) -> list[Example]:
     """Return about `count` rows of recipe/, taken evenly over its patterns, or without any `count` of images/.
 
-    [] without images/.
+    augmented: False = no row of recipe/, for runs that do not train on it. [] without images/.
     """
     if not (workspace / "images" / "images.parquet").is_file():
         return []
     rows = read_images(workspace / "images")
-    if (workspace / "recipe" / "recipe.parquet").is_file():
+    if augmented and (workspace / "recipe" / "recipe.parquet").is_file():
         recipe = read_recipe(workspace / "recipe")
         found = recipe.rows.table["pattern"].unique().to_pylist()
         names = [name for name in dict.fromkeys((*PATTERNS, *found)) if name in found and name != CROP]
