@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tessera.models import layers
-from tessera.models.layers import NetworkConfig, sincos_positions
+from tessera.models.layers import sincos_positions
+from tessera.models.network import NetworkConfig
 from tessera.models.text_refiner import TextRefiner
 from tiny.networks import make_text
 

@@ -33,8 +33,8 @@ if device == "cpu":  # traced as for a GPU, with gradients in the program, but w
     torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")
 if runtime.compile and device == "cpu":  # and with a GPU's few shapes: each further one costs seconds of tracing
     from tessera.diffusion import loss
-    from tessera.models import layers, rin
-    for module in (loss, layers, rin):
+    from tessera.models import network, rin
+    for module in (loss, network, rin):
         module.few_shapes = lambda device: True
 last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 original, steps = step.Stepper.step, iter(range(10**6))

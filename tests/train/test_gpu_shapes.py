@@ -19,7 +19,8 @@ from tessera.diffusion.sampler import ddim
 from tessera.diffusion.schedule import get_schedule
 from tessera.encoded.record import quantize
 from tessera.encoded.store import open_encoded
-from tessera.models import layers, rin
+from tessera.models import network as network_module
+from tessera.models import rin
 from tessera.randomness import philox
 from tessera.records import TextEncoding
 from tessera.train.algorithm1 import Algorithm1, Normalization
@@ -111,7 +112,7 @@ def test_fifty_steps_take_few_compiled_programs(name, compile_it, reader, monkey
         made.append(graph)
         return graph.forward
 
-    for module in (layers, rin, loss_module):
+    for module in (network_module, rin, loss_module):
         monkeypatch.setattr(module, "few_shapes", lambda device: True)
     monkeypatch.setattr(MasterOptimizer, "compile", lambda self: None)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
@@ -143,7 +144,7 @@ def test_results_are_the_same(name, monkeypatch):
         return [network(x, alpha_bar, text)[0], state.latent_tokens, network(x, alpha_bar, text, state)[0]]
 
     expected = computed()
-    for module in (layers, rin, loss_module):
+    for module in (network_module, rin, loss_module):
         monkeypatch.setattr(module, "few_shapes", lambda device: True)
     assert network.encode_text(text).bias.shape[-1] % 8 == 0
     for ours, theirs in zip(computed(), expected):

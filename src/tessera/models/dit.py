@@ -19,8 +19,6 @@ from tessera.models.layers import (
     NORM_EPS,
     ConvResidual,
     CrossAttention,
-    Network,
-    NetworkConfig,
     SelfAttention,
     TimeEmbedding,
     key_bias,
@@ -30,6 +28,7 @@ from tessera.models.layers import (
     sincos_positions_2d,
     unpatchify,
 )
+from tessera.models.network import Network, NetworkConfig
 from tessera.models.text_refiner import TextCache, TextRefiner
 from tessera.records import DenoiserState, TextEncoding
 

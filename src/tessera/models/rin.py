@@ -15,11 +15,8 @@ from tessera.config import check_ranges
 from tessera.devices import few_shapes
 from tessera.models.layers import (
     MLP,
-    TABLE_STD,
     ConvResidual,
     CrossAttention,
-    Network,
-    NetworkConfig,
     SelfBlock,
     TimeEmbedding,
     key_bias,
@@ -30,6 +27,7 @@ from tessera.models.layers import (
     sincos_positions_2d,
     unpatchify,
 )
+from tessera.models.network import TABLE_STD, Network, NetworkConfig
 from tessera.models.text_refiner import TextCache, TextRefiner
 from tessera.records import DenoiserState, TextEncoding
 

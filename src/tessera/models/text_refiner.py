@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tessera.models.layers import NetworkConfig, SelfBlock, key_bias, ragged, run_block, sincos_positions
+from tessera.models.layers import SelfBlock, key_bias, ragged, run_block, sincos_positions
+from tessera.models.network import NetworkConfig
 from tessera.records import TextEncoding
 
 

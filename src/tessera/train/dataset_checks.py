@@ -11,7 +11,7 @@ from tessera.config import UserError, nearest
 from tessera.encoded.record import EncodedRecord
 from tessera.encoded.store import EncodedStore
 from tessera.models.dit import DiTConfig
-from tessera.models.layers import NetworkConfig
+from tessera.models.network import NetworkConfig
 from tessera.train.algorithm1 import CaptionMix
 
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
