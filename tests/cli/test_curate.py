@@ -69,9 +69,10 @@ def test_tau_of_each_image_and_training_by_it(tmp_path, monkeypatch, capsys):
     assert read_manifest(tmp_path / "run").config["augment_min_t"] == "recipe"
     assert "is cosine" in fails("train", "miniature-paper:ta_ia", *sets, *by_tau, "other").replace('"', "")
     shown = ("figure", "tau", "--learned", "tau", "--size", 32, "--pictures", 8)
-    assert call(*shown, "--schedule", "cosine", "--out", "figure") == 0
+    assert call(*shown, "--schedule", "cosine", "--scale", 0.2, "--out", "figure") == 0
     learned = read_json(tmp_path / "figure" / "tau.json")["learned"]
     assert set(learned) == {"half", "quarter", "ninth", "sixteenth"}
     assert all(abs(sum(found["shares"]) - 1) < 1e-9 for found in learned.values())
     assert "Learned, CM 1/4: the images' own min_t has a median of" in (tmp_path / "figure" / "tau.md").read_text()
     assert "give --schedule cosine" in fails(*shown, "--out", "other")
+    assert "of another scale than 1; give --scale 0.2" in fails(*shown, "--schedule", "cosine", "--out", "other")

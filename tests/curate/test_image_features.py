@@ -69,6 +69,8 @@ def test_a_square_behind_a_class_token():
 def test_a_network_without_patches_or_unknown_is_told_in_one_line():
     with pytest.raises(UserError, match=r"features: pixels:16 gives none of patches; use dinov2, clip_vision"):
         describe_features(load_vision_network("pixels", "cpu", "features"))
+    with pytest.raises(UserError, match=r"embeddings: unknown network 'pixel'; did you mean 'pixels'\?"):
+        load_vision_network("pixel", "cpu", "embeddings")
     with pytest.raises(UserError, match=r"features: unknown network 'dinov3'; did you mean 'dinov2'\?"):
         load_vision_network("dinov3", "cpu", "features")
 

@@ -123,6 +123,11 @@ def test_what_is_refused(tmp_path):
         tau(tmp_path / "tau", plain, mixed, plain, TauConfig())
     with pytest.raises(UserError, match="latent_scale"):
         TauConfig(latent_scale=(0.0,))
+    with pytest.raises(UserError, match=r"latent_shift: 3 numbers for .*plain, whose latents have 2 channels; give"):
+        tau(tmp_path / "tau", plain, mixed, tmp_path / "a" / "recipe", TauConfig(latent_shift=(0.0, 0.0, 0.0)))
+    with pytest.raises(UserError, match=r"mixed: holds augmented images .* as --plain a set that was encoded without"):
+        tau(tmp_path / "tau", mixed, mixed, tmp_path / "a" / "recipe", TauConfig())
+    assert not (tmp_path / "tau").exists()
 
 
 def test_answers_are_averaged_over_times_nearby():

@@ -91,6 +91,7 @@ def test_the_command_and_its_files(tmp_path, capsys):
     [
         ("scale", 0.0, "scale"),
         ("size", 8, "size"),
+        ("size", 30, "multiple of 4, not 30"),
         ("num_images", 2, "num_images"),
         ("schedule", "linaer", "did you mean"),
     ],
@@ -98,6 +99,7 @@ def test_the_command_and_its_files(tmp_path, capsys):
 def test_bad_settings(tmp_path, field, value, words):
     with pytest.raises(UserError, match=words):
         tau(tmp_path / "out", None, TauConfig(**{field: value}))
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_few_images(tmp_path):

@@ -542,11 +542,19 @@ def test_a_stopped_run_by_each_images_own_tau_ends_with_the_same_bytes(
 
 def test_a_tau_that_is_missing_or_read_by_nothing(plain, augmented, tmp_path):
     tau = write_tau(tmp_path / "tau", augmented, seams_of(open_encoded(augmented)))
-    for changes in ({"augment_min_t": "recipe"}, {"seam_margin": 2}):
-        with pytest.raises(UserError, match=r"augment_min_t, seam_margin: need --tau, a directory made by"):
-            train(tmp_path / "run", plain, augmented, config_of(**changes))
+    needs = "needs --tau, a directory made by `tessera tau`; or set"
+    with pytest.raises(UserError, match=f"augment_min_t is 'recipe', which {needs} a number"):
+        train(tmp_path / "run", plain, augmented, config_of(augment_min_t="recipe"))
+    with pytest.raises(UserError, match=f"seam_margin is 2, which {needs} None"):
+        train(tmp_path / "run", plain, augmented, config_of(seam_margin=2))
+    with pytest.raises(UserError, match=r"augment_prob: 0\.5 needs an augmented set"):
+        train(tmp_path / "run", plain, None, config_of(augment_min_t="recipe"), tau=tau)
+    alone = config_of(augment_prob=0.0, augment_min_t="recipe", seam_margin=1, num_images=8)
+    with pytest.raises(UserError, match=r"tau: no augmented images are trained on here .*leave out --tau"):
+        train(tmp_path / "run", plain, None, alone, tau=tau)
     with pytest.raises(UserError, match=r"tau: is read where augment_min_t is recipe or pattern, or seam_m"):
         train(tmp_path / "run", plain, augmented, config_of(), tau=tau)
     with pytest.raises(UserError, match=r"noise_schedule is \"cosine\" there, \"linear\" in the training; run"):
         train(tmp_path / "run", plain, augmented, config_of(augment_min_t="recipe"), tau=tau)
     assert not (tmp_path / "run").exists()
+    train(tmp_path / "run", plain, None, alone)  # of an arm without augmented images, they say nothing

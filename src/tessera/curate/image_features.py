@@ -34,8 +34,8 @@ def load_vision_network(spec: str, device: str | None, field: str) -> "ImageEnco
     if spec in ("pixels", f"pixels:{SIDE}"):  # what the user types, and its id
         return Pixels()
     if name not in NETWORKS:
-        known = ", ".join((*NETWORKS, "pixels"))
-        raise UserError(f"{field}: unknown network {name!r};{nearest(name, NETWORKS)} known: {known}")
+        known = (*NETWORKS, "pixels")
+        raise UserError(f"{field}: unknown network {name!r};{nearest(name, known)} known: {', '.join(known)}")
     return NETWORKS[name].load(model or NETWORKS[name].model, pick_device(device))
 
 

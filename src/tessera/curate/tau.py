@@ -26,7 +26,7 @@ from tessera.cutmix import CROP, inside_box, near_seam
 from tessera.devices import pick_device
 from tessera.diffusion.schedule import add_noise, get_schedule
 from tessera.encoded.seams import TIMES, Seams, write_seams
-from tessera.encoded.store import EncodedStore, open_encoded
+from tessera.encoded.store import EncodedStore, check_roles, open_encoded
 from tessera.metrics.shares import auc
 from tessera.models.seam_network import SeamNetwork
 from tessera.progress import progress
@@ -79,9 +79,14 @@ def tau(out: Path, plain: Path, augmented: Path, recipe: Path, config: TauConfig
     if found is not None and found.done:
         return
     stores = open_encoded(inputs["plain"]), open_encoded(inputs["augmented"])
+    check_roles(*stores)
     seams, size = _borders(stores[1], inputs["recipe"])
     if stores[0].latent_shape != stores[1].latent_shape:
         raise UserError(f"{plain}: latents are {stores[0].latent_shape}, those of {augmented} {stores[1].latent_shape}")
+    for name in ("latent_shift", "latent_scale"):
+        if (count := len(made["config"][name])) not in (1, channels := stores[0].latent_shape[0]):
+            fix = "give the preset that is to be trained on it, or --fit"
+            raise UserError(f"{name}: {count} numbers for {plain}, whose latents have {channels} channels; {fix}")
     stage = open_stage(out, **made)
     judge = Judge(config, stores[0].latent_shape, size, pick_device(device))
     with progress("tau", len(stores[0]) + 2 * len(stores[1])) as bar:

@@ -83,6 +83,28 @@ def open_encoded(path: Path) -> "EncodedStore":
     return EncodedStore(Path(path))
 
 
+def check_roles(plain: "EncodedStore", augmented: "EncodedStore | None") -> None:
+    """Raise UserError for swapped sets, one set given twice, and sets of different images, as far as their manifests
+    tell: `tessera encode` names its inputs there, `write_encoded` alone does not."""
+    made_from = [store.manifest.inputs if store and store.manifest else {} for store in (plain, augmented)]
+    if "recipe" in made_from[0]:
+        fix = "give it as --augmented, and as --plain a set that was encoded without a recipe"
+        raise UserError(f"{plain.directory}: holds augmented images (it was encoded with a recipe); {fix}")
+    if augmented is None:
+        return
+    if made_from[1] and "recipe" not in made_from[1]:
+        fix = "give as --augmented a set that was encoded with --recipe"
+        raise UserError(f"{augmented.directory}: holds plain images (it was encoded without a recipe); {fix}")
+    if plain.directory.resolve() == augmented.directory.resolve():
+        raise UserError(f"{augmented.directory}: is given as --plain and as --augmented; give two sets")
+    images, others = (inputs.get("images") for inputs in made_from)
+    if images and others and images != others:
+        raise UserError(
+            f"{augmented.directory}: was encoded from other images than {plain.directory} (manifests {others[:12]} and "
+            f"{images[:12]}); encode both sets from one directory of `tessera collect`"
+        )
+
+
 class EncodedStore:
     """Sequence of EncodedRecord; a record is read from the mapped file when asked for, and is a copy.
 

@@ -71,12 +71,13 @@ def tau(out: Path, images: Path | None, config: TauConfig = TauConfig(), learned
     """Write tau.png, tau.md and tau.json into `out`; do nothing when they are there.
 
     learned: a directory of `tessera tau`, whose AUC and distribution of min_t are shown next to the test's AUC. Raises
-    UserError for bad images, and for a directory of another schedule.
+    UserError for bad images, and for a directory of another schedule or scale.
     """
     from tessera.diffusion.schedule import get_schedule
     from tessera.pretrained.vae import load_codec
 
     schedule, codec = get_schedule(config.schedule), load_codec(config.codec)
+    codec.latent_shape(config.size)  # says what is wrong with the size
     files = [] if images is None else _choose(Path(images), config.num_images)
     hashes = {file.relative_to(images).as_posix(): sha256_file(file) for file in files if images is not None}
     inputs = {} if learned is None else {"tau": Path(learned)}
@@ -116,6 +117,9 @@ def _learned(directory: Path, config: TauConfig) -> dict[str, Any]:
     manifest = read_manifest(directory, "tau")
     if (schedule := manifest.config["noise_schedule"]) != config.schedule:
         raise UserError(f"{directory}: is of another schedule than {config.schedule}; give --schedule {schedule}")
+    scales = manifest.config["latent_scale"]
+    if len(scales) == 1 and not math.isclose(scales[0], config.scale, rel_tol=1e-4):
+        raise UserError(f"{directory}: is of another scale than {config.scale:g}; give --scale {scales[0]:g}")
     table, found = read_table(directory / SEAMS, ["pattern", "min_t"]).to_pydict(), {}
     patterns, min_t = np.array(table["pattern"]), np.array(table["min_t"])
     for name, facts in manifest.facts["patterns"].items():

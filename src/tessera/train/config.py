@@ -158,7 +158,7 @@ class TrainConfig:
     @property
     def needs_seams(self) -> bool:
         """True where training needs the borders of augmented images, or their own least t."""
-        return isinstance(self.augment_min_t, str) or self.seam_margin is not None
+        return self.augment_prob > 0 and (isinstance(self.augment_min_t, str) or self.seam_margin is not None)
 
     @property
     def times(self) -> Times:

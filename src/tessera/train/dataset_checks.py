@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ from torch.utils.data import Subset
 
 from tessera.config import UserError, nearest
 from tessera.encoded.record import EncodedRecord
-from tessera.encoded.store import EncodedStore
+from tessera.encoded.store import EncodedStore, check_roles
 from tessera.models.dit import DiTConfig
 from tessera.models.network import NetworkConfig
 from tessera.train.algorithm1 import CaptionMix
+from tessera.train.config import TrainConfig
 
 SHARED_FACTS = ("latent_codec", "text_encoder", "null_condition", "image_size")
 NETWORKS = ("latent_codec", "text_encoder")
@@ -30,7 +32,7 @@ def check_sets(
     """Raise UserError unless the sets fit the model's shapes and each other. Return the facts that a run stores.
     `encodes_text`: an encoder is available, so a set may be without text."""
     latent_shape, text_width = (model.latent_channels, model.latent_size, model.latent_size), model.text_width
-    _check_roles(plain, augmented)
+    check_roles(plain, augmented)
     if augmented is not None and (plain.shapes or augmented.shapes):
         fix = "train an arm of plain images, such as ta, without --augmented"
         raise UserError(f"{(plain if plain.shapes else augmented).directory}: has buckets of aspect ratios; {fix}")
@@ -99,25 +101,24 @@ def captions_seen(mix: CaptionMix | None, held_out: int, *stores: EncodedStore) 
     }
 
 
-def _check_roles(plain: EncodedStore, augmented: EncodedStore | None) -> None:
-    """Raise UserError for swapped sets, one set given twice, and sets of different images, as far as their manifests
-    tell: `tessera encode` names its inputs there, `write_encoded` alone does not."""
-    made_from = [store.manifest.inputs if store and store.manifest else {} for store in (plain, augmented)]
-    if "recipe" in made_from[0]:
-        fix = "give it as --augmented, and as --plain a set that was encoded without a recipe"
-        raise UserError(f"{plain.directory}: holds augmented images (it was encoded with a recipe); {fix}")
-    if augmented is None:
-        return
-    if made_from[1] and "recipe" not in made_from[1]:
-        fix = "give as --augmented a set that was encoded with --recipe"
-        raise UserError(f"{augmented.directory}: holds plain images (it was encoded without a recipe); {fix}")
-    if plain.directory.resolve() == augmented.directory.resolve():
-        raise UserError(f"{augmented.directory}: is given as --plain and as --augmented; give two sets")
-    images, others = (inputs.get("images") for inputs in made_from)
-    if images and others and images != others:
+def check_inputs(config: TrainConfig, augmented: Path | None, tau: Path | None) -> None:
+    """Raise UserError where the directories given are not those that the configuration needs."""
+    given = {"--augmented": augmented, "--tau": tau}
+    for flag, path in given.items() if config.augment_prob == 0 else ():
+        if path is not None:
+            fix = f"leave out {flag}, or train an arm with augmented images, such as ta_ia"
+            raise UserError(f"{path}: no augmented images are trained on here (augment_prob is 0); {fix}")
+    if config.augment_prob and augmented is None:
+        fix = "give one or set augment_prob to 0"
+        raise UserError(f"augment_prob: {config.augment_prob} needs an augmented set with records; {fix}")
+    if config.needs_seams and tau is None:
+        margin, own = config.seam_margin, config.augment_min_t
+        named, instead = ("augment_min_t", "a number") if isinstance(own, str) else ("seam_margin", "None")
+        value = own if isinstance(own, str) else margin
+        raise UserError(f"{named} is {value!r}, which needs --tau, a directory made by `tessera tau`; or set {instead}")
+    if tau is not None and not config.needs_seams:
         raise UserError(
-            f"{augmented.directory}: was encoded from other images than {plain.directory} (manifests {others[:12]} and "
-            f"{images[:12]}); encode both sets from one directory of `tessera collect`"
+            f"{tau}: is read where augment_min_t is recipe or pattern, or seam_margin is given; leave it out"
         )
 
 

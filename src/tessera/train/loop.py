@@ -32,6 +32,7 @@ from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.dataset_checks import (
     captions_seen,
     check_features,
+    check_inputs,
     check_mix,
     check_normalization,
     check_sentences,
@@ -45,7 +46,7 @@ from tessera.train.extension import BUSY, check_budget, reopen_for_more
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
-from tessera.train.state import TrainState, initial_network, load_objective, weights_of_export
+from tessera.train.state import TrainState, initial_network, load_objective, times_of, weights_of_export
 from tessera.train.step import SKIPPED, Stepper
 from tessera.train.validation import Evaluations
 
@@ -89,20 +90,15 @@ def train(
     out, runtime = Path(out), runtime or RuntimeOptions()
     sets = {"plain": Path(plain)}
     if augmented is not None:
-        if config.augment_prob == 0:
-            fix = "leave out --augmented, or train an arm with augmented images, such as ta_ia"
-            raise UserError(f"{augmented}: no augmented images are trained on here (augment_prob is 0); {fix}")
         sets["augmented"] = Path(augmented)
     inputs = sets | {name: Path(path) for name, path in (("tau", tau), ("init", init)) if path is not None}
-    if config.needs_seams and tau is None:
-        raise UserError(
-            "augment_min_t, seam_margin: need --tau, a directory made by `tessera tau`, or else a number, None"
-        )
-    if tau is not None and not config.needs_seams:
-        raise UserError(
-            f"{tau}: is read where augment_min_t is recipe or pattern, or seam_margin is given; leave it out"
-        )
+    check_inputs(config, augmented, tau)
     objective = load_objective(config)  # says what is wrong with it
+    if config.align_until_image is not None and not objective.aligns:
+        raise UserError(
+            f"align_until_image: the objective {config.objective} aligns nothing; leave it out, or give another, such "
+            "as self-aligned"
+        )
     recorded = replace(config, objective=part_id(config.objective, OBJECTIVES))
     made = {"stage": "train", "config": to_dict(recorded), "inputs": inputs}
 
@@ -210,7 +206,7 @@ class Trainer:
         if seams is not None and isinstance(trained, Subset):
             seams = seams.select(trained.indices)
         min_t = config.augment_min_t if seams is None else seams.min_t
-        assert not isinstance(min_t, str)
+        min_t = 1.0 if isinstance(min_t, str) else min_t  # of an arm without augmented images
         objective = load_objective(config, plain.features[1])
         algorithm = Algorithm1(
             len(plain) - held_out,
@@ -224,7 +220,7 @@ class Trainer:
             caption_drop_prob=config.caption_drop_prob,
             self_condition_prob=config.self_condition_prob,
             caption_mix=config.mix,
-            times=objective.times,
+            times=times_of(objective, config.objective),
             max_t=config.augment_max_t,
             below=config.seam_margin is not None,
         )

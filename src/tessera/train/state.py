@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -168,7 +169,21 @@ def load_objective(config: TrainConfig, features: int | None = None) -> Objectiv
         torch.default_generator.manual_seed(address(config.seed, "objective"))
         objective = kind(config.prediction, config.times, 1 + len(config.caption_mix))
         objective.fit(config.model, features)
+        list(objective.parameters())  # there are none where its class calls no super().__init__
     return objective
+
+
+def times_of(objective: Objective, name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the objective's `times`, which raise UserError where a user's own, of that name, gives wrong ones."""
+
+    def times(uniforms: np.ndarray) -> np.ndarray:
+        with blaming(name, "objective"):
+            t = np.asarray(objective.times(uniforms))
+            if t.shape != uniforms.shape or not ((t >= 0) & (t <= 1)).all():
+                raise UserError("times has to return a t in [0, 1) for each draw from U(0, 1)")
+        return t
+
+    return times
 
 
 def weights_of_export(

@@ -58,6 +58,8 @@ class Stepper:
         with blaming(self.objective, "objective"):
             weights = state.objective.weights(draws)
             weights = None if weights is None else weights.to(state.device)
+            if weights is not None and weights.shape != draws.shape:
+                raise UserError(f"weights are {tuple(weights.shape)}; give one for each draw, {draws.shape}")
         if state.average is not None and loaded[0].cleaner_alpha_bar is not None:
             state.average_now()
         losses, stopping = self._gradients(loaded, weights), torch.full((1,), float(stop), device=state.device)
@@ -97,9 +99,9 @@ class Stepper:
 
     def _pass(self, host: HostBatch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the objective's loss of the samples, and each one's own."""
-        state = self.state
+        state, count = self.state, len(host.numbers)
         with blaming(self.objective, "objective"):
-            return state.objective(
+            losses = state.objective(
                 state.network,
                 host.to(state.device, state.dtype),
                 self.null_condition,
@@ -108,6 +110,10 @@ class Stepper:
                 first_network=state.first_network,
                 **({} if state.average is None else {"average": state.average}),
             )
+            match losses:
+                case (Tensor(shape=(), requires_grad=True) as loss, Tensor(shape=(n,)) as own) if n == count:
+                    return loss, own
+            raise UserError(f"forward has to return the loss, with a gradient, and that of each of {count} samples")
 
     def _gradients(self, loaded: list[HostBatch], weights: Tensor | None = None) -> Tensor:
         """Add up the gradients of all passes and ranks. Return this rank's losses (batch,), 0 in the others' places.

@@ -518,7 +518,7 @@ def test_a_long_prompt_is_cut_with_a_warning(pipe, noise):
 @pytest.mark.parametrize(
     ("noise_schedule", "kind", "said"),
     [
-        ("flow", "DDIMScheduler", 'a DDIMScheduler cannot hold this model\'s noise schedule, flow; .*sampler="euler"'),
+        ("flow", "DDIMScheduler", 'DDIMScheduler cannot hold this model\'s noise schedule, flow; .*sampler="euler"'),
         ("flow", "FlowMatchHeunDiscreteScheduler", 'the pipeline brings its own samplers; .*sampler="heun"'),
         ("linear", "DPMSolverMultistepScheduler", 'the pipeline brings its own samplers; .*sampler="dpmpp_2m"'),
         ("linear", "FlowMatchEulerDiscreteScheduler", ".* cannot hold this model's noise schedule, linear"),
@@ -536,5 +536,5 @@ def test_a_scheduler_is_refused_with_the_sampler_that_does_its_steps(tmp_path, n
 def test_a_scheduler_given_to_from_pretrained_is_refused_too(tmp_path):
     load_pipeline(save_network(tmp_path / "export", "dit"), device="cpu").save_pretrained(tmp_path / "saved")
     scheduler = types.SimpleNamespace()
-    with pytest.raises(UserError, match=r'scheduler: a SimpleNamespace cannot hold .*, linear; .*sampler="ddim"'):
+    with pytest.raises(UserError, match=r'scheduler: SimpleNamespace cannot hold .*, linear; .*sampler="ddim"'):
         TesseraPipeline.from_pretrained(tmp_path / "saved", scheduler=scheduler)

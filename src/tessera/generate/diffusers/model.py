@@ -128,7 +128,7 @@ def only_safetensors(safe_serialization: bool, variant: str | None) -> None:
 def no_scheduler(kind: str, noise_schedule: str) -> str:
     """Return in words why a scheduler of diffusers is not taken, and what draws in its place."""
     fits = kind in SAMPLER_OF and kind.startswith("FlowMatch") == (noise_schedule == "flow")
-    wrong = f"a {kind} cannot hold this model's noise schedule, {noise_schedule}"
+    wrong = f"{kind} cannot hold this model's noise schedule, {noise_schedule}"
     reason = "the pipeline brings its own samplers" if fits else wrong
     give = SAMPLER_OF[kind] if fits else "euler" if noise_schedule == "flow" else "ddim"
     return f'scheduler: {reason}; leave it out and call the pipeline with sampler="{give}"'
