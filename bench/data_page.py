@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.report.render import render, write_text
+from tessera.files import write_text
+from tessera.report.render import render
 from tessera.report.sections.all_records import BLOCK, Record, all_records
 
 
