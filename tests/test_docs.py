@@ -8,10 +8,13 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tessera import cli
+from tessera.diffusion.schedule import get_schedule
+from tessera.presets.miniature import miniature
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -227,6 +230,16 @@ def test_python_blocks_parse_and_name_what_exists(page):
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "tessera":
                 assert hasattr(importlib.import_module("tessera"), node.attr), ast.unparse(node)
+
+
+def test_the_preset_of_a_flow_has_tau_at_the_noise_of_the_miniatures():
+    ((_, block),) = blocks(ROOT / "docs" / "method.md", "python")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    for flow, usual in zip(names["flow"]().arms, miniature().arms, strict=True):
+        assert flow.train.noise_schedule == "flow"
+        there, here = (get_schedule(t.noise_schedule)(t.augment_min_t) for t in (flow.train, usual.train))
+        assert float(there) == pytest.approx(float(here), abs=1e-6)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

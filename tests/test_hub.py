@@ -31,7 +31,7 @@ def test_failures_are_one_line(monkeypatch):
         raise hub.errors.LocalEntryNotFoundError("cannot reach the Hub\nand a long explanation")
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
-    with pytest.raises(UserError, match=r"^owner/name: .* failed: cannot reach the Hub$"):
+    with pytest.raises(UserError, match=r"^owner/name: .* failed: cannot reach the Hub; give the folder of a copy"):
         fetch_repository("owner/name", ("*.json",))
     for name in ("nothing", "/nowhere/at/all", "a/b/c", ""):
         with pytest.raises(UserError, match=r"named owner/name$"):

@@ -72,7 +72,8 @@ def fetch_repository(name: str, patterns: Sequence[str], field: str = "", **opti
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
     except (HFValidationError, OSError) as error:  # most errors of the Hub are OSErrors
-        raise UserError(f"{start}, and fetching it failed: {_reason(error)}") from error
+        fix = "give the folder of a copy in its place"
+        raise UserError(f"{start}, and fetching it failed: {_reason(error).rstrip('.')}; {fix}") from error
 
 
 WINDOW = 4096
