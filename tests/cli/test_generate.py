@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tessera.diffusion.sampler import SAMPLERS
+from tessera.diffusion.schedule import SCHEDULES
 from tessera.prompts.read import load_prompts
 from tessera.stages import read_manifest
 from tessera.weights.export import CaptionsSeen
@@ -164,10 +165,16 @@ def test_a_users_own_sampler(export, tmp_path, monkeypatch, capsys):
         assert printed.count("\n") == 1
 
 
-def test_help_names_every_sampler(capsys):
-    assert call("generate", "--help") == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert f" {', '.join(SAMPLERS)}, or your own: FILE.py:FUNCTION." in said
+@pytest.mark.parametrize(
+    ("verb", "names"),
+    [
+        ("generate", f" {', '.join(SAMPLERS)}, or your own: FILE.py:FUNCTION."),
+        ("figure tau", f" {', '.join(SCHEDULES)}, or FILE.py:FUNCTION."),
+    ],
+)
+def test_help_names_every_sampler_and_schedule(verb, names, capsys):
+    assert call(*verb.split(), "--help") == 0
+    assert names in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("name", SAVE)

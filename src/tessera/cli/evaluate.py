@@ -307,7 +307,7 @@ def figure_tau(
     Example: tessera figure tau --images imagenet/val --schedule linear --codec stabilityai/sd-vae-ft-mse --size 256 --scale 0.18215 --out tau
 
     Args:
-        schedule: Noise schedule: linear, cosine, sigmoid, scaled_linear, ddpm_linear, or FILE.py:FUNCTION.
+        schedule: Noise schedule: linear, cosine, sigmoid, scaled_linear, ddpm_linear, flow, or FILE.py:FUNCTION.
     """  # noqa: E501
     from tessera.report import figure7
 
