@@ -7,8 +7,9 @@ Without a GPU, at reduced depth, L = 190 text tokens, random weights and data, b
   CAD-I L with our self-conditioning (first pass without gradient, on kept samples, text refined once) against a first
       pass on all samples with the text refined again, as published;
   both also with gradient checkpointing.
-With `--alignment`: steps of objectives that align over those of the paper's, for networks of the miniature and for
-  DiT-I S/2 (L = 24 and 180 text tokens; features of 64 x 64 and, as DINOv2-B's, of 256 x 768), and nothing else.
+With `--methods`: steps, reading included, of the methods of docs/method.md over those of the paper, for networks
+  of the miniature and for DiT-I S/2 (L = 24 and 180 text tokens; features of 64 x 64 and, as DINOv2-B's, of 256 x 768),
+  half of the samples CutMix images, and nothing else.
 With `--sizes`: a step of the preset `emoji` at 64 px over one at 32 px (L = 40), and nothing else.
 With a GPU: both networks at full size, compiled, at the batch sizes of `--batches`, by turns on 16 different batches of
 20 to 300 tokens a text: images/s, and TFLOP/s by formula as a share of `--peak` (989, an H200's by its data sheet,
@@ -27,12 +28,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from loader import make_set
 
 from tessera.diffusion.loss import drop_captions
 from tessera.diffusion.schedule import add_noise
+from tessera.encoded.seams import Seams
 from tessera.encoded.store import EncodedStore, open_encoded
 from tessera.models.dit import DIT_I_L2, DIT_I_S2, DiTConfig
 from tessera.models.flops import step_flops
@@ -53,18 +56,26 @@ ROUNDS = 6
 NETWORKS = {"DiT-I L/2": dit_i_l2, "CAD-I L": cad_i_l}
 
 
-def trainer_of(config: TrainConfig, store: EncodedStore, batch: int, device: str, **options: Any) -> Trainer:
+def trainer_of(
+    config: TrainConfig,
+    store: EncodedStore,
+    batch: int,
+    device: str,
+    augmented: EncodedStore | None = None,
+    seams: Seams | None = None,
+    **options: Any,
+) -> Trainer:
     """Return a trainer of steps of one pass. options: of RuntimeOptions."""
     config = replace(
         config,
         num_images=10**6 * batch,
         batch_size=batch,
-        augment_prob=0.0,
+        augment_prob=0.5 if augmented else 0.0,
         validation_records=0,
         sample_every_images=None,
     )
     runtime = RuntimeOptions(device_batch_size=batch, **options)
-    return Trainer(Path("unused"), store, None, config, torch.device(device), runtime)
+    return Trainer(Path("unused"), store, augmented, config, torch.device(device), runtime, seams=seams)
 
 
 def batches_of(trainer: Trainer, count: int) -> list[HostBatch]:
@@ -193,29 +204,48 @@ def cad_on_cpu(store: EncodedStore) -> None:
     )
 
 
-def alignment_on_cpu(folder: Path) -> None:
-    """Print what a step costs with each objective that aligns, over the paper's."""
+METHODS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "flow": {"noise_schedule": "flow", "prediction": "velocity", "t_distribution": "logit_normal"},
+    "tau of each image": {"augment_min_t": "recipe"},
+    "mixes without their borders": {"seam_margin": 1},
+    "perturbed conditions": {"condition_noise": 1.0},
+    "self-aligned": {"objective": "self-aligned"},
+    "feature-aligned": {"objective": "feature-aligned"},
+}
+
+
+def methods_on_cpu(folder: Path) -> None:
+    """Print what a step costs, from the reading of its samples on, with each method over the paper's."""
     cases = [("miniature's DiT", SMALL_DIT, 32), ("miniature's RIN", SMALL_RIN, 32), ("DiT-I S/2", DIT_I_S2, 4)]
     for number, (name, model, batch) in enumerate(cases):
-        shape, width = (model.latent_channels, model.latent_size, model.latent_size), model.text_width
-        made = make_set(
-            folder / str(number),
-            64,
-            0,
-            False,
-            tokens=24 if batch > 4 else 180,
-            width=width,
-            shape=shape,
-            features=(64, 64) if batch > 4 else (256, 768),
+        small = batch > 4
+        made: Any = functools.partial(
+            make_set,
+            count=64,
+            linked=False,
+            tokens=24 if small else 180,
+            width=model.text_width,
+            shape=(model.latent_channels, model.latent_size, model.latent_size),
+            features=(64, 64) if small else (256, 768),
         )
+        plain, mixed = (open_encoded(made(folder / f"{number}-{seed}", seed=seed)) for seed in (0, 1))
+        pixels = 8 * model.latent_size
+        right_halves = np.tile(np.array([pixels // 2, 0, pixels, pixels], np.int32), (len(mixed), 1))
+        seams = Seams(mixed.keys(), ["half"] * len(mixed), right_halves, np.linspace(0.0, 0.6, len(mixed)))
         config = TrainConfig(model=model, num_images=batch, batch_size=batch, optim=OptimConfig(name="adamw"))
         steps = {}
-        for objective in ("paper", "self-aligned", "feature-aligned"):
-            trainer = trainer_of(replace(config, objective=objective), open_encoded(made), batch, "cpu")
-            steps[objective] = functools.partial(trainer.stepper.step, batches_of(trainer, 1))
+        for method, changes in METHODS.items():
+            changed = replace(config, **changes)
+            trainer = trainer_of(changed, plain, batch, "cpu", mixed, seams if changed.needs_seams else None)
+            steps[method] = functools.partial(_read_and_step, trainer)
         best = by_turns(steps)
-        told = ", ".join(f"{each} {best[each] / best['paper']:.2f} x" for each in steps if each != "paper")
-        print(f"{name}, batch {batch}: {best['paper']:.3f} s a step; {told}", flush=True)
+        told = ", ".join(f"{each} {best[each] / best['paper']:.3f}" for each in steps if each != "paper")
+        print(f"{name}, batch {batch}: {best['paper']:.3f} s a step; x {told}", flush=True)
+
+
+def _read_and_step(trainer: Trainer) -> None:
+    trainer.stepper.step(batches_of(trainer, 1))
 
 
 def sizes_on_cpu(folder: Path) -> None:
@@ -300,13 +330,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--peak", type=float, default=989.0)
-    parser.add_argument("--alignment", action="store_true")
+    parser.add_argument("--methods", action="store_true")
     parser.add_argument("--sizes", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
-        if arguments.alignment:
-            alignment_on_cpu(Path(temporary))
+        if arguments.methods:
+            methods_on_cpu(Path(temporary))
         elif arguments.sizes:
             sizes_on_cpu(Path(temporary))
         elif torch.cuda.is_available():

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tessera.config import UserError
+from tessera.curate.encode import encode
 from tessera.encoded.store import open_encoded
 from tessera.evaluate.scores import read_scores
 from tessera.files import exclusive_lock, write_json
@@ -110,6 +111,16 @@ def test_an_arm_by_each_images_own_tau_makes_that_first(smoke, tmp_path):
     settings = noise_settings(tmp_path, [arm.name])
     assert settings is not None
     assert (settings.own, settings.tau) == (True, trained.facts["median_min_t"])
+
+
+def test_texts_that_are_not_stored_are_encoded_while_an_arm_trains(smoke, tmp_path):
+    config = miniature_smoke()
+    arm = config.arms[0]
+    train = replace(scaled(arm.train, 64 / arm.train.num_images), sentence_drop_prob=0.5)
+    arm, config = replace(arm, train=train), replace(config, encode=replace(config.encode, text_encoding="none"))
+    encode(tmp_path / "encoded", smoke / "images", smoke / "captions" / "plain-scene", config.encode)
+    run_arm(tmp_path, config, arm, tmp_path / "encoded", None, smoke / "prompts" / "prompts.jsonl", kinds=())
+    assert read_manifest(tmp_path / "runs" / arm.name, "train").config["num_images"] == 64
 
 
 def test_again_nothing_is_done(smoke):

@@ -304,8 +304,9 @@ def run_arm(
     the drawn images: by the judge or, without one, by their pixels; None = nobody looks. recipe: of `augmented`.
     judge: of drawings; None = `out`/judge.
     """
+    from tessera.encoded.store import open_encoded
     from tessera.generate.folder import generate
-    from tessera.pretrained.vae import load_codec
+    from tessera.pretrained.training import networks_of_training
     from tessera.train.config import RuntimeOptions
     from tessera.train.export import export
     from tessera.train.loop import train
@@ -313,9 +314,10 @@ def run_arm(
     clock, name = Clock(out), arm.name
     trained, exported = out / "runs" / name, out / "export" / name
     more = (trained / MANIFEST).exists()
-    grids = arm.train.sample_every_images is not None
-    decode = load_codec(config.encode.latents, load=False, run_files=True).decode if grids else None
-    options: dict[str, Any] = {"runtime": RuntimeOptions(decode=decode), "extend": more}
+    stores = [open_encoded(path) for path in (plain, augmented) if path is not None]
+    names, draws = (config.encode.latents, config.encode.text), arm.train.sample_every_images is not None
+    encode_text, decode = networks_of_training(stores, *names, None, draws=draws, run_files=True)
+    options: dict[str, Any] = {"runtime": RuntimeOptions(encode_text=encode_text, decode=decode), "extend": more}
     if arm.train.needs_seams and augmented is not None and recipe is not None:
         from tessera.curate.tau import TauConfig, tau
 

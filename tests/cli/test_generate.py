@@ -11,6 +11,7 @@ from tessera.diffusion.sampler import SAMPLERS
 from tessera.diffusion.schedule import SCHEDULES
 from tessera.prompts.read import load_prompts
 from tessera.stages import read_manifest
+from tessera.study.studies import STUDIES
 from tessera.weights.export import CaptionsSeen
 from tiny.baselines import SAVE
 from tiny.commands import call
@@ -170,9 +171,10 @@ def test_a_users_own_sampler(export, tmp_path, monkeypatch, capsys):
     [
         ("generate", f" {', '.join(SAMPLERS)}, or your own: FILE.py:FUNCTION."),
         ("figure tau", f" {', '.join(SCHEDULES)}, or FILE.py:FUNCTION."),
+        ("study", f" {', '.join(STUDIES)}, or FILE.py:FUNCTION."),
     ],
 )
-def test_help_names_every_sampler_and_schedule(verb, names, capsys):
+def test_help_names_every_sampler_schedule_and_study(verb, names, capsys):
     assert call(*verb.split(), "--help") == 0
     assert names in " ".join(capsys.readouterr().out.replace("│", " ").split())
 

@@ -1,17 +1,12 @@
 """`tessera train` as a user calls it: what is frozen is loaded by the command and handed to the training."""
 
-import contextlib
 import json
 import sys
 
 import pytest
-import torch
 from PIL import Image
 
-from tessera import devices
-from tessera.cli import train as cli_train
 from tessera.files import read_json
-from tessera.pretrained import text_encoders, vae
 from tessera.train import loop
 from tessera.weights.export import load_export
 from tiny.commands import call
@@ -154,50 +149,6 @@ def test_sets_in_each_others_place(folder, capsys):
     said = capsys.readouterr().err
     assert "has captions by scene: this trains the arm ta_ia, not aio_ia" in said
     assert "train: --num-images 10 is rounded up to 16 images, whole batches of 8" in said
-
-
-def test_what_is_loaded_for_a_training_is_on_its_device_and_never_in_the_way_of_its_steps(folder, monkeypatch):
-    """Without a GPU: what a GPU would be asked for."""
-    loaded, streams = {}, []
-
-    class Part:
-        def encode(self, texts):
-            return [*streams, texts]
-
-        decode = None
-
-    def load(name, *arguments, **options):
-        loaded[name] = (*arguments, options)
-        return Part()
-
-    class Stream:
-        def __init__(self, device):
-            self.waited, self.device = [], device
-
-        def wait_stream(self, other):
-            self.waited.append(other)
-
-    @contextlib.contextmanager
-    def current(stream):
-        streams.append((stream.device, stream.waited))
-        yield
-        streams.pop()
-
-    monkeypatch.setattr(text_encoders, "load_text_encoder", load)
-    monkeypatch.setattr(vae, "load_codec", load)
-    monkeypatch.setattr(devices, "pick_device", torch.device)
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", current)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the default of {device}")
-    gpu = torch.device("cuda:1")
-    encode_text, _ = cli_train._pretrained(folder / "encoded/none", None, "cuda:1", draws=True)
-    assert loaded == {
-        "words:64": (gpu, torch.bfloat16, {}),
-        "pixel-unshuffle:4": (gpu, {"load": False}),
-    }
-    assert encode_text(["a"]) == [(gpu, ["the default of cuda:1"]), ["a"]]
-    cli_train._pretrained(folder / "encoded/none", None, "cpu", draws=True)
-    assert loaded["words:64"] == (torch.device("cpu"), torch.float32, {})
 
 
 def test_scores_of_the_miniature_on_the_way(folder, capfd):

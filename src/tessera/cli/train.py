@@ -1,10 +1,9 @@
 """Verbs from encoded records to usable weights: train and export."""
 
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tessera.cli.options import Device, GuidanceScale, Networks, Out, Steps
 from tessera.cli.output import say
@@ -87,7 +86,9 @@ def train(
             sheet's for the GPU's model, for example 989 for an H100 SXM or H200.
     """
     from tessera.devices import rank
+    from tessera.encoded.store import open_encoded
     from tessera.presets.lookup import load_train_preset
+    from tessera.pretrained.training import networks_of_training
     from tessera.train.config import RuntimeOptions
     from tessera.train.loop import train as train_all
 
@@ -133,7 +134,10 @@ def train(
         raise UserError(
             "train: --evaluate-... options need --evaluate-every-images, the images between two evaluations"
         )
-    encode_text, decode = _pretrained(plain, augmented, device, draws=config.sample_every_images is not None)
+    stores = [open_encoded(path) for path in (plain, augmented) if path is not None]
+    latents, text = (stores[0].facts.get(kind) for kind in ("latent_codec", "text_encoder"))
+    draws = config.sample_every_images is not None
+    encode_text, decode = networks_of_training(stores, latents, text, device, draws=draws)
     if rank() == 0:
         _say_arm(preset.rpartition(":")[2], plain)
     runtime = RuntimeOptions(
@@ -173,47 +177,6 @@ def _content_hash(kind: str, model: str) -> str | None:
     from tessera.pretrained.vae import VAE_FILES
 
     return content_hash(model, VAE_FILES if kind == "latent_codec" else TEXT_FILES)
-
-
-def _pretrained(plain: Path, augmented: Path | None, device: str | None, *, draws: bool) -> tuple[Any, Any]:
-    """Return the functions of pretrained networks that a training needs, which `tessera.train` does not import: an
-    encoder of captions where a set holds no text, a decoder of latents where images are sampled, whose
-    weights are read by the rank that decodes. On CUDA the encoder computes in bf16 and on a stream of its own: the
-    loader's threads, which call it, wait for its texts alone, not for the steps under way."""
-    import torch
-
-    from tessera.devices import pick_device
-    from tessera.encoded.store import open_encoded
-    from tessera.pretrained.text_encoders import load_text_encoder
-    from tessera.pretrained.vae import load_codec
-
-    stores = [open_encoded(path) for path in (plain, augmented) if path is not None]
-    encode_text = decode = None
-    if any(store.text_encoding == "none" for store in stores) and "text_encoder" in stores[0].facts:
-        where = pick_device(device)
-        on_cuda = where.type == "cuda"
-        encode_text = load_text_encoder(
-            stores[0].facts["text_encoder"], where, torch.bfloat16 if on_cuda else torch.float32
-        ).encode
-        if on_cuda:
-            encode_text = _on_own_stream(encode_text, where)
-    if draws and "latent_codec" in stores[0].facts:
-        decode = load_codec(stores[0].facts["latent_codec"], pick_device(device), load=False).decode
-    return encode_text, decode
-
-
-def _on_own_stream(encode_text: Callable[[Sequence[str]], Any], device: Any) -> Callable[[Sequence[str]], Any]:
-    """Return `encode_text` on a CUDA stream of its own, begun after what the device was given before."""
-    import torch
-
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-
-    def encode(texts: Sequence[str]) -> Any:
-        with torch.cuda.stream(stream):
-            return encode_text(texts)
-
-    return encode
 
 
 def export(

@@ -65,8 +65,9 @@ def study(
     Example: tessera study claims --out out/studies
 
     Args:
-        name: claims, patterns, probability, half_view, tau, phases, overfit, how_many, short_captions,
-            schedule, noise, claims-smoke, or FILE.py:FUNCTION.
+        name: claims, patterns, probability, half_view, tau, phases, overfit, how_many, drawings,
+            short_captions, schedule, flow, partners, tau_image, alignment, conditions, ablation,
+            noise, claims-smoke, or FILE.py:FUNCTION.
     """
     from tessera.study.design import resized
     from tessera.study.noise import NoiseStudy, run_noise

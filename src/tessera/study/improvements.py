@@ -156,6 +156,28 @@ def alignment() -> Study:
     )
 
 
+def conditions() -> Study:
+    """Return the study of what the network reads: with noise on it, or without some of its sentences, which are encoded
+    on the fly for that.
+
+    tessera study conditions --out out/studies
+    """
+    config = with_ia(today(), start=0)
+    noisy = retrained(config, lambda t: replace(t, condition_noise=1.0))
+    fewer = retrained(config, lambda t: replace(t, sentence_drop_prob=0.3))
+    fewer = replace(fewer, encode=replace(config.encode, text_encoding="none"))
+    return Study(
+        name="conditions",
+        title="Perturbed conditions, and captions without some of their sentences",
+        question="Does a model learn more from its captions where noise is on what it reads of them, or where some of"
+        " their sentences are left out? And does the latter lift short prompts?",
+        variants=variants({"ta_ia": config, "noise": noisy, "sentences": fewer}),
+        seeds=(0, 1, 2),
+        kinds=("extended", "short"),
+        scores=first("overall"),
+    )
+
+
 COSTS = {"batch_16": 1.1, "batch_64": 0.86, "window_1": 0.93, "no_conv_stem": 0.87, "adamw": 0.82}
 """Processor time of an image in training over the preset's, measured to about 5%; 1 where a row is not named."""
 

@@ -18,7 +18,16 @@ from tessera.presets.config import RunConfig
 from tessera.presets.miniature import SMALL_DIT, SMALL_RIN, miniature, miniature_paper
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import Study, Variant
-from tessera.study.improvements import ablation, alignment, flow, partners, schedule, short_captions, tau_image
+from tessera.study.improvements import (
+    ablation,
+    alignment,
+    conditions,
+    flow,
+    partners,
+    schedule,
+    short_captions,
+    tau_image,
+)
 from tessera.study.noise import NoiseStudy
 from tessera.study.real_images import drawings
 from tessera.study.variants import BUDGET, WORLD, base, family, first, first_form, retrained, today, variants, with_ia
@@ -245,7 +254,7 @@ def noise() -> NoiseStudy:
 
 
 _OF_THE_PAPER = (claims, patterns, probability, half_view, tau, phases, overfit, how_many, drawings)
-_IMPROVEMENTS = (short_captions, schedule, flow, partners, tau_image, alignment, ablation)
+_IMPROVEMENTS = (short_captions, schedule, flow, partners, tau_image, alignment, conditions, ablation)
 STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
     **{study.__name__: study for study in (*_OF_THE_PAPER, *_IMPROVEMENTS)},
     "noise": noise,

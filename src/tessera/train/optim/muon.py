@@ -65,12 +65,12 @@ class Muon(Optimizer):
             shrink = group["lr"] * group["weight_decay"]
             torch._foreach_mul_(params, 1 - (shrink if skip is None else shrink * (1 - skip)))
             for members in shapes.values():
-                wide = [ahead[i] if ahead[i].shape[0] <= ahead[i].shape[1] else ahead[i].T for i in members]
+                wide = [ahead[i] if ahead[i].size(0) <= ahead[i].size(1) else ahead[i].T for i in members]
                 wide = torch.stack(wide).to(self.dtype)  # (n, small, large)
                 directions = orthogonalize(wide).float()
                 zero_skipped([directions], skip)
                 for i, direction in zip(members, directions):
-                    rows, columns = params[i].shape
+                    rows, columns = params[i].size(0), params[i].size(1)
                     scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
                     params[i].add_(direction if rows <= columns else direction.T, alpha=-scale)
 
