@@ -40,6 +40,22 @@ def test_the_best_is_told_with_its_difference_and_chance():
     ]
 
 
+def test_where_the_first_measure_tells_no_difference_the_one_that_tells_the_largest_does():
+    found = results({"ta": (0.1, 0.2, 0.3), "ta_ia": (0.1, 0.2, 0.4)}, {"ta_ia - ta": (-0.1, 0.0, 0.2)})
+    table = found["tables"]["extended"]
+    for arm in table["arms"].values():
+        arm["scores"] |= dict.fromkeys(("seam", "two_object", "single_object", "counting"), values(0, 0.5, 1))
+    more = {"two_object": (-0.5, -0.3, -0.1), "single_object": (0.1, 0.2, 0.3), "counting": (-0.1, 0.4, 0.9)}
+    more |= {"seam": (0.8, 0.9, 1.0)}
+    table["differences"]["ta_ia - ta"]["scores"] |= {name: values(*ends) for name, ends in more.items()}
+    study = replace(claims_smoke(), kinds=("extended",), scores=("both_colors", "counting", *more))
+    labels = {variant.name: variant.name.upper() for variant in study.variants}
+    *_, last = answer(study, found, labels)
+    assert last == ("But by the measure 'Two objects' TA_IA has 0.30 less than TA (95% interval 0.10 to 0.50).")
+    table["differences"]["ta_ia - ta"]["scores"] |= {"two_object": None, "single_object": values(-0.1, 0.2, 0.3)}
+    assert "But by" not in " ".join(answer(study, found, labels))
+
+
 def test_no_difference_can_be_told_where_its_interval_has_0():
     arms = {"ta": (0.01, 0.03, 0.12), "ta_ia": (0.02, 0.05, 0.13)}
     assert told(results(arms, {"ta_ia - ta": (-0.03, 0.02, 0.07)}, chance=0.1)) == [

@@ -1,7 +1,7 @@
 """The answer of a study to its question, in sentences made of its results.
 
 The first of the study's measures decides for each kind of prompts; with one kind the second one follows, or, where it
-is measured, the distance to held-out images.
+is measured, the distance to held-out images. Where these tell no difference, the measure that tells the largest does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ _DRAWS = {  # measure -> what a variant does; {} = its value
     "seam_visible": "draws a visible seam in {} of images",
     "copies": "copies a training image in {} of images",
 }
+_NONE = "No difference can be told: "
 _SEEDS = {1: "one training seed, and another may change it", 2: "two training seeds, which say little about others"}
 
 
@@ -37,11 +38,16 @@ def answer(study: Study, found: Mapping[str, Any], labels: Mapping[str, str]) ->
     """
     kinds = [kind for kind in study.kinds if kind in found["tables"]]
     likeness = _nearest(found.get("likeness"), labels)
-    told = [
-        _sentence(study, found["tables"][kind], metric, labels, f"{KINDS[kind]}: " if len(study.kinds) > 1 else "")
-        for kind in kinds
-        for metric in _measured(study, found["tables"][kind])[: 1 if len(study.kinds) > 1 or likeness else 2]
-    ]
+    told = []
+    for kind in kinds:
+        table, prefix = found["tables"][kind], f"{KINDS[kind]}: " if len(study.kinds) > 1 else ""
+        measured = _measured(study, table)
+        deciding = measured[: 1 if len(study.kinds) > 1 or likeness else 2]
+        said = [_sentence(study, table, metric, labels, prefix) for metric in deciding]
+        if all(_NONE in sentence for sentence in said):
+            others = [name for name in measured if name not in (*deciding, "seam")]  # which is no share of images
+            said.append(_elsewhere(table, others, labels, prefix))
+        told += said
     told.append(likeness)
     done, total = len(found["cells"]), len(found["cells"]) + len(found["missing"])
     told.append(f"So far {done} of {total} cells are done." if done < total else "")
@@ -69,7 +75,7 @@ def _sentence(study: Study, table: Mapping[str, Any], metric: str, labels: Mappi
         above = cells[best[0]].low is not None and cells[best[0]].low > level
         says += f" ({'chance' if above else 'not clearly above chance'}: {shown(level, size)})"
     if len(best) == len(cells) > 1:
-        return f"{prefix}No difference can be told: each of {len(cells)} variants {says}."
+        return f"{prefix}{_NONE}each of {len(cells)} variants {says}."
     if len(best) > 1:
         return f"{prefix}{_listed([labels[name] for name in best])} are best of {len(cells)}: each {says}."
     said = labels[best[0]] + (f", best of {len(cells)}," if len(cells) > 2 else "") + f" {says}"
@@ -83,7 +89,26 @@ def _sentence(study: Study, table: Mapping[str, Any], metric: str, labels: Mappi
         name, cell = rival
         how = "with" if is_clear(cell) else "which cannot be told from it:"
         said += f"; next comes {labels[name]}, {how} {_amount(cell, size)} ({_interval(cell, size)})"
-    return f"{prefix}{'' if any(clear) or not clear else 'No difference can be told: '}{said}."
+    return f"{prefix}{'' if any(clear) or not clear else _NONE}{said}."
+
+
+def _elsewhere(table: Mapping[str, Any], metrics: Sequence[str], labels: Mapping[str, str], prefix: str) -> str:
+    """Return the clear differences by the measure that has the largest; "" where there is none."""
+    clear = {
+        metric: {names: cell for names, cell in cells.items() if cell is not None and is_clear(cell)}
+        for metric in metrics
+        for cells in [{n: cell_of(pair["scores"].get(metric)) for n, pair in table["differences"].items()}]
+    }
+    largest = {metric: max(abs(cell.value) for cell in cells.values()) for metric, cells in clear.items() if cells}
+    if not largest:
+        return ""
+    metric = max(largest, key=lambda name: largest[name])
+    told = [
+        f"{labels[mine]} has {_amount(cell, largest[metric])} than {labels[other]} ({_interval(cell, largest[metric])})"
+        for names, cell in clear[metric].items()
+        for mine, other in [names.split(" - ")]
+    ]
+    return f"{prefix}But by the measure {name_of(metric)!r} {'; '.join(told)}."
 
 
 def _compared(
