@@ -66,8 +66,8 @@ def study(
 
     Args:
         name: claims, patterns, probability, half_view, tau, phases, overfit, how_many, drawings,
-            short_captions, schedule, flow, partners, tau_image, alignment, conditions, ablation,
-            noise, claims-smoke, or FILE.py:FUNCTION.
+            short_captions, schedule, flow, partners, tau_image, alignment, conditions, combined,
+            ablation, noise, claims-smoke, or FILE.py:FUNCTION.
     """
     from tessera.study.design import resized
     from tessera.study.noise import NoiseStudy, run_noise

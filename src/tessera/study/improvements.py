@@ -10,6 +10,7 @@ from tessera.presets.config import RunConfig
 from tessera.presets.fitted import scaled
 from tessera.study.design import Study, Variant
 from tessera.study.variants import WORLD, base, first, retrained, today, variants, with_ia
+from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
 
@@ -175,6 +176,41 @@ def conditions() -> Study:
         seeds=(0, 1, 2),
         kinds=("extended", "short"),
         scores=first("overall"),
+    )
+
+
+def combined() -> Study:
+    """Return the study of what gained anything, put together, against the preset: a score by the images that it takes.
+
+    tessera study combined --out out/studies
+    """
+
+    def best(train: TrainConfig) -> TrainConfig:
+        assert not isinstance(train.augment_min_t, str)
+        return replace(
+            train,
+            noise_schedule="flow",
+            t_distribution="logit_normal",
+            augment_min_t=round(same_noise(train.augment_min_t, train.noise_schedule, "flow"), 4),
+            seam_margin=1,
+            objective="balanced-self-aligned",
+            align_until_image=train.num_images // 2 // train.batch_size * train.batch_size,
+        )
+
+    rows: list[Variant] = []
+    for budget in (44_000, 88_000):
+        preset, size = with_ia(today(budget), start=0), f"{budget // 1000}k"
+        rows += variants({f"preset-{size}": preset, f"combined-{size}": retrained(preset, best)}, (budget, budget))
+    return Study(
+        name="combined",
+        title="The methods together",
+        question="With flow's schedule and t near the middle, mixes below tau without the loss at their borders, and"
+        " alignment for the first half: does a model reach with half of the images what the preset reaches with all?",
+        variants=tuple(rows),
+        seeds=(0, 1, 2),
+        kinds=("extended", "short"),
+        scores=first("overall"),
+        axis="images seen",
     )
 
 

@@ -21,6 +21,7 @@ from tessera.study.design import Study, Variant
 from tessera.study.improvements import (
     ablation,
     alignment,
+    combined,
     conditions,
     flow,
     partners,
@@ -254,7 +255,7 @@ def noise() -> NoiseStudy:
 
 
 _OF_THE_PAPER = (claims, patterns, probability, half_view, tau, phases, overfit, how_many, drawings)
-_IMPROVEMENTS = (short_captions, schedule, flow, partners, tau_image, alignment, conditions, ablation)
+_IMPROVEMENTS = (short_captions, schedule, flow, partners, tau_image, alignment, conditions, combined, ablation)
 STUDIES: dict[str, Callable[[], Study | NoiseStudy]] = {
     **{study.__name__: study for study in (*_OF_THE_PAPER, *_IMPROVEMENTS)},
     "noise": noise,
