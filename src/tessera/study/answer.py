@@ -94,12 +94,12 @@ def _sentence(study: Study, table: Mapping[str, Any], metric: str, labels: Mappi
 
 def _elsewhere(table: Mapping[str, Any], metrics: Sequence[str], labels: Mapping[str, str], prefix: str) -> str:
     """Return the clear differences by the measure that has the largest; "" where there is none."""
-    clear = {
-        metric: {names: cell for names, cell in cells.items() if cell is not None and is_clear(cell)}
-        for metric in metrics
-        for cells in [{n: cell_of(pair["scores"].get(metric)) for n, pair in table["differences"].items()}]
-    }
-    largest = {metric: max(abs(cell.value) for cell in cells.values()) for metric, cells in clear.items() if cells}
+    clear: dict[str, dict[str, Cell]] = {}
+    for names, pair in table["differences"].items():
+        for metric in metrics:
+            if (cell := cell_of(pair["scores"].get(metric))) is not None and is_clear(cell):
+                clear.setdefault(metric, {})[names] = cell
+    largest = {metric: max(abs(cell.value) for cell in cells.values()) for metric, cells in clear.items()}
     if not largest:
         return ""
     metric = max(largest, key=lambda name: largest[name])
