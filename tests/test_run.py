@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from tessera.config import UserError
 from tessera.curate.encode import encode
+from tessera.curate.tau import Judge
 from tessera.encoded.store import open_encoded
 from tessera.evaluate.scores import read_scores
 from tessera.files import exclusive_lock, write_json
@@ -32,6 +34,7 @@ from tessera.run import run as run_here
 from tessera.stages import read_manifest, reopen
 from tiny.commands import call, fails
 
+LEARN = Judge.learn
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TESSERA_QUIET"}
 
 
@@ -98,12 +101,16 @@ def test_arms_differ_only_by_what_they_are_about(smoke):
     assert prompts[0] == prompts[1]
 
 
-def test_an_arm_by_each_images_own_tau_makes_that_first(smoke, tmp_path):
+def test_an_arm_by_each_images_own_tau_makes_that_first(smoke, tmp_path, monkeypatch):
     config = miniature_smoke()
     arm = config.arms[1]
     arm = replace(arm, train=replace(scaled(arm.train, 64 / arm.train.num_images), augment_min_t="recipe"))
     sets = [smoke / "encoded" / f"{kind}-scene" for kind in ("plain", "augmented")]
+    threads = []
+    monkeypatch.setattr(Judge, "learn", lambda *a: threads.append(torch.get_num_threads()) or LEARN(*a))
+    torch.set_num_threads(2)
     run_arm(tmp_path, config, arm, *sets, smoke / "prompts" / "prompts.jsonl", kinds=(), recipe=smoke / "recipe")
+    assert threads == [arm.train.threads] == [1]  # two threads beside another arm's are twenty times as slow
     made = read_manifest(tmp_path / "tau" / arm.name, "tau")
     assert made.counts == {"records": 240}
     trained = read_manifest(tmp_path / "runs" / arm.name, "train")

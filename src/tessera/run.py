@@ -304,6 +304,7 @@ def run_arm(
     the drawn images: by the judge or, without one, by their pixels; None = nobody looks. recipe: of `augmented`.
     judge: of drawings; None = `out`/judge.
     """
+    from tessera.devices import set_threads
     from tessera.encoded.store import open_encoded
     from tessera.generate.folder import generate
     from tessera.pretrained.training import networks_of_training
@@ -311,6 +312,7 @@ def run_arm(
     from tessera.train.export import export
     from tessera.train.loop import train
 
+    set_threads(arm.train.threads)  # for what comes before the training too: arms are made side by side
     clock, name = Clock(out), arm.name
     trained, exported = out / "runs" / name, out / "export" / name
     more = (trained / MANIFEST).exists()
