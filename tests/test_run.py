@@ -110,7 +110,7 @@ def test_an_arm_by_each_images_own_tau_makes_that_first(smoke, tmp_path, monkeyp
     monkeypatch.setattr(Judge, "learn", lambda *a: threads.append(torch.get_num_threads()) or LEARN(*a))
     torch.set_num_threads(2)
     run_arm(tmp_path, config, arm, *sets, smoke / "prompts" / "prompts.jsonl", kinds=(), recipe=smoke / "recipe")
-    assert threads == [arm.train.threads] == [1]  # two threads beside another arm's are twenty times as slow
+    assert threads == [arm.train.threads] == [1]  # two threads next to another arm's are twenty times as slow
     made = read_manifest(tmp_path / "tau" / arm.name, "tau")
     assert made.counts == {"records": 240}
     trained = read_manifest(tmp_path / "runs" / arm.name, "train")
