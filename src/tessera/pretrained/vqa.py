@@ -35,12 +35,12 @@ _MAX_TOKENS = 8
 
 
 def spellings(answer: str) -> list[str]:
-    """Return the forms of a one-word answer that GenEval 2 counts: four of the word, and of a number two in digits."""
+    """Return the forms of a one-word answer that GenEval 2 counts, each once: four of the word, two of digits."""
     word = answer.lower()
     word = NUMBERS[int(word) - 1] if word in map(str, range(1, 11)) else word
     forms = [word, word.capitalize()]
     forms += [str(NUMBERS.index(word) + 1)] if word in NUMBERS else []
-    return forms + [f" {form}" for form in forms]
+    return list(dict.fromkeys(forms + [f" {form}" for form in forms]))  # "12" has no capital
 
 
 def of_one_length(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -67,7 +67,7 @@ class ChatVqa(Vqa, Protocol):
     def probabilities(self, image: NDArray[np.uint8], prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
         """Return for each prompt about the image the probability, 0..1, that the reply begins with its answer.
 
-        It is summed over the first tokens of the answer's `spellings`.
+        It is summed over the first tokens of the answer's `spellings`, each of which counts once.
         """
         ...
 
@@ -160,7 +160,7 @@ class QwenVqa:
             logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]  # (n, vocabulary)
             for row, shares in zip(rows, logits.double().softmax(-1).cpu()):
                 forms = self.tokenizer(spellings(answers[row]), add_special_tokens=False)["input_ids"]
-                found[row] = min(float(shares[[form[0] for form in forms]].sum()), 1.0)
+                found[row] = min(float(shares[list({form[0] for form in forms})].sum()), 1.0)
         return found
 
 
