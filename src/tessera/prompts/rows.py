@@ -15,6 +15,8 @@ DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 JSON = (".jsonl", ".json", ".ndjson")
 TABLES = (*DELIMITERS, *JSON, ".parquet")
 NAMED = {"prompt", "text", "caption"}
+NAME_COLUMNS = ("key", "file_name", "image", "filename", "image_path", "image_name", "file", "path")
+"""Columns that name a caption's image, the first that is there."""
 PLAIN = "prompt"
 """The column of a plain text file, and of a JSON list of texts."""
 _NOT_TEXT = (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml", ".html", ".htm", ".pkl", ".zip", ".gz")

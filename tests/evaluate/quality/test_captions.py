@@ -65,3 +65,29 @@ def test_captions_belong_to_their_images(tmp_path):
     (tmp_path / "c.jsonl").write_text("\n".join(lines[1:] + lines[:1]).replace("11.png", "x.png"))
     with pytest.raises(UserError, match=r'no line has the "file" 11\.png \(1 images without a line\)'):
         read_captions(found, tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "file_name,text\nb/1.png,of B\na/1.png,of A\n"),
+        ("metadata.jsonl", '{"file_name": "./b/1.png", "text": "of B"}\n{"file_name": "a/1.png", "text": "of A"}\n'),
+        ("keys.csv", "key,text\nb/1,of B\na/1,of A\n"),
+        ("upper.csv", "Image;Caption\nb\\1.png;of B\na\\1.png;of A\n"),
+        ("told.json", '{"b/1.png": "of B", "a/1.png": "of A"}'),
+        (
+            "both.jsonl",
+            '{"key": "7", "file": "b/1.png", "text": "of B"}\n{"key": "8", "file": "a/1.png", "text": "of A"}',
+        ),
+    ],
+)
+def test_a_column_that_names_the_images_decides_whose_captions_they_are(tmp_path, name, text):
+    for folder in ("a", "b"):
+        (tmp_path / "s" / folder).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "s" / folder / "1.png")
+    found = find_images(tmp_path / "s", "sample")
+    (tmp_path / name).write_text(text)
+    assert read_captions(found, tmp_path / name) == ("of A", "of B")
+    (tmp_path / name).write_text(text.replace("b", "c").replace("B", "C"))
+    with pytest.raises(UserError, match=r'no line has the ".*" b/1.png \(1 images .* leave the column out where'):
+        read_captions(found, tmp_path / name)

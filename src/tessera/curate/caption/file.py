@@ -28,9 +28,8 @@ from tessera.encoded.record import LONG
 from tessera.files import sha256_file
 from tessera.hub import REPOSITORY, fetch_repository
 from tessera.images import READABLE, UNREADABLE
-from tessera.prompts.rows import MAX_FIELD, TABLES, read_rows, split_columns
+from tessera.prompts.rows import MAX_FIELD, NAME_COLUMNS, TABLES, read_rows, split_columns
 
-NAME_COLUMNS = ("key", "file_name", "image", "filename", "image_path", "image_name", "file", "path")
 _FIRST = ("caption_0", "caption_1", "caption0", "caption1", "text_0", "text_1")
 _NUMBERED = re.compile(r"(text|caption)_?\d")
 TEXT_COLUMNS = ("text", "caption", "captions", "long", "tags", "txt", "comment", *_FIRST)

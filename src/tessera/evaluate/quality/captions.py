@@ -9,7 +9,7 @@ from tessera.evaluate.quality.features import Images
 from tessera.evaluate.quality.reference import Source
 from tessera.files import read_json
 from tessera.images import read_rgb
-from tessera.prompts.rows import first_captions, read_rows, split_columns
+from tessera.prompts.rows import NAME_COLUMNS, first_captions, read_rows, split_columns
 
 TEXTS = ("text", "prompt", "caption")
 
@@ -18,7 +18,8 @@ def read_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | Non
     """Return the caption of each image, from a file or from `generate`'s metadata; None if there are none.
 
     prompts: plain lines, or a table with a column of `TEXTS` (`tessera.prompts.rows`), in the order of the images'
-    paths; or a table in any order that names each image as "file". Raises UserError where the order is not clear.
+    paths; or a table in any order with a column of `NAME_COLUMNS`, which names each image by its path, with its suffix
+    or without. Raises UserError where the order is not clear, and for an image that such a column does not name.
     """
     if prompts is None and images.drawn:
         lines = enumerate(images.drawn.lines)
@@ -39,14 +40,23 @@ def read_captions(images: Images, prompts: Path | None) -> tuple[str, ...] | Non
     for where, _, text in rows:
         if not isinstance(text, str):
             raise UserError(f"{where}: its caption is not a text; write one")
-    named = {row["file"]: text for _, row, text in rows if "file" in row}
-    if not named:
-        _check_order(images, prompts)
-        return tuple(text for _, _, text in rows)
-    missing = [file for file in images.files if file not in named]
-    if missing:
-        raise UserError(f'{prompts}: no line has the "file" {missing[0]} ({len(missing)} images without a line)')
-    return tuple(named[file] for file in images.files)
+    told = [({name.strip().lower(): value for name, value in row.items()}, text) for _, row, text in rows]
+    unlike = []
+    for column in [name for name in NAME_COLUMNS if any(name in row for row, _ in told)]:
+        named = {str(row.get(column)).replace("\\", "/").removeprefix("./"): text for row, text in told}
+        names = [file if file in named else str(Path(file).with_suffix("")) for file in images.files]
+        missing = [file for file, name in zip(images.files, names) if name not in named]
+        if not missing:
+            return tuple(named[name] for name in names)
+        words = f'no line has the "{column}" {missing[0]} ({len(missing)} images without a line)'
+        unlike.append((len(missing), words))
+    if unlike:
+        raise UserError(
+            f"{prompts}: {min(unlike)[1]}; name each image by its path, or leave the column out where the lines are in"
+            " the order of the paths"
+        )
+    _check_order(images, prompts)
+    return tuple(text for _, text in told)
 
 
 def _check_order(images: Images, prompts: Path) -> None:
