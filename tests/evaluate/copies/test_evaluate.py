@@ -198,6 +198,25 @@ def test_yardsticks_are_protocols_and_prompts_are_what_intervals_are_over(plante
     assert not comparable(*(read_scores(tmp_path / name).number("authenticity") for name in "ab"))
 
 
+def test_images_of_one_caption_are_of_one_prompt(planted, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(f"prompt {i // 4}" for i in range(200)))
+    evaluate_copies(
+        tmp_path / "s",
+        planted["samples"],
+        planted["training"],
+        Detector(),
+        prompts=tmp_path / "prompts.txt",
+        cache=tmp_path / "c",
+    )
+    scores = read_scores(tmp_path / "s")
+    assert [(item["prompt"], item["sample"]) for item in scores.items[:6]] == [
+        *((0, k) for k in range(4)),
+        (1, 0),
+        (1, 1),
+    ]
+    assert len({item["prompt"] for item in scores.items}) == scores.number("copies").clusters == 50
+
+
 def test_of_ranks_that_see_everything_at_the_same_time_one_searches(planted, tmp_path, monkeypatch):
     def evaluate():
         out, cache = tmp_path / "out", tmp_path / "c"

@@ -1,6 +1,7 @@
 """Captions of images, and the extender of their prompts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tessera.config import UserError
+from tessera.evaluate.intervals import measured
 from tessera.evaluate.quality.captions import read_captions
 from tessera.evaluate.quality.evaluate import evaluate_quality
 from tessera.evaluate.quality.features import find_images
@@ -37,6 +39,25 @@ def test_texts_of_several_extenders_have_no_protocol(tmp_path):
     with pytest.raises(UserError, match="its texts come from 2 extenders"):
         evaluate_quality(tmp_path / "b", samples, reference, nets(), config, cache=tmp_path / "cache")
     assert not (tmp_path / "b").exists()
+
+
+def test_images_of_one_caption_are_of_one_prompt_in_numbers_and_differences(tmp_path):
+    """Images from elsewhere, and those of `generate` whose prompts repeat, such as classes."""
+    drawn, elsewhere, prompts = write_samples(tmp_path / "drawn", 0, 12, 1), tmp_path / "elsewhere", tmp_path / "p.txt"
+    texts = [f"prompt {i % 4}" for i in range(12)]
+    prompts.write_text("\n".join(texts))
+    elsewhere.mkdir()
+    for i, path in enumerate(sorted(drawn.glob("*/samples/*.png"))):
+        shutil.copy(path, elsewhere / f"{i:02d}.png")
+        (path.parent.parent / "metadata.jsonl").write_text(json.dumps({"prompt": texts[i], "text": texts[i]}) + "\n")
+    config, found = QualityConfig(metrics=("clip_score",)), []
+    for folder, given in ((drawn, None), (elsewhere, prompts)):
+        out = tmp_path / f"scores-{folder.name}"
+        evaluate_quality(out, folder, folder, nets(), config, prompts=given, cache=tmp_path / "cache")
+        found.append(measured(read_scores(out), "clip_score").images)
+        assert read_scores(out).number("clip_score").clusters == 4
+        assert [(item["prompt"], item["sample"]) for item in read_scores(out).items[3:6]] == [(3, 0), (0, 1), (1, 1)]
+    assert found[0] == found[1] == [(prompt, sample) for prompt in range(4) for sample in range(3)]
 
 
 def test_captions_belong_to_their_images(tmp_path):

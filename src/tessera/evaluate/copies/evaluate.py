@@ -31,7 +31,7 @@ from tessera.evaluate.copies.distances import (
     yardstick,
 )
 from tessera.evaluate.intervals import share_number
-from tessera.evaluate.quality.captions import read_captions, words_for
+from tessera.evaluate.quality.captions import numbered_prompts, read_captions, words_for
 from tessera.evaluate.quality.features import Images, features_of, find_images, say_others
 from tessera.evaluate.quality.reference import FEATURES, SAMPLES, Source, reference_of, user_cache
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
@@ -197,8 +197,12 @@ def evaluate_copies(
             _say_cost(searched, against[f"{prefix}as it is"])
         numbers: list[Number] = []
         facts: dict[str, Any] = {}
-        items = [_item(images, row, captions) for row in range(len(images.files))]
         clusters = captions or range(len(images.files))
+        texts = captions or [None] * len(images.files)
+        items: list[dict[str, Any]] = [
+            {"prompt": prompt, "sample": sample, "file": file, "text": text, "values": {}}
+            for file, text, (prompt, sample) in zip(images.files, texts, numbered_prompts(clusters))
+        ]
         for (prefix, network), sheet in zip(networks.items(), SHEETS):
             ours, theirs = (_of_network(prefix, features) for features in (yard, against))
             by = yardstick(closest(_searches(ours, theirs, work / f"nearest{prefix}", "yardstick", skip)))
@@ -254,14 +258,6 @@ def _images_of(directory: Path, what: str) -> Images:
     if any(Path(directory).glob(f"*{FEATURES}")):
         raise UserError(f"{directory}: holds features; give the {what} images themselves, whose features are cached")
     return find_images(directory, what)
-
-
-def _item(images: Images, row: int, captions: Sequence[str] | None) -> dict[str, Any]:
-    """Return a generated image's entry in the scores, as yet without values."""
-    file = images.files[row]
-    prompt, sample = (int(Path(file).parent.parent.name), int(Path(file).stem)) if images.drawn else (row, 0)
-    text = captions[row] if captions else None
-    return {"prompt": prompt, "sample": sample, "file": file, "text": text, "values": {}}
 
 
 def _of_network(prefix: str, features: Mapping[str, Table]) -> dict[str, Table]:

@@ -1,6 +1,8 @@
 """Captions of a directory of images, and its names in tables."""
 
 import re
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +73,17 @@ def _check_order(images: Images, prompts: Path) -> None:
             f"{prompts}: is the line of {doubtful[0][0]} or of {doubtful[0][1]} first? Name the images by numbers of "
             'one length, or give JSON lines that say "file" and "text"'
         )
+
+
+def numbered_prompts(prompts: Iterable[Hashable]) -> list[tuple[int, int]]:
+    """Return (prompt, sample) of each image: its prompt's number, and its own among the images of equal prompts."""
+    numbers: dict[Hashable, int] = {}
+    counts: Counter[Hashable] = Counter()
+    found = []
+    for prompt in prompts:
+        found.append((numbers.setdefault(prompt, len(numbers)), counts[prompt]))
+        counts[prompt] += 1
+    return found
 
 
 def _text(data: Any, where: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tessera.config import UserError, part_id, to_dict
-from tessera.evaluate.quality.captions import read_captions, words_for
+from tessera.evaluate.quality.captions import numbered_prompts, read_captions, words_for
 from tessera.evaluate.quality.features import find_images, say_others
 from tessera.evaluate.quality.metrics import METRICS, Inputs, QualityConfig, blocks_of, load_metric
 from tessera.evaluate.quality.reference import SAMPLES, Source, find_reference, reference_of, user_cache
@@ -111,10 +111,8 @@ def evaluate_quality(
         values |= result.values
         facts |= result.facts
     items = []
-    for row, file in enumerate(images.files if values else ()):
-        folder, stem = Path(file).parent.parent.name, Path(file).stem
-        drawn = folder.isdecimal() and stem.isdecimal()  # as `generate` names them
-        prompt, sample = (int(folder), int(stem)) if drawn else (row, 0)
+    places = numbered_prompts(captions or range(len(images.files)))
+    for row, (file, (prompt, sample)) in enumerate(zip(images.files if values else (), places)):
         own = {metric: each[row] for metric, each in values.items()}
         text = captions[row] if captions else None
         items.append({"prompt": prompt, "sample": sample, "file": file, "text": text, "values": own})
