@@ -31,6 +31,20 @@ def test_paired_differences_are_of_the_same_images():
         paired_difference(*shares, "clip_score")
 
 
+def test_images_of_one_prompt_or_of_unknown_ones_have_no_difference():
+    def about(name, values, prompt, **more):
+        found = scores(name, values)
+        items = tuple({**item, "prompt": prompt(i), "sample": i} for i, item in enumerate(found.items))
+        return dataclasses.replace(found, numbers=(dataclasses.replace(found.numbers[0], **more),), items=items)
+
+    one = [about(name, values, lambda i: 0, clusters=1) for name, values in (("a", range(6)), ("b", range(1, 7)))]
+    with pytest.raises(UserError, match=r"^clip_score: all images are of 1 prompt, at least 2 are needed"):
+        paired_difference(*one, "clip_score")
+    unknown = about("c", range(6), lambda i: i, clusters=None)
+    with pytest.raises(UserError, match=r"^clip_score: the prompts of c are not known; give them by --prompts"):
+        paired_difference(scores(), unknown, "clip_score")
+
+
 def test_over_tags_each_tag_counts_the_same():
     tags = ("x", "x", "x", "x", "y", "y")
     a, b = (

@@ -67,7 +67,8 @@ def test_the_report_says_how_its_intervals_came_about(tmp_path):
     given = {
         name: Scores(kind=kind, name=name, numbers=(replace(number, interval=how),))
         for name, kind, how in (
-            ("new", "geneval", WILSON),
+            ("new", "geneval", f"{WILSON} over prompts"),
+            ("copies", "copies", f"{WILSON} over images"),
             ("clip", "quality", "bootstrap over prompts, 9 resamples"),
             ("fid", "quality", "jackknife over prompts"),
             ("folder", "quality", "jackknife over images"),
@@ -80,13 +81,18 @@ def test_the_report_says_how_its_intervals_came_about(tmp_path):
     reference = (
         "the jackknife's for distances to a reference, precision, recall, density and coverage, the reference held"
     )
+    shares, unknown = (
+        "score intervals (Wilson's) for shares and percentages",
+        "over images, where their prompts are unknown",
+    )
     parts = {
-        "new": "score intervals (Wilson's) for shares and percentages",
+        "new": shares,
+        "copies": f"{shares} ({unknown})",
         "clip": "the bootstrap's for CLIPScores",
         "fid": f"{reference} fixed",
-        "folder": f"{reference} fixed (over images, where their prompts are unknown)",
+        "folder": f"{reference} fixed ({unknown})",
     }
-    for names in (["new"], ["clip"], ["fid"], ["folder"], ["new", "clip", "fid"]):
+    for names in (["new"], ["copies"], ["clip"], ["fid"], ["folder"], ["new", "clip", "fid"]):
         expected = f"The 95% confidence intervals are over prompts: {'; '.join(parts[name] for name in names)}."
         assert about_intervals(measured_tables([read[name] for name in names])) == expected
     assert about_intervals(printed_tables()) == ""

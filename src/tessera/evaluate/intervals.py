@@ -17,23 +17,29 @@ from tessera.evaluate.scores import Number, Over, Protocol, Scores, require_comp
 from tessera.metrics import Interval, LeftOut, paired_bootstrap, paired_jackknife, share_difference, share_interval
 from tessera.prompts.geneval import TASKS
 
-WILSON = "Wilson's score interval over prompts"
-"""The method of a share's interval."""
+WILSON = "Wilson's score interval"
+"""The method of a share's interval, over prompts or over images."""
 MOST = {"geneval": 1.0, "dpg": 100.0, "miniature": 1.0, "drawings": 1.0, "questions": 1.0, "copies": 1.0}
 """Kinds of scores whose items have values from 0 to this."""
 
 
 def mean_interval(
-    values: Sequence[float] | np.ndarray, prompts: Sequence[Any], tags: Sequence[Any] | None = None, most: float = 1.0
+    values: Sequence[float] | np.ndarray,
+    prompts: Sequence[Any] | None,
+    tags: Sequence[Any] | None = None,
+    most: float = 1.0,
 ) -> Interval:
-    """Return the mean of `values` in 0..`most`, or with tags the mean of the tags' means, and its 95% interval."""
+    """Return the mean of `values` in 0..`most`, or with tags the mean of the tags' means, and its 95% interval.
+
+    prompts: of each value; None = unknown, and the interval is over the values.
+    """
     return _times(share_interval(np.asarray(values) / most, prompts, tags), most)
 
 
 def share_number(
     metric: str,
     values: Sequence[float],
-    prompts: Sequence[Any],
+    prompts: Sequence[Any] | None,
     protocol: Protocol,
     *,
     tags: Sequence[Any] | None = None,
@@ -44,12 +50,22 @@ def share_number(
     return Number(
         metric=metric,
         **dataclasses.asdict(mean_interval(values, prompts, tags, most)),
-        interval=WILSON,
+        interval=f"{WILSON} over {'images' if prompts is None else 'prompts'}",
         n=len(values),
-        clusters=len(set(prompts)),
+        clusters=None if prompts is None else len(set(prompts)),
         over=over if tags is None else "tags",
         protocol=dataclasses.replace(protocol, metric=metric),
     )
+
+
+def bootstrap_ends(found: Interval, clusters: int, how: str) -> dict[str, Any]:
+    """Return {low, high, interval} of a number by the bootstrap over `clusters` of prompts or images, by method `how`.
+
+    Of a single one there is no interval: all resamples are the same.
+    """
+    if clusters < 2:
+        return {"low": None, "high": None, "interval": "none: 1 prompt, at least 2 are needed"}
+    return {"low": found.low, "high": found.high, "interval": how}
 
 
 def task_numbers(
@@ -114,8 +130,8 @@ def paired_difference(
     """Return b's value minus a's with its 95% interval, over the prompts that both drew.
 
     resamples, seed: of the bootstrap, where it is one. None where the metric is no mean of items and no distance.
-    Raises UserError where the two do not pair: different protocols (unless `force`), images or prompts, a distance
-    without the values that its interval is made of.
+    Raises UserError where the two do not pair: different protocols (unless `force`), images or prompts, prompts that
+    are not known, a single one for the bootstrap, a distance without the values that its interval is made of.
     """
     first, second = a.number(metric), b.number(metric)
     if first is None or second is None:
@@ -126,10 +142,15 @@ def paired_difference(
     most = MOST.get(a.kind)
     if first.over is None or first.over != second.over or (first.over == "tags" and most is None):
         return None
+    for name, number in ((a.name, first), (b.name, second)):
+        if number.clusters is None:
+            raise UserError(f"{metric}: the prompts of {name} are not known; give them by --prompts")
     before, after = paired_values(a, b, metric)
     if not before.images:
         return None
     if most is None:
+        if len(set(before.prompts)) < 2:
+            raise UserError(f"{metric}: all images are of 1 prompt, at least 2 are needed")
         return paired_bootstrap(after.values, before.values, before.prompts, n=resamples, seed=seed)
     return _times(share_difference(after.values / most, before.values / most, before.prompts, before.tags), most)
 

@@ -104,7 +104,7 @@ class Number:
     n: int
     """Images (or answers) that it is made of, at least 1."""
     clusters: int | None = None
-    """Prompts that they belong to; None = the metric knows no prompts."""
+    """Prompts that they belong to; None = they are not known, or the metric knows none."""
     over: Over | None = None
     """"items": the mean of the items' values of that metric; "tags": the mean of the tags' means; None = neither."""
     left_out: LeftOutBlocks | None = None

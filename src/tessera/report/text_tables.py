@@ -19,14 +19,19 @@ def about_intervals(tables: Sequence[Table]) -> str:
         if number.low is not None
     }
     distances = [how for _, how in hows if how.startswith("jackknife")]
-    found = ["score intervals (Wilson's) for shares and percentages"] * (("share", WILSON) in hows)
+    shares = [how for share, how in hows if share and how.startswith(WILSON)]
+    unknown = " (over images, where their prompts are unknown)"
+    found = []
+    if shares:
+        over = any("over images" in how for how in shares)
+        found.append(f"score intervals (Wilson's) for shares and percentages{unknown if over else ''}")
     if any(not share and how.startswith("bootstrap") for share, how in hows):
         found.append("the bootstrap's for CLIPScores")
     if distances:
         over = any("over prompts" not in how for how in distances)
         found.append(
             "the jackknife's for distances to a reference, precision, recall, density and coverage, the reference held"
-            f" fixed{' (over images, where their prompts are unknown)' if over else ''}"
+            f" fixed{unknown if over else ''}"
         )
     return f"The 95% confidence intervals are over prompts: {'; '.join(found)}." if found else ""
 

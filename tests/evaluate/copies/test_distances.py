@@ -61,6 +61,19 @@ def test_intervals_are_over_prompts():
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
 
 
+def test_intervals_are_over_images_where_prompts_are_unknown_and_one_prompt_has_none():
+    by = yardstick(nearest_training([RNG.normal(size=(500, 12))], TRAINING))
+    found = nearest_training([RNG.normal(size=(40, 12))], TRAINING)
+    share, ratio = copy_numbers("copies", found, by, None, PROTOCOL)
+    assert (share.interval, ratio.interval) == ("Wilson's score interval over images", "bootstrap over images")
+    assert share.clusters is ratio.clusters is None
+    apart = copy_numbers("copies", found, by, list(range(40)), PROTOCOL)
+    assert [(n.low, n.high) for n in (share, ratio)] == [(n.low, n.high) for n in apart]
+    share, ratio = copy_numbers("copies", found, by, ["a red fox"] * 40, PROTOCOL)
+    assert share.low < share.high
+    assert (ratio.low, ratio.high, ratio.interval) == (None, None, "none: 1 prompt, at least 2 are needed")
+
+
 @pytest.mark.parametrize("rows", [50, 3 * AT_ONCE])
 def test_the_time_of_searches_is_that_of_preparing_and_comparing(monkeypatch, rows):
     clock = [0.0]

@@ -109,6 +109,7 @@ def test_planted_copies_are_found_and_shown_and_held_out_images_are_not_flagged(
     assert share.low < share.value < share.high
     assert ratio.low < 1 < ratio.high + 0.1
     assert scores.number("authenticity").protocol.name == "dgm-eval"
+    assert all(number.interval.endswith(" over images") for number in scores.numbers)
     shown = json.loads((tmp_path / "s" / "closest.json").read_text())
     assert len(shown) == PAIRS
     assert {Path(pair["file"]).stem for pair in shown} >= PLANTED.keys()

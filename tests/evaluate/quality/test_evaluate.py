@@ -217,6 +217,13 @@ def test_every_number_has_an_interval_over_prompts_or_the_reason_for_none(tmp_pa
             assert number.interval == "none: 19 prompts, at least 20 are needed"
 
 
+def test_one_prompt_has_no_interval(tmp_path):
+    samples, config = write_samples(tmp_path / "s", 0, 1, 4), QualityConfig(metrics=("clip_score",))
+    evaluate_quality(tmp_path / "out", samples, samples, nets(), config, cache=tmp_path / "cache")
+    number = read_scores(tmp_path / "out").number("clip_score")
+    assert (number.low, number.high, number.interval) == (None, None, "none: 1 prompt, at least 2 are needed")
+
+
 def test_images_from_elsewhere_are_their_own_prompts(tmp_path):
     rng, folder = np.random.default_rng(0), tmp_path / "s"
     folder.mkdir()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.evaluate.intervals import share_number
+from tessera.evaluate.intervals import bootstrap_ends, share_number
 from tessera.evaluate.scores import Number, Protocol
 from tessera.metrics import bootstrap_median, nearest
 
@@ -90,22 +90,21 @@ def copied(found: Nearest, by: Yardstick) -> np.ndarray:
 
 
 def copy_numbers(
-    metric: str, found: Nearest, by: Yardstick, prompts: Sequence[Any], protocol: Protocol
+    metric: str, found: Nearest, by: Yardstick, prompts: Sequence[Any] | None, protocol: Protocol
 ) -> tuple[Number, Number]:
-    """Return (`metric`, `metric`_ratio) with intervals over prompts, the yardstick taken as it is.
+    """Return (`metric`, `metric`_ratio) with intervals over prompts, over images for None, the yardstick as it is.
 
     The share of the images that are `copied`, 0.01 for images like the held-out ones; and the median distance to the
     nearest training image over that of held-out images, 1 for images like them, 0 for copies.
     """
     share = share_number(metric, copied(found, by).astype(float).tolist(), prompts, protocol)
-    ratio = bootstrap_median(found.distances / by.median, prompts)
+    clusters = range(len(found.distances)) if prompts is None else prompts
+    ratio = bootstrap_median(found.distances / by.median, clusters)
     return share, Number(
         metric=f"{metric}_ratio",
         value=ratio.value,
-        low=ratio.low,
-        high=ratio.high,
-        interval="bootstrap over prompts",
+        **bootstrap_ends(ratio, len(set(clusters)), f"bootstrap over {'images' if prompts is None else 'prompts'}"),
         n=len(found.distances),
-        clusters=len(set(prompts)),
+        clusters=share.clusters,
         protocol=replace(protocol, metric=f"{metric}_ratio"),
     )

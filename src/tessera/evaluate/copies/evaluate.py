@@ -197,11 +197,10 @@ def evaluate_copies(
             _say_cost(searched, against[f"{prefix}as it is"])
         numbers: list[Number] = []
         facts: dict[str, Any] = {}
-        clusters = captions or range(len(images.files))
         texts = captions or [None] * len(images.files)
         items: list[dict[str, Any]] = [
             {"prompt": prompt, "sample": sample, "file": file, "text": text, "values": {}}
-            for file, text, (prompt, sample) in zip(images.files, texts, numbered_prompts(clusters))
+            for file, text, (prompt, sample) in zip(images.files, texts, numbered_prompts(captions or images.files))
         ]
         for (prefix, network), sheet in zip(networks.items(), SHEETS):
             ours, theirs = (_of_network(prefix, features) for features in (yard, against))
@@ -229,12 +228,12 @@ def evaluate_copies(
                 | {"yardstick_images": by.images, "crop": CROP},
                 versions=library_versions(),
             )
-            numbers += copy_numbers(metric, found, by, clusters, protocol)
+            numbers += copy_numbers(metric, found, by, captions, protocol)
             values = {metric: copied(found, by)}
             if not prefix:
                 authentic = _authentic(each[0], theirs["as it is"], work / "nearest")
                 alone = replace(protocol, metric="authenticity", name="dgm-eval", settings={})
-                numbers.append(share_number("authenticity", authentic.astype(float).tolist(), clusters, alone))
+                numbers.append(share_number("authenticity", authentic.astype(float).tolist(), captions, alone))
                 values["authenticity"] = authentic
             nearest = f"{prefix}_nearest" if prefix else "nearest"
             for row, ratio in enumerate(found.distances / by.median):

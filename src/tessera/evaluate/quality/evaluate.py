@@ -111,7 +111,7 @@ def evaluate_quality(
         values |= result.values
         facts |= result.facts
     items = []
-    places = numbered_prompts(captions or range(len(images.files)))
+    places = numbered_prompts(captions or images.files)
     for row, (file, (prompt, sample)) in enumerate(zip(images.files if values else (), places)):
         own = {metric: each[row] for metric, each in values.items()}
         text = captions[row] if captions else None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tessera import metrics
 from tessera.config import UserError, blaming, check_ranges, choose, load_part, nearest, part_id
 from tessera.evaluate import scores
+from tessera.evaluate.intervals import bootstrap_ends
 from tessera.evaluate.scores import Direction, LeftOutBlocks, Number
 from tessera.metrics import LeftOut, sliced
 from tessera.metrics.jackknife import BLOCKS
@@ -231,13 +232,12 @@ def _caption_score(x: Inputs, name: str) -> Result:
     order = [rows[text] for text in x.captions]
     values = x.network.scale * metrics.cosine_scores(x.samples, embedded.features[order])
     resamples, seed = x.config.resamples, x.config.seed
-    interval = metrics.bootstrap(values, order, resamples, seed)
+    found = metrics.bootstrap(values, order, resamples, seed)
+    found = metrics.Interval(*(max(each, 0.0) for each in (found.low, found.value, found.high)))
     number = Number(
         metric=name if cut == "keep-end" else f"{name}/{cut}",
-        value=max(interval.value, 0.0),
-        low=max(interval.low, 0.0),
-        high=max(interval.high, 0.0),
-        interval=f"bootstrap over prompts, {resamples} resamples",
+        value=found.value,
+        **bootstrap_ends(found, len(texts), f"bootstrap over prompts, {resamples} resamples"),
         n=len(x.samples),
         clusters=len(texts),
         over="items",
