@@ -118,6 +118,27 @@ def test_trainings_of_one_arm_have_an_interval_over_seeds_beside_that_over_promp
     assert table.rows[2].cells[0].bounds() == (5, 5, 5)
 
 
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (("p25", "p25", "p50", "p50"), ("p25", "p50")),
+        (("tau-2", "tau-2", "tau-4", "tau-4"), ("tau-2", "tau-4")),
+        (("tau-2-seed0", "tau-2-seed1", "tau-4-seed0", "tau-4-seed1"), ("tau-2", "tau-4")),
+    ],
+)
+def test_a_number_that_all_trainings_of_an_arm_share_is_part_of_its_name(names, rows):
+    (table,) = seed_tables([quality(name, 8.0 + n) for n, name in enumerate(names)], 2)
+    assert [row.model for row in table.rows] == [f"{name}, over seeds" for name in rows]
+
+
+def test_intervals_over_seeds_end_where_the_measure_does():
+    """Of two trainings: half the interval is 12.706 times half their difference."""
+    (table,) = seed_tables([geneval("a-0", 0.2), geneval("a-1", 0.8)], 2)
+    assert table.rows[0].cells[table.columns.index("geneval/overall")].bounds()[::2] == (0, 1)
+    (table,) = seed_tables([quality("a-0", 20.0), quality("a-1", 21.0)], 2)
+    assert table.rows[0].cells[0].bounds() == pytest.approx((20.5 - 6.353, 20.5, 20.5 + 6.353), abs=1e-3)
+
+
 def test_trainings_that_are_not_of_one_arm_are_refused():
     scores = [quality("ta-0", 8), quality("ta-1", 9), quality("ta-2", 9, reference="b")]
     with pytest.raises(UserError, match="3 scores are not 2 of each arm"):

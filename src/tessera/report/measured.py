@@ -1,16 +1,18 @@
 """Tables and curves of measured scores, with numbers of different protocols apart."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from tessera.config import UserError
+from tessera.evaluate.intervals import MOST
 from tessera.evaluate.scores import Number, Scores, comparable, require_comparable
 from tessera.metrics.resampling import student_t
 from tessera.report.render import json_text
-from tessera.report.tables import MEANINGS, Cell, Row, Table, by_reason
+from tessera.report.tables import MEANINGS, RATIOS, Cell, Row, Table, by_reason
 
 TITLES = {
     "quality": "Image quality (Table 1)",
@@ -67,7 +69,9 @@ def seed_tables(scores: Sequence[Scores], seeds: int, force: bool = False) -> li
             if (first.kind, first.num_images) != (other.kind, other.num_images):
                 names = " and ".join(f"{full_name(item)} ({item.kind})" for item in (first, other))
                 raise UserError(f"seeds: {names} are no trainings of one arm; give all of one arm, then the next")
-        arm = re.sub(r"[-_ ]*(seed)?[-_ ]*[0-9]*$", "", first.name) or first.name
+        several = any(other.name != first.name for other in others)
+        arm = re.sub(r"[-_ ]*(seed)?[-_ ]*[0-9]*$", "", first.name) if several else ""
+        arm = arm or first.name
         over_seeds, over_prompts = [], []
         for number in first.numbers:
             same = [number, *(n for other in others if (n := other.number(number.metric)) is not None)]
@@ -78,7 +82,9 @@ def seed_tables(scores: Sequence[Scores], seeds: int, force: bool = False) -> li
             values = np.array([n.value for n in same])
             half = student_t(seeds - 1) * float(values.std(ddof=1)) / seeds**0.5
             mean = dataclasses.replace(number, value=float(values.mean()), over=None, left_out=None)
-            ends = {"low": mean.value - half, "high": mean.value + half, "interval": f"over {seeds} training seeds"}
+            least, most = _limits(first.kind, number.metric)
+            ends = {"low": max(mean.value - half, least), "high": min(mean.value + half, most)}
+            ends |= {"interval": f"over {seeds} training seeds"}
             over_seeds.append(dataclasses.replace(mean, **ends))
             bounds = [(n.low, n.high) for n in same if n.low is not None and n.high is not None]
             if len(bounds) == seeds:
@@ -96,6 +102,14 @@ def seed_tables(scores: Sequence[Scores], seeds: int, force: bool = False) -> li
         )
         for table in measured_tables(found, force)
     ]
+
+
+def _limits(kind: str, metric: str) -> tuple[float, float]:
+    """Return the least and the most of a measure that is a share, a percentage or a ratio; else without end."""
+    most = MOST.get(kind, 1.0 if metric.partition("/")[0] in ("precision", "recall", "coverage") else None)
+    if most is None:
+        return -math.inf, math.inf
+    return 0.0, math.inf if metric in RATIOS else most
 
 
 def ablation_tables(scores: Sequence[Scores], force: bool = False) -> list[Table]:
