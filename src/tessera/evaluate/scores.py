@@ -200,6 +200,10 @@ def notes(scores: Scores) -> list[str]:
     found = [f"passed over: {facts['passed_over']}"] if "passed_over" in facts else []
     if facts.get("unclear"):
         found.append(f"{facts['unclear']:.1%} of the answers are neither yes nor no, and count as no")
+    if facts.get("duplicates"):
+        found.append(
+            f"{facts['duplicates']} images of the yardstick are training images too, and left out of its bound"
+        )
     if longer := facts.get("long_minus_short"):
         told = [
             f"{name} {each['value']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f})" for name, each in longer.items()

@@ -51,6 +51,18 @@ def test_planted_copies_are_counted_and_their_distance_is_zero():
     assert ratio.high > ratio.low >= 0
 
 
+@pytest.mark.parametrize("rounding", [0, 1e-6])
+def test_duplicates_among_the_training_images_hide_no_copies(rounding):
+    """Two in 100, so that the 1st percentile of all would be 0."""
+    twice = np.concatenate([TRAINING, TRAINING[:4] + rounding])
+    alone = yardstick(nearest_training([TRAINING], TRAINING, np.arange(400)))
+    by = yardstick(nearest_training([twice], twice, np.arange(404)))
+    assert (alone.duplicates, by.duplicates, by.images) == (0, 8, 404)
+    assert by.closest == pytest.approx(alone.closest, rel=0.05)
+    assert copied(nearest_training([near(np.arange(60), 1e-3)], twice), by).all()
+    assert copied(nearest_training([TRAINING[:60]], twice), by).all()
+
+
 def test_intervals_are_over_prompts():
     by = yardstick(nearest_training([RNG.normal(size=(500, 12))], TRAINING))
     drawn = np.repeat(RNG.normal(size=(50, 12)), 8, axis=0)  # eight equal images of each prompt

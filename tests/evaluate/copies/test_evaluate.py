@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tessera import cli
+from tessera.cli.output import say_scores
 from tessera.config import UserError
 from tessera.evaluate.copies.evaluate import PAIRS, SIDE, CopiesConfig, evaluate_copies
 from tessera.evaluate.miniature.likeness import held_out
@@ -197,6 +198,16 @@ def test_yardsticks_are_protocols_and_prompts_are_what_intervals_are_over(plante
     assert [line.split(":")[0] for line in comparable(a, b)] == ["settings.yardstick"]
     assert (a.n, a.clusters) == (24, 12)
     assert not comparable(*(read_scores(tmp_path / name).number("authenticity") for name in "ab"))
+
+
+def test_duplicates_in_a_small_training_set_are_said_and_hide_no_copies(tmp_path, capsys):
+    training = write(tmp_path / "training", WORLD, range(60))
+    samples = write(tmp_path / "samples", WORLD, range(25))
+    shutil.copy(training / "00059.png", training / "00060.png")
+    evaluate_copies(tmp_path / "s", samples, training, Detector(), cache=tmp_path / "c")
+    assert read_scores(tmp_path / "s").number("copies").value == 1
+    say_scores(tmp_path / "s")
+    assert "2 images of the yardstick are training images too, and left out of its bound" in capsys.readouterr().out
 
 
 def test_images_of_one_caption_are_of_one_prompt(planted, tmp_path):

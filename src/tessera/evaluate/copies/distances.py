@@ -19,6 +19,8 @@ from tessera.metrics import bootstrap_median, nearest
 
 CLOSEST = 0.01
 """Share of the held-out images that lie nearer to a training image than the bound of a copy."""
+SAME = 1e-3
+"""Share of the median distance below which an image is itself among the training images, to the network's rounding."""
 AT_ONCE = 16_384
 """Images of a search that is not done again."""
 
@@ -41,8 +43,10 @@ class Yardstick:
 
     median: float
     closest: float
-    """The 1st percentile."""
+    """The 1st percentile, duplicates left out."""
     images: int
+    duplicates: int
+    """Images that are among the training images themselves: they do not say how near unlike ones lie."""
 
 
 def nearest_training(variants: Sequence[np.ndarray], training: np.ndarray, skip: np.ndarray | None = None) -> Nearest:
@@ -81,7 +85,10 @@ def closest(found: Sequence[Nearest]) -> Nearest:
 def yardstick(held_out: Nearest) -> Yardstick:
     """Return the distances that those of generated images are measured by."""
     distances = held_out.distances
-    return Yardstick(float(np.median(distances)), float(np.quantile(distances, CLOSEST)), len(distances))
+    median = float(np.median(distances))
+    unlike = distances[distances > SAME * median] if median else distances
+    closest = float(np.quantile(unlike, CLOSEST))
+    return Yardstick(median, closest, len(distances), len(distances) - len(unlike))
 
 
 def copied(found: Nearest, by: Yardstick) -> np.ndarray:

@@ -242,7 +242,10 @@ def evaluate_copies(
                 items[row][nearest] = near
                 items[row]["values"] |= {name: float(value[row]) for name, value in values.items()}
             _write_sheet(out, sheet, images, known, [(item["file"], item[nearest]) for item in items])
-            facts |= {f"{prefix}_{name}" if prefix else name: getattr(by, name) for name in ("median", "closest")}
+            facts |= {
+                f"{prefix}_{name}" if prefix else name: getattr(by, name)
+                for name in ("median", "closest", "duplicates")
+            }
         facts = words_for(images, source, config.rounding) | facts
         scores = Scores(kind="copies", name=described["name"], numbers=tuple(numbers), items=tuple(items), facts=facts)
         write_scores(out, replace(scores, num_images=num_images))
