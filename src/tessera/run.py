@@ -2,6 +2,7 @@
 
     emoji/  images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  tau/ARM/  runs/ARM/  export/ARM/
     samples/ARM/SET/  scores/ARM/SET/  few_prompts/  learning/ARM/NUMBER/  report/index.html  stages.json  logs/ARM.log
+    command.txt
 
 Each arm (train, export, generate, evaluate, and few images by checkpoints on the way) is a process of its own with its
 own share of the cores. A stage that is complete is not done again, so running the same command resumes wherever the
@@ -24,7 +25,7 @@ from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
 from tessera.presets.working_folder import LEARNING, Clock, check, check_shapes, claim
 from tessera.randomness import philox
-from tessera.stages import CONFIG, MANIFEST, is_complete, read_manifest
+from tessera.stages import COMMAND, CONFIG, MANIFEST, is_complete, read_manifest
 
 if TYPE_CHECKING:
     from tessera.prompts.miniature import PromptConfig
@@ -55,13 +56,15 @@ def run(
     resume: bool = False,
     skip_missing: bool = False,
     seconds: float | None = None,
+    command: str | None = None,
 ) -> Path:
     """Do all stages of `config` in the working folder `out` and return the report's path.
 
     images: the user's folder, for a preset without a world. captions: a file of captions for it. resume: fail if there
     is nothing to resume. skip_missing: images without a caption are left out. seconds: after so long in training the
-    arms save what they have, and the report is one so far. Raises UserError for bad input,
-    KeyboardInterrupt when stopped: nothing done is lost.
+    arms save what they have, and the report is one so far. command: the command line of this call, which the report
+    repeats with --out and --num-images. Raises UserError for bad input, KeyboardInterrupt when stopped: nothing done is
+    lost.
     """
     out = Path(out)
     if resume and not (out / CONFIG).exists():
@@ -83,6 +86,8 @@ def run(
                 (out / CONFIG).unlink(missing_ok=True)
                 shutil.rmtree(clock.folder, ignore_errors=True)
             raise
+        if command is not None:
+            write_text(out / COMMAND, f"{command}\n")
         left = _train_arms(out, config, seconds)
         names = ["emoji", "collect", "augment", "prompts", "judge"]
         names += [f"{verb} {name}" for name in _sets(config) for verb in ("caption", "encode")]

@@ -21,6 +21,8 @@ from tessera.files import LOCK, TEMPORARY, make_directory, read_json, remove_unf
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 """File with the configuration, in a working folder of `tessera run` and in a run of `tessera train`."""
+COMMAND = "command.txt"
+"""File with the command line of a working folder, without --out, --num-images and what only one call is about."""
 FORMAT = 1
 """Version of the manifest and of the files that it describes; a directory of another one is refused."""
 

@@ -1,8 +1,9 @@
 """run: every stage in one call; study: many runs as one table; sweep: one export at many sampling settings."""
 
 import re
+import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tessera.cli.options import ClassNames, Device, Layout, Networks, SingleClass, Split
 from tessera.cli.output import say_report, say_this
@@ -45,9 +46,22 @@ def run(
     fit = {"styles": styles, "size": size, "network": network, "text": text, "num_images": num_images}
     config = load_run_preset(preset, images=images, with_captions=captions is not None, **fit, **source)
     out = out or Path("out") / preset.rpartition(":")[2]
-    options = {"resume": resume, "skip_missing": skip_missing, "seconds": _seconds(budget)}
+    files = {"images": images and "FOLDER", "captions": captions and "FILE"}  # whose paths are not kept
+    usual: dict[str, Any] = {"split": None if split == "train" else split, "num_images": None}
+    told = _command(preset, **files | source | fit | usual, skip_missing=skip_missing)
+    options = {"resume": resume, "skip_missing": skip_missing, "seconds": _seconds(budget), "command": told}
     page = run_all(out, config, images=images, captions=captions, **options)
     say_report(page)
+
+
+def _command(preset: str, **options: Any) -> str:
+    """Return the command line of `tessera run`, quoted for a shell, with those options that are given."""
+    words = ["tessera", "run", preset]
+    for name, value in options.items():
+        if value not in (None, (), False):
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else value if isinstance(value, tuple) else [str(value)]
+    return shlex.join(words)
 
 
 def study(

@@ -1,17 +1,19 @@
 """The training set in numbers."""
 
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from tessera.config import to_dict
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.emoji.draw import EmojiConfig, draw_emoji
-from tessera.files import write_json
-from tessera.presets.lookup import load_run_preset
-from tessera.report.sections.training_set import CLASSES, USUAL, next_steps, training_set
+from tessera.files import read_json
+from tessera.report.sections.training_set import CLASSES, next_steps, training_set
 from tessera.stages import CONFIG
+from tiny.commands import call
 from tiny.emoji import cache_in, tiny_emoji
 
 
@@ -52,9 +54,9 @@ def test_no_section_without_images_or_for_the_miniature(tmp_path):
 def test_what_next_names_this_folder_and_its_captions(tmp_path):
     commands = [command for _, command in next_steps(tmp_path, "ta", 'a "$thing"', 320, 37)]
     assert commands[0] == f"tessera generate {tmp_path}/export/ta 'a \"$thing\"'"
-    assert commands[2].endswith(f" --images FOLDER --captions FILE --out {tmp_path} --num-images 1280")
-    assert "--captions" not in next_steps(tmp_path, "aio_ia", "a thing", 320, 37)[2][1]
-    assert commands[3].startswith("tessera plan --images 37 ")
+    assert commands[2].startswith("tessera plan --images 37 ")
+    named = [command for _, command in next_steps(Path("a folder"), "ta", "a thing", 320, 37)]
+    assert named[:2] == ["tessera generate 'a folder/export/ta' 'a thing'", "tessera demo 'a folder/export/ta'"]
 
 
 def test_emoji_name_their_artists_and_their_own_preset(tmp_path, monkeypatch):
@@ -65,21 +67,36 @@ def test_emoji_name_their_artists_and_their_own_preset(tmp_path, monkeypatch):
     found = training_set(tmp_path)
     assert found is not None
     assert found.credits[1] == "Noto Emoji by Google (emoji-datasource-google 16.0.0, Apache-2.0)"
-    command = next_steps(tmp_path, "ta", "a cat", 320, 5)[2][1]
-    assert command == f"tessera run emoji --out {tmp_path} --num-images 1280"
 
 
-@pytest.mark.parametrize("preset", USUAL)
-def test_flags_of_the_run_are_repeated(tmp_path, preset):
-    """The command trains on what is there: without flags for the preset as it is, with those that changed it."""
-    (tmp_path / "photos").mkdir()
-    images = {"images": tmp_path / "photos"} if preset == "my-pictures" else {}
-    styles = {} if images else {"styles": ("noto", "fluent")}
-    for flags, said in (
-        ({}, ""),
-        ({"size": 64, "network": "cad", "text": "words:32"} | styles, " --size 64 --text words:32 --network cad"),
-    ):
-        write_json(tmp_path / CONFIG, to_dict(load_run_preset(preset, **images, **flags)))
-        said += " --styles noto fluent" if flags and styles else ""
-        assert f"{said} --out" in next_steps(tmp_path, "ta", "a cat", 320, 5)[2][1]
-        assert ("--size" in next_steps(tmp_path, "ta", "a cat", 320, 5)[2][1]) == bool(flags)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "my-pictures --images photos --size 64 --network cad --text words:32",
+        "my-pictures --images photos --captions told.csv --network dit-xs",
+        "my-pictures --images photos/cat --single-class 'a cat' --split all --layout class-folders",
+        "my-pictures --images photos --class-names 'the names.txt' --skip-missing",
+        "my-pictures.py:small --images photos",
+        "emoji --styles noto fluent --num-images 6400",
+        "emoji-few --budget 1m",
+    ],
+)
+def test_the_command_that_trains_longer_is_that_of_the_run(words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a folder" / "photos" / "cat").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a folder")
+    Path("told.csv").write_text("file_name,text\ncat/1.png,a cat\n")
+    Path("my-pictures.py").write_text("from tessera.presets.miniature import my_pictures as small\n")
+    monkeypatch.setattr("tessera.run._curate", lambda *_: None)
+    monkeypatch.setattr("tessera.run._train_arms", lambda *_: ["ta"])  # the time is over before its first step
+    out = tmp_path / "a folder" / "out"
+    assert call("run", *shlex.split(words), "--out", out) == 2
+    assert "no training has begun within --budget" in capsys.readouterr().err
+    for _ in range(2):  # of a run that was resumed too
+        command = next_steps(out, "ta", "a cat", 16_000, 5)[2][1]
+        assert command.endswith(f" --out '{out}' --num-images 64000")
+        images = "photos/cat" if "single" in words else "photos"
+        again = shlex.split(command.replace("FOLDER", images).replace("FILE", "told.csv"))
+        assert again[0] == "tessera"
+        assert call(*again[1:]) == 2
+        assert "no training has begun within --budget" in capsys.readouterr().err
+    assert all(arm["train"]["num_images"] == 64_000 for arm in read_json(out / CONFIG)["arms"])

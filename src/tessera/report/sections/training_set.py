@@ -9,17 +9,11 @@ from typing import Any
 
 from tessera.curate.caption.table import read_levels
 from tessera.encoded.record import LONG
-from tessera.files import read_json
 from tessera.pretrained.text_encoders import split_words
-from tessera.stages import CONFIG, is_complete, read_manifest
+from tessera.stages import COMMAND, is_complete, read_manifest
 
 CLASSES, WORDS = 30, 40
 """Numbers of classes and words that are shown, the most frequent ones."""
-USUAL = {
-    "emoji": {"size": 32, "text": "minilm", "network": "dit", "styles": "noto twemoji fluent openmoji"},
-    "my-pictures": {"size": 32, "text": "words:64", "network": "dit"},
-}
-"""Preset -> what its flags are where they are not given."""
 _SHORTEST = 3  # letters of a word; shorter ones are mostly articles
 
 
@@ -80,33 +74,16 @@ def next_steps(workspace: Path, arm: str, prompt: str, num_images: int, images: 
     """Return (what it does, command) of what a user may do after the report of their own images.
 
     arm: an arm with an export. prompt: a caption of the set. num_images: samples that the arm saw in training. images:
-    of the set.
+    of the set. Training longer is told of a folder of the command `tessera run`, which kept its words there.
     """
-    export, told = f"{workspace}/export/{arm}", " --captions FILE" if arm.startswith("ta") else ""
-    command = "emoji" if is_complete(workspace / "emoji") else f"my-pictures --images FOLDER{told}"
-    command += _flags(workspace)
-    return [
+    export, out = shlex.quote(f"{workspace}/export/{arm}"), shlex.quote(str(workspace))
+    steps = [
         ("Draw what you like, in words that the captions have:", f"tessera generate {export} {shlex.quote(prompt)}"),
         ("The same on a web page, next to the training images:", f"tessera demo {export}"),
-        (
-            "Train longer by the command of this run: images, captions and records stay, and training resumes:",
-            f"tessera run {command} --out {workspace} --num-images {4 * num_images}",
-        ),
-        (
-            "Real networks at 256 px, on a GPU: the time and the commands:",
-            f"tessera plan --images {images} --network dit-s",
-        ),
     ]
-
-
-def _flags(workspace: Path) -> str:
-    """Return the flags of `tessera run` by which the configuration of a working folder differs from its preset."""
-    if not (path := workspace / CONFIG).is_file():
-        return ""
-    config = read_json(path)
-    usual = USUAL["my-pictures" if config.get("emoji") is None else "emoji"]
-    found = {"size": config["collect"]["size"], "text": config["encode"]["text"]}
-    found["network"] = "cad" if config["arms"][0]["train"]["model"]["kind"] == "RINConfig" else "dit"
-    if config.get("emoji") is not None:
-        found["styles"] = " ".join(config["emoji"]["styles"])
-    return "".join(f" --{name} {value}" for name, value in found.items() if value != usual[name])
+    if (command := workspace / COMMAND).is_file():
+        again = f"{command.read_text(encoding='utf-8').strip()} --out {out} --num-images {4 * num_images}"
+        about = "Train longer by the command of this run: images, captions and records stay, and training resumes:"
+        steps.append((about, again))
+    about = "Real networks at 256 px, on a GPU: the time and the commands:"
+    return [*steps, (about, f"tessera plan --images {images} --network dit-s")]
