@@ -121,6 +121,14 @@ def test_guidance_interval(tokens):
     assert torch.equal(never, ddim(Guided(Recurrent(tokens), text), NOISE, sch.scaled_linear, 8))
 
 
+@pytest.mark.parametrize("interval", [(0.1, 0.8), (0.0, 0.3), (0.7, 1.0)])
+def test_the_ends_of_an_interval_are_inside_whatever_is_rounded(interval):
+    network, (low, high) = Recurrent(tokens=False), interval
+    ddim(Guided(network, texts(), NULL, 2.0, interval), NOISE, sch.scaled_linear, 250)
+    inside = [round(250 * low) <= left <= round(250 * high) for left in range(250, 0, -1)]
+    assert network.rows == [6 if on else 3 for on in inside]
+
+
 def test_the_null_branch_is_marked_as_such():
     """So that networks can spare its work; a step without guidance has no null rows."""
     seen = set()
@@ -149,7 +157,12 @@ def test_a_second_drawing_starts_afresh():
         ({"scale": 2.0, "text": texts()}, "null"),
         ({"text": texts(2)}, "text: 2 rows for 3 images"),
         ({"clip": 0.0}, "clip"),
-        ({"interval": (0.5, 0.1)}, "guidance interval"),
+        ({"interval": (0.5, 0.1)}, r"guidance interval: \(0.5, 0.1\) is not \(low, high\) in t"),
+        ({"interval": (200, 800)}, "guidance interval"),
+        ({"interval": (0.0, math.nan)}, "guidance interval"),
+        ({"interval": (0.1,)}, "guidance interval"),
+        ({"interval": ("0.1", "0.8")}, "guidance interval"),
+        ({"interval": 0.5}, "guidance interval: 0.5 is not"),
     ],
 )
 def test_mistakes_are_user_errors_that_name_the_argument(options, message):

@@ -11,6 +11,8 @@ from tessera.diffusion.loss import Denoiser, null_text
 from tessera.diffusion.schedule import to_eps, to_x0
 from tessera.records import DenoiserState, TextEncoding
 
+_ROUNDED = 1e-9  # of t: 1 - 225 / 250 is below 0.1
+
 
 class Guided:
     """A denoiser that already guides: `guided(x, t, alpha_bar) -> (x0, eps)` for the batch of `text`.
@@ -42,15 +44,14 @@ class Guided:
     ):
         if not math.isfinite(scale):
             raise UserError(f"guidance scale: {scale} is not a finite number, give for example 3.0 (1 = off)")
-        if interval is not None and not interval[0] <= interval[1]:
-            raise UserError(f"guidance interval: {interval} is (low, high) in t, with low <= high")
+        low, high = _ends(interval)
         if clip is not None and not clip > 0:
             raise UserError(f"clip: {clip} must be above 0, or None for no limit")
         self.network, self.prediction = denoise, "eps"
         if isinstance(denoise, Denoiser):
             self.network, self.prediction = denoise.network, denoise.prediction
         self.scale, self.clip = scale, clip
-        self.low, self.high = (0.0, 1.0) if interval is None else interval
+        self.low, self.high = low - _ROUNDED, high + _ROUNDED
         self.text, self.both = text, None
         if scale != 1:
             if text is None or null is None:
@@ -93,3 +94,13 @@ class Guided:
         if state is not None:
             self.latent_tokens, self.text_caches[guided] = state.latent_tokens, state.text_cache
         return output.float()
+
+
+def _ends(interval: Any) -> tuple[float, float]:
+    """Return (low, high) of an interval in t; None = (0, 1). UserError for anything else."""
+    if interval is None:
+        return 0.0, 1.0
+    pair = isinstance(interval, tuple | list) and len(interval) == 2
+    if not pair or not all(isinstance(t, int | float) for t in interval) or not 0 <= interval[0] <= interval[1] <= 1:
+        raise UserError(f"guidance interval: {interval!r} is not (low, high) in t, with 0 <= low <= high <= 1")
+    return interval[0], interval[1]
