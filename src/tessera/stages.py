@@ -205,7 +205,10 @@ def find_exports(folder: Path) -> list[Path]:
 
 def the_export(given: Path, *, or_last: bool = False) -> Path:
     """Return `given`, or the one export below it if it is a folder without a manifest, such as one made by `tessera
-    run`. or_last: of several the last one, which is a UserError with their names otherwise."""
+    run`, or by `save_pretrained` of a pipeline. or_last: of several the last one, which is a UserError with their names
+    otherwise."""
+    if (given / "model_index.json").is_file():
+        return given / "transformer"
     if (given / MANIFEST).exists() or not given.is_dir():
         return given
     found = [path for path in find_exports(given) if path.parent.name == "export"]

@@ -377,6 +377,6 @@ def test_a_folder_of_wide_images_says_so_and_a_wrong_size_ends_before_any(tmp_pa
     assert read_manifest(tmp_path / "wide").config["size"] == "24x8"
     with pytest.raises(UserError, match="size: '8x24' is none that this model was trained at"):
         generate(tmp_path / "tall", several, prompts, GenerateConfig(per_prompt=1, size="8x24"), device="cpu")
-    assert not list((tmp_path / "tall").glob("0*"))
+    assert not (tmp_path / "tall").exists()
     generate(tmp_path / "square", several, prompts, GenerateConfig(per_prompt=1), device="cpu")
     assert "size" not in read_manifest(tmp_path / "square").config

@@ -25,7 +25,7 @@ from tessera.files import atomic_path
 from tessera.images import image_grid, write_png
 from tessera.progress import progress
 from tessera.prompts.read import Prompts, load_prompts
-from tessera.stages import open_stage, read_manifest
+from tessera.stages import open_stage, read_manifest, the_export
 
 if TYPE_CHECKING:
     from tessera.generate.pipeline import Pipeline
@@ -106,14 +106,16 @@ def generate(
     completes the manifest. Returns the folder, or None where other ranks still draw. Raises UserError for a bad prompts
     file, a missing export or a folder that holds something else.
     """
-    export, sampler = Path(export), get_sampler(config.sampler)
-    if (export / "model_index.json").is_file():
-        export = export / "transformer"  # of a saved pipeline
+    export, sampler = the_export(Path(export)), get_sampler(config.sampler)
     loaded = load_prompts(prompts, config.extended)
     described = describe(config, loaded, sampler=part_id(config.sampler, SAMPLERS))
     del described["threads"]
     if config.size is None:
         del described["size"]
+    else:
+        from tessera.weights.export import read_settings  # imports torch
+
+        read_settings(export).check_size(config.size)
     out = _fresh_folder(loaded.name, described, export) if out is None else Path(out)
     stage = open_stage(out, stage="generate", config=described, inputs={"export": export}, shared=world_size() > 1)
     if stage.done:
@@ -133,7 +135,6 @@ def generate(
     if (interval := config.guidance_interval or info.guidance_interval) is not None:
         used["guidance_interval"] = interval
     options = used | {"seed": config.seed, "sampler": sampler, "size": config.size}
-    pipeline.shape_at(config.size)
     texts = [text for _, text in loaded.rows]
     cut = pipeline.cut_prompts(texts) if rank() == 0 else {}
     numbers = [number for number, text in enumerate(texts) if text in cut]

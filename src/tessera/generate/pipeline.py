@@ -199,9 +199,7 @@ class Pipeline:
         Raises UserError for another size."""
         if size is None:
             return self.latent_shape
-        square = f"{self.info.image_size}x{self.info.image_size}"
-        if size not in (known := self.info.sizes or (square,)):
-            raise UserError(f"size: {size!r} is none that this model was trained at; give one of {', '.join(known)}")
+        self.info.check_size(size)
         return shape_of_latents(self.codec, *map(int, size.split("x")))
 
     def images(

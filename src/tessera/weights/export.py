@@ -115,6 +115,11 @@ class ExportSettings:
         counts = {"image_size": "[1, inf)", "sampling_steps": "[1, inf)"}
         check_ranges(self, **counts, latent_scale="(0, inf)", guidance_interval="[0, 1]")
 
+    def check_size(self, size: str) -> None:
+        """Raise UserError for a size, "WIDTHxHEIGHT" in pixels, that the network was not trained at."""
+        if size not in (known := self.sizes or (f"{self.image_size}x{self.image_size}",)):
+            raise UserError(f"size: {size!r} is none that this model was trained at; give one of {', '.join(known)}")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExportInfo(ExportSettings):

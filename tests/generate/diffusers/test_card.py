@@ -55,6 +55,13 @@ def test_a_card_says_what_is_known():
         assert text in card
 
 
+def test_a_card_lists_the_sizes_that_it_was_trained_at():
+    network = build_network(NETWORKS["dit"])
+    assert "| image | 16 x 16 pixels |" in model_card(network, INFO)
+    several = model_card(network, replace(INFO, sizes=("16x16", "24x8")))
+    assert "| image | 16 x 16, 24 x 8 pixels |" in several
+
+
 def test_a_card_says_what_is_not_known():
     card = model_card(build_network(NETWORKS["rin"]), INFO)
     assert "license: other\nlicense_name: not-stated\n" in card

@@ -21,7 +21,7 @@ from tessera.generate.diffusers import pipeline as diffusers_pipeline
 from tessera.generate.diffusers.model import TesseraTransformer
 from tessera.generate.diffusers.pipeline import TesseraPipeline, load_pipeline
 from tessera.generate.folder import GenerateConfig, generate
-from tessera.generate.pipeline import Pipeline, step_generators
+from tessera.generate.pipeline import Pipeline, sample_noise, step_generators
 from tessera.weights.export import CaptionsSeen
 from tiny.pipelines import ADDRESSES, INFO, NETWORKS, PROMPTS, generators, levels, pixels, save_network
 
@@ -471,9 +471,11 @@ def test_importing_tessera_loads_nothing():
         ({"num_images_per_prompt": 0}, "num_images_per_prompt: 0"),
         ({"guidance_scale": float("nan")}, "guidance scale: nan"),
         ({"guidance_scale": "high"}, "guidance_scale: 'high'"),
-        ({"height": 17}, "height: 17 is not a multiple of 8; this model draws 16 x 16"),
-        ({"width": 64}, "width: 64 is another size"),
-        ({"width": "16"}, "width: 16 is not a multiple"),
+        ({"guidance_interval": 0.5}, "guidance interval: 0.5 is not"),
+        ({"guidance_interval": (200, 800)}, "guidance interval: .* 0 <= low <= high <= 1"),
+        ({"height": 17}, "size: '16x17' is none that this model was trained at; give one of 16x16"),
+        ({"width": 64}, "size: '64x16' is none"),
+        ({"width": 0}, "size: '0x16' is none"),
         ({"generator": generators(2)}, "generator: 2 generators for 1 images"),
         ({"generator": 7}, "generator: int is not a torch.Generator"),
         ({"generator": [7]}, "generator: int is not a torch.Generator"),
@@ -489,6 +491,20 @@ def test_mistakes_in_a_call_are_named_in_one_line(pipe, arguments, named):
         pipe(**({"prompt": "a fox"} | arguments))
     assert "\n" not in str(raised.value)
     assert pipe("a fox", height=16, width=16).images[0].size == (16, 16)
+
+
+def test_images_of_the_sizes_that_it_was_trained_at(tmp_path, make_export):
+    """Are those of the plain pipeline."""
+    export = make_export(tmp_path / "export", sizes=("16x16", "24x8"))
+    pipe = load_pipeline(export, device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    expected = Pipeline.load(export, device="cpu").images(PROMPTS, ADDRESSES, seed=5, size="24x8")
+    drawn = pipe(PROMPTS, latents=sample_noise((48, 2, 6), ADDRESSES, 5), width=24, height=8).images
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in drawn]), expected)
+    assert pipe("a fox", width=24, height=8).images[0].size == (24, 8)
+    assert pipe("a fox").images[0].size == (16, 16)
+    with pytest.raises(UserError, match="size: '24x16' is none that this model was trained at; give one of 16x16, 24x"):
+        pipe("a fox", width=24)
 
 
 def test_a_prompt_unlike_the_captions_draws_a_warning(tmp_path, make_export):

@@ -11,7 +11,7 @@ transformer/          an export (config.json, model.safetensors, manifest.json),
                       tessera_transformer.py, which names the network's class
 README.md             the model card
 
-B = images of a call, (C, h, w) = shape of one image's latents, S = image side in pixels.
+B = images of a call, (C, h, w) = shape of one image's latents, H, W = height and width in pixels.
 """
 
 import copy
@@ -108,10 +108,10 @@ class TesseraPipeline(DiffusionPipeline):
         negative_prompt       replaces the null condition in guidance; one for all prompts, or one for each
         num_inference_steps   at least 1; None = the export's, the paper has 250
         guidance_scale        w in uncond + w (cond - uncond), finite; 1 = off; None = the export's
-        height, width         pixels; a model draws the one size it was trained on
+        height, width         pixels, of a size that the model was trained at; None = the square's side
         generator             for start noise, and the noise `ddpm` adds; of a list, each draws for one image, which
                               then does not depend on the others; None = torch's own
-        output_type           "pil": list of images; "np": float32 (B, S, S, 3) in [0, 1]; "pt": float32 (B, 3, S, S) in
+        output_type           "pil": list of images; "np": float32 (B, H, W, 3) in [0, 1]; "pt": float32 (B, 3, H, W) in
                               [0, 1]; "latent": normalized latents, float32 (B, C, h, w)
         callback_on_step_end  callback(pipe, step, t, {"latents": x0}) after each step: step from 0, t in (0, 1] where
                               it began, x0 (B, C, h, w) the estimate of the final latents, to look at. Where it sets
@@ -133,14 +133,14 @@ class TesseraPipeline(DiffusionPipeline):
             raise UserError(f"output_type: unknown {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
         drawer = self._prepare_drawer()
         info = drawer.info
-        _check_size(drawer, self.transformer.denoiser.config.patch_size, height, width)
+        shape = _shape_at(drawer, width, height)
         steps = info.sampling_steps if num_inference_steps is None else num_inference_steps
         _check_whole("num_inference_steps", steps)
         guidance = info.guidance_scale if guidance_scale is None else guidance_scale
         if isinstance(guidance, bool) or not isinstance(guidance, int | float):
             raise UserError(f"guidance_scale: {guidance!r} is not a number, give for example 3.0 (1 = off)")
         rows = [text for text in prompts for _ in range(num_images_per_prompt)]
-        noise, generators = _start_noise(drawer, len(rows), generator, latents)
+        noise, generators = _start_noise(drawer, (len(rows), *shape), generator, latents)
         _warn_of_cuts(drawer, [*prompts, *(negatives or [])])
         if note := drawer.unlike_captions(prompts):
             warnings.warn(note, stacklevel=3)  # the line that calls the pipeline, behind torch's no_grad
@@ -282,34 +282,28 @@ def _check_whole(name: str, value: Any) -> None:
         raise UserError(f"{name}: {value!r} is not a whole number of at least 1")
 
 
-def _check_size(drawer: Pipeline, patch_size: int, height: int | None, width: int | None) -> None:
-    """Check that both are the side that the network was trained on, or None."""
+def _shape_at(drawer: Pipeline, width: int | None, height: int | None) -> tuple[int, ...]:
+    """Return the shape of one image's latents at a size that the network was trained at; None = the square's side."""
     side = drawer.info.image_size
-    step = side // drawer.latent_shape[1] * patch_size
-    for name, value in (("height", height), ("width", width)):
-        if value is None or value == side:
-            continue
-        wrong = not isinstance(value, int) or value < 1 or value % step
-        reason = f"is not a multiple of {step}" if wrong else "is another size than it was trained on"
-        raise UserError(f"{name}: {value} {reason}; this model draws {side} x {side} pixels, leave {name} out")
+    size = f"{side if width is None else width}x{side if height is None else height}"
+    return drawer.shape_at(None if width is None and height is None else size)
 
 
 def _start_noise(
-    drawer: Pipeline, count: int, generator: Any, latents: Tensor | None
+    drawer: Pipeline, shape: tuple[int, ...], generator: Any, latents: Tensor | None
 ) -> tuple[Tensor, torch.Generator | list[torch.Generator]]:
-    """Return start noise (B, C, h, w), `latents` or drawn, and the generator of the noise that a sampler adds."""
+    """Return start noise of `shape` (B, C, h, w), `latents` or drawn, and the generator of a sampler's noise."""
     from diffusers.utils.torch_utils import randn_tensor
 
     if generator is None:  # from torch's own generator, as elsewhere in diffusers
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     several = isinstance(generator, list | tuple)
     every = list(generator) if several else [generator]
-    if several and len(every) != count:
-        raise UserError(f"generator: {len(every)} generators for {count} images, give one, or one for each")
+    if several and len(every) != shape[0]:
+        raise UserError(f"generator: {len(every)} generators for {shape[0]} images, give one, or one for each")
     if not all(isinstance(one, torch.Generator) for one in every):
         raise UserError(f"generator: {type(every[0]).__name__} is not a torch.Generator, nor a list of them")
     drawn = every if several else every[0]
-    shape = (count, *drawer.latent_shape)
     if latents is None:
         return randn_tensor(shape, generator=drawn, device=drawer.device, dtype=torch.float32), drawn
     if not isinstance(latents, Tensor) or latents.shape != shape:
@@ -336,11 +330,11 @@ def _class_of(index: Any) -> Any:
 def _as_output(drawer: Pipeline, latents: Tensor, output_type: str) -> Any:
     if output_type == "latent":
         return latents.clone()  # (B, C, h, w); a tensor of inference mode could not be used for training
-    images = drawer.decode(latents)  # (B, S, S, 3)
+    images = drawer.decode(latents)  # (B, H, W, 3)
     if output_type == "pil":
         return [Image.fromarray(image) for image in images]
     values = images.astype(np.float32) / np.float32(255)
-    return values if output_type == "np" else torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()  # (B, 3, S, S)
+    return values if output_type == "np" else torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
 
 
 def load_pipeline(
