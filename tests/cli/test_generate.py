@@ -84,6 +84,10 @@ def test_a_prompt_in_the_style_of_the_captions(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / said.out.strip()).parents[1].joinpath("metadata.jsonl").read_text())["prompt"] == (
         "A drawing of a green kite."
     )
+    write_export(tmp_path / "saved" / "transformer", captions=seen)
+    (tmp_path / "saved" / "model_index.json").write_text("{}")  # as `save_pretrained` of a pipeline
+    assert call("generate", "saved", "green kite", "--device", "cpu", "--extend") == 0
+    assert capsys.readouterr().err.startswith("generate: draws 'A drawing of a green kite.'")
     for words, why in ((["--prompts", "teaser"], "is for a single prompt"), (["a kite"], "holds no captions of its t")):
         export = "export" if "--prompts" in words else write_export(tmp_path / "plain")
         assert call("generate", export, *words, "--extend") == 2
@@ -216,6 +220,7 @@ def test_the_command_takes_every_prompt_set_for_a_baseline(tmp_path, baselines, 
         (("--prompts", "geneval"), "--model needs --prompts and --out"),
         (("an-export", "--prompts", "geneval", "--out", "o"), "without an export"),
         (("--prompts", "geneval", "--out", "o", "--sampler", "ddpm"), "--model has its own sampler"),
+        (("--prompts", "geneval", "--out", "o", "--extend"), "--extend is in the style of an export's captions"),
         (("--prompts", "geneval", "--extended", "--out", "o"), "extended"),
     ],
 )

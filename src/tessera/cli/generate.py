@@ -76,6 +76,8 @@ def generate(
     if model is not None:
         if export is not None or prompts is None or out is None:
             raise UserError("--model needs --prompts and --out, without an export or a single prompt")
+        if extend:
+            raise UserError("--extend is in the style of an export's captions: leave it out with --model")
         if guidance_interval is not None or sampler != "ddim" or compile or compute != "fp32":
             raise UserError(
                 "--model has its own sampler: leave out --sampler, --guidance-interval, --compute and --compile"
