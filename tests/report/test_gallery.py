@@ -51,3 +51,13 @@ def test_the_prompts_that_differ_most_come_first_and_no_file_from_elsewhere(tmp_
         for arm in prompt["arms"]
     ]
     assert sum(shots) == 6 * 2 * 2 - 1
+
+
+def test_items_without_a_text_are_told_by_the_one_that_was_drawn(tmp_path):
+    """As those of the miniature's judge: short and longer prompts of the same numbers are cards of their own."""
+    lines = [{"prompt": name, "extended": {"text": f"{name} on a mat"}} for name in ("a cat", "a dog")]
+    folders = [write_samples(tmp_path / str(longer), lines, per_prompt=1, extended=longer) for longer in (False, True)]
+    judged_once = [judged(n, 0, "counting", True) | {"file": f"{n:05d}/samples/0000.png"} for n in (0, 1)]
+    found = most_different([miniature_scores("TA", judged_once)] * 2, folders, {"TA": 0})
+    assert sorted(prompt["text"] for prompt in found) == ["a cat", "a cat on a mat", "a dog", "a dog on a mat"]
+    assert found[0]["arms"][0]["shots"][0]["image"]["alt"].startswith(f"TA draws: {found[0]['text']}. judged right")

@@ -132,9 +132,9 @@ def most_different(
     found: dict[str, dict[int, list[tuple[Path, Mapping[str, Any]]]]] = {}  # text -> number of the scores -> images
     for number, (item, folder) in enumerate(zip(scores, samples)):
         for entry in item.items:
-            text = str(entry.get("text") or entry.get("prompt"))
             path = Path(folder) / str(entry.get("file", ""))
             if path.resolve().is_relative_to(Path(folder).resolve()) and path.is_file():
+                text = str(entry.get("text") or _text_of(path) or entry.get("prompt"))
                 found.setdefault(text, {}).setdefault(number, []).append((path, entry))
     apart, of_judges = {}, {}  # each judge has a scale of its own
     for text, images in found.items():
@@ -153,3 +153,9 @@ def most_different(
             drawn.append({"label": name, "color": colors[name], "shots": shots})
         prompts.append({"text": text, "asked": "", "arms": drawn, "judged": True, "real": None})
     return prompts
+
+
+def _text_of(image: Path) -> str | None:
+    """Return the text that an image in GenEval's layout was drawn of, for items of a judge that keeps none."""
+    path = image.parents[1] / "metadata.jsonl"
+    return read_json(path).get("text") if path.is_file() else None
