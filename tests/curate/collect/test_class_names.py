@@ -65,6 +65,12 @@ def test_class_name_files(tmp_path):
         assert read("a.csv", rows).by_label == {"0": "tench", "1": "a fox"}
     assert read("a.txt", "0.0\ttench\n1.0\tfox\n").by_label == {"0": "tench", "1": "fox"}
     assert read("a.txt", "7\ttench\n8\tfox\n").in_order == []
+    for line in ("{} {}", "{},{}", "{}, {}", "{}: {}", "{}. {}", "{}) {}", "{} - {}", "{}={}"):
+        pairs = [(1, "dog"), (0, "house cat, cat"), (10, "7 up")]
+        found = read("a.txt", "\n\n".join(line.format(*pair) for pair in pairs))
+        assert (found.by_label, found.in_order) == ({"1": "dog", "0": "house cat, cat", "10": "7 up"}, [])
+    for text in ("1 euro\n2 euro", "4x4\n2door", "3 wheeler\nfox", "2.5 mm nail\n3.5 mm screw"):
+        assert read("a.txt", text).in_order == text.split("\n")
     for name, text, message in (
         ("b.txt", "n01440764 tench\nfree line\n", "lines with a label and lines without, such as 'free line'"),
         ("b.txt", "n01440764\n", "line 1 has no name"),

@@ -1,9 +1,9 @@
 """Names of classes: from the layout's own mapping, a file next to it, or one that the user gives.
 
 Such a file has a line for each class, "n02099601 golden retriever" (LOC_synset_mapping.txt, synset_words.txt; synonyms
-after a comma), "label<TAB>name", or names alone in the order of the labels' numbers (classnames.txt); or it is csv with
-a label and a name in each row, with a header or without; or it is JSON: an object of label -> name, a list of names, or
-imagenet_class_index.json.
+after a comma), "label<TAB>name", a number and a name ("0 cat", "0: cat", "0,cat") in every line, or names alone in the
+order of the labels' numbers (classnames.txt); or it is csv with a label and a name in each row, with a header or
+without; or it is JSON: an object of label -> name, a list of names, or imagenet_class_index.json.
 """
 
 import csv
@@ -27,6 +27,7 @@ NAMES_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "imagenet_class_ind
 
 
 _CODE = re.compile(r"(n\d{8}|\d+)[\s._-]+(?=[^\W\d_])")  # in front of a class's name
+_NUMBERED = re.compile(r"(\d+)(?:\s*[,:;=)]\s*|\s+-\s+|\.?\s+)(\S.*)")  # a line with a label's number and its name
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ def class_name(folder: str) -> str:
 
 
 def _from_lines(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
+    numbered = [_NUMBERED.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
+    pairs = [(found[1], found[2]) for found in numbered if found]
+    if len(pairs) == len(numbered) == len(dict(pairs)) == len({name for _, name in pairs}):  # else "1 euro", "2 euro"
+        return dict(pairs), []
     by_label: dict[str, str] = {}
     in_order: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
