@@ -131,6 +131,14 @@ def test_one_image_alone_has_numbers(tmp_path, judge):
     assert number.low < number.value < number.high
 
 
+@pytest.mark.parametrize("dimension", ["color/", "/", "color / 2 hues"])
+def test_dimensions_with_slashes(dimension, tmp_path, judge):
+    line = LINE | {"skills": [dimension, *LINE["skills"][1:]]}
+    samples = write_samples(tmp_path / "samples", [line], paint=paint)
+    assert evaluate_questions(tmp_path / "out", samples, write(tmp_path / "own.jsonl", json.dumps(line)))
+    assert f"geneval2/am/{dimension}" in values(tmp_path / "out")
+
+
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.9])
 def test_intervals_of_soft_answers_hold_the_truth(share):
     """100 prompts of one image and of five questions, whose probabilities lie near 0 or 1; some prompts are hard."""

@@ -218,7 +218,7 @@ def _add(
 
 def _by_number(metric: str) -> tuple[str, int, str]:
     head, _, part = metric.rpartition("/")
-    number = part.split()[0]
+    number = (part.split() or [""])[0]
     return head, int(number) if number.isdecimal() else 0, part
 
 

@@ -77,6 +77,12 @@ def test_reads_the_texts_alone_and_says_so_before(serve, tmp_path):
     assert read_manifest(tmp_path / "told").counts == {"captions": 90, "tars": 3}
 
 
+def test_a_first_tar_without_entries_is_passed_over(serve, tmp_path):
+    with serve(files_of(TEXTS) | {"data/.00000.tar": tar_of([])}):
+        fetch(tmp_path)
+    assert captions_of(tmp_path) == TEXTS
+
+
 @pytest.mark.slow
 def test_a_stopped_call_resumes_with_the_tars_that_are_missing(serve, tmp_path):
     with serve(files_of(TEXTS)) as hub:

@@ -81,6 +81,7 @@ def fetch_captions(out: Path, dataset: str) -> None:
 
 def _share_of_texts(file: RemoteFile) -> float:
     """Return the share of a tar's bytes that reading its texts takes, by its first entries."""
+    reached = 0
     for name, start, size in itertools.islice(_entries(file), TRIED):
         if name.endswith(SUFFIX):
             file.seek(start)
