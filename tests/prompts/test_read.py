@@ -1,6 +1,7 @@
 """The sources of prompts, a file, a shipped set, a list of texts, and what each gives."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_a_file_of_that_name_goes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("teaser").write_text("a red circle\n")
     assert [text for _, text in load_prompts("teaser").rows] == ["a red circle"]
+
+
+def test_a_directory_of_prompts_stands_for_its_file(tmp_path):
+    line = {"prompt": "a red circle", "extended": {"text": "a red circle on snow"}}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(line))
+    for extended in (False, True):
+        assert load_prompts(tmp_path, extended) == load_prompts(tmp_path / "prompts.jsonl", extended)
 
 
 def test_texts_are_prompts_as_they_are():

@@ -62,7 +62,8 @@ def generate(
     Args:
         prompts: A .txt file with a prompt in each line; csv, tsv, json, jsonl or parquet with a column prompt, text
             or caption (another one: FILE:COLUMN); teaser, figure4 or geneval;
-            coco:FILE or coco-30k:FILE (COCO's captions_*.json), dpg:FILE (csv); or a directory made by caption.
+            coco:FILE or coco-30k:FILE (COCO's captions_*.json), dpg:FILE (csv); or a directory made by caption,
+            prompts or extend-prompts.
         guidance_interval: Low and high t (0 clean, 1 noise) between which guidance acts; the export's by default,
             which is everywhere unless `tessera sweep` chose it.
         spacing: For --model: timesteps that start at the noisy end, where the pipeline's scheduler has such a spacing;

@@ -15,7 +15,8 @@ from tessera.prompts.rows import JSON, first_captions, read_rows, split_columns
 SHIPPED = {"teaser": "teaser.txt", "figure4": "figure4.jsonl", "geneval": "geneval.jsonl"}
 """The paper's prompts: the 15 of its first page (appendix E), the three of Figure 4, short and extended (F), and
 GenEval's 553 as published (Table 2)."""
-CAPTIONS = "captions.parquet"
+CAPTIONS, PROMPTS = "captions.parquet", "prompts.jsonl"
+"""Files of prompts in the directories that the verbs of these names make."""
 COLUMNS = ("prompt", "prompts", "text", "caption", "captions")
 
 
@@ -33,7 +34,8 @@ class Prompts:
 
 def load_prompts(source: str | Path | Sequence[str], extended: bool = False) -> Prompts:
     """Read prompts: a file (`read_prompts`), a shipped set (`SHIPPED`), COCO's or DPG-Bench's captions or
-    a table of questions (`read_caption_set`), a directory made by `tessera caption`, a list of texts.
+    a table of questions (`read_caption_set`), a directory made by `tessera caption`, `prompts` or `extend-prompts`,
+    a list of texts.
 
     A file that has the name of a shipped set goes first. Raises UserError.
     """
@@ -53,7 +55,7 @@ def load_prompts(source: str | Path | Sequence[str], extended: bool = False) -> 
                 known = f"{nearest(path.name, SHIPPED)} those that ship with tessera: {', '.join(SHIPPED)}"
                 raise UserError(f"{path}: there is no such file;{known}")
             path = Path(str(resources.files("tessera") / "assets" / "prompts" / SHIPPED[path.name]))
-        path = path / CAPTIONS if (path / CAPTIONS).is_file() else path
+        path = next((path / file for file in (CAPTIONS, PROMPTS) if (path / file).is_file()), path)
         rows = read_prompts(path, extended, columns)
     name = path.parent.name if path.parent.name and path.name == CAPTIONS else path.stem
     return Prompts(tuple(rows), name, sha256_file(path))
