@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Version:  datasets 5.2.0, Pillow 12.3.0
 # Guess:    map stores the image that its function returns. A function that edits the image in place (CutMix by
-#           base.paste(other, box), masks by ImageDraw, a smaller size by thumbnail) gives a set of edited images, whether
-#           the set was read from a folder or from Parquet.
-# Behavior: Pillow keeps the filename of an opened image through every edit in place, and datasets stores an image that has
-#           a filename as that path, not as its pixels. On a set of image files the edits are lost without an error: new
-#           captions and labels then belong to unedited images. On a set of bytes the same function works, as it does on
-#           image.copy(), which has no filename. Dataset.from_dict with opened images loses edits in the same way.
-# Output:   colors of the left and right half of a red image after blue was pasted over its left half, and the size of an
-#           image of 8 x 8 after thumbnail((4, 4)); see the lines after "expected" below.
+#           base.paste(other, box), masks by ImageDraw, a smaller size by thumbnail) gives a set of edited images,
+#           whether the set was read from a folder or from Parquet.
+# Behavior: Pillow keeps the filename of an opened image through every edit in place, and datasets stores an image
+#           that has a filename as that path, not as its pixels. On a set of image files the edits are lost without an
+#           error: new captions and labels then belong to unedited images. On a set of bytes the same function works,
+#           as it does on image.copy(), which has no filename. Dataset.from_dict with opened images loses edits in the
+#           same way.
+# Output:   colors of the left and right half of a red image after blue was pasted over its left half, and the size of
+#           an image of 8 x 8 after thumbnail((4, 4)); see the lines after "expected" below.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
