@@ -357,7 +357,7 @@ def test_my_pictures_from_any_folder(tmp_path, capsys):
     assert read_manifest(arm).counts["num_images"] == 160
     assert read_manifest(tmp_path / "out" / "encoded" / "plain-aio").sha256 == before
     assert "after 160 images draws" in (tmp_path / "out" / "report" / "index.html").read_text()
-    assert "has seen 160 images; give --num-images more than that" in fails(*words, "--num-images", 96)
+    assert "has seen 160 images, more than num_images 96; give a larger number" in fails(*words, "--num-images", 96)
 
     reopen(arm, read_manifest(arm).config)  # as while it trains
     capsys.readouterr()

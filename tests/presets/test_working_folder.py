@@ -1,11 +1,15 @@
 """Whose folder a working folder is."""
 
+from dataclasses import replace
+
 import pytest
 
-from tessera.config import UserError
+from tessera.config import UserError, to_dict
 from tessera.presets.lookup import load_run_preset
 from tessera.presets.miniature import miniature_smoke
 from tessera.presets.working_folder import check, claim
+from tessera.stages import open_stage
+from tessera.train.optim.config import OptimConfig
 
 
 def test_what_a_killed_call_left_of_its_first_file_is_in_nobodys_way(tmp_path):
@@ -21,3 +25,40 @@ def test_a_folder_of_another_configuration_or_with_others_files_is_refused(tmp_p
         check(tmp_path / "out", load_run_preset("miniature"))
     with pytest.raises(UserError, match="has files in it that tessera did not make"):
         check(tmp_path, miniature_smoke())
+
+
+def test_nothing_is_removed_for_a_budget_that_an_arm_cannot_have(tmp_path):
+    """Of three arms that have finished, the last one's rate has fallen to its end."""
+
+    def config(**last):
+        smoke = miniature_smoke()
+        optims = [OptimConfig(decay=decay) for decay in ("constant", "constant", "cosine")]
+        trains = [replace(smoke.arms[0].train, optim=optim) for optim in optims]
+        changes = ({"num_images": 2 * trains[0].num_images} if last else {}, {}, last)
+        arms = [
+            replace(smoke.arms[0], name=f"arm{n}", train=replace(train, **changed))
+            for n, (train, changed) in enumerate(zip(trains, changes))
+        ]
+        return replace(smoke, arms=tuple(arms))
+
+    first = config()
+    claim(tmp_path, first)
+    images = first.arms[0].train.num_images
+    for arm in first.arms:
+        run = tmp_path / "runs" / arm.name
+        open_stage(run, stage="train", config=to_dict(arm.train)).finish({"num_images": images})
+        (run / "checkpoints" / f"{images:012d}").mkdir(parents=True)
+    for made in ("export", "samples", "scores", "learning", "report"):
+        (tmp_path / made).mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for last, said in (
+        ({"num_images": 2 * images}, r"arm2: cannot be extended, its learning rate has fallen to its end"),
+        ({"num_images": images - 32}, f"arm2: has seen {images} images, more than num_images {images - 32}"),
+        ({"checkpoint_every_images": 7}, r"arm2: was made otherwise: checkpoint_every_images: the directory has"),
+    ):
+        with pytest.raises(UserError, match=said):
+            claim(tmp_path, config(**last))
+        assert sorted(tmp_path.rglob("*")) == before
+        check(tmp_path, first)
+    claim(tmp_path, config(num_images=images))  # the first arm's budget alone is another one
+    assert not (tmp_path / "export").exists()

@@ -11,6 +11,7 @@ from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.files import LOCK, TEMPORARY, read_json, write_json
 from tessera.presets.config import RunConfig
 from tessera.stages import CONFIG, MANIFEST, is_complete, made_otherwise, read_manifest
+from tessera.train.extension import check_more
 
 LEARNING = "learning"
 """Folder of what checkpoints on the way draw."""
@@ -62,15 +63,14 @@ def check_shapes(config: RunConfig) -> None:
 def claim(out: Path, config: RunConfig) -> None:
     """Write the resolved configuration into a new folder; UserError as of `check`, now that the folder is locked.
 
-    Where only the budget of images is another one, what was made by the old one after the training is removed.
+    Where only the budget of images is another one, what was made by the old one after the training is removed; before
+    that, UserError for an arm that cannot train on (`check_more`).
     """
     check(out, config)
     if (out / CONFIG).exists() and compare(read_json(out / CONFIG), to_dict(config)):
         for arm in config.arms:
-            run = out / "runs" / arm.name
-            had = read_manifest(run).counts["num_images"] if is_complete(run) else 0
-            if arm.train.num_images < had:
-                raise UserError(f"{run}: has seen {had} images; give --num-images more than that, or another --out")
+            if ((run := out / "runs" / arm.name) / MANIFEST).exists():
+                check_more(run, arm.train)
         for name in ("export", "samples", "scores", LEARNING, "report"):
             shutil.rmtree(out / name, ignore_errors=True)
         write_json(out / CONFIG, to_dict(config))

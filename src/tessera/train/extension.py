@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tessera.config import UserError, compare, to_dict
 from tessera.files import exclusive_lock
-from tessera.stages import MANIFEST, Manifest, read_manifest, reopen
+from tessera.stages import MANIFEST, Manifest, made_otherwise, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
 
@@ -26,29 +26,42 @@ def check_budget(out: Path, config: TrainConfig) -> None:
 
 
 def reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
-    """Make a finished run unfinished if `config` differs in a larger num_images alone, or in its cooldown and
-    checkpoints too; give an unfinished one another num_images before its cooldown begins. UserError where its learning
-    rate or augment_prob has moved to an end. Other differences are left to `find_stage`, which names them."""
+    """Make a run unfinished if `config` differs in num_images alone, or in its cooldown and checkpoints too. UserError
+    as of `check_more`. Other differences are left to `find_stage`, which names them."""
     run = read_manifest(out, "train", must_be_complete=False)
     same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
     if not _only_budgets_differ(run, config) or not same_inputs:
         return
-    had, moved = run.config["num_images"], None
+    check_more(out, config)
+    with exclusive_lock(out, BUSY):
+        reopen(out, to_dict(config))
+
+
+def check_more(out: Path, config: TrainConfig) -> None:
+    """Raise UserError where the run `out`, of a configuration that differs in budgets alone, cannot be continued by
+    that of `config`: a finished one to fewer images, or after its learning rate or augment_prob moved to an end; an
+    unfinished one whose cooldown has begun; any one where the same num_images have another cooldown or checkpoints."""
+    run = read_manifest(out, "train", must_be_complete=False)
+    had, wanted = run.config["num_images"], config.num_images
+    budgets = [pair for pair in compare(run.config, to_dict(config)) if pair[0] in {"num_images", *BUDGET}]
+    if not budgets:
+        return
+    if wanted == had:
+        raise made_otherwise(out, budgets)
     if not run.complete:
         found = checkpoint.latest(out)
         seen = int(found.name) if found is not None else 0
-        before = min(had - run.config["optim"]["cooldown_images"], config.num_images - config.optim.cooldown_images)
+        before = min(had - run.config["optim"]["cooldown_images"], wanted - config.optim.cooldown_images)
         if seen and (seen > before or config.optim.decay != "constant" or config.augment_prob_end is not None):
             raise UserError(
                 f"{out}: has seen {seen} images by a rate that depends on their number, {had}; let it end with"
                 f" --num-images {had} first, or train in another directory"
             )
-        with exclusive_lock(out, BUSY):
-            reopen(out, to_dict(config))
         return
-    if config.num_images < had:
-        raise UserError(f"{out}: has seen {had} images, more than num_images {config.num_images}; give a larger number")
-    if run.counts["num_images"] < had:
+    seen, moved = run.counts["num_images"], None
+    if wanted < seen:
+        raise UserError(f"{out}: has seen {seen} images, more than num_images {wanted}; give a larger number")
+    if seen < had:
         moved = "it ended before its time, as its loss on held-out records fell no more (stop_after_no_gain)"
     elif config.optim.decay != "constant":
         moved = f"its learning rate has fallen to its end (optim.decay is {config.optim.decay})"
@@ -58,8 +71,6 @@ def reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> 
         raise UserError(f"{out}: cannot be extended, {moved}; export it and start another run from that with --init")
     if not (out / checkpoint.FOLDER / f"{had:012d}").is_dir():
         raise UserError(f"{out}: cannot be extended, its last checkpoint is missing; train again in another directory")
-    with exclusive_lock(out, BUSY):
-        reopen(out, to_dict(config))
 
 
 def _only_budgets_differ(run: Manifest, config: TrainConfig) -> bool:
