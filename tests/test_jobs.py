@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ def job():
         while time.monotonic() < end:
             time.sleep(0.01)
     except KeyboardInterrupt:
+        time.sleep(float(os.environ.get("SAVING", 0)))
         (place / (name + ".saved")).touch()
         raise
     (place / name).touch()
@@ -132,3 +134,35 @@ def test_when_the_time_is_over_the_running_ones_save_and_the_rest_is_left(make, 
     assert set(left) <= {"long", "never"}
     assert time.monotonic() - began < 40  # it was not waited for
     assert not (tmp_path / "never").exists()
+
+
+def test_saving_is_waited_for_as_long_as_it_takes(make, tmp_path, monkeypatch, capsys):
+    wait = subprocess.Popen.wait
+
+    def no_time_is_enough(self, timeout=None):
+        return wait(self, None if timeout is None else 0.01)
+
+    monkeypatch.setenv("SAVING", "1")
+    monkeypatch.setattr(subprocess.Popen, "wait", no_time_is_enough)
+    with pytest.raises(UserError, match="cell bad: bad input here"):
+        run_jobs([make("bad", -2), make("long", 60)], 2)
+    assert (tmp_path / "long.saved").exists()
+    assert "waits for cell long to save; Ctrl-C ends that at once" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_they_save_ends_them_at_once(make, tmp_path, monkeypatch):
+    wait, pressed = subprocess.Popen.wait, []
+
+    def ctrl_c(self, timeout=None):
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+        return wait(self, timeout)
+
+    monkeypatch.setenv("SAVING", "60")
+    began = time.monotonic()
+    monkeypatch.setattr(subprocess.Popen, "wait", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([make("long", 60)], 1, seconds=3)
+    assert time.monotonic() - began < 40
+    assert not (tmp_path / "long.saved").exists()

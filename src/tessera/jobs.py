@@ -1,7 +1,7 @@
 """jobs: trainings in parallel, each a process with its own log and a share of one progress line.
 
-A job's process ends by itself when this one is gone, whatever ended it. Ctrl-C reaches this process alone, which passes
-it on once, so that every job saves its state.
+A job's process ends by itself when this one is gone, whatever ended it. Ctrl-C reaches this process alone, which asks
+every job once, by SIGTERM, to save its state and end.
 """
 
 import contextlib
@@ -48,9 +48,9 @@ def run_jobs(
 ) -> list[str]:
     """Run the jobs in their order, `parallel` at a time; return the names of those that are not done.
 
-    `seconds`: after so long the running ones are asked to save and end; None = no limit. A job that fails is a
-    UserError with the last line of its log: at once, after the others are stopped, or with `stop_at_failure` off when
-    the others are done.
+    `seconds`: after so long the running ones are asked to save and end, and waited for; None = no limit. A job that
+    fails is a UserError with the last line of its log: at once, after the others are stopped, or with `stop_at_failure`
+    off when the others are done.
     """
     if not jobs:
         return []  # without a line of progress
@@ -82,10 +82,7 @@ def run_jobs(
                             raise UserError(child.why())
     finally:
         left = [*(child.job.name for child in running), *(job.name for job in waiting)]
-        for child in running:
-            child.ask_to_stop()
-        for child in running:
-            child.end()
+        _stop(running)
     if failures:
         first, *others = failures.values()
         more = f"; {len(others)} more failed" if others else ""
@@ -97,6 +94,26 @@ def _next(waiting: Sequence[Job], running: Sequence["_Child"], failures: Collect
     """Return the first job that waits for no other one."""
     busy = {job.name for job in waiting} | {child.job.name for child in running} | {*failures}
     return next((job for job in waiting if job.after not in busy), None)
+
+
+def _stop(running: Sequence["_Child"]) -> None:
+    """Ask the jobs to save and end, and wait as long as that takes: a validation or a grid of images may come first.
+    Ctrl-C meanwhile ends them at once."""
+    try:
+        for child in running:
+            child.process.terminate()  # on Windows at once; the last checkpoint stays there
+        if running:
+            names = ", ".join(child.job.what for child in running)
+            print(
+                f"waits for {names} to save; Ctrl-C ends that at once, and the last checkpoint stays", file=sys.stderr
+            )
+        for child in running:
+            child.end()
+    except KeyboardInterrupt:
+        for child in running:
+            child.process.kill()
+            child.end()
+        raise
 
 
 class _Child:
@@ -141,22 +158,16 @@ class _Child:
             why = f"was killed by signal {-code}" + ("; most often memory ran out" if code == -9 else "")
         return f"{self.job.what}: {why} (all it said: {self.log})"
 
-    def ask_to_stop(self) -> None:
-        # Windows knows no such signal; the last checkpoint stays there.
-        self.process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
-
     def end(self) -> None:
-        try:
-            self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-        self.process.communicate()  # waits for it, and closes its input
+        self.process.wait()
+        self.process.communicate()  # closes its input
 
 
 def work(job: Callable[[], None]) -> int:
     """Call `job` in its process and return the exit code; the log's last line says what went wrong."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first one, background jobs of a shell ignore
+        signal.signal(number, signal.default_int_handler)
     try:
         job()
     except (UserError, KeyboardInterrupt) as error:
