@@ -12,7 +12,8 @@ from tessera.presets.miniature import miniature
 from tessera.study.design import Cell, Study, Variant, cells, plan, resized
 from tessera.study.improvements import COSTS
 from tessera.study.studies import STUDIES, load_study, tau
-from tessera.study.variants import base, with_ia
+from tessera.study.variants import base, retrained, with_ia
+from tessera.train.optim.config import OptimConfig
 
 TRAINED = [name for name in STUDIES if isinstance(load_study(name), Study)]
 
@@ -81,6 +82,17 @@ def test_another_budget_moves_phase_and_warmup_along():
         assert 0 < b.optim.warmup_images < a.optim.warmup_images
 
 
+@pytest.mark.parametrize("name", ["phases", "overfit", "combined"])
+def test_with_another_budget_the_axis_of_images_seen_has_those(name):
+    for variant in resized(load_study(name), 9600).variants:
+        assert variant.value == variant.arm.train.num_images <= 9600
+
+
+def test_with_another_budget_another_axis_stays():
+    study = load_study("how_many")
+    assert [v.value for v in resized(study, 9600).variants] == [v.value for v in study.variants]
+
+
 @pytest.mark.parametrize("images", [0, -64])
 def test_no_images_are_no_budget(images):
     with pytest.raises(UserError, match=f"images is {images}: give at least 1"):
@@ -97,6 +109,8 @@ def test_bad_studies_are_refused():
         ({"variants": (replace(first, against="x"),)}, "ta.against is 'x', which is no variant"),
         ({"variants": (replace(first, follows="x"),)}, "ta.follows is 'x'"),
         ({"kinds": ("long",)}, "no prompts of the kind 'long'"),
+        ({"scores": ("single_objects",)}, "unknown measure 'single_objects'; did you mean 'single_object'"),
+        ({"scores": ("copies",)}, "scores has 'copies', which is measured with copies=True alone"),
     ):
         with pytest.raises(UserError, match=said):
             replace(good, **wrong)
@@ -107,6 +121,40 @@ def test_bad_studies_are_refused():
         Variant(name="two", config=miniature())
     with pytest.raises(UserError, match="letters, digits"):
         Variant(name="a b", config=base())
+
+
+def test_what_goes_on_has_an_equal_configuration_and_a_constant_rate():
+    def made(images, follows=None, **changes):
+        def change(train):
+            return replace(train, **{"num_images": images, "optim": OptimConfig(decay="constant")} | changes)
+
+        return Variant(name=f"a-{images}", follows=follows, config=retrained(base(), change))
+
+    def pair(second, **first):
+        return replace(tau(), variants=(made(64, **first), second))
+
+    pair(made(128, "a-64"))
+    cosine, cooled = OptimConfig(decay="cosine"), OptimConfig(decay="constant", cooldown_images=32)
+    for both in ({"optim": cosine}, {"optim": cooled}, {"optim": OptimConfig(decay="constant"), "augment_prob_end": 1}):
+        with pytest.raises(UserError, match="a-128 continues a-64, whose rate or augment_prob depends on num_images"):
+            pair(made(128, "a-64", **both), **both)
+    with pytest.raises(UserError, match=r'but its arms\.0\.train\.prediction is "v", not "x0"'):
+        pair(made(128, "a-64", prediction="v"))
+    with pytest.raises(UserError, match="a-32 continues a-64, but has fewer images: 32"):
+        pair(made(32, "a-64"))
+
+
+def test_variants_on_drawings_share_what_their_prompts_depend_on():
+    study = load_study("drawings")
+    config = study.variants[-1].config
+    dealt = replace(config, augment=replace(config.augment, partners="balanced"))
+    with pytest.raises(UserError, match="same prompts with the same settings"):
+        replace(study, variants=(*study.variants, Variant(name="dealt", config=dealt)))
+    first = tau().variants[0]
+    world = replace(first.config.collect.world, colors=("red", "blue"))
+    fewer = replace(first.config, collect=replace(first.config.collect, world=world))
+    with pytest.raises(UserError, match="same prompts with the same settings"):
+        replace(tau(), variants=(first, replace(first, name="b", config=fewer)))
 
 
 def test_a_users_study_is_a_function(tmp_path):

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tessera.config import UserError, nearest, to_dict
+from tessera.config import UserError, compare, nearest, to_dict
 from tessera.evaluate.drawings.evaluate import METRIC as DRAWINGS
-from tessera.evaluate.miniature.evaluate import METRIC
+from tessera.evaluate.miniature.evaluate import MEASURES, METRIC
 from tessera.evaluate.miniature.likeness import LikenessConfig
+from tessera.evaluate.miniature.memorized import MEASURES as COPIES
 from tessera.presets.config import Arm, RunConfig
 from tessera.presets.fitted import scaled
+from tessera.train.extension import BUDGET
 
 SCORES = ("color_score", "both_colors", "colors_in_relation", "overall", "two_object", "single_object", "seam")
 """First measures of the tables of studies: the color-object score, and GenEval's strict scores."""
@@ -36,7 +38,8 @@ class Variant:
     value: float | None = None
     """The value of what is varied, where it is a number: its place on the plot's axis."""
     follows: str | None = None
-    """A variant of fewer images with an equal configuration otherwise: its training is continued."""
+    """A variant of fewer images with an equal configuration otherwise, at a constant rate: its training is
+    continued."""
 
     def __post_init__(self):
         if not self.name.replace("_", "").replace("-", "").replace(".", "").isalnum():
@@ -89,11 +92,26 @@ class Study:
             unknown = [kind for kind in self.kinds if kind not in variant.config.sample_sets()]
             if unknown:
                 raise UserError(f"study {self.name}: {variant.name} has no prompts of the kind {unknown[0]!r}")
+            if variant.follows is not None:
+                _check_continues(self.name, variant, self.variants[names.index(variant.follows)])
+        for score in self.scores:
+            if score in COPIES and not self.copies:
+                raise UserError(f"study {self.name}: scores has {score!r}, which is measured with copies=True alone")
+            if score not in self.measures:
+                near, known = nearest(score, self.measures), ", ".join(self.measures)
+                raise UserError(f"study {self.name}: scores has an unknown measure {score!r};{near} known: {known}")
         first = self.variants[0].config
         if any(_drawn(v.config) != _drawn(first) for v in self.variants):
             raise UserError(
-                f"study {self.name}: all variants must draw the same prompts with the same settings, for one judge"
+                f"study {self.name}: all variants must draw the same prompts with the same settings, for one judge;"
+                " give all the same generate, prompts and world, and where a judge of drawings is given the same judge,"
+                " emoji, collect and augment"
             )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what is measured of each cell's images, where it applies."""
+        return (*MEASURES, *COPIES) if self.copies else MEASURES
 
 
 @dataclass(frozen=True)
@@ -150,12 +168,37 @@ def resized(study: Study, num_images: int) -> Study:
 
 
 def _resized(variant: Variant, factor: float) -> Variant:
-    train = scaled(variant.arm.train, factor)
-    return replace(variant, config=replace(variant.config, arms=(replace(variant.arm, train=train),)))
+    before, train = variant.arm.train, scaled(variant.arm.train, factor)
+    value = train.num_images if variant.value == before.num_images else variant.value
+    return replace(variant, config=replace(variant.config, arms=(replace(variant.arm, train=train),)), value=value)
 
 
 def _drawn(config: RunConfig) -> tuple[Any, ...]:
-    return config.prompts, config.generate, config.judge
+    world = config.collect.world
+    told = None if world is None else replace(world, num_images=1, size=16, seed=0)  # what prompts are made of
+    of_drawings = None if config.judge is None else (config.emoji, config.collect, config.augment)
+    return config.prompts, config.generate, config.judge, told, of_drawings
+
+
+_MORE = {f"arms.0.train.{field}" for field in ("num_images", *(BUDGET - {"optim.cooldown_images"}))}
+"""Fields in which a variant may differ from the one that it continues."""
+
+
+def _check_continues(study: str, variant: Variant, before: Variant) -> None:
+    """Raise UserError where the training of `before`, continued, is not that of `variant`."""
+    where, train = f"study {study}: {variant.name} continues {before.name}", variant.arm.train
+    pairs = compare(to_dict(before.config), to_dict(variant.config))
+    if pairs := [pair for pair in pairs if pair[0] not in _MORE]:
+        field, one, other = pairs[0]
+        raise UserError(f"{where}, but its {field} is {other}, not {one}; only num_images may differ")
+    if before.arm.train.num_images > train.num_images:
+        raise UserError(f"{where}, but has fewer images: {train.num_images}; let the larger one follow")
+    optim = train.optim
+    if optim.decay != "constant" or optim.cooldown_images or train.augment_prob_end is not None:
+        raise UserError(
+            f"{where}, whose rate or augment_prob depends on num_images; set optim.decay to constant,"
+            " optim.cooldown_images to 0 and augment_prob_end to None"
+        )
 
 
 def plan(study: Study) -> dict[str, Any]:

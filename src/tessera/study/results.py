@@ -15,7 +15,6 @@ import numpy as np
 from tessera.config import UserError
 from tessera.evaluate.intervals import Measured, measured, paired_values
 from tessera.evaluate.miniature.chance import chance_level
-from tessera.evaluate.miniature.evaluate import MEASURES
 from tessera.evaluate.miniature.likeness import read_likeness
 from tessera.evaluate.miniature.memorized import MEASURES as COPIES
 from tessera.evaluate.scores import FILE, Scores, comparable, read_scores
@@ -91,19 +90,18 @@ def _read(study: Study, out: Path, kind: str) -> dict[tuple[str, int], Scores]:
 
 def _table(study: Study, scores: dict[tuple[str, int], Scores]) -> dict[str, Any]:
     arms, differences = {}, {}
-    measures = (*MEASURES, *COPIES) if study.copies else MEASURES
     for variant in study.variants:
         seeds = [seed for seed in study.seeds if (variant.name, seed) in scores]
         if not seeds:
             continue
         mine = [scores[variant.name, seed] for seed in seeds]
-        arms[variant.name] = {"seeds": seeds, "scores": {name: _scored(mine, name) for name in measures}}
+        arms[variant.name] = {"seeds": seeds, "scores": {name: _scored(mine, name) for name in study.measures}}
         both = [seed for seed in seeds if (variant.against, seed) in scores]
         if variant.against is not None and both:
             pairs = [(scores[variant.name, seed], scores[variant.against, seed]) for seed in both]
             differences[f"{variant.name} - {variant.against}"] = {
                 "seeds": both,
-                "scores": {name: _difference(pairs, name) for name in measures},
+                "scores": {name: _difference(pairs, name) for name in study.measures},
             }
     first = next(iter(scores.values()))
     about = dataclasses.asdict(first.numbers[0].protocol) | dict(first.facts)
