@@ -279,14 +279,15 @@ def _train_arms(out: Path, config: RunConfig, seconds: float | None) -> list[str
             args=(str(out), arm.name),
             logs=out / "logs",
             images=arm.train.num_images,
-            trained=functools.partial(_is_trained, out / "runs" / arm.name, arm.train.num_images),
+            trained=functools.partial(is_trained, out / "runs" / arm.name, arm.train.num_images),
         )
         for arm in config.arms
     ]
     return run_jobs(jobs, config.parallel, seconds=seconds)
 
 
-def _is_trained(run: Path, num_images: int) -> bool:
+def is_trained(run: Path, num_images: int) -> bool:
+    """Return whether the run has finished with at least `num_images` images."""
     return is_complete(run) and read_manifest(run).config["num_images"] >= num_images
 
 

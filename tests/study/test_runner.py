@@ -15,7 +15,6 @@ import pytest
 from tessera.cli.workflow import _seconds
 from tessera.config import UserError
 from tessera.evaluate.miniature.likeness import LikenessConfig
-from tessera.study.datasets import data_of
 from tessera.study.design import cells, resized
 from tessera.study.runner import _follow, _jobs, run_study
 from tessera.study.studies import load_study
@@ -53,6 +52,12 @@ def sizes():
     return replace(toy(), name="sizes", copies=True, scores=("copies", "overall"), variants=(
         Variant(name="ta-12", config=few, value=12), Variant(name="ta-40", config=more, value=40, against="ta-12"),
         Variant(name="ta_ia-12", config=with_ia(few), value=12)))
+
+def chain():
+    short, long = (retrained(with_ia(config(images), start=0), lambda train: replace(train, seam_margin=1,
+                   validation_records=8)) for images in (64, 128))
+    return replace(toy(), name="chain", axis=None, likeness=None, variants=(
+        Variant(name="ia-64", config=short), Variant(name="ia-128", config=long, follows="ia-64")))
 
 def straight():
     study = toy()
@@ -170,6 +175,18 @@ def test_what_was_fixed_cannot_be_changed_afterwards(toy):
     assert json.loads((folder / "planned" / "toy" / "plan.json").read_text())["seeds"] == [0, 7, 3]
 
 
+@pytest.mark.slow
+def test_what_goes_on_has_the_borders_of_its_mixes_and_the_best_of_before(toy, tmp_path):
+    folder, _ = toy
+    ours = load_study(f"{folder / 'toy.py'}:chain")
+    assert run_study(ours, tmp_path / "chain") == []
+    alone = replace(ours, variants=(replace(ours.variants[1], follows=None),))
+    assert run_study(alone, tmp_path / "alone") == []
+    runs = [manifest(tmp_path / name / "cells", "ta_ia", 128) for name in ("chain", "alone")]
+    assert runs[0] == runs[1]
+    assert json.loads(runs[0])["facts"]["best"]["num_images"] <= 128
+
+
 def test_budgets_that_are_too_small_to_differ_are_one_cell_that_others_wait_for(tmp_path):
     tiny = resized(load_study("overfit"), 96)  # of 8k, 16k, 32k and 64k images there are 32, 32, 64 and 96 left
     jobs = _jobs(tiny, tmp_path, cells(tiny, ["ta-8k", "ta-16k", "ta-32k", "ta-64k"]))
@@ -180,22 +197,24 @@ def test_budgets_that_are_too_small_to_differ_are_one_cell_that_others_wait_for(
     ]
 
 
-def test_a_cell_killed_while_it_takes_over_another_one_has_all_of_that_ones_log(toy, tmp_path, monkeypatch):
+def test_a_cell_killed_while_it_takes_over_another_one_has_all_of_that_one(toy, tmp_path, monkeypatch):
     folder, _ = toy
-    first, second, _ = cells(load_study(f"{folder / 'toy.py'}:toy"))
-    before = folder / "out" / "cells" / first.folder / "runs" / "ta"
-    data = data_of(folder / "out" / "data", second.config)
+    first, *_ = cells(load_study(f"{folder / 'toy.py'}:toy"))
+    before, run = folder / "out" / "cells" / first.folder / "runs" / "ta", tmp_path / "runs" / "ta"
 
-    def killed(*_args):
+    def killed(_source, to):
+        to.mkdir(parents=True)
+        (to / "manifest.json").touch()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copy", killed)
+        patch.setattr(shutil, "copytree", killed)
         with pytest.raises(KeyboardInterrupt):
-            _follow(tmp_path / "run", before, second.config, data)
-    _follow(tmp_path / "run", before, second.config, data)
-    assert (tmp_path / "run" / "log.jsonl").read_bytes() == (before / "log.jsonl").read_bytes()
-    assert list((tmp_path / "run" / "checkpoints").iterdir())
+            _follow(run, before)
+    _follow(run, before)
+    names = [sorted(str(path.relative_to(place)) for path in place.rglob("*")) for place in (run, before)]
+    assert names[0] == names[1]
+    assert (run / "log.jsonl").read_bytes() == (before / "log.jsonl").read_bytes()
 
 
 def test_a_distance_that_another_study_measured_otherwise_is_not_taken(toy):

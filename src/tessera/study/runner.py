@@ -23,12 +23,12 @@ from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.evaluate.miniature.likeness import described
-from tessera.files import atomic_path, exclusive_lock, read_json, write_json
+from tessera.files import TEMPORARY, atomic_path, exclusive_lock, read_json, write_json
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import RunConfig
-from tessera.run import BUSY, CONFIG, run_arm
-from tessera.stages import MANIFEST, is_complete, made_otherwise, open_stage, read_manifest
-from tessera.study.datasets import Data, data_of, prepare
+from tessera.run import BUSY, CONFIG, is_trained, run_arm
+from tessera.stages import MANIFEST, is_complete, made_otherwise, read_manifest
+from tessera.study.datasets import data_of, prepare
 from tessera.study.design import LIKENESS, Cell, Study, cells, plan
 
 
@@ -92,14 +92,14 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
             missing.setdefault(cell.folder, cell)
     jobs = []
     for cell in missing.values():
-        folder = out / "cells" / cell.folder
+        arm, folder = cell.variant.arm, out / "cells" / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CONFIG).exists():
             _check_same(folder, read_json(folder / CONFIG), to_dict(cell.config))
         else:
             write_json(folder / CONFIG, to_dict(cell.config))
         before = names[cell.variant.follows, cell.seed] if cell.variant.follows else None
-        if before is not None and before.folder == cell.folder:
+        if before is not None and before.variant.arm.train.num_images == arm.train.num_images:
             before = None  # budgets so small that both are one
         awaited = missing.get(before.folder) if before else None
         likeness = to_dict(study.likeness) if study.likeness else None
@@ -112,8 +112,8 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
                 module="tessera.study.runner",
                 args=(str(out), cell.folder, json.dumps(task)),
                 logs=out / study.name / "logs",
-                images=cell.variant.arm.train.num_images,
-                trained=functools.partial(is_complete, folder / "runs" / cell.variant.arm.name),
+                images=arm.train.num_images,
+                trained=functools.partial(is_trained, folder / "runs" / arm.name, arm.train.num_images),
                 after=awaited.name if awaited else None,
             )
         )
@@ -153,7 +153,7 @@ def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
     (arm,) = config.arms
     data = data_of(out / "data", config)
     if task["before"] is not None:
-        _follow(place / "runs" / arm.name, out / "cells" / task["before"] / "runs" / arm.name, config, data)
+        _follow(place / "runs" / arm.name, out / "cells" / task["before"] / "runs" / arm.name)
     images = data.images if task["copies"] else None
     made = (data.plain, data.augmented, data.prompts / "prompts.jsonl")
     run_arm(place, config, arm, *made, task["kinds"], images, data.recipe, data.judge)
@@ -169,17 +169,14 @@ def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
         likeness(place / "scores" / arm.name / LIKENESS, samples, data.images, settings)
 
 
-def _follow(run: Path, before: Path, config: RunConfig, data: Data) -> None:
-    """Start the run directory `run` with the last checkpoint of the shorter run `before`."""
-    if (run / "checkpoints").exists():
+def _follow(run: Path, before: Path) -> None:
+    """Start the run directory `run` as a copy of the shorter run `before`, which its training then extends."""
+    if run.exists():
         return
-    inputs = {"plain": data.plain} | ({"augmented": data.augmented} if data.augmented else {})
-    open_stage(run, stage="train", config=to_dict(config.arms[0].train), inputs=inputs)
-    temporary = run / ".tmp-checkpoints"
+    temporary = run.with_name(f"{TEMPORARY}{run.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(before / "checkpoints", temporary)
-    shutil.copy(before / "log.jsonl", run / "log.jsonl")
-    temporary.rename(run / "checkpoints")  # the last step: it says that all of this is done
+    shutil.copytree(before, temporary)
+    temporary.rename(run)  # the last step: it says that all of this is done
 
 
 if __name__ == "__main__":
