@@ -302,13 +302,14 @@ def run_arm(
     images: Path | None = None,
     recipe: Path | None = None,
     judge: Path | None = None,
+    scored: str = "scores",
 ) -> None:
     """Train, export, generate and evaluate one arm in `out`, in this process.
 
     plain, augmented: encoded sets; `augmented` is None for an arm without. prompts: a prompts file. kinds: names
     in `config.sample_sets()` to draw; None = all. images: what the encoded sets were made of, to look for copies among
     the drawn images: by the judge or, without one, by their pixels; None = nobody looks. recipe: of `augmented`.
-    judge: of drawings; None = `out`/judge.
+    judge: of drawings; None = `out`/judge. scored: folder of the scores in `out`.
     """
     from tessera.devices import set_threads
     from tessera.encoded.store import open_encoded
@@ -338,7 +339,7 @@ def run_arm(
             continue
         samples, asked = out / "samples" / name / kind, out / CAPTION_PROMPTS if kind == CAPTIONS_KIND else prompts
         clock.do(f"generate {name}", generate, samples, exported, asked, settings)
-        scores = out / "scores" / name / kind
+        scores = out / scored / name / kind
         if config.evaluate is not None:
             from tessera.evaluate.miniature.evaluate import evaluate
 
@@ -352,7 +353,7 @@ def run_arm(
             from tessera.pretrained.features.pixels import Pixels
             from tessera.report.sections.nearest_pairs import COPIES
 
-            scores, cache = out / "scores" / name / COPIES, {"cache": out / "scores" / "features"}
+            scores, cache = out / scored / name / COPIES, {"cache": out / scored / "features"}
             try:
                 clock.do(f"evaluate {name}", evaluate_copies, scores, samples, images, Pixels(), name=name, **cache)
             except UserError as error:  # of a single image, say, or of equal ones: no reason to go without the rest

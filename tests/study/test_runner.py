@@ -187,6 +187,26 @@ def test_what_goes_on_has_the_borders_of_its_mixes_and_the_best_of_before(toy, t
     assert json.loads(runs[0])["facts"]["best"]["num_images"] <= 128
 
 
+def test_a_cell_of_studies_with_and_without_copies_is_trained_once_and_judged_for_both(toy, tmp_path):
+    folder, _ = toy
+    shutil.copytree(folder / "out", tmp_path / "out")
+    ours = load_study(f"{folder / 'toy.py'}:straight")
+    cells_before = sorted(path.name for path in (tmp_path / "out" / "cells").iterdir())
+    scores = manifest_of_scores(tmp_path / "out")
+    counted = replace(ours, name="counted", copies=True, scores=("copies", "overall"))
+    assert run_study(counted, tmp_path / "out") == []
+    assert "Copies" in (tmp_path / "out" / "counted" / "table.md").read_text()
+    more = replace(ours, name="more", kinds=("extended", "short"))
+    assert run_study(more, tmp_path / "out") == []
+    assert sorted(path.name for path in (tmp_path / "out" / "cells").iterdir()) == cells_before
+    assert manifest_of_scores(tmp_path / "out") == scores
+
+
+def manifest_of_scores(out: Path) -> list[bytes]:
+    """Manifests of all scores of extended prompts without copies."""
+    return [path.read_bytes() for path in sorted(out.glob("cells/*/scores/*/extended/manifest.json"))]
+
+
 def test_budgets_that_are_too_small_to_differ_are_one_cell_that_others_wait_for(tmp_path):
     tiny = resized(load_study("overfit"), 96)  # of 8k, 16k, 32k and 64k images there are 32, 32, 64 and 96 left
     jobs = _jobs(tiny, tmp_path, cells(tiny, ["ta-8k", "ta-16k", "ta-32k", "ta-64k"]))

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, nearest, to_dict
@@ -113,6 +114,11 @@ class Study:
         """Names of what is measured of each cell's images, where it applies."""
         return (*MEASURES, *COPIES) if self.copies else MEASURES
 
+    @property
+    def scored(self) -> str:
+        """Folder of a cell's scores: with copies it is another one, as a study without them may have that cell too."""
+        return "scores-copies" if self.copies else "scores"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -152,6 +158,12 @@ def cells(study: Study, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> 
         if variant.follows is not None and variant.follows not in {other.name for other in kept}:
             raise UserError(f"study {study.name}: {variant.name} continues {variant.follows}; name that arm too")
     return [Cell(variant, seed) for seed in seeds or study.seeds for variant in kept]
+
+
+def scores_of(study: Study, cell: Cell, out: Path, kind: str) -> Path:
+    """Return the directory of the scores of one cell's images of a kind of prompts, or of `LIKENESS`."""
+    place = "scores" if kind == LIKENESS else study.scored
+    return out / "cells" / cell.folder / place / cell.variant.arm.name / kind
 
 
 def digest(data: Any) -> str:

@@ -21,7 +21,7 @@ from tessera.evaluate.scores import FILE, Scores, comparable, read_scores
 from tessera.files import read_json, sha256_file
 from tessera.metrics import Interval, share_difference, share_interval
 from tessera.stages import MANIFEST, is_complete
-from tessera.study.design import LIKENESS, Cell, Study, cells, plan
+from tessera.study.design import LIKENESS, Cell, Study, cells, plan, scores_of
 
 
 def results(study: Study, out: Path) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def results(study: Study, out: Path) -> dict[str, Any]:
         found["likeness"] = _likeness(study, out)
     for cell in cells(study):
         run = out / "cells" / cell.folder / "runs" / cell.variant.arm.name
-        done = [kind for kind in study.kinds if is_complete(_folder(out, cell, kind))]
+        done = [kind for kind in study.kinds if is_complete(scores_of(study, cell, out, kind))]
         if done:
-            files = {kind: sha256_file(_folder(out, cell, kind) / FILE) for kind in done}
+            files = {kind: sha256_file(scores_of(study, cell, out, kind) / FILE) for kind in done}
             found["cells"][cell.name] = {"run_sha256": sha256_file(run / MANIFEST), "scores_sha256": files}
     found["missing"] = [cell.name for cell in cells(study) if cell.name not in found["cells"]]
     return found
@@ -66,15 +66,11 @@ def speeds(study: Study, out: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _folder(out: Path, cell: Cell, kind: str) -> Path:
-    return out / "cells" / cell.folder / "scores" / cell.variant.arm.name / kind
-
-
 def _read(study: Study, out: Path, kind: str) -> dict[tuple[str, int], Scores]:
     """Return (variant, seed) -> its scores, of the cells that are judged. Raises UserError where protocols differ."""
     scores: dict[tuple[str, int], Scores] = {}
     for cell in cells(study):
-        folder = _folder(out, cell, kind)
+        folder = scores_of(study, cell, out, kind)
         if is_complete(folder):
             scores[cell.variant.name, cell.seed] = read_scores(folder)
     for (name, seed), item in scores.items():
@@ -145,7 +141,7 @@ def _likeness(study: Study, out: Path) -> dict[str, Any]:
     arms: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for variant in study.variants:
-        folders = {seed: _folder(out, Cell(variant, seed), LIKENESS) for seed in study.seeds}
+        folders = {seed: scores_of(study, Cell(variant, seed), out, LIKENESS) for seed in study.seeds}
         done = {seed: read_likeness(folder) for seed, folder in folders.items() if is_complete(folder)}
         if done:
             by_seed = [item["distance"] for item in done.values()]

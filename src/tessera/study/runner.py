@@ -1,7 +1,8 @@
 """A study's run: its data, its cells at the same time, its tables and its page.
 
     data/                        the sets of all cells (tessera.study.datasets)
-    cells/ARM-XX/                one training and its scores, named by all that it depends on
+    cells/ARM-XX/                one training and its scores, named by all that it depends on; scores-copies/ has those
+                                 of studies that look for copies of training images too
     STUDY/plan.json              what was fixed before the runs
     STUDY/results.json           scores, intervals, differences; equal on every run on one machine
     STUDY/speed.json             how fast it went
@@ -29,7 +30,7 @@ from tessera.presets.config import RunConfig
 from tessera.run import BUSY, CONFIG, is_trained, run_arm
 from tessera.stages import MANIFEST, is_complete, made_otherwise, read_manifest
 from tessera.study.datasets import data_of, prepare
-from tessera.study.design import LIKENESS, Cell, Study, cells, plan
+from tessera.study.design import LIKENESS, Cell, Study, cells, plan, scores_of
 
 
 def run_study(
@@ -104,7 +105,7 @@ def _jobs(study: Study, out: Path, todo: Sequence[Cell]) -> list[Job]:
         awaited = missing.get(before.folder) if before else None
         likeness = to_dict(study.likeness) if study.likeness else None
         task = {"kinds": list(study.kinds), "before": before.folder if before else None, "likeness": likeness}
-        task["copies"] = study.copies
+        task |= {"copies": study.copies, "scored": study.scored}
         jobs.append(
             Job(
                 name=cell.name,
@@ -129,8 +130,7 @@ def _check_same(place: Path, before: Mapping[str, Any], ours: Mapping[str, Any])
 
 def score_folders(cell: Cell, study: Study, out: Path) -> list[Path]:
     """Return the directories of the scores of one cell, in the order of the study's kinds of prompts."""
-    scores = out / "cells" / cell.folder / "scores" / cell.variant.arm.name
-    return [scores / kind for kind in (*study.kinds, *([LIKENESS] if study.likeness else []))]
+    return [scores_of(study, cell, out, kind) for kind in (*study.kinds, *([LIKENESS] if study.likeness else []))]
 
 
 def conclude(study: Study, out: Path) -> None:
@@ -156,7 +156,7 @@ def run_cell(out: Path, folder: str, task: Mapping[str, Any]) -> None:
         _follow(place / "runs" / arm.name, out / "cells" / task["before"] / "runs" / arm.name)
     images = data.images if task["copies"] else None
     made = (data.plain, data.augmented, data.prompts / "prompts.jsonl")
-    run_arm(place, config, arm, *made, task["kinds"], images, data.recipe, data.judge)
+    run_arm(place, config, arm, *made, task["kinds"], images, data.recipe, data.judge, task["scored"])
     if task["likeness"] is not None:
         from tessera.evaluate.miniature.likeness import LikenessConfig, held_out_prompts, likeness
         from tessera.generate.folder import generate

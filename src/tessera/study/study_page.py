@@ -138,7 +138,7 @@ def _samples(study: Study, places: Sequence[Path], arms: Sequence[Arm]) -> list[
     for kind in study.kinds:
         folders, scores = {}, {}
         for place, variant, arm in zip(places, study.variants, arms):
-            found = arm_scores(place / "scores" / variant.arm.name / kind, arm)
+            found = arm_scores(place / study.scored / variant.arm.name / kind, arm)
             if found is not None:
                 folders[variant.name], scores[variant.name] = place / "samples" / variant.arm.name / kind, found
         groups = prompt_groups(folders, arms, scores, _PROMPTS, _MORE)
