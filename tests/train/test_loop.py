@@ -146,14 +146,28 @@ def test_sigkill_while_saving(plain, augmented, tmp_path, rounds):
     assert contents(run) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_saves_and_raises(plain, tmp_path, monkeypatch, number):
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    handlers = [signal.getsignal(n) for n in STOPPING]
     stop_at(monkeypatch, 2, number)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", plain, None, config_of(augment_prob=0.0))
     assert [p.name for p in checkpoint.found(tmp_path / "run")] == [f"{4 * 8:012d}"]
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert [signal.getsignal(n) for n in STOPPING] == handlers
+
+
+def test_a_lost_terminal_does_not_stop_a_run_under_nohup(plain, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop_at(monkeypatch, 2, signal.SIGHUP)
+        train(tmp_path / "run", plain, None, config_of(augment_prob=0.0, num_images=32))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert read_manifest(tmp_path / "run").complete
 
 
 def test_the_end_after_the_notice_does_not_break_the_save(plain, tmp_path, monkeypatch):

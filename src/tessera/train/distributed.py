@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from tessera.config import UserError
 from tessera.devices import rank, world_size
+from tessera.signals import heeded
 
 if TYPE_CHECKING:
     from tessera.train.optim.master import MasterOptimizer
@@ -170,13 +171,11 @@ class GradientExchange:
             work.wait()
 
 
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-
-
 @contextlib.contextmanager
 def delayed_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C, SIGTERM and SIGUSR1 (Slurm's notice before preemption) in a list instead of stopping at once:
-    half a step cannot be resumed. A second Ctrl-C or SIGTERM raises KeyboardInterrupt immediately."""
+    """Collect Ctrl-C, SIGTERM, SIGHUP (a lost terminal, unless nohup has it ignored) and SIGUSR1 (Slurm's notice before
+    preemption) in a list instead of stopping at once: half a step cannot be resumed. A second Ctrl-C or SIGTERM raises
+    KeyboardInterrupt immediately."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may set handlers
@@ -188,7 +187,7 @@ def delayed_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, note) for number in heeded("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")}
     try:
         yield caught
     finally:

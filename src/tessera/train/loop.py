@@ -81,7 +81,8 @@ def train(
     `extend`: continue a finished run to the larger num_images of `config`, as if it had had that from the start; for
     that its learning rate must be constant. If it was cooled down it rises again, to be cooled anew. `tau`: a directory
     of `tessera tau`, for an augment_min_t that is no number, and seam_margin.
-    Ctrl-C, SIGTERM and SIGUSR1 finish the step, write a checkpoint and raise KeyboardInterrupt.
+    Ctrl-C, SIGTERM, SIGHUP (but not under nohup) and SIGUSR1 finish the step, write a checkpoint and raise
+    KeyboardInterrupt.
 
     Raises UserError, before the first step and before anything is written, for sets or weights that do not fit the
     model, each other or their roles, for a full disk, for a directory of another configuration or in which another
