@@ -49,6 +49,21 @@ def test_a_run_that_is_being_trained_is_not_extended(plain, augmented, tmp_path,
     assert contents(tmp_path / "run") == before
 
 
+def test_a_stopped_run_cannot_end_where_it_is(plain, tmp_path, monkeypatch):
+    """Its last line, its last measurement and the best EMA would be missing."""
+    config = config_of(num_images=400, augment_prob=0.0, optim=CONSTANT)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", plain, None, config)
+    before = contents(tmp_path / "run")
+    (name,) = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    for count in (int(name), int(name) - 8):
+        match = rf"has seen {int(name)} images, and num_images is {count}; .* --num-images {int(name) + 8}$"
+        refused(match, tmp_path / "run", plain, None, replace(config, num_images=count), extend=True)
+    assert contents(tmp_path / "run") == before
+
+
 def test_an_extended_run_is_cooled_down_at_its_end(plain, augmented, tmp_path):
     """The first time like a run that was so from the start; then the rate rises again, and falls anew."""
     config = config_of(num_images=80, optim=replace(CONSTANT, cooldown_images=24))

@@ -40,7 +40,8 @@ def reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> 
 def check_more(out: Path, config: TrainConfig) -> None:
     """Raise UserError where the run `out`, of a configuration that differs in budgets alone, cannot be continued by
     that of `config`: a finished one to fewer images, or after its learning rate or augment_prob moved to an end; an
-    unfinished one whose cooldown has begun; any one where the same num_images have another cooldown or checkpoints."""
+    unfinished one whose cooldown has begun, or to no more images than it has seen; any one where the same num_images
+    have another cooldown or checkpoints."""
     run = read_manifest(out, "train", must_be_complete=False)
     had, wanted = run.config["num_images"], config.num_images
     budgets = [pair for pair in compare(run.config, to_dict(config)) if pair[0] in {"num_images", *BUDGET}]
@@ -51,8 +52,14 @@ def check_more(out: Path, config: TrainConfig) -> None:
     if not run.complete:
         found = checkpoint.latest(out)
         seen = int(found.name) if found is not None else 0
+        depends = config.optim.decay != "constant" or config.augment_prob_end is not None
+        if seen >= wanted and not depends:
+            raise UserError(
+                f"{out}: has seen {seen} images, and num_images is {wanted}; give a larger number, such as"
+                f" --num-images {seen + config.batch_size}"
+            )
         before = min(had - run.config["optim"]["cooldown_images"], wanted - config.optim.cooldown_images)
-        if seen and (seen > before or config.optim.decay != "constant" or config.augment_prob_end is not None):
+        if seen and (seen > before or depends):
             raise UserError(
                 f"{out}: has seen {seen} images by a rate that depends on their number, {had}; let it end with"
                 f" --num-images {had} first, or train in another directory"
