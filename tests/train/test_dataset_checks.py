@@ -13,6 +13,7 @@ from tessera.curate.caption.table import read_levels
 from tessera.curate.collect.collect import CollectConfig, collect
 from tessera.curate.encode import EncodeConfig, encode
 from tessera.encoded.record import pack_floats
+from tessera.encoded.seams import Seams
 from tessera.encoded.store import open_encoded
 from tessera.miniature import WorldConfig
 from tessera.pretrained.text_encoders import Words
@@ -21,10 +22,12 @@ from tessera.stages import open_stage
 from tessera.train.algorithm1 import CaptionMix
 from tessera.train.dataset_checks import (
     captions_seen,
+    check_margin,
     check_mix,
     check_normalization,
     check_sentences,
     check_sets,
+    check_starts,
     level_numbers,
 )
 from tessera.train.export import export
@@ -209,20 +212,58 @@ told: Any = Told
 
 
 def test_captions_seen_are_those_that_are_drawn():
-    text, levels = {"usual_tokens": [20, 33]}, {"short": {"usual_tokens": [3, 6]}, "medium": {"usual_tokens": [9, 12]}}
-    plain = told(text=text, levels={"long": text, **levels}, vocabulary=["red", "a"])
+    text, short = {"usual_tokens": [20, 33], "captions": 3}, {"usual_tokens": [3, 6], "captions": 3}
+    levels = {"long": text, "short": short, "medium": {"usual_tokens": [9, 12], "captions": 3}}
+    plain = told(text=text, levels=levels, vocabulary=["red", "a"])
     mixed = told(text={"usual_tokens": [30, 60]}, vocabulary=["a", "left"])
     of_set = {"examples": ["long 0", "long 1"], "images": 3, "classes": 2}
-    assert captions_seen(None, 0, plain) == {"tokens": [20, 33], "vocabulary": ["a", "red"], **of_set}
+    assert captions_seen(None, 80, 0, plain) == {"tokens": [20, 33], "vocabulary": ["a", "red"], **of_set}
     held_out = {"examples": ["long 1"], "images": 2, "classes": 2}
-    found = captions_seen(None, 1, plain, mixed)
+    found = captions_seen(None, 80, 1, plain, mixed)
     assert found == {"tokens": [20, 60], "vocabulary": ["a", "left", "red"], **held_out}
+
+    def tokens_and_examples(mix, *stores):
+        found = captions_seen(mix, 80, 1, *stores)
+        assert found is not None
+        return found["tokens"], found["examples"]
+
     mix = CaptionMix(levels=("long", "short", "medium"), weights=(0.5, 0.5, 0.0))
-    mixes = captions_seen(mix, 1, plain, mixed)
-    assert mixes is not None
-    assert (mixes["tokens"], mixes["examples"]) == ([3, 60], ["long 1", "short 1"])
-    assert captions_seen(None, 0, plain, told(text={"mean_tokens": 3.0})) is None
-    assert captions_seen(None, 0, told()) is None
+    assert tokens_and_examples(mix, plain, mixed) == ([3, 60], ["long 1", "short 1"])
+    alone = CaptionMix(levels=("short",), weights=(1.0,))
+    assert tokens_and_examples(alone, plain) == ([3, 6], ["short 1"])
+    assert tokens_and_examples(replace(alone, start=40), plain) == ([3, 33], ["long 1", "short 1"])
+    assert tokens_and_examples(replace(alone, start=80), plain) == ([20, 33], ["long 1"])  # begins at the end
+    assert tokens_and_examples(alone, mixed) == ([30, 60], ["long 1"])  # one caption an image: no mix
+    some = told(text=text, levels=levels | {"short": short | {"captions": 2}})
+    assert tokens_and_examples(alone, some) == ([3, 33], ["short 1"])  # one image has no short caption
+    assert captions_seen(None, 80, 0, plain, told(text={"mean_tokens": 3.0})) is None
+    assert captions_seen(None, 80, 0, told()) is None
+
+
+def test_a_second_phase_that_never_begins_is_named():
+    config = config_of(num_images=80, caption_mix={"long": 1.0}, caption_mix_start_image=80, augment_start_image=96)
+    said = check_starts(config)
+    assert said == [
+        "caption_mix_start_image is 80, and the training ends at 80 images, so caption_mix is never drawn; give a"
+        " smaller one",
+        "augment_start_image is 96, and the training ends at 80 images, so no CutMix image is shown; give a smaller"
+        " one",
+    ]
+    assert check_starts(replace(config, caption_mix_start_image=72, augment_prob=0.0)) == []
+
+
+def test_a_margin_that_leaves_nothing_to_learn_is_refused():
+    boxes = np.array([[0, 0, 16, 32], [8, 8, 16, 16]], np.int32)
+    seams = Seams(["a", "b"], ["half", "quarter"], boxes, np.array([0.3, 0.0]))
+    check_margin(3, seams, 32, 8)
+    for margin in (4, 100):
+        with pytest.raises(
+            UserError, match=rf"seam_margin: {margin} leaves .* none of their 8 x 8 lat.*; give at most 3"
+        ):
+            check_margin(margin, seams, 32, 8)
+    with pytest.raises(UserError, match=r"seam_margin: 1 leaves .*; set None"):
+        check_margin(1, seams, 32, 2)
+    check_margin(100, replace(seams, min_t=np.zeros(2)), 32, 8)  # never masked
 
 
 def test_an_export_knows_what_the_captions_were_like(tmp_path):

@@ -9,7 +9,9 @@ import numpy as np
 from torch.utils.data import Subset
 
 from tessera.config import UserError, nearest
+from tessera.cutmix import near_seam
 from tessera.encoded.record import EncodedRecord
+from tessera.encoded.seams import Seams
 from tessera.encoded.store import EncodedStore, check_roles
 from tessera.models.dit import DiTConfig
 from tessera.models.network import NetworkConfig
@@ -72,33 +74,64 @@ def check_sets(
     return {"arm": arm, "latent_shape": list(latent_shape), **kept}
 
 
-def captions_seen(mix: CaptionMix | None, held_out: int, *stores: EncodedStore) -> dict[str, Any] | None:
-    """Return what the captions of a training are like, the fields of `weights.export.CaptionsSeen`; None where a set
-    does not tell. held_out: records at the end of the first set, the plain one, that are not trained on."""
+def captions_seen(
+    mix: CaptionMix | None, num_images: int, held_out: int, *stores: EncodedStore
+) -> dict[str, Any] | None:
+    """Return what the captions of a training of `num_images` are like, the fields of `weights.export.CaptionsSeen`;
+    None where a set does not tell. held_out: records at the end of the first set, the plain one, that are not trained
+    on."""
+    mixing = mix is not None and mix.start < num_images
+    mixed = [each for each, share in zip(mix.levels, mix.weights) if share] if mix is not None and mixing else []
+    begins = mix is None or not mixing or mix.start > 0  # with the first level of each image
     usual, words = [], set()
     for store in stores:
-        levels = {"": store.facts["text"]} if "text" in store.facts else {}
-        if mix is not None:
-            told = store.facts.get("levels", {})
-            levels |= {name: told[name] for name, share in zip(mix.levels, mix.weights) if share and name in told}
-        if not all("usual_tokens" in level for level in levels.values()) or not levels:
+        told = store.facts.get("levels", {})
+        levels = [told[name] for name in mixed if name in told]
+        if begins or any(told.get(name, {}).get("captions", 0) < len(store) for name in mixed):
+            levels.append(store.facts.get("text", {}))
+        if not all("usual_tokens" in level for level in levels):
             return None
-        usual += [level["usual_tokens"] for level in levels.values()]
+        usual += [level["usual_tokens"] for level in levels]
         words |= set(store.facts.get("vocabulary", ()))
     shortest, longest = zip(*usual)
-    plain = stores[0]
-    last = range(max(len(plain) - min(held_out or EXAMPLES, EXAMPLES), 0), len(plain))
-    levels = plain.levels[:1] if mix is None else [each for each, share in zip(mix.levels, mix.weights) if share]
-    told = [text for i in last for level, text in plain.captions(i).items() if level in levels]
+    plain, examples = stores[0], []
+    for i in range(max(len(plain) - min(held_out or EXAMPLES, EXAMPLES), 0), len(plain)):
+        texts = plain.captions(i)
+        found = [texts[level] for level in mixed if level in texts]
+        examples += [*([*texts.values()][:1] if begins or len(found) < len(mixed) else []), *found]
     keys = plain.keys()
     classes = {key.rpartition("/")[0] for key in keys}
     size = {"images": len(plain) - held_out, "classes": len(classes)}
     return {
         "tokens": [min(shortest), max(longest)],
         "vocabulary": sorted(words),
-        "examples": list(dict.fromkeys(text for text in told if text)),
+        "examples": list(dict.fromkeys(text for text in examples if text)),
         **size,
     }
+
+
+def check_starts(config: TrainConfig) -> list[str]:
+    """Return what to say of second phases that begin only after the end."""
+    found = {"caption_mix_start_image": bool(config.caption_mix), "augment_start_image": config.augment_prob > 0}
+    what = {"caption_mix_start_image": "caption_mix is never drawn", "augment_start_image": "no CutMix image is shown"}
+    return [
+        f"{name} is {start}, and the training ends at {config.num_images} images, so {what[name]}; give a smaller one"
+        for name, given in found.items()
+        if given and (start := getattr(config, name)) >= config.num_images
+    ]
+
+
+def check_margin(margin: int, seams: Seams, size: int, cells: int) -> None:
+    """Raise UserError where a masked record of `size` px has none of its `cells` x `cells` latents in the loss."""
+    boxes = [tuple(box) for box in np.unique(seams.boxes[seams.min_t > 0], axis=0).tolist()]
+
+    def covers(reach: int) -> bool:
+        return any(near_seam(box, size, cells, reach).all() for box in boxes)
+
+    if covers(margin):
+        largest = next((reach for reach in range(min(margin, cells) - 1, 0, -1) if not covers(reach)), None)
+        fix = f"give at most {largest}" if largest is not None else "set None"
+        raise UserError(f"seam_margin: {margin} leaves CutMix images none of their {cells} x {cells} latents; {fix}")
 
 
 def check_inputs(config: TrainConfig, augmented: Path | None, tau: Path | None) -> None:

@@ -33,10 +33,12 @@ from tessera.train.dataset_checks import (
     captions_seen,
     check_features,
     check_inputs,
+    check_margin,
     check_mix,
     check_normalization,
     check_sentences,
     check_sets,
+    check_starts,
     level_numbers,
     without_held_out,
 )
@@ -129,10 +131,12 @@ def train(
     check_sentences(config.sentence_drop_prob, *stores)
     check_features(objective.needs_features, *stores)
     notes = check_normalization(stores[0], config.latent_shift, config.latent_scale)
-    for note in notes + check_mix(config.mix, *stores):
+    for note in notes + check_mix(config.mix, *stores) + check_starts(config):
         if is_writer:
             print(f"train: {note}", file=sys.stderr)
-    if is_writer and (seen := captions_seen(config.mix, config.validation_records, *stores)) is not None:
+    drawn = stores if config.augment_start_image < config.num_images else stores[:1]
+    told = config.mix, config.num_images, config.validation_records
+    if is_writer and (seen := captions_seen(*told, *drawn)) is not None:
         facts["captions_seen"] = seen
     facts["latent_limit"] = latent_limit(stores[0], Normalization(config.latent_shift, config.latent_scale))
     weights = None
@@ -206,6 +210,8 @@ class Trainer:
         trained = without_held_out(augmented, plain, held_out) if augmented is not None and held_out else augmented
         if seams is not None and isinstance(trained, Subset):
             seams = seams.select(trained.indices)
+        if seams is not None and config.seam_margin is not None:
+            check_margin(config.seam_margin, seams, plain.facts["image_size"], plain.latent_shape[-1])
         min_t = config.augment_min_t if seams is None else seams.min_t
         min_t = 1.0 if isinstance(min_t, str) else min_t  # of an arm without augmented images
         objective = load_objective(config, plain.features[1])
