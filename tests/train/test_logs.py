@@ -1,8 +1,12 @@
 """Lines of the log, and what TensorBoard and Weights & Biases get of them."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import sys
+import time
 import types
 from dataclasses import replace
 
@@ -14,10 +18,10 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from tessera.config import UserError
 from tessera.train.config import RuntimeOptions
-from tessera.train.logs import Log, TensorBoard, WandB, peak_memory, scalars
+from tessera.train.logs import SECONDS, Log, TensorBoard, WandB, peak_memory, scalars
 from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
-from tiny.runs import log_of, stop_at
+from tiny.runs import before_step, log_of, stop_at
 from tiny.training_sets import config_of
 
 
@@ -54,6 +58,32 @@ def test_a_resumed_log_drops_what_comes_later_and_half_lines(tmp_path):
     assert path.read_text() == "".join(whole[:2])
     Log(path, 15, None)
     assert path.read_text() == whole[0]
+
+
+def test_the_time_between_a_line_and_a_stop_counts(plain, tmp_path, monkeypatch):
+    config = config_of(augment_prob=0.0, log_every_images=10_000)
+    for stops in (True, True, False):
+        with monkeypatch.context() as patch:
+
+            def wait(number, stops=stops):
+                time.sleep(0.1)
+                if stops and number == 4:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            before_step(patch, wait)
+            with pytest.raises(KeyboardInterrupt) if stops else contextlib.nullcontext():
+                train(tmp_path / "run", plain, None, config)
+        assert (tmp_path / "run" / SECONDS).exists() == stops
+    (line,) = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert line["seconds"] > 20 * 0.1
+
+
+def test_the_time_of_another_checkpoint_is_not_taken(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"num_images": 10, "seconds": 5.0}\n')
+    (tmp_path / SECONDS).write_text('{"num_images": 16, "seconds": 9.0}\n')
+    assert Log(path, 16, None).seconds_at(time.monotonic()) >= 9
+    assert 5 <= Log(path, 10, None).seconds_at(time.monotonic()) < 9
 
 
 def test_a_window_goes_through_json(tmp_path):

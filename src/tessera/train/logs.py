@@ -20,6 +20,8 @@ QUARTER_NAMES = [f"t_{q / QUARTERS:g}_to_{(q + 1) / QUARTERS:g}" for q in range(
 TENSORBOARD = "tensorboard"
 WANDB = "wandb.json"
 """File in the run's folder with the run's id at Weights & Biases."""
+SECONDS = "seconds.json"
+"""File in an unfinished run's folder: the time of training up to its last checkpoint, which no line of the log has."""
 MEASURED = ("seconds", "images_per_second", "data_wait", "tflops", "bf16_peak_share", "memory_gb")
 """Fields of a line that differ between equal runs."""
 
@@ -93,12 +95,24 @@ class Log:
         kept = keep_lines(path, num_images)
         self.scored = {line["num_images"] for line in kept if "scores" in line}
         """Images seen at the evaluations whose lines are there."""
-        self._before = next((line["seconds"] for line in reversed(kept) if "seconds" in line), 0.0)
+        stored = read_json(path.with_name(SECONDS)) if path.with_name(SECONDS).is_file() else {}
+        logged = next((line["seconds"] for line in reversed(kept) if "seconds" in line), 0.0)
+        self._before = stored["seconds"] if stored.get("num_images") == num_images else logged
         self._began = self._line_began = time.monotonic()
         self._line_images = num_images
         self.data_wait = 0.0
         self.tokens = self.texts = 0
         """Text tokens and captions of the batches since the last line."""
+
+    def seconds_at(self, now: float) -> float:
+        """Return the total time of training up to `now` by `time.monotonic`, to a millisecond."""
+        return round(self._before + now - self._began, 3)
+
+    def keep_seconds(self, num_images: int) -> None:
+        """Store that time next to the checkpoint of `num_images`, for a resume."""
+        write_json(
+            self.path.with_name(SECONDS), {"num_images": num_images, "seconds": self.seconds_at(time.monotonic())}
+        )
 
     def write(
         self,
@@ -119,7 +133,7 @@ class Log:
             "num_images": num_images,
             **self.window.line(),
             "lr": lr,
-            "seconds": round(self._before + now - self._began, 3),
+            "seconds": self.seconds_at(now),
             "images_per_second": round((num_images - self._line_images) / seconds, 2),
             "data_wait": round(self.data_wait / seconds, 4),
         }

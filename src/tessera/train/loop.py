@@ -46,7 +46,7 @@ from tessera.train.distributed import all_reduce_sum, broadcast_from_rank0, dela
 from tessera.train.export import FACTS
 from tessera.train.extension import BUSY, check_budget, reopen_for_more
 from tessera.train.loader import Reader, passes, read_ahead
-from tessera.train.logs import Log, TensorBoard, WandB, keep_lines
+from tessera.train.logs import SECONDS, Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
 from tessera.train.state import TrainState, initial_network, load_objective, times_of, weights_of_export
 from tessera.train.step import SKIPPED, Stepper
@@ -361,6 +361,7 @@ class Trainer:
         if stage:
             checkpoint.prune(out, 1, config.keep_every_images)
             checkpoint.prune(out / checkpoint.BEST, 1)
+            (out / SECONDS).unlink(missing_ok=True)  # the log's last line has them
             if actions.best is not None and actions.best.num_images:
                 facts = facts | {"best": {"num_images": actions.best.num_images, "validation_ema": actions.best.loss}}
             counts = {"num_images": state.num_images, "skipped_steps": state.skipped}

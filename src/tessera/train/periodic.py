@@ -132,6 +132,8 @@ class PeriodicActions:
         if self._crossed(config.checkpoint_every_images) or stop or self.no_gain:
             window = self.log.window.sums if self.log else None
             self.state.save(self.out, window, config.keep_checkpoints, config.keep_every_images)
+            if self.log:
+                self.log.keep_seconds(self.state.num_images)
 
     def validate(self, validation: ValidationLoss) -> dict[str, Any]:
         """Return the loss on the held-out records, by the weights and by their EMA."""
