@@ -9,7 +9,7 @@ from curate.test_partners import pictures
 from tessera.config import UserError, to_dict
 from tessera.curate.augment import AugmentConfig, draw_recipe
 from tessera.curate.index import RECIPE_TABLE
-from tessera.curate.tau import TIMES, TauConfig, hidden_from, smooth, tau
+from tessera.curate.tau import TIMES, TauConfig, hidden_from, smooth, steps_and_passes, tau
 from tessera.cutmix import PATTERNS, near_seam
 from tessera.encoded.record import EncodedRecord
 from tessera.encoded.seams import read_seams
@@ -81,6 +81,18 @@ def test_tau_rises_with_the_contrast_of_the_border(visible):
         assert (pattern, found["images"]) == ("quarter", 384)
         assert found["auc"][0] > 0.75 > 0.65 > found["auc"][-1]
         assert 0.1 < found["min_t"] < 0.9
+
+
+def test_small_sets_are_gone_through_until_borders_are_found(tmp_path):
+    made = sets(tmp_path, 96, contrast=True, pattern="half")
+    tau(tmp_path / "tau", *made, TauConfig())
+    seams = read_seams(tmp_path / "tau", open_encoded(made[1]), NOISE, "recipe")
+    means = [seams.min_t[np.arange(len(seams.min_t)) % len(CONTRASTS) == n].mean() for n in range(len(CONTRASTS))]
+    assert means[0] < 0.2, means
+    assert means[2] > 0.5, means
+    assert read_manifest(tmp_path / "tau").facts["patterns"]["half"]["min_t"] > 0.5
+    assert steps_and_passes(range(60), range(200)) == (7, 18)
+    assert steps_and_passes(range(1000), range(5000)) == (125, 1)
 
 
 def test_mixes_without_a_seam_are_used_from_the_start(tmp_path):

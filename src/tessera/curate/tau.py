@@ -5,12 +5,13 @@ mixes from plain images by the cells next to a border; plain images get the box 
 pasted in. The t from which on it cannot tell is the least noise at which the mix is shown in training. This is Ambient
 Diffusion Omni's annotation of low-quality images (Daras et al. 2025, arXiv:2506.10038), with borders in place of blur.
 
-Each record is read once to learn from, and each augmented one a second time for its answer. The directory holds
-seams.parquet (`encoded.seams`) and, in the manifest's facts, the AUC of each pattern at each t.
+Each record is read once to learn from, in sets below 1,000 records several times, and each augmented one again for its
+answer. The directory holds seams.parquet (`encoded.seams`) and, in the manifest's facts, the AUC of each pattern at
+each t.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ PLAIN = 128
 """Plain images, at most, with whose answers those of a pattern are compared."""
 STEPS, RECORDS = 4000, 8
 """Most steps of learning, and fewest records of a set in each."""
+FEWEST_STEPS = 125
+"""Fewest steps of learning: those of 1,000 records. Smaller sets are gone through again until there are as many."""
 RATE = 5e-3
 
 
@@ -89,7 +92,7 @@ def tau(out: Path, plain: Path, augmented: Path, recipe: Path, config: TauConfig
             raise UserError(f"{name}: {count} numbers for {plain}, whose latents have {channels} channels; {fix}")
     stage = open_stage(out, **made)
     judge = Judge(config, stores[0].latent_shape, size, pick_device(device))
-    with progress("tau", len(stores[0]) + 2 * len(stores[1])) as bar:
+    with progress("tau", steps_and_passes(*stores)[1] * sum(map(len, stores)) + len(stores[1])) as bar:
         some = judge.learn(*stores, seams.boxes, bar.advance)
         answers = judge.answers(stores[1], seams.boxes, bar.advance)  # (n, times)
     patterns = np.array(seams.patterns)
@@ -108,6 +111,12 @@ def summary(out: Path) -> str:
     """Return a line for each pattern of the directory `out`."""
     found = read_manifest(out, "tau").facts["patterns"].items()
     return "\n".join(f"{name}: hidden from t = {each['min_t']:g}, {each['images']:,} images" for name, each in found)
+
+
+def steps_and_passes(*stores: Sized) -> tuple[int, int]:
+    """Return the number of steps of learning in which both sets are gone through once, and how often they are."""
+    steps = max(1, min(STEPS, min(map(len, stores)) // RECORDS))
+    return steps, -(-FEWEST_STEPS // steps)
 
 
 def smooth(answers: np.ndarray) -> np.ndarray:
@@ -154,22 +163,17 @@ class Judge:
             self.network = SeamNetwork(shape[0]).to(device)
 
     def learn(self, plain: EncodedStore, augmented: EncodedStore, boxes: np.ndarray, advance: Any) -> Tensor:
-        """Learn from each record of both sets once. Return latents of the first plain ones, at most PLAIN."""
-        steps = max(1, min(STEPS, min(len(plain), len(augmented)) // RECORDS))
+        """Learn from the records of both sets. Return latents of the first plain ones, at most PLAIN."""
+        steps, passes = steps_and_passes(plain, augmented)
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=RATE, weight_decay=0.01)
-        borrowed = philox(self.seed, "tau/boxes").integers(len(boxes), size=len(plain))
-        places = boxes[borrowed], boxes
-        pairs = zip(*(self._read(store, steps, name) for store, name in ((plain, "plain"), (augmented, "augmented"))))
-        some, at = [], [0, 0]
-        for step, pair in enumerate(pairs):
+        some = []
+        for step, (pair, shown) in enumerate(self._pairs(plain, augmented, boxes, steps, passes)):
             if step == 0:
                 self.power = float(pair[0].square().mean())
-            if sum(map(len, some)) < PLAIN:
+            if step < steps and sum(map(len, some)) < PLAIN:
                 some.append(pair[0])
-            shown = [own[first : first + len(x)] for own, first, x in zip(places, at, pair)]
-            at = [first + len(x) for first, x in zip(at, pair)]
             clean = torch.cat(pair).repeat(NOISES, 1, 1, 1)
-            frames = [each.repeat(NOISES, 1, 1) for each in self._frames(np.concatenate(shown))]
+            frames = [each.repeat(NOISES, 1, 1) for each in self._frames(shown)]
             rng = philox(self.seed, "tau/learn", step)
             t = (np.repeat(np.arange(NOISES), len(clean) // NOISES) + rng.random(len(clean))) / NOISES
             odds = self._odds(clean, t, frames, rng)
@@ -178,7 +182,7 @@ class Judge:
             weights = torch.where(mixed > 0, 0.5 / mixed.sum(), 0.5 / (1 - mixed).sum())  # both kinds count alike
             loss = F.binary_cross_entropy_with_logits(odds, mixed, weights, reduction="sum")
             for group in optimizer.param_groups:
-                group["lr"] = RATE * min(1, (step + 1) / 10) * (1 - step / steps)
+                group["lr"] = RATE * min(1, (step + 1) / 10) * (1 - step / (steps * passes))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -220,6 +224,19 @@ class Judge:
         alpha_bar = self.schedule(torch.from_numpy(t)).float()
         x = add_noise(clean, noise, alpha_bar) / (alpha_bar * self.power + 1 - alpha_bar).sqrt()[:, None, None, None]
         return self.network(x.to(self.device), alpha_bar.to(self.device), *frames)
+
+    def _pairs(
+        self, plain: EncodedStore, augmented: EncodedStore, boxes: np.ndarray, steps: int, passes: int
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], np.ndarray]]:
+        """Yield the latents of both sets, a pass in `steps` of equal size, and their boxes (n, 4), the plain ones'
+        first: in each pass those of other mixes."""
+        borrowed = philox(self.seed, "tau/boxes")
+        for _ in range(passes):
+            places, at = (boxes[borrowed.integers(len(boxes), size=len(plain))], boxes), [0, 0]
+            for pair in zip(self._read(plain, steps, "plain"), self._read(augmented, steps, "augmented")):
+                shown = [own[first : first + len(x)] for own, first, x in zip(places, at, pair)]
+                at = [first + len(x) for first, x in zip(at, pair)]
+                yield pair, np.concatenate(shown)
 
     def _read(self, store: EncodedStore, parts: int, purpose: str) -> Iterator[Tensor]:
         """Yield the set's normalized latents (n, C, S, S), drawn from their posteriors, in `parts` of equal size."""
