@@ -46,6 +46,16 @@ def test_cells_that_are_not_done_are_told_and_the_page_is_for_everybody(browser,
     check_file(browser, tmp_path / "index.html")
 
 
+def test_networks_are_named_and_only_arms_that_were_judged_are_explained(tmp_path):
+    study, found = load_study("claims"), committed("claims")
+    for table in found["tables"].values():
+        table["arms"] = {name: arm for name, arm in table["arms"].items() if name.startswith("cad_")}
+        table["differences"] = {name: pair for name, pair in table["differences"].items() if name.startswith("cad_")}
+    page = study_page(study, tmp_path, found)
+    assert [arm.label for arm in page.arms] == ["CAD-I AIO", "CAD-I TA", "CAD-I TA+IA"]
+    assert page.answer[0].startswith("Extended prompts: CAD-I TA+IA, best of 3, draws 0.99 of the two colors")
+
+
 def committed(name):
     return json.loads((RESULTS / f"{name}.json").read_text())
 

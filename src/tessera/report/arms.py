@@ -29,6 +29,8 @@ ARMS = {
     "ta_ia": ("TA+IA", "text and image augmentation: long captions, and CutMix images of two classes at high noise"),
 }
 """Arm -> the paper's name for it, and its meaning."""
+FAMILIES = {"cad": "CAD-I", "eps": "eps"}
+"""Beginning of an arm's name in a study of several networks or predictions -> what its label begins with."""
 
 _TILES = ("both_colors", "colors_in_relation", "single_object")
 _CURVE_POINTS = 200
@@ -69,8 +71,16 @@ def describe_arms(names: Sequence[str]) -> list[Arm]:
     fixed = {"ta": 0, "ta_ia": 1, "aio": 2}
     taken = {fixed[name] for name in names if name in fixed}
     left = itertools.chain((n for n in range(ARM_COLORS) if n not in taken), itertools.cycle(range(ARM_COLORS)))
-    described = [(name, *ARMS.get(name, (name, "")), fixed[name] if name in fixed else next(left)) for name in names]
+    described = [(name, *_told(name), fixed[name] if name in fixed else next(left)) for name in names]
     return [Arm(name=name, label=label, meaning=meaning, color=n) for name, label, meaning, n in described]
+
+
+def _told(name: str) -> tuple[str, str]:
+    """Return an arm's label and its meaning."""
+    family, _, arm = name.partition("_")
+    if family in FAMILIES and arm in ARMS:
+        return f"{FAMILIES[family]} {ARMS[arm][0]}", ""
+    return ARMS.get(name, (name, ""))
 
 
 def arm_scores(path: Path, arm: Arm) -> Scores | None:

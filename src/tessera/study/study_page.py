@@ -35,6 +35,7 @@ _TILES = ("color_score", "overall", "single_object")
 def study_page(study: Study, out: Path, found: Mapping[str, Any]) -> Page:
     """Return the page of the results `found`, with images, losses and times of the cells below `out`."""
     arms = describe_arms([variant.name for variant in study.variants])
+    judged = {name for table in found["tables"].values() for name in table["arms"]}
     # The folder of each variant's cell of the first seed.
     places = [out / "cells" / StudyCell(variant, study.seeds[0]).folder for variant in study.variants]
     logs = [place / "runs" / variant.arm.name / "log.jsonl" for place, variant in zip(places, study.variants)]
@@ -46,7 +47,7 @@ def study_page(study: Study, out: Path, found: Mapping[str, Any]) -> Page:
         title=study.title,
         lead=study.question,
         answer=answer(study, found, {arm.name: arm.label for arm in arms}),
-        arms=arms,
+        arms=[arm for arm in arms if arm.name in judged or not judged],
         scores=_scores(study, found, {arm.name: arm for arm in arms}),
         samples=_samples(study, places, arms),
         samples_about=f"Seed {study.seeds[0]}: all arms draw the same prompts from the same noise; the first prompts of"
