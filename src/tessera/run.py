@@ -1,8 +1,7 @@
 """run: chains every stage, from images to report, in one working folder; arms train in parallel.
 
-    emoji/  images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  tau/ARM/  runs/ARM/  export/ARM/
+    command.txt  emoji/  images/  recipe/  prompts/  captions/NAME/  encoded/NAME/  tau/ARM/  runs/ARM/  export/ARM/
     samples/ARM/SET/  scores/ARM/SET/  few_prompts/  learning/ARM/NUMBER/  report/index.html  stages.json  logs/ARM.log
-    command.txt
 
 Each arm (train, export, generate, evaluate, and few images by checkpoints on the way) is a process of its own with its
 own share of the cores. A stage that is complete is not done again, so running the same command resumes wherever the
@@ -62,9 +61,8 @@ def run(
 
     images: the user's folder, for a preset without a world. captions: a file of captions for it. resume: fail if there
     is nothing to resume. skip_missing: images without a caption are left out. seconds: after so long in training the
-    arms save what they have, and the report is one so far. command: the command line of this call, which the report
-    repeats with --out and --num-images. Raises UserError for bad input, KeyboardInterrupt when stopped: nothing done is
-    lost.
+    arms save what they have, and the report is one so far. command: the command line of this call, for the report.
+    Raises UserError for bad input, KeyboardInterrupt when stopped: nothing done is lost.
     """
     out = Path(out)
     if resume and not (out / CONFIG).exists():
