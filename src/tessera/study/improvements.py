@@ -5,11 +5,10 @@ from typing import Any
 
 from tessera.curate.augment import AugmentConfig
 from tessera.curate.collect.collect import CollectConfig
-from tessera.diffusion.schedule import same_noise
 from tessera.presets.config import RunConfig
 from tessera.presets.fitted import scaled
 from tessera.study.design import Study, Variant
-from tessera.study.variants import WORLD, base, first, retrained, today, variants, with_ia
+from tessera.study.variants import WORLD, base, first, retrained, tau_at, today, variants, with_ia
 from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
@@ -64,8 +63,7 @@ def flow() -> Study:
     """
     config = with_ia(today(), start=0)
     (arm,) = config.arms
-    assert not isinstance(arm.train.augment_min_t, str)
-    there = round(same_noise(arm.train.augment_min_t, arm.train.noise_schedule, "flow"), 4)
+    there = tau_at(arm.train, "flow")
 
     def on_flow(**changes: Any) -> RunConfig:
         return retrained(config, lambda t: replace(t, noise_schedule="flow", augment_min_t=there, **changes))
@@ -186,12 +184,11 @@ def combined() -> Study:
     """
 
     def best(train: TrainConfig) -> TrainConfig:
-        assert not isinstance(train.augment_min_t, str)
         return replace(
             train,
             noise_schedule="flow",
             t_distribution="logit_normal",
-            augment_min_t=round(same_noise(train.augment_min_t, train.noise_schedule, "flow"), 4),
+            augment_min_t=tau_at(train, "flow"),
             seam_margin=1,
             objective="balanced-self-aligned",
             align_until_image=train.num_images // 2 // train.batch_size * train.batch_size,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tessera.curate.collect.collect import CollectConfig
+from tessera.diffusion.schedule import same_noise
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.presets.config import Arm, RunConfig
@@ -79,6 +80,12 @@ def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -
     """Return the run with another training."""
     (arm,) = config.arms
     return replace(config, arms=(replace(arm, train=change(arm.train)),))
+
+
+def tau_at(train: TrainConfig, schedule: str) -> float:
+    """Return the t at which the noise schedule `schedule` has the noise that the training's has at its tau."""
+    assert not isinstance(train.augment_min_t, str)
+    return round(same_noise(train.augment_min_t, train.noise_schedule, schedule), 4)
 
 
 def variants(
