@@ -308,6 +308,29 @@ def test_captions_in_tars_and_parquet_are_those_of_their_images(tmp_path):
         ]
 
 
+@pytest.mark.parametrize("kind", ["tars", "tables"])
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path, kind):
+    buffer, source = io.BytesIO(), tmp_path / "source"
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(buffer, "PNG")
+    pictures = [buffer.getvalue(), buffer.getvalue(), b"no image"]
+    for label in ("cat", "dog"):
+        (source / label).mkdir(parents=True)
+        if kind == "tars":
+            with tarfile.open(source / label / "0.tar", "w") as tar:
+                for n, picture in enumerate(pictures):
+                    for suffix, data in (("png", picture), ("cls", label.encode()), ("txt", f"{label} {n}".encode())):
+                        entry = tarfile.TarInfo(f"{n}.{suffix}")
+                        entry.size = len(data)
+                        tar.addfile(entry, io.BytesIO(data))
+        else:
+            columns = {"image": pictures, "label": [label] * 3, "text": [f"{label} {n}" for n in range(3)]}
+            pq.write_table(pa.table(columns), source / label / "0.parquet")
+    collect(tmp_path / "images", CollectConfig(source="source", size=16), source)
+    assert read_manifest(tmp_path / "images").counts["rejected"] == 2
+    caption(tmp_path / "captions", tmp_path / "images", IMPORT, captions_file=source)
+    assert [*read_captions(tmp_path / "captions").values()] == ["cat 0", "cat 1", "dog 0", "dog 1"]
+
+
 @pytest.mark.parametrize("kind", ["texts", "metadata"])
 def test_one_folder_with_splits_serves_collect_and_caption(tmp_path, kind):
     photos = tmp_path / "photos"

@@ -221,6 +221,16 @@ def test_files_of_other_splits_are_counted(tmp_path, names):
     assert len(read_images(tmp_path / "val")) == 1
 
 
+def test_class_tars_of_other_splits_are_not_taken(tmp_path):
+    source = tmp_path / "source"
+    for number, split in enumerate(("train", "val")):
+        (source / split).mkdir(parents=True)
+        with tarfile.open(source / split / "n01440764.tar", "w") as tar:
+            add(tar, f"n01440764_{number}.JPEG", jpeg(number))
+    (source / "synset_words.txt").write_text("n01440764 tench")
+    assert collected(tmp_path, source) == {"n01440764.tar/n01440764_0.JPEG": "tench"}
+
+
 def test_a_file_that_is_given_itself_is_read_whatever_its_name(tmp_path):
     source = tars(tmp_path / "source", "train.tar", "test.tar")
     assert len(collected(tmp_path, source / "test.tar")) == 1

@@ -22,6 +22,7 @@ from typing import Any
 
 from tessera.config import UserError
 from tessera.curate.caption.table import LEVEL, LEVEL_NAME, check_level
+from tessera.curate.collect.packed import names_apart
 from tessera.curate.collect.parquet import holds_image_column
 from tessera.curate.collect.tars import entries
 from tessera.encoded.record import LONG
@@ -138,7 +139,7 @@ def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterat
     path, columns = split_columns(source)
     folder = path.is_dir()
     files = _files_in(path) if folder else [path]
-    stems = {file.with_suffix("") for file in files}
+    stems, called = {file.with_suffix("") for file in files}, names_apart(path, files)
     for file in files:
         place = file.parent.relative_to(path).as_posix() if folder else "."
         suffix = file.suffix.lower()
@@ -152,11 +153,11 @@ def read_captions_file(source: str | Path, known: Container[str] = ()) -> Iterat
         elif folder and suffix == ".json" and _is_sidecar(file.with_suffix("")):
             rows = _of_json(own, str(file), file.read_bytes())
         elif suffix == ".tar":
-            rows = _read_tar(file)
+            rows = _read_tar(file, called[file])
         elif (suffix == ".tsv" or _is_bare(file)) and not _is_quoted(file, columns):
             rows = _read_unquoted(file, known)
         else:
-            rows = _read_table(file, columns)
+            rows = _read_table(file, columns, called[file])
         for name, level, text in rows:
             yield f"{start}{_tidy(name)}", check_level(level, file), text
 
@@ -220,8 +221,8 @@ def _of_json(name: str, where: str, data: bytes) -> Iterator[Told]:
         yield from ((name, each, text) for each, text in _of_list(row.get(column), level) if isinstance(text, str))
 
 
-def _read_tar(path: Path) -> Iterator[Told]:
-    """Yield the captions in a WebDataset shard, named SHARD.tar/KEY: its .txt or .caption entries, else its .json."""
+def _read_tar(path: Path, called: str) -> Iterator[Told]:
+    """Yield the captions in a WebDataset shard, named CALLED/KEY: its .txt or .caption entries, else its .json."""
     parts = [name.rpartition(".") for name, _, _ in entries(path)]
     images = {stem for stem, _, suffix in parts if f".{suffix.lower()}" not in (*TEXTS, ".json")}
     told: set[str] = set()
@@ -234,7 +235,7 @@ def _read_tar(path: Path) -> Iterator[Told]:
                 file.seek(offset)
                 data, where = file.read(size), f"{path}: entry {name!r}"
                 image, level = (stem, LONG) if stem in images else _split_level(stem, images.__contains__)
-                own = f"{path.name}/{image}"
+                own = f"{called}/{image}"
                 rows = _of_json(own, where, data) if kinds != TEXTS else iter([(own, level, _decoded(where, data))])
                 for row in rows:
                     told.add(stem)
@@ -248,7 +249,7 @@ def _tidy(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[Told]:
+def _read_table(path: Path, columns: tuple[str, ...], called: str = "") -> Iterator[Told]:
     of_rows = path.suffix.lower() == ".parquet" and len(columns) < 2 and holds_image_column([path])
     if of_rows:  # its images are known by their rows, as `tessera collect` names them
         rows = read_rows(path, TEXT_COLUMNS, given=columns)
@@ -256,7 +257,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[Told]:
         wanted = (NAME_COLUMNS, TEXT_COLUMNS, *[()] * (len(columns) - 2))
         rows = read_rows(path, *wanted, given=columns, bare=False, plain=False)
     for number, (where, row, found) in enumerate(rows):
-        name, texts = (f"{path.name}:{number}", found) if of_rows else (row[found[0]], found[1:])
+        name, texts = (f"{called}:{number}", found) if of_rows else (row[found[0]], found[1:])
         levels = _levels(tuple(row), texts)
         if found[0] == "key" and isinstance(row.get(LEVEL), str):  # a row for each caption
             levels = {texts[0]: row[LEVEL]}

@@ -38,6 +38,7 @@ from tessera.curate.collect.packed import (
     files_with_suffix,
     first_file,
     is_compressed,
+    names_apart,
     of_split,
     tars_and_tables,
 )
@@ -217,10 +218,10 @@ class ImageNetTar(_Tars):
 
     def open(self, source: Path, out: Path, split: Split) -> Source | None:
         tars, others = files_with_suffix(source, out, ".tar")
-        if all(WORDNET_ID.fullmatch(path.stem) for path in tars):
-            groups = [ClassTarGroup(path, path.stem, 0, path.stat().st_size) for path in tars]
-            return Source("ImageNet tar", groups, ignored=others)
         chosen = of_split(source, tars, split, others)
+        if all(WORDNET_ID.fullmatch(path.stem) for path in tars):
+            groups = [ClassTarGroup(path, path.stem, 0, path.stat().st_size) for path in chosen]
+            return Source("ImageNet tar", groups, ignored=others)
         inside = {path: class_tars(path) for path in chosen}
         outer = [groups for groups in inside.values() if groups]
         if outer and len(chosen) > 1:
@@ -234,9 +235,9 @@ class WebDataset(_Tars):
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
         tars, others = files_with_suffix(source, out, ".tar")
-        return Source(
-            "WebDataset", [WebDatasetGroup(path) for path in of_split(source, tars, split, others)], ignored=others
-        )
+        names = names_apart(source, tars)
+        groups = [WebDatasetGroup(path, names[path]) for path in of_split(source, tars, split, others)]
+        return Source("WebDataset", groups, ignored=others)
 
 
 class HubParquet:
@@ -247,7 +248,7 @@ class HubParquet:
 
     def open(self, source: Path, out: Path, split: Split) -> Source:
         files, others = files_with_suffix(source, out, ".parquet")
-        groups, names = row_groups(of_split(source, files, split, others))
+        groups, names = row_groups(of_split(source, files, split, others), names_apart(source, files))
         by_row = [replace(group, by_row=True) for group in groups]
         return Source("Hub parquet", groups, ignored=others, by_row=by_row, label_names=names)
 

@@ -53,6 +53,12 @@ def all_files(source: Path, out: Path) -> tuple[list[Path], Counter[str]]:
     return found, images
 
 
+def names_apart(source: Path, paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the name of each file, with its folders below the source where another file has that name too."""
+    often = Counter(path.name for path in paths)
+    return {path: path.name if often[path.name] == 1 else path.relative_to(source).as_posix() for path in paths}
+
+
 def first_file(words: str, source: Path, out: Path, suffix: str) -> str:
     """Return `words` with the first file of a suffix in brackets, "tar files (a.tar)"; "" where there is none."""
     files, _ = files_with_suffix(source, out, suffix)

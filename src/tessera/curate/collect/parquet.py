@@ -8,7 +8,7 @@ ImageNet's paths there are n01440764_10026_n01440764.JPEG: the last part is the 
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,6 +34,8 @@ class RowGroup(Group):
     """The images of one row group."""
 
     path: Path
+    name: str
+    """The file's, in the places of its images."""
     number: int
     first_row: int
     by_row: bool = False
@@ -59,8 +61,8 @@ class RowGroup(Group):
             path = place["path"] if place else None
             text, code = read_label(label)
             code = None if isinstance(label, str | bytes) else code  # a name, though it has digits alone
-            source = f"{self.path.name}:{self.first_row + row}"
-            by_row = f"{self.path.stem}-{self.first_row + row}"
+            source = f"{self.name}:{self.first_row + row}"
+            by_row = f"{PurePosixPath(self.name).with_suffix('')}-{self.first_row + row}"
             stem = PurePosixPath(path.replace("\\", "/")).stem if path else by_row
             synset = _SYNSET_SUFFIX.search(stem)
             if synset:
@@ -91,8 +93,9 @@ class RowGroup(Group):
         yield read
 
 
-def row_groups(paths: Sequence[Path]) -> tuple[list[RowGroup], list[str] | None]:
-    """Return the row groups of all files, and the classes' names by number where the first file says them.
+def row_groups(paths: Sequence[Path], called: Mapping[Path, str]) -> tuple[list[RowGroup], list[str] | None]:
+    """Return the row groups of all files, and the classes' names by number where the first file says them; called: the
+    files' names in the places of their images.
 
     Raises UserError for a file that is not Parquet, has other columns, or holds no bytes of its images.
     """
@@ -104,7 +107,7 @@ def row_groups(paths: Sequence[Path]) -> tuple[list[RowGroup], list[str] | None]
             image, row = _image_column(file.schema_arrow), 0
             for number in range(file.num_row_groups):
                 group = file.metadata.row_group(number)
-                groups.append(RowGroup(path, number, row))
+                groups.append(RowGroup(path, called[path], number, row))
                 row += group.num_rows
                 columns = (group.column(place) for place in range(group.num_columns))
                 # Without statistics it is not known; rows without bytes are rejected one by one then.

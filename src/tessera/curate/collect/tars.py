@@ -170,6 +170,8 @@ class WebDatasetGroup(Group):
     """
 
     path: Path
+    name: str
+    """The file's, in the places of its images."""
 
     def list(self) -> Listing:
         samples: defaultdict[str, dict[str, tuple[str, int, int]]] = defaultdict(dict)
@@ -201,7 +203,7 @@ class WebDatasetGroup(Group):
                 label, code = labels.get(name.rpartition(".")[0]) or labels.get(sample, ("", None))
                 reject = None if label else "no class with it (.cls, or .json with label)"
                 reject = _LINK if size < 0 else reject
-                source = f"{self.path.name}/{as_text(name)}"
+                source = f"{self.name}/{as_text(name)}"
                 key = f"{safe(label) if label else 'unknown'}/{safe(key)}"
                 items.append(Item(key, label, source, str(self.path), offset, size, code, reject))
         items.sort(key=lambda item: item.source)
