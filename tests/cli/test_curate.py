@@ -43,6 +43,26 @@ def test_a_size_that_codecs_refuse_is_said_before_anything_is_collected(tmp_path
     assert "may refuse" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "flags", "message"),
+    [
+        ("photos", ("--num-images", 3), "--num-images and --seed are the miniature's; a folder is taken whole"),
+        ("photos", ("--seed", 0), "--num-images and --seed are the miniature's"),
+        ("photos", ("--single-class", "fox", "--class-names", "names.txt"), "class_names: single_class names the one"),
+        ("miniature", ("--class-names", "names.txt"), "class_names: is for folders of images; the miniature is drawn"),
+        ("miniature", ("--split", "val"), "split: is for folders of images"),
+    ],
+)
+def test_flags_that_a_source_has_no_use_for_are_refused(source, flags, message, tmp_path, monkeypatch):
+    from PIL import Image
+
+    (tmp_path / "photos" / "fox").mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(tmp_path / "photos" / "fox" / "1.png")
+    monkeypatch.chdir(tmp_path)
+    assert message in fails("collect", source, "--size", 32, *flags, "--out", "images")
+    assert not (tmp_path / "images").exists()
+
+
 def test_one_class_has_no_partner(tmp_path, monkeypatch):
     from PIL import Image
 

@@ -37,8 +37,8 @@ def collect(
     buckets: Annotated[bool, "Crops of several aspect ratios, of about size x size pixels, not squares."] = False,
     reuse: Reuse = None,
     by_hash: Annotated[bool, "For --reuse: tell files apart by their bytes, not by size, times and place."] = False,
-    num_images: Annotated[int, "Images of the miniature."] = 8000,
-    seed: Annotated[int, "Seed of the miniature."] = 0,
+    num_images: Annotated[int | None, "Images of the miniature; 8000 by default."] = None,
+    seed: Annotated[int | None, "Seed of the miniature; 0 by default."] = None,
 ) -> None:
     """Make square crops in class folders: of the miniature world, a folder of yours, or ImageNet as it comes.
 
@@ -50,6 +50,7 @@ def collect(
     Args:
         source: "miniature", a folder with a folder of images for each class, ImageNet's tree, tar or Parquet files.
     """
+    from tessera.config import UserError
     from tessera.curate.collect import collect as stage
     from tessera.miniature import WorldConfig
     from tessera.stages import read_manifest
@@ -59,22 +60,26 @@ def collect(
     if size % 8:
         needs = "the VAEs of the full-size models need a multiple of 8, pixel-unshuffle:4 one of 4"
         print(f"collect: encode may refuse images of {size} px: {needs}", file=sys.stderr)
-    if source == stage.MINIATURE:
-        world = WorldConfig(num_images=num_images, size=size, seed=seed)
-        stage.collect(out, stage.CollectConfig(size=size, world=world, buckets=buckets), reuse=reuse, by_hash=by_hash)
-    else:
-        config = stage.CollectConfig(
-            source=Path(source).resolve().name,
-            size=size,
-            single_class=single_class,
-            split=split,
-            layout=layout,
-            fast=fast,
-            gray_range=gray_range,
-            buckets=buckets,
-            class_names=class_names,
+    drawn = source == stage.MINIATURE
+    if not drawn and (num_images is not None or seed is not None):
+        raise UserError(
+            f"{source}: --num-images and --seed are the miniature's; a folder is taken whole, leave them out"
         )
-        stage.collect(out, config, Path(source), reuse=reuse, by_hash=by_hash)
+    count = WorldConfig.num_images if num_images is None else num_images
+    world = WorldConfig(num_images=count, size=size, seed=seed or 0) if drawn else None
+    config = stage.CollectConfig(
+        source=source if drawn else Path(source).resolve().name,
+        size=size,
+        single_class=single_class,
+        split=split,
+        layout=layout,
+        fast=fast,
+        gray_range=gray_range,
+        buckets=buckets,
+        class_names=class_names,
+        world=world,
+    )
+    stage.collect(out, config, None if drawn else Path(source), reuse=reuse, by_hash=by_hash)
     facts = read_manifest(out).facts
     slow, grown = facts.get("read_by_pillow"), facts.get("grown")
     notes = [f"{slow} JPEG files that simplejpeg refuses were read without --fast"] if slow else []

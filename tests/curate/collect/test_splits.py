@@ -221,6 +221,17 @@ def test_files_of_other_splits_are_counted(tmp_path, names):
     assert len(read_images(tmp_path / "val")) == 1
 
 
+def test_a_split_that_nothing_is_named_for_is_an_error(tmp_path):
+    for name in ("photos", "photos.val"):
+        put(tmp_path / name / "cat" / "1.png")
+    fails(tmp_path, tmp_path / "photos", "no folder or file is named for the split val, so all of it", split="val")
+    with tarfile.open(tmp_path / "set_train.tar", "w") as tar:
+        add(tar, "1.jpg", jpeg(1))
+        add(tar, "1.cls", b"fox")
+    fails(tmp_path, tmp_path / "set_train.tar", "is named for the split val", split="val")
+    assert collected(tmp_path, tmp_path / "photos.val", split="val") == {"cat/1.png": "cat"}
+
+
 def test_class_tars_of_other_splits_are_not_taken(tmp_path):
     source = tmp_path / "source"
     for number, split in enumerate(("train", "val")):

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessera.config import UserError, check_ranges, lookup, part_id, to_dict
+from tessera.config import UserError, check_ranges, compare, lookup, part_id, to_dict
 from tessera.curate.buckets import Size, bucket_of, bucket_sizes
 from tessera.curate.collect.class_folders import WORDNET_ID, as_text
 from tessera.curate.collect.class_names import (
@@ -40,7 +40,7 @@ from tessera.curate.collect.class_names import (
 )
 from tessera.curate.collect.layouts import LAYOUTS, Source, find_source
 from tessera.curate.collect.sources import BY_PILLOW, CropWork, Group, Index, hashes, index_groups, key_hash, listed
-from tessera.curate.collect.splits import Split
+from tessera.curate.collect.splits import Split, split_of
 from tessera.curate.grown import STATES_TABLE, Changes, check_same_config, check_states, states_schema
 from tessera.curate.index import IMAGES_TABLE, SCENES_TABLE, images_schema
 from tessera.files import TEMPORARY, write_json, write_table, writing_rows
@@ -87,6 +87,8 @@ class CollectConfig:
             raise UserError("source is empty: give miniature or a name for the folder")
         if self.single_class is not None and not self.single_class.strip():
             raise UserError("single_class is empty: give the class's name")
+        if self.single_class is not None and self.class_names is not None:
+            raise UserError("class_names: single_class names the one class itself; leave one of the two out")
         if self.buckets:
             bucket_sizes(self.size)
             if self.fast:
@@ -133,6 +135,8 @@ def collect(
 
 def _collect_miniature(out: Path, config: CollectConfig) -> None:
     recorded = to_dict(config)
+    if unlike := compare(recorded, to_dict(CollectConfig(size=config.size, world=config.world))):
+        raise UserError(f"{unlike[0][0]}: is for folders of images; the miniature is drawn anew, leave it out")
     del recorded["buckets"]
     stage = open_stage(out, stage="collect", config=recorded)
     if stage.done:
@@ -237,6 +241,7 @@ def _collect_source(
         _check_unchanged(out, source, digest, given)
         return
     _check_any(source, found, indexes)
+    _check_split(source, config, found.groups)
     keys = _check_keys(source, found.groups, indexes)
     if config.single_class is not None:
         names, taken_off = dict.fromkeys(labels, config.single_class.strip()), {}
@@ -374,6 +379,19 @@ def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
     what = f"has no images among its {ignored} files" if ignored else "is empty"
     others = "or ImageNet's tree or tar, the Hub's Parquet files, WebDataset tars"
     raise UserError(f"{source}: {what}; {expected}, an image being one of: {suffixes}; {others}")
+
+
+def _check_split(source: Path, config: CollectConfig, groups: Sequence[Group]) -> None:
+    """Raise UserError where val or test is asked for, and nothing says that the images are of that split."""
+    if config.split in ("train", "all") or ".py:" in (config.layout or ""):
+        return
+    first = next(item for group in groups for item in listed(group).items)
+    said = map(split_of, (*source.resolve().parts, *first.source.split("/")))
+    if config.split not in {name for name, _ in filter(None, said)}:
+        raise UserError(
+            f"{source}: no folder or file is named for the split {config.split}, so all of it would be taken, such as"
+            f" {first.source!r}; leave --split out if that is meant"
+        )
 
 
 def _ignored(found: Source, indexes: Sequence[Index]) -> Counter[str]:
