@@ -36,6 +36,9 @@ def test_published_captions_say_their_recipe(tmp_path):
     others = {"n01440764_0_n00000001_1_128_0_256_256": "of another set", "n01440764_0": "a plain one"}
     path = tmp_path / "published.tsv"
     path.write_text("".join(f"{name}\t{text}\n" for name, text in (texts | others).items()))
+    for unused in ({"pattern": "half"}, {"partners": "balanced"}):
+        with pytest.raises(UserError, match="from_captions: their names say which images are mixed, and where"):
+            AugmentConfig(from_captions=str(path), **unused)
     config = AugmentConfig(from_captions=str(path))
     augment(tmp_path / "recipe", images, config)
     rows = read_recipe(tmp_path / "recipe").rows

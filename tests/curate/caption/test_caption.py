@@ -31,6 +31,13 @@ def test_bad_configs():
             CaptionConfig(**bad)
 
 
+def test_a_server_that_nobody_asks_is_refused(images, tmp_path):
+    for captioner in ("aio", "llava"):
+        with pytest.raises(UserError, match=f"the captioner is {captioner}: make it openai or summarize"):
+            caption(tmp_path / "out", images, CaptionConfig(captioner=captioner), server="http://127.0.0.1:1/v1")
+    assert not (tmp_path / "out").exists()
+
+
 def test_tasks_of_an_array_job_may_write_the_same_captions_at_once(images, tmp_path, monkeypatch):
     whole, out, task = tmp_path / "whole", tmp_path / "out", Engine(part=(1, 2))
     caption(whole, images, CaptionConfig())

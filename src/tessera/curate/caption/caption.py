@@ -131,6 +131,9 @@ def caption(
     inputs |= {f"captions {level}".strip(): path for level, path in runs.items()}
     if captions_file is not None and config.captioner in ("aio", "scene", "join", "shorten"):
         raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")
+    if server is not None and config.captioner not in (asking := ("openai", "summarize")):
+        named = " or ".join(asking)
+        raise UserError(f"server {server!r} is given, but the captioner is {config.captioner}: make it {named}")
     engine.check_device(device)
     complete = is_complete(out)
     again = complete and source.by_shards and not skip_missing and bool(read_manifest(out).rejects) and not engine.part
