@@ -1,6 +1,7 @@
 """The captioner `import`: captions that the user has, matched with the images by their names."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,15 +43,17 @@ class FromFile(CaptionSource):
         requests, rows = list(requests), read_images(self._images)
         names = image_names(rows)
         find = ImageNames(rows, names).find
-        mixes = {
-            published_name(request.base.key, request.partner.key, request.placement): request.key
+        named = [
+            (published_name(request.base.key, request.partner.key, request.placement), request.key)
             for request in requests
             if request.partner is not None and request.placement is not None
-        }
+        ]
+        often = Counter(name for name, _ in named)  # two classes may have images of one name
         others = []
-        if not mixes:
+        if not named:
             texts, others = named_captions(self._path, find, names)
         else:
+            mixes = {name: key for name, key in named if often[name] == 1}
             mixes |= {request.key: request.key for request in requests}
             known = names | mixes
             texts, _ = named_captions(self._path, lambda name: _of_mix(name, mixes), known)
