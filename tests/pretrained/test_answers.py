@@ -42,6 +42,8 @@ def test_a_caption_stays_as_it_is():
         'A sign that says "I cannot help you".',
         "A girl unable to open a door.",
         "A poster: we cannot help everyone.",
+        "A man stands with his back to us, so we cannot see his face.",
+        "The dog has turned away and we can't see its eyes.",
         "An error: message on a screen",
         "Note the fox in the corner.",
         "A fox sits in a thinking process diagram: a box.",

@@ -145,7 +145,8 @@ _REFUSALS = (
 )
 # Later in the first sentence, outside of quotes.
 _UNABLE = (
-    rf"[^\"\u201c:.!?\n]{{0,100}}\b(?:(?:(?:i|we) (?:can't|cannot|can not|could not|couldn't|won't)"
+    r"[^\"\u201c:.!?\n]{0,100}\b(?:(?:(?:i|we(?! \S+(?: not)? (?:see|view|identify)))"
+    r" (?:can't|cannot|can not|could not|couldn't|won't)"
     rf"|(?:i'm|i am|we are) (?:not able to|unable to)|for me to) {_ACTS})"
 )
 _REFUSES = re.compile(rf"^\W*(?:{'|'.join((*_REFUSALS, _UNABLE))})", re.IGNORECASE)
