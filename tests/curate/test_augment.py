@@ -36,6 +36,11 @@ GOLDEN = [
 ]
 
 
+def test_a_crop_has_no_partners():
+    with pytest.raises(UserError, match="the pattern crop mixes nothing; leave balanced out"):
+        AugmentConfig(pattern="crop", partners="balanced")
+
+
 def test_stage_writes_the_drawn_rows_and_does_nothing_again(images, tmp_path):
     out = tmp_path / "recipe"
     config = AugmentConfig(half_view="centre", seed=3)

@@ -83,6 +83,8 @@ class AugmentConfig:
         if self.pattern not in _NAMES and _OWN not in self.pattern:
             raise UserError(f"pattern must be {', '.join(_NAMES)} or FILE.py:NAME, not {self.pattern!r}")
         check_ranges(self, seed="[0, inf)")
+        if self.pattern == CROP and self.partners != "random":
+            raise UserError(f"partners: the pattern crop mixes nothing; leave {self.partners} out")
         if self.from_captions is not None and (self.pattern, self.partners) != ("all", "random"):
             fix = "leave pattern and partners out"
             raise UserError(f"from_captions: their names say which images are mixed, and where; {fix}")
