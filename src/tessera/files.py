@@ -89,8 +89,8 @@ def write_json(path: Path, data: Any) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return the data of a JSON file; UserError if it is missing or damaged."""
+def read_json(path: Path, fix: str = "delete it and make it again") -> Any:
+    """Return the data of a JSON file; UserError, with what to do about a damaged one, if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); delete it and make it again") from error
+        raise UserError(f"{path}: is not JSON ({error}); {fix}") from error
 
 
 _ROW_GROUP = 65_536  # rows of a table that are in memory at a time

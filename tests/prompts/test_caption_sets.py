@@ -68,6 +68,12 @@ def test_bad_annotations(tmp_path, content, scheme, message):
         load_prompts(f"{scheme}:{path}")
 
 
+def test_nobody_is_told_to_delete_annotations_of_others(tmp_path):
+    (tmp_path / "captions.json").write_text('{"annotations": [')
+    with pytest.raises(UserError, match=r"is not JSON \(.*\); give COCO's captions_val2014.json"):
+        load_prompts(f"coco:{tmp_path / 'captions.json'}")
+
+
 def test_captions_have_no_extended_texts(tmp_path):
     with pytest.raises(UserError, match="turn extended off"):
         load_prompts(f"coco:{coco(tmp_path / 'captions.json')}", extended=True)

@@ -88,6 +88,7 @@ def test_a_column_is_chosen_behind_the_file(tmp_path):
         ("p.csv", "prompt,n\na cat,1,2\n", "line 2 has not as many fields as the header"),
         ("p.csv", "", "has no column prompt, .*; it has none"),
         ("p.csv", "a cat\na dog\n", "has no column prompt, .*; it has a cat"),
+        ("p.json", "{}", "entry 1: has no column prompt, .*; it has none"),
         ("p.json", "[1]", "entry 1 is not a JSON object"),
         ("p.json", '["smile \\ud83d"]', "entry 1 has half of a surrogate pair"),
         ("p.json", '{"images": [{"id": 1}], "annotations": [{"id": 1}]}', "COCO's form; give coco:"),

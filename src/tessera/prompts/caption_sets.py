@@ -56,7 +56,7 @@ def _read_questions(path: Path) -> Rows:
 
 
 def _read_coco(path: Path) -> Rows:
-    data = read_json(path)
+    data = read_json(path, "give COCO's captions_val2014.json or one of its form")
     annotations = data.get("annotations") if isinstance(data, Mapping) else None
     if not isinstance(annotations, Sequence) or not annotations:
         raise UserError(f"{path}: has no annotations; give COCO's captions_val2014.json or one of its form")

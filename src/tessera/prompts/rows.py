@@ -50,7 +50,7 @@ def read_rows(
     def find(where: object, names: Iterable[str]) -> Columns:
         return tuple(_find(where, list(names), group, own) for group, own in zip(wanted, chosen, strict=True))
 
-    suffix, last = path.suffix.lower(), ({}.keys(), ())
+    suffix, last = path.suffix.lower(), (None, ())
     if len(given) > len(wanted):
         raise UserError(f"{path}: {', '.join(given)} are more columns than the {len(wanted)} that are read")
     try:
