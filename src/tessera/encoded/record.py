@@ -10,8 +10,9 @@ import numpy as np
 
 TextEncodingKind = Literal["int8", "fp16", "none"]
 GROUP = 64  # numbers that share one scale
-SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
-"""Places at which a caption is split into its sentences."""
+_SHORT = (r"Mr", r"Mrs", r"Ms", r"Dr", r"St", r"Mt", r"Prof", r"vs", r"e\.g", r"i\.e", r"[A-Z]\.[A-Z]")
+SENTENCE_ENDS = re.compile(r"(?<=[.!?])" + "".join(rf"(?<!\b{each}\.)" for each in _SHORT) + r"\s+|(?<=[。！？])")
+"""Places at which a caption is split into its sentences: not after "St." and the like."""
 LONG = "long"
 """The level of the captions of a set with one caption an image."""
 

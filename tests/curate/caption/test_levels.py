@@ -104,6 +104,7 @@ def test_short_captions_of_mixes_name_both_classes(images, recipe, tmp_path):
         ("In this image, there is a cat.", "a cat"),
         ("There are two dogs on a beach, while the sun sets.", "two dogs on a beach"),
         ("A dog. It barks.", "a dog"),
+        ("A St. Bernard dog on a U.S. Army truck. It barks.", "a St. Bernard dog on a U.S. Army truck"),
         ("Dog, cat, bird", "Dog, cat, bird"),
         ("A photo of a man who holds a fish", "a man who holds a fish"),
         ("The image", "the image"),
