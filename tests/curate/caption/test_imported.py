@@ -87,6 +87,14 @@ def test_import_of_the_pictures_own_captions_joins_them_for_mixes(images, recipe
         caption(tmp_path / "other", images, IMPORT, recipe=recipe, captions_file=tmp_path / "less.csv")
 
 
+def test_texts_that_are_joined_keep_their_ends(images, recipe, tmp_path):
+    path = write_captions(tmp_path / "mine.csv", [(row.key, "Is it a dog?") for row in read_images(images)])
+    caption(tmp_path / "captions", images, IMPORT, recipe=recipe, captions_file=path)
+    for text in read_captions(tmp_path / "captions").values():
+        assert text.count(", Is it a dog?") == 2
+        assert "?." not in text
+
+
 def test_import_errors(images, tmp_path):
     out = tmp_path / "captions"
     keys = [row.key for row in read_images(images)]

@@ -142,7 +142,7 @@ def _joined(request: CaptionRequest, parts: Mapping[str, Texts], seed: int) -> d
     for level in (level for level in base if level in other):
         told = [*zip(places, (base[level], other[level]))]
         told = told[::-1] if address(seed, "caption", request.key) % 2 == 1 else told
-        joined[level] = " ".join(
-            f"{place.capitalize()}, {lower_article(text.strip()).rstrip('.')}." for place, text in told
-        )
+        ends = ["" if text.rstrip()[-1] in "!?。！？" else "." for _, text in told]
+        said = [f"{place.capitalize()}, {lower_article(text.strip()).rstrip('.')}" for place, text in told]
+        joined[level] = f"{said[0]}{ends[0]} {said[1]}{ends[1]}"
     return joined
