@@ -101,6 +101,15 @@ def test_the_papers_chunks_may_be_too_small(count):
         prdc_by(inputs(np.random.default_rng(1).normal(size=(40, 3)), x, Blocks(None, "")), "paper")
 
 
+@pytest.mark.parametrize(("protocol", "count"), [("full", 3), ("dgm-eval", 5)])
+def test_as_few_images_as_neighbors_are_said_to_be_too_few(protocol, count):
+    x = np.random.default_rng(0).normal(size=(count, 3))
+    with pytest.raises(
+        UserError, match=f"{protocol}' needs more than {count} images of each set; 40 and {count} images"
+    ):
+        prdc_by(inputs(np.random.default_rng(1).normal(size=(40, 3)), x, Blocks(None, "")), protocol)
+
+
 OWN = """
 import numpy as np
 

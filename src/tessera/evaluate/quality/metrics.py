@@ -188,6 +188,11 @@ def prdc_by(x: Inputs, protocol: str, subset: int = 10_000) -> list[Number]:
                 f"prdc: the protocol 'paper' cuts both sets into {parts} chunks as torch.chunk does, of more than {k}"
                 f" images each; {len(real)} and {len(fake)} images are too few for it; leave it out of --prdc"
             )
+    elif min(len(real), len(fake)) <= k:
+        raise UserError(
+            f"prdc: the protocol {protocol!r} needs more than {k} images of each set; {len(real)} and {len(fake)}"
+            " images are too few for it; leave it out of --prdc"
+        )
     elif protocol == "dgm-eval":
         subset = min(subset, len(real), len(fake))
         chosen, settings = dgm_eval_rows(len(fake), seed, "fake", subset), {"seed": seed, "images": subset}
