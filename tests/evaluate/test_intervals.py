@@ -31,6 +31,18 @@ def test_paired_differences_are_of_the_same_images():
         paired_difference(*shares, "clip_score")
 
 
+def test_prompts_in_another_order_do_not_pair():
+    def about(name, texts):
+        found = scores(name)
+        items = tuple({**item, "text": texts[item["prompt"]]} for item in found.items)
+        return dataclasses.replace(found, items=items)
+
+    a, b, c = about("a", "xyz"), about("b", "xyz"), about("c", "yxz")
+    assert paired_difference(a, b, "clip_score").value == 0
+    with pytest.raises(UserError, match="a and c drew the prompts in different orders; draw both from one file"):
+        paired_difference(a, c, "clip_score")
+
+
 def test_images_of_one_prompt_or_of_unknown_ones_have_no_difference():
     def about(name, values, prompt, **more):
         found = scores(name, values)

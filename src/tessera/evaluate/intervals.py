@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
-from tessera.evaluate.scores import Number, Over, Protocol, Scores, require_comparable
+from tessera.evaluate.scores import Number, Over, Protocol, Scores, comparable, require_comparable
 from tessera.metrics import Interval, LeftOut, paired_bootstrap, paired_jackknife, share_difference, share_interval
 from tessera.prompts.geneval import TASKS
 
@@ -92,6 +92,8 @@ class Measured:
 
     images: list[tuple[int, int]]
     """(prompt, sample)."""
+    texts: list[str | None]
+    """The prompts' texts, where the items say them."""
     values: np.ndarray
     """(N,) float64."""
     tags: list[str] | None
@@ -113,7 +115,8 @@ def measured(scores: Scores, metric: str) -> Measured:
         raise UserError(f"{metric}: {scores.name} has images with values outside 0..{most:g}; judge them again")
     number = scores.number(metric)
     tags = [str(item.get("tag")) for item in rows] if number is not None and number.over == "tags" else None
-    return Measured([(item["prompt"], item["sample"]) for item in rows], values, tags)
+    texts = [item.get("text") for item in rows]
+    return Measured([(item["prompt"], item["sample"]) for item in rows], texts, values, tags)
 
 
 def paired_values(a: Scores, b: Scores, metric: str) -> tuple[Measured, Measured]:
@@ -121,6 +124,11 @@ def paired_values(a: Scores, b: Scores, metric: str) -> tuple[Measured, Measured
     first, second = measured(a, metric), measured(b, metric)
     if first.images != second.images:
         raise UserError(f"{metric}: {a.name} and {b.name} judged different images; draw the same prompts in both")
+    one, other = a.number(metric), b.number(metric)
+    if one and other and not comparable(one, other) and first.texts != second.texts:
+        raise UserError(
+            f"{metric}: {a.name} and {b.name} drew the prompts in different orders; draw both from one file"
+        )
     return first, second
 
 

@@ -6,8 +6,8 @@ images; or it is a data set of the Hub, named OWNER/NAME, whose tables are all r
 bare quotes, tabs or line breaks is read line by line, also without a header, and so is a .txt file split at tabs.
 
 Several captions of an image are of several levels (`tessera.curate.caption.table`): columns `long`, `medium`, `short`
-and `tags`, `caption_0`, `caption_1`, ..., or those that are named, FILE:NAME,TEXT,TEXT; a column `level` of tables with
-a row for each caption; files `a.short.txt` next to `a.txt`; lists, whose texts are `long`, `long-2`, ...
+and `tags`, `caption_0`, `caption_1`, ..., or those that are named, FILE:NAME,TEXT,TEXT; columns `key` and `level` of
+tables with a row for each caption; files `a.short.txt` next to `a.txt`; lists, whose texts are `long`, `long-2`, ...
 """
 
 import functools
