@@ -63,6 +63,13 @@ def captions_of(folder):
     return dict(zip(table["key"], table["text"]))
 
 
+def test_entries_of_one_name_are_told_apart_by_their_tars(serve, tmp_path):
+    tars = {f"data/{number}.tar": tar_of([("0.txt", f"fish {number}".encode())]) for number in range(2)}
+    with serve(tars):
+        fetch(tmp_path)
+    assert captions_of(tmp_path) == {"data/0.tar/0": "fish 0", "data/1.tar/0": "fish 1"}
+
+
 def test_reads_the_texts_alone_and_says_so_before(serve, tmp_path):
     files = files_of(TEXTS)
     with serve(files) as hub:

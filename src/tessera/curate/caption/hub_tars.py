@@ -32,9 +32,9 @@ def fetch_captions(out: Path, dataset: str) -> None:
     """Make `out`/captions.parquet (key, text) of the tars of the Hub's data set OWNER/NAME; an interrupted call is
     resumed with the tars that are missing.
 
-    A key is the entry's name without `.txt`. Texts that are not UTF-8 are the manifest's rejects. How many bytes will
-    be read is said first. Raises UserError for a data set that cannot be had or has no tars or no texts in them, and a
-    damaged tar.
+    A key is the entry's name without `.txt`, after its tar's where two tars have entries of one name. Texts that are
+    not UTF-8 are the manifest's rejects. How many bytes will be read is said first. Raises UserError for a data set
+    that cannot be had or has no tars or no texts in them, and a damaged tar.
     """
     out, (commit, sizes) = Path(out), list_dataset(dataset)
     repository = dataset.partition("@")[0]
@@ -65,12 +65,15 @@ def fetch_captions(out: Path, dataset: str) -> None:
             raise
     import pyarrow as pa
 
+    names = [key for tar in tars for key in read_table(parts[tar], ["key"])["key"].to_pylist()]
+    repeat = len(set(names)) < len(names)
     text, count, rejects = pa.string(), 0, {}
     with writing_rows(out / CAPTIONS_TABLE, pa.schema([("key", text), ("text", text)])) as write:
         for tar in tars:
             table = read_table(parts[tar]).to_pydict()
-            rows = [*zip(table["key"], table["text"])]
-            rejects |= {f"{tar}/{key}": "its text is not UTF-8" for key, told in rows if told is None}
+            rows = [(f"{tar}/{key}" if repeat else key, each) for key, each in zip(table["key"], table["text"])]
+            told = zip(table["key"], table["text"])
+            rejects |= {f"{tar}/{key}": "its text is not UTF-8" for key, each in told if each is None}
             good = [row for row in rows if row[1] is not None]
             write(good)
             count += len(good)
