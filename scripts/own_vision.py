@@ -2,6 +2,7 @@
 
     python scripts/own_vision.py out/miniature/images --out out/vision
     tessera study scripts/own_vision.py:aligned --out out/studies
+    tessera study scripts/own_vision.py:to_score --out out/studies
 
 So alignment with a vision network (REPA) is measured with one that has seen no image but the set's: a ConvNeXt V2 (Woo
 et al. 2023) for 32 px of 0.3 million weights that names the class of random crops. It prints how often it is right on
@@ -23,31 +24,57 @@ from tessera.images import read_rgb
 from tessera.presets.config import RunConfig
 from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD
 from tessera.progress import progress
-from tessera.study import Study
+from tessera.study import Study, Variant
 from tessera.study.variants import first, retrained, today, variants, with_ia
+from tessera.train.config import TrainConfig
 
 FOLDER = "out/vision"
 SIDE, BATCH, PEAK_RATE = 32, 100, 2e-3
 
 
+def following(config: RunConfig, share: float) -> RunConfig:
+    """Return the run with features that the network follows for a share of the images."""
+    changed = replace(config, encode=replace(config.encode, features=f"convnextv2:{FOLDER}"))
+
+    def align(train: TrainConfig) -> TrainConfig:
+        until = None if share == 1 else int(share * train.num_images) // train.batch_size * train.batch_size
+        return replace(train, objective="balanced-feature-aligned", align_until_image=until)
+
+    return retrained(changed, align)
+
+
 def aligned() -> Study:
     """Return the study: today's training of TA+IA without the features, with them to the end and for the first half."""
     config = with_ia(today(), start=0)
-    half = config.arms[0].train.num_images // 2
-
-    def following(until: int | None = None) -> RunConfig:
-        changed = replace(config, encode=replace(config.encode, features=f"convnextv2:{FOLDER}"))
-        return retrained(changed, lambda t: replace(t, objective="balanced-feature-aligned", align_until_image=until))
-
+    arms = {"ta_ia": config, "vision": following(config, 1), "vision_first_half": following(config, 0.5)}
     return Study(
         name="own_vision",
         title="Alignment with a vision network of the set's own images",
         question="Does a model learn the miniature from fewer images where its inner tokens follow the features of a"
         " network that was trained on the same images and their classes? And if that ends after half of them?",
-        variants=variants({"ta_ia": config, "vision": following(), "vision_first_half": following(half)}),
+        variants=variants(arms),
         seeds=(0, 1, 2),
         kinds=("extended", "short"),
         scores=first("overall"),
+    )
+
+
+def to_score() -> Study:
+    """Return the study of the images that a score takes, with the features for the first half and without."""
+    rows: list[Variant] = []
+    for budget in (44_000, 88_000):
+        preset, size = with_ia(today(budget), start=0), f"{budget // 1000}k"
+        rows += variants({f"preset-{size}": preset, f"vision-{size}": following(preset, 0.5)}, (budget, budget))
+    return Study(
+        name="own_vision_to_score",
+        title="Images that a score takes, with a vision network of the set's own images",
+        question="With features to follow for the first half of the images, does a model reach with fewer images what"
+        " the preset reaches with all?",
+        variants=tuple(rows),
+        seeds=(0, 1, 2),
+        kinds=("extended", "short"),
+        scores=first("overall"),
+        axis="images seen",
     )
 
 

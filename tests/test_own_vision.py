@@ -51,3 +51,11 @@ def test_the_study_differs_by_the_features_alone(own_vision):
     assert {other.encode.features for other in others} == {"convnextv2:out/vision"}
     assert [other.arms[0].train.align_until_image for other in others] == [None, 24_000]
     assert all(other.arms[0].train.num_images == first.arms[0].train.num_images for other in others)
+
+
+def test_the_score_is_asked_at_half_and_at_all_of_the_preset_images(own_vision):
+    trains = {variant.name: variant.config.arms[0].train for variant in own_vision.to_score().variants}
+    assert {name: train.num_images for name, train in trains.items()} == {
+        "preset-44k": 44_000, "vision-44k": 44_000, "preset-88k": 88_000, "vision-88k": 88_000
+    }  # fmt: skip
+    assert [trains[name].align_until_image for name in ("vision-44k", "vision-88k")] == [21_984, 44_000]
