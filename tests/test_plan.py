@@ -195,6 +195,12 @@ def test_training_takes_the_number_of_samples_that_its_command_says(init, asked)
     assert asked <= said < asked + config.batch_size
 
 
+def test_a_shorter_training_is_cooled_down_over_the_presets_share():
+    plan = PlanConfig(images=200, network="dit-s", train_images=512_000)
+    assert " --num-images 512000 --cooldown-images 102400 --out" in commands(plan)[-1]
+    assert "--cooldown-images" not in commands(replace(plan, network="dit"))[-1]
+
+
 def test_money_is_the_users_price():
     """Two sets of CM patterns next to the plain one are two trainings, and all of them are paid."""
     assert "Money" not in describe(PAPER)

@@ -286,7 +286,11 @@ def commands(config: PlanConfig) -> list[str]:
     train = "tessera" if config.gpus == 1 else f"torchrun --standalone --nproc-per-node {config.gpus} -m tessera.cli"
     preset = f"{config.preset}:{'ta_ia' if config.augmented else 'ta'}"
     start = f" --init {shlex.quote(config.init)}" if config.init else ""
-    length = "" if config.train_images is None else f" --num-images {config.samples}"
+    length, training = "", config.training
+    if config.train_images is not None:
+        length = f" --num-images {config.samples}"
+        if cooldown := training.optim.cooldown_images:  # the preset's share of the budget
+            length += f" --cooldown-images {cooldown * config.samples // training.num_images}"
     length += " --caption-mix long=0.7,short=0.3" if config.levels else ""
     for name in config.augmented or ("",):
         sets = "--plain encoded/plain" + (f" --augmented encoded/{name}" if name else "")

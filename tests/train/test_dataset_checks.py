@@ -32,6 +32,7 @@ from tessera.train.dataset_checks import (
 )
 from tessera.train.export import export
 from tessera.train.loop import train
+from tessera.train.optim.config import OptimConfig
 from tessera.weights.export import load_export
 from tiny.training_sets import DIT, SHAPE, WIDTH, config_of, make_records, with_short, write_set
 
@@ -250,6 +251,15 @@ def test_a_second_phase_that_never_begins_is_named():
         " one",
     ]
     assert check_starts(replace(config, caption_mix_start_image=72, augment_prob=0.0)) == []
+
+
+def test_a_budget_without_a_step_at_the_peak_rate_is_named():
+    config = config_of(num_images=80, optim=OptimConfig(warmup_images=40, decay="constant", cooldown_images=48))
+    said = "optim: warmup_images 40 and cooldown_images 48 are more than num_images 80, so no step has the peak rate"
+    assert check_starts(config) == [f"{said}; give less"]
+    assert check_starts(replace(config, optim=replace(config.optim, cooldown_images=40))) == []
+    said = "optim: warmup_images 81 is more than num_images 80, so no step has the peak rate; give less"
+    assert check_starts(replace(config, optim=OptimConfig(warmup_images=81))) == [said]
 
 
 def test_a_margin_that_leaves_nothing_to_learn_is_refused():

@@ -111,14 +111,19 @@ def captions_seen(
 
 
 def check_starts(config: TrainConfig) -> list[str]:
-    """Return what to say of second phases that begin only after the end."""
+    """Return what to say of second phases that begin only after the end, and of a learning rate without a peak."""
     found = {"caption_mix_start_image": bool(config.caption_mix), "augment_start_image": config.augment_prob > 0}
     what = {"caption_mix_start_image": "caption_mix is never drawn", "augment_start_image": "no CutMix image is shown"}
-    return [
+    said = [
         f"{name} is {start}, and the training ends at {config.num_images} images, so {what[name]}; give a smaller one"
         for name, given in found.items()
         if given and (start := getattr(config, name)) >= config.num_images
     ]
+    rise, fall = config.optim.warmup_images, config.optim.cooldown_images
+    if rise + fall > config.num_images:
+        parts = f"warmup_images {rise} and cooldown_images {fall} are" if fall else f"warmup_images {rise} is"
+        said.append(f"optim: {parts} more than num_images {config.num_images}, so no step has the peak rate; give less")
+    return said
 
 
 def check_margin(margin: int, seams: Seams, size: int, cells: int) -> None:

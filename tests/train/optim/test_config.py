@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_learning_rate_over_a_run():
             replace(cooled, decay=decay)
     assert lr_fraction(replace(config, warmup_images=0), 0, 1000) == 1.0
     assert lr_fraction(replace(config, warmup_images=5000), 1000, 1000) == 0.2  # never more than the ramp
+
+
+def test_a_cooldown_that_begins_within_the_warm_up_makes_no_jump():
+    """Such as a preset's by a small --num-images."""
+    config = OptimConfig(warmup_images=100, decay="constant", cooldown_images=400)
+    rates = [lr_fraction(config, n, 200) for n in range(201)]
+    assert max(abs(a - b) for a, b in pairwise(rates)) <= 0.0101
+    assert (rates[20], rates[100], rates[200]) == (0.2, 0.25, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -42,12 +42,14 @@ class OptimConfig:
 
 
 def lr_fraction(config: OptimConfig, num_images: int, total_images: int) -> float:
-    """Return the learning rate of the step that brings the count to `num_images`, as a fraction of its peak."""
-    if num_images < config.warmup_images:
-        return num_images / config.warmup_images
+    """Return the learning rate of the step that brings the count to `num_images`, as a fraction of its peak. Where a
+    cooldown begins within the warm-up, the lower of the two rates counts."""
+    rise = num_images / config.warmup_images if num_images < config.warmup_images else 1.0
     if config.decay == "constant":
         left = (total_images - num_images) / config.cooldown_images if config.cooldown_images else 1.0
-        return config.final_lr_fraction + (1 - config.final_lr_fraction) * min(1.0, left)
+        return min(rise, config.final_lr_fraction + (1 - config.final_lr_fraction) * min(1.0, left))
+    if rise < 1:
+        return rise
     done = min(1.0, (num_images - config.warmup_images) / max(1, total_images - config.warmup_images))
     fall = (1 + math.cos(math.pi * done)) / 2 if config.decay == "cosine" else 1 - done
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * fall
