@@ -21,7 +21,7 @@ from tessera.train.export import export
 from tessera.train.loop import Trainer, train
 from tessera.train.optim.config import OptimConfig
 from tiny.ranks import on_ranks
-from tiny.runs import before_step, contents, log_of, state_of, stop_at
+from tiny.runs import Killed, before_step, contents, log_of, state_of, stop_at
 from tiny.stub_judge import calls_of, stub_judge
 from tiny.training_sets import DIT, RIN, SHAPE, config_of, make_records, write_set
 
@@ -294,6 +294,27 @@ def test_a_resumed_run_asks_for_no_scores_twice(sets, alone, tmp_path, monkeypat
     judged_run(sets[0], tmp_path / "whole", stub_judge(tmp_path / "other", wait=True))
     assert scores_of(tmp_path / "run") == scores_of(tmp_path / "whole")
     assert_same_training(tmp_path / "run", alone)
+
+
+def test_an_extended_run_forgets_scores_of_a_cooldown_that_it_takes_back(sets, tmp_path, monkeypatch):
+    """It was killed during that, and resumes from a checkpoint before."""
+    judge = stub_judge(tmp_path / "judge", wait=True)
+    settings = config_of(augment_prob=0.0, checkpoint_every_images=72, num_images=160)
+    settings = replace(settings, optim=OptimConfig(decay="constant", cooldown_images=80))
+    more, runtime = replace(settings, num_images=240), RuntimeOptions(judge=judge)
+    train(tmp_path / "whole", sets[0], None, more, runtime=runtime)
+
+    def killed(number):
+        if number == 15:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        before_step(patched, killed)
+        with pytest.raises(Killed):
+            train(tmp_path / "run", sets[0], None, settings, runtime=runtime)
+    assert list(scores_of(tmp_path / "run")) == [40, 80, 120]
+    train(tmp_path / "run", sets[0], None, more, runtime=runtime, extend=True)
+    assert scores_of(tmp_path / "run") == scores_of(tmp_path / "whole")
 
 
 def test_a_judge_that_was_stopped_goes_on_with_the_run(sets, alone, tmp_path, monkeypatch):
