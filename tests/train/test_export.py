@@ -44,6 +44,7 @@ def test_weights_are_those_of_the_last_checkpoint(run, tmp_path, weights, prefix
 def test_the_best_average_is_that_of_the_lowest_held_out_loss(run, plain, tmp_path):
     with pytest.raises(UserError, match="run: keeps no best EMA, since no loss on held-out records was measured"):
         export(tmp_path / "none", run, ExportConfig(weights="best"))
+    assert not (tmp_path / "none").exists()  # so the same command without --best works
     measured = config_of(num_images=40, augment_prob=0.0, validation_records=4, validate_every_images=16)
     train(tmp_path / "run", plain, None, measured)
     lines = [line for line in log_of(tmp_path / "run") if "validation_ema" in line]

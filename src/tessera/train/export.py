@@ -13,7 +13,7 @@ from tessera.files import read_json
 from tessera.models.build import build_network
 from tessera.models.dit import DiT
 from tessera.models.rin import RIN
-from tessera.stages import open_stage, read_manifest
+from tessera.stages import find_stage, open_stage, read_manifest
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
 from tessera.train.dataset_checks import CONTENT_FACTS, NETWORKS
@@ -56,7 +56,8 @@ def export(
 
     A complete `out` is left as it is. num_images: the number of a checkpoint kept on the way; None = the last one.
     unfinished: take a run that has not ended too; the fact "unfinished" is then the number of images it is to see.
-    Raises UserError for a run that is unfinished, has lost that checkpoint or measured no held-out loss.
+    Raises UserError, before anything is written, for a run that is unfinished, has lost that checkpoint or measured no
+    held-out loss.
     """
     out, run, config = Path(out), Path(run), config or ExportConfig()
     manifest = read_manifest(run, "train", must_be_complete=not unfinished)
@@ -69,8 +70,9 @@ def export(
         more = {"unfinished": manifest.config["num_images"]}
         manifest = replace(manifest, facts=read_json(run / FACTS))
     chosen = {} if num_images is None else {"num_images": num_images}
-    stage = open_stage(out, stage="export", config=to_dict(config) | chosen | more, inputs=inputs)
-    if stage.done:
+    made: dict[str, Any] = {"stage": "export", "config": to_dict(config) | chosen | more, "inputs": inputs}
+    stage = find_stage(out, **made)
+    if stage is not None and stage.done:
         return
     trained = from_dict(TrainConfig, manifest.config, where=f"{run / 'manifest.json'}: config")
     place = run / checkpoint.FOLDER / f"{num_images or manifest.counts['num_images']:012d}"
@@ -86,6 +88,7 @@ def export(
     state = checkpoint.load(place)
     network = network_of(trained, state, "master/" if config.weights == "online" else "ema/")
     info = info_of(trained, manifest.facts, config, state.num_images, {"run": manifest.sha256, **manifest.inputs})
+    stage = open_stage(out, **made)
     save_export(out, network, info)
     counts = {"num_images": state.num_images, "parameters": network.parameter_count}
     stage.finish(counts=counts, facts={"arm": manifest.facts["arm"]} | more)
