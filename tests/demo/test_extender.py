@@ -63,7 +63,17 @@ def test_the_papers_prompts_have_their_own_form():
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", " \n", "a fox", "a star, a moon and a ring", "two stars and a moon", "<script>" * 2000]
+    "prompt",
+    [
+        "",
+        " \n",
+        "a fox",
+        "a star, a moon and a ring",
+        "two stars and a moon",
+        "five stars",
+        "12 stars",
+        "<script>" * 2000,
+    ],
 )
 def test_other_prompts_are_told_what_the_rule_knows(prompt):
     with pytest.raises(UserError):

@@ -21,6 +21,7 @@ from tessera.stages import MANIFEST, read_manifest
 
 _RELATIONS = {"left of": "left of", "right of": "right of", "above": "above", "over": "above"}
 _RELATIONS |= {"below": "below", "under": "below", "beneath": "below"}
+_MORE = ("five", "six", "seven", "eight", "nine", "ten")
 _ALSO = {"crescent": "moon", "crescents": "moon", "disc": "circle", "disk": "circle"}
 
 
@@ -86,21 +87,21 @@ def read_line(prompt: str, world: WorldConfig) -> dict[str, Any]:
     """
     named = {word: shape for shape in world.shapes for word in (shape, plural(shape))}
     named |= {word: shape for word, shape in _ALSO.items() if shape in world.shapes}
-    numbers = {word: number for number, word in enumerate(NUMBER_WORDS)} | {str(n): n for n in range(1, 5)}
+    numbers = {word: number for number, word in enumerate((*NUMBER_WORDS, *_MORE))}
     words = re.findall(r"[a-z0-9]+", prompt[:2000].lower())
     clauses: list[dict[str, Any]] = []
     color, count = None, 1
     for word in words:
         if word in world.colors:
             color = word
-        elif word in numbers:
-            count = max(1, numbers[word])
+        elif word in numbers or word.isdecimal():
+            count = max(1, numbers[word] if word in numbers else int(word))
         elif word in named:
             clauses.append({"class": named[word], "count": count} | ({"color": color} if color else {}))
             color, count = None, 1
     if not clauses:
         raise UserError(f"the prompt names none of the shapes that this model knows: {', '.join(world.shapes)}")
-    if len(clauses) > 2 or (len(clauses) == 2 and any(clause["count"] > 1 for clause in clauses)):
+    if len(clauses) > 2 or any(clause["count"] > (4 if len(clauses) == 1 else 1) for clause in clauses):
         raise UserError("the rule places one shape up to four times, or two different ones; ask for less")
     text = f" {' '.join(words)} "
     found = [(text.find(said), relation) for said, relation in _RELATIONS.items() if f" {said} " in text]
