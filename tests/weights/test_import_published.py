@@ -201,6 +201,7 @@ def test_without_a_null_condition_the_text_encoder_is_asked(published, tmp_path,
     monkeypatch.setattr(module, "load_text_encoder", unavailable)
     with pytest.raises(UserError, match=r"flan-t5-xl cannot encode.*--null-condition FILE\.npy"):
         import_published(tmp_path / "other", published)
+    import_published(tmp_path / "out", published)  # done before: nobody is asked
 
 
 @pytest.mark.parametrize("wrong", [{"sampling_steps": 0}, {"guidance_scale": float("nan")}, {"clip_denoised": 0.0}])

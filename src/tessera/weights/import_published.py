@@ -12,7 +12,7 @@ from tessera.config import UserError, check_ranges, to_dict
 from tessera.files import sha256_file
 from tessera.hub import CONFIG_FILE
 from tessera.pretrained.text_encoders import load_text_encoder
-from tessera.stages import open_stage
+from tessera.stages import find_stage, open_stage
 from tessera.weights.export import WEIGHTS_FILE, ExportInfo, save_export
 from tessera.weights.published import load_published, published_folder
 
@@ -61,6 +61,9 @@ def import_published(
         "sha256": {name: sha256_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
         "null_condition": None if given is None else hashlib.sha256(given.tobytes()).hexdigest(),
     }
+    stage = find_stage(Path(out), stage="export", config=described)
+    if stage is not None and stage.done:
+        return
     width, encoder = network.config.text_width, metadata["text_encoder"]
     try:
         null = load_text_encoder(encoder).null_condition if given is None else given  # (1, D)
@@ -73,8 +76,6 @@ def import_published(
         what = null_condition or f"the empty text by {encoder}"
         raise UserError(f"{what}: must be finite numbers of shape (1, {width}), it has shape {null.shape}")
     stage = open_stage(Path(out), stage="export", config=described)
-    if stage.done:
-        return
     info = ExportInfo(
         noise_schedule=metadata["noise_schedule"],
         prediction=metadata["prediction"],
