@@ -144,3 +144,8 @@ def test_images_of_the_sizes_that_it_was_trained_at(make_export, tmp_path, pipel
         several.images(PROMPTS, ADDRESSES, size="32x8")
     with pytest.raises(UserError, match=r"give one of 16x16$"):
         pipeline.images(PROMPTS, ADDRESSES, size="24x8")
+
+
+def test_a_model_that_saw_no_squares_draws_the_size_most_like_one(make_export, tmp_path):
+    wide = Pipeline.load(make_export(tmp_path / "export", sizes=("8x24", "24x8", "24x16")), device="cpu")
+    assert wide.images(PROMPTS, ADDRESSES).shape[1:3] == (16, 24)

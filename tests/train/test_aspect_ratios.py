@@ -149,3 +149,14 @@ def test_what_buckets_do_not_go_with(bucketed, augmented, tmp_path):
     with pytest.raises(UserError, match=r"latents of \(4, 2, 6\) are no whole patches of 4"):
         train(tmp_path / "run", bucketed, None, replace(SETTINGS, model=coarse))
     assert not (tmp_path / "run").exists()
+
+
+def test_grids_of_a_set_without_squares_have_a_size_of_its_own(tmp_path):
+    records = [record for record in in_buckets(make_records(37)) if record.latent_mean.shape != SHAPES[0]]
+    folder = write_set(tmp_path / "wide", records, shapes=SHAPES, buckets={"24x8": 10, "8x24": 10})
+    runtime = RuntimeOptions(decode=lambda latents: latents.numpy())
+    config = replace(SETTINGS, sample_every_images=8)
+    trainer = Trainer(tmp_path / "run", open_encoded(folder), None, config, torch.device("cpu"), runtime)
+    assert trainer.actions.grid is not None
+    assert trainer.actions.grid.noise.shape == (5, *SHAPES[1])
+    assert trainer.actions.grid.latents(trainer.state.network).shape == (5, *SHAPES[1])

@@ -67,7 +67,7 @@ class GenerateConfig(FolderConfig):
     sampler: str = "ddim"
     """A name of `tessera.diffusion.sampler.SAMPLERS`, or FILE.py:NAME of a user's own."""
     size: str | None = None
-    """WIDTHxHEIGHT in pixels, of those that the network was trained at. None = the square."""
+    """WIDTHxHEIGHT in pixels, of those that the network was trained at. None = its usual one, mostly the square."""
     batch_size: int = 32
     compute: Literal["fp32", "bf16"] = "fp32"
     """The network's number format; the sampler's own arithmetic is fp32 either way."""

@@ -195,10 +195,11 @@ class Pipeline:
         return images
 
     def shape_at(self, size: str | None) -> tuple[int, ...]:
-        """Return the shape of one image's latents at a size that the network was trained at; None = the square's.
-        Raises UserError for another size."""
-        if size is None:
+        """Return the shape of one image's latents at a size that the network was trained at; None = its usual size,
+        the square wherever it saw squares. Raises UserError for another size."""
+        if size is None and not self.info.sizes:
             return self.latent_shape
+        size = self.info.usual_size if size is None else size
         self.info.check_size(size)
         return shape_of_latents(self.codec, *map(int, size.split("x")))
 

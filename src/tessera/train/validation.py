@@ -101,7 +101,8 @@ class ValidationLoss:
 
 
 class SampleGrid:
-    """Grid of images of the first captions that are held out; without any, of the whole set. They are square."""
+    """Grid of images of the first captions that are held out; without any, of the whole set. They are square, or of the
+    set's size that is most like it."""
 
     def __init__(self, reader: Reader, config: TrainConfig, null_condition: Tensor) -> None:
         self.reader, self.null_condition, self.prediction = reader, null_condition, config.prediction
@@ -110,7 +111,10 @@ class SampleGrid:
         self.text = reader.text_of(records).unpack(null_condition.dtype).to(null_condition.device)
         self.limit = latent_limit(reader.plain, reader.normalize)
         addresses = [philox(reader.algorithm.seed, "sample grid", i) for i in range(len(records))]
-        noise = [draws.standard_normal(reader.plain.latent_shape, dtype=np.float32) for draws in addresses]
+        plain = reader.plain
+        shapes = [plain.shapes[n] for n in np.unique(plain.buckets)] if plain.shapes else [plain.latent_shape]
+        shape = min(shapes, key=lambda shape: max(shape[1:]) / min(shape[1:]))
+        noise = [draws.standard_normal(shape, dtype=np.float32) for draws in addresses]
         self.noise = torch.from_numpy(np.stack(noise)).to(null_condition.device)
 
     @torch.no_grad()

@@ -115,9 +115,20 @@ class ExportSettings:
         counts = {"image_size": "[1, inf)", "sampling_steps": "[1, inf)"}
         check_ranges(self, **counts, latent_scale="(0, inf)", guidance_interval="[0, 1]")
 
+    @property
+    def trained_sizes(self) -> tuple[str, ...]:
+        """The sizes that the network was trained at, "WIDTHxHEIGHT" in pixels."""
+        return self.sizes or (f"{self.image_size}x{self.image_size}",)
+
+    @property
+    def usual_size(self) -> str:
+        """The size that is drawn where none is asked for: the square, or without it the one most like it."""
+        sides = {size: sorted(map(int, size.split("x"))) for size in self.trained_sizes}
+        return min(sides, key=lambda size: sides[size][1] / sides[size][0])
+
     def check_size(self, size: str) -> None:
         """Raise UserError for a size, "WIDTHxHEIGHT" in pixels, that the network was not trained at."""
-        if size not in (known := self.sizes or (f"{self.image_size}x{self.image_size}",)):
+        if size not in (known := self.trained_sizes):
             raise UserError(f"size: {size!r} is none that this model was trained at; give one of {', '.join(known)}")
 
 

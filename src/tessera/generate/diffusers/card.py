@@ -78,7 +78,6 @@ def model_card(
     shape = ", ".join(f"{key} {value}" for key, value in to_dict(network.config).items() if key != "kind")
     clip = "none" if info.clip_denoised is None else f"{info.clip_denoised:g}"
     interval = "" if info.guidance_interval is None else " for t from {:g} to {:g}".format(*info.guidance_interval)
-    sizes = info.sizes or (f"{info.image_size}x{info.image_size}",)
     recipe = {
         "network": f"{kind}, {network.parameter_count:,} parameters ({shape})",
         "arm": info.arm or "none named",
@@ -87,7 +86,7 @@ def model_card(
         "the network predicts": info.prediction,
         "latents": f"`{info.latent_codec}`, minus {_numbers(info.latent_shift)}, times {_numbers(info.latent_scale)}",
         "text encoder": f"`{info.text_encoder}`",
-        "image": f"{', '.join(sizes).replace('x', ' x ')} pixels",
+        "image": f"{', '.join(info.trained_sizes).replace('x', ' x ')} pixels",
         "sampling": f"{info.sampling_steps} steps, guidance {info.guidance_scale:g}{interval}, x0 clamped at: {clip}",
     }
     credits = ["The images are by:", "", *(f"- {line}" for line in info.credits), ""] if info.credits else []

@@ -108,7 +108,8 @@ class TesseraPipeline(DiffusionPipeline):
         negative_prompt       replaces the null condition in guidance; one for all prompts, or one for each
         num_inference_steps   at least 1; None = the export's, the paper has 250
         guidance_scale        w in uncond + w (cond - uncond), finite; 1 = off; None = the export's
-        height, width         pixels, of a size that the model was trained at; None = the square's side
+        height, width         pixels, of a size that the model was trained at; both None = its usual one,
+                              otherwise None = the square's side
         generator             for start noise, and the noise `ddpm` adds; of a list, each draws for one image, which
                               then does not depend on the others; None = torch's own
         output_type           "pil": list of images; "np": float32 (B, H, W, 3) in [0, 1]; "pt": float32 (B, 3, H, W) in
@@ -283,7 +284,8 @@ def _check_whole(name: str, value: Any) -> None:
 
 
 def _shape_at(drawer: Pipeline, width: int | None, height: int | None) -> tuple[int, ...]:
-    """Return the shape of one image's latents at a size that the network was trained at; None = the square's side."""
+    """Return the shape of one image's latents at a size that the network was trained at; both None = its usual one,
+    otherwise None = the square's side."""
     side = drawer.info.image_size
     size = f"{side if width is None else width}x{side if height is None else height}"
     return drawer.shape_at(None if width is None and height is None else size)
