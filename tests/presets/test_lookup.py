@@ -8,12 +8,18 @@ from tessera.config import UserError, from_dict, to_dict
 from tessera.presets.config import RunConfig
 from tessera.presets.lookup import RUN_PRESETS, load_run_preset, load_train_preset
 from tessera.presets.miniature import miniature_smoke
+from tessera.train.dataset_checks import check_starts
 
 
 @pytest.mark.parametrize("name", RUN_PRESETS)
 def test_presets_survive_json(name):
     config = RUN_PRESETS[name]()
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config))), name) == config
+
+
+@pytest.mark.parametrize("name", RUN_PRESETS)
+def test_no_preset_ends_before_its_phases(name):
+    assert [note for arm in RUN_PRESETS[name]().arms for note in check_starts(arm.train)] == []
 
 
 def test_user_presets_and_variants(tmp_path):

@@ -179,7 +179,7 @@ def miniature_smoke() -> RunConfig:
     """
     base = miniature()
     small = replace(SMALL_DIT, width=32, depth=1, heads=2, refiner_depth=1)
-    optim = replace(base.arms[0].train.optim, cooldown_images=160)
+    optim = replace(base.arms[0].train.optim, warmup_images=160, cooldown_images=160)
     toy = {"model": small, "num_images": 960, "log_every_images": 320, "caption_mix_start_image": 640, "optim": optim}
     trains = [in_fifths(replace(arm.train, **toy, augment_start_image=320 * arm.augmented)) for arm in base.arms]
     return replace(
