@@ -98,12 +98,13 @@ def test_the_whole_path_to_a_report_that_names_the_artists(tmp_path, monkeypatch
     tiny_emoji(monkeypatch)
     config = tiny(num_images=320)
     out = tmp_path / "out"
-    page = run.run(out, replace(config, class_prompts=4, generate=replace(config.generate, per_prompt=1)))
+    few = replace(config, class_prompts=4, generate=replace(config.generate, per_prompt=1))
+    page = run.run(out, few, command="tessera run emoji --text words:64")
     text = page.read_text(encoding="utf-8")
     for said in (
         "Twemoji by Twitter, Inc. and other contributors",
         "CC-BY-4.0",
-        f"tessera run emoji --text words:64 --styles noto twemoji --out {out}",
+        f"tessera run emoji --text words:64 --out {out} --num-images 1280",
     ):
         assert said in text
     assert "emoji: 10 images of 3 classes, cut to 32 px. " in text
