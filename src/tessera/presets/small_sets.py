@@ -19,8 +19,8 @@ def dit_i_xs() -> TrainConfig:
     """Train a DiT-I of 23M, of the depth and width of MiniDog's, on 2,000 to 20,000 images: as `dit_i_s` otherwise.
 
     Estimated: 5.9 GB with --device-batch-size 64; 3.0 hours on a 12 GB card of 50 TFLOP/s, 0.9 on a 24 GB one of 165.
-    With MiniLM's texts (`tessera encode --text minilm`, then --fit) it has 22.6M parameters. Alignment was not measured
-    to help yet: `--objective self-aligned`, or `feature-aligned` after `tessera encode --features dinov2`.
+    With MiniLM's texts (`tessera encode --text minilm`, then --fit) it has 22.6M parameters. What may shorten it:
+    `--objective feature-aligned` for the first half, after `tessera encode --features dinov2` (docs/method.md).
 
         tessera train dit-i-xs:ta_ia --plain encoded/plain --augmented encoded/mixed --out runs/smallest
     """

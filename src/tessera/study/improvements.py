@@ -133,7 +133,7 @@ def tau_image() -> Study:
 
 def alignment() -> Study:
     """Return the study of alignment with the network's own average, to the end and for the first half, at equal images
-    seen. Features of a vision network that knows the miniature's drawings are not at hand: its detector is the judge.
+    seen. Features of a vision network are studied by `scripts/own_vision.py`.
 
     tessera study alignment --out out/studies
     """
