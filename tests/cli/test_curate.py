@@ -84,10 +84,10 @@ def test_tau_of_each_image_and_training_by_it(tmp_path, monkeypatch, capsys):
     sets = ("--plain", "plain", "--augmented", "mixed")
     assert call("tau", "miniature:ta_ia", *sets, "--recipe", "recipe", "--out", "tau") == 0
     assert "half: hidden from t = " in capsys.readouterr().out
-    by_tau = ("--num-images", 64, "--tau", "tau", "--out")
-    assert call("train", "miniature-smoke:ta_ia", *sets, *by_tau, "run") == 0
+    by_tau = (*sets, "--tau", "tau", "--out")
+    assert call("train", "miniature-smoke:ta_ia", "--num-images", 64, *by_tau, "run") == 0
     assert read_manifest(tmp_path / "run").config["augment_min_t"] == "recipe"
-    assert "is cosine" in fails("train", "miniature-paper:ta_ia", *sets, *by_tau, "other").replace('"', "")
+    assert "is cosine" in fails("train", "miniature-paper:ta_ia", *by_tau, "other").replace('"', "")
     shown = ("figure", "tau", "--learned", "tau", "--size", 32, "--pictures", 8)
     assert call(*shown, "--schedule", "cosine", "--scale", 0.2, "--out", "figure") == 0
     learned = read_json(tmp_path / "figure" / "tau.json")["learned"]
