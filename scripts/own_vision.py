@@ -24,29 +24,24 @@ from tessera.images import read_rgb
 from tessera.presets.config import RunConfig
 from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD
 from tessera.progress import progress
-from tessera.study import Study, Variant
-from tessera.study.variants import first, retrained, today, variants, with_ia
-from tessera.train.config import TrainConfig
+from tessera.study import Study
+from tessera.study.variants import at_two_budgets, first, first_half, retrained, today, variants, with_ia
 
 FOLDER = "out/vision"
 SIDE, BATCH, PEAK_RATE = 32, 100, 2e-3
 
 
-def following(config: RunConfig, share: float) -> RunConfig:
-    """Return the run with features that the network follows for a share of the images."""
+def following(config: RunConfig, whole: bool = False) -> RunConfig:
+    """Return the run with features that the network follows for the first half of the images, or to the end."""
     changed = replace(config, encode=replace(config.encode, features=f"convnextv2:{FOLDER}"))
-
-    def align(train: TrainConfig) -> TrainConfig:
-        until = None if share == 1 else int(share * train.num_images) // train.batch_size * train.batch_size
-        return replace(train, objective="balanced-feature-aligned", align_until_image=until)
-
-    return retrained(changed, align)
+    aligned = {"objective": "balanced-feature-aligned"}
+    return retrained(changed, lambda t: replace(t, align_until_image=None if whole else first_half(t), **aligned))
 
 
 def aligned() -> Study:
     """Return the study: today's training of TA+IA without the features, with them to the end and for the first half."""
     config = with_ia(today(), start=0)
-    arms = {"ta_ia": config, "vision": following(config, 1), "vision_first_half": following(config, 0.5)}
+    arms = {"ta_ia": config, "vision": following(config, whole=True), "vision_first_half": following(config)}
     return Study(
         name="own_vision",
         title="Alignment with a vision network of the set's own images",
@@ -61,16 +56,12 @@ def aligned() -> Study:
 
 def to_score() -> Study:
     """Return the study of the images that a score takes, with the features for the first half and without."""
-    rows: list[Variant] = []
-    for budget in (44_000, 88_000):
-        preset, size = with_ia(today(budget), start=0), f"{budget // 1000}k"
-        rows += variants({f"preset-{size}": preset, f"vision-{size}": following(preset, 0.5)}, (budget, budget))
     return Study(
         name="own_vision_to_score",
         title="Images that a score takes, with a vision network of the set's own images",
         question="With features to follow for the first half of the images, does a model reach with fewer images what"
         " the preset reaches with all?",
-        variants=tuple(rows),
+        variants=at_two_budgets("vision", following),
         seeds=(0, 1, 2),
         kinds=("extended", "short"),
         scores=first("overall"),

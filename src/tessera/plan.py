@@ -13,6 +13,7 @@ from tessera.cutmix import PATTERNS
 from tessera.devices import PEAK_TFLOPS
 from tessera.models.flops import step_flops
 from tessera.models.memory import activation_bytes, state_bytes
+from tessera.presets.fitted import scaled
 from tessera.presets.imagenet import TEXT, VAE
 from tessera.presets.lookup import load_train_preset
 from tessera.train.config import TrainConfig
@@ -289,8 +290,8 @@ def commands(config: PlanConfig) -> list[str]:
     length, training = "", config.training
     if config.train_images is not None:
         length = f" --num-images {config.samples}"
-        if cooldown := training.optim.cooldown_images:  # the preset's share of the budget
-            length += f" --cooldown-images {cooldown * config.samples // training.num_images}"
+        if cooldown := scaled(training, config.samples / training.num_images).optim.cooldown_images:
+            length += f" --cooldown-images {cooldown}"
     length += " --caption-mix long=0.7,short=0.3" if config.levels else ""
     for name in config.augmented or ("",):
         sets = "--plain encoded/plain" + (f" --augmented encoded/{name}" if name else "")

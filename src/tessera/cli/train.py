@@ -114,7 +114,7 @@ def train(
     if num_images is not None and config.num_images != num_images and rank() == 0:
         whole = f"{config.num_images:,} images, whole batches of {config.batch_size}"
         print(f"train: --num-images {num_images} is rounded up to {whole}", file=sys.stderr)
-    judge, judged = None, (evaluate_prompts, evaluate_extended, evaluate_reference, evaluate_metrics, evaluate_networks)
+    judge, judged = None, [evaluate_prompts, evaluate_extended, evaluate_reference, evaluate_metrics, evaluate_networks]
     if evaluate_every_images is not None:
         from tessera.study.trial import judge_options
 
@@ -130,7 +130,7 @@ def train(
             threads=config.threads,
             wait=evaluate_wait,
         )
-    elif any(judged) or evaluate_device or evaluate_wait:
+    elif any([*judged, evaluate_device, evaluate_wait]):
         raise UserError(
             "train: --evaluate-... options need --evaluate-every-images, the images between two evaluations"
         )

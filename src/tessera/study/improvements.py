@@ -8,7 +8,18 @@ from tessera.curate.collect.collect import CollectConfig
 from tessera.presets.config import RunConfig
 from tessera.presets.fitted import scaled
 from tessera.study.design import Study, Variant
-from tessera.study.variants import WORLD, base, first, retrained, tau_at, today, variants, with_ia
+from tessera.study.variants import (
+    WORLD,
+    at_two_budgets,
+    base,
+    first,
+    first_half,
+    retrained,
+    tau_at,
+    today,
+    variants,
+    with_ia,
+)
 from tessera.train.config import TrainConfig
 from tessera.train.optim.config import OptimConfig
 
@@ -138,7 +149,7 @@ def alignment() -> Study:
     tessera study alignment --out out/studies
     """
     config = with_ia(today(), start=0)
-    half = config.arms[0].train.num_images // 2
+    half = first_half(config.arms[0].train)
 
     def aligned(until: int | None = None) -> RunConfig:
         return retrained(config, lambda t: replace(t, objective="balanced-self-aligned", align_until_image=until))
@@ -191,19 +202,15 @@ def combined() -> Study:
             augment_min_t=tau_at(train, "flow"),
             seam_margin=1,
             objective="balanced-self-aligned",
-            align_until_image=train.num_images // 2 // train.batch_size * train.batch_size,
+            align_until_image=first_half(train),
         )
 
-    rows: list[Variant] = []
-    for budget in (44_000, 88_000):
-        preset, size = with_ia(today(budget), start=0), f"{budget // 1000}k"
-        rows += variants({f"preset-{size}": preset, f"combined-{size}": retrained(preset, best)}, (budget, budget))
     return Study(
         name="combined",
         title="The methods together",
         question="With flow's schedule and t near the middle, mixes below tau without the loss at their borders, and"
         " alignment for the first half: does a model reach with half of the images what the preset reaches with all?",
-        variants=tuple(rows),
+        variants=at_two_budgets("combined", lambda preset: retrained(preset, best)),
         seeds=(0, 1, 2),
         kinds=("extended", "short"),
         scores=first("overall"),

@@ -82,6 +82,21 @@ def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -
     return replace(config, arms=(replace(arm, train=change(arm.train)),))
 
 
+def at_two_budgets(name: str, change: Callable[[RunConfig], RunConfig]) -> tuple[Variant, ...]:
+    """Return today's TA+IA at half and at all of the preset's images, and what `change` makes of each: `name`-44k
+    against preset-44k."""
+    rows: list[Variant] = []
+    for budget in (44_000, 88_000):
+        preset, size = with_ia(today(budget), start=0), f"{budget // 1000}k"
+        rows += variants({f"preset-{size}": preset, f"{name}-{size}": change(preset)}, (budget, budget))
+    return tuple(rows)
+
+
+def first_half(train: TrainConfig) -> int:
+    """Return half of the training's images, in whole batches."""
+    return train.num_images // 2 // train.batch_size * train.batch_size
+
+
 def tau_at(train: TrainConfig, schedule: str) -> float:
     """Return the t at which the noise schedule `schedule` has the noise that the training's has at its tau."""
     assert not isinstance(train.augment_min_t, str)

@@ -71,10 +71,9 @@ def fetch_captions(out: Path, dataset: str) -> None:
     with writing_rows(out / CAPTIONS_TABLE, pa.schema([("key", text), ("text", text)])) as write:
         for tar in tars:
             table = read_table(parts[tar]).to_pydict()
-            rows = [(f"{tar}/{key}" if repeat else key, each) for key, each in zip(table["key"], table["text"])]
-            told = zip(table["key"], table["text"])
-            rejects |= {f"{tar}/{key}": "its text is not UTF-8" for key, each in told if each is None}
-            good = [row for row in rows if row[1] is not None]
+            rows = [*zip(table["key"], table["text"])]
+            rejects |= {f"{tar}/{key}": "its text is not UTF-8" for key, told in rows if told is None}
+            good = [(f"{tar}/{key}" if repeat else key, told) for key, told in rows if told is not None]
             write(good)
             count += len(good)
     if not count:

@@ -39,8 +39,19 @@ from tessera.curate.collect.class_names import (
     read_class_names,
 )
 from tessera.curate.collect.layouts import LAYOUTS, Source, find_source
-from tessera.curate.collect.sources import BY_PILLOW, CropWork, Group, Index, hashes, index_groups, key_hash, listed
-from tessera.curate.collect.splits import Split, split_of
+from tessera.curate.collect.sources import (
+    BY_PILLOW,
+    CropWork,
+    Group,
+    Index,
+    check_keys,
+    hashes,
+    index_groups,
+    key_hash,
+    keys_twice,
+    listed,
+)
+from tessera.curate.collect.splits import Split, check_named
 from tessera.curate.grown import STATES_TABLE, Changes, check_same_config, check_states, states_schema
 from tessera.curate.index import IMAGES_TABLE, SCENES_TABLE, images_schema
 from tessera.files import TEMPORARY, write_json, write_table, writing_rows
@@ -228,7 +239,7 @@ def _collect_source(
     listed.cache_clear()
     found = find_source(source, out, config.single_class, config.split, config.layout)
     indexes = _index(found.groups)
-    if found.by_row and len(_twice(hashes(b"".join(index.keys for index in indexes)))):
+    if found.by_row and len(keys_twice(hashes(b"".join(index.keys for index in indexes)))):
         listed.cache_clear()
         found = replace(found, groups=found.by_row)
         indexes = _index(found.groups)
@@ -241,8 +252,9 @@ def _collect_source(
         _check_unchanged(out, source, digest, given)
         return
     _check_any(source, found, indexes)
-    _check_split(source, config, found.groups)
-    keys = _check_keys(source, found.groups, indexes)
+    if ".py:" not in (config.layout or ""):
+        check_named(source, config.split, next(item.source for group in found.groups for item in listed(group).items))
+    keys = check_keys(source, found.groups, indexes)
     if config.single_class is not None:
         names, taken_off = dict.fromkeys(labels, config.single_class.strip()), {}
     else:
@@ -328,11 +340,6 @@ def _index(groups: Sequence[Group]) -> list[Index]:
     return indexes
 
 
-def _twice(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the keys that are there again, of sorted ones."""
-    return keys[1:][keys[1:] == keys[:-1]]
-
-
 def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | None) -> None:
     facts = read_manifest(out).facts
     names = given.record if given is not None else facts["class_names"]  # as the images, their file may be gone by now
@@ -381,36 +388,8 @@ def _check_any(source: Path, found: Source, indexes: Sequence[Index]) -> None:
     raise UserError(f"{source}: {what}; {expected}, an image being one of: {suffixes}; {others}")
 
 
-def _check_split(source: Path, config: CollectConfig, groups: Sequence[Group]) -> None:
-    """Raise UserError where val or test is asked for, and nothing says that the images are of that split."""
-    if config.split in ("train", "all") or ".py:" in (config.layout or ""):
-        return
-    first = next(item for group in groups for item in listed(group).items)
-    said = map(split_of, (*source.resolve().parts, *first.source.split("/")))
-    if config.split not in {name for name, _ in filter(None, said)}:
-        raise UserError(
-            f"{source}: no folder or file is named for the split {config.split}, so all of it would be taken, such as"
-            f" {first.source!r}; leave --split out if that is meant"
-        )
-
-
 def _ignored(found: Source, indexes: Sequence[Index]) -> Counter[str]:
     return sum((Counter(index.ignored) for index in indexes), Counter(found.ignored))
-
-
-def _check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index]) -> NDArray[np.uint64]:
-    """Return the sorted hashes of all keys. Raises UserError if two images have one key."""
-    keys = hashes(b"".join(index.keys for index in indexes))
-    twice = _twice(keys)
-    if len(twice):
-        wanted = twice[:1].tobytes()
-        holding = [group for group, index in zip(groups, indexes) if wanted in index.keys]
-        one, two, *_ = (item for group in holding for item in listed(group).items if key_hash(item.key) == wanted)
-        raise UserError(
-            f"{source}: {len(twice)} images have the key of another: {one.source!r} and {two.source!r} are both"
-            f" {one.key!r}; rename one, or take it out"
-        )
-    return keys
 
 
 def _check_classes(source: Path, tally: _Tally) -> None:

@@ -154,6 +154,26 @@ def hashes(keys: bytes) -> NDArray[np.uint64]:
     return np.sort(np.frombuffer(keys, np.uint64))
 
 
+def keys_twice(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the keys that are there again, of sorted ones."""
+    return keys[1:][keys[1:] == keys[:-1]]
+
+
+def check_keys(source: Path, groups: Sequence[Group], indexes: Sequence[Index]) -> NDArray[np.uint64]:
+    """Return the sorted hashes of all keys. Raises UserError if two images have one key."""
+    keys = hashes(b"".join(index.keys for index in indexes))
+    twice = keys_twice(keys)
+    if len(twice):
+        wanted = twice[:1].tobytes()
+        holding = [group for group, index in zip(groups, indexes) if wanted in index.keys]
+        one, two, *_ = (item for group in holding for item in listed(group).items if key_hash(item.key) == wanted)
+        raise UserError(
+            f"{source}: {len(twice)} images have the key of another: {one.source!r} and {two.source!r} are both"
+            f" {one.key!r}; rename one, or take it out"
+        )
+    return keys
+
+
 @dataclass(frozen=True)
 class CropWork:
     """Crops of parts of groups; called in worker processes."""

@@ -7,7 +7,10 @@ only contains one ("restrain"), nor a name with two of them ("train_test").
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal, get_args
+
+from tessera.config import UserError
 
 Split = Literal["train", "val", "test", "all"]
 """The part of a set to take; "all" = every part."""
@@ -64,3 +67,14 @@ def split_of_path(path: str) -> tuple[str, str] | None:
         if (said := split_of(part)) is not None:
             return said
     return None
+
+
+def check_named(source: Path, split: Split, first: str) -> None:
+    """Raise UserError where val or test is asked for, and neither the source nor the place in it of its first image
+    says that split."""
+    said = map(split_of, (*source.resolve().parts, *first.split("/")))
+    if split in ("val", "test") and split not in {name for name, _ in filter(None, said)}:
+        raise UserError(
+            f"{source}: no folder or file is named for the split {split}, so all of it would be taken, such as"
+            f" {first!r}; leave --split out if that is meant"
+        )
