@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from tessera.config import UserError
+from tessera.evaluate.copies.distances import Nearest, Yardstick, copied, copy_numbers
 from tessera.evaluate.intervals import mean_interval, paired_difference
-from tessera.evaluate.scores import (
-    Scores,
-)
+from tessera.evaluate.scores import Protocol, Scores
 from tiny.quality_number import scores
 
 
@@ -29,6 +28,26 @@ def test_paired_differences_are_of_the_same_images():
     ]
     with pytest.raises(UserError, match=r"b has images with values outside 0\.\.100; judge them again"):
         paired_difference(*shares, "clip_score")
+
+
+def test_shares_of_copies_pair_though_they_have_a_reference():
+    about = Protocol(metric="copies", name="copies-1", reference="r" * 64, reference_images=9)
+    prompts = np.repeat(np.arange(25), 2).tolist()
+    found = []
+    for name, near in (("a", 5), ("b", 25)):
+        by = Yardstick(median=1.0, closest=0.5, images=9, duplicates=0)
+        distances = np.where(np.arange(50) < near, 0.1, 0.9)
+        nearest = Nearest(distances, np.zeros(50, np.int64), np.zeros(50, np.int64))
+        numbers = copy_numbers("copies", nearest, by, prompts, about)
+        values = copied(nearest, by).astype(float).tolist()
+        items = tuple(
+            {"prompt": prompt, "sample": i % 2, "values": {"copies": value}}
+            for i, (prompt, value) in enumerate(zip(prompts, values))
+        )
+        found.append(Scores(kind="copies", name=name, numbers=numbers, items=items))
+    interval = paired_difference(*found, "copies")
+    assert (interval.value, interval.low > 0) == (pytest.approx(0.4), True)
+    assert paired_difference(*found, "copies_ratio") is None  # of medians: no mean, and no distance
 
 
 def test_prompts_in_another_order_do_not_pair():

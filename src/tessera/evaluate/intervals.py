@@ -145,9 +145,9 @@ def paired_difference(
     if first is None or second is None:
         raise UserError(f"{metric}: was not measured in {(a if first is None else b).name}")
     require_comparable(first, second, force)
-    if first.protocol.reference is not None and second.protocol.reference is not None:
-        return _difference_of_distances(a.name, first, b.name, second)
     most = MOST.get(a.kind)
+    if most is None and first.protocol.reference is not None and second.protocol.reference is not None:
+        return _difference_of_distances(a.name, first, b.name, second)
     if first.over is None or first.over != second.over or (first.over == "tags" and most is None):
         return None
     for name, number in ((a.name, first), (b.name, second)):
