@@ -8,6 +8,7 @@ import pytest
 
 from tessera.files import exclusive_lock
 from tessera.stages import read_manifest
+from tessera.train.config import RuntimeOptions
 from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tiny.runs import contents, stop_at
@@ -83,9 +84,9 @@ def test_a_run_that_cannot_be_extended_is_left_as_it_is(plain, augmented, tmp_pa
         train(tmp_path / name, plain, None, config)
         return replace(config, num_images=32)
 
-    def check(match, name, config, given=plain):
+    def check(match, name, config, given=plain, **options):
         before = contents(tmp_path / name)
-        refused(match, tmp_path / name, given, None, config, extend=True)
+        refused(match, tmp_path / name, given, None, config, extend=True, **options)
         assert contents(tmp_path / name) == before
 
     config = finished("constant")
@@ -96,6 +97,8 @@ def test_a_run_that_cannot_be_extended_is_left_as_it_is(plain, augmented, tmp_pa
         more = finished(decay, optim=OptimConfig(decay=decay))
         check(rf"has fallen to its end \(optim.decay is {decay}\); export it .* --init", decay, more)
     refused("is a run of 16 images, not 32; give --extend to continue it", tmp_path / "constant", plain, None, config)
+    wrong = RuntimeOptions(device_batch_size=3)  # seen once all is put together
+    check("device_batch_size: 3 does not divide", "constant", config, runtime=wrong)
     shutil.rmtree(tmp_path / "constant" / "checkpoints")
     check("its last checkpoint is missing", "constant", config)
     refused("there is no such directory", tmp_path / "absent", plain, None, config, extend=True)

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from tessera.config import UserError, compare, to_dict
-from tessera.files import exclusive_lock
 from tessera.stages import MANIFEST, Manifest, made_otherwise, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
@@ -27,21 +26,25 @@ def check_budget(out: Path, config: TrainConfig) -> None:
         )
 
 
-def reopen_for_more(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> None:
-    """Make a run unfinished if `config` differs in num_images alone, or in its cooldown and checkpoints too, without
-    the scores after its last checkpoint, which may be of a cooldown that is taken back. UserError as of `check_more`.
-    Other differences are left to `find_stage`, which names them."""
+def extends(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> bool:
+    """Return whether `config` differs from that of the run `out` in num_images alone, or in its cooldown and
+    checkpoints too. UserError as of `check_more`. Other differences are left to `find_stage`, which names them."""
     run = read_manifest(out, "train", must_be_complete=False)
     same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
     if not _only_budgets_differ(run, config) or not same_inputs:
-        return
+        return False
     check_more(out, config)
-    with exclusive_lock(out, BUSY):
-        found = checkpoint.latest(out)
-        for place in (out / EVALUATIONS).glob("[0-9]" * 12):
-            if found is None or place.name > found.name:
-                shutil.rmtree(place)
-        reopen(out, to_dict(config))
+    return True
+
+
+def reopen_for_more(out: Path, config: TrainConfig) -> None:
+    """Make a run that `config` extends unfinished, without the scores after its last checkpoint, which may be of a
+    cooldown that is taken back."""
+    found = checkpoint.latest(out)
+    for place in (out / EVALUATIONS).glob("[0-9]" * 12):
+        if found is None or place.name > found.name:
+            shutil.rmtree(place)
+    reopen(out, to_dict(config))
 
 
 def check_more(out: Path, config: TrainConfig) -> None:

@@ -44,7 +44,7 @@ from tessera.train.dataset_checks import (
 )
 from tessera.train.distributed import all_reduce_sum, broadcast_from_rank0, delayed_signals, join, warn_of_short_stops
 from tessera.train.export import FACTS
-from tessera.train.extension import BUSY, check_budget, reopen_for_more
+from tessera.train.extension import BUSY, check_budget, extends, reopen_for_more
 from tessera.train.loader import Reader, passes, read_ahead
 from tessera.train.logs import SECONDS, Log, TensorBoard, WandB, keep_lines
 from tessera.train.periodic import PeriodicActions
@@ -110,12 +110,11 @@ def train(
     is_writer = join(torch_device)
     if is_writer and torch_device.type == "cuda" and (warning := warn_of_short_stops(os.environ)):
         print(f"train: {warning}", file=sys.stderr)
-    if is_writer and extend:
-        reopen_for_more(out, recorded, inputs)
-    elif is_writer:
+    reopened = is_writer and extend and extends(out, recorded, inputs)
+    if is_writer and not extend:
         check_budget(out, recorded)
-    found = find_stage(out, **made) if is_writer else None
-    progress_made = broadcast_from_rank0(0 if found is None else 1 + found.done, torch_device)
+    found = find_stage(out, **made) if is_writer and not reopened else None
+    progress_made = broadcast_from_rank0(int(reopened) if found is None else 1 + found.done, torch_device)
     if resume and not progress_made:
         raise UserError(f"{out}: there is no run to resume; leave out --resume to start one")
     if progress_made == 2:
@@ -155,6 +154,8 @@ def train(
         checkpoint.check_space(out, largest, trainer.checkpoints_to_come + best)
 
     with exclusive_lock(out, BUSY) if is_writer else contextlib.nullcontext():
+        if reopened:
+            reopen_for_more(out, recorded)
         stage = open_stage(out, **made) if is_writer else None
         if stage is not None:
             write_json(out / "config.json", to_dict(recorded))
