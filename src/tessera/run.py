@@ -376,9 +376,10 @@ def _draw_checkpoints(out: Path, config: RunConfig, arm: Arm) -> None:
     clock, run, verb = Clock(out), out / "runs" / arm.name, f"learn {arm.name}"
     kept = [int(path.name) for path in found(run)]
     count = min(CHECKPOINTS, len(kept))
+    settings = replace(config.export, weights="ema") if config.export.weights == "best" else config.export
     for images in [kept[(n + 1) * len(kept) // count - 1] for n in range(count)]:  # the last one is among them
         place = out / LEARNING / arm.name / f"{images:012d}"
-        clock.do(verb, export, place / "export", run, config.export, num_images=images)
+        clock.do(verb, export, place / "export", run, settings, num_images=images)
         drawn = replace(config.generate, per_prompt=1, extended=config.prompts is not None)
         prompts: Any = out / FEW_PROMPTS
         if config.prompts is None:

@@ -54,6 +54,8 @@ def test_the_best_average_is_that_of_the_lowest_held_out_loss(run, plain, tmp_pa
     assert info.num_images == lowest["num_images"]
     kept = checkpoint.load(tmp_path / "run" / "best" / "checkpoints" / f"{info.num_images:012d}").tensors
     assert all(torch.equal(value, kept[f"ema/{name}"]) for name, value in network.state_dict().items())
+    with pytest.raises(UserError, match="num_images: 40 says nothing of the best EMA; leave it out"):
+        export(tmp_path / "other", tmp_path / "run", ExportConfig(weights="best"), num_images=40)
 
 
 def test_the_average_is_the_default(run, tmp_path):

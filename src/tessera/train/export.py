@@ -54,12 +54,14 @@ def export(
 ) -> None:
     """Write the weights of the complete run `run` to `out`, for `tessera.weights.export.load_export`.
 
-    A complete `out` is left as it is. num_images: the number of a checkpoint kept on the way; None = the last one.
-    unfinished: take a run that has not ended too; the fact "unfinished" is then the number of images it is to see.
-    Raises UserError, before anything is written, for a run that is unfinished, has lost that checkpoint or measured no
-    held-out loss.
+    A complete `out` is left as it is. num_images: the number of a checkpoint kept on the way, not of the best EMA;
+    None = the last one. unfinished: take a run that has not ended too; the fact "unfinished" is then the number of
+    images it is to see. Raises UserError, before anything is written, for a run that is unfinished, has lost that
+    checkpoint or measured no held-out loss.
     """
     out, run, config = Path(out), Path(run), config or ExportConfig()
+    if config.weights == "best" and num_images is not None:
+        raise UserError(f"num_images: {num_images} says nothing of the best EMA; leave it out, or give weights ema")
     manifest = read_manifest(run, "train", must_be_complete=not unfinished)
     inputs, more = {"run": run}, {}
     if not manifest.complete:
