@@ -34,6 +34,14 @@ def test_samples_alike_in_t_caption_and_image_are_one_kind():
     assert len(set(zip(kinds, facts))) == len(set(facts)) == len(set(kinds)) > 3 * BINS
 
 
+def test_kinds_are_waited_for_on_all_devices_but_cuda(monkeypatch):
+    """Apple's GPUs read memory that is not page-locked later, when it may be in use again."""
+    balance, moves, original = Balanced("eps", Times(), 3).to("meta"), [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: moves.append(k) or original(self, *a, **k))
+    balance.kinds(draws_of(4))
+    assert moves == [{"non_blocking": False}]
+
+
 def test_weighted_losses_of_all_kinds_are_alike():
     balance, no = ByNumber("eps", Times(), 1), torch.tensor(False)
     kinds = torch.arange(24).repeat(40)

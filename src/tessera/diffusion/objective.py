@@ -99,7 +99,8 @@ class Balanced(Objective):
         """Return the kind of each sample, by its draws, as a number (n,)."""
         content = np.where(draws.drop_caption, 0, 1 + 2 * draws.level.astype(np.int64) + draws.augmented)
         place = content * BINS + np.minimum((draws.t * BINS).astype(np.int64), BINS - 1)
-        return torch.from_numpy(place).to(self.loss_means.device, non_blocking=True)
+        # Without waiting on CUDA alone: Apple's GPUs may still read it when its memory is in use again.
+        return torch.from_numpy(place).to(self.loss_means.device, non_blocking=self.loss_means.is_cuda)
 
     def weights(self, draws: np.recarray) -> Tensor:
         """Return the weight of each sample's loss: the mean over the kinds seen, divided by that of its kind."""
