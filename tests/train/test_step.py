@@ -3,10 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tessera.config import UserError
 from tessera.diffusion import objective
@@ -18,6 +22,7 @@ from tessera.train.loader import passes
 from tessera.train.loop import Trainer, train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
+from tessera.train.step import Stepper
 from tiny.runs import log_of, state_of, stop_at
 from tiny.training_sets import DIT, RIN, config_of
 
@@ -54,6 +59,51 @@ def test_accumulated_passes_are_one_batch(plain, augmented, model, size):
     for name, gradient in whole.items():
         assert torch.allclose(gradient, parts[name], atol=1e-6), name
     assert sum(float(g.norm()) for g in whole.values()) > 0.1
+
+
+class NothingOnTheHost(TorchDispatchMode):
+    """Refuses operations on tensors of the CPU: what of them goes to a GPU without page-locked memory waits for it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, result)):
+            assert not isinstance(leaf, torch.Tensor) or leaf.device.type == "meta", f"{func} on the host"
+        return result
+
+
+def test_passes_on_a_device_wait_for_nothing():
+    """Places and weights of the losses are taken on the device, by the numbers that came with the batch."""
+    there, seen = torch.device("meta"), []
+    scale = torch.ones((), device=there, requires_grad=True)
+
+    def own_loss(network, batch, null, *, weights, **options):
+        seen.append(weights)
+        return scale * 2, torch.empty(len(batch.numbers), device=there)
+
+    stepper = Stepper.__new__(Stepper)
+    vars(stepper).update(batch_size=4, objective="paper", self_condition=False, null_condition=None)
+    stepper.state = SimpleNamespace(
+        objective=own_loss,
+        network=None,
+        first_network=None,
+        average=None,
+        exchange=None,
+        shards=None,
+        device=there,
+        dtype=torch.float32,
+        num_images=8,
+        optimizer=SimpleNamespace(add_gradients=lambda: None),
+    )
+    numbers = [torch.tensor(part) for part in ([11, 8], [9, 10])]
+    batches = [SimpleNamespace(numbers=part.to(there)) for part in numbers]
+    hosts: Any = [
+        SimpleNamespace(numbers=part, self_condition=None, to=lambda *_, batch=batch: batch)
+        for part, batch in zip(numbers, batches)
+    ]
+    weights = torch.empty(4, device=there)
+    with NothingOnTheHost():
+        assert stepper._gradients(hosts, weights).shape == (4,)
+    assert [part.shape for part in seen] == [(2,), (2,)]
 
 
 def test_the_loss_sees_normalised_latents(plain, augmented, monkeypatch):

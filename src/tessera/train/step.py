@@ -97,22 +97,25 @@ class Stepper:
             torch.cuda.empty_cache()  # outside of the handler, whose error holds tensors
         return fits
 
-    def _pass(self, host: HostBatch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the objective's loss of the samples, and each one's own."""
+    def _pass(self, host: HostBatch, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the objective's loss of the samples, each one's own, and their places in the step. weights (batch,):
+        of the whole step's samples."""
         state, count = self.state, len(host.numbers)
+        batch = host.to(state.device, state.dtype)
+        places = batch.numbers % self.batch_size
         with blaming(self.objective, "objective"):
             losses = state.objective(
                 state.network,
-                host.to(state.device, state.dtype),
+                batch,
                 self.null_condition,
-                weights=weights,
+                weights=None if weights is None else weights[places],
                 self_condition_keep=host.self_condition if self.self_condition else None,
                 first_network=state.first_network,
                 **({} if state.average is None else {"average": state.average}),
             )
             match losses:
                 case (Tensor(shape=(), requires_grad=True) as loss, Tensor(shape=(n,)) as own) if n == count:
-                    return loss, own
+                    return loss, own, places
             raise UserError(f"forward has to return the loss, with a gradient, and that of each of {count} samples")
 
     def _gradients(self, loaded: list[HostBatch], weights: Tensor | None = None) -> Tensor:
@@ -120,22 +123,19 @@ class Stepper:
 
         weights (batch,): of the samples' losses in the gradients.
         """
-        state, exchange, parts = self.state, self.state.exchange, []
+        state, exchange = self.state, self.state.exchange
+        losses = torch.zeros(self.batch_size, device=state.device)
         if exchange is not None:
             exchange.begin()
         for number, host in enumerate(loaded):
             if exchange is not None and number == len(loaded) - 1:
                 exchange.arm()
-            own_weights = None if weights is None else weights[host.numbers - state.num_images]
-            loss, per_sample = self._pass(host, own_weights)
+            loss, own, places = self._pass(host, weights)
             share = len(host.numbers) / self.batch_size
             # FSDP takes the ranks' mean; needed is the sum.
             (loss * (share if state.shards is None else share * world_size())).backward()
             state.optimizer.add_gradients()
-            parts.append(per_sample)
-        losses = torch.zeros(self.batch_size, device=state.device)
-        places = torch.cat([host.numbers for host in loaded]) % self.batch_size  # a rank's own, sorted by text
-        losses.index_copy_(0, places.to(state.device), torch.cat(parts))
+            losses.index_copy_(0, places, own.float())
         if exchange is not None:
             exchange.finish()
         return losses
