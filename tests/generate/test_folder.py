@@ -375,8 +375,11 @@ def test_a_folder_of_wide_images_says_so_and_a_wrong_size_ends_before_any(tmp_pa
     with Image.open(tmp_path / "wide" / "00000" / "samples" / "0000.png") as image:
         assert image.size == (24, 8)
     assert read_manifest(tmp_path / "wide").config["size"] == "24x8"
+    assert read_manifest(tmp_path / "wide").facts["size"] == "24x8"
+    assert "image_size" not in read_manifest(tmp_path / "wide").facts  # a square's side
     with pytest.raises(UserError, match="size: '8x24' is none that this model was trained at"):
         generate(tmp_path / "tall", several, prompts, GenerateConfig(per_prompt=1, size="8x24"), device="cpu")
     assert not (tmp_path / "tall").exists()
     generate(tmp_path / "square", several, prompts, GenerateConfig(per_prompt=1), device="cpu")
     assert "size" not in read_manifest(tmp_path / "square").config
+    assert read_manifest(tmp_path / "square").facts["size"] == "16x16"

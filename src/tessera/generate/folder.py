@@ -150,7 +150,8 @@ def generate(
         print(f"generate: {note}{fix}", file=sys.stderr)
     if not draw_folder(out, loaded, config, lambda texts, addresses: pipeline.images(texts, addresses, **options)):
         return None
-    stage.finish(counts=counts(config, loaded), facts=used | {"image_size": info.image_size})
+    size = {"size": config.size or info.usual_size} if info.sizes else {"image_size": info.image_size}
+    stage.finish(counts=counts(config, loaded), facts=used | size)
     return out
 
 
