@@ -25,7 +25,6 @@ __all__ = [
     "Moments",
     "bootstrap",
     "bootstrap_median",
-    "clip_score",
     "cmmd",
     "cmmd_left_out",
     "cosine_scores",
@@ -57,8 +56,3 @@ def cosine_scores(images: Any, texts: Any) -> np.ndarray:
     if not norms.all():
         raise UserError("images, texts: an embedding is zero and has no direction")
     return (images * texts).sum(1) / norms
-
-
-def clip_score(images: Any, texts: Any) -> float:
-    """Return CLIPScore (Hessel et al. 2021) as the paper reports it: the mean of 100 cosines, at least 0."""
-    return max(100.0 * float(cosine_scores(images, texts).mean()), 0.0)

@@ -1,7 +1,9 @@
 """The metrics' protocols and intervals, and metrics of a user's file."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -222,3 +224,22 @@ def test_preference_scores_have_their_network_s_scale_and_columns_of_their_own(t
     assert hps.value == clip.value == pytest.approx(5 * pick.value)
     assert pick.low < pick.value < pick.high
     assert (pick.label, hps.label, pick.protocol.encoder) == ("PickScore", "HPSv2", "pickscore")
+
+
+def test_clip_score_is_the_mean_over_images_and_then_at_least_0():
+    texts, told = {"a": [1.0, 0.0], "b": [0.0, 1.0]}, ("a", "a", "b", "b")
+    network = SimpleNamespace(
+        scale=100.0,
+        cut="keep-end",
+        captions=lambda some: SimpleNamespace(features=np.array([texts[text] for text in some]), truncated=0),
+    )
+
+    def measured(*rows):
+        given = replace(inputs(np.empty((0, 2)), np.array(rows), Blocks(None, "")), network=network, captions=told)
+        return load_metric("clip_score").measure(given, "clip_score")
+
+    result = measured([1, 0], [0, 1], [-1, 0], [3, 4])
+    assert result.values == {"clip_score": pytest.approx([100, 0, 0, 80])}
+    assert result.numbers[0].value == pytest.approx(45)
+    opposite = measured([-1, 0], [-1, 0], [0, -1], [0, 1]).numbers[0]
+    assert (opposite.value, opposite.low, opposite.high) == (0, 0, 0)
