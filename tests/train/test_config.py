@@ -1,11 +1,13 @@
 """The configuration of a training"""
 
+from dataclasses import replace
+
 import pytest
 
 from tessera.config import UserError, from_dict, to_dict
 from tessera.train.algorithm1 import CaptionMix
 from tessera.train.config import TrainConfig, parse_mix
-from tiny.training_sets import config_of
+from tiny.training_sets import RIN, config_of
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,7 @@ from tiny.training_sets import config_of
         ({"noise_schedule": "lineer"}, "noise_schedule"),
         ({"prediction": "x"}, "prediction"),
         ({"compute": "fp16"}, "compute"),
+        ({"model": replace(RIN, coherence=True)}, "model.coherence: guidance needs a token that is not trained here"),
         ({"compute": "fp8-first"}, "compute: fp8-first is for a RIN with self-conditioning"),
         ({"threads": 0}, "threads"),
         ({"log_every_images": 0}, "log_every_images"),

@@ -64,7 +64,8 @@ class RINConfig(NetworkConfig):
     qk_norm: bool = False
     """Normalizes queries and keys in every attention, as DiT does; published weights have none."""
     coherence: bool = False
-    """Adds the published class's coherence token before the registers; the paper trains without it."""
+    """Adds the published class's coherence token before the registers, to draw by its weights; training is without it,
+    as in the paper."""
 
     def __post_init__(self) -> None:
         widths = [("latent_width", n) for n in (8, "read_write_heads", "compute_heads", "refiner_heads")]

@@ -150,6 +150,8 @@ class TrainConfig:
             )
         if self.compute == "fp8-first" and not (isinstance(self.model, RINConfig) and self.self_condition_prob):
             raise UserError("compute: fp8-first is for a RIN with self-conditioning; give fp8 or bf16")
+        if isinstance(self.model, RINConfig) and self.model.coherence:
+            raise UserError("model.coherence: guidance needs a token that is not trained here; set it to False")
         _check_mix("caption_mix", self.caption_mix or {"long": 1.0})
         for name in ("latent_shift", "latent_scale"):
             if len(getattr(self, name)) not in (1, channels := self.model.latent_channels):
