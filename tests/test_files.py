@@ -91,6 +91,9 @@ def test_json_errors_name_the_file(tmp_path):
     path.write_bytes(b'"\xff"')
     with pytest.raises(UserError, match=r"a\.json: is not JSON"):
         read_json(path)
+    path.write_bytes(b"[" * 100_000)
+    with pytest.raises(UserError, match=r"a\.json: is not JSON"):
+        read_json(path)
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         read_json(tmp_path)
 

@@ -97,7 +97,7 @@ def read_json(path: Path, fix: str = "delete it and make it again") -> Any:
         raise UserError(f"{path}: there is no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets within brackets
         raise UserError(f"{path}: is not JSON ({error}); {fix}") from error
 
 

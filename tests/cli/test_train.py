@@ -169,6 +169,7 @@ def test_scores_of_the_miniature_on_the_way(folder, capfd):
     ("flags", "said"),
     [
         (["--evaluate-wait"], "--evaluate-... options need --evaluate-every-images"),
+        (["--evaluate-images", 6], "--evaluate-... options need --evaluate-every-images"),
         (["--evaluate-extended"], "--evaluate-... options need --evaluate-every-images"),
         (["--evaluate-every-images", 16], "prompts: give a file of prompts"),
         (["--evaluate-every-images", 0, "--evaluate-reference", "images"], "evaluate_every_images is 0"),

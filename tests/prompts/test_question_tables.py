@@ -107,7 +107,7 @@ def test_prompts_with_a_dimension_alone(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "text,question\nx,y\n", r"a\.csv: has no column prompt, prompt_en, prompt_zh; it has text"),
+        ("a.csv", "text,question\nx,y\n", r"prompt, prompt_en, prompt_zh; it has text, question; rename the one"),
         ("a.csv", "prompt,question,answer\nx,y,red car\n", r"line 2: .*answer one word, not 'red car'"),
         ("a.csv", "prompt,question\n,y\n", "line 2: has no text 'prompt'"),
         ("a.csv", "prompt,question\n", "holds no prompts"),

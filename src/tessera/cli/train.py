@@ -49,7 +49,7 @@ def train(
     evaluate_reference: Annotated[Path | None, "Real images; of the miniature, its own judge judges."] = None,
     evaluate_metrics: tuple[str, ...] = (),
     evaluate_networks: Networks = (),
-    evaluate_images: Annotated[int, "Images of each evaluation, one for each prompt."] = 1000,
+    evaluate_images: Annotated[int | None, "Images of each evaluation, one for each prompt; 1000 by default."] = None,
     evaluate_device: Annotated[str | None, "Where they are drawn and judged; the training's device by default."] = None,
     evaluate_wait: Annotated[bool, "Wait for the scores; by default the training continues meanwhile."] = False,
 ) -> None:
@@ -125,12 +125,12 @@ def train(
             reference=evaluate_reference,
             metrics=evaluate_metrics,
             networks=evaluate_networks,
-            images=evaluate_images,
+            images=1000 if evaluate_images is None else evaluate_images,
             device=evaluate_device or device,
             threads=config.threads,
             wait=evaluate_wait,
         )
-    elif any([*judged, evaluate_device, evaluate_wait]):
+    elif any([*judged, evaluate_images is not None, evaluate_device, evaluate_wait]):
         raise UserError(
             "train: --evaluate-... options need --evaluate-every-images, the images between two evaluations"
         )

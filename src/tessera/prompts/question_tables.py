@@ -110,7 +110,7 @@ def _points(where: str, row: Mapping[str, Any], column: str, prompt: str) -> Ite
         except json.JSONDecodeError:  # test_prompts_en_long.csv has no comma between two points of its row 509
             data = json.loads(re.sub(r'" +"', '", "', text))
         points, parts = (data[key] for key in CHECKS[column])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         keys = " and ".join(CHECKS[column])
         raise UserError(f"{where}: {name} is no JSON with {keys} ({error!r}); give UniGenBench++'s file") from None
     if not isinstance(points, list) or not isinstance(parts, list) or len(points) != len(parts) or not points:

@@ -36,19 +36,21 @@ def split_columns(source: str | Path) -> tuple[Path, Columns]:
 
 
 def read_rows(
-    path: Path, *wanted: Sequence[str], given: Columns = (), bare: bool = True, plain: bool = True
+    path: Path, *wanted: Sequence[str], given: Columns | None = None, bare: bool = True, plain: bool = True
 ) -> Iterator[Row]:
     """Yield ("FILE line N", row, columns) of each row: `columns` are those found for each group of names in `wanted`.
 
-    The first name of a group that is there in upper or lower case is taken; `given` names the last ones instead. A csv
-    file may be split at ";", tab or "|" too, where that gives the columns, and so may plain text with such a header.
+    The first name of a group that is there in upper or lower case is taken; `given` names the last ones instead, where a
+    user can name them (None: they cannot). A csv file may be split at ";", tab or "|" too, where that gives the columns, and so may plain text with such a header.
     bare: a tsv file that is not quoted by the rules is read line by line. plain: what is no table is plain text, whose
     empty lines are left out; else an error. Raises UserError that names the file and line.
     """
+    fix = "rename the one that is meant" if given is None else "name it: FILE:COLUMN"
+    given = given or ()
     chosen = (*[None] * (len(wanted) - len(given)), *given)
 
     def find(where: object, names: Iterable[str]) -> Columns:
-        return tuple(_find(where, list(names), group, own) for group, own in zip(wanted, chosen, strict=True))
+        return tuple(_find(where, list(names), group, own, fix) for group, own in zip(wanted, chosen, strict=True))
 
     suffix, last = path.suffix.lower(), (None, ())
     if len(given) > len(wanted):
@@ -72,6 +74,8 @@ def read_rows(
         raise UserError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nests its JSON too deeply ({error}); fix it") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -87,13 +91,13 @@ def first_captions(rows: Iterable[Row]) -> Iterator[Row]:
         yield where, row, columns
 
 
-def _find(where: object, names: Sequence[str], wanted: Sequence[str], given: str | None) -> str:
+def _find(where: object, names: Sequence[str], wanted: Sequence[str], given: str | None, fix: str) -> str:
     known = {name.strip().lower(): name for name in reversed(names)} if given is None else dict(zip(names, names))
     found = next((known[name] for name in ([given] if given is not None else wanted) if name in known), None)
     if found is None:
         several = ", ".join(name for name in dict.fromkeys(wanted) if not name[-1].isdigit())
         missing = several if given is None else repr(given)
-        raise UserError(f"{where}: has no column {missing}; it has {', '.join(names) or 'none'}; name it: FILE:COLUMN")
+        raise UserError(f"{where}: has no column {missing}; it has {', '.join(names) or 'none'}; {fix}")
     return found
 
 

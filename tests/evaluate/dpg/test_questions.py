@@ -48,5 +48,5 @@ def test_another_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"absent\.csv: there is no such file"):
         read_questions(tmp_path / "absent.csv")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="has no column item_id; it has a, b"):
+    with pytest.raises(UserError, match="has no column item_id; it has a, b; rename the one that is meant"):
         read_questions(tmp_path / "other.csv")

@@ -214,7 +214,7 @@ def _of_json(name: str, where: str, data: bytes) -> Iterator[Told]:
     """Yield the captions of the JSON object of one image, maybe several; none where it has no such field."""
     try:
         row = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not JSON ({error}); fix it") from error
     first = next((column for column in TEXT_COLUMNS if row.get(column)), None) if isinstance(row, dict) else None
     for column, level in _levels(tuple(row), (first,)).items() if first is not None else ():

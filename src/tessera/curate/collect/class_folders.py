@@ -207,7 +207,7 @@ def is_made(folder: Path, out: Path) -> bool:
     """Return whether a folder in the source is `out`, or another one made by tessera, as when one works there."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return folder.resolve() == out.resolve()
     tool = manifest.get("tool") if isinstance(manifest, dict) else None
     return isinstance(tool, dict) and tool.get("name") == "tessera"

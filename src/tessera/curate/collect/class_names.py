@@ -206,7 +206,7 @@ def _from_csv(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
 def _from_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON ({error}); fix it") from error
     if isinstance(data, list) and all(isinstance(name, str) for name in data):
         return {}, data

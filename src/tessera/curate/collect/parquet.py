@@ -154,7 +154,7 @@ def label_names(metadata: dict[bytes, bytes] | None, column: str = "label") -> l
     """Return the classes' names in the order of their numbers, where the schema's metadata has them."""
     try:
         names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
 

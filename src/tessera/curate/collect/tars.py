@@ -233,7 +233,7 @@ def _label(path: Path, name: str, kind: str, data: bytes) -> tuple[str, int | No
     try:
         text = data.decode("utf-8").strip()
         value = json.loads(text) if kind == "json" else text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: entry {name!r} is not {kind} text ({error}); fix it") from error
     if kind == "cls":
         label, number = read_label(text)
