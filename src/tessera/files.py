@@ -84,9 +84,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write `data` atomically: keys sorted, one a line, so equal data are equal bytes. NaN is refused (ValueError)."""
-    text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """Return what `write_json` writes."""
+    return json.dumps(data, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path, fix: str = "delete it and make it again") -> Any:

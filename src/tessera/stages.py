@@ -6,6 +6,7 @@ times and no absolute paths, so equal work gives equal bytes on any machine.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -16,13 +17,24 @@ from typing import Any
 import tessera
 from tessera.config import UserError, compare
 from tessera.devices import rank
-from tessera.files import LOCK, TEMPORARY, make_directory, read_json, remove_unfinished, sha256_file, write_json
+from tessera.files import (
+    LOCK,
+    TEMPORARY,
+    json_text,
+    make_directory,
+    read_json,
+    remove_unfinished,
+    sha256_file,
+    write_json,
+)
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 """File with the configuration, in a working folder of `tessera run` and in a run of `tessera train`."""
 COMMAND = "command.txt"
 """File with the command line of a working folder, without --out, --num-images and what only one call is about."""
+SWEPT = "sampling"
+"""The fact of an export that says which sampling defaults `tessera sweep` has chosen since."""
 FORMAT = 1
 """Version of the manifest and of the files that it describes; a directory of another one is refused."""
 
@@ -238,7 +250,18 @@ def _input_hash(name: str, path: Path, stage: str) -> str:
         fix = f"make it first with `tessera {verb}`" if verb else "give a directory made by tessera"
         state = "has no manifest.json" if path.is_dir() else "does not exist"
         raise UserError(f"{path}: {state}, and `tessera {stage}` needs it as its {name}; {fix}")
-    return read_manifest(path).sha256
+    return hash_as_input(name, path)
+
+
+def hash_as_input(name: str, directory: Path) -> str:
+    """Return the hash of a finished directory's manifest.json, by which stages know their input `name`; of initial
+    weights as it was before any sweep of them, which changes only how they are drawn with."""
+    manifest = read_manifest(directory)
+    if name != "init" or SWEPT not in manifest.facts:
+        return manifest.sha256
+    data = read_json(directory / MANIFEST)
+    del data["facts"][SWEPT]
+    return hashlib.sha256(json_text(data).encode()).hexdigest()
 
 
 def _start(directory: Path, head: dict[str, Any], shared: bool) -> None:

@@ -17,7 +17,8 @@ from tessera.train.export import ExportConfig, export
 from tessera.train.loop import train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.state import compiles
-from tessera.weights.export import ExportInfo, load_export, save_export
+from tessera.weights.export import ExportInfo, SweepRow, SweepTable, load_export, save_export, set_sampling
+from tiny.runs import stop_at
 from tiny.training_sets import DIT, RIN, config_of, make_records, write_set
 
 
@@ -38,6 +39,20 @@ def export_of(folder, model, **changes):
     save_export(folder, network, ExportInfo(**(facts | changes)))
     stage.finish({"parameters": 1})
     return folder
+
+
+def test_a_sweep_of_the_initial_weights_does_not_end_the_run(plain, tmp_path, monkeypatch):
+    start, config = export_of(tmp_path / "export", DIT), config_of(augment_prob=0.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 2)
+        train(tmp_path / "run", plain, None, config, init=start)
+    row = SweepRow(guidance_scale=2.5, guidance_interval=(0.1, 0.8), sampling_steps=20, scores={"fid": 9.0})
+    set_sampling(start, row, SweepTable(chosen_by="fid", images=8, results_sha256="ef" * 32, rows=(row,)))
+    train(tmp_path / "run", plain, None, config, init=start)
+    assert read_manifest(tmp_path / "run").complete
+    other = export_of(tmp_path / "other", DIT, arm="ta")
+    with pytest.raises(UserError, match="was made otherwise: input init"):
+        train(tmp_path / "run", plain, None, config, init=other)
 
 
 @pytest.mark.parametrize("model", [DIT, RIN])

@@ -58,14 +58,14 @@ def share_number(
     )
 
 
-def bootstrap_ends(found: Interval, clusters: int, how: str) -> dict[str, Any]:
-    """Return {low, high, interval} of a number by the bootstrap over `clusters` of prompts or images, by method `how`.
+def bootstrap_ends(found: Interval, clusters: int, unit: str, more: str = "") -> dict[str, Any]:
+    """Return {low, high, interval} of a number by the bootstrap over `clusters` of `unit`, "prompts" or "images".
 
     Of a single one there is no interval: all resamples are the same.
     """
     if clusters < 2:
-        return {"low": None, "high": None, "interval": "none: 1 prompt, at least 2 are needed"}
-    return {"low": found.low, "high": found.high, "interval": how}
+        return {"low": None, "high": None, "interval": f"none: 1 {unit[:-1]}, at least 2 are needed"}
+    return {"low": found.low, "high": found.high, "interval": f"bootstrap over {unit}{more}"}
 
 
 def task_numbers(

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from tessera.config import UserError, compare, to_dict
-from tessera.stages import MANIFEST, Manifest, made_otherwise, read_manifest, reopen
+from tessera.stages import MANIFEST, Manifest, hash_as_input, made_otherwise, read_manifest, reopen
 from tessera.train import checkpoint
 from tessera.train.config import TrainConfig
 from tessera.train.validation import EVALUATIONS
@@ -30,7 +30,7 @@ def extends(out: Path, config: TrainConfig, inputs: dict[str, Path]) -> bool:
     """Return whether `config` differs from that of the run `out` in num_images alone, or in its cooldown and
     checkpoints too. UserError as of `check_more`. Other differences are left to `find_stage`, which names them."""
     run = read_manifest(out, "train", must_be_complete=False)
-    same_inputs = {name: read_manifest(path).sha256 for name, path in inputs.items()} == run.inputs
+    same_inputs = {name: hash_as_input(name, path) for name, path in inputs.items()} == run.inputs
     if not _only_budgets_differ(run, config) or not same_inputs:
         return False
     check_more(out, config)

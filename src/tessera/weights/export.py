@@ -18,7 +18,7 @@ from tessera.models.build import build_network
 from tessera.models.dit import DiT, DiTConfig
 from tessera.models.rin import RIN, RINConfig
 from tessera.pretrained.tensors import check_state, load_tensors
-from tessera.stages import MANIFEST, read_manifest, reopen, such_as
+from tessera.stages import MANIFEST, SWEPT, read_manifest, reopen, such_as
 
 WEIGHTS_FILE = "model.safetensors"
 NULL_CONDITION = "null_condition"
@@ -193,7 +193,7 @@ def set_sampling(directory: Path, chosen: SweepRow, table: SweepTable) -> None:
     manifest, config = read_manifest(directory, "export", must_be_complete=False), _read_config(directory)
     defaults = {name: getattr(chosen, name) for name in ("guidance_scale", "guidance_interval", "sampling_steps")}
     settings = replace(config.settings, **defaults, sweep=table)
-    facts = manifest.facts | {"sampling": {**to_dict(chosen), "results_sha256": table.results_sha256}}
+    facts = manifest.facts | {SWEPT: {**to_dict(chosen), "results_sha256": table.results_sha256}}
     if manifest.complete and settings == config.settings and facts == manifest.facts:
         return
     stage = reopen(directory, manifest.config)

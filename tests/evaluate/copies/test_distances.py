@@ -84,6 +84,8 @@ def test_intervals_are_over_images_where_prompts_are_unknown_and_one_prompt_has_
     share, ratio = copy_numbers("copies", found, by, ["a red fox"] * 40, PROTOCOL)
     assert share.low < share.high
     assert (ratio.low, ratio.high, ratio.interval) == (None, None, "none: 1 prompt, at least 2 are needed")
+    ratio = copy_numbers("copies", nearest_training([np.zeros((1, 12))], TRAINING), by, None, PROTOCOL)[1]
+    assert (ratio.low, ratio.high, ratio.interval) == (None, None, "none: 1 image, at least 2 are needed")
 
 
 @pytest.mark.parametrize("rows", [50, 3 * AT_ONCE])

@@ -110,7 +110,7 @@ def copy_numbers(
     return share, Number(
         metric=f"{metric}_ratio",
         value=ratio.value,
-        **bootstrap_ends(ratio, len(set(clusters)), f"bootstrap over {'images' if prompts is None else 'prompts'}"),
+        **bootstrap_ends(ratio, len(set(clusters)), "images" if prompts is None else "prompts"),
         n=len(found.distances),
         clusters=share.clusters,
         protocol=replace(protocol, metric=f"{metric}_ratio"),

@@ -242,7 +242,7 @@ def _caption_score(x: Inputs, name: str) -> Result:
     number = Number(
         metric=name if cut == "keep-end" else f"{name}/{cut}",
         value=found.value,
-        **bootstrap_ends(found, len(texts), f"bootstrap over prompts, {resamples} resamples"),
+        **bootstrap_ends(found, len(texts), "prompts", f", {resamples} resamples"),
         n=len(x.samples),
         clusters=len(texts),
         over="items",
