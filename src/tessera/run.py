@@ -22,7 +22,7 @@ from tessera.config import UserError, from_dict
 from tessera.files import exclusive_lock, read_json, write_text
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
-from tessera.presets.working_folder import LEARNING, Clock, check, check_shapes, claim
+from tessera.presets.working_folder import LEARNING, Clock, as_begun, check, check_shapes, claim
 from tessera.randomness import philox
 from tessera.stages import COMMAND, CONFIG, MANIFEST, is_complete, read_manifest
 
@@ -67,6 +67,7 @@ def run(
     out = Path(out)
     if resume and not (out / CONFIG).exists():
         raise UserError(f"{out}: there is nothing to resume; leave out --resume to start")
+    config = as_begun(out, config)
     check(out, config)  # before the lock, which would make the folder
     if not is_complete(out / "report"):
         check_shapes(config)

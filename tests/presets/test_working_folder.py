@@ -7,7 +7,7 @@ import pytest
 from tessera.config import UserError, to_dict
 from tessera.presets.lookup import load_run_preset
 from tessera.presets.miniature import miniature_smoke
-from tessera.presets.working_folder import check, claim
+from tessera.presets.working_folder import as_begun, check, claim
 from tessera.stages import open_stage
 from tessera.train.optim.config import OptimConfig
 
@@ -25,6 +25,23 @@ def test_a_folder_of_another_configuration_or_with_others_files_is_refused(tmp_p
         check(tmp_path / "out", load_run_preset("miniature"))
     with pytest.raises(UserError, match="has files in it that tessera did not make"):
         check(tmp_path, miniature_smoke())
+
+
+def test_a_short_run_that_trains_longer_keeps_its_warm_up(tmp_path, capsys):
+    """Of 320 images it is 80, of 640 it would be 160."""
+
+    def config(**options):
+        return load_run_preset("my-pictures", images=tmp_path, **options)
+
+    claim(tmp_path / "out", config(num_images=320))
+    longer = as_begun(tmp_path / "out", config(num_images=640))
+    assert [(arm.train.num_images, arm.train.optim.warmup_images) for arm in longer.arms] == [(640, 80)]
+    assert "keeps the warm-up that it began with, 80 images" in capsys.readouterr().err
+    claim(tmp_path / "out", longer)
+    shorter = as_begun(tmp_path / "out", config(num_images=320))
+    assert shorter == config(num_images=320)
+    other = config(num_images=320, size=64)
+    assert as_begun(tmp_path / "out", other) == other
 
 
 def test_nothing_is_removed_for_a_budget_that_an_arm_cannot_have(tmp_path):

@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,24 @@ LEARNING = "learning"
 """Folder of what checkpoints on the way draw."""
 _BUDGET = re.compile(r"arms\.\d+\.train\.(num_images|optim\.cooldown_images|(checkpoint|keep|sample)_every_images)")
 """Fields of a configuration that may change in a folder."""
+_WARMUP = "arms.{}.train.optim.warmup_images"
+
+
+def as_begun(out: Path, config: RunConfig) -> RunConfig:
+    """Return `config` with the warm-ups that the arms of the folder `out` began with, where another num_images is all
+    else that changes: a warm-up is at most a quarter of that."""
+    if not (out / CONFIG).exists():
+        return config
+    had, arms = read_json(out / CONFIG), list(config.arms)
+    changed = {field for field, _, _ in compare(had, to_dict(config))}
+    kept = [n for n in range(len(arms)) if {_WARMUP.format(n), f"arms.{n}.train.num_images"} <= changed]
+    if not all(_BUDGET.fullmatch(field) for field in changed - {_WARMUP.format(n) for n in kept}):
+        return config  # another one, which `check` says
+    for n in kept:
+        train, images = arms[n].train, had["arms"][n]["train"]["optim"]["warmup_images"]
+        print(f"run: {arms[n].name} keeps the warm-up that it began with, {images} images", file=sys.stderr)
+        arms[n] = replace(arms[n], train=replace(train, optim=replace(train.optim, warmup_images=images)))
+    return replace(config, arms=tuple(arms))
 
 
 def check(out: Path, config: RunConfig) -> None:
