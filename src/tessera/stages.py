@@ -157,7 +157,8 @@ def _find(directory: Path, head: dict[str, Any]) -> Stage:
             f"{directory}: was made by `tessera {found.stage}`, not `tessera {head['stage']}`; choose another --out"
         )
     pairs = compare(found.config, head["config"])
-    pairs += [(f"input {name}", a[:13], b[:13]) for name, a, b in compare(found.inputs, head["inputs"])]
+    others = compare(found.inputs, head["inputs"])
+    pairs += [(f"input {name}", *(value.strip('"')[:12] for value in values)) for name, *values in others]
     if pairs:
         raise made_otherwise(directory, pairs)
     return Stage(directory, found.complete, head)

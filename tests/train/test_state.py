@@ -43,9 +43,10 @@ def export_of(folder, model, **changes):
 
 def test_a_sweep_of_the_initial_weights_does_not_end_the_run(plain, tmp_path, monkeypatch):
     start, config = export_of(tmp_path / "export", DIT), config_of(augment_prob=0.0)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         stop_at(patch, 2)
-        train(tmp_path / "run", plain, None, config, init=start)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", plain, None, config, init=start)
     row = SweepRow(guidance_scale=2.5, guidance_interval=(0.1, 0.8), sampling_steps=20, scores={"fid": 9.0})
     set_sampling(start, row, SweepTable(chosen_by="fid", images=8, results_sha256="ef" * 32, rows=(row,)))
     train(tmp_path / "run", plain, None, config, init=start)

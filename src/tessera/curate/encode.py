@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tessera.config import UserError, check_ranges, to_dict
+from tessera.config import check_ranges, to_dict
 from tessera.curate.buckets import Size, bucket_of, bucket_sizes
-from tessera.curate.caption.caption import check_made_from, without_captions
+from tessera.curate.caption.caption import check_captions_of, check_made_from, without_captions
 from tessera.curate.caption.table import in_order, read_levels
 from tessera.curate.grown import changed_since
 from tessera.curate.image_features import describe_features, load_vision_network
@@ -111,9 +111,7 @@ def encode(
         check_made_from(Path(recipe), "augment", made_from)
         made_from["recipe"] = Path(recipe)
         mixed = read_recipe(Path(recipe))
-    check_made_from(captions, "caption", made_from)
-    if recipe is None and "recipe" in read_manifest(captions).inputs:
-        raise UserError(f"{captions}: holds captions of augmented images; give the --recipe that they were made with")
+    check_captions_of(captions, made_from)
     codec, encoder = _load_frozen(config, device, load=False)
     latent_shape = codec.latent_shape(size)
     shapes = tuple(shape_of_latents(codec, *each) for each in buckets)

@@ -12,7 +12,7 @@ from typing import Any
 from tessera.config import UserError, compare, from_dict, to_dict
 from tessera.files import LOCK, TEMPORARY, read_json, write_json
 from tessera.presets.config import RunConfig
-from tessera.stages import CONFIG, MANIFEST, is_complete, made_otherwise, read_manifest
+from tessera.stages import CONFIG, MANIFEST, SWEPT, is_complete, made_otherwise, read_manifest
 from tessera.train.extension import check_more
 
 LEARNING = "learning"
@@ -98,6 +98,22 @@ def claim(out: Path, config: RunConfig) -> None:
         for entry in out.glob(f"{TEMPORARY}*"):
             entry.unlink()
         write_json(out / CONFIG, to_dict(config))
+
+
+def drop_swept(out: Path, config: RunConfig) -> None:
+    """Remove what an arm's export drew before `tessera sweep` gave it other sampling defaults, its scores and the
+    report, all of which are then made anew."""
+    for name in (arm.name for arm in config.arms):
+        export = out / "export" / name
+        if not is_complete(export) or SWEPT not in read_manifest(export).facts:
+            continue
+        drawn = [
+            read_manifest(path.parent, must_be_complete=False) for path in out.glob(f"samples/{name}/*/{MANIFEST}")
+        ]
+        if any(samples.inputs.get("export") != read_manifest(export).sha256 for samples in drawn):
+            print(f"run: {export} was swept; what it drew before is drawn and judged anew", file=sys.stderr)
+            for made in (f"samples/{name}", f"scores/{name}", "report"):
+                shutil.rmtree(out / made, ignore_errors=True)
 
 
 class Clock:

@@ -40,7 +40,7 @@ def test_runs_are_joined_under_the_names_of_levels(images, tmp_path):
     with pytest.raises(UserError, match="was made otherwise: input captions"):
         caption(tmp_path / "all", images, JOIN, captions=runs[:2])
     only = [f"{level}={tmp_path / 'own'}" for level in ("long", "short")]
-    with pytest.raises(UserError, match=f"has no caption for 2 of 24 images: '{keys[0]}'"):
+    with pytest.raises(UserError, match=f"own and .*own: has no caption for 2 of 24 images: '{keys[0]}'"):
         caption(tmp_path / "less", images, JOIN, captions=only)
 
 
@@ -62,6 +62,9 @@ def test_captions_of_other_images_are_not_joined(images, recipe, tmp_path):
     caption(tmp_path / "plain", images, CaptionConfig())
     with pytest.raises(UserError, match="was made without --recipe"):
         caption(other, images, SHORTEN, recipe=recipe, captions=[tmp_path / "plain"])
+    caption(tmp_path / "mixed", images, CaptionConfig(), recipe=recipe)
+    with pytest.raises(UserError, match="mixed: holds captions of augmented images; give the --recipe"):
+        caption(other, images, SHORTEN, captions=[tmp_path / "mixed"])
     with pytest.raises(UserError, match="was made by `tessera augment`"):
         caption(other, images, SHORTEN, captions=[recipe])
     assert not other.exists()

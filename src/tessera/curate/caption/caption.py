@@ -127,7 +127,7 @@ def caption(
     source = find_captioner(config.captioner)
     runs = find_runs(config.captioner, captions)
     for path in runs.values():
-        check_made_from(path, "caption", inputs)
+        check_captions_of(path, inputs)
     inputs |= {f"captions {level}".strip(): path for level, path in runs.items()}
     if captions_file is not None and config.captioner in ("aio", "scene", "join", "shorten"):
         raise UserError(f"{captions_file}: given, but the captioner is {config.captioner}: make it import")
@@ -156,7 +156,8 @@ def caption(
     texts = {} if source.by_shards or complete else dict(captioner.answer(requests))
     if captioner.missing and not (skip_missing and texts):
         total = len(texts) + len(captioner.missing)
-        raise without_captions(captions_file or config.file, out, captioner.missing, total, captioner.fix)
+        where = captions_file or config.file or " and ".join(map(str, runs.values()))
+        raise without_captions(where, out, captioner.missing, total, captioner.fix)
     described = to_dict(captioner.config)
     if source.by_shards:
         described |= {"revision": captioner.revision, "settings": captioner.settings}
@@ -264,3 +265,10 @@ def check_made_from(directory: Path, stage: str, inputs: Mapping[str, Path]) -> 
         if manifest.inputs.get(name) != read_manifest(path).sha256:
             other = f"from other {name} than {path}" if name in manifest.inputs else f"without --{name} {path}"
             raise UserError(f"{directory}: was made {other}; run `tessera {stage}` again")
+
+
+def check_captions_of(directory: Path, inputs: Mapping[str, Path]) -> None:
+    """Raise UserError unless `directory` has the captions of `inputs`: images, or with a recipe its mixed ones."""
+    check_made_from(directory, "caption", inputs)
+    if "recipe" in read_manifest(directory).inputs and "recipe" not in inputs:
+        raise UserError(f"{directory}: holds captions of augmented images; give the --recipe that they were made with")
