@@ -6,7 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from tessera.report.examples import NoiseSettings, noise_settings, noise_strip
+from tessera.report.examples import NoiseSettings, noise_settings, noise_strip, training_examples
+from tessera.stages import read_manifest
 from tiny.workspaces import make_workspace
 
 
@@ -33,6 +34,21 @@ def test_noise_strip_starts_clean_and_marks_what_is_never_seen():
 def pixels_of(image) -> np.ndarray:
     with Image.open(io.BytesIO(base64.b64decode(image["uri"].partition(",")[2]))) as opened:
         return np.asarray(opened)
+
+
+def test_captions_are_those_that_the_runs_were_trained_on(tmp_path):
+    workspace = make_workspace(tmp_path, arms=("aio", "ta", "ta_ia"), per_task=1, num_images=12)
+
+    def told(*arms):
+        runs = [read_manifest(workspace / "runs" / arm) for arm in arms]
+        found = {origin for example in training_examples(workspace, 2, runs) for origin, _ in example.captions}
+        return {origin.partition(",")[0].rstrip(")") for origin in found}
+
+    assert told("ta") == {"caption (scene"}
+    assert told("aio") == {"caption (aio"}
+    assert told("aio", "ta") == {"caption (aio", "caption (scene"}
+    assert told("ta_ia") == {"caption of the base (scene", "caption of the CutMix image (scene"}
+    assert told() == {"caption of the base (aio", *told("ta_ia")}
 
 
 def test_settings_come_from_the_augmented_arm(tmp_path):

@@ -40,8 +40,8 @@ def read_rows(
 ) -> Iterator[Row]:
     """Yield ("FILE line N", row, columns) of each row: `columns` are those found for each group of names in `wanted`.
 
-    The first name of a group that is there in upper or lower case is taken; `given` names the last ones instead (None: a
-    user cannot name them). A csv file may be split at ";", tab or "|" too, where that gives the columns, and so may
+    The first name of a group that is there in upper or lower case is taken; `given` names the last ones instead; None:
+    a user cannot name them. A csv file may be split at ";", tab or "|" too, where that gives the columns, and so may
     plain text with such a header.
     bare: a tsv file that is not quoted by the rules is read line by line. plain: what is no table is plain text, whose
     empty lines are left out; else an error. Raises UserError that names the file and line.

@@ -13,7 +13,7 @@ from tessera.cutmix import CROP, PATTERNS, label_of
 from tessera.files import read_json, read_table
 from tessera.randomness import philox
 from tessera.report.gallery import embed
-from tessera.stages import MANIFEST, read_manifest
+from tessera.stages import MANIFEST, Manifest, read_manifest
 from tessera.train.export import FACTS
 
 T = TypeVar("T")
@@ -37,14 +37,16 @@ class Example:
     """left, top, width, height of the pasted box: percent of the frame."""
 
 
-def training_examples(workspace: Path, count: int, augmented: bool) -> list[Example]:
+def training_examples(workspace: Path, count: int, runs: Sequence[Manifest]) -> list[Example]:
     """Return about `count` rows of recipe/, taken evenly over its patterns, or without any `count` of images/.
 
-    augmented: False = no row of recipe/, for runs that do not train on it. [] without images/.
+    runs: the trainings that the page is about, with whose captions the images come, and whether with recipe/; () =
+    all. [] without images/.
     """
     if not (workspace / "images" / "images.parquet").is_file():
         return []
-    rows = read_images(workspace / "images")
+    rows, folders = read_images(workspace / "images"), _told_by(workspace, runs)
+    augmented = not runs or any("augmented" in run.inputs for run in runs)
     if augmented and (workspace / "recipe" / "recipe.parquet").is_file():
         recipe = read_recipe(workspace / "recipe")
         found = recipe.rows.table["pattern"].unique().to_pylist()
@@ -52,9 +54,9 @@ def training_examples(workspace: Path, count: int, augmented: bool) -> list[Exam
         chosen = [recipe.rows.where("pattern", [name]) for name in names]
         mixes = [row for of_pattern in chosen for row in spread(of_pattern, -(-count // len(chosen)))]
         if mixes:
-            return _mixed(workspace, rows, mixes, Composer(workspace / "images", recipe.half_view))
+            return _mixed(folders, rows, mixes, Composer(workspace / "images", recipe.half_view))
     chosen = spread(rows, count)
-    captions, composer = _captions(workspace, [row.key for row in chosen]), Composer(workspace / "images")
+    captions, composer = _captions(folders, [row.key for row in chosen]), Composer(workspace / "images")
     examples = []
     for row, entry in zip(chosen, list_entries(chosen)):
         pixels = composer(entry)
@@ -65,9 +67,11 @@ def training_examples(workspace: Path, count: int, augmented: bool) -> list[Exam
     return examples
 
 
-def _mixed(workspace: Path, images: TableRows[ImageRow], mixes: list[RecipeRow], composer: Composer) -> list[Example]:
+def _mixed(
+    folders: Sequence[Path], images: TableRows[ImageRow], mixes: list[RecipeRow], composer: Composer
+) -> list[Example]:
     originals = images.where("key", [key for row in mixes for key in (row.base, row.partner)])
-    captions = _captions(workspace, [key for row in mixes for key in (row.key, row.base)])
+    captions = _captions(folders, [key for row in mixes for key in (row.key, row.base)])
     examples = []
     for row, entry in zip(mixes, list_entries(originals, mixes)):
         base, partner, pixels = composer.read(entry.base), composer.read(str(entry.partner)), composer(entry)
@@ -96,13 +100,22 @@ def spread(rows: Sequence[T], count: int) -> list[T]:
     return list(rows) if found <= count else [rows[(2 * i + 1) * found // (2 * count)] for i in range(count)]
 
 
-def _captions(workspace: Path, keys: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """Return key -> (captioner and level, text) of every folder of captions/ that has the key; each pair once."""
+def _told_by(workspace: Path, runs: Sequence[Manifest]) -> list[Path]:
+    """Return the folders of captions/ that `runs` were trained on; all of them where that is not known."""
+    folders = sorted(path.parent for path in workspace.glob("captions/**/captions.parquet"))
+    sets = [read_manifest(path.parent, must_be_complete=False) for path in workspace.glob(f"encoded/**/{MANIFEST}")]
+    trained_on = {sha256 for run in runs for sha256 in run.inputs.values()}
+    told = {encoded.inputs.get("captions") for encoded in sets if encoded.sha256 in trained_on}
+    return [folder for folder in folders if read_manifest(folder).sha256 in told] or folders
+
+
+def _captions(folders: Sequence[Path], keys: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return key -> (captioner and level, text) of every folder of captions that has the key; each pair once."""
     import pyarrow.compute as pc
 
     found: dict[str, list[tuple[str, str]]] = {}
-    for path in sorted(workspace.glob("captions/**/captions.parquet")):
-        table = read_table(path).filter(pc.field("key").isin(sorted(set(keys))))
+    for folder in folders:
+        table = read_table(folder / "captions.parquet").filter(pc.field("key").isin(sorted(set(keys))))
         for row in table.to_pylist():
             pair = (", ".join(filter(None, (row["captioner"], row.get("level")))), row["text"])
             if pair not in found.setdefault(row["key"], []):

@@ -207,8 +207,7 @@ def _page(
         if groups:
             samples.append({"title": title, "folded": bool(samples), "groups": groups})
     runs = [manifest for name, manifest in manifests.items() if name.startswith("runs/")]
-    augmented = not runs or any("augmented" in run.inputs for run in runs)
-    examples, numbers = training_examples(workspace, config.examples, augmented), training_set(workspace)
+    examples, numbers = training_examples(workspace, config.examples, runs), training_set(workspace)
     drawn = [arm for kind in samples for group in kind["groups"] for p in group["prompts"] for arm in p["arms"]]
     columns = min(max((len(arm["shots"]) for arm in drawn), default=1), 2)
     kind, judged = next(((KINDS[kind].lower(), found) for kind, found in scores.items() if found), ("", {}))
