@@ -57,7 +57,9 @@ def test_arm_of_short_captions(tmp_path, augmented):
 
 
 def test_other_shapes_are_named(plain):
-    with pytest.raises(UserError, match=r"plain: latents are \(4, 4, 4\), the model's config says \(4, 8, 8\)"):
+    with pytest.raises(
+        UserError, match=r"plain: latents are \(4, 4, 4\), the model's config says \(4, 8, 8\); .* with --fit"
+    ):
         check(plain, None, shape=(4, 8, 8))
     with pytest.raises(UserError, match="text is 16 wide, the model's config has text_width 32"):
         check(plain, None, width=32)

@@ -328,7 +328,7 @@ def refused(match, out, *args, **options):
 def test_what_does_not_fit_is_refused_before_anything_is_written(plain, augmented, tmp_path, monkeypatch):
     out = tmp_path / "run"
     refused("augment_prob: 0.5 needs an augmented set", out, plain, None, config_of())
-    refused("text_width 32", out, plain, augmented, config_of(model=replace(DIT, text_width=32)))
+    refused("text_width 32; .* with --fit", out, plain, augmented, config_of(model=replace(DIT, text_width=32)))
     refused("latents are", out, plain, augmented, config_of(model=replace(DIT, latent_size=8)))
     refused("no run to resume", out, plain, augmented, config_of(), resume=True)
     other = write_set(tmp_path / "other", make_records(3), text_encoder="words:17")

@@ -43,7 +43,10 @@ def check_sets(
         if store.text_encoding == "none" and not encodes_text:
             raise UserError(f"{where}: holds no text; encode it with text_encoding int8 or fp16")
         if tuple(store.latent_shape) != latent_shape:
-            raise UserError(f"{where}: latents are {tuple(store.latent_shape)}, the model's config says {latent_shape}")
+            raise UserError(
+                f"{where}: latents are {tuple(store.latent_shape)}, the model's config says {latent_shape}; encode the "
+                "set for the model (--size of collect, --latents of encode), or take the set's shapes with --fit"
+            )
         if store.shapes and not isinstance(model, DiTConfig):
             raise UserError(
                 f"{where}: has buckets of aspect ratios, and a CAD-I learns a position for each patch of one square; "
@@ -52,7 +55,10 @@ def check_sets(
         if uneven := [shape for shape in store.shapes if shape[1] % model.patch_size or shape[2] % model.patch_size]:
             raise UserError(f"{where}: latents of {uneven[0]} are no whole patches of {model.patch_size}")
         if store.text_width != text_width:
-            raise UserError(f"{where}: text is {store.text_width} wide, the model's config has text_width {text_width}")
+            raise UserError(
+                f"{where}: text is {store.text_width} wide, the model's config has text_width {text_width}; encode the "
+                "set for the model (--text of encode), or take the set's width with --fit"
+            )
         for name in SHARED_FACTS:
             if name not in store.facts:
                 raise UserError(f"{where}: its manifest does not say {name}; make it with `tessera encode`")
