@@ -158,7 +158,7 @@ def _find(directory: Path, head: dict[str, Any]) -> Stage:
         )
     pairs = compare(found.config, head["config"])
     others = compare(found.inputs, head["inputs"])
-    pairs += [(f"input {name}", *(value.strip('"')[:12] for value in values)) for name, *values in others]
+    pairs += [(f"input {name}", a.strip('"')[:12], b.strip('"')[:12]) for name, a, b in others]
     if pairs:
         raise made_otherwise(directory, pairs)
     return Stage(directory, found.complete, head)
