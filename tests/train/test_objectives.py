@@ -260,6 +260,7 @@ def test_features_that_are_missing_or_of_another_network(plain, augmented, sets_
         UserError, match=r"o: features are 9 x 70 by another, those of .*plain 9 x 70 by a-network; enc"
     ):
         train(tmp_path / "run", with_them, other, config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_end_of_what_is_not_aligned_is_refused(plain, tmp_path):
@@ -294,4 +295,3 @@ def test_a_bad_objective_is_one_line(plain, tmp_path, name, message):
     config = config_of(augment_prob=0.0, objective=f"{tmp_path}/mine.py:{name}")
     with pytest.raises(UserError, match=message):
         train(tmp_path / "run", plain, None, config)
-    assert not (tmp_path / "run").exists()
