@@ -80,6 +80,7 @@ def test_class_name_files(tmp_path):
         ("b.csv", "0,tench\n0,fox\n", "names a label a second time"),
         ("b.csv", "label,name\n", "has no class names"),
         ("b.json", "{", "is not JSON"),
+        ("b.json", "[" * 100_000, "is not JSON"),
         ("b.json", '{"a": 1}', "expected is an object of label -> name"),
     ):
         with pytest.raises(UserError, match=message):
