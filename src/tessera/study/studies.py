@@ -54,7 +54,7 @@ EPS_BUDGET = 280_000
 
 def claims() -> Study:
     """Return the study of paper Table 2: AIO, TA and TA+IA, for DiT-I, CAD-I (cad_*), and eps-prediction (eps_*).
-    TA draws single objects at these budgets; that of eps_* is by `miniature-paper`, in the study it was not run.
+    TA draws single objects at these budgets.
 
     tessera study claims --arms aio ta ta_ia --out out/studies
     """
