@@ -22,7 +22,7 @@ from tessera.config import UserError, from_dict
 from tessera.files import exclusive_lock, read_json, write_text
 from tessera.jobs import Job, run_jobs, work
 from tessera.presets.config import Arm, RunConfig
-from tessera.presets.working_folder import LEARNING, Clock, as_begun, check, check_shapes, claim, drop_swept
+from tessera.presets.working_folder import LEARNING, Clock, as_begun, check, check_shapes, claim
 from tessera.randomness import philox
 from tessera.stages import COMMAND, CONFIG, MANIFEST, is_complete, read_manifest
 
@@ -77,7 +77,6 @@ def run(
         check_captions(captions)
     with exclusive_lock(out, BUSY):
         claim(out, config)
-        drop_swept(out, config)
         clock = Clock(out)
         try:
             _curate(out, config, clock, images, captions, skip_missing)

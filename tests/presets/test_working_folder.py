@@ -7,7 +7,7 @@ import pytest
 from tessera.config import UserError, to_dict
 from tessera.presets.lookup import load_run_preset
 from tessera.presets.miniature import miniature_smoke
-from tessera.presets.working_folder import as_begun, check, claim, drop_swept
+from tessera.presets.working_folder import as_begun, check, claim
 from tessera.stages import SWEPT, open_stage, reopen
 from tessera.train.optim.config import OptimConfig
 
@@ -83,6 +83,7 @@ def test_nothing_is_removed_for_a_budget_that_an_arm_cannot_have(tmp_path):
 
 def test_what_an_export_drew_before_a_sweep_is_made_anew(tmp_path, capsys):
     config = miniature_smoke()
+    claim(tmp_path, config)
     for arm in config.arms:
         export = tmp_path / "export" / arm.name
         open_stage(export, stage="export", config={}).finish({})
@@ -92,10 +93,10 @@ def test_what_an_export_drew_before_a_sweep_is_made_anew(tmp_path, capsys):
             (tmp_path / "scores" / arm.name / kind).mkdir(parents=True)
     (tmp_path / "report").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    drop_swept(tmp_path, config)
+    claim(tmp_path, config)
     assert sorted(tmp_path.rglob("*")) == before
     reopen(export, {}).finish({}, facts={SWEPT: {"sampling_steps": 8}})
-    drop_swept(tmp_path, config)
+    claim(tmp_path, config)
     assert f"run: {export} was swept" in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} == {"export", "samples", "scores"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "export", "samples", "scores"}
     assert [[path.name for path in (tmp_path / made).iterdir()] for made in ("samples", "scores")] == [["ta"], ["ta"]]

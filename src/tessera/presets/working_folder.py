@@ -84,7 +84,7 @@ def claim(out: Path, config: RunConfig) -> None:
     """Write the resolved configuration into a new folder; UserError as of `check`, now that the folder is locked.
 
     Where only the budget of images is another one, what was made by the old one after the training is removed; before
-    that, UserError for an arm that cannot train on (`check_more`).
+    that, UserError for an arm that cannot train on (`check_more`). So is what an export drew before it was swept.
     """
     check(out, config)
     if (out / CONFIG).exists() and compare(read_json(out / CONFIG), to_dict(config)):
@@ -98,19 +98,19 @@ def claim(out: Path, config: RunConfig) -> None:
         for entry in out.glob(f"{TEMPORARY}*"):
             entry.unlink()
         write_json(out / CONFIG, to_dict(config))
+    _drop_swept(out, config)
 
 
-def drop_swept(out: Path, config: RunConfig) -> None:
+def _drop_swept(out: Path, config: RunConfig) -> None:
     """Remove what an arm's export drew before `tessera sweep` gave it other sampling defaults, its scores and the
     report, all of which are then made anew."""
     for name in (arm.name for arm in config.arms):
         export = out / "export" / name
         if not is_complete(export) or SWEPT not in read_manifest(export).facts:
             continue
-        drawn = [
-            read_manifest(path.parent, must_be_complete=False) for path in out.glob(f"samples/{name}/*/{MANIFEST}")
-        ]
-        if any(samples.inputs.get("export") != read_manifest(export).sha256 for samples in drawn):
+        folders = [path.parent for path in out.glob(f"samples/{name}/*/{MANIFEST}")]
+        drawn_by = {read_manifest(folder, must_be_complete=False).inputs.get("export") for folder in folders}
+        if drawn_by - {read_manifest(export).sha256}:
             print(f"run: {export} was swept; what it drew before is drawn and judged anew", file=sys.stderr)
             for made in (f"samples/{name}", f"scores/{name}", "report"):
                 shutil.rmtree(out / made, ignore_errors=True)
