@@ -84,7 +84,8 @@ def claim(out: Path, config: RunConfig) -> None:
     """Write the resolved configuration into a new folder; UserError as of `check`, now that the folder is locked.
 
     Where only the budget of images is another one, what was made by the old one after the training is removed; before
-    that, UserError for an arm that cannot train on (`check_more`). So is what an export drew before it was swept.
+    that, UserError for an arm that cannot train on (`check_more`). What an export drew before it was swept
+    is removed too.
     """
     check(out, config)
     if (out / CONFIG).exists() and compare(read_json(out / CONFIG), to_dict(config)):
