@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -91,7 +92,7 @@ def _said(say, *objects):
 
 
 def test_short_captions_are_what_a_person_types():
-    """Single objects, two, positions, colors, both, and counts."""
+    """Single objects, two from left to right, positions, colors, both, and counts."""
     left, right = _object("circle", "red", 0.25), _object("moon", "orange", 0.75)
     assert _said(describe_short, right) == {
         f"{start}{noun}" for start in ("a photo of ", "a picture of ", "") for noun in ("a moon", "an orange moon")
@@ -100,9 +101,13 @@ def test_short_captions_are_what_a_person_types():
     assert {
         "a circle and a moon",
         "a photo of a moon right of a circle",
-        "a picture of an orange moon and a red circle",
+        "a picture of a red circle and an orange moon",
         "a red circle to the left of an orange moon",
     } <= two
+    assert not {"a moon and a circle", "an orange moon and a red circle"} & two
+    above = _said(describe_short, left, replace(right, center=(left.center[0], 0.9)))
+    assert {"a circle above a moon", "an orange moon below a red circle"} <= above
+    assert not any(" and " in text for text in above)
     for text in two:
         assert not ("circle" in text.partition("left of")[2] and "left of" in text)
         assert not ("moon" in text.partition("right of")[2] and "right of" in text)
@@ -110,8 +115,8 @@ def test_short_captions_are_what_a_person_types():
     assert {"two circles", "a photo of two red circles"} <= same
     unlike = _said(describe_short, left, _object("circle", "blue", 0.75))
     assert {"two circles", "a red circle and a blue circle", "a blue circle right of a red circle"} <= unlike
-    many = _said(describe_short, left, left, right)
-    assert {"two circles and a moon", "an orange moon and two red circles"} <= many
+    many = _said(describe_short, right, left, left)
+    assert {"two circles and a moon", "a photo of two red circles and an orange moon"} <= many
     assert not any("  " in text for text in two | same | unlike | many)
 
 

@@ -84,20 +84,22 @@ def describe_medium(scene: Scene, seed: int, number: int) -> str:
 def describe_short(scene: Scene, seed: int, number: int = 0) -> str:
     """Say a scene in a few words, as a person types a prompt: objects and how many, perhaps with color and relation.
 
-    The address (seed, number) chooses what is told.
+    Objects side by side may be listed, from left to right as they are read; of two above one another the relation is
+    told. So a list leaves no place open. The address (seed, number) chooses what is told.
     """
     rng = philox(seed, "miniature/short", number)
     colored = rng.random() < 0.5
-    things = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
+    things, stacked = _in_reading_order(scene.objects)
     counted = Counter((thing.color if colored else "", thing.shape) for thing in things)
     nouns = [
         f"a {color} {shape}" if count == 1 else f"{NUMBER_WORDS[count]} {color} {plural(shape)}"
         for (color, shape), count in counted.items()
     ]
     told = _listed(nouns)
-    if len(nouns) == len(things) == 2 and rng.random() < 0.5:
-        joined = relation(*things)
-        told = f"{nouns[0]} {joined.replace('to the ', '') if rng.random() < 0.5 else joined} {nouns[1]}"
+    if len(nouns) == len(things) == 2 and (stacked or rng.random() < 0.5):
+        a, b = rng.permutation(2)
+        joined = relation(things[a], things[b])
+        told = f"{nouns[a]} {joined.replace('to the ', '') if rng.random() < 0.5 else joined} {nouns[b]}"
     return with_articles(" ".join(f"{_pick(rng, 'a photo of ', 'a picture of ', '')}{told}".split()))
 
 
@@ -117,6 +119,13 @@ def _pick(rng: np.random.Generator, *choices: str) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def _in_reading_order(objects: Sequence[SceneObject]) -> tuple[list[SceneObject], bool]:
+    """Return objects from left to right, or from top to bottom where they are further apart that way: then True."""
+    x, y = zip(*(thing.center for thing in objects))
+    stacked = max(y) - min(y) > max(x) - min(x)
+    return sorted(objects, key=lambda thing: thing.center[stacked]), stacked
 
 
 def _some(thing: SceneObject, rng: np.random.Generator) -> str:

@@ -241,6 +241,7 @@ def how_many() -> Study:
         configs = {}
         for name in ("ta", "ta_ia"):
             train = replace(arms[name].train, num_images=BUDGET, caption_mix={}, caption_mix_start_image=0)
+            train = replace(train, augment_prob=0.55 * arms[name].augmented)
             optim = replace(train.optim, cooldown_images=BUDGET // 6)
             train = replace(train, optim=optim, checkpoint_every_images=8_000, keep_every_images=None)
             arm = replace(arms[name], train=train)

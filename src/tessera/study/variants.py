@@ -41,11 +41,11 @@ def base(budget: int = BUDGET) -> RunConfig:
 
 
 def today(budget: int = 48_000) -> RunConfig:
-    """Return `miniature` as it is now, TA alone, with a study's prompts and `budget` images; its phases take the same
-    shares of them."""
+    """Return `miniature`, TA alone, with a study's prompts and `budget` images; its phases take the same shares of
+    them. Short captions begin where they did when the studies were planned."""
     config = miniature()
     arm = next(arm for arm in config.arms if arm.name == "ta")
-    train = scaled(arm.train, budget / arm.train.num_images)
+    train = scaled(replace(arm.train, caption_mix_start_image=60_000), budget / arm.train.num_images)
     train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
     return replace(
         config,
