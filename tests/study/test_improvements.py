@@ -65,7 +65,6 @@ def test_a_row_of_the_ablation_changes_one_thing_at_equal_time():
         assert row.arm.train.num_images == pytest.approx(size / COSTS.get(row.name, 1.0), abs=row.arm.train.batch_size)
         assert row.against == "preset"
     assert parts.pop("no_cooldown") == {"cooldown_images"}
-    assert parts.pop("ia_later") == {"augment_start_image"}
     assert parts.pop("short_from_start") == {"caption_mix_start_image"}
     assert all(len(changed) == 1 for changed in parts.values()), parts
     assert set(COSTS) <= set(parts)
