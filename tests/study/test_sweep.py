@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,11 @@ def config_of(renders, **changes) -> SweepConfig:
     trial = TrialConfig(reference=str(renders), metrics=("likeness",), images=6, device="cpu", batch_size=4)
     given = {"guidance_scales": (1.0, 2.0), "guidance_intervals": ((0.0, 1.0), (0.0, 0.6)), "steps": (1, 2)}
     return SweepConfig(trial=trial, **(given | changes))
+
+
+def make_prompts(file: Path) -> Path:
+    file.write_text("\n".join(f"{'long ' * n}prompt {n}" for n in range(24)))
+    return file
 
 
 def drawn_calls(monkeypatch) -> list:
@@ -110,9 +116,8 @@ def test_steps_are_the_exports_own_by_default(tmp_path, export, renders):
 
 def test_another_number_chooses_anew(tmp_path, export, monkeypatch):
     without_weights(monkeypatch, tmp_path / "user")
-    (tmp_path / "prompts.txt").write_text("\n".join(f"{'long ' * n}prompt {n}" for n in range(24)))
     reference = str(make_photographs(tmp_path / "photographs"))
-    trial = TrialConfig(prompts=str(tmp_path / "prompts.txt"), reference=reference, device="cpu")
+    trial = TrialConfig(prompts=str(make_prompts(tmp_path / "prompts.txt")), reference=reference, device="cpu")
     config = SweepConfig(trial=trial, guidance_scales=(1.0, 2.0, 5.0), steps=(2,))
     calls = drawn_calls(monkeypatch)
     chosen = {}
@@ -124,8 +129,33 @@ def test_another_number_chooses_anew(tmp_path, export, monkeypatch):
     assert chosen["fid"] == sorted(chosen["fid"])
     assert chosen["clip_score"] == sorted(chosen["clip_score"], reverse=True)
     assert len(calls) == 3
-    with pytest.raises(UserError, match=r"choose: no number is called 'clop_score'; did you mean 'clip_score'"):
-        sweep(tmp_path / "sweep", export, config, "clop_score")
+    for place in (tmp_path / "sweep", tmp_path / "new"):  # said before anything is drawn
+        with pytest.raises(UserError, match=r"choose: no number is called 'clop_score'; did you mean 'clip_score'"):
+            sweep(place, export, config, "clop_score")
+    assert len(calls) == 3
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_better_direction_of_a_metric_of_ones_own_chooses(tmp_path, export, monkeypatch):
+    without_weights(monkeypatch, tmp_path / "user")
+    (tmp_path / "own.py").write_text(
+        "def gap(samples, reference):\n    return float(abs(samples.mean() - reference.mean()))\n\n\n"
+        "gap.network, gap.label, gap.direction = 'inception', 'Mean gap', 'lower'\n"
+    )
+    trial = TrialConfig(
+        prompts=str(make_prompts(tmp_path / "prompts.txt")),
+        reference=str(make_photographs(tmp_path / "photographs")),
+        metrics=(f"{tmp_path / 'own.py'}:gap",),
+        device="cpu",
+    )
+    page = sweep(tmp_path / "sweep", export, SweepConfig(trial=trial, guidance_scales=(1.0, 2.0, 5.0), steps=(2,)))
+    info = load_export(export)[1]
+    assert info.sweep is not None
+    values = [row.scores["gap"] for row in info.sweep.rows]
+    assert values == sorted(values)
+    assert len(set(values)) == 3
+    assert info.guidance_scale == info.sweep.rows[0].guidance_scale
+    assert "Mean gap \u2193" in page.read_text(encoding="utf-8")
 
 
 def test_of_equal_values_the_cheaper_settings_win(tmp_path):
@@ -140,7 +170,9 @@ def test_evaluations_are_counted_as_the_sampler_makes_them(export):
     pipeline = Pipeline.load(export, "cpu")
     rows = []
     pipeline.network.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    for settings in (Settings(2.0, (0.0, 1.0), 5), Settings(2.0, (0.3, 0.7), 5), Settings(1.0, (0.0, 1.0), 5)):
+    intervals = ((0.0, 1.0), (0.3, 0.7), (0.1, 0.8))  # 1 - 9 / 10 is below 0.1 in floating point
+    guided = [Settings(2.0, interval, steps) for interval in intervals for steps in (5, 10)]
+    for settings in (*guided, Settings(1.0, (0.0, 1.0), 5)):
         rows.clear()
         pipeline.images(["x"], [(0, 0)], **vars(settings))
         assert sum(rows) == settings.calls

@@ -67,7 +67,7 @@ def test_the_miniature_brings_its_prompts_and_its_judge(tmp_path, export, render
     assert [line["tag"] for line in trial.lines[::2]] == [
         *("single_object", "two_object", "counting", "colors", "position", "color_attr")
     ]
-    assert trial.leading == "overall"
+    assert trial.numbers[0] == "overall"
     found = trial.run(tmp_path / "cell", export, steps=1)
     texts = [json.loads(path.read_text())["text"] for path in sorted((tmp_path / "cell" / "samples").glob("*/*.jsonl"))]
     assert texts == [line["extended"]["text"] for line in trial.lines]

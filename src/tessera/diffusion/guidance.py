@@ -51,7 +51,7 @@ class Guided:
         if isinstance(denoise, Denoiser):
             self.network, self.prediction = denoise.network, denoise.prediction
         self.scale, self.clip = scale, clip
-        self.low, self.high = low - _ROUNDED, high + _ROUNDED
+        self.low, self.high = low, high
         self.text, self.both = text, None
         if scale != 1:
             if text is None or null is None:
@@ -72,7 +72,7 @@ class Guided:
             raise UserError(f"text: {len(self.text.mask)} rows for {len(x)} images, give one row for each")
         if t == 1:
             self.latent_tokens, self.text_caches = None, {}
-        guided = self.both is not None and self.low <= t <= self.high
+        guided = self.both is not None and acts_at(t, self.low, self.high)
         output = self._call(torch.cat([x, x]) if guided else x, alpha_bar, guided)
         if guided:  # the conversions below are affine in the output, so guiding it is guiding eps, and x0
             cond, uncond = output.chunk(2)
@@ -94,6 +94,11 @@ class Guided:
         if state is not None:
             self.latent_tokens, self.text_caches[guided] = state.latent_tokens, state.text_cache
         return output.float()
+
+
+def acts_at(t: float, low: float, high: float) -> bool:
+    """Return whether guidance of the interval (low, high) acts at t."""
+    return low - _ROUNDED <= t <= high + _ROUNDED
 
 
 def _ends(interval: Any) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from tessera.evaluate.quality.metrics import METRICS
-from tessera.evaluate.scores import Scores
+from tessera.evaluate.scores import Direction, Scores
 
 _QUALITY = {name: shown for metric in METRICS.values() for name, shown in metric.shows.items()}
 LABELS = {  # of metrics that are not called by their name
@@ -138,10 +138,16 @@ def shown(value: float, size: float | None = None) -> str:
 def add_labels(scores: Scores) -> None:
     """Take the labels and directions of users' own metrics, which their numbers bring along, into the tables above."""
     for number in scores.numbers:
-        if number.label is not None and number.metric not in LABELS:
-            LABELS[number.metric] = number.label
-            if number.direction == "lower":
-                LOWER_IS_BETTER.add(number.metric)
+        if number.label is not None:
+            add_label(number.metric, number.label, number.direction)
+
+
+def add_label(metric: str, label: str, direction: Direction | None) -> None:
+    """Take a metric's label and better direction into the tables above, unless they have it."""
+    if metric not in LABELS:
+        LABELS[metric] = label
+        if direction == "lower":
+            LOWER_IS_BETTER.add(metric)
 
 
 def name_of(metric: str) -> str:

@@ -65,8 +65,9 @@ class Settings:
     @property
     def calls(self) -> int:
         """Evaluations of the network for an image: two where guidance acts."""
-        low, high = self.guidance_interval
-        guided = sum(low <= 1 - k / self.steps <= high for k in range(self.steps))
+        from tessera.diffusion.guidance import acts_at
+
+        guided = sum(acts_at(1 - k / self.steps, *self.guidance_interval) for k in range(self.steps))
         return self.steps + (guided if self.guidance_scale != 1 else 0)
 
 
@@ -105,6 +106,8 @@ def sweep(out: Path, export: Path, config: SweepConfig, choose: str | None = Non
         raise UserError("sweep: draws in one process; start it without torchrun")
     own = read_settings(export)
     trial, todo = Trial(config.trial), settings_of(config, own.sampling_steps)
+    chosen_by = choose or trial.numbers[0]
+    _check_choice(chosen_by, trial.numbers)
     rest = {name: value for name, value in to_dict(own).items() if name not in SAMPLING}
     described = {"weights_sha256": sha256_file(export / WEIGHTS_FILE), "export": rest, **trial.described}
     with exclusive_lock(out, BUSY):
@@ -112,7 +115,6 @@ def sweep(out: Path, export: Path, config: SweepConfig, choose: str | None = Non
         stage = reopen(out, described) if found and found.done else open_stage(out, stage="sweep", config=described)
         _draw(out, export, trial, todo)
         cells, protocols = read_cells(out)
-        chosen_by = choose or trial.leading
         ordered = in_order(cells, chosen_by)
         results = {
             "chosen_by": chosen_by,
@@ -179,10 +181,7 @@ def read_cells(out: Path) -> tuple[list[Cell], dict[str, Any]]:
 
 def in_order(cells: Sequence[Cell], chosen_by: str) -> list[Cell]:
     """Return the cells from the best value of a number to the worst; of equal ones that of fewer evaluations first."""
-    known = list(dict.fromkeys(name for cell in cells for name in cell.scores))
-    if chosen_by not in known:
-        near = nearest(chosen_by, known)
-        raise UserError(f"choose: no number is called {chosen_by!r};{near} there are: {', '.join(known)}")
+    _check_choice(chosen_by, list(dict.fromkeys(name for cell in cells for name in cell.scores)))
     sign = 1 if is_lower_better(chosen_by) else -1
 
     def key(cell: Cell) -> tuple[float, int, Settings]:
@@ -191,3 +190,10 @@ def in_order(cells: Sequence[Cell], chosen_by: str) -> list[Cell]:
         return sign * value, cell.settings.calls, cell.settings
 
     return sorted(cells, key=key)
+
+
+def _check_choice(chosen_by: str, known: Sequence[str]) -> None:
+    """Raise UserError unless the number is one of `known`."""
+    if chosen_by not in known:
+        near = nearest(chosen_by, known)
+        raise UserError(f"choose: no number is called {chosen_by!r};{near} there are: {', '.join(known)}")

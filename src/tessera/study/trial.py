@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError, check_ranges, choose, compare, from_dict, part_id, to_dict
 from tessera.devices import set_threads
+from tessera.evaluate.miniature.evaluate import MEASURES
 from tessera.evaluate.quality.metrics import METRICS, load_metric
 from tessera.files import atomic_path, read_json, write_json
 from tessera.jobs import work
 from tessera.prompts.geneval import TASKS
+from tessera.report.tables import add_label
 from tessera.stages import MANIFEST, made_otherwise, read_manifest
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ class Trial:
             given = "none is given" if self.reference is None else f"{self.reference} is another one"
             raise UserError(f"metrics: {own[0]} needs a reference made by collect from the miniature; {given}")
         self.quality = {name: load_metric(name) for name in self.metrics if name not in own}
+        for metric in self.quality.values():
+            for name, about in metric.shows.items():
+                add_label(name, *about)
         distances = [name for name, metric in self.quality.items() if not metric.captioned]
         if distances and self.reference is None:
             raise UserError(f"metrics: {distances[0]} compares with real images; give their directory as the reference")
@@ -103,12 +108,15 @@ class Trial:
         return asked + (self.config.images if LIKENESS in self.metrics else 0)
 
     @property
-    def leading(self) -> str:
-        """The name of the first metric's first number."""
-        first = self.metrics[0]
-        if first in self.quality:
-            return next(iter(self.quality[first].shows)) + ("/full" if first == "prdc" else "")
-        return "overall" if first == JUDGE else first
+    def numbers(self) -> list[str]:
+        """The names of the metrics' numbers, in order; the judge leaves out what no prompt asks for."""
+        found: list[str] = []
+        for name in self.metrics:
+            if name in self.quality:
+                found += [number + "/full" * (name == "prdc") for number in self.quality[name].shows]
+            else:
+                found += MEASURES if name == JUDGE else [name]
+        return found
 
     @property
     def described(self) -> dict[str, Any]:
