@@ -18,6 +18,8 @@ _CORE = 3  # words of a caption that come before its first further clause
 _BEGINNING, _FREQUENT = 0.3, 0.1  # shares of the captions that have a beginning, and a word of a further clause
 _NEXT = 0.6  # share of the captions with a beginning that have one more word of it in common
 _ARTICLE = re.compile(r"(?:an?|the)\s+", re.IGNORECASE)
+_NUMBERS = "no|one|two|three|four|five|six|seven|eight|nine|ten|some|several|many"
+_COUNT = re.compile(rf"(?:\d+|{_NUMBERS})\b", re.IGNORECASE)
 
 
 def extend_in_style(prompt: str, captions: Sequence[str], seed: int) -> str:
@@ -27,9 +29,7 @@ def extend_in_style(prompt: str, captions: Sequence[str], seed: int) -> str:
     """
     told = prompt.strip().rstrip(".")
     longer = sorted(captions, key=len)[len(captions) // 2 :]
-    begin, clauses = _beginning(longer), _clauses(longer)
-    if begin and not told.lower().startswith(begin.lower()):
-        told = f"{begin} {_ARTICLE.sub('', told, count=1) if _ARTICLE.match(told) else told}"
+    clauses, told = _clauses(longer), _begun(told, longer)
     if clauses:
         rng = philox(seed, "prompts/style", address(prompt))
         more = clauses[int(rng.integers(len(clauses)))]
@@ -47,6 +47,22 @@ def _beginning(captions: Sequence[str]) -> str:
             break
         best, before = text, count
     return best
+
+
+def _begun(told: str, captions: Sequence[str]) -> str:
+    """Return a prompt after the captions' beginning, whose article gives way to the prompt's own or its number."""
+    begin, own = _beginning(captions), _ARTICLE.match(told)
+    words = begin.split()
+    at = max((n for n, word in enumerate(words) if _ARTICLE.match(f"{word} ")), default=0)
+    before = " ".join(words[:at])
+    if not begin or any(start and told.lower().startswith(start.lower()) for start in (begin, before)):
+        return told
+    after = [caption[len(begin) :].strip() for caption in captions if caption.startswith(f"{begin} ")]
+    if sum(bool(_ARTICLE.match(rest)) for rest in after) < _BEGINNING * len(after):  # "A drawing of a", "A small"
+        if not _COUNT.match(told) and (own is None or at < len(words) - 1):
+            return f"{begin} {told[own.end() :] if own else told}"
+        begin = before
+    return f"{begin} {own[0].lower() + told[own.end() :] if own else told}".strip()
 
 
 def _clauses(captions: Sequence[str]) -> list[str]:
