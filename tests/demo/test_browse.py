@@ -26,6 +26,16 @@ def test_plain_and_mixed_sets_with_boxes(workspace):
         assert np.array_equal(browser.pixels(entry)[outside], whole[entry.base][outside])
 
 
+def test_recipes_in_folders_of_their_own(workspace, tmp_path):
+    """As the command lines of `tessera plan` make them."""
+    shutil.copytree(workspace, tmp_path / "space")
+    (tmp_path / "space" / "recipe").rename(tmp_path / "recipe")
+    (tmp_path / "space" / "recipe").mkdir()
+    (tmp_path / "recipe").rename(tmp_path / "space" / "recipe" / "all")
+    whole, moved = (Browser(place).find("augmented-scene") for place in (workspace, tmp_path / "space"))
+    assert moved == whole
+
+
 def test_search_by_words_and_class(workspace):
     browser = Browser(workspace)
     red = browser.find("plain-scene", "RED circle")

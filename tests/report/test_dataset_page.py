@@ -165,14 +165,26 @@ def test_of_a_crop_the_window_is_shown_on_the_picture(images, made, tmp_path):
         assert box[:2] == row.placement.box[:2]
 
 
+def test_one_of_several_recipes_is_found(images, tmp_path):
+    """As the command lines of `tessera plan` make them."""
+    (tmp_path / "images").symlink_to(images)
+    for pattern in ("half", "quarter"):
+        augment(tmp_path / "recipe" / pattern, images, AugmentConfig(pattern=pattern))
+    caption(
+        tmp_path / "captions" / "quarter", images, CaptionConfig(captioner="scene"), recipe=tmp_path / "recipe/quarter"
+    )
+    preview(tmp_path / "captions" / "quarter", tmp_path / "page.html")
+    assert "quarter, box" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_what_is_not_found_is_named(images, made, tmp_path):
     alone = tmp_path / "deep" / "down" / "captions"
     caption(alone, images, CaptionConfig())
-    with pytest.raises(UserError, match=r"captions: the images it was made from are not nearby; give --images"):
+    with pytest.raises(UserError, match=r"captions: its images directory is not nearby; give --images"):
         preview(alone, tmp_path / "page.html")
     (tmp_path / "deep" / "app").mkdir()
     (tmp_path / "deep" / "app" / "manifest.json").write_text('{"name": "another program"}')
-    with pytest.raises(UserError, match=r"captions: the images it was made from are not nearby; give --images"):
+    with pytest.raises(UserError, match=r"captions: its images directory is not nearby; give --images"):
         preview(alone, tmp_path / "page.html")
     preview(alone, tmp_path / "page.html", images=images)
     with pytest.raises(UserError, match=r"recipe: is not what .*captions was made from; give --images"):

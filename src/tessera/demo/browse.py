@@ -35,6 +35,8 @@ class Captioned(Entry):
     """An image of a set with its captions."""
 
     captions: Texts = field(default_factory=dict)
+    half_view: str = "aligned"
+    """The recipe's, for a mixed one."""
 
 
 class Browser:
@@ -58,11 +60,6 @@ class Browser:
     def rows(self) -> dict[str, ImageRow]:
         """The images, by key."""
         return {row.key: row for row in read_images(self.workspace / "images")}
-
-    @cached_property
-    def recipe(self):
-        """The recipe of the mixed images."""
-        return read_recipe(self.workspace / "recipe")
 
     @cached_property
     def classes(self) -> list[str]:
@@ -100,19 +97,22 @@ class Browser:
             for key, text in told.items():
                 texts.setdefault(key, {})[level] = text
         check_made_from(captions, "caption", {"images": self.workspace / "images"})
-        if "recipe" in read_manifest(captions).inputs:
-            check_made_from(captions, "caption", {"recipe": self.workspace / "recipe"})
-            mixes = [mix for mix in self.recipe.rows if mix.key in texts]
-            entries = list_entries(list(self.rows.values()), mixes)
+        if (made_of := read_manifest(captions).inputs.get("recipe")) is None:
+            entries, half_view = list_entries([self.rows[key] for key in texts]), "aligned"
         else:
-            entries = list_entries([self.rows[key] for key in texts])
-        return [Captioned(**vars(entry), captions=texts[entry.key]) for entry in entries]
+            folder = self.workspace / "recipe"  # or one of several in it, as the command lines of `tessera plan` say
+            found = (path for path in sorted(folder.glob("*")) if is_complete(path))
+            folder = next((path for path in found if read_manifest(path).sha256 == made_of), folder)
+            check_made_from(captions, "caption", {"recipe": folder})
+            recipe = read_recipe(folder)
+            entries = list_entries(list(self.rows.values()), [mix for mix in recipe.rows if mix.key in texts])
+            half_view = recipe.half_view
+        return [Captioned(**vars(entry), captions=texts[entry.key], half_view=half_view) for entry in entries]
 
-    def pixels(self, entry: Entry) -> NDArray[np.uint8]:
+    def pixels(self, entry: Captioned) -> NDArray[np.uint8]:
         """Return the image, uint8 (S, S, 3). Raises UserError where a file is missing or damaged."""
-        half_view = self.recipe.half_view if entry.placement is not None else "aligned"
         try:
-            return Composer(self.workspace / "images", half_view)(entry)
+            return Composer(self.workspace / "images", entry.half_view)(entry)
         except UserError:
             raise UserError(f"{entry.key}: is not a readable image; collect the images again") from None
 

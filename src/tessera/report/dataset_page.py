@@ -94,7 +94,8 @@ def preview(
 def _near(directory: Path, manifest: Manifest, name: str, given: Path | None) -> Path:
     """Return the directory that `directory` was made from as its input `name`, by the hash of its manifest."""
     above = list(directory.resolve().parents)[:2]
-    near = [given] if given else [path.parent for folder in above for path in sorted(folder.glob(f"*/{MANIFEST}"))]
+    places = [place for folder in above for place in (folder, folder / name)]  # `tessera plan` names recipe/all
+    near = [given] if given else [path.parent for place in places for path in sorted(place.glob(f"*/{MANIFEST}"))]
     if given:
         read_manifest(given, must_be_complete=False)
     for path in near:  # other programs have files of that name too
@@ -102,7 +103,7 @@ def _near(directory: Path, manifest: Manifest, name: str, given: Path | None) ->
             return path
     if given:
         raise UserError(f"{given}: is not what {directory} was made from; give --{name} DIRECTORY of that time")
-    raise UserError(f"{directory}: the {name} it was made from are not nearby; give --{name} DIRECTORY")
+    raise UserError(f"{directory}: its {name} directory is not nearby; give --{name} DIRECTORY")
 
 
 def _texts(
