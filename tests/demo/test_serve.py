@@ -41,8 +41,9 @@ def test_a_taken_port_is_named_and_the_next_free_one_found():
         with pytest.raises(UserError, match=f"{HOST}, port {port}: .*choose another with --port"):
             _free_port(HOST, port)
         assert _free_port(HOST, None) != port
-    with pytest.raises(UserError, match="port 99999999"):
-        _free_port(HOST, 99999999)
+    for port in (0, -1, 99999999):
+        with pytest.raises(UserError, match=f"port is {port}; give a number from 1 to 65535"):
+            _free_port(HOST, port)
 
 
 def test_a_folder_that_is_not_there_is_named(workspace, tmp_path):

@@ -68,6 +68,8 @@ def test_texts_are_prompts_as_they_are():
         ("teaser", True, "without extended texts"),
         ("teaser.txt", False, r"teaser\.txt: there is no such file"),
         ("somewhere/teaser", False, "somewhere/teaser: there is no such file"),
+        ("", False, r"prompts: it is empty; give a file of prompts, or teaser, figure4, geneval"),
+        (".", False, r"prompts: \.: is a directory without captions\.parquet or prompts\.jsonl; give a file"),
         ([], False, r"prompt: \[\] is not a text"),
         ([3], False, r"prompt: \[3\] is not a text"),
         (["a\udcff"], False, "not valid Unicode"),

@@ -101,6 +101,8 @@ def _quieten(scratch: Path) -> None:
 
 
 def _free_port(host: str, port: int | None) -> int:
+    if port is not None and not 1 <= port <= 65535:
+        raise UserError(f"port is {port}; give a number from 1 to 65535, or leave --port out")
     for number in [port] if port is not None else range(PORT, PORT + PORTS):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

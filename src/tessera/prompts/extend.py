@@ -80,7 +80,7 @@ class ExtendConfig:
         if self.extender == "rules" and (self.model or self.server):
             raise UserError("extender: rules need no model and no server; leave them out")
         if self.server and not self.model:
-            raise UserError("model: --server needs the model's name on the server")
+            raise UserError("model: the extender needs the model's name on the server")
 
 
 def extend_prompts(

@@ -56,6 +56,9 @@ def load_prompts(source: str | Path | Sequence[str], extended: bool = False) -> 
                 raise UserError(f"{path}: there is no such file;{known}")
             path = Path(str(resources.files("tessera") / "assets" / "prompts" / SHIPPED[path.name]))
         path = next((path / file for file in (CAPTIONS, PROMPTS) if (path / file).is_file()), path)
+        if not str(source) or path.is_dir():
+            where = f"{source}: is a directory without {CAPTIONS} or {PROMPTS}" if str(source) else "it is empty"
+            raise UserError(f"prompts: {where}; give a file of prompts, or {', '.join(SHIPPED)}")
         rows = read_prompts(path, extended, columns)
     name = path.parent.name if path.parent.name and path.name == CAPTIONS else path.stem
     return Prompts(tuple(rows), name, sha256_file(path))
