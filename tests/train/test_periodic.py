@@ -55,11 +55,16 @@ def test_the_peak_is_that_of_the_gpu_unless_given(plain, monkeypatch, given, sha
     assert found.peak == share
 
 
-def test_without_a_decoder_no_images_are_sampled(plain):
+def test_without_a_decoder_no_images_are_sampled(plain, capsys):
     assert actions_of(plain, sample_every_images=8).grid is None
+    assert (
+        "sample_every_images without a decoder of latents draws no images; give RuntimeOptions"
+        in capsys.readouterr().err
+    )
     decode = RuntimeOptions(decode=lambda latents: latents.numpy())
     assert actions_of(plain, decode, sample_every_images=8).grid is not None
     assert actions_of(plain, decode).grid is None
+    assert not capsys.readouterr().err
 
 
 def overfitting(monkeypatch, by_images):

@@ -82,6 +82,9 @@ class PeriodicActions:
             self.best = BestEMA(out, state)
         if config.sample_every_images is not None and runtime.decode is not None:
             self.grid = SampleGrid(reader, config, null_condition)
+        elif config.sample_every_images is not None and rank() == 0:
+            fix = "give RuntimeOptions one, as tessera.pretrained.training.networks_of_training makes it"
+            print(f"train: sample_every_images without a decoder of latents draws no images; {fix}", file=sys.stderr)
         gpu = torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else None
         self.peak = runtime.peak_tflops or (peak_tflops(gpu) if gpu else None)
         self.judge, self.facts = runtime.judge, {}
