@@ -60,6 +60,17 @@ def test_arms_say_which_captions_they_mix(workspace, page, tmp_path):
         assert f"{meaning}; {said}" in " ".join(Page(tmp_path / f"report{start}" / "index.html").text.split())
 
 
+def test_a_run_from_other_weights_was_not_trained_from_scratch(workspace, page, tmp_path):
+    assert "were trained from scratch on" in page.text
+    shutil.copytree(workspace, tmp_path / "space", symlinks=True)
+    path = tmp_path / "space" / "runs" / "ta" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["inputs"]["init"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    report(tmp_path / "report", tmp_path / "space", ["ta"])
+    assert "A text-to-image model was trained on" in Page(tmp_path / "report" / "index.html").text
+
+
 def test_images_without_a_caption_are_listed(workspace, tmp_path):
     shutil.copytree(workspace, tmp_path / "space", symlinks=True)
     sets = sorted(path.parent.name for path in (tmp_path / "space" / "captions").glob("*/manifest.json"))

@@ -268,7 +268,8 @@ def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) 
         on += f" of {counts['classes']} classes" if "classes" in counts else ""
         on += f" ({collected.config['source']})" if collected.config.get("world") is None else ""
         on += ", each with a single object" if collected.config.get("source") == "miniature" else ""
-    first = f"{made} trained from scratch{on}."
+    begun = any("init" in manifests[run].inputs for run in (f"runs/{arm.name}" for arm in arms) if run in manifests)
+    first = f"{made} trained{'' if begun else ' from scratch'}{on}."
     if judged:
         most = "They differ only in what is listed below; most" if many else "Most"
         return f"{first} {most} prompts ask for what no training image shows."
