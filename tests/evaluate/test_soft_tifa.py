@@ -17,7 +17,7 @@ from tessera import cli
 from tessera.config import UserError
 from tessera.evaluate.intervals import mean_interval
 from tessera.evaluate.scores import notes, read_scores, require_comparable, write_scores
-from tessera.evaluate.soft_tifa import QuestionsConfig, evaluate_questions, geometric_mean
+from tessera.evaluate.soft_tifa import QuestionsConfig, _says, evaluate_questions, geometric_mean
 from tessera.report.measured import measured_tables
 from tiny.chat_server import ChatServer, completion, question_of
 from tiny.folders import end_together, tree
@@ -170,6 +170,21 @@ def test_words_have_another_name(tmp_path, judge, geneval2):
     assert found["geneval2-words/am"] == pytest.approx((1 + 1 / 2) / 2)  # one pig, and the judge says two
     assert found["geneval2-words/gm"] == pytest.approx(1 / 2)
     assert len(measured_tables([read_scores(tmp_path / name) for name in ("soft", "words")])) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "right"),
+    [
+        ("Two.", "2", True),
+        ("A t-shirt", "t-shirt", False),
+        ("T-shirt.", "t-shirt", True),
+        ("t-rex", "T-shirt", False),
+        ("", "yes", False),
+        ("Yes", "?", False),
+    ],
+)
+def test_the_word_that_an_answer_begins_with(said, answer, right):
+    assert _says(said, answer) is right
 
 
 def test_vqascore_of_the_samples_own_prompts(tmp_path, judge, monkeypatch):

@@ -225,8 +225,12 @@ def _by_number(metric: str) -> tuple[str, int, str]:
 def _says(words: str, answer: str) -> bool:
     from tessera.pretrained.vqa import spellings
 
-    first = "".join(letter if letter.isalnum() else " " for letter in words.lower()).split()[:1]
-    return first in [[form.strip().lower()] for form in spellings(answer)]
+    said = _parts(words)
+    return any(bool(form) and said[: len(form)] == form for form in map(_parts, spellings(answer)))
+
+
+def _parts(text: str) -> list[str]:
+    return "".join(letter if letter.isalnum() else " " for letter in text.lower()).split()
 
 
 def _items(samples: Samples, path: Path | None, whole: bool) -> list[PromptQuestions]:
