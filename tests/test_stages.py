@@ -93,6 +93,9 @@ def test_an_input_must_be_there_and_complete(tmp_path):
 
     with pytest.raises(UserError, match=r"absent: does not exist, .* needs it as its images; .*`tessera collect`"):
         caption(tmp_path / "absent")
+    (tmp_path / "single.safetensors").touch()
+    with pytest.raises(UserError, match=r"single\.safetensors: is a file, .* needs it as its images"):
+        caption(tmp_path / "single.safetensors")
     (tmp_path / "photos").mkdir()
     with pytest.raises(UserError, match=r"photos: has no manifest\.json, .*`tessera collect`"):
         caption(tmp_path / "photos")
@@ -182,6 +185,9 @@ def test_a_directory_of_another_format_is_refused_by_its_name(tmp_path):
 def test_read_manifest_errors(tmp_path):
     with pytest.raises(UserError, match=r"there is no such directory; give a directory made by `tessera train`$"):
         read_manifest(tmp_path / "absent", "train")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: is a file; give a directory made by tessera$"):
+        read_manifest(tmp_path / "file")
     with pytest.raises(UserError, match=r"has no manifest\.json; give a directory made by tessera$"):
         read_manifest(tmp_path)
     directory = finished(tmp_path / "images")

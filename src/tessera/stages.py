@@ -174,7 +174,8 @@ def read_manifest(
     path = Path(directory) / MANIFEST
     stages = (stage,) if isinstance(stage, str) else stage or ()
     if not path.exists():
-        state = "has no manifest.json" if path.parent.is_dir() else "there is no such directory"
+        state = "is a file" if path.parent.is_file() else "there is no such directory"
+        state = "has no manifest.json" if path.parent.is_dir() else state
         made = f"made by {' or '.join(f'`tessera {name}`' for name in stages)}" if stages else "made by tessera"
         raise UserError(f"{directory}: {state}; give a directory {made}{such_as(path.parent, *stages)}")
     data = read_json(path)
@@ -249,7 +250,7 @@ def _input_hash(name: str, path: Path, stage: str) -> str:
     if not (path / MANIFEST).exists():
         verb = _VERBS.get(name)
         fix = f"make it first with `tessera {verb}`" if verb else "give a directory made by tessera"
-        state = "has no manifest.json" if path.is_dir() else "does not exist"
+        state = "has no manifest.json" if path.is_dir() else "is a file" if path.is_file() else "does not exist"
         raise UserError(f"{path}: {state}, and `tessera {stage}` needs it as its {name}; {fix}")
     return hash_as_input(name, path)
 
