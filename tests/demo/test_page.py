@@ -40,9 +40,9 @@ def test_prompt_to_picture_and_the_same_seed_gives_the_same_pixels(page, tmp_pat
 def test_further_settings_and_the_nearest_training_images(page):
     plain = draw(page, "a red circle", seed=5, count=1, steps=5)
     page.click("#more button")
-    fill(page, "negative", "a blue ring")
-    page.click("#nearest input")
     page.wait_for_selector("#negative textarea")
+    page.click("#nearest input")
+    fill(page, "negative", "a blue ring")
     other = draw(page, "a red circle", seed=5, count=1, steps=5)
     assert other[0] != plain[0]
     near = page.wait_for_selector("#preview figure figure img")
