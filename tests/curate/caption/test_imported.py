@@ -363,10 +363,10 @@ def test_levels_of_some_images_and_of_mixes(images, recipe, tmp_path, capsys):
     caption(tmp_path / "mixed", images, IMPORT, recipe=recipe, captions_file=path)
     mixed = read_levels(tmp_path / "mixed")
     for row in rows:
-        left, right = (place.capitalize() for place in mix_places(row.placement))
-        base, partner = f"{left}, {row.base}.", f"{right}, {row.partner}."
-        said = {f"{base} {partner}", f"{partner} {base}"}
-        assert mixed["short"].get(row.key) in ({None} if keys[0] in (row.base, row.partner) else said)
+        told = [f"{key} {place}" for key, place in zip((row.base, row.partner), mix_places(row.placement))]
+        joined = "and" if row.placement.box[0] > 0 else "above"
+        short = {" and ".join(told), " and ".join(told[::-1]), f"{row.base} {joined} {row.partner}"}
+        assert mixed["short"].get(row.key) in ({None} if keys[0] in (row.base, row.partner) else short)
         assert mixed["long"][row.key].count("a thing called") == 2
     lines[3]["long"] = lines[3]["short"] = " "
     path.write_text("\n".join(map(json.dumps, lines)))

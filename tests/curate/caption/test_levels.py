@@ -94,10 +94,15 @@ def test_short_captions_of_mixes_name_both_classes(images, recipe, tmp_path):
     caption(tmp_path / "out", images, SHORTEN, recipe=recipe, captions=[tmp_path / "own"])
     found = read_levels(tmp_path / "out")
     assert list(found) == ["long", "short"]
+    forms = set()
     for row in read_recipe(recipe).rows:
-        words = found["short"][row.key].split()
-        assert {row.base.split("/")[0], row.partner.split("/")[0]} <= set(words)
-        assert found["long"][row.key] == f"An image of {found['short'][row.key]}"
+        base, partner = (key.split("/")[0] for key in (row.base, row.partner))
+        short, halves = found["short"][row.key], row.placement.spans_frame
+        assert {base, partner} <= set(short.split())
+        read = f"{base} {'and' if row.placement.box[0] > 0 else 'above'} {partner}"
+        assert found["long"][row.key] == f"An image of {short}" or (halves and short == read)
+        forms.add((halves, short == read))
+    assert forms == {(True, True), (True, False), (False, False)}
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,23 @@ def aio_caption_of(request: CaptionRequest, seed: int) -> str:
     placement, partner = request.placement, request.partner_class_name
     if placement is None or partner is None or placement.pattern == CROP:
         return aio_caption(request.class_name)
-    places = mix_places(placement, request.words)
-    told = [f"{request.class_name} {places[0]}", f"{partner} {places[1]}"]
+    return aio_caption(placed_phrases(request, placement, (request.class_name, partner), seed))
+
+
+def placed_phrases(request: CaptionRequest, placement: Placement, phrases: tuple[str, str], seed: int) -> str:
+    """Return one phrase of two, of a CutMix image's base and of its partner, that says where they are."""
+    told = [f"{phrase} {place}" for phrase, place in zip(phrases, mix_places(placement, request.words))]
     # The order is drawn: a caption must not tell which image was the base.
-    return aio_caption(" and ".join(told[::-1] if address(seed, "caption", request.key) % 2 == 1 else told))
+    return " and ".join(told[::-1] if address(seed, "caption", request.key) % 2 == 1 else told)
+
+
+def short_of_mix(request: CaptionRequest, placement: Placement, phrases: tuple[str, str], seed: int) -> str:
+    """Return what a person types for a CutMix image: two phrases with their places; for half of the images whose halves
+    are side by side or above one another in reading order, "a fox and an owl" or "a fox above an owl"."""
+    base, partner = phrases
+    if request.words is None and placement.spans_frame and address(seed, "caption/short", request.key) % 2 == 1:
+        return f"{base} {'and' if placement.box[0] > 0 else 'above'} {partner}"
+    return placed_phrases(request, placement, phrases, seed)
 
 
 def aio_caption(class_name: str) -> str:

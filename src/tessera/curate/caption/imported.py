@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tessera.config import UserError
-from tessera.curate.caption.aio import lower_article, mix_places
+from tessera.curate.caption.aio import lower_article, mix_places, short_of_mix
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.file import find_captions, read_captions_file
 from tessera.curate.caption.names import ImageNames, image_names, without_suffix
@@ -132,6 +132,9 @@ def named_captions(
     return texts, others
 
 
+_MARKS = tuple("!?。！？")
+
+
 def _joined(request: CaptionRequest, parts: Mapping[str, Texts], seed: int) -> dict[str, str]:
     """Join the captions of a CutMix image's two images, `parts` by key, at each level that both have, because no
     captioner has seen it. Which comes first is drawn: a caption must not tell which image was the base."""
@@ -140,9 +143,13 @@ def _joined(request: CaptionRequest, parts: Mapping[str, Texts], seed: int) -> d
         return dict(base)
     places, other, joined = mix_places(placement, request.words), parts.get(partner.key, {}), {}
     for level in (level for level in base if level in other):
+        pair = lower_article(base[level].strip()), lower_article(other[level].strip())
+        if level == "short" and not any(text.endswith((".", *_MARKS)) for text in pair):
+            joined[level] = short_of_mix(request, placement, pair, seed)
+            continue
         told = [*zip(places, (base[level], other[level]))]
         told = told[::-1] if address(seed, "caption", request.key) % 2 == 1 else told
-        ends = ["" if text.rstrip()[-1] in "!?。！？" else "." for _, text in told]
+        ends = ["" if text.rstrip().endswith(_MARKS) else "." for _, text in told]
         said = [f"{place.capitalize()}, {lower_article(text.strip()).rstrip('.')}" for place, text in told]
         joined[level] = f"{said[0]}{ends[0]} {said[1]}{ends[1]}"
     return joined

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tessera.config import UserError
-from tessera.curate.caption.aio import aio_caption, aio_caption_of, lower_article
+from tessera.curate.caption.aio import lower_article, short_of_mix
 from tessera.curate.caption.captioner import CaptionCall, CaptionRequest, CaptionSource
 from tessera.curate.caption.table import Texts, check_level, in_order, read_levels
 from tessera.cutmix import CROP
@@ -79,8 +79,8 @@ class Joined(_FromCaptions):
 class Shortened(_FromCaptions):
     """The captions of a run, and two shorter ones by rules: `medium` (`drop_clauses`) and `short` (`shorten`).
 
-    Of a CutMix image `short` names both classes and where they are, and there is no `medium`: leaving a clause out
-    might leave out one of the two objects.
+    Of a CutMix image `short` names both classes (`short_of_mix`), and there is no `medium`: leaving a clause out might
+    leave out one of the two objects.
     """
 
     said = "shortened by rules"
@@ -91,8 +91,9 @@ class Shortened(_FromCaptions):
 
     def more(self, request: CaptionRequest, texts: Texts) -> Texts:
         long, seed = texts[in_order(texts)[0]], self.config.seed
-        if request.placement is not None and request.placement.pattern != CROP:
-            return {"short": aio_caption_of(request, seed).removeprefix(aio_caption("")), **texts}
+        placement, partner = request.placement, request.partner_class_name
+        if placement is not None and partner is not None and placement.pattern != CROP:
+            return {"short": short_of_mix(request, placement, (request.class_name, partner), seed), **texts}
         medium = drop_clauses(long, philox(seed, "caption/medium", address(request.key)))
         return {"medium": medium, "short": shorten(long), **texts}
 
