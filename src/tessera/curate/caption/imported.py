@@ -147,9 +147,9 @@ def _joined(request: CaptionRequest, parts: Mapping[str, Texts], seed: int) -> d
         if level == "short" and not any(text.endswith((".", *_MARKS)) for text in pair):
             joined[level] = short_of_mix(request, placement, pair, seed)
             continue
-        told = [*zip(places, (base[level], other[level]))]
+        told = [*zip(places, pair)]
         told = told[::-1] if address(seed, "caption", request.key) % 2 == 1 else told
-        ends = ["" if text.rstrip().endswith(_MARKS) else "." for _, text in told]
-        said = [f"{place.capitalize()}, {lower_article(text.strip()).rstrip('.')}" for place, text in told]
+        ends = ["" if text.endswith(_MARKS) else "." for _, text in told]
+        said = [f"{place.capitalize()}, {text.rstrip('.')}" for place, text in told]
         joined[level] = f"{said[0]}{ends[0]} {said[1]}{ends[1]}"
     return joined
