@@ -10,6 +10,7 @@ def test_today_is_the_preset_at_another_budget():
     changed = {path for path, *_ in compare(to_dict(miniature().arms[0].train), to_dict(today(44_000).arms[0].train))}
     assert changed == {
         "num_images",
+        "model.conv_stem",
         "caption_mix_start_image",
         "checkpoint_every_images",
         "keep_every_images",

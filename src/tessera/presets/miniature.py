@@ -26,9 +26,12 @@ SMALL_DIT = DiTConfig(
     text_positions=True,
     text_window=7,
     layer_scale_init=0.5,
-    conv_stem=True,
 )
 """DiT-I for 32-px images as 48 x 8 x 8 latents: 64 image tokens, about a million parameters."""
+
+CONV_DIT = replace(SMALL_DIT, conv_stem=True)
+"""The same with convolutions at both ends, by which `miniature-paper`, the emoji presets and the studies were
+measured."""
 
 SMALL_RIN = RINConfig(
     latent_channels=48,
@@ -137,6 +140,7 @@ def miniature_paper() -> RunConfig:
     base = miniature()
     ta = replace(
         base.arms[0].train,
+        model=CONV_DIT,
         num_images=400_000,
         augment_min_t=0.4,
         noise_schedule="linear",

@@ -7,7 +7,7 @@ from tessera.curate.augment import AugmentConfig
 from tessera.curate.collect.collect import CollectConfig
 from tessera.presets.config import RunConfig
 from tessera.presets.fitted import scaled
-from tessera.presets.miniature import miniature
+from tessera.presets.miniature import CONV_DIT, miniature
 from tessera.study.design import Study, Variant
 from tessera.study.variants import (
     WORLD,
@@ -231,7 +231,7 @@ def ablation() -> Study:
     """
     (arm,) = (arm for arm in miniature().arms if arm.name == "ta_ia")
     train = scaled(arm.train, today().arms[0].train.num_images / arm.train.num_images)
-    train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
+    train = replace(train, model=CONV_DIT, checkpoint_every_images=8_000, keep_every_images=None)
     preset = replace(today(), arms=(replace(arm, train=train),))
     phases = {"warmup_images": train.optim.warmup_images, "cooldown_images": train.optim.cooldown_images}
     adamw = OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, decay="constant", **phases)

@@ -15,7 +15,7 @@ from tessera.cutmix import PATTERNS
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.presets.config import RunConfig
-from tessera.presets.miniature import SMALL_DIT, SMALL_RIN, miniature, miniature_paper
+from tessera.presets.miniature import CONV_DIT, SMALL_RIN, miniature, miniature_paper
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import Study, Variant
 from tessera.study.improvements import (
@@ -180,7 +180,7 @@ def claims_smoke() -> Study:
 
     tessera study claims-smoke --out out/studies-smoke
     """
-    small = replace(first_form(SMALL_DIT), width=32, depth=1, heads=2, refiner_depth=1)
+    small = replace(first_form(CONV_DIT), width=32, depth=1, heads=2, refiner_depth=1)
     config = retrained(
         base(960), lambda train: replace(train, model=small, checkpoint_every_images=320, log_every_images=320)
     )
@@ -241,7 +241,7 @@ def how_many() -> Study:
         configs = {}
         for name in ("ta", "ta_ia"):
             train = replace(arms[name].train, num_images=BUDGET, caption_mix={}, caption_mix_start_image=0)
-            train = replace(train, augment_prob=0.55 * arms[name].augmented)
+            train = replace(train, model=CONV_DIT, augment_prob=0.55 * arms[name].augmented)
             optim = replace(train.optim, cooldown_images=BUDGET // 6)
             train = replace(train, optim=optim, checkpoint_every_images=8_000, keep_every_images=None)
             arm = replace(arms[name], train=train)

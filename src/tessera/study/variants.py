@@ -10,7 +10,7 @@ from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.presets.config import Arm, RunConfig
 from tessera.presets.fitted import scaled
-from tessera.presets.miniature import MINIATURE_WORLD, SMALL_DIT, miniature
+from tessera.presets.miniature import CONV_DIT, MINIATURE_WORLD, miniature
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import SCORES, Variant
 from tessera.train.config import TrainConfig
@@ -29,7 +29,7 @@ def base(budget: int = BUDGET) -> RunConfig:
     def change(train: TrainConfig) -> TrainConfig:
         return replace(
             train,
-            model=first_form(SMALL_DIT),
+            model=first_form(CONV_DIT),
             augment_min_t=0.4,
             caption_mix={},
             caption_mix_start_image=0,
@@ -42,10 +42,10 @@ def base(budget: int = BUDGET) -> RunConfig:
 
 def today(budget: int = 48_000) -> RunConfig:
     """Return `miniature`, TA alone, with a study's prompts and `budget` images; its phases take the same shares of
-    them. Short captions begin where they did when the studies were planned."""
+    them. The network has convolutions, and short captions begin, as when the studies were planned."""
     config = miniature()
     arm = next(arm for arm in config.arms if arm.name == "ta")
-    train = scaled(replace(arm.train, caption_mix_start_image=60_000), budget / arm.train.num_images)
+    train = scaled(replace(arm.train, model=CONV_DIT, caption_mix_start_image=60_000), budget / arm.train.num_images)
     train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
     return replace(
         config,
