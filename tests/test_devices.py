@@ -8,7 +8,8 @@ import torch
 
 from tessera import devices
 from tessera.config import UserError
-from tessera.devices import is_fast_in_bf16, peak_tflops, pick_device, set_threads
+from tessera.devices import is_fast_in_bf16, peak_tflops, pick_device, set_threads, usual_defaults
+from tiny.defaults import CHOICES, torch_defaults
 
 
 def test_rank_and_world_size(monkeypatch):
@@ -50,6 +51,23 @@ def test_pick_device(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "4")
     with pytest.raises(UserError, match="rank 4 of this machine finds 4 GPUs"):
         pick_device()
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_usual_defaults_end_with_the_function(choice):
+    @usual_defaults
+    def made(fails: bool = False) -> torch.Tensor:
+        if fails:
+            raise UserError("no tensor")
+        return torch.ones(2)
+
+    with torch_defaults(choice):
+        chosen = torch.get_default_device(), torch.get_default_dtype()
+        tensor = made()
+        with pytest.raises(UserError, match="no tensor"):
+            made(fails=True)
+        assert (torch.get_default_device(), torch.get_default_dtype()) == chosen
+    assert (tensor.device.type, tensor.dtype) == ("cpu", torch.float32)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")

@@ -6,12 +6,16 @@ import os
 import re
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from tessera.config import UserError
 
 if TYPE_CHECKING:
     import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PEAK_TFLOPS = {
     "GB200": 2500,
@@ -115,6 +119,26 @@ def few_shapes(device: "torch.device") -> bool:
     """Return whether tensors on `device` should have few shapes: where kernels are planned or compiled for each one, so
     on all but CPUs."""
     return device.type != "cpu"
+
+
+def usual_defaults(function: Callable[P, R]) -> Callable[P, R]:
+    """Let `function` make tensors on the CPU and in fp32 where it names neither device nor type, whatever the program
+    that calls it has chosen by `torch.set_default_device` or `torch.set_default_dtype`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        torch: Any = sys.modules.get("torch")
+        if torch is None or (torch.get_default_device().type, torch.get_default_dtype()) == ("cpu", torch.float32):
+            return function(*args, **kwargs)
+        chosen = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.device("cpu"):
+                return function(*args, **kwargs)
+        finally:
+            torch.set_default_dtype(chosen)
+
+    return wrapped
 
 
 def set_threads(threads: int | None) -> None:

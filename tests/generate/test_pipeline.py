@@ -6,6 +6,7 @@ from tessera.config import UserError
 from tessera.generate.pipeline import SAMPLES_PER_PROMPT, Pipeline, sample_noise
 from tessera.randomness import philox
 from tessera.weights.export import CaptionsSeen
+from tiny.defaults import CHOICES, torch_defaults
 
 PROMPTS = ["a red circle", "a blue square to the left of a green heart on pale yellow sand", "a star", "two moons", "x"]
 ADDRESSES = [(0, 0), (1, 0), (1, 1), (7, 0), (70_000, 3)]
@@ -61,6 +62,17 @@ def test_ddpm_noise_does_not_depend_on_the_batch(pipeline):
     together = pipeline.images(PROMPTS, ADDRESSES, seed=1, sampler="ddpm").astype(int)
     alone = pipeline.images(PROMPTS[3:4], ADDRESSES[3:4], seed=1, sampler="ddpm").astype(int)
     assert np.abs(together[3] - alone[0]).max() <= 1
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun"])
+def test_a_programs_own_torch_defaults_change_no_image(export, pipeline, sampler, choice):
+    expected = pipeline.images(PROMPTS[:2], ADDRESSES[:2], seed=1, sampler=sampler)
+    with torch_defaults(choice):
+        drawn = pipeline.images(PROMPTS[:2], ADDRESSES[:2], seed=1, sampler=sampler)
+        loaded = Pipeline.load(export, device="cpu").images(PROMPTS[:2], ADDRESSES[:2], seed=1, sampler=sampler)
+    np.testing.assert_array_equal(drawn, expected)
+    np.testing.assert_array_equal(loaded, expected)
 
 
 def test_defaults_are_the_exports(pipeline):

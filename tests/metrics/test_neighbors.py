@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.config import UserError
-from tessera.metrics import PRDC, nearest, prdc
+from tessera.metrics import PRDC, mind, nearest, prdc
 from tessera.metrics.neighbors import Points, above, parts
+from tiny.defaults import CHOICES, torch_defaults
 from tiny.features import DEGENERATE, degenerate, features
 
 
@@ -209,6 +210,16 @@ def test_nearest_among_equal_points_is_the_first_of_them():
     distances, rows = nearest(np.ones((70, 5)), np.ones((300, 5)), block_entries=64 * 64)
     assert not distances.any()
     assert not rows.any()
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_a_programs_own_torch_defaults_change_no_distance(choice):
+    points, others = (np.random.default_rng(seed).standard_normal((50, 6), np.float32) for seed in (0, 1))
+    expected = *nearest(points, others), mind(points, others)
+    with torch_defaults(choice):
+        found = *nearest(points, others), mind(points, others)
+    for one, other in zip(found, expected):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_nearest_refuses_what_does_not_fit():

@@ -26,6 +26,7 @@ from tessera.train.config import RuntimeOptions, TrainConfig
 from tessera.train.loop import Trainer, train
 from tessera.train.optim.config import OptimConfig
 from tessera.train.optim.master import MasterOptimizer
+from tiny.defaults import CHOICES, torch_defaults
 from tiny.runs import STATE, Killed, before_step, contents, log_of, state_of, stop_at
 from tiny.training_sets import DIT, RIN, SHAPE, WIDTH, config_of, load_batch, make_records, with_short, write_set
 
@@ -214,6 +215,15 @@ def test_a_finished_run_is_left_alone_and_can_be_made_again(plain, augmented, tm
     train(tmp_path / "one", plain, augmented, config)
     train(tmp_path / "one", plain, augmented, config, resume=True)
     assert contents(tmp_path / "one") == before
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_a_programs_own_torch_defaults_change_no_byte(plain, augmented, tmp_path, choice):
+    config = config_of(model=RIN, num_images=16, objective="balanced", optim=OptimConfig(name="lamb"))
+    train(tmp_path / "expected", plain, augmented, config)
+    with torch_defaults(choice):
+        train(tmp_path / "run", plain, augmented, config)
+    assert contents(tmp_path / "run") == contents(tmp_path / "expected")
 
 
 def test_manifest_and_config(plain, augmented, tmp_path):

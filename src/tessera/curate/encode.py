@@ -27,7 +27,7 @@ from tessera.curate.image_features import describe_features, load_vision_network
 from tessera.curate.index import Composer, RecipeRow, list_entries, read_images, read_recipe
 from tessera.curate.linked import SHARD_SUMS, Whole, shard_facts, stored_order, whole_shards
 from tessera.curate.shard_encoder import Job, Networks, ShardEncoder, ShardJobs
-from tessera.devices import is_fast_in_bf16, pick_device
+from tessera.devices import is_fast_in_bf16, pick_device, usual_defaults
 from tessera.encoded.record import LONG, TextEncodingKind, pack_floats
 from tessera.encoded.shard import Shard
 from tessera.encoded.store import latent_moments, latent_sums, open_encoded, shard_name
@@ -70,6 +70,7 @@ class EncodeConfig:
         check_ranges(self, shard_size="[1, inf)", seed="[0, inf)")
 
 
+@usual_defaults
 def encode(
     out: Path,
     images: Path,

@@ -24,7 +24,7 @@ from torch import Tensor
 from tessera.config import UserError, check_ranges, to_dict
 from tessera.curate.index import read_recipe
 from tessera.cutmix import CROP, inside_box, near_seam
-from tessera.devices import pick_device
+from tessera.devices import pick_device, usual_defaults
 from tessera.diffusion.schedule import add_noise, get_schedule
 from tessera.encoded.seams import TIMES, Seams, write_seams
 from tessera.encoded.store import EncodedStore, check_roles, open_encoded
@@ -71,6 +71,7 @@ class TauConfig:
         check_ranges(self, seed="[0, inf)", latent_scale="(0, inf)")
 
 
+@usual_defaults
 def tau(out: Path, plain: Path, augmented: Path, recipe: Path, config: TauConfig, *, device: str | None = None) -> None:
     """Make `out`, the seams of the encoded set `augmented`, which was made by `recipe`; `plain` is its other half.
 

@@ -89,7 +89,7 @@ class Guided:
         if tokens is not None and len(tokens) != len(x):
             tokens = torch.cat([tokens, tokens]) if guided else tokens[: len(x)]
         state = None if tokens is None and cache is None else DenoiserState(tokens, cache)
-        rows = torch.full((len(x),), alpha_bar, device=x.device)
+        rows = torch.full((len(x),), alpha_bar, dtype=torch.float32, device=x.device)
         output, state = self.network(x, rows, self.both if guided else self.text, state)
         if state is not None:
             self.latent_tokens, self.text_caches[guided] = state.latent_tokens, state.text_cache

@@ -62,10 +62,11 @@ def fresh_noise(x: Tensor, generator: Generators | None) -> Tensor:
     if generator is None:
         raise UserError("generator: this sampler draws noise at every step, give a torch.Generator")
     if isinstance(generator, torch.Generator):
-        return torch.randn(x.shape, generator=generator, device=generator.device).to(x.device)
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
     if len(generator) != len(x):
         raise UserError(f"generator: {len(generator)} generators for {len(x)} images, give one, or one for each")
-    return torch.stack([torch.randn(x.shape[1:], generator=g, device=g.device) for g in generator]).to(x.device)
+    drawn = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype, device=g.device) for g in generator]
+    return torch.stack(drawn).to(x.device)
 
 
 def ddim(

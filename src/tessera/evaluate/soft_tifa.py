@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tessera.config import UserError
-from tessera.devices import pick_device, world_size
+from tessera.devices import pick_device, usual_defaults, world_size
 from tessera.evaluate.intervals import paired_difference, share_number
 from tessera.evaluate.samples import Samples, read_samples
 from tessera.evaluate.scores import FILE, Number, Protocol, Scores, comparable, read_scores, write_scores
@@ -58,6 +58,7 @@ class QuestionsConfig:
             raise UserError(f"server: {self.backend} answers in this process; give --vqa openai, or leave --server out")
 
 
+@usual_defaults
 def evaluate_questions(
     out: Path,
     samples: Path,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.devices import pick_device
+from tessera.devices import pick_device, usual_defaults
 from tessera.diffusion.guidance import Guided
 from tessera.diffusion.loss import Denoiser
 from tessera.diffusion.sampler import Sampler, get_sampler
@@ -88,6 +88,7 @@ class Pipeline:
     from differently composed batches agree to about one level of 255, from equally composed ones bit by bit.
     """
 
+    @usual_defaults
     def __init__(self, network: torch.nn.Module, info: ExportInfo, *, device: torch.device | str = "cpu"):
         self.network = network.eval()
         self.info = info
@@ -99,6 +100,7 @@ class Pipeline:
         self.latent_shape: tuple[int, ...] = tuple(self.codec.latent_shape(info.image_size))  # (C, H, W)
 
     @classmethod
+    @usual_defaults
     def load(
         cls, export_dir: str | Path, device: Any = None, dtype: torch.dtype | None = None, *, compile: bool = False
     ) -> Pipeline:
@@ -113,6 +115,7 @@ class Pipeline:
             compile_blocks(network)
         return cls(network, info, device=chosen)
 
+    @usual_defaults
     def encode(self, prompts: Sequence[str]) -> TextEncoding:
         """Encode one row per prompt; a prompt that occurs several times is encoded once."""
         distinct = list(dict.fromkeys(prompts))
@@ -149,6 +152,7 @@ class Pipeline:
                 notes.append(f"{which} {word} for a model that learned from captions of {low} to {high} tokens")
         return "; ".join(notes)
 
+    @usual_defaults
     @torch.inference_mode()
     def sample(
         self,
@@ -182,6 +186,7 @@ class Pipeline:
         with packed_linears(self.network):
             return sampler(guided, noise, schedule, steps, generator=generator, callback=callback)
 
+    @usual_defaults
     def decode(self, latents: Tensor) -> np.ndarray:
         """Decode normalized latents (B, C, H, W) to uint8 (B, S, S, 3). Raises UserError when some are not finite."""
         if not latents.isfinite().all():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.devices import usual_defaults
 from tessera.metrics.arrays import as_floats, same_width
 from tessera.metrics.bounds import GROUP, PIECE, Products, room_for, toward
 from tessera.metrics.jackknife import LeftOut
@@ -105,6 +106,7 @@ def above(halves: np.ndarray, bound: np.ndarray, slack: np.ndarray) -> tuple[np.
     return i, j, halves.ravel()[flat] > toward(bound + slack, np.inf)[i, 0]
 
 
+@usual_defaults
 def nearest(
     points: Any, others: Any, *, skip: np.ndarray | None = None, block_entries: int = BLOCK_ENTRIES
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError
+from tessera.devices import usual_defaults
 from tessera.metrics.arrays import as_floats, same_width
 from tessera.metrics.jackknife import LeftOut
 
@@ -22,6 +23,7 @@ def mind(real: Any, fake: Any, directions: int = DIRECTIONS, seed: int = SEED) -
     return mind_left_out(real, fake, None, directions, seed)[0].value
 
 
+@usual_defaults
 def mind_left_out(
     real: Any, fake: Any, blocks: np.ndarray | None, directions: int = DIRECTIONS, seed: int = SEED
 ) -> tuple[LeftOut, np.ndarray]:

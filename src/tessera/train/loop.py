@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from tessera.config import UserError, part_id, to_dict
-from tessera.devices import pick_device, rank, reuse_memory, set_threads, world_size
+from tessera.devices import pick_device, rank, reuse_memory, set_threads, usual_defaults, world_size
 from tessera.diffusion.objective import OBJECTIVES
 from tessera.encoded.seams import Seams, read_seams
 from tessera.encoded.store import EncodedStore, open_encoded
@@ -64,6 +64,7 @@ VERIFIED_BYTES = 10**9
 """Sets below this size are read and compared with their checksums before the first step."""
 
 
+@usual_defaults
 def train(
     out: Path,
     plain: Path,

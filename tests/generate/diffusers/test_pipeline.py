@@ -23,6 +23,7 @@ from tessera.generate.diffusers.pipeline import TesseraPipeline, load_pipeline
 from tessera.generate.folder import GenerateConfig, generate
 from tessera.generate.pipeline import Pipeline, sample_noise, step_generators
 from tessera.weights.export import CaptionsSeen
+from tiny.defaults import CHOICES, torch_defaults
 from tiny.pipelines import ADDRESSES, INFO, NETWORKS, PROMPTS, generators, levels, pixels, save_network
 
 LANGUAGES = [
@@ -327,6 +328,16 @@ def test_negative_prompt_keeps_the_coherence_of_its_branch(noise, tmp_path, inte
     plain = levels(pipe, PROMPTS, latents=noise, guidance_interval=interval)
     empty = levels(pipe, PROMPTS, negative_prompt="", latents=noise, guidance_interval=interval)
     assert np.abs(empty - plain).max() <= 1  # the null condition is the encoding of ""
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_a_programs_own_torch_defaults_change_no_image(pipe, export, noise, choice):
+    expected = levels(pipe, "a fox", latents=noise[:1])
+    with torch_defaults(choice):
+        drawn, loaded = levels(pipe, "a fox", latents=noise[:1]), load_pipeline(export, "cpu")
+        loaded.set_progress_bar_config(disable=True)
+        assert np.array_equal(levels(loaded, "a fox", latents=noise[:1]), expected)
+    assert np.array_equal(drawn, expected)
 
 
 def test_negative_prompt_of_the_prompt_itself_turns_guidance_off(pipe, noise):

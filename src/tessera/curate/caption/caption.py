@@ -29,6 +29,7 @@ from tessera.curate.caption.summaries import Summarized
 from tessera.curate.caption.table import CAPTIONS_TABLE, COLUMNS, LEVEL, in_order
 from tessera.curate.grown import changed_since
 from tessera.curate.index import read_recipe
+from tessera.devices import usual_defaults
 from tessera.encoded.record import LONG
 from tessera.files import atomic_path, read_table, write_table
 from tessera.pretrained.answers import CUT, Answer
@@ -84,6 +85,7 @@ def find_captioner(name: str) -> type[CaptionSource]:
     return CAPTIONERS.get(name, FromPart)
 
 
+@usual_defaults
 def caption(
     out: Path,
     images: Path,

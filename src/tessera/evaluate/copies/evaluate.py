@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError, check_ranges, to_dict
-from tessera.devices import world_size
+from tessera.devices import usual_defaults, world_size
 from tessera.evaluate.copies.distances import (
     AT_ONCE,
     Nearest,
@@ -119,6 +119,7 @@ class View:
         return self.encoder.prepare(self.view(image))
 
 
+@usual_defaults
 def evaluate_copies(
     out: Path,
     samples: Path,

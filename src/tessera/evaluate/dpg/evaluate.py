@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.config import UserError
-from tessera.devices import pick_device, world_size
+from tessera.devices import pick_device, usual_defaults, world_size
 from tessera.evaluate.dpg.questions import LEVEL_1, Item, read_questions
 from tessera.evaluate.dpg.tally import Answers, Tally, fixed, official
 from tessera.evaluate.intervals import MOST, share_number
@@ -46,6 +46,7 @@ class DpgConfig:
             raise UserError(f"server: {self.backend} answers in this process; give --vqa openai, or leave --server out")
 
 
+@usual_defaults
 def evaluate_dpg(
     out: Path, samples: Path, questions: Path, config: DpgConfig = DpgConfig(), *, device: str | None = None
 ) -> bool:

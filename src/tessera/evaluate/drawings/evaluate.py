@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tessera.devices import set_threads
+from tessera.devices import set_threads, usual_defaults
 from tessera.evaluate.drawings.judge import COLORS, WEIGHTS, load_judge
 from tessera.evaluate.geneval import verdict as geneval
 from tessera.evaluate.intervals import task_numbers
@@ -19,6 +19,7 @@ METRIC = "geneval-drawings-2"
 """Name of the protocol; a change to any rule of the judge changes it."""
 
 
+@usual_defaults
 def evaluate_drawings(out: Path, samples: Path, judge: Path, threads: int | None = None) -> None:
     """Judge the directory `samples` (of `generate`) by the directory `judge` and write `out`/scores.json.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.config import UserError
-from tessera.devices import pick_device, world_size
+from tessera.devices import pick_device, usual_defaults, world_size
 from tessera.evaluate.geneval import verdict as geneval
 from tessera.evaluate.intervals import task_numbers
 from tessera.evaluate.samples import Samples, check_clauses, read_samples
@@ -48,6 +48,7 @@ class GenEvalConfig:
     """A CLIP of the Hub or of a folder: the colors."""
 
 
+@usual_defaults
 def evaluate_geneval(
     out: Path,
     samples: Path | None,

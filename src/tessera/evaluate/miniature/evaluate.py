@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError, check_ranges, to_dict
-from tessera.devices import set_threads
+from tessera.devices import set_threads, usual_defaults
 from tessera.evaluate.geneval import verdict as geneval
 from tessera.evaluate.intervals import task_numbers
 from tessera.evaluate.miniature import color_objects as colors
@@ -52,6 +52,7 @@ class EvaluateConfig:
         check_ranges(self, judge_renders="[10, inf)" if self.judge_renders else "[0, 0]", threads="[1, inf)")
 
 
+@usual_defaults
 def evaluate(
     out: Path, samples: Path, config: EvaluateConfig = EvaluateConfig(), *, training: Path | None = None
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tessera.config import UserError, check_ranges, to_dict
-from tessera.devices import set_threads
+from tessera.devices import set_threads, usual_defaults
 from tessera.evaluate.miniature.shipped import detector_sha256
 from tessera.evaluate.samples import read_samples, read_square
 from tessera.files import atomic_path, read_json, write_json
@@ -63,6 +63,7 @@ def held_out_prompts(out: Path, images: Path, config: LikenessConfig = LikenessC
     stage.finish({"prompts": len(lines)})
 
 
+@usual_defaults
 def likeness(out: Path, samples: Path, images: Path, config: LikenessConfig = LikenessConfig()) -> None:
     """Judge the directory `samples`, drawn from the held-out prompts of the world of `images`, into out/likeness.json.
 

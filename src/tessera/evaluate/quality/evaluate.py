@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tessera.config import UserError, part_id, to_dict
+from tessera.devices import usual_defaults
 from tessera.evaluate.quality.captions import numbered_prompts, read_captions, words_for
 from tessera.evaluate.quality.features import find_images, say_others
 from tessera.evaluate.quality.metrics import METRICS, Inputs, QualityConfig, blocks_of, load_metric
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tessera.pretrained.features.encoder import ImageEncoder
 
 
+@usual_defaults
 def evaluate_quality(
     out: Path,
     samples: Path,

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from tessera.config import UserError
-from tessera.devices import pick_device
+from tessera.devices import pick_device, usual_defaults
 from tessera.files import atomic_path, read_json, write_json
 from tessera.generate.diffusers.card import model_card
 from tessera.generate.diffusers.model import (
@@ -85,6 +85,7 @@ class TesseraPipeline(DiffusionPipeline):
         """The callback's wish, `pipe._interrupt = True`, to stop after that step."""
         return self._interrupt
 
+    @usual_defaults
     @torch.no_grad()
     def __call__(
         self,
@@ -144,7 +145,7 @@ class TesseraPipeline(DiffusionPipeline):
         noise, generators = _start_noise(drawer, (len(rows), *shape), generator, latents)
         _warn_of_cuts(drawer, [*prompts, *(negatives or [])])
         if note := drawer.unlike_captions(prompts):
-            warnings.warn(note, stacklevel=3)  # the line that calls the pipeline, behind torch's no_grad
+            warnings.warn(note, stacklevel=4)  # the line that calls the pipeline, behind two decorators
         text, negative = drawer.encode(rows), None  # (B, L, D)
         if negatives is not None and guidance != 1:
             each = negatives * len(prompts) if len(negatives) == 1 else negatives
@@ -236,6 +237,7 @@ class TesseraPipeline(DiffusionPipeline):
             )
 
     @classmethod
+    @usual_defaults
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "TesseraPipeline":
         """Load a folder of `save_pretrained` or a Hub repository; the options are those of diffusers, but for a
         scheduler, for which it raises UserError."""
@@ -320,7 +322,7 @@ def _warn_of_cuts(drawer: Pipeline, texts: Sequence[str]) -> None:
         start = f"{text[:40]}..." if len(text) > 40 else text
         limit = drawer.text_encoder.max_tokens
         message = f"prompt cut: {start!r} has {tokens} tokens, the text encoder reads the first {limit}"
-        warnings.warn(message, stacklevel=4)  # the line that calls the pipeline, behind torch's no_grad
+        warnings.warn(message, stacklevel=5)  # the line that calls the pipeline, behind two decorators
 
 
 def _class_of(index: Any) -> Any:
@@ -339,6 +341,7 @@ def _as_output(drawer: Pipeline, latents: Tensor, output_type: str) -> Any:
     return values if output_type == "np" else torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
 
 
+@usual_defaults
 def load_pipeline(
     path_or_repo: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> TesseraPipeline:
