@@ -188,6 +188,20 @@ def test_authenticity_is_dgm_eval_s(planted, tmp_path):
     assert [item["values"]["authenticity"] for item in scores.items] == authentic.astype(float).tolist()
 
 
+def test_a_yardstick_of_training_images_is_encoded_once_for_all_models(planted, tmp_path, monkeypatch):
+    """Two views of the training images, of those of the yardstick the other two, and four of each model's images."""
+    training = write(tmp_path / "training", WORLD, range(30))
+    seen, prepare = [], Detector.prepare
+    monkeypatch.setattr(Detector, "prepare", lambda self, image: (seen.append(1), prepare(self, image))[1])
+    counted = []
+    for number in (0, 1):
+        samples = write(tmp_path / f"samples{number}", held_out(WORLD), range(10 * number, 10 * number + 10))
+        evaluate_copies(tmp_path / f"scores{number}", samples, training, Detector(), cache=tmp_path / "cache")
+        counted.append(len(seen))
+        seen.clear()
+    assert counted == [2 * 30 + 2 * 30 + 4 * 10, 4 * 10]
+
+
 def test_yardsticks_are_protocols_and_prompts_are_what_intervals_are_over(planted, tmp_path):
     samples = write_samples(tmp_path / "samples", 0)
     for name, yard in (("a", planted["held_out"]), ("b", None)):

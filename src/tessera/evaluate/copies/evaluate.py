@@ -32,7 +32,7 @@ from tessera.evaluate.copies.distances import (
 )
 from tessera.evaluate.intervals import share_number
 from tessera.evaluate.quality.captions import numbered_prompts, read_captions, words_for
-from tessera.evaluate.quality.features import Images, features_of, find_images, say_others
+from tessera.evaluate.quality.features import Images, find_images, say_others
 from tessera.evaluate.quality.reference import FEATURES, SAMPLES, Source, reference_of, user_cache
 from tessera.evaluate.scores import Number, Protocol, Scores, library_versions, write_scores
 from tessera.files import atomic_path, exclusive_lock, write_json
@@ -172,17 +172,19 @@ def evaluate_copies(
     reference = reference_of(source, of_training, cache, work / "training", *how, chunk)
     generated = Source(images.directory, images.sha256, images)
     drawn = reference_of(generated, views, cache / SAMPLES, work / "samples", *how, chunk, "copies")
-    skip, yard = None, None
-    if unseen is None:
+    skip, of_yard, rest = None, unseen, views
+    if of_yard is None:
         skip = np.sort(philox(config.seed, "copies/yardstick").permutation(len(known.files))[:YARDSTICK])
-        some = replace(known, files=tuple(known.files[row] for row in skip))
-        yard = features_of(some, views, work / "yardstick", *how, "yardstick", chunk)
-    elif found := reference_of(
-        Source(unseen.directory, unseen.sha256, unseen), views, cache, work / "held-out", *how, chunk
-    ):
-        yard = found.features
-    if reference is None or drawn is None or yard is None:
+        digest = hashlib.sha256(f"{known.sha256} {skip.tolist()}".encode()).hexdigest()
+        of_yard = replace(known, files=tuple(known.files[row] for row in skip), sha256=digest)
+        rest = {name: view for name, view in views.items() if name not in of_training}
+    measure = Source(of_yard.directory, of_yard.sha256, of_yard)
+    measured = reference_of(measure, rest, cache, work / "yardstick", *how, chunk, "yardstick")
+    if reference is None or drawn is None or measured is None:
         return False
+    yard = dict(measured.features)
+    if skip is not None:
+        yard |= {name: features[skip] for name, features in reference.features.items()}
     with ExitStack() as held:
         try:
             held.enter_context(exclusive_lock(out, "another process searches"))
