@@ -241,3 +241,14 @@ def test_a_budget_that_shows_each_image_too_often_is_said():
     enough = replace(PlanConfig(images=6000), train_images=15_360_000)
     assert "seen 2,560 times\n" in describe(enough)
     assert to_json(enough)["views"] == 2560
+
+
+def test_a_training_that_ends_within_its_warm_up_is_said_and_not_proposed():
+    short = PlanConfig(images=1000, train_images=2_560_000)
+    assert "rises over 5,120,000 images, so no step has its peak; give --train-images 10240000 or more" in describe(
+        short
+    )
+    assert "no step" not in describe(replace(short, train_images=5_120_000))
+    proposed = describe(replace(short, train_images=None))
+    assert "by heart; try --network dit-s for up to 20,000 images\n" in proposed
+    assert "by heart; try more images\n" in describe(PlanConfig(images=50, network="dit-s"))

@@ -89,7 +89,7 @@ class PlanConfig:
     levels: bool = False
     """Each image has shorter captions next to its long one, by rules (`--captioner shorten`)."""
     network: Literal["dit", "cad", "dit-xs", "dit-s", "dit-b"] = "dit"
-    """DiT-I L/2, CAD-I L, or DiT-I S/2 or B/2 for small sets."""
+    """DiT-I L/2, CAD-I L, or DiT-I XS/2, S/2 or B/2 for small sets."""
     init: str | None = None
     """Weights to start from, an export: the preset is then the one for tuning. None = at random."""
     train_images: int | None = None
@@ -312,7 +312,7 @@ def describe(config: PlanConfig, measured: "Measured | None" = None) -> str:
     lines += ["", "Disk", *(f"  {name:20} {_bytes(size):>9}  assumed" for name, size in sizes.items())]
     lines += ["", "GPU-hours", *(f"  {name:20} {value:9.1f}  {basis[name]}" for name, value in hours.items())]
     lines[-1] += each
-    lines += [f"  each image is seen {views(config):,.0f} times{_too_often(config)}"]
+    lines += [f"  each image is seen {views(config):,.0f} times{_too_often(config)}", *_never_at_peak(config)]
     if config.price is not None:
         paid = f"  {'in all':20} {total * config.price:9.1f}  {basis['in all']}"
         lines += ["", "Money", f"{paid}, at {config.price:g} for an hour of a GPU"]
@@ -374,9 +374,19 @@ def _too_often(config: PlanConfig) -> str:
     """Return a warning of a budget far beyond what the presets give a set of the size they are made for, or ""."""
     if views(config) <= MANY_VIEWS:
         return ""
-    smaller = [] if config.network not in ("dit", "cad") else ["--network dit-s for up to 20,000 images"]
-    fewer = f"--train-images {MANY_VIEWS * config.images:,.0f}".replace(",", "")
-    return f", far more than the paper's 200: it may learn them by heart; try {' or '.join([*smaller, fewer])}"
+    most = MANY_VIEWS * config.images
+    ways = [] if config.network not in ("dit", "cad") else ["--network dit-s for up to 20,000 images"]
+    ways += [f"--train-images {most}"] if most >= config.training.optim.warmup_images else []
+    return f", far more than the paper's 200: it may learn them by heart; try {' or '.join(ways or ['more images'])}"
+
+
+def _never_at_peak(config: PlanConfig) -> list[str]:
+    """Return a warning of a training that ends within its warm-up, or nothing."""
+    if config.samples >= (rise := config.training.optim.warmup_images):
+        return []
+    fix = f"give --train-images {2 * rise} or more"
+    fix += ", or take a network for small sets" if config.network in ("dit", "cad") else ""
+    return [f"  the preset's learning rate rises over {rise:,} images, so no step has its peak; {fix}"]
 
 
 def _bytes(size: float) -> str:
