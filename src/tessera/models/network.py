@@ -38,7 +38,7 @@ class NetworkConfig:
     whose tokens carry no context, such as `words:64`."""
     conv_stem: bool = False
     """Adds residual 3 x 3 convolutions before the patches and after them; the latter see the noisy latents too, to
-    remove a little noise locally (for the miniature)."""
+    remove a little noise locally (for small networks; the miniature's DiT-I draws better without them)."""
 
     @property
     def grid_side(self) -> int:
