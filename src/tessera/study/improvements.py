@@ -224,8 +224,8 @@ COSTS = {"batch_16": 1.1, "window_1": 0.93, "no_conv_stem": 0.87, "adamw": 0.82}
 
 
 def ablation() -> Study:
-    """Return the study of what each part of `miniature` is worth: its TA+IA with one thing changed in each row, all at
-    equal processor time.
+    """Return the study of what each part of `miniature` is worth: its TA+IA, with convolutions as they were, and one
+    thing changed in each row, all at equal processor time.
 
     tessera study ablation --out out/studies
     """
