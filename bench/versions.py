@@ -1,9 +1,9 @@
 """Training steps of this tree against those of another one: python bench/versions.py OTHER [--only NAME] [--rounds 20]
 
 OTHER: the `src` folder of another version, such as a git worktree's. Each version has a process of its own with one
-thread; the two take turns of a few steps, by this program's word, on the same random data, and count their processor
-time. A step is all of it: reading the batch, loss, backward, clip, optimizer, EMA. Given is the median over rounds of
-each, the ratio of the two, and the quarters of the rounds' ratios: other work on the machine disturbs both alike.
+thread; the two take turns of a few steps, by this program's word, on the same data, and count their processor time. A
+step is all of it: reading the batch, loss, backward, clip, optimizer, EMA. Given is the median over rounds of each, the
+ratio of the two, and the quarters of the rounds' ratios: other work on the machine disturbs both alike.
 
 Names: the miniature's DiT-I (Muon, batch 32), `miniature-paper` with AdamW, the small CAD-I, and DiT-I L/2
 and CAD-I L at reduced depth (batch 4, 190 text tokens, AdamW and LAMB), all in bf16.
@@ -21,12 +21,16 @@ import numpy as np
 
 SIZES = {"miniature": 5, "miniature-adamw": 5, "miniature-cad": 5, "dit-i-l2": 1, "cad-i-l": 1}
 """Names, and the number of steps in a turn."""
-CAPTION_TOKENS = (19, 33)
-"""Shortest and longest captions of the miniature's plain images."""
+MINIATURE_SET = (
+    ("collect", "miniature", "--num-images", "256", "--out", "images"),
+    ("caption", "images", "--captioner", "scene", "--out", "captions"),
+    ("encode", "images", "captions", "--out", "encoded"),
+)
 
 
 def serve(name: str, set_folder: Path) -> None:
-    """Make as many steps as each line of the input says; answer the processor time."""
+    """Make as many steps as each line of the input says; answer the processor time. The set is made by the version's
+    own verbs, for the large networks by its own `bench/loader.py`."""
     from dataclasses import replace
 
     import torch
@@ -46,15 +50,16 @@ def serve(name: str, set_folder: Path) -> None:
         config = small[name]().arms[0].train
         if name == "miniature-adamw":
             config = replace(config, optim=OptimConfig(name="adamw", lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0))
-        model = config.model
-        shape = (model.latent_channels, model.latent_size, model.latent_size)
-        fewest, most = CAPTION_TOKENS
-        made = make_set(set_folder, 256, 0, False, tokens=most, width=model.text_width, shape=shape, fewest=fewest)
+        set_folder.mkdir()
+        for verb in MINIATURE_SET:
+            subprocess.run([sys.executable, "-m", "tessera.cli", *verb], cwd=set_folder, check=True, stdout=sys.stderr)
+        made = set_folder / "encoded"
     else:
         adamw = OptimConfig(name="adamw", lr=1e-4)
         dit = replace(dit_i_l2(), model=replace(DIT_I_L2, depth=2, refiner_depth=1), optim=adamw)
         config = dit if name == "dit-i-l2" else replace(cad_i_l(), model=replace(CAD_I_L, blocks=1, refiner_depth=1))
-        config = replace(config, batch_size=4)
+        sizes = [name for name in ("batch_size", "device_batch_size") if hasattr(config, name)]  # older ones' too
+        config = replace(config, **dict.fromkeys(sizes, 4))
         made = make_set(set_folder, 64, 0, False)
     config = replace(
         config, num_images=10**9, augment_prob=0.0, validation_records=0, sample_every_images=None, threads=1
@@ -72,11 +77,10 @@ def serve(name: str, set_folder: Path) -> None:
 
 
 def start(script: Path, source: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), "--serve", *arguments]
-    return subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
-    )
+    path = os.pathsep.join((str(source), str(source.parent / "bench")))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", str(script), "--serve", *arguments]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def ready(process: subprocess.Popen[str]) -> None:

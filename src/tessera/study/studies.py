@@ -15,7 +15,7 @@ from tessera.cutmix import PATTERNS
 from tessera.evaluate.miniature.evaluate import EvaluateConfig
 from tessera.evaluate.miniature.likeness import LikenessConfig
 from tessera.presets.config import RunConfig
-from tessera.presets.miniature import CONV_DIT, SMALL_RIN, miniature, miniature_paper
+from tessera.presets.miniature import CONV_DIT, SMALL_DIT, SMALL_RIN, miniature, miniature_paper
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import Study, Variant
 from tessera.study.improvements import (
@@ -58,6 +58,7 @@ def claims() -> Study:
 
     tessera study claims --arms aio ta ta_ia --out out/studies
     """
+    dit = retrained(today(), lambda train: replace(train, model=SMALL_DIT))
     cad = retrained(today(CAD_BUDGET), lambda train: replace(train, model=SMALL_RIN))
     eps = retrained(today(EPS_BUDGET), _as_the_paper)
     return Study(
@@ -65,7 +66,7 @@ def claims() -> Study:
         title="Long captions and CutMix at high noise",
         question="Do long captions (TA) help over class names (AIO), and CutMix images at high noise (TA+IA) over"
         " both? The paper's Table 2 says so, most of all for prompts of two objects.",
-        variants=(*family(today(), start=0), *family(cad, "cad_", start=0), *family(eps, "eps_", start=0)),
+        variants=(*family(dit, start=0), *family(cad, "cad_", start=0), *family(eps, "eps_", start=0)),
         seeds=(0, 1, 2),
         kinds=("extended", "short"),
     )
