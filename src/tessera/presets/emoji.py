@@ -9,7 +9,7 @@ from tessera.curate.encode import EncodeConfig
 from tessera.evaluate.drawings.judge import JudgeConfig
 from tessera.presets.config import Arm, RunConfig
 from tessera.presets.fitted import budgeted
-from tessera.presets.miniature import CONV_DIT, in_fifths, miniature
+from tessera.presets.miniature import SMALL_DIT, in_fifths, miniature
 from tessera.prompts.miniature import PromptConfig
 
 
@@ -26,7 +26,7 @@ def emoji() -> RunConfig:
     """
     base = miniature()
     ta = base.arms[0].train
-    ta = replace(ta, model=replace(CONV_DIT, text_width=384), num_images=160_000, caption_mix_start_image=0)
+    ta = replace(ta, model=replace(SMALL_DIT, text_width=384), num_images=160_000, caption_mix_start_image=0)
     ta_ia = replace(ta, augment_prob=0.25)
     return replace(
         base,

@@ -30,8 +30,7 @@ SMALL_DIT = DiTConfig(
 """DiT-I for 32-px images as 48 x 8 x 8 latents: 64 image tokens, about a million parameters."""
 
 CONV_DIT = replace(SMALL_DIT, conv_stem=True)
-"""The same with convolutions at both ends, by which `miniature-paper`, the emoji presets and the studies were
-measured."""
+"""The same with convolutions at both ends, by which `miniature-paper` and most studies were measured."""
 
 SMALL_RIN = RINConfig(
     latent_channels=48,
