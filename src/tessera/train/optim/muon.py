@@ -36,9 +36,9 @@ class Muon(Optimizer):
     """Muon (Jordan et al. 2024): Nesterov momentum, its matrix made orthogonal by five Newton-Schulz steps, times
     sqrt(max(1, rows / columns)). `dtype`: precision of those five steps.
 
-    The rule is that of torch.optim.Muon with its default settings. But matrices of one shape, or its transpose, are
-    processed together: half the time on the miniature's DiT, 8% of its whole training step (`bench/muon.py`); and
-    torch's has no `found_inf`.
+    The rule is that of torch.optim.Muon with its default settings. But matrices of one shape are processed together:
+    half the time on the miniature's DiT, 8% of its whole training step (`bench/muon.py`); and torch's has no
+    `found_inf`.
     """
 
     def __init__(
@@ -61,25 +61,23 @@ class Muon(Optimizer):
             ahead = torch._foreach_lerp(grads, momentum, group["momentum"])
             shapes: dict[tuple[int, ...], list[int]] = {}
             for i, p in enumerate(params):
-                shapes.setdefault(tuple(sorted(p.shape)), []).append(i)
+                shapes.setdefault(tuple(p.shape), []).append(i)
             shrink = group["lr"] * group["weight_decay"]
             torch._foreach_mul_(params, 1 - (shrink if skip is None else shrink * (1 - skip)))
-            for members in shapes.values():
-                wide = [ahead[i] if ahead[i].size(0) <= ahead[i].size(1) else ahead[i].T for i in members]
-                wide = torch.stack(wide).to(self.dtype)  # (n, small, large)
-                directions = orthogonalize(wide).float()
+            for (rows, columns), members in shapes.items():
+                directions = orthogonalize(torch.stack([ahead[i] for i in members]).to(self.dtype)).float()
                 zero_skipped([directions], skip)
-                for i, direction in zip(members, directions):
-                    rows, columns = params[i].size(0), params[i].size(1)
-                    scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
-                    params[i].add_(direction if rows <= columns else direction.T, alpha=-scale)
+                scale = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                torch._foreach_add_([params[i] for i in members], directions.unbind(), alpha=-scale)
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Return nearly U V^T of each matrix (n, rows, columns), rows <= columns: singular values end near 0.7 to 1.2."""
+    """Return nearly U V^T of each matrix (n, rows, columns): singular values end near 0.7 to 1.2."""
     a, b, c = NEWTON_SCHULZ
+    tall = x.size(-2) > x.size(-1)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT  # (n, rows, rows)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x.mT @ x if tall else x @ x.mT  # (n, the smaller side, the same)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, *((x, factor) if tall else (factor, x)), beta=a)
     return x
