@@ -25,6 +25,8 @@ def test_a_folder_of_another_configuration_or_with_others_files_is_refused(tmp_p
         check(tmp_path / "out", load_run_preset("miniature"))
     with pytest.raises(UserError, match="has files in it that tessera did not make"):
         check(tmp_path, miniature_smoke())
+    with pytest.raises(UserError, match=r"config\.json: is a file; give a directory"):
+        check(tmp_path / "out" / "config.json", miniature_smoke())
 
 
 def test_a_short_run_that_trains_longer_keeps_its_warm_up(tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.config import UserError, compare, from_dict, to_dict
-from tessera.files import LOCK, TEMPORARY, read_json, write_json
+from tessera.files import LOCK, TEMPORARY, make_directory, read_json, write_json
 from tessera.presets.config import RunConfig
 from tessera.stages import CONFIG, MANIFEST, SWEPT, is_complete, made_otherwise, read_manifest
 from tessera.train.extension import check_more
@@ -51,9 +51,9 @@ def check(out: Path, config: RunConfig) -> None:
         if pairs:
             raise made_otherwise(out, pairs[:5])
     elif out.exists():
+        make_directory(out)
         # A killed call leaves its lock or an unfinished file in a folder without configuration.
-        names = [entry.name for entry in out.iterdir()] if out.is_dir() else ["a file"]
-        if any(name != LOCK and not name.startswith(TEMPORARY) for name in names):
+        if any(entry.name != LOCK and not entry.name.startswith(TEMPORARY) for entry in out.iterdir()):
             raise UserError(f"{out}: has files in it that tessera did not make; choose a new or empty folder")
 
 

@@ -54,7 +54,6 @@ def run_study(
     if parallel < 1:
         raise UserError(f"parallel is {parallel}: give at least 1")
     todo = cells(study, arms, seeds)
-    out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out, BUSY):
         study = commit_plan(replace(study, seeds=tuple(dict.fromkeys([*study.seeds, *seeds]))), out)
         if only_plan:
