@@ -82,13 +82,23 @@ def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -
     return replace(config, arms=(replace(arm, train=change(arm.train)),))
 
 
-def at_two_budgets(name: str, change: Callable[[RunConfig], RunConfig]) -> tuple[Variant, ...]:
-    """Return today's TA+IA at half and at all of the preset's images, and what `change` makes of each: `name`-44k
-    against preset-44k."""
+def preset(budget: int = 48_000) -> RunConfig:
+    """Return TA+IA of `miniature` as it is, with a study's prompts and `budget` images; its phases take the same shares
+    of them."""
+    arm = next(arm for arm in miniature().arms if arm.name == "ta_ia")
+    train = scaled(arm.train, budget / arm.train.num_images)
+    train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
+    return replace(today(), arms=(replace(arm, train=train),))
+
+
+def at_two_budgets(name: str, change: Callable[[TrainConfig], TrainConfig]) -> tuple[Variant, ...]:
+    """Return the preset with 32,000 and with 48,000 images, and what `change` makes of each training: `name`-32k
+    against preset-32k."""
     rows: list[Variant] = []
-    for budget in (44_000, 88_000):
-        preset, size = with_ia(today(budget), start=0), f"{budget // 1000}k"
-        rows += variants({f"preset-{size}": preset, f"{name}-{size}": change(preset)}, (budget, budget))
+    for budget in (32_000, 48_000):
+        as_it_is, size = preset(budget), f"{budget // 1000}k"
+        pair = {f"preset-{size}": as_it_is, f"{name}-{size}": retrained(as_it_is, change)}
+        rows += variants(pair, (budget, budget))
     return tuple(rows)
 
 
