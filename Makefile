@@ -22,7 +22,7 @@ TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make run       install, then images -> model -> report in out/miniature (about 5 minutes on two cores)"
+	@echo "make run       install, then images -> model -> report in out/miniature (5 to 10 minutes on two cores)"
 	@echo "make smoke     the same at toy size, in out/smoke (under a minute)"
 	@echo "make test      install, then lint, types and the quick tests"
 	@echo "make test-all  the same with the slow tests"
