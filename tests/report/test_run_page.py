@@ -71,6 +71,19 @@ def test_a_run_from_other_weights_was_not_trained_from_scratch(workspace, page, 
     assert "A text-to-image model was trained on" in Page(tmp_path / "report" / "index.html").text
 
 
+def test_images_that_were_held_out_do_not_count_as_trained_on(workspace, page, tmp_path):
+    count = int(re.search(r"from scratch on (\d+) images", page.text)[1])
+    shutil.copytree(workspace, tmp_path / "space", symlinks=True)
+    path = tmp_path / "space" / "runs" / "ta" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["validation_records"] = 3
+    path.write_text(json.dumps(manifest))
+    report(tmp_path / "report", tmp_path / "space", ["ta"])
+    text = Page(tmp_path / "report" / "index.html").text
+    assert f"from scratch on {count - 3} images" in text
+    assert "; 3 more are held out." in text
+
+
 def test_images_without_a_caption_are_listed(workspace, tmp_path):
     shutil.copytree(workspace, tmp_path / "space", symlinks=True)
     sets = sorted(path.parent.name for path in (tmp_path / "space" / "captions").glob("*/manifest.json"))

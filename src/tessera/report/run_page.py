@@ -260,16 +260,18 @@ def _next_steps(
 
 def _lead(arms: Sequence[Arm], manifests: Mapping[str, Manifest], judged: bool) -> str:
     """Return two sentences: what was trained on what, and what the page shows."""
-    many, collected, on = len(arms) > 1, manifests.get("images"), ""
+    many, collected, on, held = len(arms) > 1, manifests.get("images"), "", 0
     made = f"{_COUNT.get(len(arms), len(arms))} text-to-image models were" if many else "A text-to-image model was"
     if collected is not None:
         counts = collected.counts
-        on = f" on {counts['images']:,} images" if "images" in counts else " on a folder of labeled images"
+        runs = [manifests[f"runs/{arm.name}"].config for arm in arms if f"runs/{arm.name}" in manifests]
+        held = max((train.get("validation_records", 0) for train in runs), default=0)
+        on = f" on {counts['images'] - held:,} images" if "images" in counts else " on a folder of labeled images"
         on += f" of {counts['classes']} classes" if "classes" in counts else ""
         on += f" ({collected.config['source']})" if collected.config.get("world") is None else ""
         on += ", each with a single object" if collected.config.get("source") == "miniature" else ""
     begun = any("init" in manifests[run].inputs for run in (f"runs/{arm.name}" for arm in arms) if run in manifests)
-    first = f"{made} trained{'' if begun else ' from scratch'}{on}."
+    first = f"{made} trained{'' if begun else ' from scratch'}{on}{f'; {held} more are held out' if held else ''}."
     if judged:
         most = "They differ only in what is listed below; most" if many else "Most"
         return f"{first} {most} prompts ask for what no training image shows."
