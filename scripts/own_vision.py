@@ -25,7 +25,7 @@ from tessera.presets.config import RunConfig
 from tessera.pretrained.features.encoder import IMAGENET_MEAN, IMAGENET_STD
 from tessera.progress import progress
 from tessera.study import Study
-from tessera.study.variants import at_two_budgets, first, first_half, retrained, today, variants, with_ia
+from tessera.study.variants import at_budgets, first, first_half, retrained, today, variants, with_ia
 
 FOLDER = "out/vision"
 SIDE, BATCH, PEAK_RATE = 32, 100, 2e-3
@@ -56,12 +56,13 @@ def aligned() -> Study:
 
 def to_score() -> Study:
     """Return the study of the images that a score takes, with the features for the first half and without."""
+    runs = {budget: with_ia(today(budget), start=0) for budget in (44_000, 88_000)}
     return Study(
         name="own_vision_to_score",
         title="Images that a score takes, with a vision network of the set's own images",
         question="With features to follow for the first half of the images, does a model reach with fewer images what"
         " the preset reaches with all?",
-        variants=at_two_budgets("vision", following),
+        variants=at_budgets(runs, "vision", following),
         seeds=(0, 1, 2),
         kinds=("extended", "short"),
         scores=first("overall"),

@@ -11,7 +11,7 @@ from tessera.presets.miniature import CONV_DIT
 from tessera.study.design import Study, Variant
 from tessera.study.variants import (
     WORLD,
-    at_two_budgets,
+    at_budgets,
     base,
     first,
     first_half,
@@ -207,12 +207,13 @@ def combined() -> Study:
             align_until_image=first_half(train),
         )
 
+    runs = {budget: preset(budget) for budget in (32_000, 48_000)}
     return Study(
         name="combined",
         title="The methods together",
         question="With flow's schedule and t near the middle, mixes below tau without the loss at their borders, and"
         " alignment for the first half: does a model reach the preset's scores with fewer images?",
-        variants=at_two_budgets("combined", best),
+        variants=at_budgets(runs, "combined", lambda run: retrained(run, best)),
         seeds=(0, 1, 2),
         kinds=("extended", "short"),
         scores=first("overall"),

@@ -91,14 +91,14 @@ def preset(budget: int = 48_000) -> RunConfig:
     return replace(today(), arms=(replace(arm, train=train),))
 
 
-def at_two_budgets(name: str, change: Callable[[TrainConfig], TrainConfig]) -> tuple[Variant, ...]:
-    """Return the preset with 32,000 and with 48,000 images, and what `change` makes of each training: `name`-32k
-    against preset-32k."""
+def at_budgets(
+    runs: Mapping[int, RunConfig], name: str, change: Callable[[RunConfig], RunConfig]
+) -> tuple[Variant, ...]:
+    """Return the runs, by their numbers of images, and what `change` makes of each: `name`-44k against preset-44k."""
     rows: list[Variant] = []
-    for budget in (32_000, 48_000):
-        as_it_is, size = preset(budget), f"{budget // 1000}k"
-        pair = {f"preset-{size}": as_it_is, f"{name}-{size}": retrained(as_it_is, change)}
-        rows += variants(pair, (budget, budget))
+    for budget, run in runs.items():
+        size = f"{budget // 1000}k"
+        rows += variants({f"preset-{size}": run, f"{name}-{size}": change(run)}, (budget, budget))
     return tuple(rows)
 
 
