@@ -36,7 +36,12 @@ def split_columns(source: str | Path) -> tuple[Path, Columns]:
 
 
 def read_rows(
-    path: Path, *wanted: Sequence[str], given: Columns | None = None, bare: bool = True, plain: bool = True
+    path: Path,
+    *wanted: Sequence[str],
+    given: Columns | None = None,
+    bare: bool = True,
+    plain: bool = True,
+    optional: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Yield ("FILE line N", row, columns) of each row: `columns` are those found for each group of names in `wanted`.
 
@@ -44,7 +49,8 @@ def read_rows(
     a user cannot name them. A csv file may be split at ";", tab or "|" too, where that gives the columns, and so may
     plain text with such a header.
     bare: a tsv file that is not quoted by the rules is read line by line. plain: what is no table is plain text, whose
-    empty lines are left out; else an error. Raises UserError that names the file and line.
+    empty lines are left out; else an error. optional: columns that are None in objects of JSON without them, where
+    another object of the file has them. Raises UserError that names the file and line.
     """
     fix = "rename the one that is meant" if given is None else "name it: FILE:COLUMN"
     given = given or ()
@@ -61,6 +67,9 @@ def read_rows(
             rows = _read_parquet(path, find)
         elif suffix in JSON or _is_json(path, suffix):
             rows = _read_json(path) if plain else map(_with_image, _read_json(path, joined=True))
+            if optional:
+                there = {name for _, row in _read_json(path, joined=True) for name in optional if name in row}
+                rows = ((where, row | dict.fromkeys(there - row.keys())) for where, row in rows)
         elif delimiter := _delimiter(path, suffix, {*given, *(name for group in wanted for name in group)}):
             rows = _read_delimited(path, delimiter, bare, find)
         elif plain and suffix not in _NOT_TEXT:

@@ -79,6 +79,38 @@ def test_columns_are_levels_where_their_names_are_known_or_given(tmp_path):
         told(f"{path}:file_name,text,my words")
 
 
+@pytest.mark.parametrize("nothing", [{}, {"words": None}, {"words": float("nan")}])
+def test_images_may_lack_a_caption_that_others_have(tmp_path, nothing):
+    rows = [
+        {"file_name": "a.png", "words": "A red fox sits.", "tags": "red, fox"},
+        {"file_name": "b.png", "tags": "cat"} | nothing,
+    ]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    pq.write_table(pa.Table.from_pylist([rows[0], {"file_name": "b.png", "tags": "cat"}]), tmp_path / "c.parquet")
+    for name in ("c.jsonl", "c.json", "c.parquet"):
+        path = tmp_path / name
+        words = ("a.png", "long", "A red fox sits.")
+        assert [row for row in told(f"{path}:words") if row[2]] == [words]
+        found = [row for row in told(f"{path}:file_name,words,tags") if row[2]]
+        assert found == [("a.png", "tags", "red, fox"), (*words[:1], "words", words[2]), ("b.png", "tags", "cat")]
+        with pytest.raises(UserError, match="has no column 'ward'"):
+            told(f"{path}:ward")
+
+
+def test_tags_are_no_long_caption_where_other_images_have_one(tmp_path):
+    path = tmp_path / "c.jsonl"
+    rows = [
+        {"file_name": "a.png", "long": "A red fox sits.", "short": "fox", "tags": "red, fox"},
+        {"file_name": "b.png", "short": "cat"},
+        {"file_name": "c.png", "tags": "dog"},
+    ]
+    for some in (rows, rows[::-1]):
+        path.write_text("\n".join(map(json.dumps, some)))
+        found = {row for row in told(path) if row[2]}
+        assert found == {*LEVELS, ("b.png", "short", "cat"), ("c.png", "tags", "dog")}
+
+
 @pytest.mark.parametrize("name", ["c.jsonl", "c.json", "c.parquet"])
 def test_lists_are_levels_with_numbers(tmp_path, name):
     path = tmp_path / name

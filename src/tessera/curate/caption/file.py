@@ -255,7 +255,8 @@ def _read_table(path: Path, columns: tuple[str, ...], called: str = "") -> Itera
         rows = read_rows(path, TEXT_COLUMNS, given=columns)
     else:
         wanted = (NAME_COLUMNS, TEXT_COLUMNS, *[()] * (len(columns) - 2))
-        rows = read_rows(path, *wanted, given=columns, bare=False, plain=False)
+        optional = (*columns[-1:], LONG, *MORE_COLUMNS) if len(columns) < 2 else columns[1:]
+        rows = read_rows(path, *wanted, given=columns, bare=False, plain=False, optional=optional)
     for number, (where, row, found) in enumerate(rows):
         name, texts = (f"{called}:{number}", found) if of_rows else (row[found[0]], found[1:])
         levels = _levels(tuple(row), texts)
@@ -263,10 +264,11 @@ def _read_table(path: Path, columns: tuple[str, ...], called: str = "") -> Itera
             levels = {texts[0]: row[LEVEL]}
         for column, level in levels.items():
             for each, text in _of_list(row[column], level):
-                none = text is None and (of_rows or len(levels) > 1)
-                if not isinstance(name, str) or not (none or isinstance(text, str)):
+                if text is None or text != text:  # as pandas writes what is missing
+                    text = ""
+                if not isinstance(name, str) or not isinstance(text, str):
                     raise UserError(f"{where}: {' and '.join(found)} must be strings")
-                yield name, each, text or ""
+                yield name, each, text
 
 
 def _is_bare(path: Path) -> bool:
