@@ -27,6 +27,7 @@ def emoji() -> RunConfig:
     base = miniature()
     ta = base.arms[0].train
     ta = replace(ta, model=replace(SMALL_DIT, text_width=384), num_images=160_000, caption_mix_start_image=0)
+    ta = replace(ta, optim=replace(ta.optim, cooldown_images=12_000))
     ta_ia = replace(ta, augment_prob=0.25)
     return replace(
         base,

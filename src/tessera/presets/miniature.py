@@ -80,14 +80,14 @@ def miniature() -> RunConfig:
     their shapes >= 0.9 in TA+IA and 0 in TA. It departs from the paper where that is cheaper: the network
     predicts x0, and Muon updates its matrices at a constant rate that falls at the end. tau is 0.15: there the noise is
     1.8 times the latents, which are scaled by 0.2; at the paper's 0.4 it is 0.8 times. p is 0.85, as two objects take
-    more images to learn than one. From 54,400 images on half of the captions are short ones, and all kinds of samples
+    more images to learn than one. From 49,440 images on half of the captions are short ones, and all kinds of samples
     count alike in the loss. `miniature-paper` follows the paper.
 
         tessera run miniature --out out/miniature
     """
     ta = TrainConfig(
         model=SMALL_DIT,
-        num_images=88_000,
+        num_images=80_000,
         batch_size=32,
         noise_schedule="cosine",
         prediction="x0",
@@ -95,7 +95,7 @@ def miniature() -> RunConfig:
         augment_min_t=0.15,
         caption_drop_prob=0.05,
         caption_mix={"long": 0.5, "short": 0.5},
-        caption_mix_start_image=54_400,
+        caption_mix_start_image=49_440,
         objective="balanced",
         latent_scale=(0.2,),
         optim=OptimConfig(
@@ -106,7 +106,7 @@ def miniature() -> RunConfig:
             weight_decay=0.0,
             warmup_images=1000,
             decay="constant",
-            cooldown_images=12_000,
+            cooldown_images=10_912,
             clip_norm=1.0,
         ),
         ema_decay=0.99,

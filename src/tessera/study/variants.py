@@ -9,13 +9,15 @@ from tessera.diffusion.schedule import same_noise
 from tessera.models.dit import DiTConfig
 from tessera.models.rin import RINConfig
 from tessera.presets.config import Arm, RunConfig
-from tessera.presets.fitted import scaled
+from tessera.presets.fitted import budgeted, scaled
 from tessera.presets.miniature import CONV_DIT, MINIATURE_WORLD, miniature
 from tessera.prompts.miniature import PromptConfig
 from tessera.study.design import SCORES, Variant
 from tessera.train.config import TrainConfig
 
 BUDGET = 24_000
+PLANNED = 88_000
+"""Images of an arm of `miniature` when the studies were planned; the shares of its phases are of this number."""
 WORLD = replace(MINIATURE_WORLD, num_images=8_000)
 PHASE = 6_000
 """IA comes in after a quarter of the images."""
@@ -45,7 +47,8 @@ def today(budget: int = 48_000) -> RunConfig:
     them. The network has convolutions, and short captions begin, as when the studies were planned."""
     config = miniature()
     arm = next(arm for arm in config.arms if arm.name == "ta")
-    train = scaled(replace(arm.train, model=CONV_DIT, caption_mix_start_image=60_000), budget / arm.train.num_images)
+    train = replace(budgeted(arm.train, PLANNED), model=CONV_DIT, caption_mix_start_image=60_000)
+    train = scaled(train, budget / PLANNED)
     train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
     return replace(
         config,
@@ -86,7 +89,7 @@ def preset(budget: int = 48_000) -> RunConfig:
     """Return TA+IA of `miniature` as it is, with a study's prompts and `budget` images; its phases take the same shares
     of them."""
     arm = next(arm for arm in miniature().arms if arm.name == "ta_ia")
-    train = scaled(arm.train, budget / arm.train.num_images)
+    train = scaled(budgeted(arm.train, PLANNED), budget / PLANNED)
     train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
     return replace(today(), arms=(replace(arm, train=train),))
 
