@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tessera.curate.collect.collect import CollectConfig
 from tessera.diffusion.schedule import same_noise
@@ -85,10 +86,10 @@ def retrained(config: RunConfig, change: Callable[[TrainConfig], TrainConfig]) -
     return replace(config, arms=(replace(arm, train=change(arm.train)),))
 
 
-def preset(budget: int = 48_000) -> RunConfig:
-    """Return TA+IA of `miniature` as it is, with a study's prompts and `budget` images; its phases take the same shares
-    of them."""
-    arm = next(arm for arm in miniature().arms if arm.name == "ta_ia")
+def preset(budget: int = 48_000, name: str = "ta_ia") -> RunConfig:
+    """Return the arm `name` of `miniature` as it is, with a study's prompts and `budget` images; its phases take the
+    same shares of them."""
+    arm = next(arm for arm in miniature().arms if arm.name == name)
     train = scaled(budgeted(arm.train, PLANNED), budget / PLANNED)
     train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
     return replace(today(), arms=(replace(arm, train=train),))
@@ -127,9 +128,9 @@ def variants(
     return tuple(made)
 
 
-def family(config: RunConfig, prefix: str = "", start: int | None = None) -> tuple[Variant, ...]:
-    """Return AIO, TA and TA+IA of one run, each against the one before; IA from image `start` on, None = a quarter."""
-    configs = {"aio": aio(config), "ta": config, "ta_ia": with_ia(config, start=start)}
+def family(config: RunConfig, prefix: str = "", **ia: Any) -> tuple[Variant, ...]:
+    """Return AIO, TA and TA+IA of one run, each against the one before; `ia`: as `with_ia` takes it."""
+    configs = {"aio": aio(config), "ta": config, "ta_ia": with_ia(config, **ia)}
     return variants({prefix + name: each for name, each in configs.items()}, chained=True)
 
 
