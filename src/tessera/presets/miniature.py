@@ -77,7 +77,7 @@ def miniature() -> RunConfig:
     """Compare TA with TA+IA on the miniature world, chosen so that the paper's point shows in minutes on two cores.
 
     Trains two DiT-I of a million parameters, one core each; expected: single objects >= 0.95 in both, two objects with
-    their shapes >= 0.9 in TA+IA and 0 in TA. It departs from the paper where that is cheaper: the network
+    their shapes >= 0.85 in TA+IA and 0 in TA. It departs from the paper where that is cheaper: the network
     predicts x0, and Muon updates its matrices at a constant rate that falls at the end. tau is 0.15: there the noise is
     1.8 times the latents, which are scaled by 0.2; at the paper's 0.4 it is 0.8 times. p is 0.85, as two objects take
     more images to learn than one. From 49,440 images on half of the captions are short ones, and all kinds of samples
