@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -52,6 +53,15 @@ def test_atomic_path_keeps_the_old_file_when_the_body_fails(tmp_path, error):
         fail()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_or_quota_names_the_file_that_was_being_written(tmp_path):
+    def fill():
+        with atomic_path(tmp_path / "a.txt"):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with pytest.raises(OSError, match=r"Disk quota exceeded: '.*a\.txt'"):
+        fill()
 
 
 @pytest.mark.parametrize("durable", [True, False])

@@ -41,8 +41,10 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
                 f"{path}: was removed while it was written: another call works in {path.parent}, or it was deleted;"
                 " let the other call end, then run this again"
             ) from None
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk or quota names no file
+            error.filename = str(path)
         raise
     if durable:
         sync(path.parent)
