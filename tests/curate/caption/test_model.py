@@ -10,6 +10,7 @@ from tessera.config import UserError
 from tessera.curate.caption import model as captioning
 from tessera.curate.caption.caption import CaptionConfig, caption
 from tessera.curate.caption.table import read_captions
+from tessera.curate.encode import EncodeConfig, encode
 from tessera.curate.index import read_images, read_recipe
 from tessera.files import read_table
 from tessera.images import read_rgb
@@ -138,6 +139,19 @@ def test_two_tasks_that_see_the_end_at_once(images, tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         path.name: path.read_bytes() for path in whole.iterdir()
     }
+
+
+def test_captions_that_are_asked_for_anew_are_others_to_the_stages_after(images, tmp_path):
+    out, encoded = tmp_path / "captions", tmp_path / "encoded"
+    for more in ("", " now"):
+        with CaptionServer(more=more) as stub:
+            caption(out, images, OPENAI, server=stub.address, **HASTY)
+        if more:
+            with pytest.raises(UserError, match=r"encoded: was made otherwise: input captions"):
+                encode(encoded, images, out, EncodeConfig())
+        else:
+            encode(encoded, images, out, EncodeConfig())
+            shutil.rmtree(out)
 
 
 def test_half_a_character_of_an_answer_is_not_stored(images, tmp_path):

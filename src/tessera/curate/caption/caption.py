@@ -31,7 +31,7 @@ from tessera.curate.grown import changed_since
 from tessera.curate.index import read_recipe
 from tessera.devices import usual_defaults
 from tessera.encoded.record import LONG
-from tessera.files import atomic_path, read_table, write_table
+from tessera.files import atomic_path, read_table, sha256_file, write_table
 from tessera.pretrained.answers import CUT, Answer
 from tessera.pretrained.captioner.prompt import MAX_NEW_TOKENS
 from tessera.pretrained.chat import RETRY, Retry
@@ -217,9 +217,9 @@ def caption(
         counts |= {f"captions_{level}": count for level, count in Counter(table[LEVEL].to_pylist()).items()}
     notes: Counter[str] = Counter(table["note"].to_pylist() if "note" in table.column_names else ())
     more = {"cut": notes[CUT], "by_hand": notes[BY_HAND], "missing": len(missing)} | captioner.counts
-    dataclasses.replace(stage, done=False).finish(
-        counts | {name: count for name, count in more.items() if count}, missing, joint=(CAPTIONS_TABLE,)
-    )
+    counts |= {name: count for name, count in more.items() if count}
+    facts = {"captions_sha256": sha256_file(path)}  # another call may be answered otherwise
+    dataclasses.replace(stage, done=False).finish(counts, missing, facts, joint=(CAPTIONS_TABLE,))
     error = without_captions(out, out, missing, images_told + len(missing), WHAT_NOW)
     if missing and not (skip_missing and images_told):
         raise error
