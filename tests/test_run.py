@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from tessera.config import UserError
+from tessera.curate.collect.collect import collect
 from tessera.curate.encode import encode
 from tessera.curate.tau import Judge
 from tessera.encoded.store import open_encoded
@@ -59,6 +60,23 @@ def contents(folder: Path) -> dict[str, str]:
         and timed.isdisjoint(path.relative_to(folder).parts)
         and path.name not in {"log.jsonl", "stages.json", ".lock"}
     }
+
+
+def test_changed_images_are_said_before_anything_of_another_budget_is_removed(tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("fox", "owl"):
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), "red").save(photos / name / "a.png")
+    first, more = (load_run_preset("my-pictures", images=photos, num_images=images) for images in (64, 128))
+    claim(out, first)
+    collect(out / "images", first.collect, photos)
+    (out / "report").mkdir()
+    Image.new("RGB", (32, 32), "blue").save(photos / "fox" / "b.png")
+    before = (out / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"its images were changed since .* \(choose another --out\)$"):
+        run_here(out, more, images=photos)
+    assert (out / "report").is_dir()
+    assert (out / "config.json").read_bytes() == before
 
 
 def test_the_whole_path(smoke):

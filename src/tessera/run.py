@@ -76,7 +76,7 @@ def run(
 
         check_captions(captions)
     with exclusive_lock(out, BUSY):
-        claim(out, config)
+        (check if (out / CONFIG).exists() else claim)(out, config)
         clock = Clock(out)
         try:
             _curate(out, config, clock, images, captions, skip_missing)
@@ -85,6 +85,7 @@ def run(
                 (out / CONFIG).unlink(missing_ok=True)
                 shutil.rmtree(clock.folder, ignore_errors=True)
             raise
+        claim(out, config)  # only now, as changed images are an error: it removes what another budget made
         if command is not None:
             write_text(out / COMMAND, f"{command}\n")
         left = _train_arms(out, config, seconds)

@@ -58,7 +58,7 @@ from tessera.files import TEMPORARY, write_json, write_table, writing_rows
 from tessera.images import READABLE, is_complete_png, write_png
 from tessera.miniature import WorldConfig, draw_scene, render, scene_key
 from tessera.progress import progress
-from tessera.stages import Stage, find_stage, open_stage, read_manifest
+from tessera.stages import Stage, find_stage, open_stage, read_manifest, run_folder
 from tessera.workers import map_chunks
 
 MINIATURE = "miniature"
@@ -343,11 +343,13 @@ def _index(groups: Sequence[Group]) -> list[Index]:
 def _check_unchanged(out: Path, source: Path, digest: str, given: ClassNames | None) -> None:
     facts = read_manifest(out).facts
     names = given.record if given is not None else facts["class_names"]  # as the images, their file may be gone by now
+    # What lies in a working folder follows from its images, and `run` has no --reuse.
+    fix = "" if run_folder(out) else f", with --reuse {out} to make only the difference, or delete the directory"
     for what, fact, now in (("images", "source_digest", digest), ("class names", "class_names", names)):
         if facts[fact] != now:
             raise UserError(
                 f"{source}: its {what} were changed since {out} was made: {facts[fact]} then, {now} now"
-                f" (choose another --out, with --reuse {out} to make only the difference, or delete the directory)"
+                f" (choose another --out{fix})"
             )
 
 
