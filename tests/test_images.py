@@ -150,3 +150,9 @@ def test_the_size_of_jpeg_xl_is_read_before_its_plugin_decodes_it(monkeypatch, h
     monkeypatch.setattr("tessera.images.MAX_PIXELS", pixels)
     with pytest.raises((UserError, OSError, RuntimeError)):
         open_image(data)
+
+
+def test_a_file_that_is_no_image_is_told_in_the_same_words_each_time(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"a\.png: is not a readable image \(cannot identify image file\); "):
+        read_rgb(tmp_path / "a.png")

@@ -76,7 +76,8 @@ def read_rgb(
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such image; {fix}") from None
     except Exception as error:  # decoders raise many types on damaged files
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        said = str(error).partition(" <_io.")[0]  # without the object in memory that Pillow names
+        reason = getattr(error, "strerror", None) or said or type(error).__name__
         raise UserError(f"{path}: is not a readable image ({reason}); {fix}") from error
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise UserError(f"{path}: must be an image (H, W, 3), not of shape {array.shape}")
