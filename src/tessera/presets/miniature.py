@@ -164,11 +164,12 @@ def miniature_paper() -> RunConfig:
 
 
 def miniature_cad() -> RunConfig:
-    """Run `miniature` with the paper's other network, CAD-I (a RIN), on the same data and prompts: 88,000 images an arm.
+    """Run `miniature` with the paper's other network, CAD-I (a RIN), on the same data and prompts.
 
-    A RIN learns slower than a DiT at this size: 80,000 are too few for single objects in TA+IA. This one starts as a DiT does: an output of 0, positions that differ,
-    normalized queries and keys, convolutions at both ends. Expected: single objects >= 0.9 in both arms, both colors of
-    two-object prompts >= 0.95 in TA+IA and <= 0.05 in TA.
+    A RIN learns slower than a DiT at this size: an arm sees 88,000 images, for 80,000 were too few for single objects
+    in TA+IA. This one starts as a DiT does: an output of 0, positions that differ, normalized queries and keys,
+    convolutions at both ends. Expected: single objects >= 0.9 in both arms, both colors of two-object prompts >= 0.95
+    in TA+IA and <= 0.05 in TA.
 
         tessera run miniature-cad --out out/miniature-cad
     """
