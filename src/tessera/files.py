@@ -43,7 +43,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
             ) from None
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk or quota names no file
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk or quota names no file
             error.filename = str(path)
         raise
     if durable:
