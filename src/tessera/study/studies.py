@@ -48,7 +48,7 @@ from tessera.study.variants import (
 from tessera.train.config import TrainConfig
 
 DIT_BUDGET = 64_000
-"""Images of a cell of the small DiT-I, from which on TA+IA draws two objects with their shapes."""
+"""Images of a cell of the small DiT-I, with which TA+IA draws two objects with their shapes."""
 CAD_BUDGET = 64_000
 """Images of a cell of the small CAD-I, which learns slower."""
 EPS_BUDGET = 280_000

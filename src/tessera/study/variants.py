@@ -48,9 +48,7 @@ def today(budget: int = 48_000) -> RunConfig:
     them. The network has convolutions, and short captions begin, as when the studies were planned."""
     config = miniature()
     arm = next(arm for arm in config.arms if arm.name == "ta")
-    train = replace(budgeted(arm.train, PLANNED), model=CONV_DIT, caption_mix_start_image=60_000)
-    train = scaled(train, budget / PLANNED)
-    train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
+    train = _at(budget, replace(budgeted(arm.train, PLANNED), model=CONV_DIT, caption_mix_start_image=60_000))
     return replace(
         config,
         arms=(replace(arm, train=train),),
@@ -90,9 +88,12 @@ def preset(budget: int = 48_000, name: str = "ta_ia") -> RunConfig:
     """Return the arm `name` of `miniature` as it is, with a study's prompts and `budget` images; its phases take the
     same shares of them."""
     arm = next(arm for arm in miniature().arms if arm.name == name)
-    train = scaled(budgeted(arm.train, PLANNED), budget / PLANNED)
-    train = replace(train, checkpoint_every_images=8_000, keep_every_images=None)
-    return replace(today(), arms=(replace(arm, train=train),))
+    return replace(today(), arms=(replace(arm, train=_at(budget, budgeted(arm.train, PLANNED))),))
+
+
+def _at(budget: int, train: TrainConfig) -> TrainConfig:
+    """Return a training of `PLANNED` images with `budget` of them."""
+    return replace(scaled(train, budget / PLANNED), checkpoint_every_images=8_000, keep_every_images=None)
 
 
 def at_budgets(
